@@ -1,0 +1,157 @@
+"""The items of a shop: ids, text, categories."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from reg4rec.data.parquet import read_parquet, write_parquet
+from reg4rec.errors import InputError
+
+__all__ = ["ItemCatalog"]
+
+MIN_CLASSES = 30
+TEXT_COLUMNS: dict[str, pa.DataType] = {
+    "title": pa.string(),
+    "brand": pa.string(),
+    "categories": pa.list_(pa.string()),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class ItemCatalog:
+    """Items in row order: `item_id`, `title`, `brand`, `categories` (first listed path) and the caller's other columns.
+
+    Make one with `from_table`. `category_level` is the number of path elements that make a category; 0 when no item
+    has a category.
+    """
+
+    table: pa.Table
+    category_level: int
+
+    @classmethod
+    def from_table(cls, table: pa.Table, category_level: int | None = None) -> "ItemCatalog":
+        """A checked catalog; missing text columns are added as nulls.
+
+        Without `category_level` it is the shallowest level with at least 30 classes, else the deepest one.
+        Raises InputError for missing, null or repeated ids.
+        """
+        table = _with_text_columns(table)
+        _check_ids(table["item_id"])
+        level = choose_level(table["categories"].to_pylist()) if category_level is None else category_level
+        return cls(table, level)
+
+    def __len__(self) -> int:
+        return int(self.table.num_rows)
+
+    @cached_property
+    def ids(self) -> pa.Array:
+        """The caller's item ids, in row order."""
+        return _flat(self.table["item_id"])
+
+    def rows(self, ids: pa.Array | pa.ChunkedArray | Sequence[Any] | npt.NDArray[Any]) -> npt.NDArray[np.int32]:
+        """The item row of each id, int32; -1 for an id that is not in the catalog."""
+        if len(ids) == 0:
+            return np.empty(0, dtype=np.int32)
+        try:
+            wanted = _flat(ids) if isinstance(ids, pa.Array | pa.ChunkedArray) else pa.array(ids)
+            wanted = wanted.cast(self.ids.type)
+        except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
+            raise InputError(
+                f"item ids of this catalog are of type {self.ids.type}; the ids given are not: {error}"
+            ) from None
+        found = pc.index_in(wanted, value_set=self.ids)
+        return np.array(pc.fill_null(found, -1), dtype=np.int32)
+
+    @cached_property
+    def category_names(self) -> list[str]:
+        """The category classes as "A > B > C", in the order of their first item."""
+        return list(dict.fromkeys(name for name in self._labels if name is not None))
+
+    @cached_property
+    def categories_I(self) -> npt.NDArray[np.int32]:  # noqa: N802
+        """The category class of every item, -1 for an item without one."""
+        index = {name: c for c, name in enumerate(self.category_names)}
+        return np.asarray([-1 if name is None else index[name] for name in self._labels], dtype=np.int32)
+
+    @cached_property
+    def _labels(self) -> list[str | None]:
+        paths = self.table["categories"].to_pylist()
+        return [" > ".join(path[: self.category_level]) if path else None for path in paths]
+
+    def texts(self, columns: Sequence[str]) -> list[str]:
+        """One text an item: the values of `columns` joined by spaces, "" where there is none."""
+        return table_texts(self.table, columns)
+
+    def save(self, path: str | Path) -> None:
+        """Write the table as Parquet; the category level belongs into the header of the folder around it."""
+        write_parquet(path, self.table)
+
+    @classmethod
+    def load(cls, path: str | Path, category_level: int | None = None) -> "ItemCatalog":
+        """The catalog that `save` wrote."""
+        return cls.from_table(read_parquet(path), category_level)
+
+
+def choose_level(paths: Sequence[Sequence[str] | None]) -> int:
+    """The shallowest path length that gives at least 30 classes, else the deepest; 0 without any path."""
+    known = [tuple(path) for path in paths if path]
+    deepest = max(map(len, known), default=0)
+    for level in range(1, deepest):
+        if len({path[:level] for path in known}) >= MIN_CLASSES:
+            return level
+    return deepest
+
+
+def table_texts(table: pa.Table, columns: Sequence[str]) -> list[str]:
+    """One text a row of `table`: the values of `columns` joined by spaces; lists are joined too, nulls are skipped."""
+    missing = [name for name in columns if name not in table.column_names]
+    if missing:
+        raise InputError(f"text columns {missing} are not in the item table; it has {table.column_names}")
+    values = [map(_as_text, table[name].to_pylist()) for name in columns]
+    if not values:
+        return [""] * int(table.num_rows)
+    return [" ".join(filter(None, row)) for row in zip(*values, strict=True)]
+
+
+def _as_text(value: Any) -> str:
+    if value is None:
+        return ""
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _flat(column: pa.Array | pa.ChunkedArray) -> pa.Array:
+    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+
+
+def _with_text_columns(table: pa.Table) -> pa.Table:
+    if "item_id" not in table.column_names:
+        raise InputError(f"the item table has no column item_id; it has {table.column_names}")
+    columns = {"item_id": _flat(table["item_id"])}
+    for name, kind in TEXT_COLUMNS.items():
+        present = name in table.column_names
+        columns[name] = _cast(name, table[name], kind) if present else pa.nulls(table.num_rows, kind)
+    others = {name: _flat(table[name]) for name in table.column_names if name not in columns}
+    return pa.table(columns | others)
+
+
+def _cast(name: str, column: pa.ChunkedArray, kind: pa.DataType) -> pa.Array:
+    try:
+        return _flat(column.cast(kind))
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        raise InputError(f"item column {name} has type {column.type} where {kind} was expected") from None
+
+
+def _check_ids(ids: pa.ChunkedArray) -> None:
+    if ids.null_count:
+        raise InputError(f"{ids.null_count} of {len(ids)} items have no item_id; drop or name them")
+    if len(pc.unique(ids)) < len(ids):
+        repeated = pc.value_counts(ids).to_pylist()
+        example = next(entry["values"] for entry in repeated if entry["counts"] > 1)
+        raise InputError(f"item_id {example!r} stands in several rows of the item table; keep one row an item")

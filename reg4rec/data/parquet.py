@@ -1,0 +1,31 @@
+"""Arrow tables on disk."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from reg4rec.errors import InputError
+from reg4rec.storage import atomic_file
+
+__all__ = ["read_parquet", "write_parquet"]
+
+
+def write_parquet(path: str | Path, table: pa.Table) -> None:
+    """Write `table` under a temporary name, then rename."""
+    with atomic_file(path) as fresh:
+        pq.write_table(table, fresh)
+
+
+def read_parquet(path: str | Path, columns: tuple[str, ...] = ()) -> pa.Table:
+    """The table of a Parquet file, which must have `columns`; InputError if it is missing, damaged or another."""
+    try:
+        table = pq.read_table(path)
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing; is {Path(path).parent} the folder that was meant?") from None
+    except (OSError, pa.ArrowInvalid) as error:
+        raise InputError(f"{path} is not a readable Parquet file: {error}") from None
+    missing = [name for name in columns if name not in table.column_names]
+    if missing:
+        raise InputError(f"{path} has no column {', '.join(missing)}; it has {', '.join(table.column_names)}")
+    return table

@@ -1,0 +1,156 @@
+"""A synthetic shop whose best possible recommendation is known."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from reg4rec.data.catalog import ItemCatalog
+from reg4rec.data.dataset import Dataset
+from reg4rec.data.sequences import Sequences
+from reg4rec.errors import InputError
+
+__all__ = ["ShopOracle", "SyntheticShop", "synthetic_shop"]
+
+Float64 = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class SyntheticShop(Dataset):
+    """A dataset drawn from a known law, which `best_next` and `oracle` use.
+
+    An item is a combination of facet values (`facets_IF`). Every user has one hidden intent, a facet that tends to
+    keep its value from item to item while the other facets move by a fixed rule; nothing is bought twice.
+    `transitions_FII[f]` holds the unnormalized probabilities of the next item under intent f.
+    """
+
+    facets_IF: npt.NDArray[np.int32] = field(kw_only=True)
+    transitions_FII: Float64 = field(kw_only=True)
+
+    def next_probabilities(self, history: npt.ArrayLike) -> Float64:
+        """The true probability of every item (I,) to be next, given the history (item rows, oldest first)."""
+        rows = np.asarray(history, dtype=np.int64)
+        intents, unseen = len(self.transitions_FII), np.ones(self.num_items)
+        log_posterior_F = np.zeros(intents)
+        next_FI = np.full((intents, self.num_items), 1 / self.num_items)
+        for step, item in enumerate(rows):
+            log_posterior_F += np.log(next_FI[:, item]) if step else 0.0
+            unseen[item] = 0
+            next_FI = self.transitions_FII[:, item] * unseen
+            next_FI = next_FI / next_FI.sum(axis=1, keepdims=True)
+        posterior_F = np.exp(log_posterior_F - log_posterior_F.max())
+        return np.asarray(posterior_F @ next_FI / posterior_F.sum())
+
+    def best_next(self, history: npt.ArrayLike) -> npt.NDArray[np.int32]:
+        """Item rows by true probability of being next, best first, ties by lowest row; seen items are left out."""
+        probabilities = self.next_probabilities(history)
+        order = np.argsort(-probabilities, kind="stable")
+        return order[probabilities[order] > 0].astype(np.int32)
+
+    @property
+    def oracle(self) -> "ShopOracle":
+        """A ranker that knows the law: its Recall is what can be attained."""
+        return ShopOracle(self)
+
+
+@dataclass(frozen=True)
+class ShopOracle:
+    """Ranks by the true probabilities of a shop."""
+
+    shop: SyntheticShop
+    name: str = "oracle"
+    trained_on: str = "train"
+
+    def rank(self, histories: Sequences, k: int, filter_seen: bool) -> npt.NDArray[np.int32]:
+        """(B, k) item rows, -1 padded; seen items never come again in the shop, so they are never ranked."""
+        ranked_BN = np.full((len(histories), k), -1, dtype=np.int32)
+        for row in range(len(histories)):
+            best = self.shop.best_next(histories[row])[:k]
+            ranked_BN[row, : len(best)] = best
+        return ranked_BN
+
+
+def synthetic_shop(
+    num_users: int = 500,
+    num_items: int = 200,
+    num_facets: int = 4,
+    num_values: int = 5,
+    min_length: int = 6,
+    max_length: int = 12,
+    seed: int = 0,
+) -> SyntheticShop:
+    """A shop of items with planted facets; the same arguments give the same shop.
+
+    Title words name the facet values, the category path is made of the first two facets. Users buy between
+    `min_length` and `max_length` items.
+    """
+    if not 2 <= num_items <= num_values**num_facets:
+        raise InputError(f"{num_items} items cannot be made of {num_facets} facets with {num_values} values each")
+    if not 1 <= min_length <= max_length < num_items:
+        raise InputError(f"lengths {min_length} to {max_length} do not fit a shop of {num_items} items")
+    rng = np.random.default_rng(seed)
+    facets_IF = _draw_items(rng, num_items, num_facets, num_values)
+    transitions_FII = _transitions(rng, facets_IF, num_values)
+    histories = [
+        _draw_user(rng, transitions_FII, int(rng.integers(min_length, max_length + 1))) for _ in range(num_users)
+    ]
+    return SyntheticShop.build(
+        "synthetic-shop",
+        pa.array([f"user{u}" for u in range(num_users)]),
+        Sequences.from_lists(histories),
+        ItemCatalog.from_table(_item_table(facets_IF)),
+        card={"source": "synthetic_shop", "seed": seed, "facets": num_facets, "values": num_values},
+        facets_IF=facets_IF,
+        transitions_FII=transitions_FII,
+    )
+
+
+def _draw_items(rng: np.random.Generator, num_items: int, num_facets: int, num_values: int) -> npt.NDArray[np.int32]:
+    codes = rng.choice(num_values**num_facets, size=num_items, replace=False)
+    digits = [(codes // num_values**f) % num_values for f in range(num_facets)]
+    return np.stack(digits, axis=1).astype(np.int32)
+
+
+def _transitions(rng: np.random.Generator, facets_IF: npt.NDArray[np.int32], num_values: int) -> Float64:
+    """(F, I, I): under intent f facet f keeps its value, every other facet g moves by its own cyclic permutation."""
+    num_items, num_facets = facets_IF.shape
+    sticky_XX = _peaked(np.arange(num_values), num_values)
+    moves_FII, stays_FII = np.empty((2, num_facets, num_items, num_items))
+    for f in range(num_facets):
+        pairs = np.ix_(facets_IF[:, f], facets_IF[:, f])
+        cycle = rng.permutation(num_values)
+        successor = np.empty(num_values, dtype=np.int64)
+        successor[cycle] = np.roll(cycle, -1)
+        moves_FII[f], stays_FII[f] = _peaked(successor, num_values)[pairs], sticky_XX[pairs]
+    everything = moves_FII.prod(axis=0)
+    return everything / moves_FII * stays_FII
+
+
+def _peaked(successor: npt.NDArray[np.int64], num_values: int, weight: float = 0.8) -> Float64:
+    """(X, X) rows with `weight` on the successor and the rest spread evenly."""
+    matrix = np.full((num_values, num_values), (1 - weight) / num_values)
+    matrix[np.arange(num_values), successor] += weight
+    return matrix
+
+
+def _draw_user(rng: np.random.Generator, transitions_FII: Float64, length: int) -> list[int]:
+    intent_II = transitions_FII[rng.integers(len(transitions_FII))]
+    items = [int(rng.integers(len(intent_II)))]
+    unseen = np.ones(len(intent_II))
+    while len(items) < length:
+        unseen[items[-1]] = 0
+        weights = intent_II[items[-1]] * unseen
+        items.append(int(rng.choice(len(weights), p=weights / weights.sum())))
+    return items
+
+
+def _item_table(facets_IF: npt.NDArray[np.int32]) -> pa.Table:
+    words = [[f"facet{f}value{v}" for f, v in enumerate(row)] for row in facets_IF.tolist()]
+    columns: dict[str, Any] = {
+        "item_id": [f"item{i}" for i in range(len(words))],
+        "title": [" ".join(row) for row in words],
+        "categories": pa.array([row[:2] for row in words], pa.list_(pa.string())),
+    }
+    return pa.table(columns)

@@ -1,0 +1,145 @@
+"""Item views: one feature vector an item, made of what is known about it."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+
+from reg4rec.data.catalog import table_texts
+from reg4rec.data.collaborative_view import collaborative_view
+from reg4rec.data.dataset import Dataset, check_matrix
+from reg4rec.data.text_view import TextView, unit_rows
+from reg4rec.errors import InputError
+from reg4rec.storage import atomic_folder, read_header, read_tensors, write_json, write_tensors
+
+__all__ = ["ItemViews", "ViewConfig"]
+
+FORMAT, VERSION = "reg4rec-views", 1
+
+Float32 = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class ViewConfig:
+    """Which views make an item vector; a dimension of 0 leaves that view out.
+
+    Without "categories" in `text_columns` the category label cannot leak through the text.
+    `matrices` names matrices of `Dataset.vectors`.
+    """
+
+    text_dim: int = 128
+    collaborative_dim: int = 64
+    text_columns: tuple[str, ...] = ("title", "brand", "categories")
+    matrices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class ItemViews:
+    """Item vectors `vectors_IV` and what is needed to make vectors of unseen items.
+
+    Each view has unit rows; the views stand side by side: text, collaborative, then the matrices in order. `widths`
+    maps a view to its number of columns, `card` says what was fitted on and which views were left out and why.
+    Paper: MPQ input, ours, D1
+    """
+
+    config: ViewConfig
+    vectors_IV: Float32
+    text: TextView | None
+    widths: dict[str, int]
+    card: dict[str, Any]
+
+    @classmethod
+    def fit(
+        cls,
+        dataset: Dataset,
+        config: ViewConfig | None = None,
+        part: Literal["train", "train+validation"] = "train",
+        seed: int = 0,
+    ) -> "ItemViews":
+        """Views of all items of a dataset; only interactions of `part` are looked at.
+
+        A view with nothing in it is left out and named in the card. Raises InputError when none is left or a matrix
+        is not in the dataset.
+        """
+        config = config or ViewConfig()
+        blocks, left_out = {}, {}
+        texts = dataset.items.texts(config.text_columns)
+        text = TextView.fit(texts, config.text_dim, seed) if config.text_dim > 0 else None
+        if text is not None:
+            blocks["text"] = text.transform(texts)
+        elif config.text_dim > 0:
+            left_out["text"] = f"no two items share a telling term in {list(config.text_columns)}"
+        if config.collaborative_dim > 0:
+            block = collaborative_view(dataset.part(part), dataset.num_items, config.collaborative_dim, seed)
+            if block is not None:
+                blocks["collaborative"] = block
+            else:
+                left_out["collaborative"] = f"no user has two different items in part {part}"
+        for name in config.matrices:
+            blocks[f"matrix:{name}"] = unit_rows(_matrix_of(dataset, name))
+        if not blocks:
+            raise InputError(f"no view has anything in it: {left_out or 'all are turned off'}; give texts or a matrix")
+        card = {"dataset": dataset.card.get("fingerprint"), "part": part, "seed": seed, "left_out": left_out}
+        widths = {name: block.shape[1] for name, block in blocks.items()}
+        return cls(config, np.hstack(list(blocks.values())), text, widths, card)
+
+    @property
+    def dim(self) -> int:
+        """Width V of an item vector."""
+        return int(self.vectors_IV.shape[1])
+
+    def transform(self, table: pa.Table, vectors: Mapping[str, npt.ArrayLike] | None = None) -> Float32:
+        """(n, V) vectors of unseen items, a row a row of `table`; nothing is refitted.
+
+        The collaborative view of an unseen item is zero. `vectors` holds one (n, v) matrix for each matrix view;
+        InputError when one is missing or of another width.
+        """
+        blocks = [self._block(name, width, table, vectors or {}) for name, width in self.widths.items()]
+        return np.hstack(blocks)
+
+    def _block(self, name: str, width: int, table: pa.Table, vectors: Mapping[str, npt.ArrayLike]) -> Float32:
+        if name == "text" and self.text is not None:
+            return self.text.transform(table_texts(table, self.config.text_columns))
+        if name == "collaborative":
+            return np.zeros((table.num_rows, width), dtype=np.float32)
+        key = name.removeprefix("matrix:")
+        if key not in vectors:
+            raise InputError(
+                f"these views use matrix {key!r}; give its rows for the new items, found {sorted(vectors)}"
+            )
+        matrix = check_matrix(key, vectors[key], table.num_rows)
+        if matrix.shape[1] != width:
+            raise InputError(f"matrix {key!r} has {matrix.shape[1]} columns where {width} were fitted")
+        return unit_rows(matrix)
+
+    def save(self, folder: str | Path) -> None:
+        """Write the folder, replacing what was there."""
+        with atomic_folder(folder) as fresh:
+            body = {"config": asdict(self.config), "widths": self.widths, "card": self.card}
+            write_json(fresh / "views.json", {"format": FORMAT, "version": VERSION} | body)
+            write_tensors(fresh / "vectors.safetensors", {"vectors": torch.from_numpy(self.vectors_IV)})
+            if self.text is not None:
+                self.text.save(fresh)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "ItemViews":
+        """The views that `save` wrote."""
+        folder = Path(folder)
+        header = read_header(folder / "views.json", FORMAT, VERSION)
+        stored = header["config"]
+        columns, matrices = tuple(stored["text_columns"]), tuple(stored["matrices"])
+        config = ViewConfig(stored["text_dim"], stored["collaborative_dim"], columns, matrices)
+        text = TextView.load(folder) if "text" in header["widths"] else None
+        vectors_IV = read_tensors(folder / "vectors.safetensors")["vectors"].numpy()
+        return cls(config, vectors_IV, text, header["widths"], header["card"])
+
+
+def _matrix_of(dataset: Dataset, name: str) -> Float32:
+    if name not in dataset.vectors:
+        raise InputError(f"the dataset has no matrix {name!r}; it has {sorted(dataset.vectors) or 'none'}")
+    return dataset.vectors[name]

@@ -1,0 +1,176 @@
+"""Reading the user's own tables."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reg4rec.data import Dataset, read_interactions
+from reg4rec.data.kcore import k_core
+from reg4rec.errors import InputError
+
+LOG: dict[str, list[Any]] = {
+    "user_id": ["b", "a", "b", "a", "b", "a"],
+    "item_id": [30, 30, 20, 10, 10, 20],
+    "timestamp": [5, 9, 5, 1, 4, 9],
+}
+
+
+def write(path: Path, columns: dict[str, Any]) -> Path:
+    frame = pl.DataFrame(columns)
+    if path.suffix == ".parquet":
+        frame.write_parquet(path)
+    elif path.suffix == ".jsonl":
+        frame.write_ndjson(path)
+    else:
+        frame.write_csv(path, separator="\t" if path.suffix == ".tsv" else ",")
+    return path
+
+
+def histories(dataset: Dataset) -> dict[Any, list[Any]]:
+    ids = dataset.items.ids.to_pylist()
+    users = dataset.user_ids.to_pylist()
+    return {user: [ids[i] for i in dataset.sequences[row]] for row, user in enumerate(users)}
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".parquet", ".jsonl"])
+def test_every_format_gives_the_same_dataset(tmp_path: Path, suffix: str) -> None:
+    dataset = read_interactions(write(tmp_path / f"log{suffix}", LOG), min_interactions=1)
+    assert histories(dataset) == {"a": [10, 30, 20], "b": [10, 30, 20]}
+    assert dataset.items.ids.to_pylist() == [10, 20, 30]
+    assert dataset.name == "log"
+
+
+def test_columns_are_mapped_and_dates_are_times(tmp_path: Path) -> None:
+    days = ["2024-01-09", "2024-01-10", "2023-12-31"]
+    log = write(tmp_path / "log.csv", {"who": [1, 1, 1], "what": ["x", "y", "z"], "when": days})
+    dataset = read_interactions(log, user="who", item="what", time="when", min_interactions=1)
+    assert histories(dataset) == {1: ["z", "x", "y"]}
+
+
+def test_without_times_the_file_is_the_order(tmp_path: Path) -> None:
+    log = write(tmp_path / "log.csv", {"user_id": [1, 1, 1], "item_id": [7, 5, 7]})
+    assert histories(read_interactions(log, time=None, min_interactions=1)) == {1: [7, 5, 7]}
+
+
+def test_leading_zeros_of_ids_survive(tmp_path: Path) -> None:
+    log = write(tmp_path / "log.csv", LOG | {"item_id": ["007", "007", "7", "12", "12", "7"]})
+    assert read_interactions(log, min_interactions=1).items.ids.to_pylist() == ["007", "12", "7"]
+
+
+def test_repeated_rows_are_dropped_and_counted(tmp_path: Path) -> None:
+    log = write(tmp_path / "log.csv", {name: values + values[:2] for name, values in LOG.items()})
+    dataset = read_interactions(log, min_interactions=1)
+    assert dataset.card["dropped"] == {"duplicates": 2, "below_min_interactions": 0}
+    assert dataset.card["before"] == {"users": 2, "items": 3, "interactions": 6}
+
+
+def test_k_core_is_counted(tmp_path: Path) -> None:
+    log = write(
+        tmp_path / "log.csv",
+        {name: [*values, last] for (name, values), last in zip(LOG.items(), ["c", 40, 1], strict=True)},
+    )
+    dataset = read_interactions(log, min_interactions=2)
+    assert dataset.card["before"] == {"users": 3, "items": 4, "interactions": 7}
+    assert dataset.card["counts"]["interactions"] == 6
+    assert dataset.card["dropped"]["below_min_interactions"] == 1
+    with pytest.raises(InputError, match=r"at least 4 .* 'interactions': 7"):
+        read_interactions(log, min_interactions=4)
+
+
+@given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=1, max_size=60), st.integers(1, 4))
+def test_k_core_is_the_largest_set_that_meets_the_threshold(pairs: list[tuple[int, int]], minimum: int) -> None:
+    users, items = (np.array(column, dtype=np.int64) for column in zip(*pairs, strict=True))
+    left = list(range(len(pairs)))
+    while True:
+        fewer = [
+            n
+            for n in left
+            if sum(users[m] == users[n] for m in left) >= minimum and sum(items[m] == items[n] for m in left) >= minimum
+        ]
+        if fewer == left:
+            break
+        left = fewer
+    assert np.flatnonzero(k_core(users, items, minimum)).tolist() == left
+
+
+@pytest.mark.parametrize(
+    "categories",
+    [
+        ["A > B", "A>C|", None],
+        ["A|B", "A | C", ""],
+        [["A", "B"], ["A", "C"], None],
+        [[["A", "B"], ["X"]], [["A", "C"]], None],
+    ],
+)
+def test_category_paths_come_in_several_shapes(tmp_path: Path, categories: list[Any]) -> None:
+    log = write(tmp_path / "log.csv", LOG)
+    items = write(tmp_path / "items.parquet", {"item_id": [10, 20, 30], "path": categories})
+    dataset = read_interactions(log, items, categories="path", min_interactions=1)
+    assert dataset.items.category_names == ["A > B", "A > C"]
+    assert dataset.items.categories_I.tolist() == [0, 1, -1]
+
+
+def test_items_are_joined_and_missing_ones_have_no_text(tmp_path: Path) -> None:
+    log = write(tmp_path / "log.csv", LOG)
+    columns = {"item_id": [30, 99, 10], "name": ["shoe", "hat", "sock"], "price": [3.0, 9.0, 1.0]}
+    items = write(tmp_path / "items.csv", columns)
+    vectors: dict[str, npt.ArrayLike] = {"image": np.array([[3.0], [9.0], [1.0]])}
+    dataset = read_interactions(log, items, title="name", vectors=vectors, min_interactions=1)
+    table = dataset.items.table
+    assert table.column_names == ["item_id", "title", "brand", "categories", "price"]
+    assert table["title"].to_pylist() == ["sock", None, "shoe"]
+    assert dataset.card["items_not_described"] == 1
+    assert dataset.vectors["image"].tolist() == [[1.0], [0.0], [3.0]]
+    np.save(tmp_path / "image.npy", np.asarray(vectors["image"]))
+    stored = read_interactions(log, items, title="name", vectors={"image": tmp_path / "image.npy"}, min_interactions=1)
+    assert stored.card["fingerprint"] == dataset.card["fingerprint"]
+
+
+def test_numbers_and_texts_meet_as_text(tmp_path: Path) -> None:
+    log = write(tmp_path / "log.csv", LOG)
+    items = write(tmp_path / "items.csv", {"item_id": ["10", "B7"], "title": ["sock", "hat"]})
+    dataset = read_interactions(log, items, min_interactions=1)
+    assert dataset.items.ids.to_pylist() == ["10", "20", "30"]
+    assert dataset.items.texts(("title",)) == ["sock", "", ""]
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "message"),
+    [
+        ({"user_id": ["b", None, "b", "a", "b", "a"]}, {}, "1 rows without user_id"),
+        ({"item_id": [0.5] * 6}, {}, "Float64"),
+        ({"timestamp": [1.0, float("nan"), 1.0, 1.0, 1.0, 1.0]}, {}, "1 rows without timestamp"),
+        ({"timestamp": ["soon"] * 6}, {}, "numbers or dates"),
+        ({}, {"item": "sku"}, "no column sku; it has user_id, item_id, timestamp"),
+        ({}, {"min_interactions": 0}, "min_interactions is 0"),
+        ({}, {"min_interactions": 1, "vectors": {"image": np.ones((3, 2))}}, "needs an items file"),
+    ],
+)
+def test_bad_logs_are_refused(tmp_path: Path, change: Any, options: dict[str, Any], message: str) -> None:
+    log = write(tmp_path / "log.parquet", LOG | change)
+    with pytest.raises(InputError, match=message):
+        read_interactions(log, **options)
+
+
+def test_bad_files_are_refused(tmp_path: Path) -> None:
+    empty, headed = tmp_path / "empty.csv", tmp_path / "headed.csv"
+    empty.write_text("")
+    headed.write_text("user_id,item_id,timestamp\n")
+    for path, message in ((empty, "cannot be read"), (headed, "no interaction"), (tmp_path / "none.csv", "no file")):
+        with pytest.raises(InputError, match=message):
+            read_interactions(path)
+    log = write(tmp_path / "log.csv", LOG)
+    with pytest.raises(InputError, match=r"known are \.parquet"):
+        read_interactions(log.rename(tmp_path / "log.xlsx"))
+    log = write(tmp_path / "log.csv", LOG)
+    with pytest.raises(InputError, match="no column sku"):
+        read_interactions(log, item="sku")
+    twice = write(tmp_path / "items.csv", {"item_id": [10, 10]})
+    with pytest.raises(InputError, match="item 10 more than once"):
+        read_interactions(log, twice)
