@@ -1,0 +1,336 @@
+"""The one training loop behind every stage: step, log, validate, checkpoint, resume.
+
+A run folder holds `config.json` (the stage's settings), `metrics.jsonl` (a line every `log_every` steps and one an
+epoch), `checkpoints/step-N/` (weights, optimizer, random states) and `best.safetensors`. A killed run started again
+with `resume=True` goes on from its last checkpoint; on the CPU its weights are the same bits as without the kill.
+"""
+
+import json
+import math
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from reg4rec.errors import InputError
+from reg4rec.storage import (
+    atomic_file,
+    atomic_folder,
+    read_header,
+    read_json,
+    read_tensors,
+    write_json,
+    write_tensors,
+)
+
+__all__ = ["LoopConfig", "LoopResult", "Stage", "run"]
+
+CHECKPOINT_FORMAT = "reg4rec-checkpoint"
+CHECKPOINT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """How long and how fast a stage trains."""
+
+    epochs: int = 20
+    """passes over the training data"""
+    learning_rate: float = 1e-3
+    """peak of the schedule: linear warm-up, then a cosine down to zero"""
+    weight_decay: float = 0.0
+    """AdamW's decoupled weight decay, on matrices only"""
+    warmup_fraction: float = 0.05
+    """part of all steps spent warming up"""
+    max_grad_norm: float = 1.0
+    """gradients are scaled down to this norm"""
+    patience: int = 0
+    """stop after so many epochs without a better validation value; 0 never stops early"""
+    log_every: int = 50
+    """steps between two lines of metrics.jsonl"""
+    checkpoint_seconds: float = 60.0
+    """seconds between two checkpoints inside an epoch; every epoch ends with one"""
+
+    def __post_init__(self) -> None:
+        for name, ok, wanted in (
+            ("epochs", self.epochs >= 1, "1 or more"),
+            ("learning_rate", 0 < self.learning_rate < math.inf, "positive"),
+            ("weight_decay", self.weight_decay >= 0, "0 or more"),
+            ("warmup_fraction", 0 <= self.warmup_fraction <= 1, "between 0 and 1"),
+            ("max_grad_norm", self.max_grad_norm > 0, "positive"),
+            ("patience", self.patience >= 0, "0 or more"),
+            ("log_every", self.log_every >= 1, "1 or more"),
+            ("checkpoint_seconds", self.checkpoint_seconds >= 0, "0 or more"),
+        ):
+            if not ok:
+                raise InputError(f"{name} is {getattr(self, name)}; it must be {wanted}")
+
+
+class Stage(Protocol):
+    """What a stage gives to the loop. All of its state that must survive a kill is in `module`."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def module(self) -> nn.Module: ...
+
+    @property
+    def monitor(self) -> str:
+        """The value of `end_epoch` to keep the best weights by, higher is better; empty keeps the last weights."""
+        ...
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """What makes two runs the same run; a folder with other settings is not resumed."""
+        ...
+
+    def batches(self, epoch: int) -> Sequence[Any]:
+        """The batches of an epoch, the same for the same epoch."""
+        ...
+
+    def loss(self, batch: Any) -> dict[str, Tensor]:
+        """Scalars of one batch; `loss` is minimized, all are logged."""
+        ...
+
+    def end_epoch(self, epoch: int) -> dict[str, float]:
+        """Validation values; may repair the module. Runs before the epoch's checkpoint."""
+        ...
+
+
+@dataclass
+class LoopResult:
+    """What a finished run tells: the epoch whose weights the module now holds and one row of metrics an epoch."""
+
+    best_epoch: int
+    epochs: list[dict[str, float]]
+    seconds: float
+    stopped_early: bool
+
+
+@dataclass
+class _Progress:
+    """The counters of a run, saved as JSON in every checkpoint."""
+
+    step: int = 0
+    epoch: int = 0
+    step_in_epoch: int = 0
+    sums: dict[str, float] = field(default_factory=dict)
+    epochs: list[dict[str, float]] = field(default_factory=list)
+    best_epoch: int = -1
+    seconds: float = 0.0
+    finished: bool = False
+    stopped_early: bool = False
+
+
+def run(
+    stage: Stage,
+    config: LoopConfig,
+    out: str | Path | None = None,
+    resume: bool = True,
+    seed: int = 0,
+    progress: bool = True,
+) -> LoopResult:
+    """Train `stage.module` in place and leave its best weights in it.
+
+    `out` None keeps everything in memory. `resume` goes on from the newest checkpoint in `out`, if there is one;
+    InputError if that run had other settings. The global random state of torch is left as it was.
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return _Run(stage, config, None if out is None else Path(out), seed).train(resume, progress)
+
+
+def make_optimizer(module: nn.Module, config: LoopConfig) -> torch.optim.AdamW:
+    """AdamW with weight decay on parameters of two and more dimensions only."""
+    params = [p for p in module.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in params if p.dim() >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in params if p.dim() < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW([g for g in groups if g["params"]], lr=config.learning_rate, fused=True)
+
+
+def schedule(step: int, total: int, config: LoopConfig) -> float:
+    """The learning rate of a step (counted from 0): linear warm-up, then a cosine to zero."""
+    warmup = max(1, round(total * config.warmup_fraction))
+    if step < warmup:
+        return config.learning_rate * (step + 1) / warmup
+    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
+
+
+class _Run:
+    def __init__(self, stage: Stage, config: LoopConfig, out: Path | None, seed: int):
+        self.stage, self.config, self.out = stage, config, out
+        self.settings = json.loads(json.dumps({**stage.settings, "loop": asdict(config), "seed": seed}))
+        self.optimizer = make_optimizer(stage.module, config)
+        self.progress = _Progress()
+        self.best: dict[str, Tensor] | None = None
+        self.last_checkpoint = time.monotonic()
+
+    def train(self, resume: bool, show: bool) -> LoopResult:
+        if self.out is not None:
+            self._open_folder(self.out, resume)
+        p, started = self.progress, time.monotonic() - self.progress.seconds
+        while not p.finished:
+            self._epoch(show)
+            p.seconds = time.monotonic() - started
+            p.stopped_early = 0 < self.config.patience <= p.epoch - 1 - p.best_epoch
+            p.finished = p.stopped_early or p.epoch >= self.config.epochs
+            self._checkpoint()
+        self._load_best()
+        return LoopResult(p.best_epoch, p.epochs, p.seconds, p.stopped_early)
+
+    def _epoch(self, show: bool) -> None:
+        p, module = self.progress, self.stage.module
+        batches = self.stage.batches(p.epoch)
+        total = len(batches) * self.config.epochs
+        label = f"{self.stage.name} {p.epoch + 1}/{self.config.epochs}"
+        with tqdm(total=len(batches), initial=p.step_in_epoch, desc=label, disable=not show, leave=False) as bar:
+            module.train()
+            started = time.monotonic()
+            running: dict[str, Tensor] = {}
+            while p.step_in_epoch < len(batches):
+                values = self._step(batches[p.step_in_epoch], total)
+                for name, value in values.items():
+                    running[name] = running.get(name, 0.0) + value.detach()
+                bar.update()
+                at_end = p.step_in_epoch == len(batches)
+                due = time.monotonic() - self.last_checkpoint >= self.config.checkpoint_seconds
+                if p.step % self.config.log_every == 0 or at_end or due:
+                    self._fold(running, values, bar)
+                if due and not at_end:
+                    self._checkpoint()
+        module.eval()
+        means = {name: value / max(1, len(batches)) for name, value in p.sums.items()}
+        means["epoch_seconds"] = time.monotonic() - started
+        means |= self.stage.end_epoch(p.epoch)
+        self._log({"step": p.step, "epoch": p.epoch, **means})
+        if show:
+            shown = "  ".join(f"{k} {v:.4g}" for k, v in means.items())
+            tqdm.write(f"{label}  {shown}")
+        p.epochs.append(means)
+        self._keep_if_best(means)
+        p.epoch, p.step_in_epoch, p.sums = p.epoch + 1, 0, {}
+
+    def _step(self, batch: Any, total: int) -> dict[str, Tensor]:
+        p = self.progress
+        for group in self.optimizer.param_groups:
+            group["lr"] = schedule(p.step, total, self.config)
+        values = self.stage.loss(batch)
+        self.optimizer.zero_grad(set_to_none=True)
+        values["loss"].backward()
+        nn.utils.clip_grad_norm_(self.stage.module.parameters(), self.config.max_grad_norm)
+        self.optimizer.step()
+        p.step, p.step_in_epoch = p.step + 1, p.step_in_epoch + 1
+        return values
+
+    def _fold(self, running: dict[str, Tensor], values: dict[str, Tensor], bar: tqdm) -> None:
+        """Read the device's running sums (the only synchronization), log them and check that the loss is finite."""
+        p = self.progress
+        for name, value in running.items():
+            p.sums[name] = p.sums.get(name, 0.0) + float(value)
+        running.clear()
+        now = {name: float(value.detach()) for name, value in values.items()}
+        if not math.isfinite(p.sums["loss"]):
+            raise FloatingPointError(
+                f"{self.stage.name}: the loss became {now['loss']} before step {p.step}; "
+                f"lower learning_rate (now {self.config.learning_rate}) or look for extreme input vectors"
+            )
+        bar.set_postfix({"loss": f"{now['loss']:.4f}"})
+        self._log({"step": p.step, "lr": self.optimizer.param_groups[0]["lr"], **now})
+
+    def _log(self, row: dict[str, float]) -> None:
+        if self.out is not None:
+            with (self.out / "metrics.jsonl").open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+
+    def _keep_if_best(self, means: dict[str, float]) -> None:
+        p, monitor = self.progress, self.stage.monitor
+        if monitor and p.best_epoch >= 0 and not means[monitor] > p.epochs[p.best_epoch][monitor]:
+            return
+        p.best_epoch = p.epoch
+        if self.out is not None:
+            write_tensors(self.out / "best.safetensors", self.stage.module.state_dict())
+        else:
+            self.best = {name: t.detach().clone() for name, t in self.stage.module.state_dict().items()}
+
+    def _load_best(self) -> None:
+        best = read_tensors(self.out / "best.safetensors") if self.out is not None else self.best
+        assert best is not None
+        self.stage.module.load_state_dict(best)
+
+    def _open_folder(self, out: Path, resume: bool) -> None:
+        checkpoints = sorted((out / "checkpoints").glob("step-*"))
+        if resume and checkpoints:
+            found = read_json(out / "config.json")
+            differing = sorted(k for k in found.keys() | self.settings.keys() if found.get(k) != self.settings.get(k))
+            if differing:
+                raise InputError(
+                    f"{out} holds a run with other settings ({', '.join(differing)} differ); "
+                    "choose another folder, the same settings, or start over with resume off"
+                )
+            self._restore(checkpoints[-1])
+            return
+        shutil.rmtree(out / "checkpoints", ignore_errors=True)
+        for name in ("metrics.jsonl", "best.safetensors"):
+            (out / name).unlink(missing_ok=True)
+        write_json(out / "config.json", self.settings)
+
+    def _checkpoint(self) -> None:
+        self.last_checkpoint = time.monotonic()
+        if self.out is None:
+            return
+        tensors = {f"module.{name}": t for name, t in self.stage.module.state_dict().items()}
+        for i, state in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{i}.{name}": t for name, t in state.items()}
+        tensors["random.cpu"] = torch.get_rng_state()
+        if torch.cuda.is_available():
+            tensors["random.cuda"] = torch.cuda.get_rng_state()
+        folder = self.out / "checkpoints" / f"step-{self.progress.step:09d}"
+        with atomic_folder(folder) as fresh:
+            write_tensors(fresh / "state.safetensors", tensors)
+            header = {"format": CHECKPOINT_FORMAT, "version": CHECKPOINT_VERSION}
+            write_json(fresh / "checkpoint.json", {**header, **asdict(self.progress)})
+        for older in folder.parent.glob("step-*"):
+            if older != folder:
+                shutil.rmtree(older)
+
+    def _restore(self, folder: Path) -> None:
+        header = read_header(folder / "checkpoint.json", CHECKPOINT_FORMAT, CHECKPOINT_VERSION)
+        self.progress = _Progress(**{k: v for k, v in header.items() if k not in ("format", "version")})
+        tensors = read_tensors(folder / "state.safetensors")
+        _load_module(self.stage.module, tensors, folder)
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in tensors.items():
+            if name.startswith("optimizer."):
+                _, i, key = name.split(".", 2)
+                state.setdefault(int(i), {})[key] = tensor
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+        torch.set_rng_state(tensors["random.cpu"])
+        if "random.cuda" in tensors and torch.cuda.is_available():
+            torch.cuda.set_rng_state(tensors["random.cuda"])
+        self._cut_metrics()
+
+    def _cut_metrics(self) -> None:
+        """Drop the lines written after the checkpoint: their steps will be run again."""
+        assert self.out is not None
+        path = self.out / "metrics.jsonl"
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= self.progress.step]
+        with atomic_file(path) as fresh:
+            fresh.write_text("".join(kept), encoding="utf-8")
+
+
+def _load_module(module: nn.Module, tensors: dict[str, Tensor], folder: Path) -> None:
+    weights = {name.removeprefix("module."): t for name, t in tensors.items() if name.startswith("module.")}
+    try:
+        module.load_state_dict(weights)
+    except RuntimeError as error:
+        raise InputError(f"{folder} is a checkpoint of another model: {error}") from None

@@ -1,0 +1,63 @@
+"""Sizes and settings of the encoder-decoder."""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from reg4rec.errors import InputError
+
+__all__ = ["HistoryLayout", "ModelConfig", "Size", "sized"]
+
+Size = Literal["tiny", "small", "base", "large"]
+HistoryLayout = Literal["pooled", "flat"]
+
+_SIZES: dict[str, dict[str, int]] = {
+    "tiny": {"dim": 64, "num_heads": 2, "ffn_dim": 256, "num_blocks": 1},
+    "small": {"dim": 128, "num_heads": 4, "ffn_dim": 512, "num_blocks": 2},
+    "base": {"dim": 256, "num_heads": 8, "ffn_dim": 1024, "num_blocks": 4},
+    "large": {"dim": 1024, "num_heads": 16, "ffn_dim": 4096, "num_blocks": 8},
+}
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Shape of one model. `num_blocks` counts the encoder's blocks, and the decoder's again."""
+
+    num_codebooks: int
+    codebook_size: int
+    num_categories: int
+    """0 for a catalog without categories: the model then has no category head"""
+    dim: int = 128
+    num_heads: int = 4
+    ffn_dim: int = 512
+    num_blocks: int = 2
+    dropout: float = 0.1
+    max_history: int = 20
+    """newest items of a history that the encoder reads"""
+    history_layout: HistoryLayout = "pooled"
+    """pooled: one vector an item; flat: a separator and its M tokens (D14)"""
+
+    def __post_init__(self) -> None:
+        counts = (
+            self.num_codebooks,
+            self.codebook_size,
+            self.num_blocks,
+            self.max_history,
+            self.num_heads,
+            self.ffn_dim,
+        )
+        if min(counts) < 1 or self.dim < 2 or self.num_categories < 0:
+            raise InputError(f"num_categories starts at 0, dim at 2 and all other sizes at 1, found {self}")
+        if not 0 <= self.dropout <= 1:
+            raise InputError(f"dropout lies between 0 and 1, found {self.dropout}")
+        if self.dim % self.num_heads or self.dim // self.num_heads % 2:
+            raise InputError(f"dim must be an even multiple of num_heads, found {self.dim} and {self.num_heads}")
+        if self.history_layout not in get_args(HistoryLayout):
+            raise InputError(f"history_layout is one of {get_args(HistoryLayout)}, found {self.history_layout!r}")
+
+
+def sized(size: Size, num_codebooks: int, codebook_size: int, num_categories: int, **changes: object) -> ModelConfig:
+    """The configuration of a named size, with changes."""
+    if size not in _SIZES:
+        raise InputError(f"size is one of {tuple(_SIZES)}, found {size!r}")
+    shape: dict[str, object] = {**_SIZES[size], **changes}
+    return ModelConfig(num_codebooks, codebook_size, num_categories, **shape)  # type: ignore[arg-type]

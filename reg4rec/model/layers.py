@@ -1,0 +1,119 @@
+"""Attention and blocks of the encoder and the decoder: add and norm after each sub-layer (paper, framework figure).
+
+Positions are item numbers, not token numbers, and enter attention by rotation, so that only the distance between
+two items counts and a history may start anywhere.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+__all__ = ["DecoderBlock", "EncoderBlock", "Rotary"]
+
+
+class Rotary(nn.Module):
+    """Rotates pairs of channels by an angle proportional to the position (Su et al. 2021)."""
+
+    frequencies: Tensor
+
+    def __init__(self, head_dim: int, base: float = 1000.0):
+        super().__init__()
+        frequencies = base ** (-torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
+        self.register_buffer("frequencies", frequencies, persistent=False)
+
+    def forward(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosines and sines (..., 1, head_dim) for integer positions (...): one angle for all heads."""
+        angles = positions[..., None].float() * self.frequencies
+        angles = torch.cat([angles, angles], dim=-1).unsqueeze(-2)
+        return angles.cos(), angles.sin()
+
+
+def rotate(x: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
+    """Apply `Rotary`'s cosines and sines to x (..., heads, head_dim)."""
+    cos, sin = turn
+    low, high = x.chunk(2, dim=-1)
+    return x * cos + torch.cat([-high, low], dim=-1) * sin
+
+
+def split_heads(x: Tensor, num_heads: int) -> Tensor:
+    """(..., D) -> (..., heads, D / heads)."""
+    return x.unflatten(-1, (num_heads, -1))
+
+
+class FeedForward(nn.Module):
+    def __init__(self, dim: int, ffn_dim: int):
+        super().__init__()
+        self.up, self.down = nn.Linear(dim, ffn_dim), nn.Linear(ffn_dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(F.relu(self.up(x)))
+
+
+class EncoderBlock(nn.Module):
+    """Self-attention, add & norm, FFN, add & norm."""
+
+    def __init__(self, dim: int, num_heads: int, ffn_dim: int, dropout: float):
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv, self.out = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
+        self.ffn = FeedForward(dim, ffn_dim)
+        self.norm_attention, self.norm_ffn = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x_BSD: Tensor, turn_S: tuple[Tensor, Tensor], visible_SS: Tensor) -> Tensor:
+        q, k, v = self.qkv(x_BSD).unflatten(-1, (3, self.num_heads, -1)).unbind(-3)
+        q, k = rotate(q, turn_S), rotate(k, turn_S)
+        mixed = F.scaled_dot_product_attention(
+            q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=visible_SS
+        )
+        x_BSD = self.norm_attention(x_BSD + self.dropout(self.out(mixed.transpose(1, 2).flatten(2))))
+        return self.norm_ffn(x_BSD + self.dropout(self.ffn(x_BSD)))
+
+
+class DecoderBlock(nn.Module):
+    """Causal self-attention inside a path, cross-attention on the encoder's output, FFN, each with add & norm."""
+
+    def __init__(self, dim: int, num_heads: int, ffn_dim: int, dropout: float):
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv, self.out = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
+        self.cross_q, self.cross_out = nn.Linear(dim, dim), nn.Linear(dim, dim)
+        self.cross_kv = nn.Linear(dim, 2 * dim)
+        self.ffn = FeedForward(dim, ffn_dim)
+        self.norm_self, self.norm_cross, self.norm_ffn = nn.LayerNorm(dim), nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def memory(self, memory_BSD: Tensor, turn_S: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """Keys and values of the encoder's output, (B, heads, S, head_dim), made once a user."""
+        k, v = self.cross_kv(memory_BSD).unflatten(-1, (2, self.num_heads, -1)).unbind(-3)
+        return rotate(k, turn_S).transpose(1, 2), v.transpose(1, 2)
+
+    def forward(
+        self,
+        x_BQtD: Tensor,
+        past: tuple[Tensor, Tensor] | None,
+        memory: tuple[Tensor, Tensor],
+        turn: tuple[Tensor, Tensor],
+        visible: Tensor,
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Q paths (or training targets) a user, t new positions each.
+
+        past: keys and values of the positions before, (B, Q, heads, t0, head_dim) each. turn: the rotation of the
+        paths' item position, broadcast against (B, Q, t, heads, head_dim). visible: which of the S memory slots a
+        path may see, broadcast against (B, heads, Q * t, S). Returns the new states and the longer keys and values.
+        """
+        q, k, v = self.qkv(x_BQtD).unflatten(-1, (3, self.num_heads, -1)).unbind(-3)
+        q, k, v = q.transpose(2, 3), k.transpose(2, 3), v.transpose(2, 3)
+        if past is not None:
+            k, v = torch.cat([past[0], k], dim=3), torch.cat([past[1], v], dim=3)
+        mixed = F.scaled_dot_product_attention(
+            q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1), is_causal=past is None and q.shape[3] > 1
+        )
+        mixed = mixed.unflatten(0, q.shape[:2]).transpose(2, 3).flatten(3)
+        x_BQtD = self.norm_self(x_BQtD + self.dropout(self.out(mixed)))
+
+        cross = rotate(split_heads(self.cross_q(x_BQtD), self.num_heads), turn)
+        seen = F.scaled_dot_product_attention(cross.flatten(1, 2).transpose(1, 2), *memory, attn_mask=visible)
+        seen = seen.transpose(1, 2).flatten(2).view_as(x_BQtD)
+        x_BQtD = self.norm_cross(x_BQtD + self.dropout(self.cross_out(seen)))
+        return self.norm_ffn(x_BQtD + self.dropout(self.ffn(x_BQtD))), (k, v)

@@ -1,0 +1,84 @@
+"""What validation decides about the search: the temperature of each codebook and CORP's threshold."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from reg4rec.data import Dataset
+from reg4rec.evaluation import evaluate
+from reg4rec.infer import Recommender
+
+__all__ = ["THRESHOLDS", "calibrate", "fit_temperatures"]
+
+THRESHOLDS = (None, 0.04, 0.06, 0.08, 0.1, 0.2)
+"""CORP off, the paper's range, and beyond it for models whose category distributions still move."""
+TEMPERATURES = np.geomspace(0.5, 2.0, 25)
+
+
+def calibrate(
+    recommender: Recommender,
+    data: Dataset,
+    thresholds: Sequence[float | None] = THRESHOLDS,
+    max_users: int = 2000,
+    seed: int = 0,
+) -> tuple[Recommender, list[dict[str, Any]]]:
+    """The recommender with the search settings of highest validation NDCG@10, and a row for each setting tried.
+
+    First temperatures (fitted, or none) without CORP, then the thresholds; ties go to the one tried first.
+    Paper: CRSS temperature, ours, D5; theta tuned per data set, ours, D10.
+    """
+    fitted = fit_temperatures(recommender, data, max_users, seed)
+    tried: list[dict[str, Any]] = []
+
+    def measure(settings: dict[str, Any]) -> float:
+        report = evaluate(recommender.with_search(**settings), data, "validation", "standard", (10,), max_users, seed)
+        tried.append({**settings, **report.rows[0].metrics, **report.rows[0].extra})
+        return tried[-1]["ndcg@10"]
+
+    temperatures = max((None, fitted), key=lambda t: measure({"temperatures": t, "prune_threshold": None}))
+    plain = next(row["ndcg@10"] for row in tried if row["temperatures"] == temperatures)
+    scores = [
+        plain if threshold is None else measure({"temperatures": temperatures, "prune_threshold": threshold})
+        for threshold in thresholds
+    ]
+    best = thresholds[int(np.argmax(scores))]
+    return recommender.with_search(temperatures=temperatures, prune_threshold=best), tried
+
+
+@torch.no_grad()
+def fit_temperatures(recommender: Recommender, data: Dataset, max_users: int, seed: int) -> tuple[float, ...]:
+    """Per codebook, the temperature at which the true tokens of validation targets are most probable.
+
+    Tokens are fed in a random order; every step scores the codebooks that are still open.
+    """
+    users, targets = data.targets("validation")
+    draw = np.random.default_rng(seed)
+    chosen = np.sort(draw.choice(len(users), min(max_users, len(users)), replace=False))
+    histories, model = data.part("train").take(users[chosen]), recommender.model
+    codes_BM = recommender.codes_IM[torch.from_numpy(targets[chosen]).long()]
+    order_BM = torch.from_numpy(draw.random(codes_BM.shape).argsort(1)).to(codes_BM.device)
+    loss_FM = torch.zeros(len(TEMPERATURES), codes_BM.shape[1], dtype=torch.float64)
+    for part in np.array_split(np.arange(len(chosen)), max(1, len(chosen) // 256)):
+        memory = recommender.remember(histories.take(part))
+        codes, order = codes_BM[part], order_BM[part]
+        open_BM = torch.ones_like(codes, dtype=torch.bool)
+        state, cache = model.decode_step(memory, None, 0, None)
+        for step in range(codes.shape[1]):
+            loss_FM += _losses(model.token_logits(state[:, 0]), codes, open_BM)
+            codebook_B1 = order[:, step : step + 1]
+            open_BM.scatter_(1, codebook_B1, False)
+            token_BP = codebook_B1 * model.config.codebook_size + codes.gather(1, codebook_B1)
+            state, cache = model.decode_step(memory, token_BP, step + 1, cache)
+    return tuple(float(TEMPERATURES[f]) for f in loss_FM.argmin(0).tolist())
+
+
+def _losses(logits_BMK: Tensor, codes_BM: Tensor, open_BM: Tensor) -> Tensor:
+    """loss_FM: for each temperature and codebook, the summed cross-entropy of the open codebooks."""
+    rows = []
+    for temperature in TEMPERATURES.tolist():
+        log_probs = (logits_BMK.float() / temperature).log_softmax(-1).gather(-1, codes_BM[..., None]).squeeze(-1)
+        rows.append(-(log_probs.double() * open_BM).sum(0).cpu())
+    return torch.stack(rows)

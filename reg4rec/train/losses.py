@@ -1,0 +1,46 @@
+"""The pre-training loss: any-order token prediction and a category at every reasoning step."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from reg4rec import ops
+from reg4rec.model import Reg4RecModel
+
+__all__ = ["pretraining_loss"]
+
+
+def pretraining_loss(
+    model: Reg4RecModel, codes_BLM: Tensor, order_BLM: Tensor, filled_BL: Tensor, category_BL: Tensor
+) -> dict[str, Tensor]:
+    """Mean losses over the targets marked in filled_BL: `token_loss`, and `category_loss` where there are categories.
+
+    Step t predicts the tokens of all codebooks that are still open: loss_t is the mean of their cross-entropies.
+    The category is predicted from every state that has consumed a token; targets of category -1 are ignored.
+    Paper: pre-training, ours, D4 and D6.
+    """
+    num_codebooks = codes_BLM.shape[-1]
+    state_NSD = model.decode_targets(codes_BLM, order_BLM)[filled_BL]
+    ids_NM, order_NM = codes_BLM[filled_BL], order_BLM[filled_BL]
+    rank_NM = order_NM.argsort(-1)
+    steps = torch.arange(num_codebooks, device=rank_NM.device)
+    open_NSM = rank_NM[:, None, :] >= steps[:, None]
+    token_loss_T = ops.token_cross_entropy(
+        state_NSD[:, :-1].flatten(0, 1),
+        model.tokens_MKD,
+        ids_NM.repeat_interleave(num_codebooks, 0),
+        open_NSM.flatten(0, 1),
+    )
+    losses = {"token_loss": token_loss_T.mean()}
+    logits_NSC = model.category_logits(state_NSD[:, 1:])
+    if logits_NSC is not None:
+        losses |= _category_loss(logits_NSC, category_BL[filled_BL])
+    return losses
+
+
+def _category_loss(logits_NSC: Tensor, category_N: Tensor) -> dict[str, Tensor]:
+    target_NS = category_N[:, None].expand(logits_NSC.shape[:2])
+    known = (target_NS >= 0).sum().clamp(min=1)
+    total = F.cross_entropy(logits_NSC.flatten(0, 1), target_NS.flatten(), ignore_index=-1, reduction="sum")
+    hits = (logits_NSC.argmax(-1) == target_NS).sum()
+    return {"category_loss": total / known, "category_accuracy": hits / known}

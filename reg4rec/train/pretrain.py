@@ -1,0 +1,164 @@
+"""Pre-training: the model learns to decode the tokens of each next item in any order, and its category at each step."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from reg4rec import loop
+from reg4rec.data import Dataset
+from reg4rec.errors import InputError
+from reg4rec.evaluation import evaluate
+from reg4rec.infer import Recommender
+from reg4rec.loop import LoopConfig
+from reg4rec.model import HistoryLayout, Reg4RecModel, Size, sized
+from reg4rec.tokenizer import Tokenizer
+from reg4rec.train.losses import pretraining_loss
+from reg4rec.train.orders import OrderPolicy, draw_order
+from reg4rec.train.windows import Batch, WindowBatches
+
+__all__ = ["PretrainConfig", "pretrain"]
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """How a model is pre-trained."""
+
+    size: Size = "small"
+    """tiny d64, small d128, base d256, large d1024"""
+    history_layout: HistoryLayout = "pooled"
+    """pooled: one vector an item; flat: a separator and its tokens (D14)"""
+    max_history: int = 20
+    """newest items of a history that the encoder reads"""
+    dropout: float = 0.1
+    """in embeddings, sub-layers and FFNs"""
+    order: OrderPolicy = "random"
+    """order of a target's tokens: random, then crss for the last epochs; crss or fixed throughout (D4)"""
+    crss_fraction: float = 0.15
+    """last part of the epochs that feed tokens in the model's own order, where `order` is random (D4)"""
+    category_weight: float = 0.5
+    """alpha, the weight of the category loss (D6)"""
+    batch_targets: int = 2048
+    """target items in a batch, padding included"""
+    validation_users: int = 2000
+    """users on whom Recall and NDCG are measured after every epoch; the best NDCG@10 is kept"""
+    part: Literal["train", "train+validation"] = "train"
+    """train+validation is for a final fit: it has nothing to validate on and keeps the last epoch"""
+    loop: LoopConfig = field(default_factory=lambda: LoopConfig(epochs=30, learning_rate=2e-3, patience=5))
+
+    def __post_init__(self) -> None:
+        for name, ok, wanted in (
+            ("order", self.order in get_args(OrderPolicy), f"one of {get_args(OrderPolicy)}"),
+            ("part", self.part in ("train", "train+validation"), "train or train+validation"),
+            ("crss_fraction", 0 <= self.crss_fraction <= 1, "between 0 and 1"),
+            ("category_weight", self.category_weight >= 0, "0 or more"),
+            ("batch_targets", self.batch_targets >= 1, "1 or more"),
+            ("validation_users", self.validation_users >= 1, "1 or more"),
+        ):
+            if not ok:
+                raise InputError(f"{name} is {getattr(self, name)!r}; it must be {wanted}")
+
+
+def pretrain(
+    data: Dataset,
+    tokenizer: Tokenizer,
+    config: PretrainConfig | None = None,
+    out: str | Path | None = None,
+    resume: bool = True,
+    seed: int = 0,
+    device: str = "auto",
+    progress: bool = True,
+) -> Reg4RecModel:
+    """Train a model on a dataset whose items the tokenizer knows, and return it with its best weights.
+
+    `out` is the run folder (see `reg4rec.loop`); with `resume` a killed run goes on from its last checkpoint.
+    Paper: pre-training, stated, D4 and D6.
+    """
+    config = config or PretrainConfig()
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        stage = PretrainStage(data, tokenizer, config, seed, torch.device(device))
+    loop.run(stage, config.loop, out, resume, seed, progress)
+    return stage.module.eval()
+
+
+class PretrainStage:
+    """The stage that `reg4rec.loop` runs."""
+
+    name = "pretrain"
+
+    def __init__(self, data: Dataset, tokenizer: Tokenizer, config: PretrainConfig, seed: int, device: torch.device):
+        known = tokenizer.card.get("dataset")
+        if known != data.card["fingerprint"]:
+            raise InputError(
+                f"the tokenizer was fitted on another dataset (fingerprint {known}, this one is "
+                f"{data.card['fingerprint']}); fit a tokenizer on this dataset"
+            )
+        fitted_on = tokenizer.card.get("dataset")
+        if fitted_on is not None and fitted_on != data.card.get("fingerprint"):
+            raise InputError(
+                f"the tokenizer was fitted on another dataset than {data.name} (another fingerprint); "
+                "fit the tokenizer on this dataset"
+            )
+        self.data, self.tokenizer, self.config, self.seed = data, tokenizer, config, seed
+        self.sequences = data.part(config.part)
+        self.codes_IM = tokenizer.codes_IM.long().to(device)
+        self.category_I = torch.from_numpy(data.items.categories_I).long().to(device)
+        shape = sized(
+            config.size,
+            self.codes_IM.shape[1],
+            tokenizer.config.codebook_size,
+            len(data.items.category_names),
+            dropout=config.dropout,
+            max_history=config.max_history,
+            history_layout=config.history_layout,
+        )
+        self.module: Reg4RecModel = Reg4RecModel(shape).to(device)
+        self.monitor = "validation_ndcg@10" if config.part == "train" else ""
+        self.order: OrderPolicy = config.order
+        self.settings: dict[str, Any] = {
+            "stage": self.name,
+            "dataset": data.card["fingerprint"],
+            "tokens": hashlib.sha256(tokenizer.codes_IM.contiguous().numpy().tobytes()).hexdigest(),
+            **{name: value for name, value in asdict(config).items() if name != "loop"},
+        }
+
+    def batches(self, epoch: int) -> Sequence[Batch]:
+        first_crss = round(self.config.loop.epochs * (1 - self.config.crss_fraction))
+        if self.config.order == "random":
+            self.order = "crss" if epoch >= first_crss else "random"
+        return WindowBatches(self.sequences, self.config.max_history + 1, self.config.batch_targets, self.seed, epoch)
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        item_BL = batch.items_BL.to(self.codes_IM.device)
+        filled_BL = item_BL >= 0
+        codes_BLM = self.codes_IM[item_BL]
+        order_BLM = draw_order(self.order, self.module, codes_BLM)
+        losses = pretraining_loss(self.module, codes_BLM, order_BLM, filled_BL, self.category_I[item_BL])
+        total = losses["token_loss"]
+        if "category_loss" in losses:
+            total = total + self.config.category_weight * losses["category_loss"]
+        return {"loss": total, **losses}
+
+    def end_epoch(self, epoch: int) -> dict[str, float]:
+        if not self.monitor:
+            return {}
+        ranker = Recommender(
+            self.module,
+            self.tokenizer,
+            self.data.items,
+            self.data.item_counts("train"),
+            None,
+            10,
+            device=self.codes_IM.device,
+        )
+        report = evaluate(
+            ranker, self.data, "validation", ks=(10,), max_users=self.config.validation_users, seed=self.seed
+        )
+        return {f"validation_{name}": value for name, value in report.rows[0].metrics.items()}

@@ -1,0 +1,76 @@
+"""Training windows: pieces of user sequences, batched by length, every item of a window a target."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from reg4rec.data import Sequences
+
+__all__ = ["Batch", "WindowBatches"]
+
+Int64 = npt.NDArray[np.int64]
+
+
+class Batch(NamedTuple):
+    """Item rows (B, L), padded at the end with -1: each item is a target whose history stands before it."""
+
+    items_BL: Tensor
+
+
+class WindowBatches(Sequence[Batch]):
+    """The batches of one epoch, the same for the same (seed, epoch).
+
+    A sequence longer than `window` is cut at a random phase into pieces, so that over the epochs its items are
+    predicted from histories of every length. Windows of similar length share a batch of at most `batch_targets`
+    padded positions (at least one window); batches come in random order. An epoch covers every item once.
+    """
+
+    def __init__(self, sequences: Sequences, window: int, batch_targets: int, seed: int, epoch: int):
+        self.sequences = sequences
+        draw = np.random.default_rng((seed, epoch))
+        self.start_W, self.length_W = cut_windows(sequences, window, draw)
+        # a little noise on the length keeps the batches of two epochs from holding the same users
+        order = np.argsort(self.length_W + draw.random(len(self.length_W)), kind="stable")
+        self.groups = group_by_size(self.length_W[order], order, batch_targets)
+        draw.shuffle(self.groups)
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    def __getitem__(self, i: int) -> Batch:  # type: ignore[override]
+        rows = self.groups[i]
+        start, length = self.start_W[rows], self.length_W[rows]
+        column = np.arange(length.max())
+        filled = column < length[:, None]
+        items = self.sequences.items[np.where(filled, start[:, None] + column, 0)]
+        return Batch(torch.from_numpy(np.where(filled, items, -1).astype(np.int64)))
+
+
+def cut_windows(sequences: Sequences, window: int, draw: np.random.Generator) -> tuple[Int64, Int64]:
+    """Start (in `sequences.items`) and length of every window; the phase of a long sequence's first cut is random."""
+    lengths = sequences.lengths
+    phase = np.where(lengths > window, draw.integers(1, window + 1, size=len(lengths)), window)
+    phase = np.minimum(phase, lengths)
+    pieces = (lengths > 0) + np.maximum(0, -(-(lengths - phase) // window))
+    owner = np.repeat(np.arange(len(lengths)), pieces)
+    number = np.arange(len(owner)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+    begin = np.where(number > 0, phase[owner] + (number - 1) * window, 0)
+    end = np.minimum(phase[owner] + number * window, lengths[owner])
+    return sequences.offsets[owner] + begin, end - begin
+
+
+def group_by_size(sorted_lengths: Int64, rows: Int64, batch_targets: int) -> list[Int64]:
+    """Cut rows, sorted by length, into groups whose padded size stays within `batch_targets`."""
+    groups, first = [], 0
+    while first < len(rows):
+        # the longest row of a group is its last: size (i - first + 1) * length[i] grows with i
+        last = first + 1
+        while last < len(rows) and (last + 1 - first) * sorted_lengths[last] <= batch_targets:
+            last += 1
+        groups.append(rows[first:last])
+        first = last
+    return groups
