@@ -1,0 +1,51 @@
+"""reg4rec: generative recommendation that reasons over unordered semantic tokens (REG4Rec, arXiv 2508.15308).
+
+    data = reg4rec.load_dataset("ml-100k")
+    tokenizer = reg4rec.fit_tokenizer(data, codebook_size=64)
+    model = reg4rec.pretrain(data, tokenizer)
+    rec = reg4rec.Recommender(model, tokenizer, data.items)
+    rec.recommend([["50", "181"]], k=10)
+
+Names are imported when they are first used, so that `import reg4rec` costs next to nothing.
+"""
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "load_dataset": "data",
+    "read_interactions": "data",
+    "synthetic_shop": "data",
+    "Dataset": "data",
+    "ItemCatalog": "data",
+    "ViewConfig": "data",
+    "fit_tokenizer": "tokenizer",
+    "Tokenizer": "tokenizer",
+    "TokenizerConfig": "tokenizer",
+    "Reg4RecModel": "model",
+    "Recommender": "infer",
+    "evaluate": "evaluation",
+    "pretrain": "train",
+    "PretrainConfig": "train",
+    "LoopConfig": "loop",
+    "Popularity": "baselines",
+    "InputError": "errors",
+    "TokenizerCollapseError": "errors",
+}
+_MODULES = ("ops",)
+
+__all__ = ["__version__", *_HOMES, *_MODULES]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"reg4rec.{_HOMES[name]}"), name)
+    if name in _MODULES:
+        return importlib.import_module(f"reg4rec.{name}")
+    raise AttributeError(f"module 'reg4rec' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,5 @@
+"""`python -m reg4rec.cli`: the command line of a clone that is not installed."""
+
+from reg4rec.cli.main import main
+
+main()

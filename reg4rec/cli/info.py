@@ -1,0 +1,36 @@
+"""`reg4rec info`: what this machine has, and what each op would run on."""
+
+import importlib.metadata
+import platform
+from dataclasses import dataclass
+
+import torch
+
+import reg4rec
+from reg4rec import ops
+
+__all__ = ["Info"]
+
+
+@dataclass(frozen=True)
+class Info:
+    """Versions, devices, and for every backend whether it can be used here and why not."""
+
+    def run(self) -> None:
+        print(f"reg4rec   {reg4rec.__version__}")
+        print(f"python    {platform.python_version()} on {platform.machine()}")
+        for package in ("torch", "triton", "cupy", "numpy", "pyarrow", "polars"):
+            print(f"{package:9} {_version(package)}")
+        print(f"device    {_device()}, {torch.get_num_threads()} CPU threads")
+        print(ops.status())
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _device() -> str:
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU (no CUDA device)"

@@ -1,0 +1,210 @@
+"""Beam search over unordered tokens: CRSS chooses the order, CORP drops paths that contradict themselves."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from reg4rec import ops
+from reg4rec.errors import InputError
+from reg4rec.kernels.beam_step.index import TokenIndex
+from reg4rec.kernels.beam_step.reference import prune_paths
+from reg4rec.model import Memory, PathCache, Reg4RecModel
+
+__all__ = ["Paths", "SearchConfig", "search"]
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    """How wide the search is and when a path is dropped."""
+
+    num_beams: int = 20
+    """paths kept at every step; at least as many as items are asked for"""
+    num_spares: int = 4
+    """further children decoded at every step, from which CORP replaces what it drops (D10)"""
+    prune_threshold: float | None = 0.06
+    """CORP's theta: largest Jensen-Shannon divergence (nats) of adjacent category distributions; None turns CORP off"""
+    temperatures: tuple[float, ...] | None = None
+    """one for each codebook, by which its logits are divided before the softmax (D5); None leaves them as they are"""
+
+    def __post_init__(self) -> None:
+        if self.num_beams < 1 or self.num_spares < 0:
+            raise InputError(f"num_beams starts at 1 and num_spares at 0, found {self.num_beams}, {self.num_spares}")
+        if self.prune_threshold is not None and not self.prune_threshold >= 0:
+            raise InputError(f"prune_threshold is a number of nats from 0 up, or None, found {self.prune_threshold}")
+        if self.temperatures is not None and not all(t > 0 for t in self.temperatures):
+            raise InputError(f"temperatures are positive numbers, found {self.temperatures}")
+
+
+class Paths(NamedTuple):
+    """The surviving paths of each user, best first; a missing path has score -inf and tokens -1.
+
+    tokens_BWM: the token of each codebook. order_BWM: the codebook of each step. scores_BW: sum of the tokens'
+    log-probabilities. categories_BWM: the most probable category after each step (-1 where it was not computed: without
+    a category head, and after the last step when CORP, which alone needs it, is off).
+    first_log_probs_BMK: log-probabilities of all tokens before the first step. pruned_B: paths that CORP dropped.
+    fallbacks_B: steps at which no path was consistent and the least divergent one was kept.
+    """
+
+    tokens_BWM: Tensor
+    order_BWM: Tensor
+    scores_BW: Tensor
+    categories_BWM: Tensor
+    first_log_probs_BMK: Tensor
+    pruned_B: Tensor
+    fallbacks_B: Tensor
+
+
+@torch.inference_mode()
+def search(
+    model: Reg4RecModel,
+    codes_BLM: Tensor,
+    length_B: Tensor,
+    index: TokenIndex,
+    config: SearchConfig,
+    exclude_BX: Tensor | None = None,
+) -> Paths:
+    """Decode the best `num_beams` token sets of existing items for each history (codes int64, padded at the end).
+
+    Each step takes, over all unused codebooks, the tokens of highest probability within their own codebook (CRSS),
+    merges paths that hold the same set, and drops those whose category distribution jumped (CORP; not in a model
+    without categories). Items in exclude_BX (rows, -1 for none) are never reached.
+    Paper: CRSS, figure and stated, D5; CORP, stated, D10.
+    """
+    memory = model.remember(codes_BLM, length_B)
+    temperature_M = None if config.temperatures is None else torch.tensor(config.temperatures, device=codes_BLM.device)
+    beam = _Beam.begin(model, memory, temperature_M)
+    threshold = config.prune_threshold if model.category_head is not None else None
+    spares = 0 if threshold is None else config.num_spares
+    for step in range(1, model.config.num_codebooks + 1):
+        parent_BP, token_BP, scores_BP, fallback_B = ops.beam_step(
+            beam.logits_BPMK, beam.scores_BP, beam.tokens_BPM, beam.js_BP, index, config.num_beams, spares, threshold,
+            exclude_BX,
+        )  # fmt: skip
+        beam.count(threshold, fallback_B)
+        beam.grow(parent_BP, token_BP, scores_BP)
+        if step < model.config.num_codebooks or threshold is not None:
+            beam.decode(model, memory, token_BP, step, threshold, temperature_M)
+    return beam.finish(config.num_beams, threshold)
+
+
+@dataclass
+class _Beam:
+    """The living paths of a batch of users, and what each of them carries."""
+
+    first_log_probs_BMK: Tensor
+    logits_BPMK: Tensor
+    cache: PathCache
+    scores_BP: Tensor
+    tokens_BPM: Tensor
+    order_BPS: Tensor
+    categories_BPS: Tensor
+    category_logits_BPC: Tensor | None
+    js_BP: Tensor | None
+    pruned_B: Tensor
+    fallbacks_B: Tensor
+
+    @classmethod
+    def begin(cls, model: Reg4RecModel, memory: Memory, temperature_M: Tensor | None) -> "_Beam":
+        state_BPD, cache = model.decode_step(memory, None, 0, None)
+        logits_BPMK = _tempered(model.token_logits(state_BPD), temperature_M)
+        batch, _, num_codebooks, _ = logits_BPMK.shape
+        device = logits_BPMK.device
+        none = torch.full((batch, 1, num_codebooks), -1, device=device)
+        zeros_B = torch.zeros(batch, dtype=torch.int64, device=device)
+        return cls(
+            first_log_probs_BMK=logits_BPMK[:, 0].log_softmax(-1),
+            logits_BPMK=logits_BPMK,
+            cache=cache,
+            scores_BP=torch.zeros(batch, 1, device=device),
+            tokens_BPM=none,
+            order_BPS=none[..., :0],
+            categories_BPS=none[..., :0],
+            category_logits_BPC=None,
+            js_BP=None,
+            pruned_B=zeros_B,
+            fallbacks_B=zeros_B.clone(),
+        )
+
+    def count(self, threshold: float | None, fallback_B: Tensor) -> None:
+        if threshold is not None and self.js_BP is not None:
+            divergent_BP = (self.scores_BP > -torch.inf) & (self.js_BP > threshold)
+            self.pruned_B = self.pruned_B + divergent_BP.sum(1) - fallback_B.long()
+            self.fallbacks_B = self.fallbacks_B + fallback_B.long()
+
+    def grow(self, parent_BP: Tensor, token_BP: Tensor, scores_BP: Tensor) -> None:
+        """Replace the paths by their chosen children; a missing child becomes a dead copy of path 0."""
+        parent_BP, alive_BP = parent_BP.clamp(min=0), token_BP >= 0
+        codebook_size = self.logits_BPMK.shape[-1]
+        codebook_BP1 = torch.where(alive_BP, token_BP // codebook_size, 0)[..., None]
+        code_BP1 = torch.where(alive_BP, token_BP % codebook_size, -1)[..., None]
+        self.tokens_BPM = _take(self.tokens_BPM, parent_BP).scatter(2, codebook_BP1, code_BP1)
+        self.tokens_BPM = self.tokens_BPM.masked_fill(~alive_BP[..., None], -1)
+        self.order_BPS = torch.cat([_take(self.order_BPS, parent_BP), codebook_BP1], dim=-1)
+        self.categories_BPS = _take(self.categories_BPS, parent_BP)
+        if self.category_logits_BPC is not None:
+            self.category_logits_BPC = _take(self.category_logits_BPC, parent_BP)
+        self.cache = [(_take(k, parent_BP), _take(v, parent_BP)) for k, v in self.cache]
+        self.scores_BP = scores_BP
+
+    def decode(
+        self,
+        model: Reg4RecModel,
+        memory: Memory,
+        token_BP: Tensor,
+        step: int,
+        threshold: float | None,
+        temperature_M: Tensor | None,
+    ) -> None:
+        """Feed the chosen tokens: distributions of the next step, categories, and their divergence from before."""
+        state_BPD, self.cache = model.decode_step(memory, token_BP.clamp(min=0), step, self.cache)
+        if step < model.config.num_codebooks:
+            self.logits_BPMK = _tempered(model.token_logits(state_BPD), temperature_M)
+        logits_BPC = model.category_logits(state_BPD)
+        if logits_BPC is None:
+            category_BP = torch.full_like(token_BP, -1)
+        else:
+            category_BP = logits_BPC.argmax(-1)
+            if threshold is not None and self.category_logits_BPC is not None:
+                self.js_BP = _divergence(self.category_logits_BPC, logits_BPC, threshold)
+            self.category_logits_BPC = logits_BPC
+        self.categories_BPS = torch.cat([self.categories_BPS, category_BP[..., None]], dim=-1)
+
+    def finish(self, num_beams: int, threshold: float | None) -> Paths:
+        """Judge the last tokens too and keep the best `num_beams` paths."""
+        kept_BP, fallback_B = prune_paths(self.scores_BP, self.js_BP, num_beams, threshold)
+        self.count(threshold, fallback_B)
+        scores_BP = self.scores_BP.masked_fill(~kept_BP, -torch.inf)
+        order_BW = scores_BP.sort(dim=1, descending=True, stable=True).indices[:, :num_beams]
+        scores_BW = scores_BP.gather(1, order_BW)
+        dead = (scores_BW == -torch.inf)[..., None]
+        steps_left = self.order_BPS.shape[-1] - self.categories_BPS.shape[-1]
+        categories_BPM = torch.nn.functional.pad(self.categories_BPS, (0, steps_left), value=-1)
+        return Paths(
+            _take(self.tokens_BPM, order_BW).masked_fill(dead, -1),
+            _take(self.order_BPS, order_BW).masked_fill(dead, -1),
+            scores_BW,
+            _take(categories_BPM, order_BW).masked_fill(dead, -1),
+            self.first_log_probs_BMK,
+            self.pruned_B,
+            self.fallbacks_B,
+        )
+
+
+def _take(x: Tensor, rows_BP: Tensor) -> Tensor:
+    """x[b, rows[b, p]] for x (B, P0, ...)."""
+    users = torch.arange(len(rows_BP), device=rows_BP.device)[:, None]
+    return x[users, rows_BP]
+
+
+def _tempered(logits_BPMK: Tensor, temperature_M: Tensor | None) -> Tensor:
+    logits_BPMK = logits_BPMK.float()
+    return logits_BPMK if temperature_M is None else logits_BPMK / temperature_M[:, None]
+
+
+def _divergence(before_BPC: Tensor, after_BPC: Tensor, threshold: float) -> Tensor:
+    """js_BP, moved to the side of the threshold on which the op decided that the row lies."""
+    js_N, keep_N = ops.js_divergence(before_BPC.flatten(0, 1), after_BPC.flatten(0, 1), threshold)
+    just_above = torch.nextafter(js_N.new_tensor(threshold), js_N.new_tensor(1.0))
+    return torch.where(keep_N, js_N.clamp(max=threshold), js_N.maximum(just_above)).view(before_BPC.shape[:2])
