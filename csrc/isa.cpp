@@ -1,0 +1,54 @@
+#include "isa.h"
+
+#include <atomic>
+#include <cstdlib>
+#include <stdexcept>
+
+namespace reg4rec {
+namespace {
+
+constexpr Isa kAll[] = {Isa::kAvx512, Isa::kAvx2, Isa::kBase};
+std::atomic<int> selected{-1};
+
+bool supported(Isa isa) {
+#if defined(__x86_64__)
+  switch (isa) {
+    case Isa::kAvx512:
+      return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+             __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
+    case Isa::kAvx2:
+      return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    case Isa::kBase:
+      return true;
+  }
+#endif
+  return isa == Isa::kBase;
+}
+
+Isa find(const std::string& name) {
+  for (Isa isa : kAll) {
+    if (name.empty() ? supported(isa) : name == isa_name(isa)) {
+      if (supported(isa)) return isa;
+      throw std::invalid_argument("this machine has no " + name + ", asked for by REG4REC_ISA or select_isa");
+    }
+  }
+  throw std::invalid_argument("instruction set " + name + " is unknown; there are base, avx2 and avx512");
+}
+
+}  // namespace
+
+std::string isa_name(Isa isa) { return isa == Isa::kAvx512 ? "avx512" : isa == Isa::kAvx2 ? "avx2" : "base"; }
+
+Isa current_isa() {
+  int isa = selected.load(std::memory_order_relaxed);
+  if (isa < 0) {
+    const char* name = std::getenv("REG4REC_ISA");
+    select_isa(name ? name : "");
+    isa = selected.load(std::memory_order_relaxed);
+  }
+  return static_cast<Isa>(isa);
+}
+
+void select_isa(const std::string& name) { selected.store(static_cast<int>(find(name))); }
+
+}  // namespace reg4rec

@@ -1,0 +1,98 @@
+#include "js_divergence.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <vector>
+
+#include "isa.h"
+#include "threads.h"
+
+namespace reg4rec {
+
+#define DECLARE_ROWS(isa)                                                                        \
+  namespace isa {                                                                                \
+  void js_divergence_rows(const JsDivergence& args, int64_t begin, int64_t end, float* scratch); \
+  }
+DECLARE_ROWS(base)
+#ifdef REG4REC_X86
+DECLARE_ROWS(avx2)
+DECLARE_ROWS(avx512)
+#endif
+#undef DECLARE_ROWS
+
+namespace {
+
+using Rows = void (*)(const JsDivergence&, int64_t, int64_t, float*);
+
+constexpr int64_t kGrain = 1 << 14;  // classes per range
+
+Rows rows_for(Isa isa) {
+#ifdef REG4REC_X86
+  if (isa == Isa::kAvx512) return avx512::js_divergence_rows;
+  if (isa == Isa::kAvx2) return avx2::js_divergence_rows;
+#endif
+  return base::js_divergence_rows;
+}
+
+double logit(const void* logits, bool is_bf16, int64_t at) {
+  if (!is_bf16) return static_cast<const float*>(logits)[at];
+  const uint32_t bits = static_cast<uint32_t>(static_cast<const uint16_t*>(logits)[at]) << 16;
+  float x;
+  __builtin_memcpy(&x, &bits, sizeof x);
+  return x;
+}
+
+void softmax(const void* logits, bool is_bf16, int64_t offset, int64_t stride, std::vector<double>& row) {
+  double largest = -std::numeric_limits<double>::infinity(), total = 0;
+  for (size_t c = 0; c < row.size(); ++c) {
+    row[c] = logit(logits, is_bf16, offset + static_cast<int64_t>(c) * stride);
+    largest = std::max(largest, row[c]);
+  }
+  for (double& x : row) total += x = std::exp(x - largest);
+  for (double& x : row) x /= total;
+}
+
+// The fp64 divergence that decides rows near the threshold.
+double exact_divergence(const JsDivergence& args, int64_t n) {
+  std::vector<double> p(args.num_classes), q(args.num_classes);
+  softmax(args.p_logits, args.is_bf16, n * args.stride_pn, args.stride_pc, p);
+  softmax(args.q_logits, args.is_bf16, n * args.stride_qn, args.stride_qc, q);
+  double js = 0;
+  for (size_t c = 0; c < p.size(); ++c) {
+    const double s = p[c] + q[c];
+    const double t = s > 0 ? (p[c] - q[c]) / s : 0;
+    const double up = t > -1 ? (1 + t) * std::log1p(t) : 0, down = t < 1 ? (1 - t) * std::log1p(-t) : 0;
+    js += 0.25 * s * (up + down);
+  }
+  return js;
+}
+
+struct alignas(64) CacheLine {
+  float floats[16];
+};
+
+struct Context {
+  const JsDivergence& args;
+  Rows rows;
+};
+
+void run_range(void* context, int64_t begin, int64_t end) {
+  const auto& [args, rows] = *static_cast<Context*>(context);
+  std::vector<CacheLine> scratch(2 * rows_at_once(args.num_classes) * padded_classes(args.num_classes) / 16);
+  rows(args, begin, end, scratch.data()->floats);
+  if (args.keep == nullptr) return;
+  for (int64_t n = begin; n < end; ++n) {
+    const double js = args.js[n];
+    args.keep[n] = (std::abs(js - args.threshold) < kNear ? exact_divergence(args, n) : js) <= args.threshold;
+  }
+}
+
+}  // namespace
+
+void js_divergence_cpu(const JsDivergence& args, int num_threads) {
+  Context context{args, rows_for(current_isa())};
+  parallel_for(num_threads, args.num_rows, std::max<int64_t>(1, kGrain / args.num_classes), run_range, &context);
+}
+
+}  // namespace reg4rec

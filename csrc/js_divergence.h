@@ -1,0 +1,33 @@
+// Jensen-Shannon divergence of two rows of logits: arguments and entry points (definition: kernels/js_divergence).
+#pragma once
+
+#include <cstdint>
+
+namespace reg4rec {
+
+struct JsDivergence {
+  const void* p_logits;
+  const void* q_logits;
+  int64_t stride_pn, stride_pc;  // in elements
+  int64_t stride_qn, stride_qc;
+  int64_t num_rows, num_classes;
+  bool is_bf16;  // else float32
+  float* js;
+  bool* keep;  // null without a threshold
+  double threshold;
+};
+
+// Rows whose divergence is this close to the threshold are decided in fp64.
+constexpr double kNear = 1e-5;
+
+// Scratch of the CPU kernels: 2 x rows_at_once rows of padded_classes floats.
+constexpr int64_t kMostRows = 8;
+static inline int64_t rows_at_once(int64_t num_classes) { return num_classes <= 1024 ? kMostRows : 1; }
+static inline int64_t padded_classes(int64_t num_classes) { return (num_classes + 15) / 16 * 16; }
+
+void js_divergence_cpu(const JsDivergence& args, int num_threads);
+
+// Returns an error message, or null; `stream` is a cudaStream_t.
+const char* js_divergence_cuda(const JsDivergence& args, void* stream);
+
+}  // namespace reg4rec

@@ -1,0 +1,88 @@
+// The rows of js_divergence in float32, for the instruction set of the including unit.
+#pragma once
+
+#include "js_divergence.h"
+#include "simd.h"
+
+namespace {
+
+using reg4rec::JsDivergence;
+
+constexpr float kInfinity = __builtin_inff();
+
+// Copies a row to `to` as float32, padded with -inf to full vectors; returns its largest value.
+inline float load_row(const void* logits, bool is_bf16, int64_t offset, int64_t stride, int64_t size, float* to) {
+  const float* floats = static_cast<const float*>(logits) + offset;
+  const uint16_t* halves = static_cast<const uint16_t*>(logits) + offset;
+  const int64_t whole = stride == 1 ? size / SIMD_LANES * SIMD_LANES : 0;
+  Float largest = splat(-kInfinity);
+  for (int64_t c = 0; c < whole; c += SIMD_LANES) {
+    const Float x = is_bf16 ? load_bf16(halves + c) : load(floats + c);
+    store(to + c, x);
+    largest = max(x, largest);
+  }
+  for (int64_t c = whole; c < size; ++c) {
+    const uint32_t bits = is_bf16 ? static_cast<uint32_t>(halves[c * stride]) << 16 : 0;
+    __builtin_memcpy(to + c, is_bf16 ? static_cast<const void*>(&bits) : floats + c * stride, sizeof(float));
+  }
+  for (int64_t c = size; c % SIMD_LANES; ++c) to[c] = -kInfinity;
+  for (int64_t c = whole; c < size; c += SIMD_LANES) largest = max(load(to + c), largest);
+  return max(largest);
+}
+
+// Replaces logits by e^(logit - largest); returns one over their sum.
+inline float exponentiate(float* row, int64_t size, float largest) {
+  const float total = blocked_sum(size, [&](int64_t c) {
+    const Float e = exp_negative(load(row + c) - largest);
+    store(row + c, e);
+    return e;
+  });
+  return 1.0f / total;
+}
+
+// (p + q) [a ln a + b ln b] with b = 2 min(p, q) / (p + q) and a = 2 - b; ln a comes from a polynomial in t = 1 - b.
+inline Float term(Float p, Float q) {
+  const Float s = p + q;
+  const Float b = 2.0f * min(p, q) * reciprocal(s);
+  const Float t = 1.0f - b;
+  Float h = t * 0.00227542538f - 0.0110781372f;
+  h = h * t + 0.0267650273f;
+  h = h * t - 0.0480649349f;
+  h = h * t + 0.0830477671f;
+  h = h * t - 0.166650485f;
+  h = h * t + 0.499999849f;
+  h = h * t + 1.0f;
+  return s * (h * t + b * log_positive(b));
+}
+
+}  // namespace
+
+namespace reg4rec::SIMD_NAMESPACE {
+
+// A few short rows at a time, phase by phase, so that the processor overlaps the end of one row with the next.
+void js_divergence_rows(const JsDivergence& args, int64_t begin, int64_t end, float* scratch) {
+  const int64_t size = args.num_classes, padded = padded_classes(size), step = rows_at_once(size);
+  float p_scale[kMostRows], q_scale[kMostRows];
+  for (int64_t n = begin; n < end; n += step) {
+    const int64_t num_rows = n + step < end ? step : end - n;
+    for (int64_t i = 0; i < num_rows; ++i) {
+      float* row = scratch + 2 * i * padded;
+      p_scale[i] = load_row(args.p_logits, args.is_bf16, (n + i) * args.stride_pn, args.stride_pc, size, row);
+      q_scale[i] = load_row(args.q_logits, args.is_bf16, (n + i) * args.stride_qn, args.stride_qc, size, row + padded);
+    }
+    for (int64_t i = 0; i < num_rows; ++i) {
+      float* row = scratch + 2 * i * padded;
+      p_scale[i] = exponentiate(row, size, p_scale[i]);
+      q_scale[i] = exponentiate(row + padded, size, q_scale[i]);
+    }
+    for (int64_t i = 0; i < num_rows; ++i) {
+      const float *p = scratch + 2 * i * padded, *q = p + padded;
+      const float js = 0.25f * blocked_sum(size, [&](int64_t c) {
+                         return term(load(p + c) * p_scale[i], load(q + c) * q_scale[i]);
+                       });
+      args.js[n + i] = js < 0 ? 0 : js;
+    }
+  }
+}
+
+}  // namespace reg4rec::SIMD_NAMESPACE

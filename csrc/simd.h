@@ -1,0 +1,110 @@
+// Vectors of SIMD_LANES floats for one instruction set per translation unit; no STL here, or a unit compiled for a
+// newer machine would leak its instructions into the others. NaN passes through every function.
+#pragma once
+
+#include <cstdint>
+
+#if SIMD_LANES == 16
+#include <immintrin.h>
+#endif
+
+namespace {
+
+typedef float Float __attribute__((vector_size(SIMD_LANES * 4)));
+typedef int32_t Int __attribute__((vector_size(SIMD_LANES * 4)));
+typedef uint32_t Uint __attribute__((vector_size(SIMD_LANES * 4)));
+typedef uint16_t Half __attribute__((vector_size(SIMD_LANES * 2)));
+
+inline Float load(const float* from) {
+  Float x;
+  __builtin_memcpy(&x, from, sizeof x);
+  return x;
+}
+
+inline Float load_bf16(const uint16_t* from) {
+  Half x;
+  __builtin_memcpy(&x, from, sizeof x);
+  return (Float)(__builtin_convertvector(x, Uint) << 16);
+}
+
+inline void store(float* to, Float x) { __builtin_memcpy(to, &x, sizeof x); }
+
+inline Float splat(float x) { return x - Float{}; }
+
+inline Float max(Float a, Float b) { return a > b ? a : b; }
+
+inline Float min(Float a, Float b) { return a < b ? a : b; }
+
+inline float sum(Float x) {
+  float lanes[SIMD_LANES];
+  store(lanes, x);
+  for (int width = SIMD_LANES / 2; width > 0; width /= 2) {
+    for (int lane = 0; lane < width; ++lane) lanes[lane] += lanes[lane + width];
+  }
+  return lanes[0];
+}
+
+inline float max(Float x) {
+  float lanes[SIMD_LANES];
+  store(lanes, x);
+  for (int width = SIMD_LANES / 2; width > 0; width /= 2) {
+    for (int lane = 0; lane < width; ++lane)
+      lanes[lane] = lanes[lane] > lanes[lane + width] ? lanes[lane] : lanes[lane + width];
+  }
+  return lanes[0];
+}
+
+// 1 / x for normal x, relative error 1e-7.
+inline Float reciprocal(Float x) {
+#if SIMD_LANES == 16
+  const Float y = _mm512_rcp14_ps(x);
+  return y + y * (1.0f - x * y);
+#else
+  return 1.0f / x;
+#endif
+}
+
+// e^x for x <= 0, relative error 6e-8; below -75 it stays at e^-75, so that no product of it is subnormal.
+inline Float exp_negative(Float x) {
+  const Float magic = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer in the low bits
+  x = x < -75.0f ? splat(-75.0f) : x;
+  const Float shifted = x * 1.44269504f + magic;
+  const Float n = shifted - magic;
+  const Float r = x - n * 0.693145752f - n * 1.42860677e-6f;
+  Float y = r * 0.00139412072f + 0.00836323508f;
+  y = y * r + 0.0416663742f;
+  y = y * r + 0.166665766f;
+  y = y * r + 0.5f;
+  y = y * r + 1.0f;
+  y = y * r + 1.0f;
+  return y * (Float)(((Int)shifted - (Int)magic + 127) << 23);
+}
+
+// ln x for normal x > 0, relative error 1e-7 also next to 1.
+inline Float log_positive(Float x) {
+  const Int exponent = ((Int)x - 0x3f3504f3) >> 23;  // such that the mantissa lies in [sqrt(1/2), sqrt(2))
+  const Float r = (Float)((Int)x - (exponent << 23)) - 1.0f;
+  Float y = r * 0.0922630945f - 0.143521672f;
+  y = y * r + 0.147750598f;
+  y = y * r - 0.165620395f;
+  y = y * r + 0.199744573f;
+  y = y * r - 0.250020579f;
+  y = y * r + 0.333336427f;
+  y = y * r - 0.499999926f;
+  return __builtin_convertvector(exponent, Float) * 0.693147181f + (r + r * r * y);
+}
+
+// The sum of term(c) over c = 0, SIMD_LANES, ... < size, in blocks so that rounding errors do not add up.
+template <typename Term>
+inline float blocked_sum(int64_t size, Term term) {
+  Float total = splat(0);
+  for (int64_t c = 0; c < size;) {
+    const int64_t end = c + 32 * SIMD_LANES < size ? c + 32 * SIMD_LANES : size;
+    Float block = splat(0);
+    for (; c < end; c += SIMD_LANES) block += term(c);
+    total += block;
+  }
+  return sum(total);
+}
+
+}  // namespace

@@ -1,0 +1,105 @@
+"""`beam_step`: one step of beam search over unordered tokens, constrained to items that exist."""
+
+import torch
+
+from ..checks import bind
+from ..dispatch import Op
+from .index import TokenIndex, build_index
+from .reference import beam_step_reference
+
+__all__ = ["TokenIndex", "beam_step", "build_index"]
+
+
+def beam_step(
+    logits_BPMK: torch.Tensor,
+    scores_BP: torch.Tensor,
+    tokens_BPM: torch.Tensor,
+    js_BP: torch.Tensor | None,
+    index: TokenIndex,
+    num_beams: int,
+    num_spares: int,
+    threshold: float | None = None,
+    exclude_BX: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(parent_BP, token_BP, scores_BP, fallback_B): the best W + S children of the paths, no two of one token set.
+
+    tokens_BPM holds each path's token per codebook, -1 where unused; scores_BP are its log-probabilities so far, -inf
+    for a dead path. Of the living paths those with JS <= threshold are kept, the best W of them; a user for whom none
+    is left keeps the least divergent one and is flagged in fallback_B. Without js_BP or threshold nothing is dropped. A
+    child adds a token (r, j), written r * K + j, of an unused codebook r, such that some indexed item that is not in
+    exclude_BX (padded with -1) carries all its tokens; its score adds log softmax of logits[r] at j. Of children with
+    equal sets the best stays. Children come best first, ties by lowest parent and token; missing ones have parent and
+    token -1 and score -inf. Integers are int64, scores float32, without gradient. ValueError for a wrong dtype,
+    device, shape or count.
+
+    Paper: CRSS, stated (merging: ours, D5) and CORP, stated (spares: ours, D10); constrained decoding: ours, D11
+    """
+    return OP(logits_BPMK, scores_BP, tokens_BPM, js_BP, index, num_beams, num_spares, threshold, exclude_BX)
+
+
+def _check(
+    logits_BPMK: torch.Tensor,
+    scores_BP: torch.Tensor,
+    tokens_BPM: torch.Tensor,
+    js_BP: torch.Tensor | None,
+    index: TokenIndex,
+    num_beams: int,
+    num_spares: int,
+    threshold: float | None = None,
+    exclude_BX: torch.Tensor | None = None,
+) -> tuple:
+    sizes = bind("beam_step", {"logits_BPMK": logits_BPMK})
+    for name, tensor in (("scores_BP", scores_BP), ("js_BP", js_BP)):
+        bind("beam_step", {name: tensor}, sizes=sizes, device=logits_BPMK.device)
+    tokens = {"tokens_BPM": tokens_BPM, "exclude_BX": exclude_BX}
+    bind("beam_step", {}, tokens, integer_dtypes=(torch.int64,), sizes=sizes, device=logits_BPMK.device)
+    lists = {"index.codes_IM": index.codes_IM, "index.counts_MK": index.counts_MK, "index.postings_Y": index.postings}
+    bind("beam_step", {}, lists, integer_dtypes=(torch.int32,), sizes=sizes, device=logits_BPMK.device)
+    if num_beams < 1 or num_spares < 0:
+        raise ValueError(
+            f"beam_step: at least 1 beam and 0 spares are needed, found num_beams={num_beams}, num_spares={num_spares}"
+        )
+    limit = None if threshold is None else float(threshold)
+    return logits_BPMK, scores_BP, tokens_BPM, js_BP, *index, num_beams, num_spares, limit, exclude_BX
+
+
+def _reference(
+    logits_BPMK: torch.Tensor,
+    scores_BP: torch.Tensor,
+    tokens_BPM: torch.Tensor,
+    js_BP: torch.Tensor | None,
+    codes_IM: torch.Tensor,
+    offsets: torch.Tensor,
+    postings: torch.Tensor,
+    counts_MK: torch.Tensor,
+    num_beams: int,
+    num_spares: int,
+    threshold: float | None,
+    exclude_BX: torch.Tensor | None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    index = TokenIndex(codes_IM, offsets, postings, counts_MK)
+    return beam_step_reference(
+        logits_BPMK, scores_BP, tokens_BPM, js_BP, index, num_beams, num_spares, threshold, exclude_BX
+    )
+
+
+def _fake(logits_BPMK: torch.Tensor, *rest: object) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    num_beams, num_spares = rest[7:9]
+    shape = (logits_BPMK.shape[0], num_beams + num_spares)  # type: ignore[operator]
+    return (
+        logits_BPMK.new_empty(shape, dtype=torch.int64),
+        logits_BPMK.new_empty(shape, dtype=torch.int64),
+        logits_BPMK.new_empty(shape, dtype=torch.float32),
+        logits_BPMK.new_empty(shape[:1], dtype=torch.bool),
+    )
+
+
+OP = Op(
+    "beam_step",
+    "(Tensor logits_BPMK, Tensor scores_BP, Tensor tokens_BPM, Tensor? js_BP, Tensor codes_IM, Tensor offsets,"
+    " Tensor postings, Tensor counts_MK, SymInt num_beams, SymInt num_spares, float? threshold, Tensor? exclude_BX)"
+    " -> (Tensor, Tensor, Tensor, Tensor)",
+    check=_check,
+    reference=_reference,
+    fake=_fake,
+)

@@ -1,0 +1,205 @@
+"""How an op finds its implementation: the first of cuda, triton, cpp, eager that has no objection to the call.
+
+An implementation is a module beside the op's contract with `run(*args)` and `objection(*args) -> str | None`; it is
+imported when a call first reaches it. Nothing is tried and caught: what runs is decided before it runs.
+"""
+
+import contextlib
+import contextvars
+import functools
+import importlib
+import os
+from collections.abc import Callable, Iterator, Mapping
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import torch
+
+from .machine import backend_problem, machine_problem
+
+__all__ = ["BACKENDS", "BackendError", "Choice", "Op", "all_ops", "status", "use_backend"]
+
+BACKENDS = ("cuda", "triton", "cpp", "eager")
+
+_forced: contextvars.ContextVar[str | None] = contextvars.ContextVar(
+    "reg4rec_backend", default=os.environ.get("REG4REC_BACKEND") or None
+)
+_ops: dict[str, "Op"] = {}
+
+
+class BackendError(RuntimeError):
+    """A backend was asked for that cannot answer this call; the message says why."""
+
+
+class Choice(NamedTuple):
+    """What a call would run on: the backend, and for each of the four why it is or is not the one."""
+
+    backend: str
+    reasons: dict[str, str]
+
+
+@contextlib.contextmanager
+def use_backend(backend: str) -> Iterator[None]:
+    """Force one backend for the calls inside the block (as the variable REG4REC_BACKEND does for a whole process)."""
+    if backend not in BACKENDS:
+        raise BackendError(f"there is no backend {backend!r}; the backends are {', '.join(BACKENDS)}")
+    token = _forced.set(backend)
+    try:
+        yield
+    finally:
+        _forced.reset(token)
+
+
+class Op:
+    """One op: its checks, its eager definition, its accelerated implementations and its gradient.
+
+    `check` takes the arguments of the public function, raises ValueError, and returns the flat tuple (tensors, numbers,
+    None) that `schema`, the reference and every implementation take. `save(ctx, inputs, output)` and
+    `backward(ctx, *grads)` follow `torch.library.register_autograd`; an op without them gives no gradient.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        schema: str,
+        *,
+        check: Callable[..., tuple[Any, ...]],
+        reference: Callable[..., Any],
+        fake: Callable[..., Any],
+        implementations: Mapping[str, str] | None = None,
+        save: Callable[..., None] | None = None,
+        backward: Callable[..., Any] | None = None,
+    ) -> None:
+        self.name = name
+        self.check = check
+        self.reference = reference
+        self.library = torch.library.custom_op(f"reg4rec::{name}", self.dispatch, mutates_args=(), schema=schema)
+        self.library.register_fake(fake)
+        self._package = reference.__module__.rpartition(".")[0]
+        modules = implementations or {}
+        self._modules = {b: modules[b] for b in BACKENDS if b in modules}
+        self._loaded: dict[str, ModuleType] = {}
+        self._usable: dict[str, list[ModuleType]] = {}
+        self._function = None
+        if backward is not None:
+            self.library.register_autograd(backward, setup_context=save)
+            self._function = _autograd_function(self, save, backward)
+        _ops[name] = self
+
+    @property
+    def backends(self) -> tuple[str, ...]:
+        """The backends that have an implementation of this op, in the order in which they are asked."""
+        return (*self._modules, "eager")
+
+    def __call__(self, *args: Any) -> Any:
+        flat = self.check(*args)
+        if torch.compiler.is_compiling():
+            return self.library(*flat)
+        if torch.is_grad_enabled() and any(isinstance(a, torch.Tensor) and a.requires_grad for a in flat):
+            if self._function is not None:
+                return self._function.apply(*flat)
+            with torch.no_grad():
+                return self.dispatch(*flat)
+        return self.dispatch(*flat)
+
+    def dispatch(self, *flat: Any) -> Any:
+        """Run the implementation that is forced, or else the first without an objection (arguments already checked)."""
+        device = flat[0].device.type
+        if torch.is_autocast_enabled(device):
+            # an op computes in the dtypes of its arguments: error bounds and fp64 decisions rest on it
+            with torch.autocast(device, enabled=False):
+                return self._run(device, flat)
+        return self._run(device, flat)
+
+    def _run(self, device: str, flat: tuple[Any, ...]) -> Any:
+        forced = _forced.get()
+        if forced is not None:
+            return self._forced_implementation(forced, flat)(*flat)
+        for module in self._candidates(device):
+            if module.objection(*flat) is None:
+                return module.run(*flat)
+        return self.reference(*flat)
+
+    def which(self, *args: Any) -> Choice:
+        """The backend that this call would run on, and each backend's reason."""
+        flat, forced, chosen = self.check(*args), _forced.get(), None
+        reasons: dict[str, str] = {}
+        for backend in BACKENDS:
+            problem = self._objection(backend, flat, asked=backend == forced)
+            if problem is not None:
+                reasons[backend] = problem
+            elif forced is not None and backend != forced:
+                reasons[backend] = f"{forced} was asked for"
+            elif chosen is not None:
+                reasons[backend] = f"{chosen} comes first"
+            else:
+                chosen, reasons[backend] = backend, "chosen"
+        if chosen is None:
+            raise BackendError(
+                f"{self.name} cannot run on {forced}: {reasons.get(str(forced), 'there is no such backend')}"
+            )
+        return Choice(chosen, reasons)
+
+    def _candidates(self, device: str) -> list[ModuleType]:
+        """The implementations that this machine can run on tensors of a device type, best first."""
+        if device not in self._usable:
+            usable = [b for b in self._modules if backend_problem(b, device, asked=False) is None]
+            self._usable[device] = [self._load(b) for b in usable]
+        return self._usable[device]
+
+    def _objection(self, backend: str, flat: tuple[Any, ...], asked: bool) -> str | None:
+        if backend == "eager":
+            return None
+        if backend not in self._modules:
+            return f"{self.name} has no {backend} implementation"
+        problem = backend_problem(backend, flat[0].device.type, asked)
+        return problem if problem is not None else self._load(backend).objection(*flat)
+
+    def _forced_implementation(self, backend: str, flat: tuple[Any, ...]) -> Callable[..., Any]:
+        if backend not in BACKENDS:
+            raise BackendError(f"REG4REC_BACKEND={backend} is unknown; the backends are {', '.join(BACKENDS)}")
+        problem = self._objection(backend, flat, asked=True)
+        if problem is not None:
+            raise BackendError(f"{self.name} cannot run on {backend}: {problem}")
+        return self.reference if backend == "eager" else self._load(backend).run
+
+    def _load(self, backend: str) -> ModuleType:
+        if backend not in self._loaded:
+            self._loaded[backend] = importlib.import_module(f"{self._package}.{self._modules[backend]}")
+        return self._loaded[backend]
+
+
+def _autograd_function(
+    op: Op, save: Callable[..., None] | None, backward: Callable[..., Any]
+) -> type[torch.autograd.Function]:
+    """The same gradient formulas for calls that do not go through `torch.library`, which costs microseconds."""
+
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        if save is not None:
+            save(ctx, inputs, output)
+
+    body = {
+        "forward": staticmethod(op.dispatch),
+        "setup_context": staticmethod(setup_context),
+        "backward": staticmethod(torch.autograd.function.once_differentiable(backward)),
+    }
+    return type(f"{op.name}_function", (torch.autograd.Function,), body)
+
+
+@functools.cache
+def _machine_problems() -> dict[str, str | None]:
+    return {backend: machine_problem(backend) for backend in BACKENDS}
+
+
+def all_ops() -> dict[str, Op]:
+    """Every op that has been defined, by name."""
+    return dict(_ops)
+
+
+def status() -> dict[str, dict[str, Any]]:
+    """What `reg4rec info` shows: per backend "available" or why not, per op its backends, and what is forced."""
+    return {
+        "backends": {b: _machine_problems()[b] or "available" for b in BACKENDS},
+        "ops": {name: op.backends for name, op in _ops.items()},
+        "forced": {"backend": _forced.get()},
+    }

@@ -1,0 +1,51 @@
+"""`item_topk`: score every item by its tokens and keep the best k of each user."""
+
+import torch
+
+from ..checks import bind
+from ..dispatch import Op
+from .reference import item_topk_reference
+
+__all__ = ["item_topk"]
+
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def item_topk(
+    log_probs_BMK: torch.Tensor, ids_IM: torch.Tensor, k: int, exclude_BX: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(scores_BN, items_BN) with N = k: each user's best items, best first.
+
+    An item's score is the sum of its M tokens' log-probabilities, in float32 and in the order of the codebooks. Ties go
+    to the lowest item. Items whose score is -inf or NaN and items in exclude_BX (padded with -1) are left out; a user
+    with fewer than k items left is padded with item -1 and score -inf. items are int64, scores float32, without
+    gradient. B, I, X and k may be 0. The values of ids_IM (0 to K-1) are not checked here, but where tokens are loaded.
+    ValueError for a negative k and for a wrong dtype, device or shape.
+
+    Paper: item-level score, ours, D11
+    """
+    return OP(log_probs_BMK, ids_IM, k, exclude_BX)
+
+
+def _check(log_probs_BMK: torch.Tensor, ids_IM: torch.Tensor, k: int, exclude_BX: torch.Tensor | None = None) -> tuple:
+    integers = {"ids_IM": ids_IM, "exclude_BX": exclude_BX}
+    bind("item_topk", {"log_probs_BMK": log_probs_BMK}, integers, float_dtypes=_DTYPES)
+    if k < 0:
+        raise ValueError(f"item_topk: k must be 0 or more, found {k}")
+    return log_probs_BMK, ids_IM, k, exclude_BX
+
+
+def _fake(
+    log_probs_BMK: torch.Tensor, ids_IM: torch.Tensor, k: int, exclude_BX: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    shape = (log_probs_BMK.shape[0], k)
+    return log_probs_BMK.new_empty(shape, dtype=torch.float32), log_probs_BMK.new_empty(shape, dtype=torch.int64)
+
+
+OP = Op(
+    "item_topk",
+    "(Tensor log_probs_BMK, Tensor ids_IM, SymInt k, Tensor? exclude_BX) -> (Tensor, Tensor)",
+    check=_check,
+    reference=item_topk_reference,
+    fake=_fake,
+)

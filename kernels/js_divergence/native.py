@@ -1,0 +1,36 @@
+"""`js_divergence` in C++: one pass per row in float32 vectors, rows spread over torch's number of threads."""
+
+import torch
+
+__all__ = ["call_arguments", "objection", "run"]
+
+
+def objection(p_logits_NC: torch.Tensor, q_logits_NC: torch.Tensor, threshold: float | None) -> str | None:
+    if p_logits_NC.dtype not in (torch.float32, torch.bfloat16):
+        return f"it computes float32 and bfloat16 logits, these are {p_logits_NC.dtype}"
+    return None
+
+
+def run(
+    p_logits_NC: torch.Tensor, q_logits_NC: torch.Tensor, threshold: float | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    from ... import _C
+
+    js_N, keep_N, arguments = call_arguments(p_logits_NC, q_logits_NC, threshold)
+    _C.js_divergence_cpu(*arguments, torch.get_num_threads())
+    return js_N, keep_N
+
+
+def call_arguments(
+    p_logits_NC: torch.Tensor, q_logits_NC: torch.Tensor, threshold: float | None
+) -> tuple[torch.Tensor, torch.Tensor, tuple[int | float, ...]]:
+    """(js_N, keep_N, what the C functions take: pointers, strides, sizes, the flag for bfloat16, the threshold)."""
+    num_rows, num_classes = p_logits_NC.shape
+    js_N = torch.empty(num_rows, dtype=torch.float32, device=p_logits_NC.device)
+    keep_N = torch.empty(0 if threshold is None else num_rows, dtype=torch.bool, device=p_logits_NC.device)
+    arguments = (
+        *(p_logits_NC.data_ptr(), *p_logits_NC.stride(), q_logits_NC.data_ptr(), *q_logits_NC.stride()),
+        *(num_rows, num_classes, p_logits_NC.dtype == torch.bfloat16),
+        *(js_N.data_ptr(), keep_N.data_ptr(), 0.0 if threshold is None else threshold),
+    )
+    return js_N, keep_N, arguments

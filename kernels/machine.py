@@ -1,0 +1,63 @@
+"""Which backends this machine has: a sentence for each one it lacks, found without importing or touching anything."""
+
+import functools
+import importlib.util
+import os
+from pathlib import Path
+
+import torch
+
+__all__ = ["backend_problem", "interpreted", "machine_problem", "native_problem"]
+
+_PACKAGE = __name__.split(".", maxsplit=1)[0]
+
+
+@functools.cache
+def interpreted() -> bool:
+    """Whether Triton kernels run in the interpreter (TRITON_INTERPRET=1 when the first one was needed)."""
+    return os.environ.get("TRITON_INTERPRET", "0") == "1"
+
+
+@functools.cache
+def native_problem() -> str | None:
+    """Why the extension `_C` cannot be used here, or None; a build that failed left its reason beside it."""
+    if importlib.util.find_spec(f"{_PACKAGE}._C") is not None:
+        return None
+    note = Path(__file__).parents[1] / "_C.missing.txt"
+    reason = note.read_text(encoding="utf-8").strip() if note.exists() else "it was not built"
+    return f"the extension {_PACKAGE}._C is not there: {reason}"
+
+
+@functools.cache
+def _native_cuda_problem() -> str | None:
+    if (problem := native_problem()) is not None:
+        return problem
+    extension = importlib.import_module(f"{_PACKAGE}._C")
+    return None if extension.has_cuda else f"the extension {_PACKAGE}._C was built without CUDA"
+
+
+@functools.cache
+def _triton_problem() -> str | None:
+    return None if importlib.util.find_spec("triton") is not None else "the package triton is not installed"
+
+
+def backend_problem(backend: str, device: str, asked: bool) -> str | None:
+    """Why `backend` cannot work on tensors of this device type, or None; `asked` says that it was forced."""
+    if backend == "eager":
+        return None
+    if backend == "cpp":
+        return native_problem() if device == "cpu" else f"the tensors are on {device}, it computes on the CPU"
+    if backend == "cuda":
+        return _native_cuda_problem() if device == "cuda" else f"the tensors are on the {device}, it needs a GPU"
+    if interpreted() and not asked:
+        return "the kernels are interpreted, which has to be asked for"
+    if device != "cuda" and not interpreted():
+        return f"the tensors are on the {device}, it needs a GPU (or TRITON_INTERPRET=1 set at the start)"
+    return _triton_problem()
+
+
+def machine_problem(backend: str) -> str | None:
+    """Why this machine as a whole cannot use `backend`, or None."""
+    if backend in ("cuda", "triton") and not torch.cuda.is_available():
+        return "torch finds no CUDA device"
+    return backend_problem(backend, "cpu" if backend == "cpp" else "cuda", asked=False)

@@ -1,0 +1,58 @@
+"""`mpq_quantize`: the nearest codeword in each of M codebooks, and the gated sum of the selected codewords."""
+
+import torch
+
+from ..checks import bind
+from ..dispatch import Op
+from .reference import mpq_quantize_backward, mpq_quantize_reference, mpq_quantize_save
+
+__all__ = ["mpq_quantize"]
+
+
+def mpq_quantize(
+    latents_BME: torch.Tensor, codebooks_MKE: torch.Tensor, gate_BM: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(ids_BM, mixed_BE): ids of the codewords nearest in L2, and mixed = sum over m of gate x selected codeword.
+
+    Without a gate every weight is 1. ids are int64; of equal distances the lowest index wins, and distances too close
+    to tell apart are compared in fp64, so that ids do not depend on backend or batch. A row with NaN gets some id in
+    range. mixed has the dtype of the codebooks, which latents and gate share; sums are formed in float32 (float64 for
+    float64). B may be 0, M, K and E may not.
+
+    Gradients are straight-through: latents receive gate x the gradient of mixed, the gate its inner product with the
+    selected codewords, and the codebooks nothing (st(z) = e + sg(z - e)): they learn from their own loss terms.
+    ValueError for a wrong dtype, device or shape.
+
+    Paper: MPQ, stated (straight-through gate: ours, D2)
+    """
+    return OP(latents_BME, codebooks_MKE, gate_BM)
+
+
+def check_codebooks(op: str, sizes: dict[str, int]) -> None:
+    for letter, what in (("M", "codebook"), ("K", "codeword"), ("E", "dimension")):
+        if sizes[letter] == 0:
+            raise ValueError(f"{op}: at least one {what} is needed, found {letter} = 0")
+
+
+def _check(latents_BME: torch.Tensor, codebooks_MKE: torch.Tensor, gate_BM: torch.Tensor | None = None) -> tuple:
+    floats = {"latents_BME": latents_BME, "codebooks_MKE": codebooks_MKE, "gate_BM": gate_BM}
+    check_codebooks("mpq_quantize", bind("mpq_quantize", floats))
+    return latents_BME, codebooks_MKE, gate_BM
+
+
+def _fake(
+    latents_BME: torch.Tensor, codebooks_MKE: torch.Tensor, gate_BM: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    rows, books, width = latents_BME.shape
+    return latents_BME.new_empty(rows, books, dtype=torch.int64), latents_BME.new_empty(rows, width)
+
+
+OP = Op(
+    "mpq_quantize",
+    "(Tensor latents_BME, Tensor codebooks_MKE, Tensor? gate_BM) -> (Tensor, Tensor)",
+    check=_check,
+    reference=mpq_quantize_reference,
+    fake=_fake,
+    save=mpq_quantize_save,
+    backward=mpq_quantize_backward,
+)

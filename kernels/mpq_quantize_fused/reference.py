@@ -1,0 +1,60 @@
+"""The definition of `mpq_quantize_fused` in PyTorch."""
+
+from typing import Any
+
+import torch
+
+from ..mpq_quantize.reference import (
+    gate_gradient,
+    latent_gradient,
+    mix_codewords,
+    nearest_codes,
+    product_error,
+    work_dtype,
+)
+
+__all__ = ["mpq_quantize_fused_backward", "mpq_quantize_fused_reference", "mpq_quantize_fused_save"]
+
+
+def mpq_quantize_fused_reference(
+    hidden_BMH: torch.Tensor,
+    weight_MEH: torch.Tensor,
+    bias_ME: torch.Tensor,
+    codebooks_MKE: torch.Tensor,
+    gate_BM: torch.Tensor | None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(ids_BM, mixed_BE)"""
+    dtype = work_dtype(hidden_BMH)
+    hidden_MBH, weight_MEH, bias_ME = hidden_BMH.to(dtype).transpose(0, 1), weight_MEH.to(dtype), bias_ME.to(dtype)
+    latents_MBE = torch.baddbmm(bias_ME.unsqueeze(1), hidden_MBH, weight_MEH.mT)
+    reach_MB = hidden_MBH.norm(dim=2) * weight_MEH.norm(dim=(1, 2)).unsqueeze(1) + bias_ME.norm(dim=1, keepdim=True)
+    error_BM = product_error(hidden_MBH.shape[2], dtype) * reach_MB.T
+
+    def exact(row_X: torch.Tensor, book_X: torch.Tensor) -> torch.Tensor:
+        latents_XE = bias_ME[book_X].double()
+        for book in book_X.unique().tolist():
+            of_book_X = book_X == book
+            hidden_YH = hidden_MBH[book, row_X[of_book_X]].double()
+            latents_XE[of_book_X] += hidden_YH @ weight_MEH[book].double().mT
+        return latents_XE
+
+    ids_BM = nearest_codes(latents_MBE.transpose(0, 1), codebooks_MKE, error_BM, exact)
+    return ids_BM, mix_codewords(ids_BM, codebooks_MKE, gate_BM)
+
+
+def mpq_quantize_fused_save(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, torch.Tensor]) -> None:
+    hidden_BMH, weight_MEH, _, codebooks_MKE, gate_BM = inputs
+    ctx.save_for_backward(output[0], hidden_BMH, weight_MEH, codebooks_MKE, gate_BM)
+    ctx.mark_non_differentiable(output[0])
+
+
+def mpq_quantize_fused_backward(ctx: Any, _: Any, grad_BE: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    ids_BM, hidden_BMH, weight_MEH, codebooks_MKE, gate_BM = ctx.saved_tensors
+    latents_MBE = latent_gradient(grad_BE, ids_BM, gate_BM).transpose(0, 1)
+    return (
+        torch.bmm(latents_MBE, weight_MEH).transpose(0, 1),
+        torch.bmm(latents_MBE.mT, hidden_BMH.transpose(0, 1)),
+        latents_MBE.sum(1),
+        None,
+        gate_gradient(grad_BE, ids_BM, codebooks_MKE) if gate_BM is not None else None,
+    )

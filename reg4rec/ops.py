@@ -1,0 +1,45 @@
+"""The accelerated ops, one flat list, and the choice of their backend.
+
+Each op runs on the first of cuda, triton, cpp, eager that has no objection to the call; `which` tells the choice and
+the reasons, `use_backend` or the variable REG4REC_BACKEND (read when this module is imported) forces one.
+"""
+
+from typing import Any
+
+from .kernels.beam_step import TokenIndex, beam_step, build_index
+from .kernels.dispatch import BACKENDS, BackendError, Choice, all_ops, status, use_backend
+from .kernels.fp8_linear import fp8_linear
+from .kernels.item_topk import item_topk
+from .kernels.js_divergence import js_divergence
+from .kernels.mpq_quantize import mpq_quantize
+from .kernels.mpq_quantize_fused import mpq_quantize_fused
+from .kernels.token_cross_entropy import token_cross_entropy
+
+__all__ = [
+    "BACKENDS",
+    "BackendError",
+    "Choice",
+    "TokenIndex",
+    "beam_step",
+    "build_index",
+    "fp8_linear",
+    "item_topk",
+    "js_divergence",
+    "mpq_quantize",
+    "mpq_quantize_fused",
+    "status",
+    "token_cross_entropy",
+    "use_backend",
+    "which",
+]
+
+
+def which(name: str, *args: Any) -> Choice:
+    """The backend that the op `name` would run on with these arguments, and each backend's reason.
+
+    ValueError if there is no such op or if it would refuse the arguments.
+    """
+    ops = all_ops()
+    if name not in ops:
+        raise ValueError(f"there is no op {name!r}; the ops are {', '.join(ops)}")
+    return ops[name].which(*args)

@@ -1,0 +1,204 @@
+"""One case per op: how its inputs are made, at which sizes it is tested and timed, and what is true of its results."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+
+from reg4rec import ops
+from reg4rec.kernels.fp8_linear.reference import E4M3, quantize_tensorwise
+
+Sizes = tuple[int, ...]
+Make = Callable[[Sizes, torch.dtype, Generator], tuple[Any, ...]]
+
+F32, BF16 = torch.float32, torch.bfloat16
+
+
+@dataclass(frozen=True)
+class Case:
+    """`truth` computes the result in fp64; `gradients` are the positions of the arguments that receive one, `batched`
+    of those whose first axis is the batch; `surrogate` has the gradients of a straight-through op by plain autograd."""
+
+    make: Make
+    sizes: tuple[Sizes, ...]
+    bench: dict[str, Sizes]
+    dtypes: tuple[torch.dtype, ...] = (F32, BF16)
+    gradients: Sizes = ()
+    batched: Sizes = ()
+    truth: Callable[..., Any] | None = None
+    surrogate: Callable[..., Tensor] | None = None
+
+
+def inputs(name: str, sizes: Sizes, dtype: torch.dtype = F32, seed: int = 0) -> tuple[Any, ...]:
+    """The arguments of the public function `ops.<name>`."""
+    return CASES[name].make(sizes, dtype, Generator().manual_seed(seed))
+
+
+def as_tuple(output: Any) -> tuple[Tensor, ...]:
+    return output if isinstance(output, tuple) else (output,)
+
+
+def truth(name: str, args: tuple[Any, ...]) -> tuple[Tensor, ...]:
+    """The result in fp64: by the case's own definition, else by the eager one on float64 arguments."""
+    special = CASES[name].truth
+    if special is not None:
+        return as_tuple(special(*args))
+    doubles = [a.double() if isinstance(a, Tensor) and a.is_floating_point() else a for a in args]
+    with ops.use_backend("eager"):
+        return as_tuple(getattr(ops, name)(*doubles))
+
+
+def _normal(shape: Sizes, dtype: torch.dtype, g: Generator) -> Tensor:
+    return torch.randn(shape, generator=g).to(dtype)
+
+
+def _integers(high: int, shape: Sizes, g: Generator) -> Tensor:
+    return torch.randint(max(high, 1), shape, generator=g)
+
+
+def _js(sizes: Sizes, dtype: torch.dtype, g: Generator) -> tuple[Any, ...]:
+    p_logits_NC = 2 * _normal(sizes, torch.float32, g)
+    distance_N1 = torch.rand(sizes[0], 1, generator=g)
+    return p_logits_NC.to(dtype), (p_logits_NC + distance_N1 * _normal(sizes, torch.float32, g)).to(dtype), 0.06
+
+
+def _mpq(sizes: Sizes, dtype: torch.dtype, g: Generator) -> tuple[Any, ...]:
+    rows, books, codes, width = sizes
+    gate_BM = torch.rand(rows, books, generator=g).softmax(1).to(dtype)
+    return _normal((rows, books, width), dtype, g), _normal((books, codes, width), dtype, g), gate_BM
+
+
+def _mpq_surrogate(latents_BME: Tensor, codebooks_MKE: Tensor, gate_BM: Tensor) -> Tensor:
+    distance_MBK = torch.cdist(latents_BME.transpose(0, 1), codebooks_MKE)
+    selected = [book_KE[id_B] for book_KE, id_B in zip(codebooks_MKE, distance_MBK.argmin(-1), strict=True)]
+    selected_BME = torch.stack(selected, 1)
+    return (gate_BM.unsqueeze(2) * (latents_BME + selected_BME - latents_BME.detach())).sum(1)
+
+
+def _fused(sizes: Sizes, dtype: torch.dtype, g: Generator) -> tuple[Any, ...]:
+    rows, books, codes, width, hidden = sizes
+    _, codebooks_MKE, gate_BM = _mpq((rows, books, codes, width), dtype, g)
+    weight_MEH = (_normal((books, width, hidden), torch.float32, g) / hidden**0.5).to(dtype)
+    return (
+        _normal((rows, books, hidden), dtype, g),
+        weight_MEH,
+        _normal((books, width), dtype, g),
+        codebooks_MKE,
+        gate_BM,
+    )
+
+
+def _fused_surrogate(
+    hidden_BMH: Tensor, weight_MEH: Tensor, bias_ME: Tensor, codebooks_MKE: Tensor, gate_BM: Tensor
+) -> Tensor:
+    latents_BME = torch.einsum("bmh,meh->bme", hidden_BMH, weight_MEH) + bias_ME
+    return _mpq_surrogate(latents_BME, codebooks_MKE, gate_BM)
+
+
+def _beam(sizes: Sizes, dtype: torch.dtype, g: Generator) -> tuple[Any, ...]:
+    batch, paths, books, codes, items = sizes
+    codes_IM = _integers(codes, (items, books), g)
+    known_BPM = codes_IM[_integers(items, (batch, paths), g)]
+    used_BPM = torch.arange(books) == _integers(books, (batch, paths, 1), g)
+    return (
+        _normal((batch, paths, books, codes), dtype, g),
+        -torch.rand(batch, paths, generator=g),
+        torch.where(used_BPM, known_BPM, -1),
+        0.1 * torch.rand(batch, paths, generator=g),
+        ops.build_index(codes_IM, codes),
+        max(1, paths - 2),
+        2,
+        0.09,
+        _integers(items, (batch, 3), g),
+    )
+
+
+def _topk(sizes: Sizes, dtype: torch.dtype, g: Generator) -> tuple[Any, ...]:
+    batch, books, codes, items, k = sizes
+    log_probs_BMK = (3 * _normal((batch, books, codes), torch.float32, g)).log_softmax(-1).to(dtype)
+    return log_probs_BMK, _integers(codes, (items, books), g).int(), k, _integers(items + 1, (batch, 4), g) - 1
+
+
+def _topk_truth(log_probs_BMK: Tensor, ids_IM: Tensor, k: int, exclude_BX: Tensor) -> tuple[Tensor, Tensor]:
+    scores_BI = torch.zeros(len(log_probs_BMK), len(ids_IM), dtype=torch.float64)
+    for book, id_I in enumerate(ids_IM.T.long()):
+        scores_BI += log_probs_BMK[:, book].double()[:, id_I]
+    scores_BI = torch.cat([scores_BI, scores_BI.new_full((len(scores_BI), k + 1), -torch.inf)], 1)
+    scores_BI.scatter_(1, torch.where(exclude_BX < 0, len(ids_IM) + k, exclude_BX), -torch.inf)
+    best = scores_BI.sort(dim=1, descending=True, stable=True)
+    scores_BN, items_BN = best.values[:, :k], best.indices[:, :k]
+    return scores_BN, items_BN.masked_fill(scores_BN == -torch.inf, -1)
+
+
+def _fp8(sizes: Sizes, dtype: torch.dtype, g: Generator) -> tuple[Any, ...]:
+    rows, out, width = sizes
+    return _normal((rows, width), dtype, g), _normal((out, width), dtype, g), _normal((out,), dtype, g)
+
+
+def _fp8_truth(x_TD: Tensor, weight_OD: Tensor, bias_O: Tensor) -> Tensor:
+    (x8_TD, x_scale), (weight8_OD, weight_scale) = quantize_tensorwise(x_TD, E4M3), quantize_tensorwise(weight_OD, E4M3)
+    return x8_TD.double() @ weight8_OD.double().T * (x_scale.double() * weight_scale.double()) + bias_O.double()
+
+
+def _tce(sizes: Sizes, dtype: torch.dtype, g: Generator) -> tuple[Any, ...]:
+    rows, books, codes, width = sizes
+    rank_TM = torch.rand(rows, books, generator=g).argsort(1)
+    open_TM = rank_TM >= _integers(books + 1, (rows, 1), g)
+    weight_MKD = (_normal((books, codes, width), torch.float32, g) / width**0.5).to(dtype)
+    return _normal((rows, width), dtype, g), weight_MKD, _integers(codes, (rows, books), g), open_TM
+
+
+CASES: dict[str, Case] = {
+    "js_divergence": Case(
+        make=_js,
+        sizes=((0, 5), (1, 1), (3, 7), (13, 17), (65, 300), (4, 1025)),
+        bench={"1280x300": (1280, 300), "4096x1000": (4096, 1000)},
+        gradients=(0, 1),
+        batched=(0, 1),
+    ),
+    "mpq_quantize": Case(
+        make=_mpq,
+        sizes=((0, 2, 3, 4), (1, 1, 1, 1), (7, 3, 13, 5), (65, 4, 257, 17)),
+        bench={"N4096-M4-K256-E64": (4096, 4, 256, 64)},
+        gradients=(0, 2),
+        batched=(0, 2),
+        surrogate=_mpq_surrogate,
+    ),
+    "mpq_quantize_fused": Case(
+        make=_fused,
+        sizes=((0, 2, 3, 4, 5), (1, 1, 1, 1, 1), (7, 3, 13, 5, 11), (65, 4, 33, 17, 31)),
+        bench={"N4096-M4-K256-E64-H128": (4096, 4, 256, 64, 128)},
+        gradients=(0, 1, 2, 4),
+        batched=(0, 4),
+        surrogate=_fused_surrogate,
+    ),
+    "beam_step": Case(
+        make=_beam,
+        sizes=((1, 1, 1, 1, 1), (2, 3, 3, 7, 30), (3, 7, 4, 17, 200)),
+        bench={"64x20-M4-K256-I10000": (64, 24, 4, 256, 10_000)},
+        batched=(0, 1, 2, 3, 8),
+    ),
+    "item_topk": Case(
+        make=_topk,
+        sizes=((0, 2, 3, 5, 2), (1, 1, 1, 1, 1), (3, 2, 5, 0, 4), (2, 3, 7, 5, 9), (3, 4, 257, 1031, 20)),
+        bench={"8q-100k-M4-K256": (8, 4, 256, 100_000, 20)},
+        batched=(0, 3),
+        truth=_topk_truth,
+    ),
+    "fp8_linear": Case(
+        make=_fp8,
+        sizes=((0, 16, 32), (1, 16, 16), (17, 48, 32), (37, 32, 80)),
+        bench={"512x256x512": (512, 256, 512)},
+        gradients=(0, 1, 2),
+        truth=_fp8_truth,
+    ),
+    "token_cross_entropy": Case(
+        make=_tce,
+        sizes=((0, 2, 3, 4), (1, 1, 1, 1), (7, 3, 13, 5), (97, 4, 257, 17)),
+        bench={"T4000-M4-K256-D128": (4000, 4, 256, 128)},
+        gradients=(0, 1),
+        batched=(0, 2, 3),
+    ),
+}

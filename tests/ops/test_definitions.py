@@ -1,0 +1,122 @@
+"""The eager definitions against the plainest PyTorch that says the same, written independently of them."""
+
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from reg4rec import ops
+from reg4rec.kernels.fp8_linear.reference import E4M3, quantize_tensorwise
+from tests.ops.cases import inputs
+
+DOUBLE = torch.float64
+
+
+@pytest.fixture(autouse=True)
+def eager() -> object:
+    with ops.use_backend("eager"):
+        yield
+
+
+def test_js_divergence_is_the_mean_of_two_kl_divergences() -> None:
+    p_logits_NC, q_logits_NC, _ = inputs("js_divergence", (31, 17), DOUBLE)
+    p, q = p_logits_NC.softmax(1), q_logits_NC.softmax(1)
+    middle = ((p + q) / 2).log()
+    expected = 0.5 * ((p * (p.log() - middle)).sum(1) + (q * (q.log() - middle)).sum(1))
+    torch.testing.assert_close(ops.js_divergence(p_logits_NC, q_logits_NC), expected)
+
+
+def test_js_divergence_of_disjoint_rows_is_ln_2() -> None:
+    p = torch.tensor([[0.0, -math.inf, -math.inf]])
+    q = torch.tensor([[-math.inf, 1.0, 1.0]])
+    assert ops.js_divergence(p, q).item() == pytest.approx(math.log(2), abs=1e-7)
+
+
+def test_mpq_quantize_takes_the_nearest_codeword() -> None:
+    latents_BME, codebooks_MKE, gate_BM = inputs("mpq_quantize", (301, 3, 64, 8), DOUBLE)
+    ids_BM, mixed_BE = ops.mpq_quantize(latents_BME.float(), codebooks_MKE.float(), gate_BM.float())
+    distance_MBK = torch.cdist(latents_BME.float().double().transpose(0, 1), codebooks_MKE.float().double())
+    assert torch.equal(ids_BM, distance_MBK.argmin(-1).T)
+    selected_BME = codebooks_MKE[torch.arange(3), ids_BM]
+    torch.testing.assert_close(mixed_BE.double(), (gate_BM.unsqueeze(2) * selected_BME).sum(1), rtol=1e-5, atol=1e-6)
+
+
+def test_mpq_quantize_ties_go_to_the_lowest_index() -> None:
+    codebook_KE = torch.tensor([[9.0, 9.0], [1.0, 2.0], [2.0, 1.0], [1.0, 2.0], [-1.0, 2.0]])
+    ids_BM, mixed_BE = ops.mpq_quantize(torch.tensor([[[0.0, 0.0]], [[2.0, 1.0]]]), codebook_KE.unsqueeze(0))
+    assert ids_BM.tolist() == [[1], [2]]
+    assert mixed_BE.tolist() == [[1.0, 2.0], [2.0, 1.0]]
+
+
+def test_mpq_quantize_tells_codewords_apart_that_float32_products_cannot() -> None:
+    latents_BME = torch.full((64, 1, 32), 100.0)
+    codebooks_MKE = torch.full((1, 8, 32), 100.0)
+    codebooks_MKE[0, :, 0] += torch.tensor([6, 5, 4, 3, 1, 2, 7, 8]) * 1e-4
+    assert (ops.mpq_quantize(latents_BME, codebooks_MKE)[0] == 4).all()
+
+
+def test_mpq_quantize_fused_is_the_projection_then_mpq_quantize() -> None:
+    hidden_BMH, weight_MEH, bias_ME, codebooks_MKE, gate_BM = inputs("mpq_quantize_fused", (301, 3, 64, 8, 12), DOUBLE)
+    latents_BME = torch.einsum("bmh,meh->bme", hidden_BMH, weight_MEH) + bias_ME
+    expected = ops.mpq_quantize(latents_BME, codebooks_MKE, gate_BM)
+    torch.testing.assert_close(
+        ops.mpq_quantize_fused(hidden_BMH, weight_MEH, bias_ME, codebooks_MKE, gate_BM), expected
+    )
+
+
+def test_item_topk_orders_ties_by_item_and_pads() -> None:
+    log_probs_BMK = torch.tensor([[[-1.0, -2.0, -math.inf]]])
+    ids_IM = torch.tensor([[1], [0], [1], [2], [0], [0]])
+    scores_BN, items_BN = ops.item_topk(log_probs_BMK, ids_IM, 6, torch.tensor([[4, -1]]))
+    assert items_BN.tolist() == [[1, 5, 0, 2, -1, -1]]
+    assert scores_BN.tolist() == [[-1.0, -1.0, -2.0, -2.0, -math.inf, -math.inf]]
+
+
+def test_item_topk_in_tiles_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    args = inputs("item_topk", (3, 4, 17, 997, 20))
+    whole = ops.item_topk(*args)
+    monkeypatch.setattr("reg4rec.kernels.item_topk.reference._TILE", 100)
+    for one, other in zip(ops.item_topk(*args), whole, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_token_cross_entropy_is_the_mean_over_open_codebooks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("reg4rec.kernels.token_cross_entropy.reference._TILE", 100)
+    hidden_TD, weight_MKD, ids_TM, open_TM = inputs("token_cross_entropy", (97, 4, 31, 9), DOUBLE)
+    wanted = [hidden_TD.requires_grad_(), weight_MKD.requires_grad_()]
+    found_T = ops.token_cross_entropy(hidden_TD, weight_MKD, ids_TM.masked_fill(~open_TM, -1), open_TM)
+    logits_XK = torch.einsum("td,mkd->tmk", hidden_TD, weight_MKD).flatten(0, 1)
+    loss_TM = F.cross_entropy(logits_XK, ids_TM.flatten(), reduction="none").view(ids_TM.shape)
+    expected_T = (loss_TM * open_TM).sum(1) / open_TM.sum(1).clamp_min(1)
+    torch.testing.assert_close(found_T, expected_T)
+    weight_T = torch.randn_like(expected_T)
+    found = torch.autograd.grad((found_T * weight_T).sum(), wanted)
+    torch.testing.assert_close(found, torch.autograd.grad((expected_T * weight_T).sum(), wanted))
+
+
+def test_fp8_linear_is_the_scaled_product_of_torch() -> None:
+    x_TD, weight_OD, bias_O = inputs("fp8_linear", (17, 48, 32))
+    (x8_TD, x_scale), (weight8_OD, weight_scale) = (quantize_tensorwise(t, E4M3) for t in (x_TD, weight_OD))
+    expected_TO = torch._scaled_mm(x8_TD, weight8_OD.T, scale_a=x_scale, scale_b=weight_scale, out_dtype=x_TD.dtype)
+    torch.testing.assert_close(ops.fp8_linear(x_TD, weight_OD, bias_O), expected_TO + bias_O)
+
+
+@pytest.mark.parametrize("rows", [16, 37])
+def test_fp8_linear_and_its_gradients_stay_above_18_decibels(rows: int) -> None:
+    args = inputs("fp8_linear", (rows, 48, 64))
+    wanted = [a.requires_grad_() for a in args]
+    found_TO, exact_TO = ops.fp8_linear(*args), F.linear(*args)
+    grad_TO = torch.randn_like(exact_TO)
+    pairs = [(found_TO, exact_TO)]
+    pairs += zip(
+        torch.autograd.grad(found_TO, wanted, grad_TO), torch.autograd.grad(exact_TO, wanted, grad_TO), strict=True
+    )
+    for found, exact in pairs:
+        noise = (found - exact).square().sum().clamp_min(1e-30)
+        assert 10 * torch.log10(exact.square().sum() / noise) >= 18
+
+
+def test_fp8_linear_refuses_sizes_that_are_no_multiple_of_16() -> None:
+    with pytest.raises(ValueError, match="fp8_linear: D must be a multiple of 16, found 24"):
+        ops.fp8_linear(torch.zeros(4, 24), torch.zeros(16, 24))

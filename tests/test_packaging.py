@@ -1,0 +1,111 @@
+"""What is shipped, what an import costs, and what the accelerated code may import."""
+
+import ast
+import os
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+MODULES = sorted(p for p in (ROOT / "kernels").rglob("*.py") if "__pycache__" not in p.parts)
+ALLOWED = {"torch", "numpy", "triton"} | set(sys.stdlib_module_names)
+
+BUILD = """
+import os, sys
+from setuptools import build_meta
+checkout, out = sys.argv[1:]
+os.chdir(checkout)
+print(build_meta.build_sdist(out), build_meta.build_wheel(out), sep="\\n")
+"""
+
+# an editable install would lend its extension to the unpacked wheel
+REPORT = """
+import sys
+sys.meta_path[:] = [finder for finder in sys.meta_path if "editable" not in repr(finder).lower()]
+from reg4rec import ops
+print(ops.__file__)
+print(ops.status()["backends"]["cpp"])
+"""
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_kernels_import_torch_numpy_triton_and_the_extension_only(module: Path) -> None:
+    depth = len(module.relative_to(ROOT / "kernels").parts)
+    for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            assert {alias.name.partition(".")[0] for alias in node.names} <= ALLOWED
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            assert str(node.module).partition(".")[0] in ALLOWED
+        elif isinstance(node, ast.ImportFrom) and node.level > depth:
+            assert [alias.name for alias in node.names] == ["_C"]
+
+
+def test_kernels_never_become_a_package_of_that_name() -> None:
+    assert not (ROOT / "kernels" / "__init__.py").exists()
+    assert (ROOT / "reg4rec" / "kernels").resolve() == ROOT / "kernels"
+    assert (ROOT / "reg4rec" / "csrc").resolve() == ROOT / "csrc"
+
+
+@pytest.mark.parametrize("module", ["reg4rec", "reg4rec.ops"])
+def test_an_import_brings_nothing_heavy(module: str) -> None:
+    code = f"import sys, {module}; import torch; print(*sys.modules); print(torch.cuda.is_initialized())"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    loaded, initialized = done.stdout.splitlines()
+    assert not {"triton", "cupy", "reg4rec._C"} & set(loaded.split())
+    assert initialized == "False"
+
+
+def copy_checkout(to: Path) -> None:
+    """The files that a checkout would have, links as links."""
+    skipped = {".git", ".venv", "build", "dist", "runs", "__pycache__"}
+    for folder, names, files in os.walk(ROOT):
+        names[:] = [n for n in names if n not in skipped and not n.startswith(".") and not n.endswith(".egg-info")]
+        here = to / Path(folder).relative_to(ROOT)
+        here.mkdir(exist_ok=True)
+        for name in [n for n in names if (Path(folder) / n).is_symlink()]:
+            (here / name).symlink_to(os.readlink(Path(folder) / name))
+        for name in files:
+            if Path(name).suffix in {".py", ".cpp", ".h", ".cu", ".cuh", ".toml", ".txt", ".in", ".md", ""}:
+                (here / name).write_bytes((Path(folder) / name).read_bytes())
+    (to / "README.md").touch()
+
+
+@pytest.fixture(scope="module")
+def archives(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A source archive and a wheel, built as on a machine without a compiler."""
+    checkout, out = tmp_path_factory.mktemp("checkout"), tmp_path_factory.mktemp("out")
+    copy_checkout(checkout)
+    environment = {**os.environ, "REG4REC_NATIVE": "OFF"}
+    command = [sys.executable, "-c", BUILD, str(checkout), str(out)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "reg4rec installs without its extension" in done.stdout
+    sdist, wheel = done.stdout.splitlines()[-2:]
+    return out / sdist, out / wheel
+
+
+def test_the_source_archive_has_what_a_build_needs(archives: tuple[Path, Path]) -> None:
+    with tarfile.open(archives[0]) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert {"CMakeLists.txt", "setup.py", "pyproject.toml"} <= names
+    assert {f"csrc/{path.name}" for path in (ROOT / "csrc").iterdir()} <= names
+    assert {f"reg4rec/kernels/{path.relative_to(ROOT / 'kernels')}" for path in MODULES} <= names
+    assert not [name for name in names if name.endswith((".so", ".pyc"))]
+
+
+def test_the_wheel_imports_and_says_why_it_has_no_extension(archives: tuple[Path, Path], tmp_path: Path) -> None:
+    with zipfile.ZipFile(archives[1]) as wheel:
+        wheel.extractall(tmp_path)
+        names = set(wheel.namelist())
+    assert {f"reg4rec/kernels/{path.relative_to(ROOT / 'kernels')}" for path in MODULES} <= names
+    assert "reg4rec/csrc/js_divergence.cuh" in names
+    assert not [name for name in names if name.startswith(("kernels/", "csrc/", "tests/", "bench/"))]
+    command = [sys.executable, "-c", REPORT]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    file, reason = done.stdout.splitlines()
+    assert file.startswith(str(tmp_path))
+    assert "it was switched off by REG4REC_NATIVE=OFF" in reason
