@@ -12,11 +12,10 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from reg4rec.errors import InputError
 from reg4rec.storage import (
@@ -29,7 +28,10 @@ from reg4rec.storage import (
     write_tensors,
 )
 
-__all__ = ["LoopConfig", "LoopResult", "Stage", "run"]
+if TYPE_CHECKING:
+    from tqdm.auto import tqdm
+
+__all__ = ["LoopConfig", "LoopResult", "Stage", "choose_device", "run"]
 
 CHECKPOINT_FORMAT = "reg4rec-checkpoint"
 CHECKPOINT_VERSION = 1
@@ -146,6 +148,17 @@ def run(
         return _Run(stage, config, None if out is None else Path(out), seed).train(resume, progress)
 
 
+def choose_device(device: str | torch.device) -> torch.device:
+    """The device of that name; "auto" is a GPU where there is one. InputError if it cannot be used here."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"device {str(device)!r} cannot be used here: {reason}") from None
+
+
 def make_optimizer(module: nn.Module, config: LoopConfig) -> torch.optim.AdamW:
     """AdamW with weight decay on parameters of two and more dimensions only."""
     params = [p for p in module.parameters() if p.requires_grad]
@@ -187,6 +200,8 @@ class _Run:
         return LoopResult(p.best_epoch, p.epochs, p.seconds, p.stopped_early)
 
     def _epoch(self, show: bool) -> None:
+        from tqdm.auto import tqdm  # here, so that machines that only recommend need not have it
+
         p, module = self.progress, self.stage.module
         batches = self.stage.batches(p.epoch)
         total = len(batches) * self.config.epochs
@@ -230,7 +245,7 @@ class _Run:
         p.step, p.step_in_epoch = p.step + 1, p.step_in_epoch + 1
         return values
 
-    def _fold(self, running: dict[str, Tensor], values: dict[str, Tensor], bar: tqdm) -> None:
+    def _fold(self, running: dict[str, Tensor], values: dict[str, Tensor], bar: "tqdm[Any]") -> None:
         """Read the device's running sums (the only synchronization), log them and check that the loss is finite."""
         p = self.progress
         for name, value in running.items():

@@ -22,7 +22,15 @@ class Info:
         for package in ("torch", "triton", "cupy", "numpy", "pyarrow", "polars"):
             print(f"{package:9} {_version(package)}")
         print(f"device    {_device()}, {torch.get_num_threads()} CPU threads")
-        print(ops.status())
+        status = ops.status()
+        print("\nbackends, in the order in which an op asks them")
+        for backend, state in status["backends"].items():
+            print(f"  {backend:8} {state}")
+        print("\nops and the backends that they have")
+        for name in filter(status["ops"].__contains__, ops.__all__):
+            print(f"  {name:20} {', '.join(status['ops'][name])}")
+        if forced := status["forced"]["backend"]:
+            print(f"\nREG4REC_BACKEND forces {forced}")
 
 
 def _version(package: str) -> str:
