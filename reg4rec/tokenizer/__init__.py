@@ -1,0 +1,17 @@
+"""MPQ: items become sets of tokens, one from each of M parallel codebooks."""
+
+from reg4rec.tokenizer.config import Floors, TokenizerConfig, suggested_codebook_size
+from reg4rec.tokenizer.fit import fit_tokenizer
+from reg4rec.tokenizer.health import Health
+from reg4rec.tokenizer.mpq import MPQ
+from reg4rec.tokenizer.tokenizer import Tokenizer
+
+__all__ = [
+    "MPQ",
+    "Floors",
+    "Health",
+    "Tokenizer",
+    "TokenizerConfig",
+    "fit_tokenizer",
+    "suggested_codebook_size",
+]

@@ -1,0 +1,169 @@
+"""How healthy tokens are: usage, collisions, independence of codebooks, reconstruction."""
+
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+import numpy.typing as npt
+
+from reg4rec.data import Sequences
+from reg4rec.tokenizer.buckets import bucket_sizes
+
+__all__ = [
+    "Health",
+    "measure_health",
+    "normalized_mutual_information",
+    "perplexities",
+    "shared_tokens",
+    "similarities",
+    "usage",
+]
+
+_SAMPLE = 200_000
+"""items that pairwise mutual information is estimated on"""
+
+Integers = npt.NDArray[np.integer]
+Floats = npt.NDArray[np.floating]
+
+
+@dataclass(frozen=True)
+class Health:
+    """What `health.json` holds. Lists have one entry a codebook; entropies are in nats."""
+
+    num_items: int
+    codebook_size: int
+    attainable: int
+    """codewords of a codebook that can be used: no more than there are different item vectors"""
+    usage: list[float]
+    """part of the attainable codewords that some item uses"""
+    perplexity: list[float]
+    """exp of the entropy of the tokens: the number of equally used codewords that would be as diverse"""
+    collision_rate: float
+    """part of the items that share all tokens with another item"""
+    collision_rate_nearest: float
+    """the same if every item took its nearest codewords"""
+    collision_rate_identical: float
+    """part of the items whose vector equals another item's: these collide under any tokenizer"""
+    moved_rate: float
+    """part of the items that took a codeword which is not the nearest, to avoid a collision"""
+    buckets: dict[str, int]
+    """how many token sets are shared by so many items"""
+    similarity: list[list[float]]
+    """(M, M) chance-corrected normalized mutual information of two codebooks: 0 independent, 1 copies"""
+    gate_mean: list[float]
+    """mean weight of each expert"""
+    relative_error: float
+    """squared reconstruction error over the squared deviation of the vectors from their mean"""
+    rebuilt_spread: float
+    """squared deviation of the reconstructions from their mean over that of the vectors"""
+    cosine: float
+    """mean cosine between vectors and their reconstruction"""
+    shared_by_neighbors: float | None = None
+    """mean tokens that items next to each other in a training history have in common; None without such pairs"""
+    shared_by_chance: float | None = None
+    """the same with the second items shuffled"""
+
+    @property
+    def max_similarity(self) -> float:
+        """The similarity of the two codebooks that are most alike; 0 for a single codebook."""
+        return max((self.similarity[a][b] for a, b in combinations(range(len(self.usage)), 2)), default=0.0)
+
+
+def measure_health(
+    codes_IM: Integers,
+    nearest_IM: Integers,
+    vectors_IV: Floats,
+    rebuilt_IV: Floats,
+    gate_mean_M: Floats,
+    codebook_size: int,
+) -> Health:
+    """The health of `codes_IM`, given the nearest codewords, the vectors and what the decoder makes of the tokens."""
+    alike_I = bucket_sizes(vectors_IV)
+    attainable = min(codebook_size, round(float((1 / alike_I).sum())))
+    sizes_I = bucket_sizes(codes_IM)
+    sizes, items = np.unique(sizes_I, return_counts=True)
+    return Health(
+        num_items=len(codes_IM),
+        codebook_size=codebook_size,
+        attainable=attainable,
+        usage=usage(codes_IM, attainable),
+        perplexity=perplexities(codes_IM),
+        collision_rate=float((sizes_I > 1).mean()),
+        collision_rate_nearest=float((bucket_sizes(nearest_IM) > 1).mean()),
+        collision_rate_identical=float((alike_I > 1).mean()),
+        moved_rate=float((codes_IM != nearest_IM).any(1).mean()),
+        buckets={str(size): int(n // size) for size, n in zip(sizes, items, strict=True)},
+        similarity=similarities(codes_IM),
+        gate_mean=[float(x) for x in gate_mean_M],
+        relative_error=relative_error(vectors_IV, rebuilt_IV),
+        rebuilt_spread=spread(rebuilt_IV) / max(spread(vectors_IV), 1e-30),
+        cosine=mean_cosine(vectors_IV, rebuilt_IV),
+    )
+
+
+def usage(codes_IM: Integers, attainable: int) -> list[float]:
+    """Part of the attainable codewords that occur, a codebook at a time."""
+    return [len(np.unique(column)) / attainable for column in codes_IM.T]
+
+
+def perplexities(codes_IM: Integers) -> list[float]:
+    """exp of the entropy of each codebook's tokens."""
+    return [float(np.exp(_entropy(column))) for column in codes_IM.T]
+
+
+def similarities(codes_IM: Integers) -> list[list[float]]:
+    """(M, M) normalized mutual information of the codebooks, corrected for chance; 1 on the diagonal.
+
+    With few items a codeword even independent codebooks share information by chance: I / K = 47 gives about 0.4. What
+    is reported is (nmi - chance) / (1 - chance), not below 0, chance being the value after shuffling the items.
+    """
+    step = max(1, len(codes_IM) // _SAMPLE)
+    columns = codes_IM[::step].T
+    shuffle = np.random.default_rng(0).permutation(columns.shape[1])
+    table = np.eye(len(columns))
+    for a, b in combinations(range(len(columns)), 2):
+        chance = normalized_mutual_information(columns[a], columns[b][shuffle])
+        found = normalized_mutual_information(columns[a], columns[b])
+        table[a, b] = table[b, a] = max(0.0, (found - chance) / (1 - chance)) if chance < 1 else 0.0
+    return [[float(x) for x in row] for row in table]
+
+
+def normalized_mutual_information(a_I: Integers, b_I: Integers) -> float:
+    """Mutual information over the mean of the two entropies, 0 to 1; 0 when both are constant."""
+    entropy_a, entropy_b = _entropy(a_I), _entropy(b_I)
+    joint = _entropy(a_I.astype(np.int64) * (int(b_I.max(initial=0)) + 1) + b_I)
+    total = entropy_a + entropy_b
+    return 2 * max(0.0, total - joint) / total if total > 0 else 0.0
+
+
+def shared_tokens(codes_IM: Integers, train: Sequences) -> tuple[float | None, float | None]:
+    """Mean number of tokens shared by neighbors in a user's history, and by the same items in random pairs."""
+    owners = train.owners()
+    together = owners[:-1] == owners[1:]
+    left, right = codes_IM[train.items[:-1][together]], codes_IM[train.items[1:][together]]
+    if not len(left):
+        return None, None
+    shuffled = right[np.random.default_rng(0).permutation(len(right))]
+    return float((left == right).sum(1).mean()), float((left == shuffled).sum(1).mean())
+
+
+def relative_error(vectors_IV: Floats, rebuilt_IV: Floats) -> float:
+    """Squared error over the squared deviation from the mean vector: 1 is no better than the mean, 0 is exact."""
+    return float(np.square(vectors_IV - rebuilt_IV).sum()) / max(spread(vectors_IV), 1e-30)
+
+
+def spread(vectors_IV: Floats) -> float:
+    """Sum of the squared deviations from the mean vector."""
+    return float(np.square(vectors_IV - vectors_IV.mean(0)).sum())
+
+
+def mean_cosine(a_IV: Floats, b_IV: Floats) -> float:
+    """Mean cosine of corresponding rows; a zero row counts 0."""
+    lengths = np.linalg.norm(a_IV, axis=1) * np.linalg.norm(b_IV, axis=1)
+    return float(((a_IV * b_IV).sum(1) / np.where(lengths > 0, lengths, 1)).mean())
+
+
+def _entropy(values: Integers) -> float:
+    counts = np.unique(values, return_counts=True)[1]
+    share = counts / counts.sum()
+    return float(-(share * np.log(share)).sum())

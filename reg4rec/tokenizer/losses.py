@@ -1,0 +1,106 @@
+"""L_MPQ: reconstruction through the straight-through codewords, codebook and commitment terms, orthogonality."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from reg4rec import ops
+from reg4rec.tokenizer.config import OrthogonalityForm
+from reg4rec.tokenizer.mpq import MPQ
+
+__all__ = ["autoencoder_loss", "mpq_loss", "orthogonality"]
+
+
+def mpq_loss(
+    mpq: MPQ, vectors_BV: Tensor, form: OrthogonalityForm, orthogonality_weight: float, commitment: float
+) -> dict[str, Tensor]:
+    """L_MPQ of a batch as `loss`, and its terms; squared errors are summed over dimensions, averaged over items.
+
+    loss = reconstruction + (1 + commitment) codebook + lambda orthogonality: the codebook and the commitment term
+    have the same value and differ in what they move, codewords or experts.
+    Paper: MPQ, stated (terms: ours, D2)
+    """
+    latents_BME = mpq.latents(vectors_BV)
+    ids_BM, mixed_BE = ops.mpq_quantize(latents_BME, mpq.codebooks_MKE, mpq.gate(vectors_BV))
+    codewords_BME = mpq.select(ids_BM)
+    reconstruction = _squared_error(vectors_BV, mpq.decode(mixed_BE))
+    codebook = _squared_error(latents_BME.detach(), codewords_BME)
+    pull = _squared_error(latents_BME, codewords_BME.detach())
+    penalty = orthogonality(mpq, latents_BME, form)
+    loss = reconstruction + codebook + commitment * pull + orthogonality_weight * penalty
+    return {"loss": loss, "reconstruction": reconstruction, "codebook": codebook, "orthogonality": penalty}
+
+
+def autoencoder_loss(
+    mpq: MPQ, vectors_BV: Tensor, form: OrthogonalityForm, orthogonality_weight: float
+) -> dict[str, Tensor]:
+    """L_MPQ without codebooks: the gated sum of the latents themselves is decoded.
+
+    Paper: MPQ, ours, D2
+    """
+    latents_BME = mpq.latents(vectors_BV)
+    mixed_BE = (mpq.gate(vectors_BV).unsqueeze(2) * latents_BME).sum(1)
+    reconstruction = _squared_error(vectors_BV, mpq.decode(mixed_BE))
+    penalty = orthogonality(mpq, latents_BME, form)
+    loss = reconstruction + orthogonality_weight * penalty
+    return {"loss": loss, "reconstruction": reconstruction, "orthogonality": penalty}
+
+
+def orthogonality(mpq: MPQ, latents_BME: Tensor, form: OrthogonalityForm) -> Tensor:
+    """L_orth, a scalar: 0 for experts that have nothing in common; 0 too when there is only one.
+
+    Paper: MPQ, stated (forms: ours, D2)
+    """
+    if len(mpq.codebooks_MKE) == 1:
+        return latents_BME.new_zeros(())
+    if form == "weight":
+        return weight_overlap(mpq)
+    if form == "latent":
+        return latent_cosine(latents_BME)
+    if form == "codeword":
+        return codeword_cosine(mpq.codebooks_MKE)
+    return latent_covariance(latents_BME)
+
+
+def weight_overlap(mpq: MPQ) -> Tensor:
+    """||W W^T - I||_F^2, row r of W being all weights of expert r's layers, flattened and normalized."""
+    weights = [mpq.expert_in_MVH.flatten(1), mpq.expert_out_MHE.flatten(1)]
+    rows_MX = F.normalize(torch.cat(weights, dim=1), dim=1)
+    return (rows_MX @ rows_MX.T - torch.eye(len(rows_MX), device=rows_MX.device)).square().sum()
+
+
+def latent_cosine(latents_BME: Tensor) -> Tensor:
+    """Mean squared cosine between the latents of two different experts for the same item."""
+    unit_BME = F.normalize(latents_BME, dim=2)
+    cosine_BMM = unit_BME @ unit_BME.mT
+    return _mean_off_diagonal(cosine_BMM.square().mean(0))
+
+
+def codeword_cosine(codebooks_MKE: Tensor) -> Tensor:
+    """Mean squared cosine between the codewords of two different codebooks, from E x E products, not K x K ones."""
+    unit_MKE = F.normalize(codebooks_MKE, dim=2)
+    gram_MX = (unit_MKE.mT @ unit_MKE).flatten(1)
+    return _mean_off_diagonal(gram_MX @ gram_MX.T) / codebooks_MKE.shape[1] ** 2
+
+
+def latent_covariance(latents_BME: Tensor) -> Tensor:
+    """Mean squared cross-covariance of two experts' latents over the batch, per latent dimension.
+
+    Latents are scaled to a mean variance of 1 per expert: isotropic copies give 1, whichever way they are rotated;
+    cosines of single items miss rotated copies, whose tokens are nevertheless the same.
+    """
+    num_items, num_experts, dim = latents_BME.shape
+    centered_BME = latents_BME - latents_BME.mean(0)
+    scale_M1 = centered_BME.square().mean((0, 2)).add(1e-12).rsqrt().unsqueeze(1)
+    flat_BX = (centered_BME * scale_M1).flatten(1)
+    covariance_MEME = (flat_BX.T @ flat_BX / num_items).view(num_experts, dim, num_experts, dim)
+    return _mean_off_diagonal(covariance_MEME.square().sum((1, 3))) / dim
+
+
+def _mean_off_diagonal(values_MM: Tensor) -> Tensor:
+    pairs = len(values_MM) * (len(values_MM) - 1)
+    return (values_MM.sum() - values_MM.diagonal().sum()) / pairs
+
+
+def _squared_error(a: Tensor, b: Tensor) -> Tensor:
+    return (a - b).square().flatten(1).sum(1).mean()

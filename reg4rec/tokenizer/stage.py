@@ -1,0 +1,134 @@
+"""The tokenizer as a stage of the training loop."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from reg4rec import ops
+from reg4rec.errors import TokenizerCollapseError
+from reg4rec.tokenizer.codebooks import kmeans_codebooks, revive_dead, squared_distances
+from reg4rec.tokenizer.config import TokenizerConfig
+from reg4rec.tokenizer.health import Health, measure_health
+from reg4rec.tokenizer.losses import autoencoder_loss, mpq_loss
+from reg4rec.tokenizer.mpq import MPQ
+from reg4rec.tokenizer.verdict import collapse_reason
+
+__all__ = ["TokenizerStage", "encode_all", "health_of", "nearest_all"]
+
+CHUNK = 16384
+"""items encoded at a time"""
+KMEANS_ITERATIONS = 10
+KMEANS_ITEMS_PER_CODEWORD = 256
+"""a larger catalog starts its codebooks from a sample"""
+
+Batch = tuple[Tensor, bool]
+
+
+class TokenizerStage:
+    """L_MPQ over the items: first a plain autoencoder, then k-means codebooks, then both trained together.
+
+    Every epoch ends with the repair of dead codewords and a look at the health; from half of the epochs on a collapse
+    stops the run. A batch is the rows of its items and whether codebooks are in use.
+    Paper: MPQ, stated (course of training: ours, D2)
+    """
+
+    name = "tokenizer"
+    monitor = ""
+
+    def __init__(self, mpq: MPQ, vectors_IV: Tensor, config: TokenizerConfig, settings: Mapping[str, Any]):
+        self.module: nn.Module = mpq
+        self.settings: Mapping[str, Any] = settings
+        self.mpq, self.vectors_IV, self.config = mpq, vectors_IV, config
+        if config.autoencoder_epochs == 0:
+            self._start_codebooks()
+
+    def batches(self, epoch: int) -> list[Batch]:
+        generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + epoch)
+        rows_I = torch.randperm(len(self.vectors_IV), generator=generator).to(self.vectors_IV.device)
+        quantizing = epoch >= self.config.autoencoder_epochs
+        batches = rows_I.tensor_split(self.config.steps_per_epoch(len(rows_I)))
+        return [(rows_B, quantizing) for rows_B in batches]
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        rows_B, quantizing = batch
+        vectors_BV, c = self.vectors_IV[rows_B], self.config
+        if quantizing:
+            return mpq_loss(self.mpq, vectors_BV, c.orthogonality, c.orthogonality_weight, c.commitment)
+        return autoencoder_loss(self.mpq, vectors_BV, c.orthogonality, c.orthogonality_weight)
+
+    def end_epoch(self, epoch: int) -> dict[str, float]:
+        if epoch + 1 < self.config.autoencoder_epochs:
+            return {}
+        if epoch + 1 == self.config.autoencoder_epochs:
+            self._start_codebooks()
+        revived = self._revive()
+        health = health_of(self.mpq, self.vectors_IV)
+        if 2 * (epoch + 1) >= self.config.epochs and (reason := collapse_reason(health, self.config.floors)):
+            raise TokenizerCollapseError(f"the tokenizer collapsed in epoch {epoch + 1}: {reason}")
+        return {
+            "usage": min(health.usage),
+            "revived": float(revived),
+            "collision_rate": health.collision_rate,
+            "similarity": health.max_similarity,
+            "gate_max": max(health.gate_mean),
+            "relative_error": health.relative_error,
+        }
+
+    @torch.no_grad()
+    def _start_codebooks(self) -> None:
+        generator = torch.Generator().manual_seed(self.config.seed)
+        size = self.config.codebook_size
+        sample_X = torch.randperm(len(self.vectors_IV), generator=generator)[: size * KMEANS_ITEMS_PER_CODEWORD]
+        latents_XME = self.mpq.latents(self.vectors_IV[sample_X.to(self.vectors_IV.device)])
+        self.mpq.codebooks_MKE.copy_(kmeans_codebooks(latents_XME, size, KMEANS_ITERATIONS, generator))
+
+    @torch.no_grad()
+    def _revive(self) -> int:
+        """Re-seed codewords that no item uses from badly represented latents; how many."""
+        ids_IM, error_IM = nearest_all(self.mpq, self.vectors_IV)
+
+        def latents_of(rows_X: Tensor, m: int) -> Tensor:
+            return self.mpq.latents(self.vectors_IV[rows_X])[:, m]
+
+        return revive_dead(self.mpq.codebooks_MKE, ids_IM, error_IM, latents_of)
+
+
+@torch.no_grad()
+def encode_all(mpq: MPQ, vectors_IV: Tensor) -> Tensor:
+    """ids_IM of the nearest codewords, a chunk of items at a time."""
+    return torch.cat([mpq.encode(vectors_BV)[0] for vectors_BV in vectors_IV.split(CHUNK)])
+
+
+@torch.no_grad()
+def nearest_all(mpq: MPQ, vectors_IV: Tensor) -> tuple[Tensor, Tensor]:
+    """ids_IM of the nearest codewords and error_IM, the squared distances to them."""
+    ids, errors = [], []
+    for vectors_BV in vectors_IV.split(CHUNK):
+        latents_BME = mpq.latents(vectors_BV)
+        ids.append(ops.mpq_quantize(latents_BME, mpq.codebooks_MKE)[0])
+        errors.append(squared_distances(latents_BME, mpq.codebooks_MKE, ids[-1]))
+    return torch.cat(ids), torch.cat(errors)
+
+
+@torch.no_grad()
+def health_of(mpq: MPQ, vectors_IV: Tensor, ids_IM: Tensor | None = None) -> Health:
+    """The health of the nearest codewords, or of the given ids."""
+    nearest_IM = encode_all(mpq, vectors_IV)
+    codes_IM = nearest_IM if ids_IM is None else ids_IM
+    rebuilt_IV = torch.cat([mpq.decode(mpq.mix(i, v)) for i, v in _chunks(codes_IM, vectors_IV)])
+    gate_sum_M = sum(mpq.gate(v).sum(0) for v in vectors_IV.split(CHUNK))
+    gate_mean_M = torch.as_tensor(gate_sum_M) / len(vectors_IV)
+    return measure_health(
+        codes_IM.cpu().numpy(),
+        nearest_IM.cpu().numpy(),
+        vectors_IV.cpu().numpy(),
+        rebuilt_IV.cpu().numpy(),
+        gate_mean_M.cpu().numpy(),
+        codebook_size=mpq.codebooks_MKE.shape[1],
+    )
+
+
+def _chunks(ids_IM: Tensor, vectors_IV: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    return zip(ids_IM.split(CHUNK), vectors_IV.split(CHUNK), strict=True)

@@ -1,0 +1,171 @@
+"""A fitted tokenizer: the tokens of every item, and the means to give tokens to new ones."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from reg4rec.data import ItemViews
+from reg4rec.errors import InputError
+from reg4rec.storage import atomic_folder, read_header, read_json, read_tensors, write_json, write_tensors
+from reg4rec.tokenizer.config import TokenizerConfig
+from reg4rec.tokenizer.health import Health
+from reg4rec.tokenizer.mpq import MPQ
+from reg4rec.tokenizer.stage import encode_all
+from reg4rec.tokenizer.verdict import warnings
+
+__all__ = ["Tokenizer"]
+
+FORMAT, VERSION = "reg4rec-tokenizer", 1
+
+
+@dataclass(frozen=True, eq=False)
+class Tokenizer:
+    """Tokens `codes_IM` (int32; row = item row) and `quantized_IE`, the gated sum of each item's codewords.
+
+    `card` says what it was fitted on (dataset fingerprint, part). Everything lies on the CPU.
+    Paper: MPQ, stated
+    """
+
+    config: TokenizerConfig
+    mpq: MPQ
+    views: ItemViews
+    codes_IM: Tensor
+    quantized_IE: Tensor
+    health: Health
+    card: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def num_items(self) -> int:
+        return len(self.codes_IM)
+
+    def encode(self, vectors_BV: Tensor | npt.ArrayLike) -> Tensor:
+        """codes_BM (int32): the nearest codewords of item vectors; InputError for another width or values not finite.
+
+        Items of the catalog may hold near codewords instead (`separate_collisions`): theirs are in `codes_IM`.
+        """
+        vectors_BV = torch.as_tensor(np.asarray(vectors_BV), dtype=torch.float32)
+        if vectors_BV.dim() != 2 or vectors_BV.shape[1] != self.views.dim:
+            raise InputError(f"item vectors must be (n, {self.views.dim}); found {tuple(vectors_BV.shape)}")
+        if not bool(vectors_BV.isfinite().all()):
+            raise InputError("item vectors hold values that are not finite; remove or replace them")
+        return encode_all(self.mpq, vectors_BV).to(torch.int32)
+
+    def encode_items(self, table: pa.Table, vectors: Mapping[str, npt.ArrayLike] | None = None) -> Tensor:
+        """codes_BM (int32) of unseen items, a row a row of `table`, which needs the text columns of the views.
+
+        `vectors` holds the rows of each matrix view; the collaborative view of an unseen item is zero.
+        """
+        return self.encode(self.views.transform(table, vectors))
+
+    def token_embeddings(self) -> Tensor:
+        """codebooks_MKE, a copy: token (r, j) is described by codebooks[r, j]."""
+        return self.mpq.codebooks_MKE.detach().clone()
+
+    def describe(self) -> str:
+        """A few lines for the console: sizes, health, warnings."""
+        h, c = self.health, self.config
+        lines = [
+            f"{h.num_items} items, {c.num_codebooks} tokens each of {c.codebook_size} codewords",
+            f"usage        {_listed(h.usage, '.1%')} of {h.attainable} codewords",
+            f"perplexity   {_listed(h.perplexity, '.0f')}",
+            f"collisions   {h.collision_rate:.2%} of items share all tokens "
+            f"({h.collision_rate_nearest:.2%} before {h.moved_rate:.2%} were moved), largest bucket "
+            f"{max(map(int, h.buckets))}",
+            f"similarity   {h.max_similarity:.3f} (0 independent codebooks, 1 copies)",
+            f"gate         {_listed(h.gate_mean, '.2f')}",
+            f"rebuilt      cosine {h.cosine:.3f}, relative error {h.relative_error:.3f}",
+        ]
+        if h.shared_by_neighbors is not None:
+            lines.append(
+                f"neighbors    share {h.shared_by_neighbors:.2f} tokens with the next item of a history "
+                f"({h.shared_by_chance:.2f} by chance)"
+            )
+        return "\n".join(lines + [f"warning: {text}" for text in warnings(h)])
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the tokenizer folder, replacing what was there."""
+        with atomic_folder(folder) as fresh:
+            header = {"format": FORMAT, "version": VERSION, "vector_dim": self.views.dim, "num_items": self.num_items}
+            write_json(fresh / "tokenizer.json", header | {"config": asdict(self.config), "card": self.card})
+            write_json(fresh / "health.json", asdict(self.health) | {"warnings": warnings(self.health)})
+            write_tensors(fresh / "tokens.safetensors", {"codes_IM": self.codes_IM, "quantized_IE": self.quantized_IE})
+            write_tensors(fresh / "mpq.safetensors", self.mpq.state_dict())
+            self.views.save(fresh / "views")
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> "Tokenizer":
+        """The tokenizer that `save_pretrained` wrote; InputError for files that are damaged or do not fit together."""
+        folder = Path(folder)
+        header = read_header(folder / "tokenizer.json", FORMAT, VERSION)
+        config, health, shape, card = _parse(folder, header)
+        mpq = build_mpq(config, shape[1])
+        _fill(mpq, folder / "mpq.safetensors")
+        codes_IM, quantized_IE = _read_tokens(folder / "tokens.safetensors", shape[0], config)
+        views = ItemViews.load(folder / "views")
+        if views.vectors_IV.shape != shape:
+            raise InputError(
+                f"{folder / 'views'} holds vectors of shape {views.vectors_IV.shape} where {shape} was expected; "
+                "write the tokenizer folder again"
+            )
+        return cls(config, mpq, views, codes_IM, quantized_IE, health, card)
+
+
+def build_mpq(config: TokenizerConfig, vector_dim: int, generator: torch.Generator | None = None) -> MPQ:
+    """A fresh MPQ of the configured sizes, in evaluation mode."""
+    sizes = (config.num_codebooks, config.codebook_size, config.codeword_dim, config.hidden_dim)
+    return MPQ(vector_dim, *sizes, generator=generator).eval()
+
+
+def _parse(folder: Path, header: dict[str, Any]) -> tuple[TokenizerConfig, Health, tuple[int, int], dict[str, Any]]:
+    """Configuration, health, the shape (I, V) of the item vectors, and the card."""
+    stored = read_json(folder / "health.json")
+    try:
+        health = Health(**{name: value for name, value in stored.items() if name != "warnings"})
+        shape = int(header["num_items"]), int(header["vector_dim"])
+        return TokenizerConfig.from_json(header["config"]), health, shape, dict(header["card"])
+    except InputError:
+        raise
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise InputError(f"{folder} has an incomplete tokenizer.json or health.json: {error!r}") from None
+
+
+def _fill(mpq: MPQ, path: Path) -> None:
+    stored = read_tensors(path)
+    wanted = mpq.state_dict()
+    found = {name: (tuple(t.shape), t.dtype) for name, t in stored.items()}
+    expected = {name: (tuple(t.shape), t.dtype) for name, t in wanted.items()}
+    for name in sorted(found.keys() | expected.keys()):
+        if found.get(name) != expected.get(name):
+            raise InputError(
+                f"{path}: {name} is {found.get(name, 'missing')} where the configuration asks for "
+                f"{expected.get(name, 'nothing')}; write the tokenizer folder again"
+            )
+    if not all(bool(t.isfinite().all()) for t in stored.values()):
+        raise InputError(f"{path} holds weights that are not finite; write the tokenizer folder again")
+    mpq.load_state_dict(stored)
+
+
+def _read_tokens(path: Path, num_items: int, config: TokenizerConfig) -> tuple[Tensor, Tensor]:
+    stored = read_tensors(path)
+    expected = {
+        "codes_IM": ((num_items, config.num_codebooks), torch.int32),
+        "quantized_IE": ((num_items, config.codeword_dim), torch.float32),
+    }
+    found = {name: (tuple(t.shape), t.dtype) for name, t in stored.items()}
+    if found != expected:
+        raise InputError(f"{path} holds {found} where {expected} were expected; write the tokenizer folder again")
+    codes_IM = stored["codes_IM"]
+    if len(codes_IM) and (int(codes_IM.min()) < 0 or int(codes_IM.max()) >= config.codebook_size):
+        raise InputError(f"{path} holds tokens outside 0 to {config.codebook_size - 1}; write the folder again")
+    return codes_IM, stored["quantized_IE"]
+
+
+def _listed(values: list[float], form: str) -> str:
+    return " ".join(format(v, form) for v in values)
