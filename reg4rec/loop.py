@@ -17,11 +17,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from reg4rec.checkpoints import load_checkpoint, newest_checkpoint, save_checkpoint, sweep
 from reg4rec.errors import InputError
 from reg4rec.storage import (
     atomic_file,
-    atomic_folder,
-    read_header,
     read_json,
     read_tensors,
     write_json,
@@ -33,8 +32,8 @@ if TYPE_CHECKING:
 
 __all__ = ["LoopConfig", "LoopResult", "Stage", "choose_device", "run"]
 
-CHECKPOINT_FORMAT = "reg4rec-checkpoint"
-CHECKPOINT_VERSION = 1
+LINES_SHOWN = 12
+"""Epochs of a run that print a line; metrics.jsonl has all."""
 
 
 @dataclass(frozen=True)
@@ -200,16 +199,31 @@ class _Run:
         return LoopResult(p.best_epoch, p.epochs, p.seconds, p.stopped_early)
 
     def _epoch(self, show: bool) -> None:
-        from tqdm.auto import tqdm  # here, so that machines that only recommend need not have it
-
         p, module = self.progress, self.stage.module
         batches = self.stage.batches(p.epoch)
-        total = len(batches) * self.config.epochs
         label = f"{self.stage.name} {p.epoch + 1}/{self.config.epochs}"
-        with tqdm(total=len(batches), initial=p.step_in_epoch, desc=label, disable=not show, leave=False) as bar:
-            module.train()
-            started = time.monotonic()
-            running: dict[str, Tensor] = {}
+        module.train()
+        started = time.monotonic()
+        self._run_batches(batches, label, show)
+        module.eval()
+        means = {name: value / max(1, len(batches)) for name, value in p.sums.items()}
+        means["epoch_seconds"] = time.monotonic() - started
+        means |= self.stage.end_epoch(p.epoch)
+        self._log({"step": p.step, "epoch": p.epoch, **means})
+        if show and (p.epoch + 1) % math.ceil(self.config.epochs / LINES_SHOWN) == 0:
+            print(f"{label}  " + "  ".join(f"{name} {value:.4g}" for name, value in means.items()), flush=True)
+        p.epochs.append(means)
+        self._keep_if_best(means)
+        p.epoch, p.step_in_epoch, p.sums = p.epoch + 1, 0, {}
+
+    def _run_batches(self, batches: Sequence[Any], label: str, show: bool) -> None:
+        """What is left of the epoch's batches, with a progress bar on a terminal."""
+        from tqdm.auto import tqdm  # here, so that machines that only recommend need not have it
+
+        p, total = self.progress, len(batches) * self.config.epochs
+        hidden = None if show else True
+        running: dict[str, Tensor] = {}
+        with tqdm(total=len(batches), initial=p.step_in_epoch, desc=label, disable=hidden, leave=False) as bar:
             while p.step_in_epoch < len(batches):
                 values = self._step(batches[p.step_in_epoch], total)
                 for name, value in values.items():
@@ -221,17 +235,6 @@ class _Run:
                     self._fold(running, values, bar)
                 if due and not at_end:
                     self._checkpoint()
-        module.eval()
-        means = {name: value / max(1, len(batches)) for name, value in p.sums.items()}
-        means["epoch_seconds"] = time.monotonic() - started
-        means |= self.stage.end_epoch(p.epoch)
-        self._log({"step": p.step, "epoch": p.epoch, **means})
-        if show:
-            shown = "  ".join(f"{k} {v:.4g}" for k, v in means.items())
-            tqdm.write(f"{label}  {shown}")
-        p.epochs.append(means)
-        self._keep_if_best(means)
-        p.epoch, p.step_in_epoch, p.sums = p.epoch + 1, 0, {}
 
     def _step(self, batch: Any, total: int) -> dict[str, Tensor]:
         p = self.progress
@@ -281,8 +284,11 @@ class _Run:
         self.stage.module.load_state_dict(best)
 
     def _open_folder(self, out: Path, resume: bool) -> None:
-        checkpoints = sorted((out / "checkpoints").glob("step-*"))
-        if resume and checkpoints:
+        if out.exists() and not out.is_dir():
+            raise InputError(f"{out} was to become a run folder, but a file of that name is there; choose another name")
+        sweep(out)
+        newest = newest_checkpoint(out)
+        if resume and newest is not None:
             found = read_json(out / "config.json")
             differing = sorted(k for k in found.keys() | self.settings.keys() if found.get(k) != self.settings.get(k))
             if differing:
@@ -290,7 +296,7 @@ class _Run:
                     f"{out} holds a run with other settings ({', '.join(differing)} differ); "
                     "choose another folder, the same settings, or start over with resume off"
                 )
-            self._restore(checkpoints[-1])
+            self._restore(newest)
             return
         shutil.rmtree(out / "checkpoints", ignore_errors=True)
         for name in ("metrics.jsonl", "best.safetensors"):
@@ -299,38 +305,11 @@ class _Run:
 
     def _checkpoint(self) -> None:
         self.last_checkpoint = time.monotonic()
-        if self.out is None:
-            return
-        tensors = {f"module.{name}": t for name, t in self.stage.module.state_dict().items()}
-        for i, state in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{i}.{name}": t for name, t in state.items()}
-        tensors["random.cpu"] = torch.get_rng_state()
-        if torch.cuda.is_available():
-            tensors["random.cuda"] = torch.cuda.get_rng_state()
-        folder = self.out / "checkpoints" / f"step-{self.progress.step:09d}"
-        with atomic_folder(folder) as fresh:
-            write_tensors(fresh / "state.safetensors", tensors)
-            header = {"format": CHECKPOINT_FORMAT, "version": CHECKPOINT_VERSION}
-            write_json(fresh / "checkpoint.json", {**header, **asdict(self.progress)})
-        for older in folder.parent.glob("step-*"):
-            if older != folder:
-                shutil.rmtree(older)
+        if self.out is not None:
+            save_checkpoint(self.out, self.progress.step, self.stage.module, self.optimizer, asdict(self.progress))
 
     def _restore(self, folder: Path) -> None:
-        header = read_header(folder / "checkpoint.json", CHECKPOINT_FORMAT, CHECKPOINT_VERSION)
-        self.progress = _Progress(**{k: v for k, v in header.items() if k not in ("format", "version")})
-        tensors = read_tensors(folder / "state.safetensors")
-        _load_module(self.stage.module, tensors, folder)
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in tensors.items():
-            if name.startswith("optimizer."):
-                _, i, key = name.split(".", 2)
-                state.setdefault(int(i), {})[key] = tensor
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
-        torch.set_rng_state(tensors["random.cpu"])
-        if "random.cuda" in tensors and torch.cuda.is_available():
-            torch.cuda.set_rng_state(tensors["random.cuda"])
+        self.progress = _Progress(**load_checkpoint(folder, self.stage.module, self.optimizer))
         self._cut_metrics()
 
     def _cut_metrics(self) -> None:
@@ -341,11 +320,3 @@ class _Run:
         kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= self.progress.step]
         with atomic_file(path) as fresh:
             fresh.write_text("".join(kept), encoding="utf-8")
-
-
-def _load_module(module: nn.Module, tensors: dict[str, Tensor], folder: Path) -> None:
-    weights = {name.removeprefix("module."): t for name, t in tensors.items() if name.startswith("module.")}
-    try:
-        module.load_state_dict(weights)
-    except RuntimeError as error:
-        raise InputError(f"{folder} is a checkpoint of another model: {error}") from None

@@ -5,6 +5,7 @@ temporary name beside its destination and renamed when complete, so a killed pro
 """
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -23,6 +24,11 @@ from reg4rec.errors import InputError
 __all__ = ["atomic_file", "atomic_folder", "read_header", "read_json", "read_tensors", "write_json", "write_tensors"]
 
 
+MAX_JSON_BYTES = 1 << 26
+"""Our headers have some kilobytes; a file beyond this is no header of ours."""
+UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENAMETOOLONG}
+
+
 def _temporary_beside(path: Path) -> Path:
     return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
 
@@ -35,9 +41,28 @@ def _make_parent(path: Path) -> None:
 
 
 @contextlib.contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Answer a full disk or a forbidden place by an InputError; every other error passes."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        raise InputError(
+            f"{path} cannot be written: {error.strerror}; nothing was changed, free some space or choose another place"
+        ) from None
+
+
+@contextlib.contextmanager
 def atomic_folder(path: str | Path) -> Iterator[Path]:
     """Yield an empty folder that becomes `path` when the block ends without an error, replacing what was there."""
     path = Path(path)
+    with _explained(path), _whole_folder(path) as fresh:
+        yield fresh
+
+
+@contextlib.contextmanager
+def _whole_folder(path: Path) -> Iterator[Path]:
     _make_parent(path)
     if path.exists() and not path.is_dir():
         raise InputError(
@@ -62,6 +87,12 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
 def atomic_file(path: str | Path) -> Iterator[Path]:
     """Yield a temporary name that becomes `path` when the block ends without an error."""
     path = Path(path)
+    with _explained(path), _whole_file(path) as fresh:
+        yield fresh
+
+
+@contextlib.contextmanager
+def _whole_file(path: Path) -> Iterator[Path]:
     _make_parent(path)
     if path.is_dir():
         raise InputError(
@@ -94,33 +125,43 @@ def read_json(path: str | Path) -> dict[str, Any]:
     """The object in a JSON file; InputError if the file is missing or is not one JSON object."""
     path = Path(path)
     try:
+        if path.stat().st_size > MAX_JSON_BYTES:
+            raise InputError(f"{path} has {path.stat().st_size:,} bytes; no header of reg4rec is that long")
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path} is missing; is {path.parent} the folder that was meant?") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except InputError:
+        raise
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} is not readable JSON: {error}") from None
     if not isinstance(value, dict):
         raise InputError(f"{path} holds a {type(value).__name__} where a JSON object was expected")
     return value
 
 
-def read_header(path: str | Path, format: str, version: int) -> dict[str, Any]:
-    """The JSON header of an artifact: `format` must match, `version` must not be newer than ours."""
+def read_header(path: str | Path, format: str, version: int, oldest: int = 1) -> dict[str, Any]:
+    """The JSON header of an artifact: `format` must match, `version` lies between `oldest` and ours."""
     header = read_json(path)
     if header.get("format") != format:
         raise InputError(f"{path} has format {header.get('format')!r} where {format!r} was expected")
     found = header.get("version")
-    if not isinstance(found, int) or found < 1:
+    if type(found) is not int or found < 1:
         raise InputError(f"{path} has version {found!r} where a whole number from 1 to {version} was expected")
     if found > version:
         raise InputError(f"{path} has version {found}, this reg4rec reads up to {version}; install a newer reg4rec")
+    if found < oldest:
+        raise InputError(f"{path} has version {found}, this reg4rec reads from {oldest} on; make the artifact again")
     return header
 
 
 def write_tensors(path: str | Path, tensors: Mapping[str, torch.Tensor]) -> None:
     """Write named tensors as safetensors (contiguous copies on the CPU; aliases are stored twice)."""
     with atomic_file(path) as fresh:
-        save_file({name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}, fresh)
+        copies = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
+        try:
+            save_file(copies, fresh)
+        except SafetensorError as error:  # which hides the errno of a full disk
+            raise OSError(errno.ENOSPC, str(error)) from None
 
 
 def read_tensors(path: str | Path) -> dict[str, torch.Tensor]:
@@ -129,5 +170,5 @@ def read_tensors(path: str | Path) -> dict[str, torch.Tensor]:
         return load_file(path)
     except FileNotFoundError:
         raise InputError(f"{path} is missing; is {Path(path).parent} the folder that was meant?") from None
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise InputError(f"{path} is not a readable safetensors file: {error}") from None

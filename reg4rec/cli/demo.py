@@ -7,7 +7,8 @@ from pathlib import Path
 import pyarrow as pa
 
 from reg4rec.baselines import Popularity
-from reg4rec.cli.commands import build_recommender, describe
+from reg4rec.cli.commands import build_recommender
+from reg4rec.cli.data import describe
 from reg4rec.data import Dataset, ViewConfig, load_dataset
 from reg4rec.evaluation import evaluate
 from reg4rec.infer import Recommender
@@ -27,7 +28,7 @@ class Demo:
 
     out: Path = Path("runs/demo")
     """folder for everything the demo makes"""
-    epochs: int = 12
+    epochs: int = 10
     """passes over the training data"""
     seed: int = 0
     """seed of tokenizer and model"""
@@ -43,7 +44,7 @@ class Demo:
         tokenizer = fit_tokenizer(data, tokens, out=self.out / "tokenizer")
         print(tokenizer.describe())
 
-        config = PretrainConfig(loop=LoopConfig(epochs=self.epochs, learning_rate=2e-3))
+        config = PretrainConfig(max_history=50, dropout=0.2, loop=LoopConfig(epochs=self.epochs, learning_rate=2e-3))
         recommender = build_recommender(data, tokenizer, config, self.out / "pretrain", seed=self.seed)
         recommender.save_pretrained(self.out / "recommender")
 

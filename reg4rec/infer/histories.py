@@ -21,6 +21,8 @@ def read_histories(histories: Any, catalog: ItemCatalog) -> tuple[list[Any], Seq
     know are skipped with one warning that counts them. InputError for anything else.
     """
     users, lists = _split(histories)
+    if any(isinstance(items, str | bytes) for items in lists):
+        raise InputError("each history must be a list of item ids, oldest first; found a single id (wrap it: [id])")
     try:
         lengths = np.asarray([0 if items is None else len(items) for items in lists], dtype=np.int64)
         flat = [item for items in lists if items is not None for item in items]

@@ -110,7 +110,8 @@ def _fill_user(
 
     num_codebooks = index.codes_IM.shape[1]
     matched_I, score_I, path_I = relaxed_matches(paths.tokens_BWM[b], paths.scores_BW[b], index.codes_IM)
-    close_X = (open_I & (matched_I >= num_codebooks - max(1, num_codebooks // 3))).nonzero().squeeze(1)
+    fewest = max(1, num_codebooks - max(1, num_codebooks // 3))
+    close_X = (open_I & (matched_I >= fewest)).nonzero().squeeze(1)
     close_X = close_X[rank_I[close_X].sort(stable=True).indices]
     close_X = close_X[score_I[close_X].sort(descending=True, stable=True).indices]
     close_X = close_X[matched_I[close_X].sort(descending=True, stable=True).indices]

@@ -19,6 +19,7 @@ from reg4rec.infer.ranking import bucket_ranks, rank_items
 from reg4rec.infer.search import SearchConfig, search
 from reg4rec.infer.table import Results, results_table
 from reg4rec.kernels.beam_step.index import TokenIndex, build_index
+from reg4rec.loop import choose_device
 from reg4rec.model import Memory, Reg4RecModel
 from reg4rec.storage import atomic_folder, read_header, read_tensors, write_json, write_tensors
 from reg4rec.tokenizer import Tokenizer
@@ -60,9 +61,7 @@ class Recommender:
         dtype: Literal["auto", "float32", "bfloat16"] = "auto",
     ):
         _check_fit(model, tokenizer, items)
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.device = torch.device(device)
+        self.device = choose_device(device)
         self.dtype = _dtype(dtype, self.device)
         self.model = model.to(self.device).eval()
         self.tokenizer, self.items = tokenizer, items
@@ -70,6 +69,10 @@ class Recommender:
         self.trained_on: TrainedOn = trained_on
         self.codes_IM = tokenizer.codes_IM.long().to(self.device)
         popularity = np.zeros(len(items)) if popularity_I is None else np.asarray(popularity_I)
+        if popularity.shape != (len(items),):
+            raise InputError(f"popularity_I has shape {popularity.shape} where ({len(items)},) was expected")
+        if temperatures is not None and len(temperatures) != model.config.num_codebooks:
+            raise InputError(f"temperatures are {len(temperatures)} for {model.config.num_codebooks} codebooks")
         self.popularity_I = torch.as_tensor(popularity, dtype=torch.int64, device=self.device)
         self.rank_I = bucket_ranks(_cosine_to_path(tokenizer).to(self.device), self.popularity_I)
         self.index = build_index(self.codes_IM, model.config.codebook_size)
@@ -195,10 +198,9 @@ class Recommender:
         folder = Path(folder)
         header = read_header(folder / "recommender.json", FORMAT, VERSION)
         try:
-            temperatures = header["search"].pop("temperatures")
-            config = SearchConfig(
-                **header["search"], temperatures=None if temperatures is None else tuple(temperatures)
-            )
+            temperatures = header["search"]["temperatures"]
+            stored = {**header["search"], "temperatures": None if temperatures is None else tuple(temperatures)}
+            config = SearchConfig(**stored)
             level, trained_on = header["category_level"], header["trained_on"]
             popularity_I = read_tensors(folder / "items.safetensors")["popularity"].numpy()
         except (KeyError, TypeError) as error:

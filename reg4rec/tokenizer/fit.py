@@ -1,6 +1,6 @@
 """Fitting the tokenizer: item views, training, tokens, health."""
 
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,7 +9,8 @@ from torch import Tensor
 
 from reg4rec import loop
 from reg4rec.data import Dataset, ItemViews, Sequences
-from reg4rec.errors import InputError, TokenizerCollapseError
+from reg4rec.errors import TokenizerCollapseError
+from reg4rec.settings import override
 from reg4rec.tokenizer.collisions import separate_collisions
 from reg4rec.tokenizer.config import TokenizerConfig
 from reg4rec.tokenizer.health import shared_tokens
@@ -34,15 +35,15 @@ def fit_tokenizer(
 ) -> Tokenizer:
     """Learn tokens for all items of a dataset, from texts, matrices and the interactions of `part`.
 
-    `overrides` replace fields of `config` by name, `num_codebooks=2` for example. With `out` the run lies there
-    (`metrics.jsonl`, `checkpoints/`), a killed one resumes from it, and the tokenizer is saved in `out/tokenizer`.
-    The same seed gives the same bits on the CPU with the same number of threads.
+    `overrides` replace fields of `config` by name, `num_codebooks=2` or `text_dim=64` for example. With `out` the run
+    lies there (`metrics.jsonl`, `checkpoints/`), a killed one resumes from it, and the tokenizer is saved in
+    `out/tokenizer`. The same seed gives the same bits on the CPU with the same number of threads.
 
     InputError for settings that do not fit the catalog; TokenizerCollapseError, with the reason and a remedy, when
     the tokens could not carry a recommender.
     Paper: MPQ, stated, D2
     """
-    config = _override(config or TokenizerConfig(), overrides)
+    config = override(config or TokenizerConfig(), overrides)
     config.check_catalog(dataset.num_items)
     views = ItemViews.fit(dataset, config.views, part, config.seed)
     vectors_IV = torch.from_numpy(views.vectors_IV).to(device)
@@ -74,10 +75,3 @@ def _finish(
     quantized_IE = torch.cat([mpq.mix(i, v) for i, v in zip(ids_IM.split(CHUNK), vectors_IV.split(CHUNK), strict=True)])
     mpq = mpq.cpu()
     return Tokenizer(config, mpq, views, ids_IM.to("cpu", torch.int32), quantized_IE.cpu(), health, card)
-
-
-def _override(config: TokenizerConfig, overrides: dict[str, Any]) -> TokenizerConfig:
-    known = [f.name for f in fields(config)]
-    if unknown := sorted(overrides.keys() - set(known)):
-        raise InputError(f"the tokenizer has no setting {', '.join(unknown)}; its settings are {', '.join(known)}")
-    return replace(config, **overrides)

@@ -16,6 +16,7 @@ from reg4rec.evaluation import evaluate
 from reg4rec.infer import Recommender
 from reg4rec.loop import LoopConfig
 from reg4rec.model import HistoryLayout, Reg4RecModel, Size, sized
+from reg4rec.settings import override
 from reg4rec.tokenizer import Tokenizer
 from reg4rec.train.losses import pretraining_loss
 from reg4rec.train.orders import OrderPolicy, draw_order
@@ -72,18 +73,19 @@ def pretrain(
     seed: int = 0,
     device: str = "auto",
     progress: bool = True,
+    **overrides: Any,
 ) -> Reg4RecModel:
     """Train a model on a dataset whose items the tokenizer knows, and return it with its best weights.
 
     `out` is the run folder (see `reg4rec.loop`); with `resume` a killed run goes on from its last checkpoint.
+    `overrides` replace fields of `config` or of its `loop` by name, `size="tiny"` or `epochs=5` for example.
     Paper: pre-training, stated, D4 and D6.
     """
-    config = config or PretrainConfig()
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    config = override(config or PretrainConfig(), overrides)
+    chosen_device = loop.choose_device(device)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        stage = PretrainStage(data, tokenizer, config, seed, torch.device(device))
+        stage = PretrainStage(data, tokenizer, config, seed, chosen_device)
     loop.run(stage, config.loop, out, resume, seed, progress)
     return stage.module.eval()
 
@@ -99,12 +101,6 @@ class PretrainStage:
             raise InputError(
                 f"the tokenizer was fitted on another dataset (fingerprint {known}, this one is "
                 f"{data.card['fingerprint']}); fit a tokenizer on this dataset"
-            )
-        fitted_on = tokenizer.card.get("dataset")
-        if fitted_on is not None and fitted_on != data.card.get("fingerprint"):
-            raise InputError(
-                f"the tokenizer was fitted on another dataset than {data.name} (another fingerprint); "
-                "fit the tokenizer on this dataset"
             )
         self.data, self.tokenizer, self.config, self.seed = data, tokenizer, config, seed
         self.sequences = data.part(config.part)

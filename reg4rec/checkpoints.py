@@ -1,0 +1,72 @@
+"""A training run's state on disk: weights, optimizer, random states and counters in one folder, written whole."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from reg4rec.errors import InputError
+from reg4rec.storage import atomic_folder, read_header, read_tensors, write_json, write_tensors
+
+__all__ = ["load_checkpoint", "newest_checkpoint", "save_checkpoint", "sweep"]
+
+FORMAT, VERSION = "reg4rec-checkpoint", 1
+
+
+def save_checkpoint(
+    run: Path, step: int, module: nn.Module, optimizer: torch.optim.Optimizer, counters: dict[str, Any]
+) -> None:
+    """Write `run/checkpoints/step-N`, then remove the older ones."""
+    tensors = {f"module.{name}": t for name, t in module.state_dict().items()}
+    for i, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{i}.{name}": t for name, t in state.items()}
+    tensors["random.cpu"] = torch.get_rng_state()
+    if torch.cuda.is_available():
+        tensors["random.cuda"] = torch.cuda.get_rng_state()
+    folder = run / "checkpoints" / f"step-{step:09d}"
+    with atomic_folder(folder) as fresh:
+        write_tensors(fresh / "state.safetensors", tensors)
+        write_json(fresh / "checkpoint.json", {"format": FORMAT, "version": VERSION, **counters})
+    for older in folder.parent.glob("step-*"):
+        if older != folder:
+            shutil.rmtree(older)
+
+
+def newest_checkpoint(run: Path) -> Path | None:
+    """The last whole checkpoint of a run, if it has any."""
+    return max((run / "checkpoints").glob("step-*"), default=None)
+
+
+def load_checkpoint(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Put the saved state into module, optimizer and torch's random generators, and return the counters.
+
+    InputError if the checkpoint is of another model or damaged.
+    """
+    header = read_header(folder / "checkpoint.json", FORMAT, VERSION)
+    tensors = read_tensors(folder / "state.safetensors")
+    weights = {name.removeprefix("module."): t for name, t in tensors.items() if name.startswith("module.")}
+    try:
+        module.load_state_dict(weights)
+    except RuntimeError as error:
+        raise InputError(f"{folder} is a checkpoint of another model: {error}") from None
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        if name.startswith("optimizer."):
+            _, i, key = name.split(".", 2)
+            state.setdefault(int(i), {})[key] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    torch.set_rng_state(tensors["random.cpu"])
+    if "random.cuda" in tensors and torch.cuda.is_available():
+        torch.cuda.set_rng_state(tensors["random.cuda"])
+    return {name: value for name, value in header.items() if name not in ("format", "version")}
+
+
+def sweep(run: Path) -> None:
+    """Remove what a killed run left under temporary names."""
+    for leftover in [*run.glob(".*.tmp"), *(run / "checkpoints").glob(".*.tmp")]:
+        if leftover.is_dir():
+            shutil.rmtree(leftover)
+        else:
+            leftover.unlink()

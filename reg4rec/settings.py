@@ -1,0 +1,31 @@
+"""Changing fields of configuration dataclasses by name."""
+
+from dataclasses import fields, is_dataclass, replace
+from typing import Any, TypeVar
+
+from reg4rec.errors import InputError
+
+__all__ = ["override"]
+
+Config = TypeVar("Config")
+
+
+def override(config: Config, changes: dict[str, Any]) -> Config:
+    """A copy of a dataclass with `changes` to its fields, or to fields of the dataclasses that it holds.
+
+    InputError names settings that there are none of, and lists those that there are.
+    """
+    known = [f.name for f in fields(config)]  # type: ignore[arg-type]
+    own = {name: value for name, value in changes.items() if name in known}
+    rest = {name: value for name, value in changes.items() if name not in known}
+    for name in known:
+        inner = getattr(config, name)
+        if is_dataclass(inner) and not isinstance(inner, type) and name not in own:
+            inside = {f.name for f in fields(inner)} & rest.keys()
+            if inside:
+                own[name] = replace(inner, **{key: rest.pop(key) for key in inside})
+    if rest:
+        raise InputError(
+            f"{type(config).__name__} has no setting {', '.join(sorted(rest))}; its settings are {', '.join(known)}"
+        )
+    return replace(config, **own)  # type: ignore[type-var]

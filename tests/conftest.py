@@ -1,0 +1,48 @@
+"""What most tests share: a shop whose best recommendation is known, its tokens, and a model trained on it once."""
+
+import pytest
+
+from reg4rec.data import ViewConfig, synthetic_shop
+from reg4rec.data.shop import SyntheticShop
+from reg4rec.infer import Recommender
+from reg4rec.loop import LoopConfig
+from reg4rec.model import Reg4RecModel
+from reg4rec.tokenizer import Tokenizer, TokenizerConfig, fit_tokenizer
+from reg4rec.train import PretrainConfig, pretrain
+
+
+@pytest.fixture(scope="session")
+def shop() -> SyntheticShop:
+    return synthetic_shop(num_users=1000, num_items=60, num_facets=3, seed=0)
+
+
+@pytest.fixture(scope="session")
+def tokenizer(shop: SyntheticShop) -> Tokenizer:
+    config = TokenizerConfig(
+        num_codebooks=3,
+        codebook_size=16,
+        codeword_dim=8,
+        hidden_dim=32,
+        epochs=8,
+        autoencoder_epochs=2,
+        batch_size=64,
+        views=ViewConfig(text_dim=24, collaborative_dim=8),
+    )
+    return fit_tokenizer(shop, config, progress=False)
+
+
+@pytest.fixture(scope="session")
+def model(shop: SyntheticShop, tokenizer: Tokenizer) -> Reg4RecModel:
+    """Trained until it clearly knows the shop; treat it as read-only."""
+    config = PretrainConfig(
+        size="tiny",
+        batch_targets=512,
+        validation_users=100,
+        loop=LoopConfig(epochs=14, learning_rate=4e-3, log_every=1000),
+    )
+    return pretrain(shop, tokenizer, config, device="cpu", progress=False)
+
+
+@pytest.fixture(scope="session")
+def recommender(shop: SyntheticShop, tokenizer: Tokenizer, model: Reg4RecModel) -> Recommender:
+    return Recommender(model, tokenizer, shop.items, shop.item_counts("train"), device="cpu")

@@ -1,0 +1,136 @@
+"""From paths to items on cases made by hand: buckets, relaxed matches, token scores."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from reg4rec.infer.ranking import SOURCES, Ranking, bucket_ranks, rank_items, relaxed_matches
+from reg4rec.infer.search import Paths
+from reg4rec.kernels.beam_step.index import build_index
+
+NEVER = -math.inf
+K = 4
+
+
+def paths_of(tokens: list[list[int]], scores: list[float], first_log_probs: Tensor | None = None) -> Paths:
+    """The paths of one user."""
+    tokens_BWM = torch.tensor([tokens])
+    num_codebooks = tokens_BWM.shape[2]
+    log_probs = torch.zeros(1, num_codebooks, K) if first_log_probs is None else first_log_probs[None]
+    none = torch.zeros(1, dtype=torch.int64)
+    return Paths(tokens_BWM, tokens_BWM, torch.tensor([scores]), tokens_BWM, log_probs, none, none)
+
+
+def rank(
+    paths: Paths,
+    codes: list[list[int]],
+    num_items: int,
+    rank_I: list[int] | None = None,
+    exclude: list[int] | None = None,
+    allowed: list[int] | None = None,
+) -> list[tuple[int, str, int, float]]:
+    """(item, source, path, score) of every place of one user."""
+    codes_IM = torch.tensor(codes)
+    everything = list(range(len(codes)))
+    allowed_I = torch.zeros(len(codes), dtype=torch.bool)
+    allowed_I[everything if allowed is None else allowed] = True
+    index = build_index(codes_IM, K, None if allowed is None else torch.tensor(allowed))
+    found: Ranking = rank_items(
+        paths,
+        index,
+        torch.tensor(everything if rank_I is None else rank_I),
+        num_items,
+        None if exclude is None else torch.tensor([exclude]),
+        allowed_I,
+    )
+    columns = (found.items_BN, found.source_BN, found.path_BN, found.scores_BN)
+    places = zip(*(column[0].tolist() for column in columns), strict=True)
+    return [(item, SOURCES[source] if source >= 0 else "", path, score) for item, source, path, score in places]
+
+
+def test_bucket_order_is_cosine_then_popularity_then_lowest_row() -> None:
+    cosine_I = torch.tensor([0.5, 0.9, 0.5, 0.9, 0.5, 0.1])
+    popularity_I = torch.tensor([3, 1, 7, 1, 3, 100])
+    assert bucket_ranks(cosine_I, popularity_I).tolist() == [3, 0, 2, 1, 4, 5]
+
+
+def test_relaxed_matches_take_the_most_tokens_then_the_best_path() -> None:
+    tokens_WM = torch.tensor([[0, 0, 0], [1, 1, 0], [1, 1, 1], [2, 2, 2]])
+    scores_W = torch.tensor([-1.0, -2.0, -3.0, NEVER])
+    codes_IM = torch.tensor([[0, 1, 1], [1, 1, 3], [3, 3, 3], [2, 2, 2], [0, 0, 0], [0, 3, 0]])
+    matched_I, score_I, path_I = relaxed_matches(tokens_WM, scores_W, codes_IM)
+    assert matched_I.tolist() == [2, 2, 0, 0, 3, 2]
+    assert path_I.tolist() == [2, 1, -1, -1, 0, 0]  # item 1 shares two tokens with paths 1 and 2: the better one
+    assert score_I.tolist() == [-3.0, -2.0, NEVER, NEVER, -1.0, -1.0]
+
+
+def test_items_of_better_paths_come_first_and_a_bucket_by_its_order() -> None:
+    codes = [[0, 0], [1, 1], [0, 0], [2, 2], [1, 1], [0, 0]]
+    found = rank(paths_of([[1, 1], [0, 0], [-1, -1]], [-1.0, -2.0, NEVER]), codes, 4, rank_I=[5, 4, 1, 0, 2, 3])
+    assert found == [(4, "path", 0, -1.0), (1, "path", 0, -1.0), (2, "path", 1, -2.0), (5, "path", 1, -2.0)]
+
+
+def test_excluded_items_of_a_bucket_are_left_out() -> None:
+    codes = [[0, 0], [0, 0], [0, 0]]
+    found = rank(paths_of([[0, 0]], [-1.0]), codes, 3, exclude=[1, -1])
+    assert [item for item, *_ in found] == [0, 2, -1]
+    assert found[2] == (-1, "", -1, NEVER)
+
+
+def test_what_paths_leave_open_is_filled_by_near_items_then_by_token_scores() -> None:
+    log_probs_MK = torch.full((3, K), -9.0)
+    log_probs_MK[:, 3] = torch.tensor([-0.1, -0.2, -0.3])
+    codes = [
+        [3, 3, 2],  # no token of a path; two likely ones
+        [0, 0, 3],  # two tokens of path 0
+        [0, 0, 0],  # path 0
+        [1, 1, 2],  # two tokens of path 1, first in the bucket order
+        [3, 3, 3],  # no token of a path, likely ones
+        [0, 0, 2],  # two tokens of path 0, earlier in the bucket order than item 1
+        [2, 2, 2],  # nothing
+    ]
+    paths = paths_of([[0, 0, 0], [1, 1, 1]], [-1.0, -2.0], log_probs_MK)
+    found = rank(paths, codes, 8, rank_I=[6, 5, 4, 0, 3, 2, 1])
+    assert [(item, source, path) for item, source, path, _ in found] == [
+        (2, "path", 0),
+        (5, "relaxed", 0),
+        (1, "relaxed", 0),
+        (3, "relaxed", 1),
+        (4, "tokens", -1),
+        (0, "tokens", -1),
+        (6, "tokens", -1),
+        (-1, "", -1),
+    ]
+    scores = [score for *_, score in found]
+    assert scores == pytest.approx([-1.0, -1.0, -1.0, -2.0, -0.6, -9.3, -27.0, NEVER])
+
+
+@pytest.mark.parametrize(("num_codebooks", "wrong"), [(2, 1), (3, 1), (4, 1), (6, 2), (8, 2), (9, 3)])
+def test_a_third_of_the_tokens_may_be_wrong_and_at_least_one(num_codebooks: int, wrong: int) -> None:
+    codes = [[1] * n + [0] * (num_codebooks - n) for n in range(num_codebooks + 1)]
+    found = rank(paths_of([[0] * num_codebooks], [-1.0]), codes, num_codebooks + 1)
+    sources = {item: source for item, source, *_ in found}
+    assert [sources[n] for n in range(num_codebooks + 1)] == ["path"] + ["relaxed"] * wrong + ["tokens"] * (
+        num_codebooks - wrong
+    )
+
+
+def test_more_matching_tokens_come_before_a_better_path() -> None:
+    codes = [[0, 0, 0, 0, 3, 3], [1, 1, 1, 1, 1, 3]]
+    found = rank(paths_of([[0] * 6, [1] * 6], [-1.0, -5.0]), codes, 2)
+    assert [(item, source, path) for item, source, path, _ in found] == [(1, "relaxed", 1), (0, "relaxed", 0)]
+
+
+def test_an_item_without_any_matching_token_is_no_relaxed_match() -> None:
+    found = rank(paths_of([[0]], [-1.0]), [[0], [1], [2]], 3)
+    assert [(item, source) for item, source, *_ in found] == [(0, "path"), (1, "tokens"), (2, "tokens")]
+
+
+def test_fewer_items_only_where_fewer_are_allowed() -> None:
+    codes = [[0, 0], [0, 1], [2, 2], [3, 3]]
+    found = rank(paths_of([[0, 0]], [-1.0]), codes, 4, exclude=[0, -1], allowed=[0, 1, 3])
+    assert [(item, source) for item, source, *_ in found] == [(1, "relaxed"), (3, "tokens"), (-1, ""), (-1, "")]
+    nobody = rank(paths_of([[-1, -1]], [NEVER]), codes, 2, exclude=[0, 1, 2, 3])
+    assert nobody == [(-1, "", -1, NEVER)] * 2

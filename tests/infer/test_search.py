@@ -1,0 +1,315 @@
+"""The search against a plain one that decodes every path anew, and what it promises on a trained model."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import permutations
+from typing import NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+
+from reg4rec.data.shop import SyntheticShop
+from reg4rec.errors import InputError
+from reg4rec.infer import Paths, Recommender, SearchConfig, search
+from reg4rec.kernels.beam_step.index import build_index
+from reg4rec.model import HistoryLayout, ModelConfig, Reg4RecModel
+
+M, K, C, I = 3, 4, 5, 14  # noqa: E741
+NEVER = -math.inf
+
+
+class Path(NamedTuple):
+    """One path of the plain search: (codebook, code) in the order of emission, and what it has come to."""
+
+    tokens: tuple[tuple[int, int], ...]
+    score: float
+    categories: tuple[int, ...] = ()
+    js: float | None = None
+
+
+@dataclass
+class Found:
+    paths: list[Path]
+    pruned: int = 0
+    fallbacks: int = 0
+
+
+@torch.no_grad()
+def decode(model: Reg4RecModel, history: Tensor, tokens: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor | None]:
+    """Token logits (t + 1, M, K) and category logits (t, C) along one path of one user."""
+    memory = model.remember(history[None], torch.tensor([len(history)]))
+    state, cache = model.decode_step(memory, None, 0, None)
+    states = [state[0, 0]]
+    for step, (r, j) in enumerate(tokens, 1):
+        state, cache = model.decode_step(memory, torch.tensor([[r * model.config.codebook_size + j]]), step, cache)
+        states.append(state[0, 0])
+    stacked = torch.stack(states)
+    return model.token_logits(stacked), model.category_logits(stacked[1:])
+
+
+def divergence(before_C: Tensor, after_C: Tensor) -> float:
+    """Jensen-Shannon divergence of two rows of logits, in nats, in float64."""
+    p, q = before_C.double().softmax(0), after_C.double().softmax(0)
+    mean = (p + q) / 2
+    return float(0.5 * (p * (p / mean).log()).sum() + 0.5 * (q * (q / mean).log()).sum())
+
+
+def slow_search(
+    model: Reg4RecModel, history: Tensor, codes_IM: Tensor, allowed: Sequence[int], config: SearchConfig
+) -> Found:
+    """The same search for one user: plain sets, every path decoded from its beginning."""
+    theta = config.prune_threshold if model.config.num_categories else None
+    width = config.num_beams + (0 if theta is None else config.num_spares)
+    temperature = torch.tensor(config.temperatures or (1.0,) * codes_IM.shape[1])[:, None]
+    items = [frozenset(enumerate(codes_IM[i].tolist())) for i in allowed]
+    found = Found([Path((), 0.0)])
+    for _ in range(codes_IM.shape[1]):
+        best: dict[frozenset[tuple[int, int]], Path] = {}
+        for path in survivors(found, config.num_beams, theta):
+            log_probs = (decode(model, history, path.tokens)[0][-1] / temperature).double().log_softmax(-1)
+            held = frozenset(path.tokens)
+            for r, j in {token for item in items if held <= item for token in item - held}:
+                child = Path((*path.tokens, (r, j)), path.score + float(log_probs[r, j]))
+                key = frozenset(child.tokens)
+                if key not in best or child.score > best[key].score:
+                    best[key] = child
+        ranked = sorted(best.values(), key=lambda path: -path.score)[:width]
+        found.paths = [judged(model, history, path) for path in ranked]
+    found.paths = survivors(found, config.num_beams, theta)
+    return found
+
+
+def survivors(found: Found, num_beams: int, theta: float | None) -> list[Path]:
+    paths = found.paths
+    if theta is not None and paths and paths[0].js is not None:
+        kept = [path for path in paths if path.js is not None and path.js <= theta]
+        if not kept:
+            kept = [min(paths, key=lambda path: path.js or 0.0)]
+            found.fallbacks += 1
+        found.pruned += len(paths) - len(kept)
+        paths = kept
+    return paths[:num_beams]
+
+
+def judged(model: Reg4RecModel, history: Tensor, path: Path) -> Path:
+    logits_SC = decode(model, history, path.tokens)[1]
+    if logits_SC is None:
+        return path
+    js = divergence(logits_SC[-2], logits_SC[-1]) if len(logits_SC) > 1 else None
+    return path._replace(categories=tuple(logits_SC.argmax(-1).tolist()), js=js)
+
+
+def small_model(layout: HistoryLayout, num_categories: int, seed: int) -> Reg4RecModel:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = Reg4RecModel(
+            ModelConfig(M, K, num_categories, dim=16, num_heads=2, ffn_dim=16, num_blocks=1, history_layout=layout)
+        ).eval()
+        with torch.no_grad():
+            model.tokens_MKD.mul_(3.0)
+            for parameter in model.decoder.parameters():
+                parameter.add_(0.3 * torch.randn_like(parameter))
+    return model
+
+
+def small_catalog(seed: int) -> Tensor:
+    """codes_IM, with a few items that share all tokens."""
+    codes_IM = torch.randint(0, K, (I, M), generator=torch.Generator().manual_seed(seed))
+    codes_IM[3] = codes_IM[7]
+    return codes_IM
+
+
+WIDE = 4 * I * M  # more than there are sets of tokens at any step
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        SearchConfig(WIDE, 0, None),
+        SearchConfig(WIDE, 0, 0.02),
+        SearchConfig(WIDE, 0, 0.0),
+        SearchConfig(3, 2, None),
+        SearchConfig(3, 2, 0.02),
+        SearchConfig(3, 0, 0.005),
+        SearchConfig(1, 0, None),
+        SearchConfig(1, 3, 0.01),
+        SearchConfig(4, 1, 0.02, (0.5, 1.0, 2.0)),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize(("layout", "num_categories"), [("pooled", C), ("flat", C), ("pooled", 0)])
+def test_the_search_equals_a_plain_one(layout: HistoryLayout, num_categories: int, config: SearchConfig) -> None:
+    model, codes_IM = small_model(layout, num_categories, seed=3), small_catalog(seed=5)
+    histories = [[1, 4, 9, 2], [], [13], [6, 6, 0]]
+    excluded = [[1, 4], [], list(range(I)), [3, 5, 8]]
+    lengths = torch.tensor([len(h) for h in histories])
+    item_BL = torch.tensor([h + [0] * (4 - len(h)) for h in histories])
+    exclude_BX = torch.tensor([x + [-1] * (I - len(x)) for x in excluded])
+    paths = search(model, codes_IM[item_BL], lengths, build_index(codes_IM, K), config, exclude_BX)
+    for b, history in enumerate(histories):
+        allowed = [i for i in range(I) if i not in excluded[b]]
+        expected = slow_search(model, codes_IM[torch.tensor(history, dtype=torch.long)], codes_IM, allowed, config)
+        compare(paths, b, expected, config, num_categories)
+
+
+def compare(paths: Paths, b: int, expected: Found, config: SearchConfig, num_categories: int) -> None:
+    alive = int((paths.scores_BW[b] > NEVER).sum())
+    assert alive == len(expected.paths)
+    assert (paths.tokens_BWM[b, alive:] == -1).all()
+    assert (paths.order_BWM[b, alive:] == -1).all()
+    assert paths.scores_BW[b, :alive].tolist() == pytest.approx([p.score for p in expected.paths], abs=1e-4)
+    # the last state is decoded only where CORP asks for it
+    known_steps = 0 if not num_categories else (M - 1 if config.prune_threshold is None else M)
+    for w, path in enumerate(expected.paths):
+        order = paths.order_BWM[b, w].tolist()
+        assert [(r, int(paths.tokens_BWM[b, w, r])) for r in order] == list(path.tokens)
+        categories = paths.categories_BWM[b, w].tolist()
+        assert categories == [*path.categories[:known_steps], *[-1] * (M - known_steps)]
+    assert int(paths.fallbacks_B[b]) == expected.fallbacks
+    assert int(paths.pruned_B[b]) == expected.pruned
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_wide_beams_find_every_set_by_its_best_order(seed: int) -> None:
+    """With two codebooks no path is merged before its end, so that the best of all orders must be found."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = Reg4RecModel(ModelConfig(2, K, 0, dim=16, num_heads=2, ffn_dim=16, num_blocks=1)).eval()
+    codes_IM = small_catalog(seed)[:, :2]
+    history = codes_IM[torch.tensor([2, 5])]
+    best: dict[tuple[int, ...], float] = {}
+    for codes in {tuple(row) for row in codes_IM.tolist()}:
+        for order in permutations(range(2)):
+            tokens = [(r, codes[r]) for r in order]
+            log_probs = decode(model, history, tokens)[0].log_softmax(-1)
+            score = sum(float(log_probs[step, r, j]) for step, (r, j) in enumerate(tokens))
+            best[codes] = max(best.get(codes, NEVER), score)
+    paths = search(model, history[None], torch.tensor([2]), build_index(codes_IM, K), SearchConfig(WIDE))
+    found = {
+        tuple(row): score
+        for row, score in zip(paths.tokens_BWM[0].tolist(), paths.scores_BW[0].tolist(), strict=True)
+        if score > NEVER
+    }
+    assert found == pytest.approx(best, abs=1e-4)
+    assert list(found) == sorted(best, key=lambda codes: -best[codes])
+    first_MK = decode(model, history, ())[0][0].log_softmax(-1)
+    torch.testing.assert_close(paths.first_log_probs_BMK[0], first_MK)
+
+
+def check_promises(
+    paths: Paths, model: Reg4RecModel, histories: list[Tensor], codes_IM: Tensor, allowed: list[set[int]]
+) -> None:
+    """Every path an allowed item's token set, no set twice, scores as recomputed and falling."""
+    for b, history in enumerate(histories):
+        sets = {tuple(codes_IM[i].tolist()) for i in allowed[b]}
+        alive = int((paths.scores_BW[b] > NEVER).sum())
+        rows = [tuple(row) for row in paths.tokens_BWM[b, :alive].tolist()]
+        assert alive > 0
+        assert len(set(rows)) == len(rows)
+        assert set(rows) <= sets
+        assert (paths.scores_BW[b].diff()[: max(0, alive - 1)] <= 0).all()
+        for w in range(alive):
+            order = paths.order_BWM[b, w].tolist()
+            assert sorted(order) == list(range(codes_IM.shape[1]))
+            tokens = [(r, rows[w][r]) for r in order]
+            log_probs = decode(model, history, tokens)[0].double().log_softmax(-1)
+            total = sum(float(log_probs[step, r, j]) for step, (r, j) in enumerate(tokens))
+            assert float(paths.scores_BW[b, w]) == pytest.approx(total, abs=1e-4)
+
+
+@pytest.fixture(scope="module")
+def users(shop: SyntheticShop, recommender: Recommender) -> tuple[list[Tensor], Tensor, Tensor]:
+    """Histories as codes of twelve users (one of them without any), the same padded, their lengths."""
+    lists = [torch.from_numpy(shop.sequences[u].copy()).long() for u in range(11)] + [torch.empty(0).long()]
+    item_BL = torch.nn.utils.rnn.pad_sequence(lists, batch_first=True)
+    lengths = torch.tensor([len(items) for items in lists])
+    return [recommender.codes_IM[items] for items in lists], item_BL, lengths
+
+
+@pytest.mark.parametrize("threshold", [None, 0.06])
+def test_a_trained_model_returns_items_that_exist(
+    users: tuple[list[Tensor], Tensor, Tensor], recommender: Recommender, threshold: float | None
+) -> None:
+    histories, item_BL, lengths = users
+    codes_IM = recommender.codes_IM
+    some = torch.arange(0, len(codes_IM), 2)
+    index = build_index(codes_IM, recommender.model.config.codebook_size, some)
+    exclude_BX = torch.where(torch.arange(item_BL.shape[1]) < lengths[:, None], item_BL, -1)
+    paths = search(recommender.model, codes_IM[item_BL], lengths, index, SearchConfig(8, 4, threshold), exclude_BX)
+    seen = [set(row[row >= 0].tolist()) for row in exclude_BX]
+    check_promises(paths, recommender.model, histories, codes_IM, [set(some.tolist()) - s for s in seen])
+
+
+def adjacent_divergences(model: Reg4RecModel, history: Tensor, paths: Paths, b: int, w: int) -> list[float]:
+    tokens = [(r, int(paths.tokens_BWM[b, w, r])) for r in paths.order_BWM[b, w].tolist()]
+    logits_SC = decode(model, history, tokens)[1]
+    assert logits_SC is not None
+    return [divergence(logits_SC[s - 1], logits_SC[s]) for s in range(1, len(tokens))]
+
+
+def test_without_a_threshold_nothing_is_pruned(
+    users: tuple[list[Tensor], Tensor, Tensor], recommender: Recommender
+) -> None:
+    _, item_BL, lengths = users
+    config = SearchConfig(8, 4, None)
+    paths = search(recommender.model, recommender.codes_IM[item_BL], lengths, recommender.index, config)
+    assert (paths.scores_BW[:, 0] > NEVER).all()
+    assert not paths.pruned_B.any()
+    assert not paths.fallbacks_B.any()
+
+
+@pytest.mark.parametrize("threshold", [0.02, 0.06, 0.2])
+def test_with_a_threshold_every_survivor_is_consistent(
+    users: tuple[list[Tensor], Tensor, Tensor], recommender: Recommender, threshold: float
+) -> None:
+    histories, item_BL, lengths = users
+    config = SearchConfig(8, 4, threshold)
+    paths = search(recommender.model, recommender.codes_IM[item_BL], lengths, recommender.index, config)
+    consistent = 0
+    for b, history in enumerate(histories):
+        for w in range(int((paths.scores_BW[b] > NEVER).sum())):
+            if not paths.fallbacks_B[b]:
+                assert max(adjacent_divergences(recommender.model, history, paths, b, w)) <= threshold + 1e-4
+                consistent += 1
+    assert consistent > 0 or paths.fallbacks_B.all()
+    assert paths.pruned_B.sum() > 0
+
+
+def test_a_threshold_of_zero_is_a_fallback_for_everyone(
+    users: tuple[list[Tensor], Tensor, Tensor], recommender: Recommender
+) -> None:
+    _, item_BL, lengths = users
+    steps_judged = recommender.codes_IM.shape[1] - 1
+    paths = search(
+        recommender.model, recommender.codes_IM[item_BL], lengths, recommender.index, SearchConfig(8, 4, 0.0)
+    )
+    assert (paths.fallbacks_B == steps_judged).all()
+    assert ((paths.scores_BW > NEVER).sum(1) == 1).all()
+
+
+def test_spares_replace_what_was_dropped(users: tuple[list[Tensor], Tensor, Tensor], recommender: Recommender) -> None:
+    _, item_BL, lengths = users
+    counts = []
+    for spares in (0, 12):
+        config = SearchConfig(8, spares, 0.06)
+        paths = search(recommender.model, recommender.codes_IM[item_BL], lengths, recommender.index, config)
+        counts.append((paths.scores_BW > NEVER).sum(1))
+    assert (counts[1] >= counts[0]).all()
+    assert counts[1].sum() > counts[0].sum()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_beams": 0}, "num_beams starts at 1"),
+        ({"num_spares": -1}, "num_spares at 0"),
+        ({"prune_threshold": -0.1}, "from 0 up"),
+        ({"prune_threshold": math.nan}, "from 0 up"),
+        ({"temperatures": (1.0, 0.0)}, "temperatures are positive"),
+    ],
+)
+def test_settings_out_of_range_are_refused(change: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        replace(SearchConfig(), **change)  # type: ignore[arg-type]

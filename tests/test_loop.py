@@ -1,0 +1,314 @@
+"""The training loop: exact resume, early stopping, schedule, and what it leaves alone."""
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from reg4rec import loop
+from reg4rec.errors import InputError
+from reg4rec.loop import LoopConfig
+
+STEPS = 5  # in an epoch
+CONFIG = LoopConfig(epochs=4, learning_rate=1e-2, weight_decay=0.1, log_every=2, checkpoint_seconds=0.0)
+
+
+class Killed(BaseException):
+    """Stands for anything that ends a run from outside."""
+
+
+class Regression:
+    """A small stage with dropout, so that the random state counts; `scores` are the validation values of its epochs."""
+
+    name = "regression"
+
+    def __init__(
+        self,
+        init: int = 0,
+        killed_at: int = -1,
+        killed_in_epoch: int = -1,
+        scores: Sequence[float] = (),
+        settings: dict[str, Any] | None = None,
+        after_loss: Callable[[int, Tensor], Tensor] = lambda step, loss: loss,
+    ):
+        with torch.random.fork_rng():
+            torch.manual_seed(init)
+            self.module: nn.Module = nn.Sequential(nn.Linear(4, 6), nn.Dropout(0.4), nn.Linear(6, 1))
+        self.monitor = "score" if scores else ""
+        self.settings = settings or {"stage": "regression"}
+        self.killed_at, self.killed_in_epoch = killed_at, killed_in_epoch
+        self.scores, self.after_loss = scores, after_loss
+        self.steps_run = 0
+        self.weights_of_epochs: list[dict[str, Tensor]] = []
+
+    def batches(self, epoch: int) -> list[Tensor]:
+        draw = torch.Generator().manual_seed(epoch)
+        return list(torch.randn(STEPS, 8, 4, generator=draw))
+
+    def loss(self, batch: Tensor) -> dict[str, Tensor]:
+        if self.steps_run == self.killed_at:
+            raise Killed
+        error = (self.module(batch)[:, 0] - batch.sum(1)).square().mean()
+        loss = self.after_loss(self.steps_run, error)
+        self.steps_run += 1
+        return {"loss": loss, "double": 2 * loss}
+
+    def end_epoch(self, epoch: int) -> dict[str, float]:
+        if epoch == self.killed_in_epoch:
+            raise Killed
+        self.weights_of_epochs.append({name: t.clone() for name, t in self.module.state_dict().items()})
+        return {"score": self.scores[epoch]} if self.scores else {}
+
+
+def same_weights(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def rows_of(folder: Path) -> list[dict[str, float]]:
+    """The lines of metrics.jsonl without what a clock says."""
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in row.items() if name != "epoch_seconds"} for row in rows]
+
+
+def train(stage: Regression, out: Path | None, config: LoopConfig = CONFIG, **options: Any) -> loop.LoopResult:
+    return loop.run(stage, config, out, progress=False, **options)
+
+
+@pytest.mark.parametrize("checkpoint_seconds", [0.0, 1e9])
+@pytest.mark.parametrize(
+    "kill",
+    [
+        {"killed_at": 0},
+        {"killed_at": 1},
+        {"killed_at": 7},
+        {"killed_at": 2 * STEPS},
+        {"killed_in_epoch": 1},
+        {"killed_at": 4 * STEPS - 1},
+    ],
+    ids=["before anything", "after one step", "inside an epoch", "between epochs", "while validating", "at the end"],
+)
+def test_a_killed_run_goes_on_to_the_same_bits(tmp_path: Path, kill: dict[str, int], checkpoint_seconds: float) -> None:
+    config = replace(CONFIG, checkpoint_seconds=checkpoint_seconds)
+    whole = Regression()
+    expected = train(whole, tmp_path / "whole", config)
+
+    killed = Regression(**kill)  # type: ignore[arg-type]
+    with pytest.raises(Killed):
+        train(killed, tmp_path / "killed", config)
+    # a process that starts again has other weights until it reads the checkpoint, except where there is none
+    resumed = Regression(init=0 if not list((tmp_path / "killed").glob("checkpoints/step-*")) else 9)
+    found = train(resumed, tmp_path / "killed", config)
+
+    assert same_weights(resumed.module.state_dict(), whole.module.state_dict())
+    assert rows_of(tmp_path / "killed") == rows_of(tmp_path / "whole")
+    assert found.best_epoch == expected.best_epoch == 3
+    assert [e["loss"] for e in found.epochs] == [e["loss"] for e in expected.epochs]
+    assert killed.steps_run + resumed.steps_run >= 4 * STEPS
+    if checkpoint_seconds == 0.0 and "killed_at" in kill:
+        assert killed.steps_run + resumed.steps_run == 4 * STEPS
+
+
+def test_killed_twice_and_half_a_line_written(tmp_path: Path) -> None:
+    train(whole := Regression(), tmp_path / "whole")
+    for killed_at in (3, 6):
+        with pytest.raises(Killed):
+            train(Regression(killed_at=killed_at), tmp_path / "killed")
+        with (tmp_path / "killed" / "metrics.jsonl").open("a") as file:
+            file.write('{"step": 3, "lo')
+    train(resumed := Regression(), tmp_path / "killed")
+    assert same_weights(resumed.module.state_dict(), whole.module.state_dict())
+    assert rows_of(tmp_path / "killed") == rows_of(tmp_path / "whole")
+
+
+def test_a_finished_run_is_read_and_not_trained(tmp_path: Path) -> None:
+    scores = [0.1, 0.5, 0.2, 0.3]
+    first = train(done := Regression(scores=scores), tmp_path)
+    lines = rows_of(tmp_path)
+    again = train(reader := Regression(init=5, scores=scores), tmp_path)
+    assert reader.steps_run == 0
+    assert same_weights(reader.module.state_dict(), done.module.state_dict())
+    assert (again.best_epoch, again.epochs, again.stopped_early) == (
+        first.best_epoch,
+        first.epochs,
+        first.stopped_early,
+    )
+    assert rows_of(tmp_path) == lines
+
+
+def test_without_resume_a_folder_starts_over(tmp_path: Path) -> None:
+    train(first := Regression(), tmp_path)
+    train(second := Regression(init=1), tmp_path, resume=False)
+    assert second.steps_run == 4 * STEPS
+    assert not same_weights(first.module.state_dict(), second.module.state_dict())
+    assert [row["step"] for row in rows_of(tmp_path) if "epoch" in row] == [5, 10, 15, 20]
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"config": replace(CONFIG, learning_rate=0.5)}, "loop"),
+        ({"seed": 1}, "seed"),
+        ({"settings": {"stage": "regression", "dataset": "other"}}, "dataset"),
+    ],
+)
+def test_other_settings_are_refused(tmp_path: Path, change: dict[str, Any], named: str) -> None:
+    train(Regression(), tmp_path)
+    stage = Regression(settings=change.pop("settings", None))
+    with pytest.raises(InputError, match=rf"other settings \({named} differ\)"):
+        train(stage, tmp_path, **change)
+    assert stage.steps_run == 0
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
+    train(Regression(), tmp_path)
+    (state,) = tmp_path.glob("checkpoints/step-*/state.safetensors")
+    state.write_bytes(state.read_bytes()[:100])
+    with pytest.raises(InputError, match=r"state\.safetensors is not a readable"):
+        train(Regression(), tmp_path)
+
+
+def test_one_whole_checkpoint_is_kept(tmp_path: Path) -> None:
+    train(Regression(), tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "best.safetensors",
+        "checkpoints",
+        "config.json",
+        "metrics.jsonl",
+    ]
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-000000020"]
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_early_stopping_restores_the_best_weights(tmp_path: Path, in_memory: bool) -> None:
+    stage = Regression(scores=[0.1, 0.7, 0.7, 0.6, 0.9, 0.9])
+    config = replace(CONFIG, epochs=6, patience=2)
+    result = train(stage, None if in_memory else tmp_path, config)
+    assert result.stopped_early
+    assert result.best_epoch == 1
+    assert [e["score"] for e in result.epochs] == [0.1, 0.7, 0.7, 0.6]
+    assert same_weights(stage.module.state_dict(), stage.weights_of_epochs[1])
+    assert not same_weights(stage.weights_of_epochs[1], stage.weights_of_epochs[3])
+
+
+def test_without_patience_all_epochs_run_and_the_best_is_kept() -> None:
+    stage = Regression(scores=[0.9, 0.1, 0.2, 0.3])
+    result = train(stage, None)
+    assert (result.best_epoch, len(result.epochs), result.stopped_early) == (0, 4, False)
+    assert same_weights(stage.module.state_dict(), stage.weights_of_epochs[0])
+
+
+def test_without_a_monitor_the_last_weights_stay() -> None:
+    stage = Regression()
+    assert train(stage, None).best_epoch == 3
+    assert same_weights(stage.module.state_dict(), stage.weights_of_epochs[3])
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path, bad: float) -> None:
+    stage = Regression(after_loss=lambda step, loss: loss * bad if step == 6 else loss)
+    with pytest.raises(FloatingPointError, match=r"regression: the loss became (nan|inf) before step 7; lower learn"):
+        train(stage, tmp_path)
+    (state,) = tmp_path.glob("checkpoints/step-000000006/state.safetensors")
+    assert all(bool(t.isfinite().all()) for t in loop.read_tensors(state).values())
+
+
+def test_the_global_random_state_is_left_alone(tmp_path: Path) -> None:
+    torch.manual_seed(123)
+    before = torch.get_rng_state()
+    train(Regression(), tmp_path)
+    train(Regression(), tmp_path)
+    with pytest.raises(Killed):
+        train(Regression(killed_at=3), None)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_seed_decides_and_the_global_state_does_not() -> None:
+    weights = []
+    for seed, ambient in ((0, 1), (0, 2), (7, 1)):
+        torch.manual_seed(ambient)
+        train(stage := Regression(), None, seed=seed)
+        weights.append(stage.module.state_dict())
+    assert same_weights(weights[0], weights[1])
+    assert not same_weights(weights[0], weights[2])
+
+
+def test_weight_decay_shrinks_matrices_only() -> None:
+    stage = Regression(after_loss=lambda step, loss: loss * 0)
+    before = {name: t.clone() for name, t in stage.module.state_dict().items()}
+    train(stage, None, replace(CONFIG, epochs=1))
+    for name, after in stage.module.state_dict().items():
+        if after.dim() >= 2:
+            assert after.norm() < 0.999 * before[name].norm()
+            torch.testing.assert_close(after / after.norm(), before[name] / before[name].norm())
+        else:
+            assert torch.equal(after, before[name])
+
+
+def test_gradients_are_scaled_down_to_the_limit() -> None:
+    """One step a million times as steep is, once cut to the same norm, a step like the others."""
+    moved = []
+    for steep in (1.0, 1e6):
+        stage = Regression(after_loss=lambda step, loss, steep=steep: loss * steep if step == 3 else loss)  # type: ignore[misc]
+        train(stage, None, replace(CONFIG, max_grad_norm=1e-3))
+        moved.append(stage.module.state_dict())
+    for name in moved[0]:
+        torch.testing.assert_close(moved[0][name], moved[1][name], atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.05, 0.3, 1.0])
+def test_the_schedule_warms_up_to_the_peak_and_falls_to_zero(fraction: float) -> None:
+    config = LoopConfig(learning_rate=0.2, warmup_fraction=fraction)
+    total = 40
+    rates = [loop.schedule(step, total, config) for step in range(total)]
+    warmup = max(1, round(total * fraction))
+    assert rates[0] == pytest.approx(0.2 / warmup)
+    assert rates[warmup - 1] == max(rates) == pytest.approx(0.2)
+    assert all(a < b for a, b in pairwise(rates[:warmup]))
+    assert all(a >= b for a, b in pairwise(rates[warmup - 1 :]))
+    if warmup < total:
+        assert 0 < rates[-1] < 0.02
+        assert loop.schedule(total, total, config) == pytest.approx(0)
+
+
+def test_the_logged_rates_follow_the_schedule(tmp_path: Path) -> None:
+    train(Regression(), tmp_path)
+    logged = {row["step"]: row["lr"] for row in rows_of(tmp_path) if "lr" in row}
+    assert logged == {step: loop.schedule(step - 1, 4 * STEPS, CONFIG) for step in range(1, 4 * STEPS + 1)}
+
+
+def test_epoch_means_are_means_of_the_steps(tmp_path: Path) -> None:
+    train(Regression(), tmp_path)
+    rows = rows_of(tmp_path)
+    steps = {row["step"]: row["loss"] for row in rows if "lr" in row}
+    means = [row for row in rows if "epoch" in row]
+    for number, row in enumerate(means):
+        of_epoch = [steps[number * STEPS + i] for i in range(1, STEPS + 1)]
+        assert row["loss"] == pytest.approx(sum(of_epoch) / STEPS)
+        assert row["double"] == pytest.approx(2 * row["loss"])
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"epochs": 0},
+        {"learning_rate": 0.0},
+        {"learning_rate": math.nan},
+        {"weight_decay": -1.0},
+        {"warmup_fraction": 1.5},
+        {"max_grad_norm": 0.0},
+        {"patience": -1},
+        {"log_every": 0},
+        {"checkpoint_seconds": -1.0},
+    ],
+)
+def test_settings_out_of_range_are_refused(wrong: dict[str, float]) -> None:
+    (name,) = wrong
+    with pytest.raises(InputError, match=name):
+        LoopConfig(**wrong)  # type: ignore[arg-type]

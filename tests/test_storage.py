@@ -1,0 +1,168 @@
+"""Artifacts on disk: the old one or the new one, never half; damaged files are named."""
+
+import json
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from reg4rec.errors import InputError
+from reg4rec.storage import (
+    atomic_file,
+    atomic_folder,
+    read_header,
+    read_json,
+    read_tensors,
+    write_json,
+    write_tensors,
+)
+
+
+def tree(folder: Path) -> dict[str, str]:
+    return {str(p.relative_to(folder)): p.read_text() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def stop_half_way(writing: AbstractContextManager[Path], error: type[BaseException], *inner: str) -> None:
+    with writing as fresh:
+        fresh.joinpath(*inner).write_text("half")
+        raise error
+
+
+def test_a_folder_appears_when_whole(tmp_path: Path) -> None:
+    target = tmp_path / "deep" / "artifact"
+    with atomic_folder(target) as fresh:
+        (fresh / "a.txt").write_text("new")
+        assert not target.exists()
+    assert tree(tmp_path) == {"deep/artifact/a.txt": "new"}
+
+
+def test_a_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
+    for name in ("old", "new"):
+        with atomic_folder(tmp_path / "artifact") as fresh:
+            (fresh / f"{name}.txt").write_text(name)
+    assert tree(tmp_path) == {"artifact/new.txt": "new"}
+    assert [p.name for p in tmp_path.iterdir()] == ["artifact"]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_an_error_leaves_the_old_folder_and_nothing_else(tmp_path: Path, error: type[BaseException]) -> None:
+    with atomic_folder(tmp_path / "artifact") as fresh:
+        (fresh / "a.txt").write_text("old")
+    with pytest.raises(error):
+        stop_half_way(atomic_folder(tmp_path / "artifact"), error, "a.txt")
+    assert tree(tmp_path) == {"artifact/a.txt": "old"}
+    assert [p.name for p in tmp_path.iterdir()] == ["artifact"]
+
+
+def test_an_error_leaves_no_folder_where_there_was_none(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="stop"), atomic_folder(tmp_path / "artifact"):
+        raise ValueError("stop")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_in_the_place_of_a_folder_is_kept_and_named(tmp_path: Path) -> None:
+    (tmp_path / "artifact").write_text("mine")
+    with pytest.raises(InputError, match="a file of that name is there"), atomic_folder(tmp_path / "artifact"):
+        pytest.fail("the block must not run")
+    with pytest.raises(InputError, match=r"artifact.* is not a folder"), atomic_folder(tmp_path / "artifact" / "inner"):
+        pytest.fail("the block must not run")
+    assert tree(tmp_path) == {"artifact": "mine"}
+
+
+def test_a_file_appears_when_whole(tmp_path: Path) -> None:
+    for content in ("old", "new"):
+        with atomic_file(tmp_path / "deep" / "a.txt") as fresh:
+            fresh.write_text(content)
+    assert tree(tmp_path) == {"deep/a.txt": "new"}
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path: Path, error: type[BaseException]) -> None:
+    (tmp_path / "a.txt").write_text("old")
+    with pytest.raises(error):
+        stop_half_way(atomic_file(tmp_path / "a.txt"), error)
+    assert tree(tmp_path) == {"a.txt": "old"}
+
+
+def test_a_folder_in_the_place_of_a_file_is_kept_and_named(tmp_path: Path) -> None:
+    (tmp_path / "a.json").mkdir()
+    with pytest.raises(InputError, match="a folder of that name is there"):
+        write_json(tmp_path / "a.json", {"x": 1})
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_json_survives_with_numbers_from_arrays(tmp_path: Path) -> None:
+    value = {"name": "Zürich", "n": np.int64(3), "row": np.arange(2), "t": torch.tensor([0.5]), "at": Path("a/b")}
+    write_json(tmp_path / "a.json", value)
+    assert read_json(tmp_path / "a.json") == {"name": "Zürich", "n": 3, "row": [0, 1], "t": [0.5], "at": "a/b"}
+    with pytest.raises(TypeError, match="object has no JSON form"):
+        write_json(tmp_path / "a.json", {"x": object()})
+    assert read_json(tmp_path / "a.json")["n"] == 3
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"x": 1', "not readable JSON"),
+        (b"\xff\xfe\x00", "not readable JSON"),
+        (b"[1]", "holds a list where a JSON object"),
+    ],
+)
+def test_damaged_json_is_named(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(InputError, match=rf"a\.json.*{message}"):
+        read_json(tmp_path / "a.json")
+
+
+def test_missing_files_name_the_folder_that_was_meant(tmp_path: Path) -> None:
+    for read in (read_json, read_tensors):
+        with pytest.raises(InputError, match=rf"is missing; is {tmp_path} the folder"):
+            read(tmp_path / "none")
+    with pytest.raises(InputError, match="not readable JSON"):
+        read_json(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ({"format": "b", "version": 1}, "has format 'b' where 'a' was expected"),
+        ({"version": 1}, "has format None where 'a'"),
+        ({"format": "a", "version": 3}, "has version 3, this reg4rec reads up to 2; install a newer"),
+        ({"format": "a"}, "has version None where a whole number from 1 to 2"),
+        ({"format": "a", "version": "1"}, "has version '1' where"),
+        ({"format": "a", "version": True}, "has version True where"),
+        ({"format": "a", "version": 0}, "has version 0 where"),
+    ],
+)
+def test_other_formats_and_newer_versions_are_refused(tmp_path: Path, header: dict[str, object], message: str) -> None:
+    (tmp_path / "h.json").write_text(json.dumps(header))
+    with pytest.raises(InputError, match=message):
+        read_header(tmp_path / "h.json", "a", 2)
+
+
+def test_older_versions_are_read(tmp_path: Path) -> None:
+    write_json(tmp_path / "h.json", {"format": "a", "version": 1, "more": True})
+    assert read_header(tmp_path / "h.json", "a", 2)["more"] is True
+    with pytest.raises(InputError, match="has version 1, this reg4rec reads from 2 on"):
+        read_header(tmp_path / "h.json", "a", 2, oldest=2)
+
+
+def test_tensors_survive_whatever_their_strides(tmp_path: Path) -> None:
+    base = torch.arange(6).view(2, 3)
+    tensors = {"plain": base, "turned": base.T, "alias": base, "none": torch.empty(0, 2), "half": torch.ones(2).half()}
+    write_tensors(tmp_path / "t.safetensors", tensors)
+    found = read_tensors(tmp_path / "t.safetensors")
+    assert found.keys() == tensors.keys()
+    assert all(torch.equal(found[n], t) and found[n].dtype == t.dtype for n, t in tensors.items())
+
+
+def test_damaged_tensors_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "t.safetensors"
+    write_tensors(path, {"x": torch.arange(100)})
+    whole = path.read_bytes()
+    for damaged in (whole[: len(whole) // 2], b"", b"\x00" * 64):
+        path.write_bytes(damaged)
+        with pytest.raises(InputError, match=r"t\.safetensors is not a readable safetensors file"):
+            read_tensors(path)
