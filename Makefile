@@ -21,9 +21,11 @@ test: setup
 	$(BIN)/python -m pytest
 
 # On a machine with a GPU: uses that machine's own torch, triton and cupy, and installs nothing from an index.
+GPU_TESTS := tests/ops/test_ops.py
 test-gpu:
 	$(PYTHON) -m pip install --quiet --no-build-isolation --no-deps --editable .
-	$(PYTHON) -m pytest -m gpu
+	$(PYTHON) -m pytest -m gpu $(GPU_TESTS)
+	compute-sanitizer --error-exitcode 1 $(PYTHON) -m pytest -q -m gpu -k cuda $(GPU_TESTS)
 
 bench: setup
 	$(BIN)/python -m pytest bench
