@@ -2,9 +2,8 @@
 
     data = reg4rec.load_dataset("ml-100k")
     tokenizer = reg4rec.fit_tokenizer(data, codebook_size=64)
-    model = reg4rec.pretrain(data, tokenizer)
-    rec = reg4rec.Recommender(model, tokenizer, data.items)
-    rec.recommend([["50", "181"]], k=10)
+    rec = reg4rec.fit_recommender(data, tokenizer, out="runs/mine")
+    rec.recommend({"ann": [50, 181], "bob": []}, k=10)
 
 Names are imported when they are first used, so that `import reg4rec` costs next to nothing.
 """
@@ -28,9 +27,16 @@ _HOMES = {
     "Recommender": "infer",
     "evaluate": "evaluation",
     "pretrain": "train",
+    "fit_recommender": "train",
     "PretrainConfig": "train",
     "LoopConfig": "loop",
     "Popularity": "baselines",
+    "SASRec": "baselines",
+    "SASRecConfig": "baselines",
+    "Tiger": "baselines",
+    "TigerConfig": "baselines",
+    "compare": "comparison",
+    "CompareConfig": "comparison",
     "InputError": "errors",
     "TokenizerCollapseError": "errors",
 }

@@ -8,6 +8,7 @@ with `resume=True` goes on from its last checkpoint; on the CPU its weights are 
 import json
 import math
 import shutil
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -28,10 +29,13 @@ from reg4rec.storage import (
 )
 
 if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
     from tqdm.auto import tqdm
 
 __all__ = ["LoopConfig", "LoopResult", "Stage", "choose_device", "run"]
 
+WATCHING = ("log_every", "checkpoint_seconds", "tensorboard")
+"""Settings that may change when a run is resumed: they do not touch what is learned."""
 LINES_SHOWN = 12
 """Epochs of a run that print a line; metrics.jsonl has all."""
 
@@ -56,6 +60,8 @@ class LoopConfig:
     """steps between two lines of metrics.jsonl"""
     checkpoint_seconds: float = 60.0
     """seconds between two checkpoints inside an epoch; every epoch ends with one"""
+    tensorboard: bool = False
+    """write the metrics for TensorBoard too, into RUN/tensorboard (extra `tensorboard`)"""
 
     def __post_init__(self) -> None:
         for name, ok, wanted in (
@@ -176,18 +182,33 @@ def schedule(step: int, total: int, config: LoopConfig) -> float:
     return config.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
 
 
+def open_board(out: Path | None, first_step: int) -> "SummaryWriter":
+    """A TensorBoard writer in the run folder that replaces what a killed run wrote after its last checkpoint."""
+    if out is None:
+        raise InputError("tensorboard writes into the run folder; give one (out), or turn tensorboard off")
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise InputError("tensorboard is not installed; pip install 'reg4rec[tensorboard]', or turn it off") from None
+    return SummaryWriter(str(out / "tensorboard"), purge_step=first_step + 1)
+
+
 class _Run:
     def __init__(self, stage: Stage, config: LoopConfig, out: Path | None, seed: int):
         self.stage, self.config, self.out = stage, config, out
-        self.settings = json.loads(json.dumps({**stage.settings, "loop": asdict(config), "seed": seed}))
+        learning = {name: value for name, value in asdict(config).items() if name not in WATCHING}
+        self.settings = json.loads(json.dumps({**stage.settings, "loop": learning, "seed": seed}))
         self.optimizer = make_optimizer(stage.module, config)
         self.progress = _Progress()
         self.best: dict[str, Tensor] | None = None
         self.last_checkpoint = time.monotonic()
+        self.board: SummaryWriter | None = None
 
     def train(self, resume: bool, show: bool) -> LoopResult:
         if self.out is not None:
             self._open_folder(self.out, resume)
+        if self.config.tensorboard:
+            self.board = open_board(self.out, self.progress.step)
         p, started = self.progress, time.monotonic() - self.progress.seconds
         while not p.finished:
             self._epoch(show)
@@ -211,7 +232,7 @@ class _Run:
         means |= self.stage.end_epoch(p.epoch)
         self._log({"step": p.step, "epoch": p.epoch, **means})
         if show and (p.epoch + 1) % math.ceil(self.config.epochs / LINES_SHOWN) == 0:
-            print(f"{label}  " + "  ".join(f"{name} {value:.4g}" for name, value in means.items()), flush=True)
+            print(label, *(f"{name} {value:.4g}" for name, value in means.items()), sep="  ", file=sys.stderr)
         p.epochs.append(means)
         self._keep_if_best(means)
         p.epoch, p.step_in_epoch, p.sums = p.epoch + 1, 0, {}
@@ -267,6 +288,10 @@ class _Run:
         if self.out is not None:
             with (self.out / "metrics.jsonl").open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
+        if self.board is not None:
+            for name, value in row.items():
+                self.board.add_scalar(f"{'epoch' if 'epoch' in row else 'step'}/{name}", value, row["step"])
+            self.board.flush()
 
     def _keep_if_best(self, means: dict[str, float]) -> None:
         p, monitor = self.progress, self.stage.monitor

@@ -21,7 +21,16 @@ from safetensors.torch import load_file, save_file
 
 from reg4rec.errors import InputError
 
-__all__ = ["atomic_file", "atomic_folder", "read_header", "read_json", "read_tensors", "write_json", "write_tensors"]
+__all__ = [
+    "atomic_file",
+    "atomic_folder",
+    "read_header",
+    "read_json",
+    "read_tensors",
+    "to_json",
+    "write_json",
+    "write_tensors",
+]
 
 
 MAX_JSON_BYTES = 1 << 26
@@ -107,8 +116,8 @@ def _whole_file(path: Path) -> Iterator[Path]:
         raise
 
 
-def write_json(path: str | Path, value: Mapping[str, Any]) -> None:
-    """Write `value` as readable JSON; numpy and torch scalars and arrays become numbers and lists."""
+def to_json(value: Mapping[str, Any]) -> str:
+    """`value` as readable JSON; numpy and torch scalars and arrays become numbers and lists, paths their names."""
 
     def plain(x: Any) -> Any:
         if isinstance(x, np.generic | np.ndarray | torch.Tensor):
@@ -117,8 +126,13 @@ def write_json(path: str | Path, value: Mapping[str, Any]) -> None:
             return str(x)
         raise TypeError(f"{type(x).__name__} has no JSON form")
 
+    return json.dumps(value, indent=2, default=plain, ensure_ascii=False)
+
+
+def write_json(path: str | Path, value: Mapping[str, Any]) -> None:
+    """Write `to_json(value)`."""
     with atomic_file(path) as fresh:
-        fresh.write_text(json.dumps(value, indent=2, default=plain, ensure_ascii=False) + "\n", encoding="utf-8")
+        fresh.write_text(to_json(value) + "\n", encoding="utf-8")
 
 
 def read_json(path: str | Path) -> dict[str, Any]:

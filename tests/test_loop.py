@@ -312,3 +312,17 @@ def test_settings_out_of_range_are_refused(wrong: dict[str, float]) -> None:
     (name,) = wrong
     with pytest.raises(InputError, match=name):
         LoopConfig(**wrong)  # type: ignore[arg-type]
+
+
+def test_tensorboard_gets_every_epoch_once_though_the_run_was_killed(tmp_path: Path) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    config = replace(CONFIG, tensorboard=True)
+    with pytest.raises(Killed):
+        train(Regression(killed_at=7, scores=[1.0, 2.0, 3.0, 4.0]), tmp_path, config)
+    train(Regression(scores=[1.0, 2.0, 3.0, 4.0]), tmp_path, config)
+    events = accumulator.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [event.value for event in events.Scalars("epoch/score")] == [1.0, 2.0, 3.0, 4.0]
+    steps = [event.step for event in events.Scalars("step/loss")]
+    assert steps == sorted(set(steps))
+    with pytest.raises(InputError, match="run folder"):
+        train(Regression(), None, config)

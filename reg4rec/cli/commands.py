@@ -7,15 +7,17 @@ from typing import Annotated, Literal
 import tyro
 
 from reg4rec.baselines import Popularity
-from reg4rec.data import Dataset, load_dataset, read_interactions
+from reg4rec.cli.data import DataOptions, describe
+from reg4rec.cli.output import show
+from reg4rec.data import load_dataset, read_interactions
+from reg4rec.errors import InputError
 from reg4rec.evaluation import Ranker, evaluate
 from reg4rec.infer import Recommender
 from reg4rec.infer.batch import read_users, recommend_to_folder
-from reg4rec.storage import write_json
 from reg4rec.tokenizer import Tokenizer, TokenizerConfig, fit_tokenizer
-from reg4rec.train import PretrainConfig, calibrate, pretrain
+from reg4rec.train import PretrainConfig, fit_recommender
 
-__all__ = ["DataGet", "DataPrepare", "Evaluate", "Pretrain", "Recommend", "Tokenize", "build_recommender"]
+__all__ = ["DataGet", "DataPrepare", "Evaluate", "Pretrain", "Recommend", "Tokenize"]
 
 
 @dataclass(frozen=True)
@@ -23,14 +25,23 @@ class DataGet:
     """Fetch a public dataset and prepare it: `reg4rec data get ml-100k --out data/ml-100k`."""
 
     name: Annotated[str, tyro.conf.Positional]
-    """ml-100k, or a prepared folder"""
+    """ml-100k, or a folder: MovieLens, Amazon reviews, RecBole atomic files, prepared sequences"""
     out: Path
     """the dataset folder to write"""
+    min_interactions: int | None = None
+    """users and items with fewer are dropped (k-core); by default 5 for Amazon and RecBole, 1 for the others"""
+    options: DataOptions = field(default_factory=DataOptions)
+
+    json: bool = False
+    """print one JSON object instead of text"""
 
     def run(self) -> None:
-        data = load_dataset(self.name)
+        data = load_dataset(self.name, self.min_interactions)
+        if self.options.vectors:
+            data = data.with_vectors(self.options.vectors)
+        data = self.options.apply(data)
         data.save(self.out)
-        print(describe(data, self.out))
+        show(describe(data, self.out), {"dataset": self.out, "name": data.name, **data.card}, self.json)
 
 
 @dataclass(frozen=True)
@@ -38,25 +49,31 @@ class DataPrepare:
     """Prepare your own files: `reg4rec data prepare clicks.parquet --items items.parquet --out data/mine`."""
 
     interactions: Annotated[Path, tyro.conf.Positional]
-    """Parquet or CSV, a row an interaction"""
+    """Parquet, CSV, TSV, JSONL or RecBole file, perhaps gzipped, a row an interaction; or .txt, `user item item ...`"""
     out: Path
     """the dataset folder to write"""
     items: Path | None = None
-    """Parquet or CSV, a row an item"""
+    """the same kinds of file, a row an item"""
     user: str = "user_id"
     """column of the user ids"""
     item: str = "item_id"
     """column of the item ids, in both files"""
-    time: str = "timestamp"
-    """column to sort by"""
-    title: str = "title"
-    """column of the item titles"""
-    brand: str = "brand"
-    """column of the item brands"""
-    categories: str = "categories"
-    """column of the category path: a list, or text separated by | or >"""
+    time: str | None = "timestamp"
+    """column to sort by; None takes the rows as oldest first"""
+    title: str | None = None
+    """column of the item titles, by default `title` where there is one"""
+    brand: str | None = None
+    """column of the item brands, by default `brand` where there is one"""
+    categories: str | None = None
+    """column of the category path, a list or text separated by | or >, by default `categories` where there is one"""
     min_interactions: int = 5
     """users and items with fewer are dropped, again and again until none is left (k-core)"""
+    max_malformed: int = 10
+    """lines that may be left out because they cannot be read; with more, nothing is prepared"""
+    options: DataOptions = field(default_factory=DataOptions)
+
+    json: bool = False
+    """print one JSON object instead of text"""
 
     def run(self) -> None:
         data = read_interactions(
@@ -69,30 +86,36 @@ class DataPrepare:
             brand=self.brand,
             categories=self.categories,
             min_interactions=self.min_interactions,
+            max_malformed=self.max_malformed,
+            vectors=self.options.vectors,
         )
+        data = self.options.apply(data)
         data.save(self.out)
-        print(describe(data, self.out))
+        show(describe(data, self.out), {"dataset": self.out, "name": data.name, **data.card}, self.json)
 
 
 @dataclass(frozen=True)
 class Tokenize:
-    """Fit MPQ and give every item one token from each codebook: `reg4rec tokenize --data data/mine --out tokens`."""
+    """Fit MPQ and give every item one token from each codebook: `reg4rec tokenize --data data/mine --out runs/mpq`."""
 
     data: str
     """dataset folder, or the name of a public dataset"""
     out: Path
-    """the tokenizer folder to write"""
+    """run folder; a killed run started again goes on, and RUN/tokenizer holds the result"""
     config: TokenizerConfig = field(default_factory=TokenizerConfig)
+
+    json: bool = False
+    """print one JSON object instead of text"""
 
     def run(self) -> None:
         tokenizer = fit_tokenizer(load_dataset(self.data), self.config, out=self.out)
-        print(tokenizer.describe())
-        print(f"tokenizer: {self.out}")
+        text = f"{tokenizer.describe()}\ntokenizer: {self.out / 'tokenizer'}"
+        show(text, {"tokenizer": self.out / "tokenizer", **asdict(tokenizer.health)}, self.json)
 
 
 @dataclass(frozen=True)
 class Pretrain:
-    """Train the encoder-decoder: `reg4rec pretrain --data data/mine --tokens tokens --out runs/mine`."""
+    """Train the encoder-decoder: `reg4rec pretrain --data data/mine --tokens runs/mpq/tokenizer --out runs/mine`."""
 
     data: str
     """dataset folder, or the name of a public dataset"""
@@ -108,11 +131,16 @@ class Pretrain:
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 ..."""
 
+    json: bool = False
+    """print one JSON object instead of text"""
+
     def run(self) -> None:
         data, tokenizer = load_dataset(self.data), Tokenizer.from_pretrained(self.tokens)
-        recommender = build_recommender(data, tokenizer, self.config, self.out, self.resume, self.seed, self.device)
-        recommender.save_pretrained(self.out / "recommender")
-        print(f"recommender: {self.out / 'recommender'}")
+        recommender = fit_recommender(data, tokenizer, self.config, self.out, self.resume, self.seed, self.device)
+        theta = recommender.config.prune_threshold
+        facts = {"recommender": self.out / "recommender", "prune_threshold": theta}
+        text = f"CORP {'off' if theta is None else f'at {theta} nats'}, recommender: {self.out / 'recommender'}"
+        show(text, facts, self.json)
 
 
 @dataclass(frozen=True)
@@ -134,12 +162,17 @@ class Evaluate:
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 ..."""
 
+    json: bool = False
+    """print one JSON object instead of text"""
+
     def run(self) -> None:
         recommender, data = Recommender.from_pretrained(self.model, self.device), load_dataset(self.data)
+        if not recommender.items.ids.equals(data.items.ids):
+            raise InputError(f"{self.model} was not trained on {self.data}: their items are not the same")
         rankers: list[Ranker] = [Popularity.fit(data, recommender.trained_on), recommender]
         report = evaluate(rankers, data, self.split, self.protocol, max_users=self.max_users)
         report.save(self.out)
-        print(report.table())
+        show(report.table(), report.as_dict(), self.json)
 
 
 @dataclass(frozen=True)
@@ -159,39 +192,10 @@ class Recommend:
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 ..."""
 
+    json: bool = False
+    """print one JSON object instead of text"""
+
     def run(self) -> None:
         recommender = Recommender.from_pretrained(self.model, self.device)
         count = recommend_to_folder(recommender, read_users(self.input), self.output, self.k, not self.keep_seen)
-        print(f"{count:,} users: {self.output}")
-
-
-def build_recommender(
-    data: Dataset,
-    tokenizer: Tokenizer,
-    config: PretrainConfig,
-    out: Path,
-    resume: bool = True,
-    seed: int = 0,
-    device: str = "auto",
-) -> Recommender:
-    """Pre-train in a run folder, put the parts together, and let validation set up the search.
-
-    A model trained on the validation items too keeps the paper's threshold. `calibration.json` lists what was tried.
-    """
-    model = pretrain(data, tokenizer, config, out, resume, seed, device)
-    popularity_I = data.item_counts(config.part)
-    recommender = Recommender(model, tokenizer, data.items, popularity_I, trained_on=config.part, device=device)
-    if config.part == "train":
-        recommender, tried = calibrate(recommender, data, max_users=config.validation_users, seed=seed)
-        write_json(out / "calibration.json", {"chosen": asdict(recommender.config), "tried": tried})
-        print(f"CORP threshold chosen on validation: {recommender.config.prune_threshold}")
-    return recommender
-
-
-def describe(data: Dataset, out: Path) -> str:
-    """One line about a prepared dataset."""
-    interactions = len(data.sequences.items)
-    return (
-        f"{data.name}: {data.num_users:,} users, {data.num_items:,} items, {interactions:,} interactions, "
-        f"{len(data.items.category_names)} categories: {out}"
-    )
+        show(f"{count:,} users: {self.output}", {"users": count, "output": self.output}, self.json)

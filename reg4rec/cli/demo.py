@@ -7,7 +7,6 @@ from pathlib import Path
 import pyarrow as pa
 
 from reg4rec.baselines import Popularity
-from reg4rec.cli.commands import build_recommender
 from reg4rec.cli.data import describe
 from reg4rec.data import Dataset, ViewConfig, load_dataset
 from reg4rec.evaluation import evaluate
@@ -15,7 +14,7 @@ from reg4rec.infer import Recommender
 from reg4rec.infer.batch import recommend_to_folder
 from reg4rec.loop import LoopConfig
 from reg4rec.tokenizer import TokenizerConfig, fit_tokenizer
-from reg4rec.train import PretrainConfig
+from reg4rec.train import PretrainConfig, fit_recommender
 
 __all__ = ["Demo"]
 
@@ -45,7 +44,7 @@ class Demo:
         print(tokenizer.describe())
 
         config = PretrainConfig(max_history=50, dropout=0.2, loop=LoopConfig(epochs=self.epochs, learning_rate=2e-3))
-        recommender = build_recommender(data, tokenizer, config, self.out / "pretrain", seed=self.seed)
+        recommender = fit_recommender(data, tokenizer, config, self.out / "pretrain", seed=self.seed)
         recommender.save_pretrained(self.out / "recommender")
 
         report = evaluate([Popularity.fit(data), recommender], data)

@@ -3,11 +3,13 @@
 import importlib.metadata
 import platform
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 import reg4rec
 from reg4rec import ops
+from reg4rec.cli.output import show
 
 __all__ = ["Info"]
 
@@ -16,21 +18,32 @@ __all__ = ["Info"]
 class Info:
     """Versions, devices, and for every backend whether it can be used here and why not."""
 
+    json: bool = False
+    """print one JSON object instead of text"""
+
     def run(self) -> None:
-        print(f"reg4rec   {reg4rec.__version__}")
-        print(f"python    {platform.python_version()} on {platform.machine()}")
-        for package in ("torch", "triton", "cupy", "numpy", "pyarrow", "polars"):
-            print(f"{package:9} {_version(package)}")
-        print(f"device    {_device()}, {torch.get_num_threads()} CPU threads")
-        status = ops.status()
-        print("\nbackends, in the order in which an op asks them")
-        for backend, state in status["backends"].items():
-            print(f"  {backend:8} {state}")
-        print("\nops and the backends that they have")
-        for name in filter(status["ops"].__contains__, ops.__all__):
-            print(f"  {name:20} {', '.join(status['ops'][name])}")
-        if forced := status["forced"]["backend"]:
-            print(f"\nREG4REC_BACKEND forces {forced}")
+        packages = {name: _version(name) for name in ("torch", "triton", "cupy", "numpy", "pyarrow", "polars")}
+        facts: dict[str, Any] = {
+            "reg4rec": reg4rec.__version__,
+            "python": f"{platform.python_version()} on {platform.machine()}",
+            **packages,
+            "device": _device(),
+            "threads": f"{torch.get_num_threads()} CPU threads",
+            **ops.status(),
+        }
+        facts["ops"] = {name: facts["ops"][name] for name in ops.__all__ if name in facts["ops"]}
+        show(_text(facts), facts, self.json)
+
+
+def _text(facts: dict[str, Any]) -> str:
+    lines = [f"{name:9} {value}" for name, value in facts.items() if not isinstance(value, dict)]
+    lines += ["", "backends, in the order in which an op asks them"]
+    lines += [f"  {name:8} {state}" for name, state in facts["backends"].items()]
+    lines += ["", "ops and the backends that they have"]
+    lines += [f"  {name:20} {', '.join(backends)}" for name, backends in facts["ops"].items()]
+    if forced := facts["forced"]["backend"]:
+        lines += ["", f"REG4REC_BACKEND forces {forced}"]
+    return "\n".join(lines)
 
 
 def _version(package: str) -> str:

@@ -1,20 +1,27 @@
-"""Interactions and items: reading, leave-one-out split, item views."""
+"""Interactions and items: reading, splits, item views."""
 
 from reg4rec.data.catalog import ItemCatalog
 from reg4rec.data.dataset import Dataset
 from reg4rec.data.interactions import read_interactions
 from reg4rec.data.load import load_dataset
+from reg4rec.data.sentences import encode_texts, sentence_view
 from reg4rec.data.sequences import Sequences
 from reg4rec.data.shop import synthetic_shop
+from reg4rec.data.split import CutUnit, Split, SplitKind
 from reg4rec.data.views import ItemViews, ViewConfig
 
 __all__ = [
+    "CutUnit",
     "Dataset",
     "ItemCatalog",
     "ItemViews",
     "Sequences",
+    "Split",
+    "SplitKind",
     "ViewConfig",
+    "encode_texts",
     "load_dataset",
     "read_interactions",
+    "sentence_view",
     "synthetic_shop",
 ]

@@ -1,68 +1,190 @@
-"""Prepared Amazon folders: `sequences.txt`, `items.jsonl`, and matrices `*.npy` with one row an item."""
+"""Amazon reviews as published: the 2014, 2018 and 2023 releases, plain or gzipped, one category of goods a folder."""
 
+from __future__ import annotations
+
+import ast
+import html
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.json
-
-from reg4rec.data.catalog import ItemCatalog
-from reg4rec.data.dataset import Dataset, load_matrix
-from reg4rec.data.sequences import Sequences
+from reg4rec.data.dataset import Dataset
+from reg4rec.data.interactions import assemble
+from reg4rec.data.lines import BadLines, file_kind, numbered_lines, parse_json
 from reg4rec.errors import InputError
 
-__all__ = ["is_amazon_folder", "read_amazon"]
+if TYPE_CHECKING:
+    import polars as pl
+
+__all__ = ["find_release", "read_amazon"]
+
+BLOCK = 200_000
+"""reviews that are held as Python values at a time"""
 
 
-def is_amazon_folder(folder: Path) -> bool:
-    """Whether `folder` holds the two files that make a prepared Amazon dataset."""
-    return (folder / "sequences.txt").is_file() and (folder / "items.jsonl").is_file()
+def parse_literal(line: bytes) -> Any:
+    """The value of a line of JSON, or of a Python literal as the 2014 item files have it; None for anything else."""
+    value = parse_json(line)
+    if value is None:
+        try:
+            value = ast.literal_eval(line.decode())
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+            return None
+    return value
 
 
-def read_amazon(folder: Path) -> Dataset:
-    """The dataset of a prepared folder.
+@dataclass(frozen=True)
+class Release:
+    """How one release names its files and fields; `categories` tells the first path of an item."""
 
-    A line of `sequences.txt` is `user item item ...`, oldest first, with item ids from 1; line r of `items.jsonl`
-    describes item r and names its `asin`, which becomes the item id. The first listed category path counts.
+    year: int
+    reviews: str
+    user: str
+    item: str
+    time: str
+    brand: str
+    parse: Callable[[bytes], Any]
+    categories: Callable[[dict[str, Any]], Any]
+
+
+def _first_path(meta: dict[str, Any]) -> Any:
+    paths = meta.get("categories")
+    return paths[0] if isinstance(paths, list) and paths else None
+
+
+def _path_without_markup(meta: dict[str, Any]) -> Any:
+    """The 2018 path up to the first element that is a piece of the page's HTML."""
+    path = meta.get("category")
+    if not isinstance(path, list):
+        return None
+    markup = next((i for i, name in enumerate(path) if isinstance(name, str) and "</" in name), len(path))
+    return path[:markup]
+
+
+SMALL = r"(?P<name>.+?)"
+RELEASES = (
+    Release(2014, rf"reviews_{SMALL}(_5)?\.json", "reviewerID", "asin", "unixReviewTime", "brand", parse_literal,
+            _first_path),
+    Release(2018, rf"(?!meta_){SMALL}_5\.json", "reviewerID", "asin", "unixReviewTime", "brand", parse_json,
+            _path_without_markup),
+    Release(2023, rf"(?!meta_){SMALL}\.(jsonl|csv)", "user_id", "parent_asin", "timestamp", "store", parse_json,
+            lambda meta: meta.get("categories")),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Found:
+    """The files of one release in a folder; `meta` is None where items are not described."""
+
+    release: Release
+    name: str
+    reviews: Path
+    meta: Path | None
+
+
+def find_release(folder: Path) -> Found | None:
+    """The reviews in `folder` with their `meta_*` file, None if there are none; InputError for several.
+
+    The 2023 release has plain names, so its reviews count only beside their item file.
     """
-    user_ids, sequences = _read_sequences(folder / "sequences.txt")
-    items = _read_items(folder / "items.jsonl")
-    vectors = {
-        path.name.removesuffix(".npy").removesuffix(".f16"): load_matrix(path) for path in sorted(folder.glob("*.npy"))
+    files = {path.name.removesuffix(".gz"): path for path in sorted(folder.iterdir()) if path.is_file()}
+    found = []
+    for plain, path in files.items():
+        for release in RELEASES:
+            match = re.fullmatch(release.reviews, plain)
+            if match is None:
+                continue
+            ending = ".jsonl" if release.year == 2023 else ".json"
+            meta = files.get(f"meta_{match['name']}{ending}")
+            if release.year != 2023 or meta is not None:
+                found.append(Found(release, match["name"], path, meta))
+                break
+    if len(found) > 1:
+        names = ", ".join(one.reviews.name for one in found)
+        raise InputError(f"{folder} holds several files of reviews: {names}; keep one category of goods a folder")
+    return found[0] if found else None
+
+
+def read_amazon(found: Found, min_interactions: int = 5, max_malformed: int = 10) -> Dataset:
+    """Reviews as interactions; an item has `title`, `brand` (2023: its store) and its first category path.
+
+    Times are seconds (2023: milliseconds) since 1970. Where an item is described twice, the first description counts.
+    """
+    bad = BadLines(max_malformed)
+    log = _read_reviews(found, bad)
+    described = None if found.meta is None else _read_meta(found, set(log["item_id"].unique().to_list()), bad)
+    files = {"interactions": found.reviews.name, "items": found.meta and found.meta.name}
+    source = {"release": f"Amazon reviews {found.release.year}"} | files
+    return assemble(found.name, log, described, min_interactions, {}, {"source": source}, bad)
+
+
+def _read_reviews(found: Found, bad: BadLines) -> pl.DataFrame:
+    import polars as pl
+
+    from reg4rec.data.tables import read_log
+
+    release = found.release
+    if file_kind(found.reviews) == ".csv":
+        log = read_log(found.reviews, release.user, release.item, release.time, bad)
+        return log.with_columns(pl.col("user_id", "item_id").cast(pl.String))
+    schema: dict[str, Any] = {"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64}
+    rows = _review_rows(found.reviews, release, bad)
+    blocks = [pl.DataFrame(block, schema=schema, orient="row") for block in _blocks(rows)]
+    if not blocks:
+        raise InputError(f"{found.reviews} holds no review with {release.user}, {release.item} and {release.time}")
+    return pl.concat(blocks)
+
+
+def _review_rows(path: Path, release: Release, bad: BadLines) -> Iterator[tuple[str, str, int]]:
+    for number, line in numbered_lines(path):
+        review = parse_json(line)
+        if not isinstance(review, dict):
+            bad.add(path, number, "is no JSON object")
+            continue
+        user, item, time = (review.get(name) for name in (release.user, release.item, release.time))
+        if isinstance(user, str) and isinstance(item, str) and type(time) is int and abs(time) < 1 << 63:
+            yield user, item, time
+        else:
+            bad.add(path, number, f"lacks {release.user}, {release.item} or {release.time}")
+
+
+def _blocks(rows: Iterator[tuple[str, str, int]]) -> Iterator[list[tuple[str, str, int]]]:
+    block: list[tuple[str, str, int]] = []
+    for row in rows:
+        block.append(row)
+        if len(block) == BLOCK:
+            yield block
+            block = []
+    if block:
+        yield block
+
+
+def _read_meta(found: Found, wanted: set[str], bad: BadLines) -> pl.DataFrame:
+    """The described items among `wanted`, the first description of each."""
+    import polars as pl
+
+    release, rows = found.release, {}
+    assert found.meta is not None
+    for number, line in numbered_lines(found.meta):
+        meta = release.parse(line)
+        item = meta.get(release.item) if isinstance(meta, dict) else None
+        if not isinstance(item, str):
+            bad.add(found.meta, number, f"is no item with {release.item}")
+        elif item in wanted and item not in rows:
+            path = release.categories(meta)
+            names = [_text(name) for name in path] if isinstance(path, list) else []
+            rows[item] = (item, _text(meta.get("title")), _text(meta.get(release.brand)), [n for n in names if n])
+    kinds: dict[str, Any] = {
+        "item_id": pl.String,
+        "title": pl.String,
+        "brand": pl.String,
+        "categories": pl.List(pl.String),
     }
-    card = {"source": f"prepared Amazon folder {folder.name}", "order": "as listed, oldest first"}
-    return Dataset.build(folder.name, user_ids, sequences, items, vectors, card)
+    return pl.DataFrame(list(rows.values()), schema=kinds, orient="row")
 
 
-def _read_sequences(path: Path) -> tuple[pa.Array, Sequences]:
-    users, lengths, items = [], [], []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        user, *row = line.split() or [""]
-        if not row:
-            raise InputError(f"{path} line {number} names no item; expected `user item item ...`")
-        users.append(user)
-        lengths.append(len(row))
-        items.extend(row)
-    try:
-        flat = np.asarray(items, dtype=np.int64)
-    except ValueError:
-        raise InputError(f"{path} holds an item that is not a whole number; expected `user item item ...`") from None
-    offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
-    return pa.array(users), Sequences(offsets, (flat - 1).astype(np.int32))
-
-
-def _read_items(path: Path) -> ItemCatalog:
-    try:
-        table = pyarrow.json.read_json(path)
-    except pa.ArrowInvalid as error:
-        raise InputError(f"{path} is not readable as one JSON object a line: {error}") from None
-    missing = {"item_id", "asin", "categories"} - set(table.column_names)
-    if missing:
-        raise InputError(f"{path} has no columns {sorted(missing)}; it has {table.column_names}")
-    if table["item_id"].to_pylist() != list(range(1, table.num_rows + 1)):
-        raise InputError(f"{path} does not list item_id 1 to {table.num_rows} in order")
-    first_paths = [paths[0] if paths else None for paths in table["categories"].to_pylist()]
-    columns = {name: table[name] for name in table.column_names if name not in ("item_id", "asin", "categories")}
-    return ItemCatalog.from_table(
-        pa.table({"item_id": table["asin"], "categories": pa.array(first_paths, pa.list_(pa.string()))} | columns)
-    )
+def _text(value: Any) -> str | None:
+    """Text without HTML entities and surrounding space; None for anything else or nothing."""
+    return (html.unescape(value).strip() or None) if isinstance(value, str) else None

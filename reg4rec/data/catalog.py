@@ -45,6 +45,8 @@ class ItemCatalog:
         table = _with_text_columns(table)
         _check_ids(table["item_id"])
         level = choose_level(table["categories"].to_pylist()) if category_level is None else category_level
+        if level < 0:
+            raise InputError(f"category_level is {level}; it counts the elements of a path that make a category")
         return cls(table, level)
 
     def __len__(self) -> int:
@@ -62,7 +64,7 @@ class ItemCatalog:
         try:
             wanted = _flat(ids) if isinstance(ids, pa.Array | pa.ChunkedArray) else pa.array(ids)
             wanted = wanted.cast(self.ids.type)
-        except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
+        except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError) as error:
             raise InputError(
                 f"item ids of this catalog are of type {self.ids.type}; the ids given are not: {error}"
             ) from None
@@ -149,6 +151,9 @@ def _cast(name: str, column: pa.ChunkedArray, kind: pa.DataType) -> pa.Array:
 
 
 def _check_ids(ids: pa.ChunkedArray) -> None:
+    kind = ids.type
+    if not (pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+        raise InputError(f"item ids are of type {kind}; whole numbers or text were expected")
     if ids.null_count:
         raise InputError(f"{ids.null_count} of {len(ids)} items have no item_id; drop or name them")
     if len(pc.unique(ids)) < len(ids):

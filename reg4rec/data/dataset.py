@@ -1,39 +1,43 @@
 """A dataset: who interacted with what, in which order, and what the items are."""
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 
 from reg4rec.data.catalog import ItemCatalog
+from reg4rec.data.fingerprint import fingerprint
+from reg4rec.data.matrices import KeyedMatrix, Matrix, check_matrix, match_rows, read_matrix
 from reg4rec.data.parquet import read_parquet, write_parquet
 from reg4rec.data.sequences import Sequences
+from reg4rec.data.split import CutUnit, Kept, Split, Times, check_times, kept_lengths, time_split
 from reg4rec.errors import InputError
 from reg4rec.storage import atomic_folder, read_header, read_tensors, write_json, write_tensors
 
 __all__ = ["Dataset"]
 
-FORMAT, VERSION = "reg4rec-dataset", 1
-MIN_TO_SPLIT = 3
-HELD_BACK = {"train": 2, "train+validation": 1, "all": 0}
-TARGET_FROM_END = {"validation": 2, "test": 1}
+FORMAT, VERSION = "reg4rec-dataset", 2
 
 Int32 = npt.NDArray[np.int32]
+PartName = Literal["train", "train+validation", "all"]
+PARTS = ("train", "train+validation", "all")
+HISTORY_PART: dict[str, PartName] = {"validation": "train", "test": "train+validation"}
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
     """Users, their interactions (oldest first), the items, and the matrices the user brought.
 
-    Leave-one-out: the last interaction of a user is the test target, the last but one the validation target. A user
-    with fewer than three interactions has no target, and all of the interactions are training.
-    Make one with `Dataset.build`, which checks what it is given.
+    `split` says what is held back, by default each user's last two interactions (leave-one-out). `times` holds the
+    time of every interaction, where the source had one. Make a dataset with `Dataset.build`, which checks what it is
+    given.
     """
 
     name: str
@@ -42,6 +46,8 @@ class Dataset:
     items: ItemCatalog
     vectors: dict[str, npt.NDArray[np.float32]] = field(default_factory=dict)
     card: dict[str, Any] = field(default_factory=dict)
+    times: Times | None = None
+    split: Split = field(default_factory=Split)
 
     @classmethod
     def build(
@@ -52,24 +58,31 @@ class Dataset:
         items: ItemCatalog,
         vectors: Mapping[str, npt.ArrayLike] | None = None,
         card: Mapping[str, Any] | None = None,
+        times: npt.ArrayLike | None = None,
+        split: Split | None = None,
         **more: Any,
     ) -> Self:
         """A checked dataset, its card completed by counts and the fingerprint (sha256 of the content).
 
-        Raises InputError for item rows outside the catalog, and for a matrix that is not (I, V) or not finite.
+        Raises InputError for item rows outside the catalog, user ids that repeat, times that are not in order, and
+        for a matrix that is not (I, V) or not finite.
         """
         _check_sequences(user_ids, sequences, len(items))
-        checked = {key: check_matrix(key, value, len(items)) for key, value in (vectors or {}).items()}
-        full_card = dict(card or {})
+        matrices = {key: check_matrix(key, value, len(items)) for key, value in (vectors or {}).items()}
+        moments = None if times is None else check_times(sequences, times)
+        full_card = dict(card or {}) | {"category_level": items.category_level}
+        dataset = cls(name, user_ids, sequences, items, matrices, full_card, moments, split or Split(), **more)
         full_card["counts"] = {
             "users": len(user_ids),
             "items": len(items),
             "interactions": len(sequences.items),
-            "users_without_targets": int((sequences.lengths < MIN_TO_SPLIT).sum()),
+            "users_without_targets": len(user_ids) - len(dataset.targets("test")[0]),
         }
-        full_card["category_level"] = items.category_level
-        full_card["fingerprint"] = fingerprint(user_ids, sequences, items, checked)
-        return cls(name, user_ids, sequences, items, checked, full_card, **more)
+        full_card["split"] = dataset.split.to_json() | {
+            f"{name}_targets": len(dataset.targets(name)[0]) for name in ("validation", "test")
+        }
+        full_card["fingerprint"] = dataset.fingerprint()
+        return dataset
 
     @property
     def num_users(self) -> int:
@@ -79,35 +92,85 @@ class Dataset:
     def num_items(self) -> int:
         return len(self.items)
 
-    def part(self, name: Literal["train", "train+validation", "all"]) -> Sequences:
-        """Every user's interactions without the held-back targets: `train` is [:-2], `train+validation` [:-1]."""
-        if name not in HELD_BACK:
-            raise InputError(f"there is no part {name!r}; the parts are {sorted(HELD_BACK)}")
-        return self.sequences.without_last(np.where(self._has_targets, HELD_BACK[name], 0))
+    def part(self, name: PartName) -> Sequences:
+        """Every user's interactions without what the split holds back.
 
-    def item_counts(self, name: Literal["train", "train+validation", "all"]) -> npt.NDArray[np.int64]:
+        `train` lacks validation and test, `train+validation` lacks test: with leave-one-out they are [:-2] and [:-1].
+        """
+        return self.sequences.without_last(self.sequences.lengths - self._kept_in(name))
+
+    def item_counts(self, name: PartName) -> npt.NDArray[np.int64]:
         """How often each item stands in a part, (I,): its popularity."""
         return np.bincount(self.part(name).items, minlength=self.num_items)
 
     def targets(self, split: Literal["validation", "test"]) -> tuple[Int32, Int32]:
-        """The users that have a target (rows, ascending) and the target item of each (rows)."""
-        if split not in TARGET_FROM_END:
-            raise InputError(f"there is no split {split!r}; the splits are {sorted(TARGET_FROM_END)}")
-        users = np.flatnonzero(self._has_targets)
-        items = self.sequences.items[self.sequences.offsets[users + 1] - TARGET_FROM_END[split]]
+        """The users that have a target (rows, ascending) and the target item of each (rows).
+
+        A target is the first interaction after the history: `train` for validation, `train+validation` for test. A
+        user whose history is empty, or who did nothing before the next cut, has none.
+        """
+        if split not in HISTORY_PART:
+            raise InputError(f"there is no split {split!r}; the splits are {sorted(HISTORY_PART)}")
+        history = self._kept_in(HISTORY_PART[split])
+        limit = self._kept_in("train+validation" if split == "validation" else "all")
+        users = np.flatnonzero((history > 0) & (history < limit))
+        items = self.sequences.items[self.sequences.offsets[users] + history[users]]
         return users.astype(np.int32), items
 
-    @property
-    def _has_targets(self) -> npt.NDArray[np.bool_]:
-        return self.sequences.lengths >= MIN_TO_SPLIT
+    def _kept_in(self, name: str) -> npt.NDArray[np.int64]:
+        if name not in PARTS:
+            raise InputError(f"there is no part {name!r}; the parts are {sorted(PARTS)}")
+        kept = self._kept
+        return {"train": kept.train, "train+validation": kept.validation, "all": self.sequences.lengths}[name]
+
+    @cached_property
+    def _kept(self) -> Kept:
+        return kept_lengths(self.split, self.sequences, self.times)
+
+    def with_time_split(self, validation: float = 0.8, test: float = 0.9, unit: CutUnit = "quantile") -> "Dataset":
+        """The same data, split at two moments instead of leave-one-out: nobody's future is in anybody's training.
+
+        A user's validation target is the first interaction from `validation` on, if it is before `test`; the test
+        target is the first one from `test` on. `unit` "quantile": shares of all interactions; "timestamp": moments in
+        the unit of `times`. InputError without times. The fingerprint changes: tokens and models must be made anew.
+        """
+        return self._rebuilt(split=time_split(self.times, validation, test, unit))
+
+    def with_vectors(self, vectors: Mapping[str, Matrix]) -> "Dataset":
+        """The same data with more matrices: arrays or .npy files with a row an item, or Parquet files keyed by id.
+
+        A Parquet file has a column `item_id` and one column of lists; an item without a row gets zeros, and the card
+        counts them.
+        """
+        found = {key: read_matrix(key, matrix) for key, matrix in vectors.items()}
+        rows, reports = dict(self.vectors), dict(self.card.get("vectors", {}))
+        for key, matrix in found.items():
+            if isinstance(matrix, KeyedMatrix):
+                rows[key], reports[key] = match_rows(matrix, self.items.ids)
+            else:
+                rows[key] = check_matrix(key, matrix, self.num_items)
+        return self._rebuilt(vectors=rows, card=self.card | ({"vectors": reports} if reports else {}))
+
+    def _rebuilt(self, **changes: Any) -> "Dataset":
+        parts = {"vectors": self.vectors, "card": self.card, "times": self.times, "split": self.split} | changes
+        return Dataset.build(self.name, self.user_ids, self.sequences, self.items, **parts)
+
+    def fingerprint(self) -> str:
+        """The sha256 of everything the dataset says, split included; the same after saving and loading."""
+        columns = {"user_id": self.user_ids} | {f"item.{k}": self.items.table[k] for k in self.items.table.column_names}
+        arrays: dict[str, npt.NDArray[Any]] = {"offsets": self.sequences.offsets, "items": self.sequences.items}
+        arrays |= {} if self.times is None else {"times": self.times}
+        arrays |= {f"vectors.{name}": self.vectors[name] for name in sorted(self.vectors)}
+        return fingerprint(columns, arrays, self.split.to_json())
 
     def save(self, folder: str | Path) -> None:
         """Write the dataset folder, replacing what was there."""
         with atomic_folder(folder) as fresh:
-            header = {"format": FORMAT, "version": VERSION, "name": self.name, "card": self.card}
-            write_json(fresh / "dataset.json", header | {"category_level": self.items.category_level})
+            header = {"format": FORMAT, "version": VERSION, "name": self.name, "split": self.split.to_json()}
+            body = {"category_level": self.items.category_level, "card": self.card}
+            write_json(fresh / "dataset.json", header | body)
             self.items.save(fresh / "items.parquet")
-            _write_sequences(fresh / "sequences.parquet", self.user_ids, self.sequences)
+            _write_sequences(fresh / "sequences.parquet", self)
             if self.vectors:
                 tensors = {name: torch.from_numpy(matrix) for name, matrix in self.vectors.items()}
                 write_tensors(fresh / "vectors.safetensors", tensors)
@@ -116,55 +179,26 @@ class Dataset:
     def load(cls, folder: str | Path) -> "Dataset":
         """The dataset that `save` wrote; InputError if the folder is damaged or its content is not what was saved."""
         folder = Path(folder)
-        header = read_header(folder / "dataset.json", FORMAT, VERSION)
-        items = ItemCatalog.load(folder / "items.parquet", header.get("category_level"))
-        user_ids, sequences = _read_sequences(folder / "sequences.parquet")
+        header = read_header(folder / "dataset.json", FORMAT, VERSION, oldest=2)
+        name, level, card = (header.get(key) for key in ("name", "category_level", "card"))
+        if not isinstance(name, str) or not isinstance(card, dict) or type(level) is not int:
+            raise InputError(f"{folder / 'dataset.json'} lacks name, category_level or card; prepare the data again")
+        items = ItemCatalog.load(folder / "items.parquet", level)
+        user_ids, sequences, times = _read_sequences(folder / "sequences.parquet")
         stored = folder / "vectors.safetensors"
-        vectors = {name: t.numpy() for name, t in read_tensors(stored).items()} if stored.exists() else {}
-        card = header.get("card", {})
-        dataset = Dataset.build(header.get("name", folder.name), user_ids, sequences, items, vectors, card)
+        vectors = _as_numpy(read_tensors(stored)) if stored.exists() else {}
+        split = Split.from_json(header.get("split"))
+        dataset = Dataset.build(name, user_ids, sequences, items, vectors, card, times, split)
         if dataset.card["fingerprint"] != card.get("fingerprint"):
             raise InputError(f"{folder} was changed after it was saved (another fingerprint); prepare it again")
         return dataset
 
 
-def check_matrix(name: str, matrix: npt.ArrayLike, num_rows: int) -> npt.NDArray[np.float32]:
-    """`matrix` as float32 (rows, V), or InputError saying what is wrong with it."""
-    array = np.asarray(matrix)
-    if array.ndim != 2 or len(array) != num_rows or not array.shape[1]:
-        raise InputError(f"matrix {name!r} has shape {array.shape} where ({num_rows}, V) was expected, a row an item")
-    if not np.issubdtype(array.dtype, np.number) or np.iscomplexobj(array):
-        raise InputError(f"matrix {name!r} has dtype {array.dtype} where real numbers were expected")
-    bad = np.flatnonzero(~np.isfinite(array).all(axis=1))
-    if len(bad):
-        raise InputError(f"matrix {name!r} has NaN or infinity in {len(bad)} rows, the first is row {bad[0]}")
-    return np.ascontiguousarray(array, dtype=np.float32)
-
-
-def load_matrix(path: Path) -> npt.NDArray[Any]:
-    """The array of a .npy file; InputError if it is missing, damaged or a pickle."""
-    try:
-        return np.asarray(np.load(path, allow_pickle=False))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} is not a readable .npy matrix: {error}") from None
-
-
-def fingerprint(
-    user_ids: pa.Array, sequences: Sequences, items: ItemCatalog, vectors: Mapping[str, npt.NDArray[np.float32]]
-) -> str:
-    """The sha256 of everything a dataset says, the same after saving and loading."""
-    digest = hashlib.sha256()
-    columns = {"user_id": user_ids} | {name: items.table[name] for name in items.table.column_names}
-    for name, column in columns.items():
-        digest.update(f"{name}\n".encode())
-        for start in range(0, len(column), 4096):
-            digest.update(repr(column.slice(start, 4096).to_pylist()).encode())
-    for array in (sequences.offsets, sequences.items):
-        digest.update(np.ascontiguousarray(array).data)
-    for name in sorted(vectors):
-        digest.update(f"{name}:{vectors[name].shape}\n".encode())
-        digest.update(np.ascontiguousarray(vectors[name]).data)
-    return digest.hexdigest()
+def _as_numpy(tensors: Mapping[str, torch.Tensor]) -> dict[str, npt.NDArray[Any]]:
+    foreign = {name: str(t.dtype) for name, t in tensors.items() if t.dtype != torch.float32}
+    if foreign:
+        raise InputError(f"the dataset's matrices are stored as float32, found {foreign}; prepare the data again")
+    return {name: tensor.numpy() for name, tensor in tensors.items()}
 
 
 def _check_sequences(user_ids: pa.Array, sequences: Sequences, num_items: int) -> None:
@@ -172,18 +206,42 @@ def _check_sequences(user_ids: pa.Array, sequences: Sequences, num_items: int) -
         raise InputError(f"the dataset has {len(sequences.items)} interactions and {num_items} items; both are needed")
     if len(user_ids) != len(sequences):
         raise InputError(f"there are {len(user_ids)} user ids for {len(sequences)} sequences")
+    if user_ids.null_count or len(pc.unique(user_ids)) < len(user_ids):
+        raise InputError("some user ids are missing or stand for several sequences; keep one sequence a user")
     low, high = sequences.items.min(), sequences.items.max()
     if low < 0 or high >= num_items:
         raise InputError(f"item rows run from {low} to {high} where 0 to {num_items - 1} was expected")
 
 
-def _write_sequences(path: Path, user_ids: pa.Array, sequences: Sequences) -> None:
-    items = pa.LargeListArray.from_arrays(pa.array(sequences.offsets), pa.array(sequences.items))
-    write_parquet(path, pa.table({"user_id": user_ids, "items": items}))
+def _write_sequences(path: Path, dataset: Dataset) -> None:
+    offsets = pa.array(dataset.sequences.offsets)
+    columns = {"items": dataset.sequences.items} | ({} if dataset.times is None else {"times": dataset.times})
+    lists = {name: pa.LargeListArray.from_arrays(offsets, pa.array(values)) for name, values in columns.items()}
+    write_parquet(path, pa.table({"user_id": dataset.user_ids} | lists))
 
 
-def _read_sequences(path: Path) -> tuple[pa.Array, Sequences]:
+def _read_sequences(path: Path) -> tuple[pa.Array, Sequences, npt.NDArray[Any] | None]:
     table = read_parquet(path, columns=("user_id", "items"))
-    users, lists = table["user_id"].combine_chunks(), table["items"].combine_chunks()
-    offsets = np.array(lists.offsets, dtype=np.int64)
-    return users, Sequences(offsets - offsets[0], np.array(lists.flatten(), dtype=np.int32))
+    users = table["user_id"].combine_chunks()
+    sequences = Sequences(*_flat(path, table["items"], pa.int32()))
+    if "times" not in table.column_names:
+        return users, sequences, None
+    whole = pa.types.is_integer(getattr(table["times"].type, "value_type", pa.null()))
+    kind = pa.int64() if whole else pa.float64()
+    offsets, times = _flat(path, table["times"], kind)
+    if not np.array_equal(offsets, sequences.offsets):
+        raise InputError(f"{path} has lists of times and of items that differ in length; prepare the data again")
+    return users, sequences, times
+
+
+def _flat(path: Path, column: pa.ChunkedArray, kind: pa.DataType) -> tuple[npt.NDArray[np.int64], npt.NDArray[Any]]:
+    """Offsets from 0 and the values of a column of lists of whole numbers or times, none null."""
+    lists = column.combine_chunks()
+    try:
+        values = lists.flatten().cast(kind)
+        if lists.null_count or values.null_count:
+            raise ValueError("some are null")
+        lengths = np.asarray(pc.list_value_length(lists), dtype=np.int64)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, AttributeError, ValueError) as error:
+        raise InputError(f"{path} has a column of {column.type} where lists of {kind} are stored: {error}") from None
+    return np.concatenate([[0], np.cumsum(lengths)]), np.array(values)

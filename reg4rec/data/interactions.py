@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -12,8 +13,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from reg4rec.data.catalog import ItemCatalog
-from reg4rec.data.dataset import Dataset, check_matrix, load_matrix
+from reg4rec.data.dataset import Dataset
 from reg4rec.data.kcore import k_core
+from reg4rec.data.lines import BadLines, file_kind
+from reg4rec.data.matrices import KeyedMatrix, Matrix, check_matrix, match_rows, read_matrix
+from reg4rec.data.prepared import read_sequence_log
 from reg4rec.data.sequences import Sequences
 from reg4rec.errors import InputError
 
@@ -21,6 +25,8 @@ if TYPE_CHECKING:
     import polars as pl
 
 __all__ = ["assemble", "read_interactions"]
+
+Int64 = npt.NDArray[np.int64]
 
 
 def read_interactions(
@@ -34,30 +40,34 @@ def read_interactions(
     brand: str | None = None,
     categories: str | None = None,
     min_interactions: int = 5,
-    vectors: Mapping[str, str | Path | npt.ArrayLike] | None = None,
+    vectors: Mapping[str, Matrix] | None = None,
     name: str | None = None,
+    max_malformed: int = 10,
 ) -> Dataset:
-    """A dataset from Parquet, CSV, TSV or JSONL files.
+    """A dataset from Parquet, CSV, TSV, JSONL or RecBole files (text files perhaps gzipped), or lists of items (.txt).
 
     `user`, `item`, `time` name the columns of the interactions; `time=None` takes the rows as oldest first. `title`,
     `brand`, `categories` name columns of the items file (by default the columns of those names, where present);
-    categories are lists, or text separated by "|" or ">". Rows of `vectors` (matrices or .npy paths) follow the
-    items file.
+    categories are lists, or text separated by "|" or ">". `vectors` are Parquet files keyed by `item`, or matrices
+    and .npy files whose rows follow the items file. A .txt file has lines `user item item ...`, oldest first.
 
     Users and items with fewer than `min_interactions` are removed until none is left (k-core). Equal times keep the
-    order of the file; rows that repeat user, item and time are dropped and counted in the card. User and item rows
-    follow the sorted ids. An item that the items file lacks gets no text and zero vectors. Raises InputError for
-    missing columns, null ids or times, and when nothing is left.
+    order of the file; rows that repeat user, item and time are dropped and counted in the card, and so are up to
+    `max_malformed` lines that cannot be read. User and item rows follow the sorted ids. An item that the items file
+    lacks gets no text and zero vectors. Raises InputError for missing columns, null ids or times, more malformed
+    lines, and when nothing is left.
     """
     from reg4rec.data.tables import read_items_table, read_log
 
-    if min_interactions < 1:
-        raise InputError(f"min_interactions is {min_interactions}; give 1 or more")
-    log = read_log(Path(interactions), user, item, time)
-    described = None if items is None else read_items_table(Path(items), item, title, brand, categories)
-    source = {"interactions": Path(interactions).name, "items": None if items is None else Path(items).name}
-    name = name or Path(interactions).stem
-    return assemble(name, log, described, min_interactions, vectors or {}, {"source": source})
+    log_path, items_path, bad = Path(interactions), None if items is None else Path(items), BadLines(max_malformed)
+    if file_kind(log_path) == ".txt":
+        log = read_sequence_log(log_path, bad)
+    else:
+        log = read_log(log_path, user, item, time, bad)
+    described = None if items_path is None else read_items_table(items_path, item, title, brand, categories, bad)
+    matrices = {key: read_matrix(key, matrix, item) for key, matrix in (vectors or {}).items()}
+    card = {"source": {"interactions": log_path.name, "items": items_path and items_path.name}}
+    return assemble(name or log_path.name.partition(".")[0], log, described, min_interactions, matrices, card, bad)
 
 
 def assemble(
@@ -65,66 +75,113 @@ def assemble(
     log: pl.DataFrame,
     described: pl.DataFrame | None,
     min_interactions: int,
-    vectors: Mapping[str, str | Path | npt.ArrayLike],
+    matrices: Mapping[str, KeyedMatrix | npt.ArrayLike],
     card: dict[str, Any],
+    bad: BadLines,
 ) -> Dataset:
     """A dataset from a log (`user_id`, `item_id`, perhaps `timestamp`) and an item table with `item_id`."""
     import polars as pl
 
+    if min_interactions < 1:
+        raise InputError(f"min_interactions is {min_interactions}; give 1 or more")
     if described is not None and described["item_id"].dtype != log["item_id"].dtype:
         log, described = (table.with_columns(pl.col("item_id").cast(pl.String)) for table in (log, described))
-    num_rows = len(log)
-    if "timestamp" in log.columns:
-        log = log.unique(["user_id", "item_id", "timestamp"], maintain_order=True, keep="first")
-        log = log.sort("timestamp", maintain_order=True)
-    all_users, users = _codes(log["user_id"])
-    all_items, items = _codes(log["item_id"])
-    keep = k_core(users, items, min_interactions)
-    before = {"users": len(all_users), "items": len(all_items), "interactions": len(log)}
-    if not keep.any():
-        raise InputError(
-            f"no interaction is left with at least {min_interactions} per user and item; there were {before}; "
-            "lower min_interactions or bring more data"
-        )
-    kept_users, users = np.unique(users[keep], return_inverse=True)
-    kept_items, items = np.unique(items[keep], return_inverse=True)
-    item_ids = all_items.take(pa.array(kept_items))
+    events, before, dropped = _select(_events(log), min_interactions)
+    kept_users, users = np.unique(events.users, return_inverse=True)
+    kept_items, items = np.unique(events.items, return_inverse=True)
+    item_ids = events.item_ids.take(pa.array(kept_items))
     rows = _described_rows(described, item_ids)
-    dropped = {"duplicates": num_rows - len(log), "below_min_interactions": int((~keep).sum())}
+    counts: dict[str, Any] = {"items_not_described": int((rows < 0).sum())}
+    aligned = {key: _aligned(key, matrix, described, rows, item_ids) for key, matrix in matrices.items()}
+    counts |= {"vectors": {key: report for key, (_, report) in aligned.items() if report}} if aligned else {}
+    if bad.count:
+        warnings.warn(f"reg4rec: {bad.count} malformed lines left out: {'; '.join(bad.first)}", stacklevel=3)
+    offsets, order = _by_user(users, events.times, len(kept_users))
     return Dataset.build(
         name,
-        all_users.take(pa.array(kept_users)),
-        _group(users, items.astype(np.int32), len(kept_users)),
+        events.user_ids.take(pa.array(kept_users)),
+        Sequences(offsets, items[order].astype(np.int32)),
         ItemCatalog.from_table(_item_table(described, item_ids, rows)),
-        {key: _aligned(key, value, described, rows) for key, value in vectors.items()},
+        {key: values for key, (values, _) in aligned.items()},
         card
         | {
             "before": before,
             "dropped": dropped,
+            "malformed_lines": {"count": bad.count, "first": bad.first},
             "min_interactions": min_interactions,
-            "items_not_described": int((rows < 0).sum()),
-            "order": "by timestamp, ties in file order" if "timestamp" in log.columns else "as in the file",
-        },
+            "order": "as in the file" if events.times is None else "by timestamp, ties in file order",
+        }
+        | counts,
+        None if events.times is None else events.times[order],
     )
 
 
-def _codes(ids: pl.Series) -> tuple[pa.Array, npt.NDArray[np.int64]]:
+class Events(NamedTuple):
+    """Interactions as whole numbers from 0, which stand for the sorted ids."""
+
+    users: Int64
+    items: Int64
+    times: npt.NDArray[Any] | None
+    user_ids: pa.Array
+    item_ids: pa.Array
+
+    def only(self, keep: npt.NDArray[Any]) -> Events:
+        times = None if self.times is None else self.times[keep]
+        return self._replace(users=self.users[keep], items=self.items[keep], times=times)
+
+
+def _events(log: pl.DataFrame) -> Events:
+    (user_ids, users), (item_ids, items) = (_codes(log[name]) for name in ("user_id", "item_id"))
+    times = log["timestamp"].to_numpy() if "timestamp" in log.columns else None
+    return Events(users, items, times, user_ids, item_ids)
+
+
+def _codes(ids: pl.Series) -> tuple[pa.Array, Int64]:
     values = _arrow(ids.unique().sort())
     return values, np.asarray(pc.index_in(_arrow(ids), value_set=values), dtype=np.int64)
 
 
 def _arrow(series: pl.Series) -> pa.Array:
     array = series.to_arrow()
-    return array.cast(pa.string()) if pa.types.is_large_string(array.type) else array
+    return array if pa.types.is_integer(array.type) else array.cast(pa.string())
 
 
-def _group(users: npt.NDArray[np.int64], items: npt.NDArray[np.int32], num_users: int) -> Sequences:
+def _select(events: Events, min_interactions: int) -> tuple[Events, dict[str, int], dict[str, int]]:
+    """The events of the k-core without repetitions, the counts before it, and what was dropped."""
+    num_rows = len(events.users)
+    if events.times is not None:
+        events = events.only(_first_of_equals(events.users, events.items, events.times))
+    before = {"users": len(events.user_ids), "items": len(events.item_ids), "interactions": len(events.users)}
+    keep = k_core(events.users, events.items, min_interactions)
+    if not keep.any():
+        raise InputError(
+            f"no interaction is left with at least {min_interactions} per user and item; there were {before}; "
+            "lower min_interactions or bring more data"
+        )
+    dropped = {"duplicates": num_rows - len(events.users), "below_min_interactions": int((~keep).sum())}
+    return events.only(keep), before, dropped
+
+
+def _first_of_equals(users: Int64, items: Int64, times: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """Which rows do not repeat an earlier one in user, item and time."""
+    order = np.lexsort((items, times, users))
+    again = np.ones(max(len(users) - 1, 0), dtype=np.bool_)
+    for column in (users, items, times):
+        column_sorted = column[order]
+        again &= column_sorted[1:] == column_sorted[:-1]
+    first = np.ones(len(users), dtype=np.bool_)
+    first[order[1:][again]] = False
+    return first
+
+
+def _by_user(users: Int64, times: npt.NDArray[Any] | None, num_users: int) -> tuple[Int64, Int64]:
+    """Offsets of each user, and the order that lists users one after the other, oldest first, ties as they stand."""
     offsets = np.zeros(num_users + 1, dtype=np.int64)
     np.cumsum(np.bincount(users, minlength=num_users), out=offsets[1:])
-    return Sequences(offsets, items[np.argsort(users, kind="stable")])
+    return offsets, np.argsort(users, kind="stable") if times is None else np.lexsort((times, users))
 
 
-def _described_rows(described: pl.DataFrame | None, item_ids: pa.Array) -> npt.NDArray[np.int64]:
+def _described_rows(described: pl.DataFrame | None, item_ids: pa.Array) -> Int64:
     """The row of each id in the items file, -1 where it has none."""
     if described is None:
         return np.full(len(item_ids), -1, dtype=np.int64)
@@ -132,18 +189,20 @@ def _described_rows(described: pl.DataFrame | None, item_ids: pa.Array) -> npt.N
     return np.asarray(pc.fill_null(found, -1), dtype=np.int64)
 
 
-def _item_table(described: pl.DataFrame | None, item_ids: pa.Array, rows: npt.NDArray[np.int64]) -> pa.Table:
+def _item_table(described: pl.DataFrame | None, item_ids: pa.Array, rows: Int64) -> pa.Table:
     if described is None:
         return pa.table({"item_id": item_ids})
-    table = described.drop("item_id").to_arrow().take(pa.array(rows, mask=rows < 0))
-    return table.append_column("item_id", item_ids)
+    table = described.to_arrow().take(pa.array(rows, mask=rows < 0))
+    return table.set_column(table.column_names.index("item_id"), "item_id", item_ids)
 
 
 def _aligned(
-    key: str, matrix: str | Path | npt.ArrayLike, described: pl.DataFrame | None, rows: npt.NDArray[np.int64]
-) -> npt.NDArray[np.float32]:
+    key: str, matrix: KeyedMatrix | npt.ArrayLike, described: pl.DataFrame | None, rows: Int64, item_ids: pa.Array
+) -> tuple[npt.NDArray[Any], dict[str, int]]:
+    """The matrix in the order of `item_ids`, and for a keyed one what did not match."""
+    if isinstance(matrix, KeyedMatrix):
+        return match_rows(matrix, item_ids)
     if described is None:
         raise InputError(f"matrix {key!r} needs an items file, whose rows its rows follow; give items=")
-    values = load_matrix(Path(matrix)) if isinstance(matrix, str | Path) else matrix
-    checked = check_matrix(key, values, len(described))
-    return np.where(rows[:, None] >= 0, checked[rows], np.float32(0))
+    checked = check_matrix(key, matrix, len(described))
+    return np.where(rows[:, None] >= 0, checked[rows], np.float32(0)), {}

@@ -11,12 +11,13 @@ def k_core(users: npt.NDArray[np.int64], items: npt.NDArray[np.int64], minimum: 
 
     `users` and `items` are whole numbers from 0, one pair an interaction.
     """
-    keep = np.ones(len(users), dtype=np.bool_)
-    while keep.any():
-        per_user = np.bincount(users[keep], minlength=users.max() + 1)
-        per_item = np.bincount(items[keep], minlength=items.max() + 1)
-        stays = keep & (per_user[users] >= minimum) & (per_item[items] >= minimum)
-        if (stays == keep).all():
+    left = np.arange(len(users))
+    while len(left):
+        some_users, some_items = users[left], items[left]
+        stays = (np.bincount(some_users)[some_users] >= minimum) & (np.bincount(some_items)[some_items] >= minimum)
+        if stays.all():
             break
-        keep = stays
+        left = left[stays]
+    keep = np.zeros(len(users), dtype=np.bool_)
+    keep[left] = True
     return keep

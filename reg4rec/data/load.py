@@ -1,31 +1,46 @@
 """One name or folder in, one dataset out."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from reg4rec.data.amazon import is_amazon_folder, read_amazon
+from reg4rec.data.amazon import find_release, read_amazon
 from reg4rec.data.dataset import Dataset
 from reg4rec.data.download import cache_folder, get_ml_100k
-from reg4rec.data.movielens import is_ml_100k_folder, read_ml_100k
+from reg4rec.data.interactions import read_interactions
+from reg4rec.data.movielens import is_ml_100k_folder, is_movielens_folder, read_ml_100k, read_movielens
+from reg4rec.data.prepared import is_prepared_folder, read_prepared
+from reg4rec.data.recbole import is_atomic_folder, read_atomic
 from reg4rec.errors import InputError
 
 __all__ = ["load_dataset"]
 
+EXPECTED = (
+    "dataset.json (written by Dataset.save); sequences.txt, perhaps with items.jsonl; u.data and u.item; ratings.dat "
+    "and movies.dat; ratings.csv and movies.csv; *.inter; or Amazon's reviews with meta_*"
+)
 
-def load_dataset(name_or_folder: str | Path) -> Dataset:
-    """The dataset of a name or a folder.
+
+def load_dataset(name_or_folder: str | Path, min_interactions: int | None = None) -> Dataset:
+    """The dataset of a name or a folder, recognized by the files in it.
 
     Known are the name "ml-100k" (fetched into $REG4REC_CACHE, else ~/.cache/reg4rec), folders written by
-    `Dataset.save`, prepared Amazon folders (`sequences.txt`, `items.jsonl`), MovieLens-100K folders, and the bare
-    names of such folders under $REG4REC_DATA. Raises InputError for anything else.
+    `Dataset.save`, prepared sequences, MovieLens, RecBole atomic files, Amazon reviews as published in 2014, 2018 and
+    2023 (`docs/data.md` shows the files), and the bare names of such folders under $REG4REC_DATA.
+
+    `min_interactions` is the k of the k-core; by default 5 for Amazon and RecBole, 1 for MovieLens and sequences. A
+    folder that was prepared before, and so filtered, takes none. Raises InputError for anything else.
     """
     if str(name_or_folder) == "ml-100k":
-        return read_ml_100k(get_ml_100k(cache_folder()))
+        return read_ml_100k(get_ml_100k(cache_folder()), _or(min_interactions, 1))
     data = os.environ.get("REG4REC_DATA")
     places = [Path(name_or_folder)] + ([Path(data) / name_or_folder] if data else [])
     for folder in places:
         if folder.is_dir():
-            return _read_folder(folder)
+            return _read_folder(folder, min_interactions)
+    if places[0].is_file():
+        raise InputError(f"{places[0]} is a file; use read_interactions, or `reg4rec data prepare`, for tables")
     here = sorted(p.name for p in Path(data).iterdir() if p.is_dir()) if data and Path(data).is_dir() else []
     known = ", ".join(["ml-100k", *(name for name in here if name != "ml-100k")])
     raise InputError(
@@ -34,15 +49,33 @@ def load_dataset(name_or_folder: str | Path) -> Dataset:
     )
 
 
-def _read_folder(folder: Path) -> Dataset:
-    if (folder / "dataset.json").is_file():
-        return Dataset.load(folder)
-    if is_amazon_folder(folder):
-        return read_amazon(folder)
-    if is_ml_100k_folder(folder):
-        return read_ml_100k(folder)
-    found = sorted(path.name for path in folder.iterdir())[:10]
-    raise InputError(
-        f"{folder} is no dataset: it holds {found or 'nothing'} where dataset.json, or sequences.txt and items.jsonl, "
-        "or u.data and u.item were expected; use read_interactions for tables of your own"
+def _read_folder(folder: Path, minimum: int | None) -> Dataset:
+    if (folder / "dataset.json").is_file() or is_prepared_folder(folder):
+        if minimum is not None:
+            raise InputError(f"{folder} is prepared already; its users and items cannot be filtered again")
+        return Dataset.load(folder) if (folder / "dataset.json").is_file() else read_prepared(folder)
+    readers: tuple[tuple[Callable[[Path], bool], Callable[[Path, int], Dataset], int], ...] = (
+        (is_ml_100k_folder, read_ml_100k, 1),
+        (is_movielens_folder, read_movielens, 1),
+        (lambda folder: (folder / "sequences.txt").is_file(), _read_sequences_alone, 1),
+        (is_atomic_folder, read_atomic, 5),
     )
+    for recognizes, read, default in readers:
+        if recognizes(folder):
+            return read(folder, _or(minimum, default))
+    release = find_release(folder)
+    if release is not None:
+        return read_amazon(release, _or(minimum, 5))
+    found: list[Any] = sorted(path.name for path in folder.iterdir())[:10]
+    raise InputError(
+        f"{folder} is no dataset: it holds {found or 'nothing'} where one of these was expected: {EXPECTED}; "
+        "use read_interactions for tables of your own"
+    )
+
+
+def _read_sequences_alone(folder: Path, min_interactions: int) -> Dataset:
+    return read_interactions(folder / "sequences.txt", name=folder.name, min_interactions=min_interactions)
+
+
+def _or(chosen: int | None, default: int) -> int:
+    return default if chosen is None else chosen

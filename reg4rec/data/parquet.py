@@ -21,11 +21,13 @@ def read_parquet(path: str | Path, columns: tuple[str, ...] = ()) -> pa.Table:
     """The table of a Parquet file, which must have `columns`; InputError if it is missing, damaged or another."""
     try:
         table = pq.read_table(path)
+        table.validate(full=True)  # text that is not UTF-8 would come up later
+        found = table.column_names
     except FileNotFoundError:
         raise InputError(f"{path} is missing; is {Path(path).parent} the folder that was meant?") from None
-    except (OSError, pa.ArrowInvalid) as error:
+    except (OSError, ValueError, pa.ArrowException, MemoryError) as error:
         raise InputError(f"{path} is not a readable Parquet file: {error}") from None
-    missing = [name for name in columns if name not in table.column_names]
+    missing = [name for name in columns if name not in found]
     if missing:
-        raise InputError(f"{path} has no column {', '.join(missing)}; it has {', '.join(table.column_names)}")
+        raise InputError(f"{path} has no column {', '.join(missing)}; it has {', '.join(found)}")
     return table

@@ -1,37 +1,45 @@
 """Reading the user's own tables: column mapping, ids, times, category paths."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
+from reg4rec.data.lines import BadLines, file_kind, read_text, readable_json, readable_rows
 from reg4rec.errors import InputError
 
-__all__ = ["as_ids", "read_items_table", "read_log", "read_table"]
+__all__ = ["as_ids", "as_plain_ids", "as_times", "read_items_table", "read_log", "read_table"]
 
-SEPARATORS = {".csv": ",", ".tsv": "\t"}
+SEPARATORS = {".csv": ",", ".tsv": "\t", ".inter": "\t", ".item": "\t"}
+ATOMIC = (".inter", ".item")
+JSON_LINES = (".jsonl", ".ndjson")
 TEXT_NAMES = ("title", "brand", "categories")
+UNREADABLE = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError)
+
+Parser = Callable[[bytes], pl.DataFrame]
+Repair = Callable[[Path, bytes, BadLines], bytes]
 
 
-def read_log(path: Path, user: str, item: str, time: str | None) -> pl.DataFrame:
+def read_log(path: Path, user: str, item: str, time: str | None, bad: BadLines) -> pl.DataFrame:
     """The interactions of a file as `user_id`, `item_id` and, unless `time` is None, `timestamp`."""
-    table = read_table(path, text_columns=(user, item))
-    _require(path, table, [user, item] + ([time] if time is not None else []))
+    wanted = [user, item] + ([time] if time is not None else [])
+    table = read_table(path, bad, wanted, ids=(user, item))
     if not len(table):
         raise InputError(f"{path} holds no interaction")
     columns = {"user_id": as_ids(path, table[user]), "item_id": as_ids(path, table[item])}
     if time is not None:
-        columns["timestamp"] = _as_time(path, table[time])
+        columns["timestamp"] = as_times(path, table[time])
     return pl.DataFrame(columns)
 
 
 def read_items_table(
-    path: Path, item: str, title: str | None, brand: str | None, categories: str | None
+    path: Path, item: str, title: str | None, brand: str | None, categories: str | None, bad: BadLines
 ) -> pl.DataFrame:
     """The items of a file: `item_id`, those of `title`, `brand`, `categories` that it has, and all other columns."""
-    table = read_table(path, text_columns=(item,))
     named = dict(zip(TEXT_NAMES, (title, brand, categories), strict=True))
-    _require(path, table, [item] + [column for column in named.values() if column is not None])
+    wanted = [item] + [column for column in named.values() if column is not None]
+    table = read_table(path, bad, wanted, ids=(item,), others=True)
     sources = {name: named[name] or name for name in TEXT_NAMES if (named[name] or name) in table.columns}
     columns = {"item_id": as_ids(path, table[item])} | {name: table[column] for name, column in sources.items()}
     if "categories" in columns:
@@ -44,60 +52,144 @@ def read_items_table(
     return result
 
 
-def read_table(path: Path, text_columns: tuple[str, ...] = ()) -> pl.DataFrame:
-    """A Parquet, CSV, TSV or JSONL file; `text_columns` of a text file are read as text."""
-    kind = path.suffix.lower()
+def read_table(
+    path: Path, bad: BadLines, wanted: list[str], ids: tuple[str, ...] = (), others: bool = False
+) -> pl.DataFrame:
+    """The `wanted` columns (with `others`, all) of a Parquet, CSV, TSV, JSONL or atomic file, perhaps gzipped.
+
+    Columns `ids` of a CSV file come as the whole numbers or the text that stands there.
+    """
     if not path.is_file():
         raise InputError(f"there is no file {path}")
-    options: dict[str, Any] = {"infer_schema_length": None, "schema_overrides": dict.fromkeys(text_columns, pl.String)}
+    if path.suffix.lower() == ".parquet":
+        return _read_parquet(path, wanted, others)
+    read, repair = _text_reader(path, ids)
+    content = read_text(path)
     try:
-        if kind == ".parquet":
-            return pl.read_parquet(path)
-        if kind in SEPARATORS:
-            return pl.read_csv(path, separator=SEPARATORS[kind], try_parse_dates=True, **options)
-        if kind in (".jsonl", ".ndjson"):
-            return pl.read_ndjson(path, infer_schema_length=None)
-    except (pl.exceptions.PolarsError, OSError) as error:
+        table = _attempt(path, read, content)
+        mended = any(table[name].null_count() for name in wanted if name in table.columns)
+    except InputError:
+        mended = True
+    if mended:  # lines that are too long stop the fast reader, those that are too short give nulls
+        table = _attempt(path, read, repair(path, content, bad))
+    _require(path, table.columns, wanted)
+    return table if others else table.select(list(dict.fromkeys(wanted)))
+
+
+def _attempt(path: Path, read: Parser, content: bytes) -> pl.DataFrame:
+    try:
+        table = read(content)
+        if any("\0" in name for name in table.columns):
+            raise ValueError("a column name holds a zero byte")
+        return table
+    except UNREADABLE as error:
+        raise InputError(f"{path} cannot be read: {str(error).splitlines()[0] if str(error) else error!r}") from None
+
+
+def _read_parquet(path: Path, wanted: list[str], others: bool) -> pl.DataFrame:
+    try:
+        found = list(pl.read_parquet_schema(path))
+        _require(path, found, wanted)
+        return pl.read_parquet(path, columns=found if others else list(dict.fromkeys(wanted)))
+    except InputError:
+        raise
+    except UNREADABLE as error:
         raise InputError(f"{path} cannot be read: {error}") from None
-    raise InputError(f"{path} has the ending {kind!r}; known are .parquet, .csv, .tsv, .jsonl")
 
 
-def as_ids(path: Path, ids: pl.Series) -> pl.Series:
-    """Ids as Int64 where every one is a plain whole number, else as String; InputError for nulls or other types."""
-    if ids.null_count():
-        raise InputError(f"{path} has {ids.null_count()} rows without {ids.name}; drop them first")
-    if ids.dtype.is_integer():
-        return ids.cast(pl.Int64)
-    if ids.dtype not in (pl.String, pl.Categorical, pl.Enum):
-        raise InputError(f"column {ids.name} of {path} is {ids.dtype}; ids must be whole numbers or text")
-    text = ids.cast(pl.String)
+def _text_reader(path: Path, ids: tuple[str, ...]) -> tuple[Parser, Repair]:
+    """How the content of a text file is parsed, and which lines are left out where that fails."""
+    kind = file_kind(path)
+    if kind in JSON_LINES:
+        return _parse_json, readable_json
+    if kind in SEPARATORS:
+        return _row_reader(kind, ids)
+    known = ", ".join([".parquet", *SEPARATORS, *JSON_LINES])
+    raise InputError(f"{path} has the ending {path.suffix!r}; known are {known}, and .gz after those of text")
+
+
+def _parse_json(content: bytes) -> pl.DataFrame:
+    return pl.read_ndjson(content, infer_schema_length=None)
+
+
+def _row_reader(kind: str, ids: tuple[str, ...]) -> tuple[Parser, Repair]:
+    atomic, separator = kind in ATOMIC, SEPARATORS[kind]
+
+    def read(content: bytes) -> pl.DataFrame:
+        types = dict.fromkeys(ids, pl.String) | (_atomic_types(content) if atomic else {})
+        options: dict[str, Any] = {"quote_char": None} if atomic else {"try_parse_dates": True}
+        table = pl.read_csv(content, separator=separator, infer_schema_length=None, schema_overrides=types, **options)
+        table = table.rename({name: name.partition(":")[0] for name in table.columns}) if atomic else table
+        return table.with_columns(as_plain_ids(table[name]) for name in ids if name in table.columns)
+
+    def repair(path: Path, content: bytes, bad: BadLines) -> bytes:
+        return readable_rows(path, content, separator, not atomic, bad)
+
+    return read, repair
+
+
+def _atomic_types(content: bytes) -> dict[str, Any]:
+    """Types by the header of an atomic file, `user_id:token  item_id:token  timestamp:float`."""
+    header = content.partition(b"\n")[0].decode().rstrip("\r").split("\t")
+    return {name: pl.Float64 if name.endswith(":float") else pl.String for name in header if ":" in name}
+
+
+def as_plain_ids(text: pl.Series) -> pl.Series:
+    """Whole numbers where every value is one and is written plainly, else the text as it is."""
     numbers = text.cast(pl.Int64, strict=False)
     return numbers if (numbers.cast(pl.String) == text).fill_null(False).all() else text
 
 
-def _require(path: Path, table: pl.DataFrame, columns: list[str]) -> None:
-    missing = [name for name in columns if name not in table.columns]
-    if missing:
-        raise InputError(f"{path} has no column {', '.join(missing)}; it has {', '.join(table.columns)}")
+def as_ids(path: Path, ids: pl.Series) -> pl.Series:
+    """Ids as Int64 or String, as they were given; InputError for nulls or other types."""
+    if ids.null_count():
+        raise InputError(f"{path} has {ids.null_count()} rows without {ids.name}; drop them first")
+    if ids.dtype.is_integer():
+        fits = ids.cast(pl.Int64, strict=False)
+        return ids.cast(pl.String) if fits.null_count() else fits
+    if ids.dtype not in (pl.String, pl.Categorical, pl.Enum):
+        raise InputError(f"column {ids.name} of {path} is {ids.dtype}; ids must be whole numbers or text")
+    return ids.cast(pl.String)
 
 
-def _as_time(path: Path, time: pl.Series) -> pl.Series:
+def as_times(path: Path, time: pl.Series) -> pl.Series:
+    """Times as Int64 or Float64; dates and moments become microseconds since 1970."""
     if not (time.dtype.is_numeric() or time.dtype.is_temporal()):
-        raise InputError(f"column {time.name} of {path} is {time.dtype}; times must be numbers or dates")
-    unknown = time.null_count() + (int(time.is_nan().sum()) if time.dtype.is_float() else 0)
+        first = "" if time.dtype != pl.String else f" (for example {time.drop_nulls().head(1).to_list()})"
+        raise InputError(f"column {time.name} of {path} is {time.dtype}{first}; times must be numbers or dates")
+    kind = pl.Int64 if time.dtype.is_integer() or time.dtype.is_temporal() else pl.Float64
+    if isinstance(time.dtype, pl.Datetime) or time.dtype == pl.Date:
+        time = time.cast(pl.Datetime("us"))
+    numbers = time.cast(kind, strict=False)
+    unknown = numbers.null_count() + (int((~numbers.is_finite()).sum()) if kind == pl.Float64 else 0)
     if unknown:
         raise InputError(f"{path} has {unknown} rows without {time.name}; drop them, or give time=None")
-    return time
+    return numbers
+
+
+def _require(path: Path, found: list[str], columns: list[str]) -> None:
+    missing = [name for name in columns if name not in found]
+    if missing:
+        raise InputError(f"{path} has no column {', '.join(missing)}; it has {', '.join(found)}")
 
 
 def _as_paths(path: Path, column: pl.Series) -> pl.Series:
-    """Category paths as lists: a list, the first of several lists, or text separated by "|" or ">"."""
+    """Category paths as lists: a list, the first of several lists, or text.
+
+    Text is separated by "|" or ">"; in atomic files by ", ", or by spaces, where the first word is the category.
+    """
     if column.dtype == pl.List(pl.List(pl.String)):
         return column.list.first()
     if column.dtype in (pl.List(pl.String), pl.List(pl.Null)):
         return column.cast(pl.List(pl.String))
     if column.dtype not in (pl.String, pl.Categorical, pl.Null):
         raise InputError(f"column {column.name} of {path} is {column.dtype}; categories must be lists or text")
-    pieces = column.cast(pl.String).str.replace_all(">", "|", literal=True).str.split("|")
+    text = column.cast(pl.String)
+    if file_kind(path) in ATOMIC:
+        commas = text.str.contains(", ", literal=True).any()
+        bare = text.str.replace_all("'", "", literal=True)
+        pieces = bare.str.split(",") if commas else text.str.split(" ").list.head(1)
+    else:
+        pieces = text.str.replace_all(">", "|", literal=True).str.split("|")
     stripped = pieces.list.eval(pl.element().str.strip_chars())
     return stripped.list.eval(pl.element().filter(pl.element() != ""))

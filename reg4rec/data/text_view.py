@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 
 from reg4rec.data.parquet import read_parquet, write_parquet
+from reg4rec.errors import InputError
 from reg4rec.storage import read_tensors, write_tensors
 
 __all__ = ["TextView", "unit_rows"]
@@ -73,5 +75,20 @@ class TextView:
     def load(cls, folder: Path) -> "TextView":
         """The view that `save` wrote."""
         table = read_parquet(folder / "vocabulary.parquet", columns=("term", "idf"))
-        components = read_tensors(folder / "text.safetensors")["components"].numpy()
-        return cls(table["term"].to_pylist(), table["idf"].to_numpy(), components)
+        components_VT = read_matrix_tensor(folder / "text.safetensors", "components")
+        terms, idf = table["term"], table["idf"]
+        known = pa.types.is_string(terms.type) and idf.type == pa.float32() and not terms.null_count + idf.null_count
+        if not known or components_VT.shape[1] != table.num_rows or len(pc.unique(terms)) < len(terms):
+            raise InputError(f"{folder} holds a vocabulary and a projection that do not fit together; write it again")
+        return cls(terms.to_pylist(), idf.to_numpy(), components_VT)
+
+
+def read_matrix_tensor(path: Path, name: str) -> Float32:
+    """The one tensor of a safetensors file, a finite float32 matrix called `name`; InputError for anything else."""
+    tensors = read_tensors(path)
+    found = {key: (str(tensor.dtype), tuple(tensor.shape)) for key, tensor in tensors.items()}
+    if list(tensors) != [name] or tensors[name].dtype != torch.float32 or tensors[name].dim() != 2:
+        raise InputError(f"{path} holds {found} where one float32 matrix {name!r} was expected; write it again")
+    if not bool(tensors[name].isfinite().all()):
+        raise InputError(f"{path} holds values that are not finite; write it again")
+    return np.asarray(tensors[name].numpy())

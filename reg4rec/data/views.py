@@ -12,10 +12,11 @@ import torch
 
 from reg4rec.data.catalog import table_texts
 from reg4rec.data.collaborative_view import collaborative_view
-from reg4rec.data.dataset import Dataset, check_matrix
-from reg4rec.data.text_view import TextView, unit_rows
+from reg4rec.data.dataset import Dataset
+from reg4rec.data.matrices import check_matrix
+from reg4rec.data.text_view import TextView, read_matrix_tensor, unit_rows
 from reg4rec.errors import InputError
-from reg4rec.storage import atomic_folder, read_header, read_tensors, write_json, write_tensors
+from reg4rec.storage import atomic_folder, read_header, write_json, write_tensors
 
 __all__ = ["ItemViews", "ViewConfig"]
 
@@ -130,13 +131,31 @@ class ItemViews:
     def load(cls, folder: str | Path) -> "ItemViews":
         """The views that `save` wrote."""
         folder = Path(folder)
-        header = read_header(folder / "views.json", FORMAT, VERSION)
-        stored = header["config"]
-        columns, matrices = tuple(stored["text_columns"]), tuple(stored["matrices"])
-        config = ViewConfig(stored["text_dim"], stored["collaborative_dim"], columns, matrices)
-        text = TextView.load(folder) if "text" in header["widths"] else None
-        vectors_IV = read_tensors(folder / "vectors.safetensors")["vectors"].numpy()
-        return cls(config, vectors_IV, text, header["widths"], header["card"])
+        config, widths, card = _parse(folder, read_header(folder / "views.json", FORMAT, VERSION))
+        text = TextView.load(folder) if "text" in widths else None
+        vectors_IV = read_matrix_tensor(folder / "vectors.safetensors", "vectors")
+        if vectors_IV.shape[1] != sum(widths.values()) or (text is not None and text.dim != widths["text"]):
+            raise InputError(
+                f"{folder} holds vectors of width {vectors_IV.shape[1]} where its views are {widths}; write it again"
+            )
+        return cls(config, vectors_IV, text, widths, card)
+
+
+def _parse(folder: Path, header: dict[str, Any]) -> tuple[ViewConfig, dict[str, int], dict[str, Any]]:
+    """Configuration, widths and card of a header, all of the types that `save` wrote."""
+    stored, widths, card = (header.get(name) for name in ("config", "widths", "card"))
+    try:
+        parts: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in stored.items()}  # type: ignore[union-attr]
+        config = ViewConfig(**parts)
+        names = (*config.text_columns, *config.matrices)
+        sizes = (config.text_dim, config.collaborative_dim, *widths.values())  # type: ignore[union-attr]
+        known = {"text", "collaborative", *(f"matrix:{name}" for name in config.matrices)}
+        whole = all(type(size) is int and size >= 0 for size in sizes) and all(isinstance(name, str) for name in names)
+        if not whole or not isinstance(card, dict) or not widths.keys() <= known:  # type: ignore[union-attr]
+            raise TypeError("a value is of the wrong kind")
+    except (TypeError, AttributeError) as error:
+        raise InputError(f"{folder / 'views.json'} is incomplete or damaged: {error}; fit the views again") from None
+    return config, dict(widths or {}), card
 
 
 def _matrix_of(dataset: Dataset, name: str) -> Float32:

@@ -1,4 +1,4 @@
-"""Leave-one-out evaluation of rankers under a named protocol."""
+"""Evaluation of rankers on the held-back interactions of a dataset, under a named protocol."""
 
 import time
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from typing import Any, Literal, Protocol, get_args, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from reg4rec.data import Dataset, Sequences
+from reg4rec.data import Dataset, ItemCatalog, Sequences
 from reg4rec.errors import InputError
 from reg4rec.evaluation.metrics import ndcg_at, recall_at
 from reg4rec.evaluation.report import Report, ReportRow
@@ -55,15 +55,17 @@ def evaluate(
     seed: int = 0,
     batch_size: int = 512,
 ) -> Report:
-    """Recall and NDCG of rankers at the cut-offs `ks`, all items ranked, the last (but one) item the target.
+    """Recall and NDCG of rankers at the cut-offs `ks`, all items ranked.
 
-    The history is everything before the target. `standard`: seen items stay, cold targets count. `filtered`: seen
-    items are removed and users with a cold target are dropped. Cold means absent from every training part [:-2],
-    whatever a ranker was trained on, so that all rows of a report rest on the same users. `max_users` evaluates a
-    random sample drawn with `seed`. Memory is bounded by `batch_size`. Raises InputError when no user is left.
+    The dataset's split names the target of each user, with leave-one-out the last item (in validation the last but
+    one); the history is all that the split allows before it. `standard`: seen items stay, cold targets count.
+    `filtered`: seen items are removed and users with a cold target are dropped. Cold means absent from every training
+    part, whatever a ranker was trained on, so that all rows of a report rest on the same users. `max_users` evaluates
+    a random sample drawn with `seed`. Memory is bounded by `batch_size`. Raises InputError when no user is left.
     """
     chosen = [rankers] if isinstance(rankers, Ranker) else list(rankers)
     _check(chosen, protocol, ks, max_users, batch_size)
+    _check_catalogs(chosen, dataset)
     filtered = protocol == "filtered"
     users, targets = dataset.targets(split)
     cold = ~np.isin(targets, dataset.part("train").items)
@@ -78,6 +80,7 @@ def evaluate(
         "dataset": dataset.name,
         "fingerprint": dataset.card.get("fingerprint"),
         "split": split,
+        "held_back": dataset.split.to_json(),
         "protocol": protocol,
         "users": len(kept),
         "users_with_target": len(users),
@@ -88,7 +91,7 @@ def evaluate(
         "filter_seen": filtered,
         "repeated_targets": _count_repeated(histories, targets[kept]),
         "trained_on": [{"name": ranker.name, "trained_on": ranker.trained_on} for ranker in chosen],
-        "history": "all items before the target; each method may use fewer",
+        "history": "all items before the cut; each method may use fewer",
         "history_length": _spread(histories.lengths),
         "ties": "as each method ranks; -1 never hits",
         "sample": {"max_users": max_users, "seed": seed},
@@ -131,6 +134,17 @@ def _check(rankers: Sequence[Ranker], protocol: str, ks: Sequence[int], max_user
         raise InputError(f"there is no protocol {protocol!r}; the protocols are {list(get_args(ProtocolName))}")
     if not ks or min(ks) < 1 or batch_size < 1 or (max_users is not None and max_users < 1):
         raise InputError(f"ks {list(ks)}, batch_size {batch_size} and max_users {max_users} must be 1 or more")
+
+
+def _check_catalogs(rankers: Sequence[Ranker], dataset: Dataset) -> None:
+    """Rankers answer by item rows, so one that carries a catalog must carry this dataset's."""
+    for ranker in rankers:
+        items = getattr(ranker, "items", None)
+        if isinstance(items, ItemCatalog) and not items.ids.equals(dataset.items.ids):
+            raise InputError(
+                f"{ranker.name} was made for {len(items)} items that are not the {dataset.num_items} items of "
+                f"{dataset.name}; evaluate it on the dataset that it was trained on"
+            )
 
 
 def _count_repeated(histories: Sequences, targets: Int32) -> int:

@@ -33,7 +33,11 @@ class Report:
 
     def save(self, path: str | Path) -> None:
         """Write everything as JSON (`metrics.json` by habit)."""
-        write_json(path, {"card": self.card, "rows": [asdict(row) for row in self.rows]})
+        write_json(path, self.as_dict())
+
+    def as_dict(self) -> dict[str, Any]:
+        """What `save` writes."""
+        return {"card": self.card, "rows": [asdict(row) for row in self.rows]}
 
     def table(self) -> str:
         """A printable table: a line a ranker, a column a metric, the protocol below."""
@@ -46,7 +50,8 @@ class Report:
         text = [_aligned(line, widths) for line in lines]
         card = self.card
         text.append(
-            f"{card['dataset']}, {card['split']}, {card['protocol']} protocol: {card['users']:,} users, "
+            f"{card['dataset']}, {card['split']} ({card['held_back']['kind']}), {card['protocol']} protocol: "
+            f"{card['users']:,} users, "
             f"{card['cold_targets']:,} cold targets {'dropped' if card['cold_targets_dropped'] else 'counted'}, "
             f"seen items {'removed' if card['filter_seen'] else 'kept'}"
         )

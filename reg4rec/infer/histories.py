@@ -5,12 +5,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
+import torch
 
 from reg4rec.data import ItemCatalog, Sequences
 from reg4rec.errors import InputError
 
-__all__ = ["read_histories", "read_items"]
+__all__ = ["allowed_rows", "find_items", "padded", "read_histories"]
 
 
 def read_histories(histories: Any, catalog: ItemCatalog) -> tuple[list[Any], Sequences]:
@@ -43,8 +45,8 @@ def read_histories(histories: Any, catalog: ItemCatalog) -> tuple[list[Any], Seq
     return users, Sequences(offsets, rows[known])
 
 
-def read_items(ids: Iterable[Any], catalog: ItemCatalog, role: str) -> np.ndarray:
-    """Distinct item rows of the ids in `exclude` or `candidates`; InputError names ids that the catalog lacks."""
+def find_items(ids: Iterable[Any], catalog: ItemCatalog, role: str) -> npt.NDArray[np.int32]:
+    """The item row of each id of the argument called `role`; InputError names ids that the catalog lacks."""
     wanted = list(ids)
     rows = catalog.rows(wanted)
     if len(rows) and rows.min() < 0:
@@ -53,7 +55,30 @@ def read_items(ids: Iterable[Any], catalog: ItemCatalog, role: str) -> np.ndarra
             f"{role} names {len(unknown)} items that are not in the catalog, for example {unknown[0]!r}; "
             "ids must be spelled and typed as in the items table"
         )
-    return np.unique(rows)
+    return rows
+
+
+def allowed_rows(
+    catalog: ItemCatalog, exclude: Iterable[Any] | None, candidates: Iterable[Any] | None
+) -> npt.NDArray[np.int32] | None:
+    """The item rows that are in `candidates` and not in `exclude` (item ids), ascending; None where all are allowed."""
+    if exclude is None and candidates is None:
+        return None
+    rows = np.arange(len(catalog), dtype=np.int32)
+    if candidates is not None:
+        rows = np.unique(find_items(candidates, catalog, "candidates"))
+    if exclude is not None:
+        rows = np.setdiff1d(rows, find_items(exclude, catalog, "exclude"))
+    return rows.astype(np.int32)
+
+
+def padded(sequences: Sequences, fill: int) -> torch.Tensor:
+    """(B, L) item rows, int64, oldest first, `fill` at the end of shorter ones."""
+    length = int(sequences.lengths.max(initial=0))
+    filled = np.arange(length) < sequences.lengths[:, None]
+    rows_BL = np.full(filled.shape, fill, dtype=np.int64)
+    rows_BL[filled] = sequences.items
+    return torch.from_numpy(rows_BL)
 
 
 def _split(histories: Any) -> tuple[list[Any], Sequence[Any]]:

@@ -12,8 +12,9 @@ from reg4rec.kernels.beam_step.reference import is_excluded, items_with_tokens
 
 __all__ = ["SOURCES", "Ranking", "bucket_ranks", "rank_items", "relaxed_matches"]
 
-SOURCES = ("path", "relaxed", "tokens")
-"""Where an item came from: an exact path; a path with a few wrong tokens; the scores of its tokens before step 1."""
+SOURCES = ("path", "relaxed", "tokens", "item score")
+"""Where an item came from: an exact path; a path with a few wrong tokens; the scores of its tokens before step 1; a
+score of the item itself, in models that have no tokens."""
 
 
 class Ranking(NamedTuple):

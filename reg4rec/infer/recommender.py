@@ -5,7 +5,7 @@ import copy
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -14,10 +14,11 @@ from torch import Tensor
 
 from reg4rec.data import ItemCatalog, Sequences
 from reg4rec.errors import InputError
-from reg4rec.infer.histories import read_histories, read_items
+from reg4rec.infer.histories import allowed_rows, find_items, padded, read_histories
 from reg4rec.infer.ranking import bucket_ranks, rank_items
-from reg4rec.infer.search import SearchConfig, search
-from reg4rec.infer.table import Results, results_table
+from reg4rec.infer.search import SearchConfig, SearchOrder, search
+from reg4rec.infer.similar import nearest_items
+from reg4rec.infer.table import Results, results_table, similar_table
 from reg4rec.kernels.beam_step.index import TokenIndex, build_index
 from reg4rec.loop import choose_device
 from reg4rec.model import Memory, Reg4RecModel
@@ -27,13 +28,14 @@ from reg4rec.tokenizer import Tokenizer
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["Recommender"]
+__all__ = ["DType", "Recommender"]
 
 FORMAT, VERSION = "reg4rec-recommender", 1
 LOGITS_AT_ONCE = 1 << 23
 """Token logits held at a time, which sets how many users are searched together."""
 
 TrainedOn = Literal["train", "train+validation"]
+DType = Literal["auto", "float32", "bfloat16"]
 
 
 class Recommender:
@@ -41,7 +43,8 @@ class Recommender:
 
     `prune_threshold` is CORP's theta in nats, None turns it off. `device` "auto" takes a GPU where there is one;
     `dtype` "auto" computes in bfloat16 there and in float32 on the CPU. `popularity_I` (interactions of each item in
-    training) orders items that share all tokens. Raises InputError where model, tokens and items do not fit.
+    training) orders items that share all tokens; `order` is the search's. Raises InputError where model,
+    tokens and items do not fit.
     """
 
     name = "reg4rec"
@@ -58,14 +61,15 @@ class Recommender:
         temperatures: tuple[float, ...] | None = None,
         trained_on: TrainedOn = "train",
         device: str | torch.device = "auto",
-        dtype: Literal["auto", "float32", "bfloat16"] = "auto",
+        dtype: DType = "auto",
+        order: SearchOrder = "confidence",
     ):
         _check_fit(model, tokenizer, items)
         self.device = choose_device(device)
         self.dtype = _dtype(dtype, self.device)
         self.model = model.to(self.device).eval()
         self.tokenizer, self.items = tokenizer, items
-        self.config = SearchConfig(num_beams, num_spares, prune_threshold, temperatures)
+        self.config = SearchConfig(num_beams, num_spares, prune_threshold, temperatures, order)
         self.trained_on: TrainedOn = trained_on
         self.codes_IM = tokenizer.codes_IM.long().to(self.device)
         popularity = np.zeros(len(items)) if popularity_I is None else np.asarray(popularity_I)
@@ -74,7 +78,7 @@ class Recommender:
         if temperatures is not None and len(temperatures) != model.config.num_codebooks:
             raise InputError(f"temperatures are {len(temperatures)} for {model.config.num_codebooks} codebooks")
         self.popularity_I = torch.as_tensor(popularity, dtype=torch.int64, device=self.device)
-        self.rank_I = bucket_ranks(_cosine_to_path(tokenizer).to(self.device), self.popularity_I)
+        self.rank_I = bucket_ranks(tokenizer.path_cosines().to(self.device), self.popularity_I)
         self.index = build_index(self.codes_IM, model.config.codebook_size)
 
     def recommend(
@@ -93,8 +97,19 @@ class Recommender:
         `score` falls within one `source` (see `reg4rec.infer.ranking`).
         """
         users, sequences = read_histories(histories, self.items)
-        ranked = list(self.search(sequences, k, filter_seen, self._allowed(exclude, candidates)))
+        ranked = list(self.search(sequences, k, filter_seen, allowed_rows(self.items, exclude, candidates)))
         return results_table(users, self.items.ids, ranked)
+
+    def similar_items(self, item_ids: Iterable[Any], k: int = 10) -> "pl.DataFrame":
+        """The `k` items nearest to each given one: item_id, rank (from 1), similar_item_id, score.
+
+        The score is the cosine of the item vectors from which the tokens were made; ties go to the lowest row, an item
+        is not similar to itself. InputError for ids that the catalog lacks.
+        """
+        wanted = list(item_ids)
+        rows = find_items(wanted, self.items, "item_ids")
+        score_BN, row_BN = nearest_items(torch.from_numpy(self.tokenizer.views.vectors_IV), rows, k)
+        return similar_table(wanted, self.items.ids, row_BN, score_BN)
 
     def search(
         self, histories: Sequences, k: int, filter_seen: bool, allowed: npt.NDArray[np.int32] | None = None
@@ -154,13 +169,13 @@ class Recommender:
 
     def _model_input(self, histories: Sequences) -> tuple[Tensor, Tensor]:
         newest = histories.last(self.model.config.max_history)
-        item_BL = _padded(newest, 0).to(self.device)
+        item_BL = padded(newest, 0).to(self.device)
         return self.codes_IM[item_BL], torch.from_numpy(newest.lengths).to(self.device)
 
     def _search_batch(
         self, batch: Sequences, k: int, filter_seen: bool, config: SearchConfig, index: TokenIndex, allowed_I: Tensor
     ) -> Results:
-        exclude_BX = _padded(batch, -1).to(self.device) if filter_seen else None
+        exclude_BX = padded(batch, -1).to(self.device) if filter_seen else None
         with torch.inference_mode(), self._autocast():
             paths = search(self.model, *self._model_input(batch), index, config, exclude_BX)
             return Results(rank_items(paths, index, self.rank_I, k, exclude_BX, allowed_I), paths)
@@ -168,16 +183,6 @@ class Recommender:
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         enabled = self.dtype != torch.float32
         return torch.autocast(self.device.type, self.dtype) if enabled else contextlib.nullcontext()
-
-    def _allowed(self, exclude: Iterable[Any] | None, candidates: Iterable[Any] | None) -> npt.NDArray[np.int32] | None:
-        if exclude is None and candidates is None:
-            return None
-        rows = np.arange(len(self.items), dtype=np.int32)
-        if candidates is not None:
-            rows = read_items(candidates, self.items, "candidates")
-        if exclude is not None:
-            rows = np.setdiff1d(rows, read_items(exclude, self.items, "exclude"))
-        return rows.astype(np.int32)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the whole recommender, replacing what was there."""
@@ -193,7 +198,7 @@ class Recommender:
             write_tensors(fresh / "items.safetensors", {"popularity": self.popularity_I})
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, device: str = "auto", dtype: Any = "auto") -> "Recommender":
+    def from_pretrained(cls, folder: str | Path, device: str = "auto", dtype: DType = "auto") -> "Recommender":
         """The recommender saved in a folder; InputError where files are missing, damaged or do not fit together."""
         folder = Path(folder)
         header = read_header(folder / "recommender.json", FORMAT, VERSION)
@@ -202,14 +207,20 @@ class Recommender:
             stored = {**header["search"], "temperatures": None if temperatures is None else tuple(temperatures)}
             config = SearchConfig(**stored)
             level, trained_on = header["category_level"], header["trained_on"]
-            popularity_I = read_tensors(folder / "items.safetensors")["popularity"].numpy()
+            popularity_I = read_tensors(folder / "items.safetensors")["popularity"]
+            if trained_on not in get_args(TrainedOn) or type(level) is not int or popularity_I.dtype != torch.int64:
+                raise TypeError(f"trained_on {trained_on!r}, category_level {level!r}, popularity {popularity_I.dtype}")
+            if type(config.num_beams) is not int or type(config.num_spares) is not int:
+                raise TypeError(
+                    f"num_beams {config.num_beams!r} and num_spares {config.num_spares!r} are whole numbers"
+                )
         except (KeyError, TypeError) as error:
             raise InputError(f"{folder} does not hold a whole recommender: {error}") from None
         return cls(
             Reg4RecModel.from_pretrained(folder),
             Tokenizer.from_pretrained(folder / "tokenizer"),
             ItemCatalog.load(folder / "items.parquet", level),
-            popularity_I,
+            popularity_I.numpy(),
             config.prune_threshold,
             config.num_beams,
             config.num_spares,
@@ -217,6 +228,7 @@ class Recommender:
             trained_on,
             device,
             dtype,
+            config.order,
         )
 
 
@@ -238,20 +250,3 @@ def _dtype(name: str, device: torch.device) -> torch.dtype:
     if name not in ("float32", "bfloat16"):
         raise InputError(f"dtype is auto, float32 or bfloat16, found {name!r}")
     return torch.float32 if name == "float32" else torch.bfloat16
-
-
-def _cosine_to_path(tokenizer: Tokenizer) -> Tensor:
-    """Per item, the cosine of its own gated vector and the plain sum of its codewords, which its bucket shares."""
-    codebooks_MKE = tokenizer.mpq.codebooks_MKE.detach()
-    codes_IM = tokenizer.codes_IM.long()
-    path_IE = codebooks_MKE[torch.arange(codes_IM.shape[1]), codes_IM].sum(1)
-    return torch.cosine_similarity(path_IE, tokenizer.quantized_IE, dim=-1)
-
-
-def _padded(sequences: Sequences, fill: int) -> Tensor:
-    """(B, L) item rows, int64, oldest first, `fill` at the end of shorter ones."""
-    length = int(sequences.lengths.max(initial=0))
-    filled = np.arange(length) < sequences.lengths[:, None]
-    padded = np.full(filled.shape, fill, dtype=np.int64)
-    padded[filled] = sequences.items
-    return torch.from_numpy(padded)

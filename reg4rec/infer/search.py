@@ -1,18 +1,20 @@
-"""Beam search over unordered tokens: CRSS chooses the order, CORP drops paths that contradict themselves."""
+"""Beam search over item tokens: CRSS chooses the order, CORP drops paths that contradict themselves."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
 from reg4rec import ops
 from reg4rec.errors import InputError
-from reg4rec.kernels.beam_step.index import TokenIndex
+from reg4rec.kernels.beam_step.index import TokenIndex, build_index
 from reg4rec.kernels.beam_step.reference import prune_paths
 from reg4rec.model import Memory, PathCache, Reg4RecModel
 
-__all__ = ["Paths", "SearchConfig", "search"]
+__all__ = ["Paths", "SearchConfig", "SearchOrder", "search"]
+
+SearchOrder = Literal["confidence", "fixed"]
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,8 @@ class SearchConfig:
     """CORP's theta: largest Jensen-Shannon divergence (nats) of adjacent category distributions; None turns CORP off"""
     temperatures: tuple[float, ...] | None = None
     """one for each codebook, by which its logits are divided before the softmax (D5); None leaves them as they are"""
+    order: SearchOrder = "confidence"
+    """confidence: every step may take a token of any unused codebook (CRSS); fixed: step t takes codebook t's"""
 
     def __post_init__(self) -> None:
         if self.num_beams < 1 or self.num_spares < 0:
@@ -35,6 +39,8 @@ class SearchConfig:
             raise InputError(f"prune_threshold is a number of nats from 0 up, or None, found {self.prune_threshold}")
         if self.temperatures is not None and not all(t > 0 for t in self.temperatures):
             raise InputError(f"temperatures are positive numbers, found {self.temperatures}")
+        if self.order not in get_args(SearchOrder):
+            raise InputError(f"order is one of {get_args(SearchOrder)}, found {self.order!r}")
 
 
 class Paths(NamedTuple):
@@ -69,7 +75,8 @@ def search(
 
     Each step takes, over all unused codebooks, the tokens of highest probability within their own codebook (CRSS),
     merges paths that hold the same set, and drops those whose category distribution jumped (CORP; not in a model
-    without categories). Items in exclude_BX (rows, -1 for none) are never reached.
+    without categories). Items in exclude_BX (rows, -1 for none) are never reached. In fixed order a step sees the
+    codebooks up to its own alone, which makes the search that of a trie over the items' token sequences.
     Paper: CRSS, figure and stated, D5; CORP, stated, D10.
     """
     memory = model.remember(codes_BLM, length_B)
@@ -77,14 +84,17 @@ def search(
     beam = _Beam.begin(model, memory, temperature_M)
     threshold = config.prune_threshold if model.category_head is not None else None
     spares = 0 if threshold is None else config.num_spares
-    for step in range(1, model.config.num_codebooks + 1):
+    num_codebooks = model.config.num_codebooks
+    indexes = [index] * num_codebooks if config.order == "confidence" else _prefix_indexes(index)
+    for step, step_index in enumerate(indexes, start=1):
+        seen = step_index.codes_IM.shape[1]
         parent_BP, token_BP, scores_BP, fallback_B = ops.beam_step(
-            beam.logits_BPMK, beam.scores_BP, beam.tokens_BPM, beam.js_BP, index, config.num_beams, spares, threshold,
-            exclude_BX,
+            beam.logits_BPMK[:, :, :seen], beam.scores_BP, beam.tokens_BPM[:, :, :seen], beam.js_BP, step_index,
+            config.num_beams, spares, threshold, exclude_BX,
         )  # fmt: skip
         beam.count(threshold, fallback_B)
         beam.grow(parent_BP, token_BP, scores_BP)
-        if step < model.config.num_codebooks or threshold is not None:
+        if step < num_codebooks or threshold is not None:
             beam.decode(model, memory, token_BP, step, threshold, temperature_M)
     return beam.finish(config.num_beams, threshold)
 
@@ -190,6 +200,13 @@ class _Beam:
             self.pruned_B,
             self.fallbacks_B,
         )
+
+
+def _prefix_indexes(index: TokenIndex) -> list[TokenIndex]:
+    """For each step of a fixed order, the index of the same items over the codebooks up to that step's."""
+    num_codebooks, codebook_size = index.counts_MK.shape
+    rows = index.postings[: index.offsets[codebook_size]]  # an item has one token of the first codebook
+    return [build_index(index.codes_IM[:, :m], codebook_size, rows) for m in range(1, num_codebooks + 1)]
 
 
 def _take(x: Tensor, rows_BP: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """What a search found, as a table with the caller's ids."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
@@ -11,7 +12,7 @@ from reg4rec.infer.search import Paths
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["Results", "results_table"]
+__all__ = ["Results", "results_table", "similar_table"]
 
 
 class Results(NamedTuple):
@@ -21,7 +22,9 @@ class Results(NamedTuple):
     paths: Paths
 
 
-def results_table(users: list[Any], item_ids: pa.Array, results: list[Results]) -> "pl.DataFrame":
+def results_table(
+    users: list[Any], item_ids: pa.Array, results: Sequence[tuple[Ranking, Paths | None]]
+) -> "pl.DataFrame":
     """user_id, rank (from 1), item_id, score, path (tokens in the order of emission), source; a row an item."""
     import polars as pl
 
@@ -41,8 +44,24 @@ def results_table(users: list[Any], item_ids: pa.Array, results: list[Results]) 
     return pl.DataFrame(columns, schema_overrides=known)
 
 
-def _path_names(paths: Paths, user_T: Tensor, path_T: Tensor) -> list[list[str]]:
+def similar_table(wanted: list[Any], item_ids: pa.Array, row_BN: Tensor, score_BN: Tensor) -> "pl.DataFrame":
+    """item_id, rank (from 1), similar_item_id, score; a row a neighbor."""
+    import polars as pl
+
+    count = row_BN.shape[1]
+    columns = {
+        "item_id": [item for item in wanted for _ in range(count)],
+        "rank": list(range(1, count + 1)) * len(wanted),
+        "similar_item_id": item_ids.take(pa.array(row_BN.flatten().tolist(), pa.int64())).to_pylist(),
+        "score": score_BN.flatten().tolist(),
+    }
+    return pl.DataFrame(columns, schema_overrides={"rank": pl.Int32, "score": pl.Float32})
+
+
+def _path_names(paths: Paths | None, user_T: Tensor, path_T: Tensor) -> list[list[str]]:
     """The tokens of each path in the order of emission, as `<t{codebook}_{code}>`; none without a path."""
+    if paths is None:
+        return [[] for _ in path_T]
     order_TM = paths.order_BWM[user_T, path_T.clamp(min=0)]
     code_TM = paths.tokens_BWM[user_T, path_T.clamp(min=0)].gather(1, order_TM.clamp(min=0))
     rows = zip(path_T.tolist(), order_TM.tolist(), code_TM.tolist(), strict=True)

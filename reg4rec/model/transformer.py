@@ -154,9 +154,30 @@ class Reg4RecModel(nn.Module):
         """The model saved in a folder, in evaluation mode on the CPU; InputError where the files do not fit."""
         folder = Path(folder)
         header: dict[str, Any] = read_header(folder / "model.json", MODEL_FORMAT, MODEL_VERSION)
+        stored = read_tensors(folder / "model.safetensors")
         try:
-            model = cls(ModelConfig(**header["config"]))
-            model.load_state_dict(read_tensors(folder / "model.safetensors"))
-        except (KeyError, TypeError, RuntimeError) as error:
+            config = ModelConfig(**header["config"])
+            _check_weights(config, stored)
+            model = cls(config)
+            model.load_state_dict(stored)
+        except InputError:
+            raise
+        except (KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
             raise InputError(f"{folder} does not hold a whole model: {error}") from None
         return model.eval()
+
+
+def _check_weights(config: ModelConfig, stored: dict[str, Tensor]) -> None:
+    """InputError unless `stored` are the weights of the configuration; takes no memory for a model of false sizes."""
+    if config.num_blocks > len(stored):
+        raise InputError(f"the configuration asks for {config.num_blocks} blocks, {len(stored)} tensors are stored")
+    with torch.device("meta"):
+        wanted = Reg4RecModel(config).state_dict()
+    for name in sorted(wanted.keys() | stored.keys()):
+        shapes = [
+            (tuple(t.shape), str(t.dtype)) if t is not None else None for t in (stored.get(name), wanted.get(name))
+        ]
+        if shapes[0] != shapes[1]:
+            raise InputError(f"does not hold a whole model: {name} is {shapes[0]} where {shapes[1]} was expected")
+    if not all(bool(tensor.isfinite().all()) for tensor in stored.values()):
+        raise InputError("the stored model has weights that are not finite; take an earlier checkpoint")

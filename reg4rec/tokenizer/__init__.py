@@ -1,4 +1,4 @@
-"""MPQ: items become sets of tokens, one from each of M parallel codebooks."""
+"""Items become tokens: MPQ, one token from each of M parallel codebooks, and the tokenizers it is compared with."""
 
 from reg4rec.tokenizer.config import Floors, TokenizerConfig, suggested_codebook_size
 from reg4rec.tokenizer.fit import fit_tokenizer

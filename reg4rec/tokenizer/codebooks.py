@@ -7,7 +7,10 @@ from torch import Tensor
 
 from reg4rec import ops
 
-__all__ = ["kmeans_codebooks", "revive_dead"]
+__all__ = ["cluster_centers", "kmeans_codebooks", "revive_dead"]
+
+KMEANS_ITERATIONS = 50
+"""of scikit-learn's k-means, where it does not converge before"""
 
 
 def kmeans_codebooks(latents_XME: Tensor, codebook_size: int, iterations: int, generator: torch.Generator) -> Tensor:
@@ -25,6 +28,16 @@ def kmeans_codebooks(latents_XME: Tensor, codebook_size: int, iterations: int, g
         error_XM = squared_distances(latents_XME, centers_MKE, ids_XM)
         revive_dead(centers_MKE, ids_XM, error_XM, lambda rows_Y, m: latents_XME[rows_Y, m])
     return centers_MKE
+
+
+def cluster_centers(points_XE: Tensor, size: int, seed: int, start_KE: Tensor | None = None) -> Tensor:
+    """(K, E) centers of scikit-learn's k-means, which goes on from `start_KE` or begins by k-means++."""
+    from sklearn.cluster import KMeans  # here, because it is slow to import
+
+    start = "k-means++" if start_KE is None else start_KE.cpu().numpy()
+    means = KMeans(size, init=start, n_init=1, max_iter=KMEANS_ITERATIONS, random_state=seed)
+    found = means.fit(points_XE.cpu().numpy())
+    return torch.from_numpy(found.cluster_centers_).to(points_XE)
 
 
 def spread_centers(latents_XME: Tensor, codebook_size: int, generator: torch.Generator) -> Tensor:

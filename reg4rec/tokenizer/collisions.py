@@ -8,7 +8,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-__all__ = ["separate_collisions"]
+__all__ = ["collision_token", "separate_collisions"]
 
 _SINGLES = 16
 """near codewords of one codebook that are tried"""
@@ -47,6 +47,20 @@ def separate_collisions(
                 ids_IM[row, b[c]] = int(near_XMT[x, b[c], u[c]])
                 ids_IM[row, a[c]] = int(near_XMT[x, a[c], t[c]])
     return ids_IM
+
+
+def collision_token(codes_IM: Tensor, codebook_size: int) -> Tensor:
+    """(I, 1): which of the items that share all tokens an item is, counted by item row from 0.
+
+    A bucket of more than K items begins again at 0, so that its items share tokens still.
+    Paper: Rajput et al. 2023 (TIGER), section 3.1
+    """
+    key_I = np.unique(codes_IM.cpu().numpy(), axis=0, return_inverse=True)[1].ravel()
+    order = np.argsort(key_I, kind="stable")
+    sizes = np.bincount(key_I)
+    number_I = np.empty_like(key_I)
+    number_I[order] = np.arange(len(key_I)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    return torch.from_numpy(number_I % codebook_size).to(codes_IM).unsqueeze(1)
 
 
 def _first_free(wanted_C: npt.NDArray[np.int64], cost_C: npt.NDArray[np.floating], taken: set[int]) -> int:

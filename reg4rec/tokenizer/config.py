@@ -1,16 +1,17 @@
 """What a user can choose about the tokenizer, and where each default comes from."""
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from reg4rec.data import ViewConfig
 from reg4rec.errors import InputError
 
-__all__ = ["Floors", "OrthogonalityForm", "TokenizerConfig", "suggested_codebook_size"]
+__all__ = ["Floors", "Kind", "OrthogonalityForm", "TokenizerConfig", "suggested_codebook_size"]
 
 _LEAST_STEPS = 12
 _SMALLEST_BATCH = 16
 
+Kind = Literal["mpq", "rq-vae", "residual-k-means", "product-k-means"]
 OrthogonalityForm = Literal["weight", "latent", "codeword", "decorrelation"]
 
 
@@ -34,8 +35,11 @@ class Floors:
 
 @dataclass(frozen=True)
 class TokenizerConfig:
-    """MPQ: M experts, each with a codebook of K codewords of E dimensions."""
+    """MPQ: M experts, each with a codebook of K codewords of E dimensions; or one of the kinds it is compared with."""
 
+    kind: Kind = "mpq"
+    """`rq-vae`: an autoencoder with residual codebooks, as TIGER; k-means of item vectors: `residual-k-means`, and
+    `product-k-means` in blocks of rotated dimensions (OPQ). The k-means kinds have no epochs, no E and no H"""
     num_codebooks: int = 4
     """M, tokens of an item (ours for public data, studied over 2 to 16: D2; large catalogs: 8)"""
     codebook_size: int = 256
@@ -43,7 +47,7 @@ class TokenizerConfig:
     codeword_dim: int = 64
     """E, dimensions of a codeword (ours, measured: docs/tokenizer.md)"""
     hidden_dim: int = 256
-    """H, hidden width of the experts and of the decoder (ours)"""
+    """H, hidden width of the experts and of the decoder (ours); of an RQ-VAE the widest of three layers: H, H/2, H/4"""
     orthogonality: OrthogonalityForm = "decorrelation"
     """what keeps experts from becoming copies: `weight` is the sibling paper MMQ's form (D2), `latent` and `codeword`
     are ours (D2), and so is `decorrelation`, the only one that did it when measured (docs/tokenizer.md)"""
@@ -54,6 +58,8 @@ class TokenizerConfig:
     separate_collisions: bool = True
     """give all but one of the items of a bucket a near codeword instead of the nearest, so that most items have tokens
     of their own (ours, D3; off is the paper's argmin for every item)"""
+    collision_token: bool = False
+    """one more token, which numbers the items that share all others (TIGER)"""
     epochs: int = 40
     """passes over the items (ours, measured)"""
     autoencoder_epochs: int = 10
@@ -70,6 +76,8 @@ class TokenizerConfig:
     """seed of the views, the weights, the k-means start and the order of batches"""
 
     def __post_init__(self) -> None:
+        if self.kind not in get_args(Kind):
+            raise InputError(f"kind is {self.kind!r}; it must be one of {', '.join(get_args(Kind))}")
         for name in ("num_codebooks", "codebook_size", "codeword_dim", "hidden_dim", "epochs", "batch_size"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1")
@@ -83,6 +91,11 @@ class TokenizerConfig:
             )
         if not self.learning_rate > 0:
             raise InputError(f"learning_rate is {self.learning_rate}; it must be positive")
+
+    @property
+    def tokens_per_item(self) -> int:
+        """M, and the collision token where there is one."""
+        return self.num_codebooks + self.collision_token
 
     def steps_per_epoch(self, num_items: int) -> int:
         """Batches that a catalog of this size is split into, evenly: a small rest would upset the decorrelation."""

@@ -11,12 +11,14 @@ from reg4rec import loop
 from reg4rec.data import Dataset, ItemViews, Sequences
 from reg4rec.errors import TokenizerCollapseError
 from reg4rec.settings import override
-from reg4rec.tokenizer.collisions import separate_collisions
+from reg4rec.tokenizer.codebooks import squared_distances
+from reg4rec.tokenizer.collisions import collision_token, separate_collisions
 from reg4rec.tokenizer.config import TokenizerConfig
 from reg4rec.tokenizer.health import shared_tokens
-from reg4rec.tokenizer.mpq import MPQ
-from reg4rec.tokenizer.stage import CHUNK, TokenizerStage, health_of, nearest_all
-from reg4rec.tokenizer.tokenizer import Tokenizer, build_mpq
+from reg4rec.tokenizer.kinds import TRAINED, build_quantizer, fit_by_kmeans
+from reg4rec.tokenizer.quantizer import Quantizer
+from reg4rec.tokenizer.stage import CHUNK, TokenizerStage, encode_all, health_of
+from reg4rec.tokenizer.tokenizer import Tokenizer
 from reg4rec.tokenizer.verdict import collapse_reason
 
 __all__ = ["fit_tokenizer"]
@@ -35,7 +37,7 @@ def fit_tokenizer(
 ) -> Tokenizer:
     """Learn tokens for all items of a dataset, from texts, matrices and the interactions of `part`.
 
-    `overrides` replace fields of `config` by name, `num_codebooks=2` or `text_dim=64` for example. With `out` the run
+    `overrides` replace fields of `config` by name, `kind="rq-vae"` or `text_dim=64` for example. With `out` the run
     lies there (`metrics.jsonl`, `checkpoints/`), a killed one resumes from it, and the tokenizer is saved in
     `out/tokenizer`. The same seed gives the same bits on the CPU with the same number of threads.
 
@@ -47,12 +49,15 @@ def fit_tokenizer(
     config.check_catalog(dataset.num_items)
     views = ItemViews.fit(dataset, config.views, part, config.seed)
     vectors_IV = torch.from_numpy(views.vectors_IV).to(device)
-    mpq = build_mpq(config, views.dim, torch.Generator().manual_seed(config.seed)).to(device)
+    quantizer = build_quantizer(config, views.dim, torch.Generator().manual_seed(config.seed)).to(device)
     card = {"dataset": dataset.card.get("fingerprint"), "part": part}
-    stage = TokenizerStage(mpq, vectors_IV, config, asdict(config) | card)
-    plan = loop.LoopConfig(epochs=config.epochs, learning_rate=config.learning_rate)
-    loop.run(stage, plan, out, resume, config.seed, progress)
-    tokenizer = _finish(mpq.eval(), vectors_IV, views, config, card, dataset.part(part))
+    if config.kind in TRAINED:
+        stage = TokenizerStage(quantizer, vectors_IV, config, asdict(config) | card)
+        plan = loop.LoopConfig(epochs=config.epochs, learning_rate=config.learning_rate)
+        loop.run(stage, plan, out, resume, config.seed, progress)
+    else:
+        fit_by_kmeans(quantizer, vectors_IV, config.seed)
+    tokenizer = _finish(quantizer.eval(), vectors_IV, views, config, card, dataset.part(part))
     if out is not None:
         tokenizer.save_pretrained(Path(out) / "tokenizer")
     return tokenizer
@@ -60,18 +65,35 @@ def fit_tokenizer(
 
 @torch.no_grad()
 def _finish(
-    mpq: MPQ, vectors_IV: Tensor, views: ItemViews, config: TokenizerConfig, card: dict[str, Any], train: Sequences
+    quantizer: Quantizer,
+    vectors_IV: Tensor,
+    views: ItemViews,
+    config: TokenizerConfig,
+    card: dict[str, Any],
+    train: Sequences,
 ) -> Tokenizer:
-    ids_IM, error_IM = nearest_all(mpq, vectors_IV)
+    ids_IM = encode_all(quantizer, vectors_IV)
     if config.separate_collisions:
-        ids_IM = separate_collisions(
-            ids_IM, error_IM.sum(1), lambda rows_X: mpq.latents(vectors_IV[rows_X]), mpq.codebooks_MKE
-        )
-    health = health_of(mpq, vectors_IV, ids_IM)
+        ids_IM = _separated(quantizer, vectors_IV, ids_IM)
+    health = health_of(quantizer, vectors_IV, ids_IM)
     if reason := collapse_reason(health, config.floors):
         raise TokenizerCollapseError(f"the tokenizer collapsed: {reason}")
     by_neighbors, by_chance = shared_tokens(ids_IM.cpu().numpy(), train)
     health = replace(health, shared_by_neighbors=by_neighbors, shared_by_chance=by_chance)
-    quantized_IE = torch.cat([mpq.mix(i, v) for i, v in zip(ids_IM.split(CHUNK), vectors_IV.split(CHUNK), strict=True)])
-    mpq = mpq.cpu()
-    return Tokenizer(config, mpq, views, ids_IM.to("cpu", torch.int32), quantized_IE.cpu(), health, card)
+    chunks = zip(ids_IM.split(CHUNK), vectors_IV.split(CHUNK), strict=True)
+    quantized_IE = torch.cat([quantizer.mix(ids_XM, vectors_XV) for ids_XM, vectors_XV in chunks]).cpu()
+    if config.collision_token:
+        ids_IM = torch.cat([ids_IM, collision_token(ids_IM, config.codebook_size)], dim=1)
+    return Tokenizer(config, quantizer.cpu(), views, ids_IM.to("cpu", torch.int32), quantized_IE, health, card)
+
+
+def _separated(quantizer: Quantizer, vectors_IV: Tensor, ids_IM: Tensor) -> Tensor:
+    def wanted_by(rows_X: Tensor) -> Tensor:
+        return quantizer.wanted(vectors_IV[rows_X], ids_IM[rows_X])
+
+    rows_I = torch.arange(len(ids_IM), device=ids_IM.device)
+    errors = [
+        squared_distances(wanted_by(rows_X), quantizer.codebooks_MKE, ids_IM[rows_X]).sum(1)
+        for rows_X in rows_I.split(CHUNK)
+    ]
+    return separate_collisions(ids_IM, torch.cat(errors), wanted_by, quantizer.codebooks_MKE)

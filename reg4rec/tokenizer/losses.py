@@ -1,14 +1,32 @@
-"""L_MPQ: reconstruction through the straight-through codewords, codebook and commitment terms, orthogonality."""
+"""L_MPQ: reconstruction through the straight-through codewords, codebook and commitment terms, orthogonality.
+
+And the loss of the RQ-VAE, which has the same terms but the last.
+"""
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from reg4rec import ops
-from reg4rec.tokenizer.config import OrthogonalityForm
+from reg4rec.tokenizer.config import OrthogonalityForm, TokenizerConfig
 from reg4rec.tokenizer.mpq import MPQ
+from reg4rec.tokenizer.quantizer import Quantizer
+from reg4rec.tokenizer.residual import ResidualQuantizer
 
-__all__ = ["autoencoder_loss", "mpq_loss", "orthogonality"]
+__all__ = ["autoencoder_loss", "mpq_loss", "orthogonality", "residual_loss", "tokenizer_loss"]
+
+
+def tokenizer_loss(
+    quantizer: Quantizer, vectors_BV: Tensor, config: TokenizerConfig, quantizing: bool
+) -> dict[str, Tensor]:
+    """The loss of a batch for a kind of quantizer and its terms; without `quantizing` that of the autoencoder alone."""
+    c = config
+    if isinstance(quantizer, ResidualQuantizer):
+        return residual_loss(quantizer, vectors_BV, quantizing, c.commitment)
+    assert isinstance(quantizer, MPQ)
+    if quantizing:
+        return mpq_loss(quantizer, vectors_BV, c.orthogonality, c.orthogonality_weight, c.commitment)
+    return autoencoder_loss(quantizer, vectors_BV, c.orthogonality, c.orthogonality_weight)
 
 
 def mpq_loss(
@@ -44,6 +62,27 @@ def autoencoder_loss(
     penalty = orthogonality(mpq, latents_BME, form)
     loss = reconstruction + orthogonality_weight * penalty
     return {"loss": loss, "reconstruction": reconstruction, "orthogonality": penalty}
+
+
+def residual_loss(
+    quantizer: ResidualQuantizer, vectors_BV: Tensor, quantizing: bool, commitment: float
+) -> dict[str, Tensor]:
+    """The RQ-VAE's loss of a batch and its terms; without `quantizing` that of the autoencoder alone.
+
+    Paper: Rajput et al. 2023 (TIGER), section 3.1
+    """
+    if not quantizing:
+        reconstruction = _squared_error(vectors_BV, quantizer.decode(quantizer.encoder(vectors_BV)))
+        return {"loss": reconstruction, "reconstruction": reconstruction}
+    latents_BME = quantizer.latents(vectors_BV)
+    codewords_BME = quantizer.select(ops.mpq_quantize(latents_BME, quantizer.codebooks_MKE)[0])
+    whole_BE = latents_BME[:, 0]
+    straight_BE = whole_BE + (codewords_BME.sum(1) - whole_BE).detach()
+    reconstruction = _squared_error(vectors_BV, quantizer.decode(straight_BE))
+    codebook = _squared_error(latents_BME.detach(), codewords_BME)
+    pull = _squared_error(latents_BME, codewords_BME.detach())
+    loss = reconstruction + codebook + commitment * pull
+    return {"loss": loss, "reconstruction": reconstruction, "codebook": codebook}
 
 
 def orthogonality(mpq: MPQ, latents_BME: Tensor, form: OrthogonalityForm) -> Tensor:

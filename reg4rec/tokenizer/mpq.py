@@ -4,12 +4,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from reg4rec import ops
+from reg4rec.tokenizer.quantizer import Quantizer
 
 __all__ = ["MPQ"]
 
 
-class MPQ(nn.Module):
+class MPQ(Quantizer):
     """Maps an item vector to one codeword of each of M codebooks, and their gated sum back to the vector.
 
     The experts run together: each of their two layers is one batched product. The gate starts even.
@@ -49,22 +49,8 @@ class MPQ(nn.Module):
         return (vectors_BV @ self.gate_VM + self.gate_bias_M).softmax(-1)
 
     def decode(self, mixed_BE: Tensor) -> Tensor:
-        """(B, V) reconstruction of the vectors from gated sums of codewords."""
         hidden_BH = F.gelu(mixed_BE @ self.decoder_in_EH + self.decoder_in_bias_H)
         return hidden_BH @ self.decoder_out_HV + self.decoder_out_bias_V
-
-    def encode(self, vectors_BV: Tensor) -> tuple[Tensor, Tensor]:
-        """ids_BM of the nearest codewords (int64, ties by lowest index) and their gated sum mixed_BE."""
-        return ops.mpq_quantize(self.latents(vectors_BV), self.codebooks_MKE, self.gate(vectors_BV))
-
-    def select(self, ids_BM: Tensor) -> Tensor:
-        """z_BME: the codewords of the given ids."""
-        books_M = torch.arange(len(self.codebooks_MKE), device=ids_BM.device)
-        return self.codebooks_MKE[books_M, ids_BM]
-
-    def mix(self, ids_BM: Tensor, vectors_BV: Tensor) -> Tensor:
-        """mixed_BE: the gated sum of the codewords of given ids, nearest or not."""
-        return (self.gate(vectors_BV).unsqueeze(2) * self.select(ids_BM)).sum(1)
 
 
 def _scaled(shape: tuple[int, ...], fan_in: int, generator: torch.Generator | None) -> Tensor:

@@ -11,11 +11,12 @@ from reg4rec.errors import TokenizerCollapseError
 from reg4rec.tokenizer.codebooks import kmeans_codebooks, revive_dead, squared_distances
 from reg4rec.tokenizer.config import TokenizerConfig
 from reg4rec.tokenizer.health import Health, measure_health
-from reg4rec.tokenizer.losses import autoencoder_loss, mpq_loss
-from reg4rec.tokenizer.mpq import MPQ
+from reg4rec.tokenizer.losses import tokenizer_loss
+from reg4rec.tokenizer.quantizer import Quantizer
+from reg4rec.tokenizer.residual import ResidualQuantizer, fill_codebooks
 from reg4rec.tokenizer.verdict import collapse_reason
 
-__all__ = ["TokenizerStage", "encode_all", "health_of", "nearest_all"]
+__all__ = ["TokenizerStage", "encode_all", "health_of", "nearest_all", "sampled_items"]
 
 CHUNK = 16384
 """items encoded at a time"""
@@ -27,7 +28,7 @@ Batch = tuple[Tensor, bool]
 
 
 class TokenizerStage:
-    """L_MPQ over the items: first a plain autoencoder, then k-means codebooks, then both trained together.
+    """L_MPQ, or the RQ-VAE's loss, over the items: a plain autoencoder, then k-means codebooks, then both together.
 
     Every epoch ends with the repair of dead codewords and a look at the health; from half of the epochs on a collapse
     stops the run. A batch is the rows of its items and whether codebooks are in use.
@@ -37,10 +38,10 @@ class TokenizerStage:
     name = "tokenizer"
     monitor = ""
 
-    def __init__(self, mpq: MPQ, vectors_IV: Tensor, config: TokenizerConfig, settings: Mapping[str, Any]):
-        self.module: nn.Module = mpq
+    def __init__(self, quantizer: Quantizer, vectors_IV: Tensor, config: TokenizerConfig, settings: Mapping[str, Any]):
+        self.module: nn.Module = quantizer
         self.settings: Mapping[str, Any] = settings
-        self.mpq, self.vectors_IV, self.config = mpq, vectors_IV, config
+        self.quantizer, self.vectors_IV, self.config = quantizer, vectors_IV, config
         if config.autoencoder_epochs == 0:
             self._start_codebooks()
 
@@ -53,10 +54,7 @@ class TokenizerStage:
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         rows_B, quantizing = batch
-        vectors_BV, c = self.vectors_IV[rows_B], self.config
-        if quantizing:
-            return mpq_loss(self.mpq, vectors_BV, c.orthogonality, c.orthogonality_weight, c.commitment)
-        return autoencoder_loss(self.mpq, vectors_BV, c.orthogonality, c.orthogonality_weight)
+        return tokenizer_loss(self.quantizer, self.vectors_IV[rows_B], self.config, quantizing)
 
     def end_epoch(self, epoch: int) -> dict[str, float]:
         if epoch + 1 < self.config.autoencoder_epochs:
@@ -64,7 +62,7 @@ class TokenizerStage:
         if epoch + 1 == self.config.autoencoder_epochs:
             self._start_codebooks()
         revived = self._revive()
-        health = health_of(self.mpq, self.vectors_IV)
+        health = health_of(self.quantizer, self.vectors_IV)
         if 2 * (epoch + 1) >= self.config.epochs and (reason := collapse_reason(health, self.config.floors)):
             raise TokenizerCollapseError(f"the tokenizer collapsed in epoch {epoch + 1}: {reason}")
         return {
@@ -80,53 +78,65 @@ class TokenizerStage:
     def _start_codebooks(self) -> None:
         generator = torch.Generator().manual_seed(self.config.seed)
         size = self.config.codebook_size
-        sample_X = torch.randperm(len(self.vectors_IV), generator=generator)[: size * KMEANS_ITEMS_PER_CODEWORD]
-        latents_XME = self.mpq.latents(self.vectors_IV[sample_X.to(self.vectors_IV.device)])
-        self.mpq.codebooks_MKE.copy_(kmeans_codebooks(latents_XME, size, KMEANS_ITERATIONS, generator))
+        vectors_XV = sampled_items(self.vectors_IV, size, generator)
+
+        def start(latents_XME: Tensor) -> Tensor:
+            return kmeans_codebooks(latents_XME, size, KMEANS_ITERATIONS, generator)
+
+        if isinstance(self.quantizer, ResidualQuantizer):
+            fill_codebooks(self.quantizer, vectors_XV, lambda points_XE: start(points_XE[:, None])[0])
+        else:
+            self.quantizer.codebooks_MKE.copy_(start(self.quantizer.latents(vectors_XV)))
 
     @torch.no_grad()
     def _revive(self) -> int:
         """Re-seed codewords that no item uses from badly represented latents; how many."""
-        ids_IM, error_IM = nearest_all(self.mpq, self.vectors_IV)
+        ids_IM, error_IM = nearest_all(self.quantizer, self.vectors_IV)
 
         def latents_of(rows_X: Tensor, m: int) -> Tensor:
-            return self.mpq.latents(self.vectors_IV[rows_X])[:, m]
+            return self.quantizer.latents(self.vectors_IV[rows_X])[:, m]
 
-        return revive_dead(self.mpq.codebooks_MKE, ids_IM, error_IM, latents_of)
+        return revive_dead(self.quantizer.codebooks_MKE, ids_IM, error_IM, latents_of)
+
+
+def sampled_items(vectors_IV: Tensor, codebook_size: int, generator: torch.Generator) -> Tensor:
+    """vectors_XV that codebooks of this size are clustered on: all, or a random part of a large catalog's."""
+    sample_X = torch.randperm(len(vectors_IV), generator=generator)[: codebook_size * KMEANS_ITEMS_PER_CODEWORD]
+    return vectors_IV[sample_X.to(vectors_IV.device)]
 
 
 @torch.no_grad()
-def encode_all(mpq: MPQ, vectors_IV: Tensor) -> Tensor:
+def encode_all(quantizer: Quantizer, vectors_IV: Tensor) -> Tensor:
     """ids_IM of the nearest codewords, a chunk of items at a time."""
-    return torch.cat([mpq.encode(vectors_BV)[0] for vectors_BV in vectors_IV.split(CHUNK)])
+    return torch.cat([quantizer.encode(vectors_BV)[0] for vectors_BV in vectors_IV.split(CHUNK)])
 
 
 @torch.no_grad()
-def nearest_all(mpq: MPQ, vectors_IV: Tensor) -> tuple[Tensor, Tensor]:
+def nearest_all(quantizer: Quantizer, vectors_IV: Tensor) -> tuple[Tensor, Tensor]:
     """ids_IM of the nearest codewords and error_IM, the squared distances to them."""
     ids, errors = [], []
     for vectors_BV in vectors_IV.split(CHUNK):
-        latents_BME = mpq.latents(vectors_BV)
-        ids.append(ops.mpq_quantize(latents_BME, mpq.codebooks_MKE)[0])
-        errors.append(squared_distances(latents_BME, mpq.codebooks_MKE, ids[-1]))
+        latents_BME = quantizer.latents(vectors_BV)
+        ids.append(ops.mpq_quantize(latents_BME, quantizer.codebooks_MKE)[0])
+        errors.append(squared_distances(latents_BME, quantizer.codebooks_MKE, ids[-1]))
     return torch.cat(ids), torch.cat(errors)
 
 
 @torch.no_grad()
-def health_of(mpq: MPQ, vectors_IV: Tensor, ids_IM: Tensor | None = None) -> Health:
+def health_of(quantizer: Quantizer, vectors_IV: Tensor, ids_IM: Tensor | None = None) -> Health:
     """The health of the nearest codewords, or of the given ids."""
-    nearest_IM = encode_all(mpq, vectors_IV)
+    nearest_IM = encode_all(quantizer, vectors_IV)
     codes_IM = nearest_IM if ids_IM is None else ids_IM
-    rebuilt_IV = torch.cat([mpq.decode(mpq.mix(i, v)) for i, v in _chunks(codes_IM, vectors_IV)])
-    gate_sum_M = sum(mpq.gate(v).sum(0) for v in vectors_IV.split(CHUNK))
-    gate_mean_M = torch.as_tensor(gate_sum_M) / len(vectors_IV)
+    rebuilt_IV = torch.cat([quantizer.decode(quantizer.mix(i, v)) for i, v in _chunks(codes_IM, vectors_IV)])
+    gate_sum_M = sum(quantizer.gate(v).sum(0) for v in vectors_IV.split(CHUNK))
+    gate_mean_M = torch.as_tensor(gate_sum_M) / torch.as_tensor(gate_sum_M).sum()
     return measure_health(
         codes_IM.cpu().numpy(),
         nearest_IM.cpu().numpy(),
         vectors_IV.cpu().numpy(),
         rebuilt_IV.cpu().numpy(),
         gate_mean_M.cpu().numpy(),
-        codebook_size=mpq.codebooks_MKE.shape[1],
+        codebook_size=quantizer.codebooks_MKE.shape[1],
     )
 
 

@@ -16,7 +16,8 @@ from reg4rec.errors import InputError
 from reg4rec.storage import atomic_folder, read_header, read_json, read_tensors, write_json, write_tensors
 from reg4rec.tokenizer.config import TokenizerConfig
 from reg4rec.tokenizer.health import Health
-from reg4rec.tokenizer.mpq import MPQ
+from reg4rec.tokenizer.kinds import build_quantizer
+from reg4rec.tokenizer.quantizer import Quantizer
 from reg4rec.tokenizer.stage import encode_all
 from reg4rec.tokenizer.verdict import warnings
 
@@ -29,12 +30,13 @@ FORMAT, VERSION = "reg4rec-tokenizer", 1
 class Tokenizer:
     """Tokens `codes_IM` (int32; row = item row) and `quantized_IE`, the gated sum of each item's codewords.
 
+    The last column of `codes_IM` is the collision token where `config.collision_token` asks for one.
     `card` says what it was fitted on (dataset fingerprint, part). Everything lies on the CPU.
     Paper: MPQ, stated
     """
 
     config: TokenizerConfig
-    mpq: MPQ
+    quantizer: Quantizer
     views: ItemViews
     codes_IM: Tensor
     quantized_IE: Tensor
@@ -48,14 +50,15 @@ class Tokenizer:
     def encode(self, vectors_BV: Tensor | npt.ArrayLike) -> Tensor:
         """codes_BM (int32): the nearest codewords of item vectors; InputError for another width or values not finite.
 
-        Items of the catalog may hold near codewords instead (`separate_collisions`): theirs are in `codes_IM`.
+        Items of the catalog may hold near codewords instead (`separate_collisions`): theirs are in `codes_IM`. Other
+        vectors than the catalog's have no collision token.
         """
         vectors_BV = torch.as_tensor(np.asarray(vectors_BV), dtype=torch.float32)
         if vectors_BV.dim() != 2 or vectors_BV.shape[1] != self.views.dim:
             raise InputError(f"item vectors must be (n, {self.views.dim}); found {tuple(vectors_BV.shape)}")
         if not bool(vectors_BV.isfinite().all()):
             raise InputError("item vectors hold values that are not finite; remove or replace them")
-        return encode_all(self.mpq, vectors_BV).to(torch.int32)
+        return encode_all(self.quantizer, vectors_BV).to(torch.int32)
 
     def encode_items(self, table: pa.Table, vectors: Mapping[str, npt.ArrayLike] | None = None) -> Tensor:
         """codes_BM (int32) of unseen items, a row a row of `table`, which needs the text columns of the views.
@@ -66,22 +69,29 @@ class Tokenizer:
 
     def token_embeddings(self) -> Tensor:
         """codebooks_MKE, a copy: token (r, j) is described by codebooks[r, j]."""
-        return self.mpq.codebooks_MKE.detach().clone()
+        return self.quantizer.codebooks_MKE.detach().clone()
+
+    def path_cosines(self) -> Tensor:
+        """cosine_I of an item's own gated vector and the plain sum of its codewords, which its bucket shares (D3)."""
+        ids_IM = self.codes_IM[:, : self.config.num_codebooks].long()
+        return torch.cosine_similarity(self.quantizer.select(ids_IM).detach().sum(1), self.quantized_IE, dim=-1)
 
     def describe(self) -> str:
         """A few lines for the console: sizes, health, warnings."""
         h, c = self.health, self.config
+        extra = ", and a collision token" if c.collision_token else ""
         lines = [
-            f"{h.num_items} items, {c.num_codebooks} tokens each of {c.codebook_size} codewords",
+            f"{h.num_items} items, {c.num_codebooks} tokens each of {c.codebook_size} codewords{extra}",
             f"usage        {_listed(h.usage, '.1%')} of {h.attainable} codewords",
             f"perplexity   {_listed(h.perplexity, '.0f')}",
             f"collisions   {h.collision_rate:.2%} of items share all tokens "
             f"({h.collision_rate_nearest:.2%} before {h.moved_rate:.2%} were moved), largest bucket "
             f"{max(map(int, h.buckets))}",
             f"similarity   {h.max_similarity:.3f} (0 independent codebooks, 1 copies)",
-            f"gate         {_listed(h.gate_mean, '.2f')}",
             f"rebuilt      cosine {h.cosine:.3f}, relative error {h.relative_error:.3f}",
         ]
+        if c.kind == "mpq":
+            lines.insert(-1, f"gate         {_listed(h.gate_mean, '.2f')}")
         if h.shared_by_neighbors is not None:
             lines.append(
                 f"neighbors    share {h.shared_by_neighbors:.2f} tokens with the next item of a history "
@@ -96,7 +106,7 @@ class Tokenizer:
             write_json(fresh / "tokenizer.json", header | {"config": asdict(self.config), "card": self.card})
             write_json(fresh / "health.json", asdict(self.health) | {"warnings": warnings(self.health)})
             write_tensors(fresh / "tokens.safetensors", {"codes_IM": self.codes_IM, "quantized_IE": self.quantized_IE})
-            write_tensors(fresh / "mpq.safetensors", self.mpq.state_dict())
+            write_tensors(fresh / f"{self.config.kind}.safetensors", self.quantizer.state_dict())
             self.views.save(fresh / "views")
 
     @classmethod
@@ -105,22 +115,16 @@ class Tokenizer:
         folder = Path(folder)
         header = read_header(folder / "tokenizer.json", FORMAT, VERSION)
         config, health, shape, card = _parse(folder, header)
-        mpq = build_mpq(config, shape[1])
-        _fill(mpq, folder / "mpq.safetensors")
-        codes_IM, quantized_IE = _read_tokens(folder / "tokens.safetensors", shape[0], config)
+        quantizer = _read_quantizer(folder / f"{config.kind}.safetensors", config, shape[1])
+        width = quantizer.codebooks_MKE.shape[2]
+        codes_IM, quantized_IE = _read_tokens(folder / "tokens.safetensors", shape[0], config, width)
         views = ItemViews.load(folder / "views")
         if views.vectors_IV.shape != shape:
             raise InputError(
                 f"{folder / 'views'} holds vectors of shape {views.vectors_IV.shape} where {shape} was expected; "
                 "write the tokenizer folder again"
             )
-        return cls(config, mpq, views, codes_IM, quantized_IE, health, card)
-
-
-def build_mpq(config: TokenizerConfig, vector_dim: int, generator: torch.Generator | None = None) -> MPQ:
-    """A fresh MPQ of the configured sizes, in evaluation mode."""
-    sizes = (config.num_codebooks, config.codebook_size, config.codeword_dim, config.hidden_dim)
-    return MPQ(vector_dim, *sizes, generator=generator).eval()
+        return cls(config, quantizer, views, codes_IM, quantized_IE, health, card)
 
 
 def _parse(folder: Path, header: dict[str, Any]) -> tuple[TokenizerConfig, Health, tuple[int, int], dict[str, Any]]:
@@ -132,13 +136,18 @@ def _parse(folder: Path, header: dict[str, Any]) -> tuple[TokenizerConfig, Healt
         return TokenizerConfig.from_json(header["config"]), health, shape, dict(header["card"])
     except InputError:
         raise
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
         raise InputError(f"{folder} has an incomplete tokenizer.json or health.json: {error!r}") from None
 
 
-def _fill(mpq: MPQ, path: Path) -> None:
+def _read_quantizer(path: Path, config: TokenizerConfig, vector_dim: int) -> Quantizer:
+    """The stored quantizer; it takes memory only once the stored tensors are those that the configuration asks for."""
     stored = read_tensors(path)
-    wanted = mpq.state_dict()
+    try:
+        with torch.device("meta"):
+            wanted = build_quantizer(config, vector_dim).state_dict()
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise InputError(f"{path.parent / 'tokenizer.json'} asks for codebooks that cannot be: {error}") from None
     found = {name: (tuple(t.shape), t.dtype) for name, t in stored.items()}
     expected = {name: (tuple(t.shape), t.dtype) for name, t in wanted.items()}
     for name in sorted(found.keys() | expected.keys()):
@@ -149,14 +158,16 @@ def _fill(mpq: MPQ, path: Path) -> None:
             )
     if not all(bool(t.isfinite().all()) for t in stored.values()):
         raise InputError(f"{path} holds weights that are not finite; write the tokenizer folder again")
-    mpq.load_state_dict(stored)
+    quantizer = build_quantizer(config, vector_dim)
+    quantizer.load_state_dict(stored)
+    return quantizer
 
 
-def _read_tokens(path: Path, num_items: int, config: TokenizerConfig) -> tuple[Tensor, Tensor]:
+def _read_tokens(path: Path, num_items: int, config: TokenizerConfig, width: int) -> tuple[Tensor, Tensor]:
     stored = read_tensors(path)
     expected = {
-        "codes_IM": ((num_items, config.num_codebooks), torch.int32),
-        "quantized_IE": ((num_items, config.codeword_dim), torch.float32),
+        "codes_IM": ((num_items, config.tokens_per_item), torch.int32),
+        "quantized_IE": ((num_items, width), torch.float32),
     }
     found = {name: (tuple(t.shape), t.dtype) for name, t in stored.items()}
     if found != expected:

@@ -1,6 +1,7 @@
 """Training: pre-training of the encoder-decoder, and what validation decides about the search."""
 
 from reg4rec.train.calibration import calibrate
+from reg4rec.train.fit import fit_recommender
 from reg4rec.train.pretrain import PretrainConfig, pretrain
 
-__all__ = ["PretrainConfig", "calibrate", "pretrain"]
+__all__ = ["PretrainConfig", "calibrate", "fit_recommender", "pretrain"]

@@ -1,5 +1,7 @@
 """The pre-training loss: any-order token prediction and a category at every reasoning step."""
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -7,15 +9,23 @@ from torch.nn import functional as F
 from reg4rec import ops
 from reg4rec.model import Reg4RecModel
 
-__all__ = ["pretraining_loss"]
+__all__ = ["StepTargets", "pretraining_loss"]
+
+StepTargets = Literal["open", "next"]
 
 
 def pretraining_loss(
-    model: Reg4RecModel, codes_BLM: Tensor, order_BLM: Tensor, filled_BL: Tensor, category_BL: Tensor
+    model: Reg4RecModel,
+    codes_BLM: Tensor,
+    order_BLM: Tensor,
+    filled_BL: Tensor,
+    category_BL: Tensor,
+    targets: StepTargets = "open",
 ) -> dict[str, Tensor]:
     """Mean losses over the targets marked in filled_BL: `token_loss`, and `category_loss` where there are categories.
 
-    Step t predicts the tokens of all codebooks that are still open: loss_t is the mean of their cross-entropies.
+    Step t predicts the tokens of all codebooks that are still open: loss_t is the mean of their cross-entropies. With
+    `targets` "next" it predicts only the token that is fed next, as in the usual next-token loss.
     The category is predicted from every state that has consumed a token; targets of category -1 are ignored.
     Paper: pre-training, ours, D4 and D6.
     """
@@ -24,7 +34,7 @@ def pretraining_loss(
     ids_NM, order_NM = codes_BLM[filled_BL], order_BLM[filled_BL]
     rank_NM = order_NM.argsort(-1)
     steps = torch.arange(num_codebooks, device=rank_NM.device)
-    open_NSM = rank_NM[:, None, :] >= steps[:, None]
+    open_NSM = rank_NM[:, None, :] >= steps[:, None] if targets == "open" else rank_NM[:, None, :] == steps[:, None]
     token_loss_T = ops.token_cross_entropy(
         state_NSD[:, :-1].flatten(0, 1),
         model.tokens_MKD,

@@ -13,12 +13,12 @@ from reg4rec import loop
 from reg4rec.data import Dataset
 from reg4rec.errors import InputError
 from reg4rec.evaluation import evaluate
-from reg4rec.infer import Recommender
+from reg4rec.infer import Recommender, SearchOrder
 from reg4rec.loop import LoopConfig
 from reg4rec.model import HistoryLayout, Reg4RecModel, Size, sized
 from reg4rec.settings import override
 from reg4rec.tokenizer import Tokenizer
-from reg4rec.train.losses import pretraining_loss
+from reg4rec.train.losses import StepTargets, pretraining_loss
 from reg4rec.train.orders import OrderPolicy, draw_order
 from reg4rec.train.windows import Batch, WindowBatches
 
@@ -39,10 +39,12 @@ class PretrainConfig:
     """in embeddings, sub-layers and FFNs"""
     order: OrderPolicy = "random"
     """order of a target's tokens: random, then crss for the last epochs; crss or fixed throughout (D4)"""
+    targets: StepTargets = "open"
+    """what a step predicts: the tokens of all codebooks that are still open (D4), or only the next in the order"""
     crss_fraction: float = 0.15
     """last part of the epochs that feed tokens in the model's own order, where `order` is random (D4)"""
     category_weight: float = 0.5
-    """alpha, the weight of the category loss (D6)"""
+    """alpha, the weight of the category loss (D6); 0 makes a model without a category head"""
     batch_targets: int = 2048
     """target items in a batch, padding included"""
     validation_users: int = 2000
@@ -54,6 +56,7 @@ class PretrainConfig:
     def __post_init__(self) -> None:
         for name, ok, wanted in (
             ("order", self.order in get_args(OrderPolicy), f"one of {get_args(OrderPolicy)}"),
+            ("targets", self.targets in get_args(StepTargets), f"one of {get_args(StepTargets)}"),
             ("part", self.part in ("train", "train+validation"), "train or train+validation"),
             ("crss_fraction", 0 <= self.crss_fraction <= 1, "between 0 and 1"),
             ("category_weight", self.category_weight >= 0, "0 or more"),
@@ -62,6 +65,11 @@ class PretrainConfig:
         ):
             if not ok:
                 raise InputError(f"{name} is {getattr(self, name)!r}; it must be {wanted}")
+
+    @property
+    def search_order(self) -> SearchOrder:
+        """The order in which the model can be searched: a model that has seen one order only knows no other."""
+        return "fixed" if self.order == "fixed" else "confidence"
 
 
 def pretrain(
@@ -110,7 +118,7 @@ class PretrainStage:
             config.size,
             self.codes_IM.shape[1],
             tokenizer.config.codebook_size,
-            len(data.items.category_names),
+            len(data.items.category_names) if config.category_weight > 0 else 0,
             dropout=config.dropout,
             max_history=config.max_history,
             history_layout=config.history_layout,
@@ -136,7 +144,9 @@ class PretrainStage:
         filled_BL = item_BL >= 0
         codes_BLM = self.codes_IM[item_BL]
         order_BLM = draw_order(self.order, self.module, codes_BLM)
-        losses = pretraining_loss(self.module, codes_BLM, order_BLM, filled_BL, self.category_I[item_BL])
+        losses = pretraining_loss(
+            self.module, codes_BLM, order_BLM, filled_BL, self.category_I[item_BL], self.config.targets
+        )
         total = losses["token_loss"]
         if "category_loss" in losses:
             total = total + self.config.category_weight * losses["category_loss"]
@@ -153,6 +163,7 @@ class PretrainStage:
             None,
             10,
             device=self.codes_IM.device,
+            order=self.config.search_order,
         )
         report = evaluate(
             ranker, self.data, "validation", ks=(10,), max_users=self.config.validation_users, seed=self.seed

@@ -132,6 +132,13 @@ def test_items_are_joined_and_missing_ones_have_no_text(tmp_path: Path) -> None:
     assert stored.card["fingerprint"] == dataset.card["fingerprint"]
 
 
+def test_an_items_file_may_list_ids_alone(tmp_path: Path) -> None:
+    log, items = write(tmp_path / "log.csv", LOG), write(tmp_path / "items.csv", {"item_id": [30, 10]})
+    dataset = read_interactions(log, items, min_interactions=1)
+    assert dataset.items.ids.to_pylist() == [10, 20, 30]
+    assert dataset.card["items_not_described"] == 1
+
+
 def test_numbers_and_texts_meet_as_text(tmp_path: Path) -> None:
     log = write(tmp_path / "log.csv", LOG)
     items = write(tmp_path / "items.csv", {"item_id": ["10", "B7"], "title": ["sock", "hat"]})

@@ -112,6 +112,13 @@ def test_bad_requests_are_refused() -> None:
         evaluate([], dataset)
 
 
+def test_a_ranker_of_another_catalog_is_refused() -> None:
+    spy = Spy()
+    spy.items = ItemCatalog.from_table(pa.table({"item_id": [5, 4, 3, 2, 1, 0]}))  # type: ignore[attr-defined]
+    with pytest.raises(InputError, match="spy was made for 6 items that are not the 6 items of tiny"):
+        evaluate(spy, make_dataset())
+
+
 def test_a_ranker_of_the_wrong_shape_is_caught() -> None:
     class Short(Spy):
         def rank(self, histories: Sequences, k: int, filter_seen: bool) -> npt.NDArray[np.int32]:

@@ -16,7 +16,7 @@ from reg4rec.tokenizer.stage import TokenizerStage
 
 
 def same_bits(a: Tokenizer, b: Tokenizer) -> bool:
-    states = zip(a.mpq.state_dict().values(), b.mpq.state_dict().values(), strict=True)
+    states = zip(a.quantizer.state_dict().values(), b.quantizer.state_dict().values(), strict=True)
     tokens = torch.equal(a.codes_IM, b.codes_IM) and torch.equal(a.quantized_IE, b.quantized_IE)
     return tokens and all(torch.equal(x, y) for x, y in states) and a.health == b.health
 

@@ -1,0 +1,25 @@
+"""Recommendations for a file of users, in bounded memory.
+
+python examples/batch.py runs/demo/recommender users.parquet recommendations
+
+users.parquet has a column items (lists of item ids, oldest first) and, where you have it, user_id.
+"""
+
+import sys
+
+import polars as pl
+
+import reg4rec
+from reg4rec.infer.batch import read_users, recommend_to_folder
+
+
+def main(folder: str, users: str, out: str, k: int = 10) -> None:
+    rec = reg4rec.Recommender.from_pretrained(folder)
+    count = recommend_to_folder(rec, read_users(users), out, k)
+    print(f"{count} users")
+    print(pl.read_parquet(f"{out}/*.parquet").head())
+
+
+if __name__ == "__main__":
+    recommender_folder, users_file, output_folder = sys.argv[1:]
+    main(recommender_folder, users_file, output_folder)

@@ -1,0 +1,231 @@
+"""SASRec: self-attention over item ids, trained by a sampled softmax (Kang & McAuley 2018)."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from reg4rec import loop, ops
+from reg4rec.baselines.sasrec_network import SASRecNetwork, draw_negatives, sampled_softmax_loss
+from reg4rec.data import Dataset, ItemCatalog, Sequences
+from reg4rec.errors import InputError
+from reg4rec.evaluation import evaluate
+from reg4rec.infer.histories import allowed_rows, padded, read_histories
+from reg4rec.infer.ranking import SOURCES, Ranking
+from reg4rec.infer.table import results_table
+from reg4rec.loop import LoopConfig
+from reg4rec.settings import override
+from reg4rec.storage import atomic_folder, read_header, read_tensors, write_json, write_tensors
+from reg4rec.train.windows import Batch, WindowBatches
+
+if TYPE_CHECKING:
+    import polars as pl
+
+__all__ = ["SASRec", "SASRecConfig"]
+
+FORMAT, VERSION = "reg4rec-sasrec", 1
+SCORES_AT_ONCE = 1 << 23
+"""Item scores held at a time, which sets how many users are ranked together."""
+
+Int32 = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class SASRecConfig:
+    """Shape of the network and how it is trained."""
+
+    dim: int = 64
+    """width of embeddings and states"""
+    num_blocks: int = 1
+    """transformer blocks"""
+    num_heads: int = 1
+    """attention heads"""
+    ffn_dim: int = 256
+    """width inside the FFN"""
+    dropout: float = 0.5
+    """in embeddings and sub-layers"""
+    max_history: int = 50
+    """newest items of a history that are read"""
+    num_negatives: int = 256
+    """items drawn by popularity for the softmax, shared by a batch"""
+    batch_targets: int = 256
+    """target items in a batch, padding included"""
+    validation_users: int = 2000
+    """users on whom Recall and NDCG are measured after every epoch; the best NDCG@10 is kept"""
+    part: Literal["train", "train+validation"] = "train"
+    """train+validation is for a final fit: it has nothing to validate on and keeps the last epoch"""
+    loop: LoopConfig = field(default_factory=lambda: LoopConfig(epochs=12, learning_rate=3e-3, patience=3))
+
+    def __post_init__(self) -> None:
+        for name, ok, wanted in (
+            ("dim", self.dim >= 2, "2 or more"),
+            ("num_blocks", self.num_blocks >= 1, "1 or more"),
+            ("num_heads", self.num_heads >= 1 and self.dim % (2 * self.num_heads) == 0, "a divisor of dim / 2"),
+            ("ffn_dim", self.ffn_dim >= 1, "1 or more"),
+            ("dropout", 0 <= self.dropout < 1, "from 0 to below 1"),
+            ("max_history", self.max_history >= 1, "1 or more"),
+            ("num_negatives", self.num_negatives >= 1, "1 or more"),
+            ("batch_targets", self.batch_targets >= 1, "1 or more"),
+            ("validation_users", self.validation_users >= 1, "1 or more"),
+            ("part", self.part in ("train", "train+validation"), "train or train+validation"),
+        ):
+            if not ok:
+                raise InputError(f"{name} is {getattr(self, name)!r}; it must be {wanted}")
+
+
+class SASRec:
+    """Ranks the whole catalog by the score of each item after a history; made by `fit` or `from_pretrained`."""
+
+    name = "sasrec"
+
+    def __init__(
+        self, network: SASRecNetwork, items: ItemCatalog, config: SASRecConfig, device: str | torch.device = "auto"
+    ):
+        self.device = loop.choose_device(device)
+        self.network, self.items, self.config = network.to(self.device).eval(), items, config
+
+    @classmethod
+    def fit(
+        cls,
+        dataset: Dataset,
+        config: SASRecConfig | None = None,
+        out: str | Path | None = None,
+        resume: bool = True,
+        seed: int = 0,
+        device: str = "auto",
+        progress: bool = True,
+        **overrides: Any,
+    ) -> "SASRec":
+        """Train on `config.part` of a dataset and keep the epoch of best validation NDCG@10.
+
+        `out` is the run folder (see `reg4rec.loop`); with `resume` a killed run goes on from its last checkpoint.
+        `overrides` replace fields of `config` or of its `loop` by name, `dim=32` or `epochs=5` for example.
+        """
+        config = override(config or SASRecConfig(), overrides)
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            network = _build(dataset.num_items, config)
+        model = cls(network, dataset.items, config, device)
+        loop.run(_Stage(model, dataset, seed), config.loop, out, resume, seed, progress)
+        network.eval()
+        return model
+
+    @property
+    def trained_on(self) -> str:
+        return self.config.part
+
+    def rank(self, histories: Sequences, k: int, filter_seen: bool) -> Int32:
+        """(B, k) item rows, best first, ties by lowest row, -1 where there are no more."""
+        return self._best(histories, k, filter_seen, None)[1].cpu().numpy().astype(np.int32)
+
+    def recommend(
+        self,
+        histories: Any,
+        k: int = 10,
+        filter_seen: bool = True,
+        exclude: Iterable[Any] | None = None,
+        candidates: Iterable[Any] | None = None,
+    ) -> "pl.DataFrame":
+        """What `Recommender.recommend` gives, from whole-item scores: the paths are empty."""
+        if k < 1:
+            raise InputError(f"k is the number of items to recommend, from 1 up, found {k}")
+        users, sequences = read_histories(histories, self.items)
+        scores_BN, items_BN = self._best(sequences, k, filter_seen, allowed_rows(self.items, exclude, candidates))
+        source_BN = torch.where(items_BN >= 0, SOURCES.index("item score"), -1)
+        ranking = Ranking(items_BN, scores_BN, source_BN, torch.full_like(items_BN, -1))
+        return results_table(users, self.items.ids, [(ranking, None)])
+
+    @torch.inference_mode()
+    def _best(self, histories: Sequences, k: int, filter_seen: bool, allowed: Int32 | None) -> tuple[Tensor, Tensor]:
+        """Scores and rows (B, k) of the best allowed items, a bounded number of users at a time."""
+        ids_I1 = torch.arange(len(self.items), device=self.device)[:, None]
+        blocked_I = torch.full((len(self.items),), allowed is not None, device=self.device)
+        if allowed is not None:
+            blocked_I[torch.from_numpy(allowed).long()] = False
+        size = max(1, SCORES_AT_ONCE // len(self.items))
+        scores, rows = [torch.empty(0, k)], [torch.empty(0, k, dtype=torch.int64)]
+        for start in range(0, len(histories), size):
+            batch = histories.take(np.arange(start, min(start + size, len(histories))))
+            scores_BI = self._scores(batch).masked_fill(blocked_I, -torch.inf)
+            seen_BX = padded(batch, -1).to(self.device) if filter_seen else None
+            best = ops.item_topk(scores_BI[:, None], ids_I1, k, seen_BX)
+            scores.append(best[0].cpu())
+            rows.append(best[1].cpu())
+        return torch.cat(scores), torch.cat(rows)
+
+    def _scores(self, histories: Sequences) -> Tensor:
+        """The score of every item (B, I) to come next."""
+        newest = histories.last(self.config.max_history)
+        states_BSD = self.network(padded(newest, 0).to(self.device))
+        last_B = torch.from_numpy(newest.lengths).to(self.device)
+        return states_BSD[torch.arange(len(newest), device=self.device), last_B] @ self.network.items_ID.T
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the whole recommender, replacing what was there."""
+        with atomic_folder(folder) as fresh:
+            header = {"format": FORMAT, "version": VERSION, "category_level": self.items.category_level}
+            write_json(fresh / "sasrec.json", {**header, "config": asdict(self.config)})
+            write_tensors(fresh / "model.safetensors", self.network.state_dict())
+            self.items.save(fresh / "items.parquet")
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, device: str = "auto") -> "SASRec":
+        """The SASRec saved in a folder; InputError where files are missing, damaged or do not fit together."""
+        folder = Path(folder)
+        header = read_header(folder / "sasrec.json", FORMAT, VERSION)
+        try:
+            config = SASRecConfig(**{**header["config"], "loop": LoopConfig(**header["config"]["loop"])})
+            items = ItemCatalog.load(folder / "items.parquet", header["category_level"])
+            network = _build(len(items), config)
+            network.load_state_dict(read_tensors(folder / "model.safetensors"))
+        except (KeyError, TypeError, RuntimeError) as error:
+            raise InputError(f"{folder} does not hold a whole SASRec: {error}") from None
+        return cls(network, items, config, device)
+
+
+def _build(num_items: int, config: SASRecConfig) -> SASRecNetwork:
+    c = config
+    return SASRecNetwork(num_items, c.dim, c.num_blocks, c.num_heads, c.ffn_dim, c.dropout)
+
+
+class _Stage:
+    """What `reg4rec.loop` runs."""
+
+    name = "sasrec"
+
+    def __init__(self, model: SASRec, data: Dataset, seed: int):
+        self.model, self.data, self.config, self.seed = model, data, model.config, seed
+        self.module: SASRecNetwork = model.network
+        self.monitor = "validation_ndcg@10" if self.config.part == "train" else ""
+        self.settings: dict[str, Any] = {
+            "stage": self.name,
+            "dataset": data.card["fingerprint"],
+            **{name: value for name, value in asdict(self.config).items() if name != "loop"},
+        }
+        self.sequences = data.part(self.config.part)
+        # one more than the count: items without an interaction must be pushed down too
+        self.popularity_I = torch.from_numpy(data.item_counts(self.config.part) + 1.0).float().to(model.device)
+
+    def batches(self, epoch: int) -> Sequence[Batch]:
+        return WindowBatches(self.sequences, self.config.max_history + 1, self.config.batch_targets, self.seed, epoch)
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        items_BL = batch.items_BL.to(self.model.device)
+        filled_BL = items_BL >= 0
+        states_TD = self.module(items_BL[:, :-1].clamp(min=0))[filled_BL]
+        negatives_X, expected_X = draw_negatives(self.popularity_I, self.config.num_negatives)
+        losses_T = sampled_softmax_loss(states_TD, self.module.items_ID, items_BL[filled_BL], negatives_X, expected_X)
+        return {"loss": losses_T.mean()}
+
+    def end_epoch(self, epoch: int) -> dict[str, float]:
+        if not self.monitor:
+            return {}
+        report = evaluate(
+            self.model, self.data, "validation", ks=(10,), max_users=self.config.validation_users, seed=self.seed
+        )
+        return {f"validation_{name}": value for name, value in report.rows[0].metrics.items()}

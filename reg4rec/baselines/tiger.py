@@ -1,0 +1,136 @@
+"""TIGER: items as coarse-to-fine tokens of an RQ-VAE, generated in that order."""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from reg4rec.data import Dataset, Sequences, ViewConfig
+from reg4rec.errors import InputError
+from reg4rec.infer import Recommender
+from reg4rec.loop import LoopConfig
+from reg4rec.tokenizer import TokenizerConfig, fit_tokenizer
+from reg4rec.train import PretrainConfig, pretrain
+
+__all__ = ["Tiger", "TigerConfig"]
+
+
+def _tokenizer() -> TokenizerConfig:
+    """Three codebooks of 256 on item texts, layers of 512, 256 and 128 around 32 dimensions, a collision token."""
+    return TokenizerConfig(
+        kind="rq-vae",
+        num_codebooks=3,
+        codebook_size=256,
+        codeword_dim=32,
+        hidden_dim=512,
+        separate_collisions=False,
+        collision_token=True,
+        views=ViewConfig(collaborative_dim=0),
+    )
+
+
+def _pretrain() -> PretrainConfig:
+    """A flat history, and the usual next-token loss in fixed order."""
+    return PretrainConfig(
+        order="fixed",
+        targets="next",
+        category_weight=0.0,
+        history_layout="flat",
+        loop=LoopConfig(epochs=60, learning_rate=2e-3, patience=10),
+    )
+
+
+@dataclass(frozen=True)
+class TigerConfig:
+    """TIGER's settings: sizes of the tokenizer as published, the trainer's as everywhere in this library."""
+
+    tokenizer: TokenizerConfig = field(default_factory=_tokenizer)
+    """any kind of tokens; their order is that of the codebooks"""
+    pretrain: PretrainConfig = field(default_factory=_pretrain)
+    """order, targets and category_weight must stay as they are: they are what makes it TIGER"""
+    num_beams: int = 20
+    """sequences kept at every step"""
+
+    def __post_init__(self) -> None:
+        found = (self.pretrain.order, self.pretrain.targets, self.pretrain.category_weight)
+        if found != ("fixed", "next", 0):
+            raise InputError(
+                f"TIGER is trained with order 'fixed', targets 'next' and category_weight 0, found {found}; "
+                "change other settings by dataclasses.replace(TigerConfig().pretrain, ...)"
+            )
+        if self.num_beams < 1:
+            raise InputError(f"num_beams starts at 1, found {self.num_beams}")
+
+
+@dataclass(frozen=True, eq=False)
+class Tiger:
+    """Ranks items by a beam search over the trie of their token sequences.
+
+    As Rajput et al. 2023 (arXiv 2305.05065) describe it: RQ-VAE tokens of item texts and a fourth one that tells apart
+    items which share three; an encoder-decoder that emits them in order. Other than there, the transformer, its
+    training windows and its optimizer are this library's, so that a comparison shows what tokens and decoding do;
+    there is no user token; and texts enter by TF-IDF and SVD unless `tokenizer.views` names a matrix of embeddings.
+    """
+
+    recommender: Recommender
+    name: str = "tiger"
+
+    @classmethod
+    def fit(
+        cls,
+        dataset: Dataset,
+        config: TigerConfig | None = None,
+        out: str | Path | None = None,
+        resume: bool = True,
+        seed: int = 0,
+        device: str = "auto",
+        progress: bool = True,
+    ) -> "Tiger":
+        """Tokens, then the model; `config.pretrain.part` names the part of the data that both are fitted on.
+
+        With `out` the runs lie in `out/tokenizer` and `out/model`, killed ones go on with `resume`, and the result is
+        in `out/tiger`. The same seed gives the same bits on the CPU with the same number of threads.
+        """
+        config = config or TigerConfig()
+        part, folder = config.pretrain.part, None if out is None else Path(out)
+        runs = (None, None) if folder is None else (folder / "tokenizer", folder / "model")
+        tokens = replace(config.tokenizer, seed=seed)
+        tokenizer = fit_tokenizer(dataset, tokens, out=runs[0], resume=resume, part=part, progress=progress)
+        model = pretrain(dataset, tokenizer, config.pretrain, runs[1], resume, seed, device, progress)
+        recommender = Recommender(
+            model,
+            tokenizer,
+            dataset.items,
+            dataset.item_counts(part),
+            prune_threshold=None,
+            num_beams=config.num_beams,
+            trained_on=part,
+            device=device,
+            order="fixed",
+        )
+        tiger = cls(recommender)
+        if folder is not None:
+            tiger.save_pretrained(folder / "tiger")
+        return tiger
+
+    @property
+    def trained_on(self) -> str:
+        """The part of the data that tokens and model were fitted on."""
+        return self.recommender.trained_on
+
+    def rank(self, histories: Sequences, k: int, filter_seen: bool) -> npt.NDArray[np.int32]:
+        """(B, k) item rows, best first, -1 where there are no more; `filter_seen` leaves out items of the history."""
+        return self.recommender.rank(histories, k, filter_seen)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the folder, that of a recommender, replacing what was there."""
+        self.recommender.save_pretrained(folder)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, device: str = "auto") -> "Tiger":
+        """What `save_pretrained` wrote; InputError for a recommender that does not search in fixed order."""
+        recommender = Recommender.from_pretrained(folder, device)
+        if recommender.config.order != "fixed":
+            raise InputError(f"{folder} holds a recommender whose search order is free; load it with Recommender")
+        return cls(recommender)

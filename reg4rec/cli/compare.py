@@ -1,0 +1,40 @@
+"""`reg4rec compare`: every method on one dataset in one run, and the table."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from reg4rec.cli.output import show
+from reg4rec.comparison import CompareConfig, compare
+from reg4rec.data import load_dataset
+from reg4rec.model import Size
+from reg4rec.settings import override
+
+__all__ = ["Compare"]
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Fit, evaluate and tabulate all methods: `reg4rec compare --data data/mine --out runs/compare --seeds 0 1 2`."""
+
+    data: str
+    """dataset folder, or the name of a public dataset"""
+    out: Path
+    """folder for compare.md, compare.json, compare.png and the runs; what is finished there is not run again"""
+    config: Annotated[CompareConfig, tyro.conf.arg(name="")] = field(default_factory=CompareConfig)
+    size: Size | None = None
+    """size of reg4rec's model; short for --reg4rec.pretrain.size"""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1 ..."""
+    json: bool = False
+    """print one JSON object instead of text"""
+
+    def run(self) -> None:
+        config = self.config
+        if self.size is not None:
+            own = config.reg4rec
+            config = override(config, {"reg4rec": override(own, {"size": self.size})})
+        comparison = compare(load_dataset(self.data), config, out=self.out, device=self.device)
+        show(f"{comparison.markdown()}\n{self.out / 'compare.md'}", comparison.as_dict(), self.json)

@@ -1,0 +1,45 @@
+"""Options that both data commands share: what is held back, and matrices that describe the items."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from reg4rec.data import CutUnit, Dataset, SplitKind, sentence_view
+
+__all__ = ["DataOptions", "describe"]
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """How a dataset that was read is completed before it is saved."""
+
+    split: SplitKind = "leave-one-out"
+    """leave-one-out: each user's last two interactions are held back; time: all from two moments on"""
+    validation_from: float = 0.8
+    """where validation begins in a time split"""
+    test_from: float = 0.9
+    """where test begins in a time split"""
+    cut_unit: CutUnit = "quantile"
+    """whether the two are shares of all interactions or timestamps"""
+    vectors: dict[str, Path] = field(default_factory=dict)
+    """matrices by name: Parquet files with an id column and a column of lists, or .npy files with a row an item"""
+    sentences: str | None = None
+    """folder or installed package of a sentence encoder; its vectors of the items' texts become matrix `sentences`"""
+
+    def apply(self, data: Dataset) -> Dataset:
+        """The dataset with the chosen split and sentence vectors; `vectors` are the reader's affair."""
+        if self.sentences is not None:
+            data = data.with_vectors({"sentences": sentence_view(data.items, self.sentences)})
+        if self.split == "time":
+            data = data.with_time_split(self.validation_from, self.test_from, self.cut_unit)
+        return data
+
+
+def describe(data: Dataset, out: Path) -> str:
+    """One line about a prepared dataset, and one about lines that were left out."""
+    interactions = len(data.sequences.items)
+    line = (
+        f"{data.name}: {data.num_users:,} users, {data.num_items:,} items, {interactions:,} interactions, "
+        f"{len(data.items.category_names)} categories, {data.split.kind} split: {out}"
+    )
+    malformed = data.card.get("malformed_lines", {"count": 0, "first": []})
+    return line + (f"\nleft out: {malformed['count']} malformed lines" if malformed["count"] else "")

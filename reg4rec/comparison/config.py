@@ -1,0 +1,47 @@
+"""What is compared: methods with their settings, protocols, seeds."""
+
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+from reg4rec.baselines import SASRecConfig
+from reg4rec.errors import InputError
+from reg4rec.tokenizer import TokenizerConfig
+from reg4rec.train import PretrainConfig
+
+__all__ = ["CompareConfig", "MethodName", "ProtocolName", "Reg4RecConfig"]
+
+MethodName = Literal["popularity", "sasrec", "reg4rec"]
+ProtocolName = Literal["standard", "filtered", "final"]
+
+
+@dataclass(frozen=True)
+class Reg4RecConfig:
+    """Settings of both stages of reg4rec; the comparison's seed replaces the tokenizer's."""
+
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    pretrain: PretrainConfig = field(default_factory=PretrainConfig)
+
+
+@dataclass(frozen=True)
+class CompareConfig:
+    """A comparison. Every method chooses its epoch on validation; test is read once, at the end."""
+
+    methods: tuple[MethodName, ...] = ("popularity", "sasrec", "reg4rec")
+    """rows of the table, in this order"""
+    protocols: tuple[ProtocolName, ...] = ("standard", "filtered")
+    """standard: seen items stay, cold targets count; filtered: seen items removed, cold targets dropped; final: as
+    filtered, after a second fit that trains on the validation items too, for as many epochs as validation chose"""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """each method is fitted once a seed; mean and standard deviation are over them"""
+    sasrec: SASRecConfig = field(default_factory=SASRecConfig)
+    reg4rec: Reg4RecConfig = field(default_factory=Reg4RecConfig)
+
+    def __post_init__(self) -> None:
+        for name, known in (("methods", get_args(MethodName)), ("protocols", get_args(ProtocolName))):
+            chosen = getattr(self, name)
+            if not chosen or set(chosen) - set(known) or len(set(chosen)) < len(chosen):
+                raise InputError(f"{name} are one or more of {', '.join(known)}, each once; found {list(chosen)}")
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
+            raise InputError(f"seeds are one or more numbers from 0 up, each once; found {list(self.seeds)}")
+        if {self.sasrec.part, self.reg4rec.pretrain.part} != {"train"}:
+            raise InputError("a comparison sets part itself; the protocol final trains on the validation items too")

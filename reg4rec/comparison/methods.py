@@ -1,0 +1,93 @@
+"""The methods that can be compared: how each is fitted, and how large it is."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from torch import nn
+
+from reg4rec.baselines import Popularity, SASRec
+from reg4rec.comparison.config import CompareConfig
+from reg4rec.data import Dataset
+from reg4rec.evaluation import Ranker
+from reg4rec.loop import LoopConfig
+from reg4rec.tokenizer import fit_tokenizer
+from reg4rec.train import fit_recommender
+
+__all__ = ["METHODS", "Fitted", "Job", "Method"]
+
+Part = Literal["train", "train+validation"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One fit: where it writes, and for how long it trains.
+
+    `epochs` None chooses the epoch on validation; a number is a final fit of so many epochs on train+validation.
+    """
+
+    data: Dataset
+    config: CompareConfig
+    out: Path
+    seed: int
+    device: str
+    epochs: int | None = None
+
+    @property
+    def part(self) -> Part:
+        return "train" if self.epochs is None else "train+validation"
+
+    def plan(self, loop: LoopConfig) -> LoopConfig:
+        """A method's loop as this job wants it."""
+        return loop if self.epochs is None else replace(loop, epochs=self.epochs, patience=0)
+
+
+class Fitted(NamedTuple):
+    """A fitted method and the number of its trained parameters."""
+
+    ranker: Ranker
+    parameters: int
+
+
+class Method(NamedTuple):
+    """How to fit one method. `model_run` is the part of the run folder whose best epoch a final fit takes over.
+
+    A method that is not `seeded` comes out the same for every seed and is fitted once, as seed 0.
+    """
+
+    fit: Callable[[Job], Fitted]
+    settings: Callable[[CompareConfig], Any]
+    model_run: str = ""
+    seeded: bool = True
+
+
+def _fit_popularity(job: Job) -> Fitted:
+    return Fitted(Popularity.fit(job.data, job.part), 0)
+
+
+def _fit_sasrec(job: Job) -> Fitted:
+    config = replace(job.config.sasrec, part=job.part, loop=job.plan(job.config.sasrec.loop))
+    model = SASRec.fit(job.data, config, job.out, seed=job.seed, device=job.device)
+    return Fitted(model, _size(model.network))
+
+
+def _fit_reg4rec(job: Job) -> Fitted:
+    own = job.config.reg4rec
+    tokenizer_config = replace(own.tokenizer, seed=job.seed)
+    config = replace(own.pretrain, part=job.part, loop=job.plan(own.pretrain.loop))
+    tokenizer = fit_tokenizer(job.data, tokenizer_config, out=job.out / "tokenizer", part=job.part)
+    model = fit_recommender(job.data, tokenizer, config, job.out / "model", seed=job.seed, device=job.device)
+    return Fitted(model, _size(model.model) + _size(tokenizer.quantizer))
+
+
+def _size(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+METHODS: dict[str, Method] = {
+    "popularity": Method(_fit_popularity, lambda config: {}, seeded=False),
+    "sasrec": Method(_fit_sasrec, lambda config: config.sasrec),
+    "reg4rec": Method(_fit_reg4rec, lambda config: config.reg4rec, model_run="model"),
+}
+"""By name; the settings of a method are what makes two of its runs the same run."""

@@ -1,0 +1,110 @@
+"""What a comparison found: rows with mean and standard deviation over the seeds, as Markdown, JSON and a picture."""
+
+import statistics
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from reg4rec.comparison.plot import draw
+from reg4rec.storage import atomic_file, write_json
+
+__all__ = ["Comparison", "Row", "Spread"]
+
+FORMAT, VERSION = "reg4rec-comparison", 1
+SHOWN = ("recall@5", "ndcg@5", "recall@10", "ndcg@10")
+"""Metrics of the Markdown table; the JSON file holds all."""
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean and sample standard deviation; the latter is None for a single value."""
+
+    mean: float
+    std: float | None
+
+    @classmethod
+    def of(cls, values: list[float]) -> "Spread":
+        """The spread of one or more values."""
+        return cls(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
+
+    def __str__(self) -> str:
+        return f"{self.mean:.4f}" + ("" if self.std is None else f" ± {self.std:.4f}")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method under one protocol; lists hold a value a seed, `epochs` those that stand in the kept weights.
+
+    `train_seconds` is the time in training loops, validation included; `users_per_second` that of ranking 50 items.
+    """
+
+    method: str
+    protocol: str
+    trained_on: str
+    seeds: list[int]
+    metrics: dict[str, list[float]]
+    users_per_second: list[float]
+    train_seconds: list[float]
+    epochs: list[int]
+    parameters: int
+
+    def spread(self, metric: str) -> Spread:
+        """Mean and standard deviation of a metric over the seeds."""
+        return Spread.of(self.metrics[metric])
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All rows, the card of each protocol, the settings of each method and the versions that ran them."""
+
+    dataset: str
+    rows: list[Row]
+    cards: dict[str, dict[str, Any]]
+    settings: dict[str, Any]
+    versions: dict[str, Any]
+    notes: list[str] = field(default_factory=list)
+
+    def save(self, folder: Path) -> None:
+        """Write `compare.json`, `compare.md` and, with matplotlib, `compare.png`; `notes` tells if it was left out."""
+        if reason := draw(self.rows, self.dataset, folder / "compare.png"):
+            self.notes.append(f"compare.png was left out: {reason}")
+        write_json(folder / "compare.json", self.as_dict())
+        with atomic_file(folder / "compare.md") as fresh:
+            fresh.write_text(self.markdown(), encoding="utf-8")
+
+    def as_dict(self) -> dict[str, Any]:
+        """What `compare.json` holds."""
+        rows = [asdict(row) | {"spread": {m: asdict(row.spread(m)) for m in row.metrics}} for row in self.rows]
+        return {"format": FORMAT, "version": VERSION, **asdict(self), "rows": rows}
+
+    def markdown(self) -> str:
+        """A table for each protocol, readable on a console too, and what it was measured under."""
+        parts = [f"# {self.dataset}: methods compared\n"]
+        for protocol, card in self.cards.items():
+            rows = [row for row in self.rows if row.protocol == protocol]
+            parts += [f"## {protocol}\n", f"{_describe(card, rows)}\n", f"{_table(rows)}\n"]
+        versions = ", ".join(f"{name} {value}" for name, value in self.versions.items())
+        parts.append(f"Mean ± sample standard deviation over the seeds. {versions}.")
+        return "\n".join([*parts, *self.notes]) + "\n"
+
+
+def _describe(card: dict[str, Any], rows: list[Row]) -> str:
+    cold = "dropped" if card["cold_targets_dropped"] else "counted"
+    seeds = max((row.seeds for row in rows), key=lambda seeds: len(seeds))
+    return (
+        f"{card['split']} of a {card['held_back']['kind']} split, {card['users']:,} users, {card['items']:,} items, "
+        f"{card['cold_targets']:,} cold targets {cold}, seen items {'removed' if card['filter_seen'] else 'kept'}, "
+        f"trained on {rows[0].trained_on}, seeds {', '.join(map(str, seeds))}"
+    )
+
+
+def _table(rows: list[Row]) -> str:
+    lines = [["method", *SHOWN, "parameters", "epochs", "training s", "users/s"]]
+    for row in rows:
+        sizes = [f"{row.parameters:,}", f"{statistics.fmean(row.epochs):g}"]
+        speeds = [f"{statistics.fmean(values):,.0f}" for values in (row.train_seconds, row.users_per_second)]
+        lines.append([row.method, *(str(row.spread(metric)) for metric in SHOWN), *sizes, *speeds])
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    aligned = [[line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])] for line in lines]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in [aligned[0], rule, *aligned[1:]])

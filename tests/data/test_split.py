@@ -1,0 +1,143 @@
+"""What is held back: leave-one-out and cuts in time."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reg4rec.baselines.popularity import Popularity
+from reg4rec.data import Dataset, ItemCatalog, Sequences, Split, read_interactions, synthetic_shop
+from reg4rec.errors import InputError
+from reg4rec.evaluation import evaluate
+
+LISTS = st.lists(st.lists(st.integers(0, 9), max_size=6), min_size=1, max_size=6).filter(any)
+
+
+def make_dataset(times: list[list[int]] | None, histories: list[list[int]] | None = None) -> Dataset:
+    rows = histories or [list(range(len(row))) for row in times or []]
+    items = ItemCatalog.from_table(pa.table({"item_id": list(range(10))}))
+    flat = None if times is None else [moment for row in times for moment in row]
+    return Dataset.build("tiny", pa.array(range(len(rows))), Sequences.from_lists(rows), items, times=flat)
+
+
+def as_lists(sequences: Sequences) -> list[list[int]]:
+    return [sequences[row].tolist() for row in range(len(sequences))]
+
+
+def test_targets_are_the_first_after_a_cut() -> None:
+    dataset = make_dataset([[1, 5, 10, 11, 20, 21], [10, 20], [1, 2, 3], [25], [3, 20]])
+    split = dataset.with_time_split(10, 20, "timestamp")
+    assert as_lists(split.part("train")) == [[0, 1], [], [0, 1, 2], [], [0]]
+    assert as_lists(split.part("train+validation")) == [[0, 1, 2, 3], [0], [0, 1, 2], [], [0]]
+    assert [a.tolist() for a in split.targets("validation")] == [[0], [2]]
+    assert [a.tolist() for a in split.targets("test")] == [[0, 1, 4], [4, 1, 1]]
+    assert split.card["split"] == {
+        "kind": "time",
+        "validation_from": 10,
+        "test_from": 20,
+        "validation_targets": 1,
+        "test_targets": 3,
+    }
+
+
+@given(LISTS, st.integers(0, 9), st.integers(1, 5))
+def test_no_part_sees_what_happened_after_its_cut(rows: list[list[int]], first: int, gap: int) -> None:
+    times = [sorted(row) for row in rows]
+    dataset = make_dataset(times).with_time_split(first, first + gap, "timestamp")
+    for part, cut in (("train", first), ("train+validation", first + gap)):
+        kept = as_lists(dataset.part(part))  # type: ignore[arg-type]
+        assert [len(row) for row in kept] == [sum(moment < cut for moment in row) for row in times]
+    for split, low, high in (("validation", first, first + gap), ("test", first + gap, 99)):
+        users, items = dataset.targets(split)  # type: ignore[arg-type]
+        expected = {
+            u: next(n for n, moment in enumerate(row) if moment >= low)
+            for u, row in enumerate(times)
+            if row and row[0] < low and any(low <= moment < high for moment in row)
+        }
+        assert dict(zip(users.tolist(), items.tolist(), strict=True)) == expected
+
+
+def test_quantiles_become_moments() -> None:
+    dataset = make_dataset([list(range(50)), list(range(50, 100))], [[0] * 50, [1] * 50])
+    split = dataset.with_time_split(0.8, 0.9).split
+    assert (split.validation_from, split.test_from) == (80, 90)
+    for cuts in ((0.9, 0.8), (0, 0.5), (0.5, 1)):
+        with pytest.raises(InputError, match="must rise between 0 and 1"):
+            dataset.with_time_split(*cuts)
+    with pytest.raises(InputError, match="are both at time 7"):
+        make_dataset([[7, 7, 7]]).with_time_split()
+
+
+def test_a_split_is_saved_and_changes_the_fingerprint(tmp_path: Path) -> None:
+    dataset = make_dataset([[1, 5, 10, 11, 20], [3, 8, 30]])
+    split = dataset.with_time_split(10, 20, "timestamp")
+    assert split.card["fingerprint"] != dataset.card["fingerprint"]
+    split.save(tmp_path / "set")
+    loaded = Dataset.load(tmp_path / "set")
+    assert (loaded.split, loaded.card) == (split.split, split.card)
+    assert loaded.times is not None
+    assert loaded.times.tolist() == [1, 5, 10, 11, 20, 3, 8, 30]
+    assert loaded.with_time_split(8, 20, "timestamp").targets("validation")[0].tolist() == [0, 1]
+
+
+def test_leave_one_out_is_the_default_and_needs_no_times() -> None:
+    dataset = make_dataset(None, [[0, 1, 2]])
+    assert dataset.split == Split("leave-one-out")
+    assert dataset.card["split"]["test_targets"] == 1
+    with pytest.raises(InputError, match="read without times"):
+        dataset.with_time_split()
+
+
+@pytest.mark.parametrize(
+    ("times", "message"),
+    [([3, 2], "not in order"), ([1.0, np.inf], "not finite"), ([1], "shape \\(1,\\)"), (["a", "b"], "<U1")],
+)
+def test_bad_times_are_refused(times: Any, message: str) -> None:
+    items = ItemCatalog.from_table(pa.table({"item_id": [0]}))
+    with pytest.raises(InputError, match=message):
+        Dataset.build("tiny", pa.array([1]), Sequences.from_lists([[0, 0]]), items, times=times)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        ("weekly",),
+        ("time",),
+        ("time", 2.0, 1.0),
+        ("time", 1.0, float("nan")),
+        ("leave-one-out", 1.0),
+        ("time", "a", "b"),
+    ],
+)
+def test_bad_splits_are_refused(fields: Any) -> None:
+    with pytest.raises(InputError):
+        Split(*fields)
+    wrong: list[Any] = [None, [], {"kind": "time", "more": 1}]
+    for stored in wrong:
+        with pytest.raises(InputError, match="describes no split"):
+            Split.from_json(stored)
+
+
+def test_dates_are_times_in_microseconds(tmp_path: Path) -> None:
+    days = pl.Series(["2024-01-01", "2024-01-03", "2024-01-02"]).str.to_date()
+    log = pl.DataFrame({"user_id": [1, 1, 1], "item_id": [1, 3, 2], "timestamp": days})
+    log.write_parquet(tmp_path / "log.parquet")
+    dataset = read_interactions(tmp_path / "log.parquet", min_interactions=1)
+    assert dataset.times is not None
+    assert np.diff(dataset.times).tolist() == [86_400_000_000] * 2
+
+
+def test_a_report_says_how_targets_were_held_back() -> None:
+    shop = synthetic_shop(num_users=30)
+    times = np.concatenate([np.arange(n) + u for u, n in enumerate(shop.sequences.lengths)])
+    dated = Dataset.build("dated", shop.user_ids, shop.sequences, shop.items, times=times).with_time_split()
+    report = evaluate(Popularity.fit(dated), dated, ks=(5,))
+    assert report.card["held_back"] == dated.split.to_json()
+    assert report.card["users"] == dated.card["split"]["test_targets"]
+    assert "test (time)" in report.table()
+    assert evaluate(Popularity.fit(shop), shop, ks=(5,)).card["held_back"] == {"kind": "leave-one-out"}

@@ -1,0 +1,238 @@
+"""The command line: the stages in a chain through folders, and one sentence for every mistake."""
+
+import contextlib
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from reg4rec.cli import main
+from reg4rec.data import Dataset
+from reg4rec.data.shop import SyntheticShop
+
+SMALL_TOKENIZER = (
+    "--num-codebooks 3 --codebook-size 8 --codeword-dim 8 --hidden-dim 16 --epochs 6 --autoencoder-epochs 2 "
+    "--text-dim 16 --collaborative-dim 8"
+)
+SMALL_MODEL = "--size tiny --epochs 1 --validation-users 20 --device cpu"
+COLUMNS = "--user who --item what --time when"
+PRETRAIN = f"pretrain --data ROOT/data --tokens ROOT/mpq/tokenizer --out ROOT/run {SMALL_MODEL}"
+EVALUATE = "evaluate --model ROOT/run/recommender --data ROOT/data --device cpu"
+RECOMMEND = "recommend --model ROOT/run/recommender --device cpu"
+STAGES = {
+    "prepare": f"data prepare ROOT/clicks.csv --items ROOT/goods.csv --out ROOT/data {COLUMNS} --title label "
+    "--categories kind --min-interactions 2",
+    "tokenize": f"tokenize --data ROOT/data --out ROOT/mpq {SMALL_TOKENIZER}",
+    "pretrain": PRETRAIN,
+    "evaluate": f"{EVALUATE} --out ROOT/metrics.json --max-users 50 --protocol filtered",
+    "recommend": f"{RECOMMEND} --input ROOT/users.parquet --output ROOT/recs -k 4",
+}
+
+
+@dataclass(frozen=True)
+class Chain:
+    """The folder in which the commands wrote one from the other, and what each of them printed."""
+
+    root: Path
+    printed: dict[str, str]
+
+
+@pytest.fixture(scope="module")
+def chain(shop: SyntheticShop, tmp_path_factory: pytest.TempPathFactory) -> Chain:
+    """Every stage once, from a CSV file of 200 users with column names of its own."""
+    root = tmp_path_factory.mktemp("chain")
+    write_tables(shop, root)
+    return Chain(root, {name: printed_by(command, root) for name, command in STAGES.items()})
+
+
+def write_tables(shop: SyntheticShop, root: Path) -> None:
+    ids, titles = shop.items.ids.to_pylist(), shop.items.table["title"].to_pylist()
+    clicks = [(f"u{u}", ids[i], t) for u in range(200) for t, i in enumerate(shop.sequences[u])]
+    pl.DataFrame(clicks, schema=["who", "what", "when"], orient="row").write_csv(root / "clicks.csv")
+    kinds = [" > ".join(path) for path in shop.items.table["categories"].to_pylist()]
+    pl.DataFrame({"what": ids, "label": titles, "kind": kinds}).write_csv(root / "goods.csv")
+    histories = {"user_id": ["u1", "u2", "u3"], "items": [[ids[0], ids[5]], [], [ids[7]]]}
+    pl.DataFrame(histories, schema_overrides={"items": pl.List(pl.String)}).write_parquet(root / "users.parquet")
+
+
+def words(command: str, root: Path) -> list[str]:
+    return [word.replace("ROOT", str(root)) for word in command.split()]
+
+
+def printed_by(command: str, root: Path) -> str:
+    """What a command prints when it runs in this process."""
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        main(words(command, root))
+    return printed.getvalue().strip()
+
+
+def test_prepared_data_is_what_the_files_say(chain: Chain, shop: SyntheticShop) -> None:
+    data = Dataset.load(chain.root / "data")
+    assert data.num_users == 200
+    row = data.user_ids.to_pylist().index("u17")
+    ids = data.items.ids.to_pylist()
+    assert [ids[i] for i in data.sequences[row]] == [shop.items.ids[int(i)].as_py() for i in shop.sequences[17]]
+    place = ids.index("item7")
+    assert data.items.table["title"][place] == shop.items.table["title"][7]
+    assert data.items.table["categories"][place] == shop.items.table["categories"][7]
+    assert re.search(r"200 users, \d+ items, [\d,]+ interactions, \d+ categories", chain.printed["prepare"])
+
+
+def test_each_stage_says_where_its_result_is(chain: Chain) -> None:
+    for stage, folder in (("tokenize", "mpq/tokenizer"), ("pretrain", "run/recommender"), ("recommend", "recs")):
+        assert chain.printed[stage].endswith(str(chain.root / folder))
+        assert (chain.root / folder).is_dir()
+    assert "3 tokens each of 8 codewords" in chain.printed["tokenize"]
+
+
+def test_evaluation_stands_in_a_file_and_on_the_console(chain: Chain) -> None:
+    metrics = json.loads(Path(chain.root / "metrics.json").read_text())
+    assert [row["name"] for row in metrics["rows"]] == ["popularity", "reg4rec"]
+    assert metrics["card"]["protocol"] == "filtered"
+    assert metrics["card"]["users"] == 50
+    assert f"{metrics['rows'][1]['metrics']['recall@10']:.4f}" in chain.printed["evaluate"]
+
+
+@pytest.mark.parametrize(
+    ("command", "key"),
+    [
+        (STAGES["prepare"].replace("ROOT/data ", "ROOT/data-again "), "fingerprint"),
+        (STAGES["tokenize"], "collision_rate"),
+        (PRETRAIN, "prune_threshold"),
+        (f"{EVALUATE} --out ROOT/again.json --max-users 20", "rows"),
+        (f"{RECOMMEND} --input ROOT/users.parquet --output ROOT/again", "users"),
+        ("info", "backends"),
+    ],
+)
+def test_json_is_all_that_stands_on_standard_output(chain: Chain, command: str, key: str) -> None:
+    assert key in json.loads(printed_by(f"{command} --json", chain.root))
+
+
+def test_recommendations_are_parquet_parts(chain: Chain) -> None:
+    table = pl.read_parquet(chain.root / "recs" / "part-00000.parquet")
+    assert table["user_id"].to_list() == ["u1"] * 4 + ["u2"] * 4 + ["u3"] * 4
+    assert table["rank"].to_list() == [1, 2, 3, 4] * 3
+    assert not set(table.filter(pl.col("user_id") == "u1")["item_id"]) & {"item0", "item5"}
+    assert chain.printed["recommend"].startswith("3 users")
+
+
+def test_a_finished_stage_run_again_gives_the_same(chain: Chain) -> None:
+    before = {p: p.read_bytes() for p in (chain.root / "run" / "recommender").rglob("*") if p.is_file()}
+    lines = (chain.root / "run" / "metrics.jsonl").read_text()
+    printed_by(PRETRAIN, chain.root)
+    assert {p: p.read_bytes() for p in before} == before
+    assert (chain.root / "run" / "metrics.jsonl").read_text() == lines
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("data prepare nowhere.csv --out ROOT/new", "there is no file nowhere.csv"),
+        ("data prepare ROOT/clicks.csv --out ROOT/new", "has no column user_id"),
+        ("data prepare ROOT/run/config.json --out ROOT/new", "config.json"),
+        (f"data prepare ROOT/clicks.csv --out ROOT/new {COLUMNS} --items ROOT/users.parquet", "has no column what"),
+        (f"data prepare ROOT/clicks.csv --out ROOT/new {COLUMNS} --min-interactions 999", "no interaction is left"),
+        (f"data prepare ROOT/clicks.csv --out ROOT/clicks.csv {COLUMNS}", "a file of that name is there"),
+        ("data get ml-9k --out ROOT/new", "no dataset or folder 'ml-9k'"),
+        ("tokenize --data nowhere --out ROOT/new", "no dataset or folder 'nowhere'"),
+        ("tokenize --data ROOT/recs --out ROOT/new", "recs is no dataset"),
+        ("tokenize --data ROOT/data --out ROOT/new --codebook-size 4000", "codebook_size is 4000"),
+        ("pretrain --data ROOT/data --tokens ROOT/data --out ROOT/new", "tokenizer.json is missing"),
+        ("pretrain --data ROOT/other --tokens ROOT/mpq/tokenizer --out ROOT/new", "fitted on another dataset"),
+        (f"{PRETRAIN} --seed 3", "holds a run with other settings (seed differ)"),
+        (f"{PRETRAIN} --out ROOT/clicks.csv", "a file of that name is there"),
+        (f"{PRETRAIN} --out ROOT/new --device abacus", "device 'abacus' cannot be used"),
+        (f"{EVALUATE} --model ROOT/run", "recommender.json is missing"),
+        (f"{EVALUATE} --data ROOT/other", "their items are not the same"),
+        (f"{EVALUATE} --out ROOT/recs --max-users 5", "a folder of that name is there"),
+        (f"{EVALUATE} --max-users 0", "must be 1 or more"),
+        (f"{RECOMMEND} --input ROOT/users.parquet --output ROOT/new -k 0", "from 1 up, found 0"),
+        (f"{RECOMMEND} --input nowhere.parquet --output ROOT/new", "nowhere.parquet is missing"),
+        (f"{RECOMMEND} --input ROOT/clicks.csv --output ROOT/new", "not a readable Parquet file"),
+        (f"{RECOMMEND} --input ROOT/recs/part-00000.parquet --output ROOT/new", "needs a column 'items'"),
+        (f"{RECOMMEND} --model ROOT/mpq --input ROOT/users.parquet --output ROOT/new", "recommender.json is missing"),
+    ],
+)
+def test_mistakes_get_one_sentence(
+    chain: Chain, shop: SyntheticShop, capsys: pytest.CaptureFixture[str], command: str, said: str
+) -> None:
+    if "ROOT/other" in command:
+        shop.save(chain.root / "other")
+    with pytest.raises(SystemExit) as stopped:
+        main(words(command, chain.root))
+    assert stopped.value.code == 2
+    shown = capsys.readouterr().err
+    assert "Traceback" not in shown
+    sentence = re.split(r"[\r\n]", shown.strip())[-1]  # a progress bar may stand before it
+    assert sentence.startswith("reg4rec: ")
+    assert said in sentence
+    assert not (chain.root / "new").exists()
+    assert not list(chain.root.rglob("*.tmp"))
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        [],
+        ["fly"],
+        ["pretrain"],
+        ["recommend", "--wings", "2"],
+        ["demo", "--epochs", "many"],
+        ["pretrain", "--data", "d", "--tokens", "t", "--out", "o", "--epochs", "0"],
+        ["pretrain", "--data", "d", "--tokens", "t", "--out", "o", "--size", "huge"],
+        ["tokenize", "--data", "d", "--out", "o", "--codebook-size", "0"],
+    ],
+)
+def test_words_that_make_no_command_exit_with_2(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(command)
+    assert stopped.value.code == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "flags"),
+    [
+        ([], ["demo", "data", "tokenize", "pretrain", "evaluate", "recommend", "compare", "info"]),
+        (["data"], ["get", "prepare"]),
+        (["data", "get"], ["--out"]),
+        (["data", "prepare"], ["--out", "--items", "--user", "--item", "--time", "--min-interactions"]),
+        (["tokenize"], ["--data", "--out", "--num-codebooks", "--codebook-size", "--seed"]),
+        (["pretrain"], ["--data", "--tokens", "--out", "--size", "--epochs", "--resume", "--seed", "--device"]),
+        (["evaluate"], ["--model", "--data", "--split", "--protocol"]),
+        (["recommend"], ["--model", "--input", "--output", "-k", "--keep-seen"]),
+        (["demo"], ["--out", "--epochs", "--seed"]),
+        (["compare"], ["--data", "--out", "--methods", "--protocols", "--seeds", "--size", "--sasrec.loop.epochs"]),
+        (["info"], ["--help"]),
+    ],
+)
+def test_help_names_the_flags(command: list[str], flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main([*command, "--help"])
+    assert stopped.value.code == 0
+    shown = capsys.readouterr().out
+    assert [flag for flag in flags if flag not in shown] == []
+
+
+def test_info_names_versions_backends_and_ops(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["info"])
+    shown = capsys.readouterr().out
+    for word in ("reg4rec", "torch", "CPU threads", "cuda", "triton", "cpp", "eager", "beam_step", "js_divergence"):
+        assert word in shown
+
+
+def test_a_real_process_says_one_sentence(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "reg4rec.cli", "tokenize", "--data", "nowhere", "--out", str(tmp_path / "out")]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("reg4rec: there is no dataset or folder 'nowhere'")
+    assert done.stderr.count("\n") == 1

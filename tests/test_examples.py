@@ -1,0 +1,41 @@
+"""Every example runs, one after the other, on a small shop."""
+
+import runpy
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from reg4rec.data.shop import SyntheticShop
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def example(name: str) -> Any:
+    return runpy.run_path(str(EXAMPLES / f"{name}.py"))["main"]
+
+
+def test_own_files_then_cold_start_then_batch(
+    shop: SyntheticShop, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ids = shop.items.ids.to_pylist()
+    clicks = [(u, ids[i], t) for u in range(120) for t, i in enumerate(shop.sequences[u])]
+    pl.DataFrame(clicks, schema=["user_id", "item_id", "timestamp"], orient="row").write_csv(tmp_path / "clicks.csv")
+    titles = shop.items.table["title"].to_pylist()
+    pl.DataFrame({"item_id": ids, "title": titles}).write_csv(tmp_path / "items.csv")
+
+    example("own_files")(str(tmp_path / "clicks.csv"), str(tmp_path / "items.csv"), str(tmp_path / "run"), epochs=1)
+    assert "popularity" in capsys.readouterr().out
+    folder = str(tmp_path / "run" / "pretrain" / "recommender")
+
+    example("cold_start")(folder)
+    shown = capsys.readouterr().out
+    assert "nothing yet" in shown
+    assert shown.count("tokens shared: ") == 3
+
+    users = {"user_id": ["a", "b"], "items": [[ids[0]], []]}
+    pl.DataFrame(users, schema_overrides={"items": pl.List(pl.String)}).write_parquet(tmp_path / "users.parquet")
+    example("batch")(folder, str(tmp_path / "users.parquet"), str(tmp_path / "out"), k=4)
+    table = pl.read_parquet(tmp_path / "out" / "*.parquet")
+    assert table["user_id"].to_list() == ["a"] * 4 + ["b"] * 4
