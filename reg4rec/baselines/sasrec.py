@@ -59,7 +59,9 @@ class SASRecConfig:
     """users on whom Recall and NDCG are measured after every epoch; the best NDCG@10 is kept"""
     part: Literal["train", "train+validation"] = "train"
     """train+validation is for a final fit: it has nothing to validate on and keeps the last epoch"""
-    loop: LoopConfig = field(default_factory=lambda: LoopConfig(epochs=12, learning_rate=3e-3, patience=3))
+    loop: LoopConfig = field(
+        default_factory=lambda: LoopConfig(epochs=12, learning_rate=3e-3, weight_decay=0.3, patience=3)
+    )
 
     def __post_init__(self) -> None:
         for name, ok, wanted in (

@@ -37,7 +37,8 @@ def _pretrain() -> PretrainConfig:
         targets="next",
         category_weight=0.0,
         history_layout="flat",
-        loop=LoopConfig(epochs=60, learning_rate=2e-3, patience=10),
+        batch_targets=512,
+        loop=LoopConfig(epochs=60, learning_rate=1e-3, patience=10),
     )
 
 

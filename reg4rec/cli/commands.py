@@ -159,6 +159,10 @@ class Evaluate:
     """standard: seen items stay, cold targets count; filtered: seen items removed, cold targets dropped"""
     max_users: int | None = None
     """evaluate a random sample of this many users"""
+    ks: tuple[int, ...] = (5, 10, 20, 50)
+    """cut-offs of Recall and NDCG"""
+    num_beams: int | None = None
+    """paths kept at every step, instead of the recommender's own; at least 1.5 times the largest cut-off are kept"""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 ..."""
 
@@ -169,8 +173,10 @@ class Evaluate:
         recommender, data = Recommender.from_pretrained(self.model, self.device), load_dataset(self.data)
         if not recommender.items.ids.equals(data.items.ids):
             raise InputError(f"{self.model} was not trained on {self.data}: their items are not the same")
+        if self.num_beams is not None:
+            recommender = recommender.with_search(num_beams=self.num_beams)
         rankers: list[Ranker] = [Popularity.fit(data, recommender.trained_on), recommender]
-        report = evaluate(rankers, data, self.split, self.protocol, max_users=self.max_users)
+        report = evaluate(rankers, data, self.split, self.protocol, self.ks, self.max_users)
         report.save(self.out)
         show(report.table(), report.as_dict(), self.json)
 

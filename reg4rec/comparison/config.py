@@ -3,14 +3,14 @@
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from reg4rec.baselines import SASRecConfig
+from reg4rec.baselines import SASRecConfig, TigerConfig
 from reg4rec.errors import InputError
 from reg4rec.tokenizer import TokenizerConfig
 from reg4rec.train import PretrainConfig
 
 __all__ = ["CompareConfig", "MethodName", "ProtocolName", "Reg4RecConfig"]
 
-MethodName = Literal["popularity", "sasrec", "reg4rec"]
+MethodName = Literal["popularity", "sasrec", "tiger", "reg4rec"]
 ProtocolName = Literal["standard", "filtered", "final"]
 
 
@@ -26,7 +26,7 @@ class Reg4RecConfig:
 class CompareConfig:
     """A comparison. Every method chooses its epoch on validation; test is read once, at the end."""
 
-    methods: tuple[MethodName, ...] = ("popularity", "sasrec", "reg4rec")
+    methods: tuple[MethodName, ...] = ("popularity", "sasrec", "tiger", "reg4rec")
     """rows of the table, in this order"""
     protocols: tuple[ProtocolName, ...] = ("standard", "filtered")
     """standard: seen items stay, cold targets count; filtered: seen items removed, cold targets dropped; final: as
@@ -34,6 +34,7 @@ class CompareConfig:
     seeds: tuple[int, ...] = (0, 1, 2)
     """each method is fitted once a seed; mean and standard deviation are over them"""
     sasrec: SASRecConfig = field(default_factory=SASRecConfig)
+    tiger: TigerConfig = field(default_factory=TigerConfig)
     reg4rec: Reg4RecConfig = field(default_factory=Reg4RecConfig)
 
     def __post_init__(self) -> None:
@@ -43,5 +44,5 @@ class CompareConfig:
                 raise InputError(f"{name} are one or more of {', '.join(known)}, each once; found {list(chosen)}")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
             raise InputError(f"seeds are one or more numbers from 0 up, each once; found {list(self.seeds)}")
-        if {self.sasrec.part, self.reg4rec.pretrain.part} != {"train"}:
+        if {self.sasrec.part, self.tiger.pretrain.part, self.reg4rec.pretrain.part} != {"train"}:
             raise InputError("a comparison sets part itself; the protocol final trains on the validation items too")

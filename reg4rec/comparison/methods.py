@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 from torch import nn
 
-from reg4rec.baselines import Popularity, SASRec
+from reg4rec.baselines import Popularity, SASRec, Tiger
 from reg4rec.comparison.config import CompareConfig
 from reg4rec.data import Dataset
 from reg4rec.evaluation import Ranker
@@ -72,6 +72,13 @@ def _fit_sasrec(job: Job) -> Fitted:
     return Fitted(model, _size(model.network))
 
 
+def _fit_tiger(job: Job) -> Fitted:
+    own = job.config.tiger
+    config = replace(own, pretrain=replace(own.pretrain, part=job.part, loop=job.plan(own.pretrain.loop)))
+    model = Tiger.fit(job.data, config, job.out, seed=job.seed, device=job.device)
+    return Fitted(model, _size(model.recommender.model) + _size(model.recommender.tokenizer.quantizer))
+
+
 def _fit_reg4rec(job: Job) -> Fitted:
     own = job.config.reg4rec
     tokenizer_config = replace(own.tokenizer, seed=job.seed)
@@ -88,6 +95,7 @@ def _size(module: nn.Module) -> int:
 METHODS: dict[str, Method] = {
     "popularity": Method(_fit_popularity, lambda config: {}, seeded=False),
     "sasrec": Method(_fit_sasrec, lambda config: config.sasrec),
+    "tiger": Method(_fit_tiger, lambda config: config.tiger, model_run="model"),
     "reg4rec": Method(_fit_reg4rec, lambda config: config.reg4rec, model_run="model"),
 }
 """By name; the settings of a method are what makes two of its runs the same run."""

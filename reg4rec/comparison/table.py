@@ -101,7 +101,7 @@ def _describe(card: dict[str, Any], rows: list[Row]) -> str:
 def _table(rows: list[Row]) -> str:
     lines = [["method", *SHOWN, "parameters", "epochs", "training s", "users/s"]]
     for row in rows:
-        sizes = [f"{row.parameters:,}", f"{statistics.fmean(row.epochs):g}"]
+        sizes = [f"{row.parameters:,}", f"{statistics.fmean(row.epochs):.3g}"]
         speeds = [f"{statistics.fmean(values):,.0f}" for values in (row.train_seconds, row.users_per_second)]
         lines.append([row.method, *(str(row.spread(metric)) for metric in SHOWN), *sizes, *speeds])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]

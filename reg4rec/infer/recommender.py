@@ -117,7 +117,7 @@ class Recommender:
         """Results of one batch of users after the other, for histories of item rows; `allowed` None allows all."""
         if k < 1:
             raise InputError(f"k is the number of items to recommend, from 1 up, found {k}")
-        # the last step merges paths: measured on MovieLens-100K, k beams give 93 % of k items and 1.5 k give 99.6 %
+        # the last step merges paths that complete the same set: k beams would fill fewer than k places
         config = replace(self.config, num_beams=max(self.config.num_beams, k + k // 2))
         allowed_I = torch.ones(len(self.items), dtype=torch.bool, device=self.device)
         index = self.index

@@ -28,20 +28,21 @@ def results_table(
     """user_id, rank (from 1), item_id, score, path (tokens in the order of emission), source; a row an item."""
     import polars as pl
 
-    columns: dict[str, list[Any]] = {n: [] for n in ("user_id", "rank", "item_id", "score", "path", "source")}
+    columns: dict[str, list[Any]] = {name: [] for name in ("user_id", "rank", "score", "path", "source")}
+    found: list[int] = []
     first = 0
     for ranking, paths in results:
         user_T, place_T = (ranking.items_BN >= 0).nonzero(as_tuple=True)
-        rows = ranking.items_BN[user_T, place_T].tolist()
+        found += ranking.items_BN[user_T, place_T].tolist()
         columns["user_id"] += [users[first + b] for b in user_T.tolist()]
         columns["rank"] += (place_T + 1).tolist()
-        columns["item_id"] += item_ids.take(pa.array(rows, pa.int64())).to_pylist()
         columns["score"] += ranking.scores_BN[user_T, place_T].tolist()
         columns["path"] += _path_names(paths, user_T, ranking.path_BN[user_T, place_T])
         columns["source"] += [SOURCES[s] for s in ranking.source_BN[user_T, place_T].tolist()]
         first += len(ranking.items_BN)
     known: dict[str, Any] = {"rank": pl.Int32, "score": pl.Float32, "path": pl.List(pl.String), "source": pl.String}
-    return pl.DataFrame(columns, schema_overrides=known)
+    table = pl.DataFrame(columns, schema_overrides=known)
+    return table.insert_column(2, _ids(item_ids, found, "item_id"))
 
 
 def similar_table(wanted: list[Any], item_ids: pa.Array, row_BN: Tensor, score_BN: Tensor) -> "pl.DataFrame":
@@ -52,10 +53,17 @@ def similar_table(wanted: list[Any], item_ids: pa.Array, row_BN: Tensor, score_B
     columns = {
         "item_id": [item for item in wanted for _ in range(count)],
         "rank": list(range(1, count + 1)) * len(wanted),
-        "similar_item_id": item_ids.take(pa.array(row_BN.flatten().tolist(), pa.int64())).to_pylist(),
+        "similar_item_id": _ids(item_ids, row_BN.flatten().tolist(), "similar_item_id"),
         "score": score_BN.flatten().tolist(),
     }
     return pl.DataFrame(columns, schema_overrides={"rank": pl.Int32, "score": pl.Float32})
+
+
+def _ids(item_ids: pa.Array, rows: list[int], name: str) -> "pl.Series":
+    """The caller's ids of item rows, in the caller's type even where there are none."""
+    import polars as pl
+
+    return pl.Series(name, pl.from_arrow(item_ids.take(pa.array(rows, pa.int64()))))
 
 
 def _path_names(paths: Paths | None, user_T: Tensor, path_T: Tensor) -> list[list[str]]:

@@ -78,6 +78,8 @@ class TokenizerConfig:
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
             raise InputError(f"kind is {self.kind!r}; it must be one of {', '.join(get_args(Kind))}")
+        if not isinstance(self.collision_token, bool):
+            raise InputError(f"collision_token is {self.collision_token!r}; it must be True or False")
         for name in ("num_codebooks", "codebook_size", "codeword_dim", "hidden_dim", "epochs", "batch_size"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1")

@@ -11,43 +11,59 @@ from typing import Any
 
 import pytest
 
-from reg4rec.baselines import Popularity, SASRec, SASRecConfig
+from reg4rec.baselines import Popularity, SASRec, SASRecConfig, TigerConfig
 from reg4rec.cli import main
 from reg4rec.comparison import CompareConfig, Comparison, Reg4RecConfig, compare, methods
 from reg4rec.comparison.table import Spread
-from reg4rec.data import Dataset, ViewConfig, synthetic_shop
+from reg4rec.data import Dataset, synthetic_shop
 from reg4rec.errors import InputError
 from reg4rec.evaluation import evaluate
 from reg4rec.loop import LoopConfig
+from reg4rec.settings import override
 from reg4rec.tokenizer import TokenizerConfig
 from reg4rec.train import PretrainConfig
 
 SHORT = LoopConfig(epochs=2, learning_rate=5e-3)
+TOKENS = {
+    "num_codebooks": 2,
+    "codebook_size": 8,
+    "codeword_dim": 8,
+    "hidden_dim": 16,
+    "epochs": 6,
+    "autoencoder_epochs": 2,
+}
+TIGER_TOKENS = TOKENS | {
+    "hidden_dim": 64,
+    "epochs": 24,
+    "autoencoder_epochs": 8,
+    "batch_size": 16,
+    "learning_rate": 1e-2,
+}
+MODEL = {"size": "tiny", "validation_users": 20, "loop": replace(SHORT, epochs=1)}
 CONFIG = CompareConfig(
     seeds=(0, 1),
     sasrec=SASRecConfig(dim=16, ffn_dim=16, num_negatives=20, validation_users=50, loop=SHORT),
-    reg4rec=Reg4RecConfig(
-        TokenizerConfig(
-            num_codebooks=2,
-            codebook_size=8,
-            codeword_dim=8,
-            hidden_dim=16,
-            epochs=6,
-            autoencoder_epochs=2,
-            views=ViewConfig(text_dim=16, collaborative_dim=8),
-        ),
-        PretrainConfig(size="tiny", validation_users=20, loop=replace(SHORT, epochs=1)),
-    ),
+    tiger=TigerConfig(override(TigerConfig().tokenizer, TIGER_TOKENS), override(TigerConfig().pretrain, MODEL)),
+    reg4rec=Reg4RecConfig(override(TokenizerConfig(), TOKENS), override(PretrainConfig(), MODEL)),
 )
-FLAGS = (
-    "--reg4rec.tokenizer.num-codebooks 2 --reg4rec.tokenizer.codebook-size 8 --reg4rec.tokenizer.codeword-dim 8 "
-    "--reg4rec.tokenizer.hidden-dim 16 --reg4rec.tokenizer.epochs 6 --reg4rec.tokenizer.autoencoder-epochs 2 "
-    "--reg4rec.tokenizer.views.text-dim 16 --reg4rec.tokenizer.views.collaborative-dim 8 "
-    "--reg4rec.pretrain.validation-users 20 --reg4rec.pretrain.loop.epochs 1 "
-    "--reg4rec.pretrain.loop.learning-rate 5e-3 --reg4rec.pretrain.loop.patience 0 --size tiny "
-    "--sasrec.dim 16 --sasrec.ffn-dim 16 --sasrec.num-negatives 20 --sasrec.validation-users 50 "
-    "--sasrec.loop.epochs 2 --sasrec.loop.learning-rate 5e-3 --sasrec.loop.patience 0"
+LOOP_FLAGS = {"loop.epochs": 1, "loop.learning-rate": 5e-3, "loop.patience": 0}
+MODEL_FLAGS = {"pretrain.validation-users": 20} | {f"pretrain.{name}": value for name, value in LOOP_FLAGS.items()}
+SASREC_FLAGS = (
+    {"dim": 16, "ffn-dim": 16, "num-negatives": 20, "validation-users": 50}
+    | LOOP_FLAGS
+    | {"loop.epochs": 2, "loop.weight-decay": 0}
 )
+TOKEN_FLAGS, TIGER_FLAGS = (
+    {f"tokenizer.{name.replace('_', '-')}": value for name, value in tokens.items()} | MODEL_FLAGS
+    for tokens in (TOKENS, TIGER_TOKENS)
+)
+FLAGS = [
+    word
+    for method, flags in (("sasrec", SASREC_FLAGS), ("tiger", TIGER_FLAGS), ("reg4rec", TOKEN_FLAGS))
+    for name, value in flags.items()
+    for word in (f"--{method}.{name}", str(value))
+]
+METHOD_NAMES = ("popularity", "sasrec", "tiger", "reg4rec")
 
 
 @pytest.fixture(scope="module")
@@ -71,10 +87,10 @@ def no_fit(job: methods.Job) -> methods.Fitted:
 
 def test_every_method_has_a_row_under_every_protocol(comparison: Comparison) -> None:
     assert [(row.protocol, row.method) for row in comparison.rows] == [
-        (protocol, method) for protocol in ("standard", "filtered") for method in ("popularity", "sasrec", "reg4rec")
+        (protocol, method) for protocol in ("standard", "filtered") for method in METHOD_NAMES
     ]
     seeds = {row.method: row.seeds for row in comparison.rows}
-    assert seeds == {"popularity": [0], "sasrec": [0, 1], "reg4rec": [0, 1]}
+    assert seeds == {"popularity": [0], "sasrec": [0, 1], "tiger": [0, 1], "reg4rec": [0, 1]}
     for row in comparison.rows:
         assert {len(values) for values in row.metrics.values()} == {len(row.seeds)}
         assert row.trained_on == "train"
@@ -115,7 +131,7 @@ def test_the_command_runs_nothing_twice_and_adds_what_is_new(
     small: Dataset, folder: Path, comparison: Comparison, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small.save(folder / "data")
-    data = ["--data", str(folder / "data"), "--out", str(folder), "--device", "cpu", *FLAGS.split()]
+    data = ["--data", str(folder / "data"), "--out", str(folder), "--device", "cpu", "--size", "tiny", *FLAGS]
     for name, method in methods.METHODS.items():
         monkeypatch.setitem(methods.METHODS, name, method._replace(fit=no_fit))
     with contextlib.redirect_stdout(io.StringIO()) as printed:
@@ -135,7 +151,7 @@ def test_the_command_runs_nothing_twice_and_adds_what_is_new(
 def test_a_final_fit_trains_on_more_for_as_long_as_validation_chose(small: Dataset, tmp_path: Path) -> None:
     found = compare(small, CONFIG, out=tmp_path, device="cpu", seeds=(0,), protocols=("filtered", "final"))
     rows = {(row.protocol, row.method): row for row in found.rows}
-    for method in ("popularity", "sasrec", "reg4rec"):
+    for method in METHOD_NAMES:
         before, final = rows["filtered", method], rows["final", method]
         assert (before.trained_on, final.trained_on) == ("train", "train+validation")
         assert before.epochs == final.epochs
@@ -155,7 +171,7 @@ def test_without_matplotlib_the_picture_is_left_out_and_that_is_said(
 
 def test_a_run_with_other_settings_is_refused(small: Dataset, folder: Path, comparison: Comparison) -> None:
     other = replace(CONFIG, sasrec=replace(CONFIG.sasrec, dim=32))
-    with pytest.raises(InputError, match="holds a run with other settings"):
+    with pytest.raises(InputError, match=r"holds a run with other settings\.dim;"):
         compare(small, other, out=folder, device="cpu")
     with pytest.raises(InputError, match="holds a run with other dataset"):
         compare(synthetic_shop(num_users=30, num_items=50), CONFIG, out=folder, methods=("popularity",))

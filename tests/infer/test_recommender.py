@@ -454,3 +454,10 @@ def test_similar_items_are_the_nearest_vectors(recommender: Recommender) -> None
         recommender.similar_items(["nothing-like-it"])
     with pytest.raises(InputError, match="from 1 up"):
         recommender.similar_items(["item0"], k=0)
+
+
+def test_no_users_give_an_empty_table_of_the_same_columns(recommender: Recommender) -> None:
+    some, none = recommender.recommend([["item0"]], k=2), recommender.recommend([], k=2)
+    assert none.height == 0
+    assert none.columns == some.columns
+    assert none["item_id"].dtype == some["item_id"].dtype == pl.String
