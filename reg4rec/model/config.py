@@ -34,7 +34,7 @@ class ModelConfig:
     max_history: int = 20
     """newest items of a history that the encoder reads"""
     history_layout: HistoryLayout = "pooled"
-    """pooled: one vector an item; flat: a separator and its M tokens (D14)"""
+    """pooled: one vector an item; flat: a separator and its M tokens (D14; measured in docs/findings.md)"""
 
     def __post_init__(self) -> None:
         counts = (
