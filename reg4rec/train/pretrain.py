@@ -110,7 +110,7 @@ class PretrainStage:
                 f"the tokenizer was fitted on another dataset (fingerprint {known}, this one is "
                 f"{data.card['fingerprint']}); fit a tokenizer on this dataset"
             )
-        self.data, self.tokenizer, self.config, self.seed = data, tokenizer, config, seed
+        self.data, self.config, self.seed = data, config, seed
         self.sequences = data.part(config.part)
         self.codes_IM = tokenizer.codes_IM.long().to(device)
         self.category_I = torch.from_numpy(data.items.categories_I).long().to(device)
@@ -125,6 +125,17 @@ class PretrainStage:
         )
         self.module: Reg4RecModel = Reg4RecModel(shape).to(device)
         self.monitor = "validation_ndcg@10" if config.part == "train" else ""
+        # shares the module's weights, so it always ranks with the present ones
+        self.ranker = Recommender(
+            self.module,
+            tokenizer,
+            data.items,
+            data.item_counts("train"),
+            prune_threshold=None,
+            num_beams=10,
+            device=device,
+            order=config.search_order,
+        )
         self.order: OrderPolicy = config.order
         self.settings: dict[str, Any] = {
             "stage": self.name,
@@ -155,17 +166,7 @@ class PretrainStage:
     def end_epoch(self, epoch: int) -> dict[str, float]:
         if not self.monitor:
             return {}
-        ranker = Recommender(
-            self.module,
-            self.tokenizer,
-            self.data.items,
-            self.data.item_counts("train"),
-            None,
-            10,
-            device=self.codes_IM.device,
-            order=self.config.search_order,
-        )
         report = evaluate(
-            ranker, self.data, "validation", ks=(10,), max_users=self.config.validation_users, seed=self.seed
+            self.ranker, self.data, "validation", ks=(10,), max_users=self.config.validation_users, seed=self.seed
         )
         return {f"validation_{name}": value for name, value in report.rows[0].metrics.items()}
