@@ -16,16 +16,24 @@ USERS_IN_PART = 8192
 
 
 def read_users(path: str | Path) -> Iterator[pa.Table]:
-    """Pieces of a Parquet file with a column `items` (lists of item ids, oldest first) and optionally `user_id`."""
+    """Pieces of a Parquet file with a column `items` (lists of item ids, oldest first) and optionally `user_id`.
+
+    Users without ids are numbered from 0 through the whole file.
+    """
     try:
         file = pq.ParquetFile(path)
     except FileNotFoundError:
         raise InputError(f"{path} is missing; give a Parquet file with columns user_id and items") from None
     except (OSError, pa.ArrowInvalid) as error:
         raise InputError(f"{path} is not a readable Parquet file: {error}") from None
+    first = 0
     with file:
         for batch in file.iter_batches(USERS_IN_PART):
-            yield pa.Table.from_batches([batch])
+            table = pa.Table.from_batches([batch])
+            if "user_id" not in table.column_names:
+                table = table.append_column("user_id", pa.array(range(first, first + len(table)), pa.int64()))
+            first += len(table)
+            yield table
 
 
 def recommend_to_folder(

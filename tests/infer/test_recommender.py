@@ -461,3 +461,12 @@ def test_no_users_give_an_empty_table_of_the_same_columns(recommender: Recommend
     assert none.height == 0
     assert none.columns == some.columns
     assert none["item_id"].dtype == some["item_id"].dtype == pl.String
+
+
+def test_users_without_ids_are_numbered_through_all_parts(
+    recommender: Recommender, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("reg4rec.infer.batch.USERS_IN_PART", 2)
+    pq.write_table(pa.table({"items": [["item0"], ["item1"], ["item2"]]}), tmp_path / "users.parquet")
+    recommend_to_folder(recommender, read_users(tmp_path / "users.parquet"), tmp_path / "out", k=1)
+    assert pl.read_parquet(tmp_path / "out" / "*.parquet")["user_id"].to_list() == [0, 1, 2]
