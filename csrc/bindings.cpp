@@ -1,8 +1,12 @@
 // Python sees pointers, sizes and strides as integers: the extension needs no libtorch.
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
+#include <algorithm>
+#include <array>
 #include <stdexcept>
 
+#include "beam_step.h"
 #include "isa.h"
 #include "js_divergence.h"
 
@@ -28,6 +32,14 @@ JsDivergence js_arguments(uintptr_t p_logits, int64_t stride_pn, int64_t stride_
           threshold};
 }
 
+// An address and the strides behind it.
+template <typename T, size_t N>
+reg4rec::View<T, N - 1> view(const std::array<int64_t, N>& where) {
+  reg4rec::View<T, N - 1> tensor{reinterpret_cast<T*>(where[0]), {}};
+  std::copy(where.begin() + 1, where.end(), tensor.strides.begin());
+  return tensor;
+}
+
 #ifdef REG4REC_CUDA
 constexpr bool kHasCuda = true;
 #else
@@ -47,6 +59,37 @@ PYBIND11_MODULE(_C, m) {
           const JsDivergence args = js_arguments(p, pn, pc, q, qn, qc, rows, classes, is_bf16, js, keep, threshold);
           py::gil_scoped_release release;
           reg4rec::js_divergence_cpu(args, num_threads);
+        });
+  m.def("beam_step_cpu",
+        [](std::array<int64_t, 4> shape, int64_t num_beams, int64_t width, std::array<int64_t, 5> logits, bool is_bf16,
+           std::array<int64_t, 3> scores, std::array<int64_t, 4> tokens, std::array<int64_t, 3> js, double threshold,
+           int64_t num_excluded, std::array<int64_t, 3> exclude, uintptr_t codes, uintptr_t offsets, uintptr_t postings,
+           uintptr_t counts, uintptr_t parent, uintptr_t token, uintptr_t best_scores, uintptr_t fallback,
+           int num_threads) {
+          const reg4rec::BeamStep args{shape[0],
+                                       shape[1],
+                                       shape[2],
+                                       shape[3],
+                                       num_excluded,
+                                       num_beams,
+                                       width,
+                                       view<const void>(logits),
+                                       is_bf16,
+                                       view<const float>(scores),
+                                       view<const int64_t>(tokens),
+                                       view<const float>(js),
+                                       static_cast<float>(threshold),
+                                       view<const int64_t>(exclude),
+                                       reinterpret_cast<const int32_t*>(codes),
+                                       reinterpret_cast<const int64_t*>(offsets),
+                                       reinterpret_cast<const int32_t*>(postings),
+                                       reinterpret_cast<const int32_t*>(counts),
+                                       reinterpret_cast<int64_t*>(parent),
+                                       reinterpret_cast<int64_t*>(token),
+                                       reinterpret_cast<float*>(best_scores),
+                                       reinterpret_cast<bool*>(fallback)};
+          py::gil_scoped_release release;
+          reg4rec::beam_step_cpu(args, num_threads);
         });
 #ifdef REG4REC_CUDA
   m.def("js_divergence_cuda",

@@ -107,4 +107,26 @@ inline float blocked_sum(int64_t size, Term term) {
   return sum(total);
 }
 
+constexpr float kInfinity = __builtin_inff();
+
+// Copies a row to `to` as float32, padded with -inf to a multiple of 16; returns its largest value.
+inline float load_row(const void* logits, bool is_bf16, int64_t offset, int64_t stride, int64_t size, float* to) {
+  const float* floats = static_cast<const float*>(logits) + offset;
+  const uint16_t* halves = static_cast<const uint16_t*>(logits) + offset;
+  const int64_t whole = stride == 1 ? size / SIMD_LANES * SIMD_LANES : 0;
+  Float largest = splat(-kInfinity);
+  for (int64_t c = 0; c < whole; c += SIMD_LANES) {
+    const Float x = is_bf16 ? load_bf16(halves + c) : load(floats + c);
+    store(to + c, x);
+    largest = max(x, largest);
+  }
+  for (int64_t c = whole; c < size; ++c) {
+    const uint32_t bits = is_bf16 ? static_cast<uint32_t>(halves[c * stride]) << 16 : 0;
+    __builtin_memcpy(to + c, is_bf16 ? static_cast<const void*>(&bits) : floats + c * stride, sizeof(float));
+  }
+  for (int64_t c = size; c % 16; ++c) to[c] = -kInfinity;
+  for (int64_t c = whole; c < size; c += SIMD_LANES) largest = max(load(to + c), largest);
+  return max(largest);
+}
+
 }  // namespace

@@ -75,7 +75,7 @@ class Op:
         self.reference = reference
         self.library = torch.library.custom_op(f"reg4rec::{name}", self.dispatch, mutates_args=(), schema=schema)
         self.library.register_fake(fake)
-        self._package = reference.__module__.rpartition(".")[0]
+        self._package = check.__module__
         modules = implementations or {}
         self._modules = {b: modules[b] for b in BACKENDS if b in modules}
         self._loaded: dict[str, ModuleType] = {}

@@ -29,8 +29,9 @@ def beam_step(
     child adds a token (r, j), written r * K + j, of an unused codebook r, such that some indexed item that is not in
     exclude_BX (padded with -1) carries all its tokens; its score adds log softmax of logits[r] at j. Of children with
     equal sets the best stays. Children come best first, ties by lowest parent and token; missing ones have parent and
-    token -1 and score -inf. Integers are int64, scores float32, without gradient. ValueError for a wrong dtype,
-    device, shape or count.
+    token -1 and score -inf. A path whose score is NaN is dead, a JS of NaN is the largest; tokens of a codebook whose
+    logits hold NaN or +inf, and those with a logit of -inf, are never chosen. Integers are int64, scores float32,
+    without gradient. ValueError for a wrong dtype, device, shape or count.
 
     Paper: CRSS, stated (merging: ours, D5) and CORP, stated (spares: ours, D10); constrained decoding: ours, D11
     """
@@ -51,7 +52,7 @@ def _check(
     sizes = bind("beam_step", {"logits_BPMK": logits_BPMK})
     for name, tensor in (("scores_BP", scores_BP), ("js_BP", js_BP)):
         bind("beam_step", {name: tensor}, sizes=sizes, device=logits_BPMK.device)
-    tokens = {"tokens_BPM": tokens_BPM, "exclude_BX": exclude_BX}
+    tokens = {"tokens_BPM": tokens_BPM, "exclude_BX": exclude_BX, "index.offsets_Z": index.offsets}
     bind("beam_step", {}, tokens, integer_dtypes=(torch.int64,), sizes=sizes, device=logits_BPMK.device)
     lists = {"index.codes_IM": index.codes_IM, "index.counts_MK": index.counts_MK, "index.postings_Y": index.postings}
     bind("beam_step", {}, lists, integer_dtypes=(torch.int32,), sizes=sizes, device=logits_BPMK.device)
@@ -102,4 +103,5 @@ OP = Op(
     check=_check,
     reference=_reference,
     fake=_fake,
+    implementations={"cpp": "native"},
 )

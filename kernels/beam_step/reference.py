@@ -23,7 +23,7 @@ def beam_step_reference(
     kept_BP, fallback_B = prune_paths(scores_BP, js_BP, num_beams, threshold)
     open_BPMK = admissible_tokens(tokens_BPM, kept_BP, index, exclude_BX)
     children = scores_BP.double()[..., None, None] + logits_BPMK.double().log_softmax(-1)
-    children = children.masked_fill(~open_BPMK, -torch.inf).flatten(1)
+    children = torch.where(open_BPMK & (children > -torch.inf), children, -torch.inf).flatten(1)  # NaN is no child
 
     # a set of t tokens has at most t parents, so this many children hold all the distinct sets that are asked for
     width = num_beams + num_spares
@@ -49,7 +49,7 @@ def prune_paths(
 ) -> tuple[Tensor, Tensor]:
     """The paths that CORP keeps: JS <= threshold, the best `num_beams` of them by score (ties: lowest path).
 
-    A user of whose living paths none is consistent keeps the least divergent one and is flagged.
+    A user of whose living paths none is consistent keeps the least divergent one (NaN last) and is flagged.
     Returns kept_BP (bool) and fallback_B (bool). Paths of score -inf are dead.
     """
     kept_BP = scores_BP > -torch.inf
@@ -58,7 +58,8 @@ def prune_paths(
         consistent_BP = kept_BP & (js_BP <= threshold)
         fallback_B = kept_BP.any(1) & ~consistent_BP.any(1)
         # torch.min takes the first of equal values only on some devices: an explicit order by (js, path) does not
-        least = js_BP.masked_fill(~kept_BP, torch.inf).sort(dim=1, stable=True).indices[:, :1]
+        js_BP = js_BP.nan_to_num(torch.finfo(js_BP.dtype).max).masked_fill(~kept_BP, torch.inf)
+        least = js_BP.sort(dim=1, stable=True).indices[:, :1]
         rescued_BP = torch.zeros_like(kept_BP).scatter_(1, least, fallback_B[:, None])
         kept_BP = consistent_BP | rescued_BP
     order = scores_BP.masked_fill(~kept_BP, -torch.inf).sort(dim=1, descending=True, stable=True).indices

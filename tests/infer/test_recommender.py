@@ -19,11 +19,14 @@ import pytest
 import torch
 from polars.testing import assert_frame_equal
 
+from reg4rec import ops
 from reg4rec.data import ItemCatalog, Sequences
 from reg4rec.data.shop import SyntheticShop
 from reg4rec.errors import InputError
 from reg4rec.infer import Recommender
 from reg4rec.infer.batch import read_users, recommend_to_folder
+from reg4rec.kernels.beam_step import native
+from reg4rec.kernels.machine import native_problem
 from reg4rec.model import ModelConfig, Reg4RecModel
 from reg4rec.storage import write_json, write_tensors
 from reg4rec.tokenizer import Tokenizer
@@ -82,6 +85,25 @@ def test_every_user_gets_k_distinct_allowed_items(
     check_lists(table, histories, k, set(recommender.items.ids.to_pylist()))
     if threshold is None:
         assert share(table["source"] == "path") > 0.8
+
+
+@pytest.mark.skipif(native_problem() is not None, reason="needs the extension")
+@pytest.mark.parametrize("order", ["confidence", "fixed"])
+def test_the_extension_recommends_what_eager_does(
+    recommender: Recommender, histories: dict[str, list[str]], order: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, steps = native.run, []
+
+    def counted(*args: Any) -> Any:
+        steps.append(args[0].shape)
+        return run(*args)
+
+    monkeypatch.setattr(native, "run", counted)
+    chosen = recommender.with_search(order=order)
+    table = chosen.recommend(histories, k=10)
+    assert len(steps) == 3  # one for each codebook
+    with ops.use_backend("eager"):
+        assert_frame_equal(table, chosen.recommend(histories, k=10))
 
 
 def test_seen_items_stay_where_they_are_wanted(recommender: Recommender, histories: dict[str, list[str]]) -> None:

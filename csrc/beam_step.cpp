@@ -1,0 +1,344 @@
+#include "beam_step.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <utility>
+#include <vector>
+
+#include "isa.h"
+#include "threads.h"
+
+namespace reg4rec {
+
+#define DECLARE_SUM(isa)                                                                                             \
+  namespace isa {                                                                                                    \
+  double exponential_sum(const void* logits, bool is_bf16, int64_t offset, int64_t stride, int64_t size, float* row, \
+                         float* largest);                                                                            \
+  }
+DECLARE_SUM(base)
+#ifdef REG4REC_X86
+DECLARE_SUM(avx2)
+DECLARE_SUM(avx512)
+#endif
+#undef DECLARE_SUM
+
+namespace {
+
+using ExponentialSum = double (*)(const void*, bool, int64_t, int64_t, int64_t, float*, float*);
+
+constexpr int64_t kGrain = 1 << 14;  // logits per range
+constexpr float kNever = -std::numeric_limits<float>::infinity();
+
+ExponentialSum exponential_sum_for(Isa isa) {
+#ifdef REG4REC_X86
+  if (isa == Isa::kAvx512) return avx512::exponential_sum;
+  if (isa == Isa::kAvx2) return avx2::exponential_sum;
+#endif
+  return base::exponential_sum;
+}
+
+struct Token {
+  int64_t codebook, code;
+};
+
+struct Child {
+  double score;
+  int64_t position;  // (parent * num_codebooks + codebook) * codebook_size + code
+};
+
+// Whether `a` ranks behind `b`.
+constexpr auto worse = [](const Child& a, const Child& b) {
+  return a.score < b.score || (a.score == b.score && a.position > b.position);
+};
+
+// Spreads a token over 64 bits, so that sums of a few tell sets apart.
+uint64_t mix(uint64_t x) {
+  x = (x + 1) * 0x9e3779b97f4a7c15u;
+  x = (x ^ (x >> 32)) * 0xd6e8feb86659fd93u;
+  return x ^ (x >> 32);
+}
+
+// Children that can be among the best `count`. A histogram of how far they lie below the highest possible score tells
+// which cannot: those in a later bin than the count-th best so far.
+class Shortlist {
+ public:
+  void begin(double highest, int64_t count) {
+    highest_ = highest;
+    count_ = count;
+    size_ = 0;
+    num_binned_ = 0;
+    last_bin_ = kBins - 1;
+    std::fill(histogram_, histogram_ + kBins, 0);
+  }
+
+  bool is_hopeless(double score) const { return bin(score) > last_bin_; }
+
+  // Adds the children score_of(code), first + code for the codes whose bits are set in `open`, but for hopeless ones
+  // and scores of -inf and NaN; without a branch, because which these are cannot be predicted.
+  template <typename ScoreOf>
+  void add(const uint64_t* open, int64_t num_words, int64_t first, ScoreOf score_of) {
+    if (children_.size() < static_cast<size_t>(size_ + 64 * num_words)) children_.resize(2 * size_ + 64 * num_words);
+    int64_t size = size_;
+    for (int64_t w = 0; w < num_words; ++w) {
+      for (uint64_t word = open[w]; word != 0; word &= word - 1) {
+        const int64_t code = w * 64 + __builtin_ctzll(word);
+        const double score = score_of(code);
+        const int64_t at = bin(score);
+        children_[size] = {score, first + code};
+        const bool taken = (at <= last_bin_) & (score > kNever);
+        size += taken;
+        histogram_[at] += taken;
+      }
+    }
+    num_binned_ += size - size_;
+    size_ = size;
+    while (num_binned_ - histogram_[last_bin_] >= count_) num_binned_ -= histogram_[last_bin_--];
+  }
+
+  void make_heap() {
+    const auto begin = children_.begin();
+    size_ =
+        std::remove_if(begin, begin + size_, [this](const Child& child) { return is_hopeless(child.score); }) - begin;
+    std::make_heap(begin, begin + size_, worse);
+  }
+
+  int64_t size() const { return size_; }
+
+  Child pop_best() {
+    std::pop_heap(children_.begin(), children_.begin() + size_, worse);
+    return children_[--size_];
+  }
+
+ private:
+  static constexpr int64_t kBins = 512;
+
+  // Sixteenths of a nat below the highest score; all that is far below it shares the last one.
+  int64_t bin(double score) const { return static_cast<int64_t>(std::min<double>(kBins - 1, (highest_ - score) * 16)); }
+
+  std::vector<Child> children_;
+  double highest_ = 0;
+  int64_t count_ = 0, size_ = 0, last_bin_ = 0;
+  int64_t num_binned_ = 0;  // in the bins up to last_bin_
+  int32_t histogram_[kBins];
+};
+
+// The step of one user after another, in memory that they share.
+class Stepper {
+ public:
+  Stepper(const BeamStep& args, ExponentialSum exponential_sum)
+      : args_(args),
+        exponential_sum_(exponential_sum),
+        num_ranked_(args.width * args.num_codebooks),
+        words_(args.codebook_size / 64 + 1),
+        row_(args.codebook_size / 16 * 16 + 16),
+        open_(args.num_codebooks * words_) {}
+
+  void step(int64_t user) {
+    user_ = user;
+    args_.fallback[user] = choose_paths();
+    list_excluded();
+    double highest = kNever;
+    for (int64_t path : paths_) highest = std::max<double>(highest, args_.scores(user_, path));
+    shortlist_.begin(highest, num_ranked_);
+    for (int64_t path : paths_) {
+      if (shortlist_.is_hopeless(args_.scores(user_, path))) continue;  // no child scores higher
+      open_tokens(path);
+      score_children(path);
+    }
+    write_best();
+  }
+
+ private:
+  // Sets paths_ to those that CORP keeps; returns whether it is the least divergent one for lack of consistent ones.
+  bool choose_paths() {
+    paths_.clear();
+    int64_t least = -1;
+    float least_js = -kNever;
+    for (int64_t path = 0; path < args_.num_paths; ++path) {
+      if (!(args_.scores(user_, path) > kNever)) continue;
+      if (args_.js.data == nullptr || args_.js(user_, path) <= args_.threshold) {
+        paths_.push_back(path);
+      } else if (least < 0 || args_.js(user_, path) < least_js) {
+        least = path;
+        if (!std::isnan(args_.js(user_, path))) least_js = args_.js(user_, path);
+      }
+    }
+    const bool fallback = paths_.empty() && least >= 0;
+    if (fallback) paths_.push_back(least);
+    if (static_cast<int64_t>(paths_.size()) > args_.num_beams) {
+      const auto ranks_before = [this](int64_t a, int64_t b) {
+        const float score_a = args_.scores(user_, a), score_b = args_.scores(user_, b);
+        return score_a > score_b || (score_a == score_b && a < b);
+      };
+      std::nth_element(paths_.begin(), paths_.begin() + args_.num_beams, paths_.end(), ranks_before);
+      paths_.resize(args_.num_beams);
+    }
+    return fallback;
+  }
+
+  void list_excluded() {
+    excluded_.clear();
+    for (int64_t x = 0; x < args_.num_excluded; ++x) {
+      if (args_.exclude(user_, x) >= 0) excluded_.push_back(args_.exclude(user_, x));
+    }
+    std::sort(excluded_.begin(), excluded_.end());
+    excluded_.erase(std::unique(excluded_.begin(), excluded_.end()), excluded_.end());
+  }
+
+  // Sets the bits in open_ of the tokens by which a path can still become an existing, allowed item.
+  void open_tokens(int64_t path) {
+    used_.clear();
+    unused_.clear();
+    for (int64_t r = 0; r < args_.num_codebooks; ++r) {
+      const int64_t code = args_.tokens(user_, path, r);
+      code < 0 ? unused_.push_back(r) : used_.push_back({r, code});
+    }
+    std::fill(open_.begin(), open_.end(), 0);
+    used_.empty() ? open_at_root() : open_of_items();
+  }
+
+  // Before the first token: those that more items carry than are excluded.
+  void open_at_root() {
+    counts_.assign(args_.counts, args_.counts + args_.num_codebooks * args_.codebook_size);
+    for (int64_t item : excluded_) {
+      const int32_t* codes = args_.codes + item * args_.num_codebooks;
+      const auto [first, last] = posting_list({0, codes[0]});
+      if (!std::binary_search(first, last, item)) continue;  // an index over some items leaves it out
+      for (int64_t r = 0; r < args_.num_codebooks; ++r) --counts_[r * args_.codebook_size + codes[r]];
+    }
+    for (int64_t r = 0; r < args_.num_codebooks; ++r) {
+      for (int64_t code = 0; code < args_.codebook_size; ++code) {
+        if (counts_[r * args_.codebook_size + code] > 0) open({r, code});
+      }
+    }
+  }
+
+  // After it: those of the items in the shortest posting list that carry all tokens of the path.
+  void open_of_items() {
+    const auto length = [this](const Token& token) {
+      const auto [first, last] = posting_list(token);
+      return last - first;
+    };
+    const auto [first, last] = posting_list(*std::min_element(
+        used_.begin(), used_.end(), [&](const Token& a, const Token& b) { return length(a) < length(b); }));
+    auto excluded = excluded_.begin();
+    for (const int32_t* item = first; item != last; ++item) {
+      while (excluded != excluded_.end() && *excluded < *item) ++excluded;
+      if (excluded != excluded_.end() && *excluded == *item) continue;
+      const int32_t* codes = args_.codes + *item * args_.num_codebooks;
+      const bool fits = std::all_of(used_.begin(), used_.end(),
+                                    [&](const Token& token) { return codes[token.codebook] == token.code; });
+      if (!fits) continue;
+      for (int64_t r : unused_) open({r, codes[r]});
+    }
+  }
+
+  std::pair<const int32_t*, const int32_t*> posting_list(const Token& token) const {
+    const int64_t* offset = args_.offsets + token.codebook * args_.codebook_size + token.code;
+    return {args_.postings + offset[0], args_.postings + offset[1]};
+  }
+
+  void open(const Token& token) {
+    open_[token.codebook * words_ + (token.code >> 6)] |= uint64_t{1} << (token.code & 63);
+  }
+
+  void score_children(int64_t path) {
+    const double path_score = args_.scores(user_, path);
+    for (int64_t r : unused_) {
+      const uint64_t* open = open_.data() + r * words_;
+      if (std::all_of(open, open + words_, [](uint64_t word) { return word == 0; })) continue;
+      float largest;
+      const double log_sum =
+          std::log(exponential_sum_(args_.logits.data, args_.is_bf16, args_.logits.offset(user_, path, r),
+                                    args_.logits.strides[3], args_.codebook_size, row_.data(), &largest));
+      // in the order of torch's log_softmax, so that ties stay ties
+      const auto score_of = [row = row_.data(), largest = static_cast<double>(largest), log_sum,
+                             path_score](int64_t code) { return path_score + ((row[code] - largest) - log_sum); };
+      shortlist_.add(open, words_, (path * args_.num_codebooks + r) * args_.codebook_size, score_of);
+    }
+  }
+
+  // A set of t tokens has at most t parents, so that the num_ranked_ best children hold all the sets asked for.
+  void write_best() {
+    shortlist_.make_heap();
+    size_t slots = 1;
+    while (slots < 2 * static_cast<size_t>(shortlist_.size())) slots *= 2;
+    sets_.assign(slots, -1);
+    const int64_t num_tokens = args_.num_codebooks * args_.codebook_size;
+    int64_t at = user_ * args_.width;
+    const int64_t end = at + args_.width;
+    for (int64_t rank = 0; rank < num_ranked_ && at < end && shortlist_.size() > 0; ++rank) {
+      const Child child = shortlist_.pop_best();
+      if (!insert_set(child.position)) continue;
+      args_.parent[at] = child.position / num_tokens;
+      args_.token[at] = child.position % num_tokens;
+      args_.best_scores[at++] = static_cast<float>(child.score);
+    }
+    std::fill(args_.parent + at, args_.parent + end, -1);
+    std::fill(args_.token + at, args_.token + end, -1);
+    std::fill(args_.best_scores + at, args_.best_scores + end, kNever);
+  }
+
+  // Whether the set of a child's tokens is not yet in sets_, a hash table of positions; it is then.
+  bool insert_set(int64_t position) {
+    uint64_t hash = 0;
+    for (int64_t r = 0; r < args_.num_codebooks; ++r) {
+      const int64_t code = code_of(position, r);
+      if (code >= 0) hash += mix(r * args_.codebook_size + code);
+    }
+    const auto same_set = [&](int64_t other) {
+      for (int64_t r = 0; r < args_.num_codebooks; ++r) {
+        if (code_of(position, r) != code_of(other, r)) return false;
+      }
+      return true;
+    };
+    const size_t mask = sets_.size() - 1;
+    for (size_t slot = hash & mask;; slot = (slot + 1) & mask) {
+      if (sets_[slot] < 0) {
+        sets_[slot] = position;
+        return true;
+      }
+      if (same_set(sets_[slot])) return false;
+    }
+  }
+
+  // The code of a child in codebook r, -1 if it has none.
+  int64_t code_of(int64_t position, int64_t r) const {
+    const int64_t book = position / args_.codebook_size, parent = book / args_.num_codebooks;
+    return book % args_.num_codebooks == r ? position % args_.codebook_size : args_.tokens(user_, parent, r);
+  }
+
+  const BeamStep& args_;
+  const ExponentialSum exponential_sum_;
+  const int64_t num_ranked_, words_;  // words_: of open_ per codebook
+  std::vector<float> row_;
+  std::vector<uint64_t> open_;
+  std::vector<int32_t> counts_;
+  std::vector<int64_t> paths_, excluded_, unused_, sets_;
+  std::vector<Token> used_;
+  Shortlist shortlist_;
+  int64_t user_ = 0;
+};
+
+struct Context {
+  const BeamStep& args;
+  ExponentialSum exponential_sum;
+};
+
+void run_range(void* context, int64_t begin, int64_t end) {
+  const auto& [args, exponential_sum] = *static_cast<Context*>(context);
+  Stepper stepper(args, exponential_sum);
+  for (int64_t user = begin; user < end; ++user) stepper.step(user);
+}
+
+}  // namespace
+
+void beam_step_cpu(const BeamStep& args, int num_threads) {
+  Context context{args, exponential_sum_for(current_isa())};
+  const int64_t num_logits = args.num_paths * args.num_codebooks * args.codebook_size;
+  parallel_for(num_threads, args.batch, std::max<int64_t>(1, kGrain / std::max<int64_t>(1, num_logits)), run_range,
+               &context);
+}
+
+}  // namespace reg4rec

@@ -1,0 +1,62 @@
+"""`beam_step` in C++: log-softmax in float64 vectors, users spread over torch's number of threads."""
+
+import torch
+
+__all__ = ["objection", "run"]
+
+
+def objection(
+    logits_BPMK: torch.Tensor,
+    scores_BP: torch.Tensor,
+    tokens_BPM: torch.Tensor,
+    js_BP: torch.Tensor | None,
+    codes_IM: torch.Tensor,
+    offsets: torch.Tensor,
+    postings: torch.Tensor,
+    counts_MK: torch.Tensor,
+    *rest: object,
+) -> str | None:
+    if logits_BPMK.dtype not in (torch.float32, torch.bfloat16):
+        return f"it computes float32 and bfloat16 logits, these are {logits_BPMK.dtype}"
+    for name, tensor in (("scores_BP", scores_BP), ("js_BP", js_BP)):
+        if tensor is not None and tensor.dtype != torch.float32:
+            return f"it reads float32, {name} is {tensor.dtype}"
+    if not all(tensor.is_contiguous() for tensor in (codes_IM, offsets, postings, counts_MK)):
+        return "it reads a contiguous index, as build_index makes it"
+    return None
+
+
+def run(
+    logits_BPMK: torch.Tensor,
+    scores_BP: torch.Tensor,
+    tokens_BPM: torch.Tensor,
+    js_BP: torch.Tensor | None,
+    codes_IM: torch.Tensor,
+    offsets: torch.Tensor,
+    postings: torch.Tensor,
+    counts_MK: torch.Tensor,
+    num_beams: int,
+    num_spares: int,
+    threshold: float | None,
+    exclude_BX: torch.Tensor | None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    from ... import _C
+
+    shape = (logits_BPMK.shape[0], num_beams + num_spares)
+    parent_BP, token_BP = torch.empty(shape, dtype=torch.int64), torch.empty(shape, dtype=torch.int64)
+    best_scores_BP, fallback_B = torch.empty(shape), torch.empty(shape[0], dtype=torch.bool)
+    _C.beam_step_cpu(
+        *(tuple(logits_BPMK.shape), num_beams, num_beams + num_spares),
+        *(_view(logits_BPMK, 4), logits_BPMK.dtype == torch.bfloat16, _view(scores_BP, 2), _view(tokens_BPM, 3)),
+        *(_view(None if threshold is None else js_BP, 2), 0.0 if threshold is None else threshold),
+        *(0 if exclude_BX is None else exclude_BX.shape[1], _view(exclude_BX, 2)),
+        *(codes_IM.data_ptr(), offsets.data_ptr(), postings.data_ptr(), counts_MK.data_ptr()),
+        *(parent_BP.data_ptr(), token_BP.data_ptr(), best_scores_BP.data_ptr(), fallback_B.data_ptr()),
+        torch.get_num_threads(),
+    )
+    return parent_BP, token_BP, best_scores_BP, fallback_B
+
+
+def _view(tensor: torch.Tensor | None, rank: int) -> tuple[int, ...]:
+    """A tensor's address and strides, zeros for none."""
+    return (0,) * (1 + rank) if tensor is None else (tensor.data_ptr(), *tensor.stride())
