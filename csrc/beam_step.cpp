@@ -224,6 +224,7 @@ class Stepper {
         used_.begin(), used_.end(), [&](const Token& a, const Token& b) { return length(a) < length(b); }));
     auto excluded = excluded_.begin();
     for (const int32_t* item = first; item != last; ++item) {
+      if (last - item > 16) __builtin_prefetch(args_.codes + item[16] * args_.num_codebooks);
       while (excluded != excluded_.end() && *excluded < *item) ++excluded;
       if (excluded != excluded_.end() && *excluded == *item) continue;
       const int32_t* codes = args_.codes + *item * args_.num_codebooks;
