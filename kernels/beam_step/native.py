@@ -43,8 +43,8 @@ def run(
     from ... import _C
 
     shape = (logits_BPMK.shape[0], num_beams + num_spares)
-    parent_BP, token_BP = torch.empty(shape, dtype=torch.int64), torch.empty(shape, dtype=torch.int64)
-    best_scores_BP, fallback_B = torch.empty(shape), torch.empty(shape[0], dtype=torch.bool)
+    parent_BP, token_BP = tokens_BPM.new_empty(shape), tokens_BPM.new_empty(shape)
+    best_scores_BP, fallback_B = scores_BP.new_empty(shape), scores_BP.new_empty(shape[0], dtype=torch.bool)
     _C.beam_step_cpu(
         *(tuple(logits_BPMK.shape), num_beams, num_beams + num_spares),
         *(_view(logits_BPMK, 4), logits_BPMK.dtype == torch.bfloat16, _view(scores_BP, 2), _view(tokens_BPM, 3)),
