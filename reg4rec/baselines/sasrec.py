@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from reg4rec import loop, ops
-from reg4rec.baselines.sasrec_network import SASRecNetwork, draw_negatives, sampled_softmax_loss
+from reg4rec.baselines.sasrec_network import SASRecNetwork
 from reg4rec.data import Dataset, ItemCatalog, Sequences
 from reg4rec.errors import InputError
 from reg4rec.evaluation import evaluate
@@ -21,6 +21,7 @@ from reg4rec.infer.table import results_table
 from reg4rec.loop import LoopConfig
 from reg4rec.settings import override
 from reg4rec.storage import atomic_folder, read_header, read_tensors, write_json, write_tensors
+from reg4rec.train.item_loss import draw_negatives, sampled_softmax_loss
 from reg4rec.train.windows import Batch, WindowBatches
 
 if TYPE_CHECKING:

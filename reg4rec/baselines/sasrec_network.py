@@ -1,4 +1,4 @@
-"""The network of SASRec: a causal transformer over items, and the softmax over a sample of them."""
+"""The network of SASRec: a causal transformer over items."""
 
 import torch
 from torch import Tensor, nn
@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from reg4rec.model.layers import EncoderBlock, Rotary
 
-__all__ = ["SASRecNetwork", "draw_negatives", "sampled_softmax_loss"]
+__all__ = ["SASRecNetwork"]
 
 
 class SASRecNetwork(nn.Module):
@@ -34,25 +34,3 @@ class SASRecNetwork(nn.Module):
         for block in self.blocks:
             x_BSD = block(x_BSD, turn_S, visible_SS)
         return x_BSD
-
-
-def draw_negatives(weights_I: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """negatives_X (X = count) drawn in proportion to the weights, with replacement, and how often each is expected."""
-    probability_I = weights_I / weights_I.sum()
-    negatives_X = torch.multinomial(probability_I, count, replacement=True)
-    return negatives_X, count * probability_I[negatives_X]
-
-
-def sampled_softmax_loss(
-    states_TD: Tensor, items_ID: Tensor, targets_T: Tensor, negatives_X: Tensor, expected_X: Tensor
-) -> Tensor:
-    """loss_T: cross-entropy of the targets among themselves and the sampled negatives, which all rows share.
-
-    `expected_X` is how often each negative is expected in such a sample. Dividing by it makes the denominator an
-    unbiased estimate of the full softmax's; with every item once in `negatives_X` and 1 expected it is the full one.
-    A negative that is a row's target does not count for that row.
-    """
-    logits_TX = states_TD @ items_ID[negatives_X].T - expected_X.log()
-    logits_TX = logits_TX.masked_fill(negatives_X == targets_T[:, None], -torch.inf)
-    target_T = (states_TD * items_ID[targets_T]).sum(-1)
-    return torch.cat([target_T[:, None], logits_TX], dim=1).logsumexp(1) - target_T

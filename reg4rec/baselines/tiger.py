@@ -35,8 +35,12 @@ def _pretrain() -> PretrainConfig:
     return PretrainConfig(
         order="fixed",
         targets="next",
+        score_items=False,
         category_weight=0.0,
+        decoded_fraction=1.0,
         history_layout="flat",
+        max_history=20,
+        dropout=0.1,
         batch_targets=512,
         loop=LoopConfig(epochs=60, learning_rate=1e-3, patience=10),
     )

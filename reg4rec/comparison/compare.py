@@ -64,7 +64,8 @@ def _results(name: str, job: Job) -> dict[str, dict[str, Any]]:
     fit = _result(name, job, [p for p in protocols if p != "final"])
     found: dict[str, dict[str, Any]] = dict.fromkeys(protocols, fit)
     if "final" in protocols:
-        second = replace(job, out=job.out.with_name(f"{job.out.name}-final"), epochs=fit["best_epochs"])
+        folder = job.out.with_name(f"{job.out.name}-final")
+        second = replace(job, out=folder, epochs=fit["best_epochs"], first=job.out)
         found["final"] = _result(name, second, ["final"])
     return found
 

@@ -11,6 +11,7 @@ from reg4rec.baselines import Popularity, SASRec, Tiger
 from reg4rec.comparison.config import CompareConfig
 from reg4rec.data import Dataset
 from reg4rec.evaluation import Ranker
+from reg4rec.infer import Recommender
 from reg4rec.loop import LoopConfig
 from reg4rec.tokenizer import fit_tokenizer
 from reg4rec.train import fit_recommender
@@ -24,7 +25,8 @@ Part = Literal["train", "train+validation"]
 class Job:
     """One fit: where it writes, and for how long it trains.
 
-    `epochs` None chooses the epoch on validation; a number is a final fit of so many epochs on train+validation.
+    `epochs` None chooses the epoch on validation; a number is a final fit of so many epochs on train+validation, which
+    takes over what the fit in the folder `first` has chosen.
     """
 
     data: Dataset
@@ -33,6 +35,7 @@ class Job:
     seed: int
     device: str
     epochs: int | None = None
+    first: Path | None = None
 
     @property
     def part(self) -> Part:
@@ -84,7 +87,12 @@ def _fit_reg4rec(job: Job) -> Fitted:
     tokenizer_config = replace(own.tokenizer, seed=job.seed)
     config = replace(own.pretrain, part=job.part, loop=job.plan(own.pretrain.loop))
     tokenizer = fit_tokenizer(job.data, tokenizer_config, out=job.out / "tokenizer", part=job.part)
-    model = fit_recommender(job.data, tokenizer, config, job.out / "model", seed=job.seed, device=job.device)
+    search = None
+    if job.first is not None:
+        chosen = Recommender.from_pretrained(job.first / "model" / "recommender", "cpu").config
+        search = replace(chosen, temperatures=None)  # they belong to the codebooks of the first fit
+    out = job.out / "model"
+    model = fit_recommender(job.data, tokenizer, config, out, seed=job.seed, device=job.device, search=search)
     return Fitted(model, _size(model.model) + _size(tokenizer.quantizer))
 
 

@@ -1,5 +1,6 @@
 """From reasoning paths to items: exact token sets first, then what D11 puts in when these are too few."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -10,11 +11,15 @@ from reg4rec.infer.search import Paths
 from reg4rec.kernels.beam_step.index import TokenIndex
 from reg4rec.kernels.beam_step.reference import is_excluded, items_with_tokens
 
-__all__ = ["SOURCES", "Ranking", "bucket_ranks", "rank_items", "relaxed_matches"]
+__all__ = ["SOURCES", "ItemScores", "Ranking", "bucket_ranks", "rank_items", "relaxed_matches"]
 
 SOURCES = ("path", "relaxed", "tokens", "item score")
 """Where an item came from: an exact path; a path with a few wrong tokens; the scores of its tokens before step 1; a
 score of the item itself, in models that have no tokens."""
+
+
+ItemScores = Callable[[Tensor, Tensor], Tensor]
+"""Scores (T,) of items (rows, T) for users (places in the batch, T)."""
 
 
 class Ranking(NamedTuple):
@@ -27,15 +32,24 @@ class Ranking(NamedTuple):
 
 
 def rank_items(
-    paths: Paths, index: TokenIndex, rank_I: Tensor, num_items: int, exclude_BX: Tensor | None, allowed_I: Tensor
+    paths: Paths,
+    index: TokenIndex,
+    rank_I: Tensor,
+    num_items: int,
+    exclude_BX: Tensor | None,
+    allowed_I: Tensor,
+    item_scores: ItemScores | None = None,
+    path_weight: float = 0.0,
 ) -> Ranking:
     """The best `num_items` allowed items of every user; fewer only where fewer are allowed.
 
-    Items of better paths come first; items that share all tokens come by rank_I (see `bucket_ranks`). Scores are
-    the path's for `path` and `relaxed`, the sum of the tokens' first-step log-probabilities for `tokens`, so they
-    fall within a source and not always across two. Paper: CORP, ours, D3 and D11.
+    A path leads to all items that carry its tokens. With `item_scores` these come by their own score, to which that of
+    their best path is added with `path_weight`. Without, items of better paths come first, and items of one path by
+    rank_I (see `bucket_ranks`). Scores are these for `path`, the path's for `relaxed`, the sum of the tokens'
+    first-step log-probabilities for `tokens`, so they fall within a source and not always across two.
+    Paper: CORP, ours, D3 and D11.
     """
-    ranking = _exact(paths, index, rank_I, num_items, exclude_BX)
+    ranking = _exact(paths, index, rank_I, num_items, exclude_BX, item_scores, path_weight)
     for b in (ranking.items_BN < 0).any(1).nonzero().squeeze(1).tolist():
         _fill_user(ranking, b, paths, index, rank_I, exclude_BX, allowed_I)
     return ranking
@@ -65,7 +79,15 @@ def relaxed_matches(tokens_WM: Tensor, scores_W: Tensor, codes_IM: Tensor) -> tu
     return matched_I, score_I, path_I
 
 
-def _exact(paths: Paths, index: TokenIndex, rank_I: Tensor, num_items: int, exclude_BX: Tensor | None) -> Ranking:
+def _exact(
+    paths: Paths,
+    index: TokenIndex,
+    rank_I: Tensor,
+    num_items: int,
+    exclude_BX: Tensor | None,
+    item_scores: ItemScores | None,
+    path_weight: float,
+) -> Ranking:
     batch = len(paths.tokens_BWM)
     device = rank_I.device
     path_B, path_W = (paths.scores_BW > -torch.inf).nonzero(as_tuple=True)
@@ -73,10 +95,19 @@ def _exact(paths: Paths, index: TokenIndex, rank_I: Tensor, num_items: int, excl
     if exclude_BX is not None:
         keep_T = ~is_excluded(path_B[path_T], item_T, len(rank_I), exclude_BX)
         path_T, item_T = path_T[keep_T], item_T[keep_T]
-    order = rank_I[item_T].sort(stable=True).indices
-    order = order[path_T[order].sort(stable=True).indices]
-    path_T, item_T = path_T[order], item_T[order]
+    # paths stand best first, so the first of an item is its best
+    key_T, order = (path_B[path_T] * len(rank_I) + item_T).sort(stable=True)
+    first = order[torch.nn.functional.pad(key_T[1:] != key_T[:-1], (1, 0), value=True)[: len(key_T)]]
+    path_T, item_T = path_T[first], item_T[first]
     user_T, row_T = path_B[path_T], path_W[path_T]
+    scores_T = paths.scores_BW[user_T, row_T]
+    if item_scores is not None:
+        scores_T = item_scores(user_T, item_T).to(scores_T.dtype) + path_weight * scores_T
+    order = rank_I[item_T].sort(stable=True).indices
+    order = order[row_T[order].sort(stable=True).indices]
+    order = order[scores_T[order].sort(descending=True, stable=True).indices]
+    order = order[user_T[order].sort(stable=True).indices]
+    user_T, row_T, item_T, scores_T = user_T[order], row_T[order], item_T[order], scores_T[order]
     begin_B = torch.searchsorted(user_T, torch.arange(batch, device=device))
     place_T = torch.arange(len(user_T), device=device) - begin_B[user_T]
     fits_T = place_T < num_items
@@ -87,7 +118,6 @@ def _exact(paths: Paths, index: TokenIndex, rank_I: Tensor, num_items: int, excl
             at, values_T[fits_T]
         )
 
-    scores_T = paths.scores_BW[user_T, row_T]
     return Ranking(
         table(-1, item_T), table(-torch.inf, scores_T), table(-1, torch.zeros_like(item_T)), table(-1, row_T)
     )
@@ -109,9 +139,9 @@ def _fill_user(
         open_I[exclude_BX[b][exclude_BX[b] >= 0]] = False
     open_I[ranking.items_BN[b, :first]] = False
 
-    num_codebooks = index.codes_IM.shape[1]
     matched_I, score_I, path_I = relaxed_matches(paths.tokens_BWM[b], paths.scores_BW[b], index.codes_IM)
-    fewest = max(1, num_codebooks - max(1, num_codebooks // 3))
+    decoded = int((paths.tokens_BWM[b] >= 0).sum(1).amax())
+    fewest = max(1, decoded - max(1, decoded // 3))
     close_X = (open_I & (matched_I >= fewest)).nonzero().squeeze(1)
     close_X = close_X[rank_I[close_X].sort(stable=True).indices]
     close_X = close_X[score_I[close_X].sort(descending=True, stable=True).indices]

@@ -15,11 +15,12 @@ from torch import Tensor
 from reg4rec.data import ItemCatalog, Sequences
 from reg4rec.errors import InputError
 from reg4rec.infer.histories import allowed_rows, find_items, padded, read_histories
-from reg4rec.infer.ranking import bucket_ranks, rank_items
+from reg4rec.infer.ranking import ItemScores, bucket_ranks, rank_items
 from reg4rec.infer.search import SearchConfig, SearchOrder, search
 from reg4rec.infer.similar import nearest_items
 from reg4rec.infer.table import Results, results_table, similar_table
 from reg4rec.kernels.beam_step.index import TokenIndex, build_index
+from reg4rec.kernels.beam_step.reference import is_excluded
 from reg4rec.loop import choose_device
 from reg4rec.model import Memory, Reg4RecModel
 from reg4rec.storage import atomic_folder, read_header, read_tensors, write_json, write_tensors
@@ -70,13 +71,12 @@ class Recommender:
         self.model = model.to(self.device).eval()
         self.tokenizer, self.items = tokenizer, items
         self.config = SearchConfig(num_beams, num_spares, prune_threshold, temperatures, order)
+        _check_temperatures(self.config, model)
         self.trained_on: TrainedOn = trained_on
         self.codes_IM = tokenizer.codes_IM.long().to(self.device)
         popularity = np.zeros(len(items)) if popularity_I is None else np.asarray(popularity_I)
         if popularity.shape != (len(items),):
             raise InputError(f"popularity_I has shape {popularity.shape} where ({len(items)},) was expected")
-        if temperatures is not None and len(temperatures) != model.config.num_codebooks:
-            raise InputError(f"temperatures are {len(temperatures)} for {model.config.num_codebooks} codebooks")
         self.popularity_I = torch.as_tensor(popularity, dtype=torch.int64, device=self.device)
         self.rank_I = bucket_ranks(tokenizer.path_cosines().to(self.device), self.popularity_I)
         self.index = build_index(self.codes_IM, model.config.codebook_size)
@@ -161,24 +161,35 @@ class Recommender:
         """The same recommender (weights shared) with other fields of `SearchConfig`; its `config` is the search's."""
         other = copy.copy(self)
         other.config = replace(self.config, **changes)
+        _check_temperatures(other.config, self.model)
         return other
 
     def remember(self, histories: Sequences) -> Memory:
         """Histories of item rows, cut to the newest that the model reads and encoded."""
-        return self.model.remember(*self._model_input(histories))
-
-    def _model_input(self, histories: Sequences) -> tuple[Tensor, Tensor]:
         newest = histories.last(self.model.config.max_history)
         item_BL = padded(newest, 0).to(self.device)
-        return self.codes_IM[item_BL], torch.from_numpy(newest.lengths).to(self.device)
+        length_B = torch.from_numpy(newest.lengths).to(self.device)
+        return self.model.remember(self.codes_IM[item_BL], length_B, item_BL)
 
     def _search_batch(
         self, batch: Sequences, k: int, filter_seen: bool, config: SearchConfig, index: TokenIndex, allowed_I: Tensor
     ) -> Results:
-        exclude_BX = padded(batch, -1).to(self.device) if filter_seen else None
+        history_BX = padded(batch, -1).to(self.device)
+        exclude_BX = history_BX if filter_seen else None
         with torch.inference_mode(), self._autocast():
-            paths = search(self.model, *self._model_input(batch), index, config, exclude_BX)
-            return Results(rank_items(paths, index, self.rank_I, k, exclude_BX, allowed_I), paths)
+            memory = self.remember(batch)
+            paths = search(self.model, memory, index, config, exclude_BX)
+            item_scores = self._item_scores(memory.state_BD, history_BX) if self.model.scores_items else None
+            ranking = rank_items(paths, index, self.rank_I, k, exclude_BX, allowed_I, item_scores, config.path_weight)
+            return Results(ranking, paths)
+
+    def _item_scores(self, state_BD: Tensor, history_BX: Tensor) -> ItemScores:
+        def scores(user_T: Tensor, item_T: Tensor) -> Tensor:
+            vectors_TD = self.model.embed_items(self.codes_IM[item_T], item_T)
+            repeated_T = is_excluded(user_T, item_T, len(self.codes_IM), history_BX)
+            return (state_BD[user_T] * vectors_TD).sum(-1) + self.model.repeat_bias * repeated_T
+
+        return scores
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         enabled = self.dtype != torch.float32
@@ -206,6 +217,8 @@ class Recommender:
             temperatures = header["search"]["temperatures"]
             stored = {**header["search"], "temperatures": None if temperatures is None else tuple(temperatures)}
             config = SearchConfig(**stored)
+            if type(config.num_steps) not in (int, type(None)):
+                raise TypeError(f"num_steps {config.num_steps!r} is a whole number or null")
             level, trained_on = header["category_level"], header["trained_on"]
             popularity_I = read_tensors(folder / "items.safetensors")["popularity"]
             if trained_on not in get_args(TrainedOn) or type(level) is not int or popularity_I.dtype != torch.int64:
@@ -216,20 +229,16 @@ class Recommender:
                 )
         except (KeyError, TypeError) as error:
             raise InputError(f"{folder} does not hold a whole recommender: {error}") from None
-        return cls(
+        recommender = cls(
             Reg4RecModel.from_pretrained(folder),
             Tokenizer.from_pretrained(folder / "tokenizer"),
             ItemCatalog.load(folder / "items.parquet", level),
             popularity_I.numpy(),
-            config.prune_threshold,
-            config.num_beams,
-            config.num_spares,
-            config.temperatures,
-            trained_on,
-            device,
-            dtype,
-            config.order,
+            trained_on=trained_on,
+            device=device,
+            dtype=dtype,
         )
+        return recommender.with_search(**stored)
 
 
 def _check_fit(model: Reg4RecModel, tokenizer: Tokenizer, items: ItemCatalog) -> None:
@@ -242,6 +251,13 @@ def _check_fit(model: Reg4RecModel, tokenizer: Tokenizer, items: ItemCatalog) ->
             f"the model was trained for {model.config.num_codebooks} codebooks of {model.config.codebook_size} "
             f"codewords, the tokenizer has {shape[0]} of {shape[1]}"
         )
+    if model.config.num_items not in (0, num_items):
+        raise InputError(f"the model scores {model.config.num_items} items, the catalog has {num_items}")
+
+
+def _check_temperatures(config: SearchConfig, model: Reg4RecModel) -> None:
+    if config.temperatures is not None and len(config.temperatures) != model.config.num_codebooks:
+        raise InputError(f"temperatures are {len(config.temperatures)} for {model.config.num_codebooks} codebooks")
 
 
 def _dtype(name: str, device: torch.device) -> torch.dtype:

@@ -31,6 +31,10 @@ class SearchConfig:
     """one for each codebook, by which its logits are divided before the softmax (D5); None leaves them as they are"""
     order: SearchOrder = "confidence"
     """confidence: every step may take a token of any unused codebook (CRSS); fixed: step t takes codebook t's"""
+    num_steps: int | None = None
+    """tokens that a path decodes, None for all: a shorter one leads to every item that carries its tokens"""
+    path_weight: float = 0.0
+    """weight of the path's score beside the item's own, in models that score items (D11)"""
 
     def __post_init__(self) -> None:
         if self.num_beams < 1 or self.num_spares < 0:
@@ -41,13 +45,17 @@ class SearchConfig:
             raise InputError(f"temperatures are positive numbers, found {self.temperatures}")
         if self.order not in get_args(SearchOrder):
             raise InputError(f"order is one of {get_args(SearchOrder)}, found {self.order!r}")
+        if self.num_steps is not None and self.num_steps < 1:
+            raise InputError(f"num_steps starts at 1, or is None for all, found {self.num_steps}")
+        if not self.path_weight >= 0:
+            raise InputError(f"path_weight starts at 0, found {self.path_weight}")
 
 
 class Paths(NamedTuple):
     """The surviving paths of each user, best first; a missing path has score -inf and tokens -1.
 
-    tokens_BWM: the token of each codebook. order_BWM: the codebook of each step. scores_BW: sum of the tokens'
-    log-probabilities. categories_BWM: the most probable category after each step (-1 where it was not computed: without
+    tokens_BWM: the token of each codebook, -1 where none was decoded. order_BWM: the codebook of each step, then -1.
+    scores_BW: sum of the tokens' log-probabilities. categories_BWM: the most probable category after each step (-1 where it was not computed: without
     a category head, and after the last step when CORP, which alone needs it, is off).
     first_log_probs_BMK: log-probabilities of all tokens before the first step. pruned_B: paths that CORP dropped.
     fallbacks_B: steps at which no path was consistent and the least divergent one was kept.
@@ -65,13 +73,12 @@ class Paths(NamedTuple):
 @torch.inference_mode()
 def search(
     model: Reg4RecModel,
-    codes_BLM: Tensor,
-    length_B: Tensor,
+    memory: Memory,
     index: TokenIndex,
     config: SearchConfig,
     exclude_BX: Tensor | None = None,
 ) -> Paths:
-    """Decode the best `num_beams` token sets of existing items for each history (codes int64, padded at the end).
+    """Decode the best `num_beams` token sets of existing items for each encoded history (`Reg4RecModel.remember`).
 
     Each step takes, over all unused codebooks, the tokens of highest probability within their own codebook (CRSS),
     merges paths that hold the same set, and drops those whose category distribution jumped (CORP; not in a model
@@ -79,13 +86,13 @@ def search(
     codebooks up to its own alone, which makes the search that of a trie over the items' token sequences.
     Paper: CRSS, figure and stated, D5; CORP, stated, D10.
     """
-    memory = model.remember(codes_BLM, length_B)
-    temperature_M = None if config.temperatures is None else torch.tensor(config.temperatures, device=codes_BLM.device)
+    device = memory.state_BD.device
+    temperature_M = None if config.temperatures is None else torch.tensor(config.temperatures, device=device)
     beam = _Beam.begin(model, memory, temperature_M)
     threshold = config.prune_threshold if model.category_head is not None else None
     spares = 0 if threshold is None else config.num_spares
-    num_codebooks = model.config.num_codebooks
-    indexes = [index] * num_codebooks if config.order == "confidence" else _prefix_indexes(index)
+    num_steps = min(config.num_steps or model.config.num_codebooks, model.config.num_codebooks)
+    indexes = [index] * num_steps if config.order == "confidence" else _prefix_indexes(index)[:num_steps]
     for step, step_index in enumerate(indexes, start=1):
         seen = step_index.codes_IM.shape[1]
         parent_BP, token_BP, scores_BP, fallback_B = ops.beam_step(
@@ -94,7 +101,7 @@ def search(
         )  # fmt: skip
         beam.count(threshold, fallback_B)
         beam.grow(parent_BP, token_BP, scores_BP)
-        if step < num_codebooks or threshold is not None:
+        if step < num_steps or threshold is not None:
             beam.decode(model, memory, token_BP, step, threshold, temperature_M)
     return beam.finish(config.num_beams, threshold)
 
@@ -189,13 +196,17 @@ class _Beam:
         order_BW = scores_BP.sort(dim=1, descending=True, stable=True).indices[:, :num_beams]
         scores_BW = scores_BP.gather(1, order_BW)
         dead = (scores_BW == -torch.inf)[..., None]
-        steps_left = self.order_BPS.shape[-1] - self.categories_BPS.shape[-1]
-        categories_BPM = torch.nn.functional.pad(self.categories_BPS, (0, steps_left), value=-1)
+        num_codebooks = self.tokens_BPM.shape[-1]
+
+        def whole(steps_BPS: Tensor) -> Tensor:
+            padded_BPM = torch.nn.functional.pad(steps_BPS, (0, num_codebooks - steps_BPS.shape[-1]), value=-1)
+            return _take(padded_BPM, order_BW).masked_fill(dead, -1)
+
         return Paths(
             _take(self.tokens_BPM, order_BW).masked_fill(dead, -1),
-            _take(self.order_BPS, order_BW).masked_fill(dead, -1),
+            whole(self.order_BPS),
             scores_BW,
-            _take(categories_BPM, order_BW).masked_fill(dead, -1),
+            whole(self.categories_BPS),
             self.first_log_probs_BMK,
             self.pruned_B,
             self.fallbacks_B,

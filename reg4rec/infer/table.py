@@ -74,5 +74,6 @@ def _path_names(paths: Paths | None, user_T: Tensor, path_T: Tensor) -> list[lis
     code_TM = paths.tokens_BWM[user_T, path_T.clamp(min=0)].gather(1, order_TM.clamp(min=0))
     rows = zip(path_T.tolist(), order_TM.tolist(), code_TM.tolist(), strict=True)
     return [
-        [] if path < 0 else [f"<t{r}_{j}>" for r, j in zip(order, codes, strict=True)] for path, order, codes in rows
+        [] if path < 0 else [f"<t{r}_{j}>" for r, j in zip(order, codes, strict=True) if r >= 0]
+        for path, order, codes in rows
     ]

@@ -35,6 +35,10 @@ class ModelConfig:
     """newest items of a history that the encoder reads"""
     history_layout: HistoryLayout = "pooled"
     """pooled: one vector an item; flat: a separator and its M tokens (D14; measured in docs/findings.md)"""
+    num_items: int = 0
+    """items that the model scores whole, beside their tokens; 0 for a model of tokens alone"""
+    residual_dropout: float = 0.3
+    """in the part of an item's vector that is its own; its tokens learn to do without it"""
 
     def __post_init__(self) -> None:
         counts = (
@@ -45,10 +49,12 @@ class ModelConfig:
             self.num_heads,
             self.ffn_dim,
         )
-        if min(counts) < 1 or self.dim < 2 or self.num_categories < 0:
-            raise InputError(f"num_categories starts at 0, dim at 2 and all other sizes at 1, found {self}")
-        if not 0 <= self.dropout <= 1:
-            raise InputError(f"dropout lies between 0 and 1, found {self.dropout}")
+        if min(counts) < 1 or self.dim < 2 or min(self.num_categories, self.num_items) < 0:
+            raise InputError(
+                f"num_categories and num_items start at 0, dim at 2 and all other sizes at 1, found {self}"
+            )
+        if not (0 <= self.dropout <= 1 and 0 <= self.residual_dropout <= 1):
+            raise InputError(f"dropout lies between 0 and 1, found {self.dropout} and {self.residual_dropout}")
         if self.dim % self.num_heads or self.dim // self.num_heads % 2:
             raise InputError(f"dim must be an even multiple of num_heads, found {self.dim} and {self.num_heads}")
         if self.history_layout not in get_args(HistoryLayout):

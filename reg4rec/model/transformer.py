@@ -15,7 +15,9 @@ from reg4rec.storage import read_header, read_tensors, write_json, write_tensors
 __all__ = ["Memory", "PathCache", "Reg4RecModel"]
 
 MODEL_FORMAT = "reg4rec-model"
-MODEL_VERSION = 1
+MODEL_VERSION = 2
+REPEAT_SCALE = 10.0
+"""Lets AdamW's small steps take the repeat bias as far as it must go within the first epochs."""
 
 PathCache = list[tuple[Tensor, Tensor]]
 """Per decoder block, keys and values (B, P, heads, t, head_dim) of the positions decoded so far."""
@@ -25,25 +27,32 @@ class Memory(NamedTuple):
     """What the decoder needs of the encoded histories, stored once a user and shared by all of its paths.
 
     blocks: keys and values per decoder block, (B, heads, S, head_dim). visible_B11S: filled slots.
-    position_B: the item number of the next item.
+    position_B: the item number of the next item. state_BD: the encoder's output after the last item.
     """
 
     blocks: list[tuple[Tensor, Tensor]]
     visible_B11S: Tensor
     position_B: Tensor
+    state_BD: Tensor
 
 
 class Reg4RecModel(nn.Module):
     """Encoder, decoder, heads per codebook tied to the codebook embeddings, category head per step.
 
-    Codes are int64; a history row of padding holds any code and is hidden by its length. Paper: model, figure, D6, D14.
+    With `num_items` it also scores whole items: the inner product of the encoder's last state and the item's vector,
+    which is the sum of its token embeddings and a residual of its own. The decoder then refines that state from token
+    to token. An item that no one interacted with has residual 0: its tokens speak for it.
+
+    Codes and item rows are int64; padding holds any of them and is hidden by its length. `items_BL` is needed by
+    models with `num_items` only. Paper: model, figure, D6, D14; item-level score, ours, D11.
     """
 
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.config = config
         c = config
-        self.tokens_MKD = nn.Parameter(torch.empty(c.num_codebooks, c.codebook_size, c.dim).normal_(std=c.dim**-0.5))
+        std = (c.dim * c.num_codebooks) ** -0.5
+        self.tokens_MKD = nn.Parameter(torch.empty(c.num_codebooks, c.codebook_size, c.dim).normal_(std=std))
         self.start, self.separator, self.begin = (nn.Parameter(torch.empty(c.dim).normal_()) for _ in range(3))
         self.steps = nn.Parameter(torch.empty(c.num_codebooks + 1, c.dim).normal_())
         self.norm_history, self.norm_path = nn.LayerNorm(c.dim), nn.LayerNorm(c.dim)
@@ -53,6 +62,27 @@ class Reg4RecModel(nn.Module):
         self.decoder = nn.ModuleList(DecoderBlock(*shape) for _ in range(c.num_blocks))
         self.category_head = nn.Linear(c.dim, c.num_categories) if c.num_categories else None
         self.rotary = Rotary(c.dim // c.num_heads)
+        if c.num_items:
+            self.residual_ID = nn.Parameter(torch.zeros(c.num_items, c.dim))
+            self.residual_dropout = nn.Dropout(c.residual_dropout)
+            self.repeat = nn.Parameter(torch.zeros(()))
+            self.refine = nn.Linear(c.dim, c.dim)
+            nn.init.zeros_(self.refine.weight)
+            nn.init.zeros_(self.refine.bias)
+
+    @property
+    def scores_items(self) -> bool:
+        return self.config.num_items > 0
+
+    @property
+    def slots_per_item(self) -> int:
+        """Places that one item takes in the encoder; the first of all is the start."""
+        return 1 if self.config.history_layout == "pooled" else self.config.num_codebooks + 1
+
+    @property
+    def repeat_bias(self) -> Tensor:
+        """What the score of an item gains when the history holds it already; far below 0 where users never repeat."""
+        return REPEAT_SCALE * self.repeat
 
     def _decoder_blocks(self) -> list[DecoderBlock]:
         return [cast("DecoderBlock", block) for block in self.decoder]
@@ -62,35 +92,47 @@ class Reg4RecModel(nn.Module):
         flat = codes + codebooks * self.config.codebook_size
         return nn.functional.embedding(flat, self.tokens_MKD.flatten(0, 1)) * self.config.dim**0.5
 
-    def embed_history(self, codes_BLM: Tensor) -> tuple[Tensor, Tensor]:
+    def embed_items(self, codes: Tensor, items: Tensor) -> Tensor:
+        """Vectors (..., D) of items (...) with codes (..., M): the sum of their tokens' and their residual."""
+        codebooks = torch.arange(codes.shape[-1], device=codes.device)
+        return self.embed_tokens(codes, codebooks).sum(-2) * self.config.dim**-0.5 + self._residual(items)
+
+    def _residual(self, items: Tensor) -> Tensor:
+        return self.residual_dropout(nn.functional.embedding(items, self.residual_ID))
+
+    def embed_history(self, codes_BLM: Tensor, items_BL: Tensor | None) -> tuple[Tensor, Tensor]:
         """Encoder input (B, S, D) and the item number of every slot (S,): 0 the start, 1..L the items."""
         batch, length, num_codebooks = codes_BLM.shape
-        embedded = self.embed_tokens(codes_BLM, torch.arange(num_codebooks, device=codes_BLM.device))
-        if self.config.history_layout == "pooled":
-            slots, per_item = embedded.sum(2) * num_codebooks**-0.5, 1
-        else:
-            separator = self.separator.expand(batch, length, 1, -1)
-            slots, per_item = torch.cat([separator, embedded], dim=2).flatten(1, 2), num_codebooks + 1
+        slots = self.embed_tokens(codes_BLM, torch.arange(num_codebooks, device=codes_BLM.device))
+        if self.config.history_layout == "flat":
+            slots = torch.cat([self.separator.expand(batch, length, 1, -1), slots], dim=2)
+        if self.scores_items:
+            if items_BL is None:
+                raise ValueError("a model that scores items reads item rows too, found codes alone")
+            own_BL1D = self._residual(items_BL)[:, :, None] * self.config.dim**0.5
+            slots = torch.cat([slots[:, :, :1] + own_BL1D, slots[:, :, 1:]], dim=2)
+        slots = slots.sum(2) if self.config.history_layout == "pooled" else slots.flatten(1, 2)
         start = self.start.expand(batch, 1, -1)
-        number = torch.arange(1, length + 1, device=codes_BLM.device).repeat_interleave(per_item)
+        number = torch.arange(1, length + 1, device=codes_BLM.device).repeat_interleave(self.slots_per_item)
         x_BSD = self.dropout(self.norm_history(torch.cat([start, slots], dim=1)))
         return x_BSD, nn.functional.pad(number, (1, 0))
 
-    def encode(self, codes_BLM: Tensor) -> tuple[Tensor, Tensor]:
+    def encode(self, codes_BLM: Tensor, items_BL: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Encoder output (B, S, D), causal from item to item, and the item number of every slot (S,)."""
-        x_BSD, number_S = self.embed_history(codes_BLM)
+        x_BSD, number_S = self.embed_history(codes_BLM, items_BL)
         visible_SS = number_S[None, :] <= number_S[:, None]
         turn_S = self.rotary(number_S)
         for block in self.encoder:
             x_BSD = block(x_BSD, turn_S, visible_SS)
         return x_BSD, number_S
 
-    def remember(self, codes_BLM: Tensor, length_B: Tensor) -> Memory:
+    def remember(self, codes_BLM: Tensor, length_B: Tensor, items_BL: Tensor | None = None) -> Memory:
         """Encode histories, oldest item first and padded at the end, for decoding the item that follows them."""
-        x_BSD, number_S = self.encode(codes_BLM)
+        x_BSD, number_S = self.encode(codes_BLM, items_BL)
         turn_S = self.rotary(number_S)
         blocks = [block.memory(x_BSD, turn_S) for block in self._decoder_blocks()]
-        return Memory(blocks, (number_S <= length_B[:, None])[:, None, None, :], length_B + 1)
+        state_BD = x_BSD[torch.arange(len(x_BSD), device=x_BSD.device), length_B * self.slots_per_item]
+        return Memory(blocks, (number_S <= length_B[:, None])[:, None, None, :], length_B + 1, state_BD)
 
     def decode_step(
         self, memory: Memory, token_BP: Tensor | None, step: int, cache: PathCache | None
@@ -99,40 +141,51 @@ class Reg4RecModel(nn.Module):
 
         token_BP holds r * K + j; None begins one path a user.
         """
-        if token_BP is None:
-            x_BPD = self.begin.expand(len(memory.position_B), 1, -1)
-        else:
-            x_BPD = self.embed_tokens(token_BP, token_BP.new_zeros(()))
+        state_B1D = memory.state_BD[:, None]
+        x_BPD = self._begin(state_B1D) if token_BP is None else self.embed_tokens(token_BP, token_BP.new_zeros(()))
         x = self.norm_path(x_BPD + self.steps[step])[:, :, None]
         turn = tuple(t[:, None, None] for t in self.rotary(memory.position_B))
         grown: PathCache = []
         for i, block in enumerate(self.decoder):
             x, keys_values = block(x, cache[i] if cache else None, memory.blocks[i], turn, memory.visible_B11S)
             grown.append(keys_values)
-        return x[:, :, 0], grown
+        return self._refined(state_B1D, x[:, :, 0]), grown
 
-    def decode_targets(self, codes_BLM: Tensor, order_BLM: Tensor) -> Tensor:
+    def _begin(self, state: Tensor) -> Tensor:
+        return self.begin + state if self.scores_items else self.begin.expand_as(state)
+
+    def _refined(self, state: Tensor, x: Tensor) -> Tensor:
+        return state + self.refine(x) if self.scores_items else x
+
+    def decode_targets(self, codes_BLM: Tensor, order_BLM: Tensor, items_BL: Tensor | None = None) -> Tensor:
         """States (B, L, M + 1, D) of the decoder for every item of every user as the target, in one pass.
 
         Item l is decoded from the items before it; its tokens are fed in the order of the codebooks in order_BLM.
         State t has consumed t tokens: states 0..M-1 predict tokens, states 1..M categories.
         """
-        memory_BSD, number_S = self.encode(codes_BLM[:, :-1])
-        return self.decode_on(memory_BSD, number_S, codes_BLM, order_BLM)
+        memory_BSD, number_S = self.encode(codes_BLM[:, :-1], None if items_BL is None else items_BL[:, :-1])
+        column_L = torch.arange(codes_BLM.shape[1], device=codes_BLM.device)
+        return self.decode_on(memory_BSD, number_S, codes_BLM, order_BLM, column_L)
 
-    def decode_on(self, memory_BSD: Tensor, number_S: Tensor, codes_BLM: Tensor, order_BLM: Tensor) -> Tensor:
-        """`decode_targets` on an encoder output made before; order_BLM may name the first codebooks only."""
-        batch, length, num_fed = order_BLM.shape
-        fed = self.embed_tokens(codes_BLM.gather(2, order_BLM), order_BLM)
-        x = torch.cat([self.begin.expand(batch, length, 1, -1), fed], dim=2) + self.steps[: num_fed + 1]
+    def decode_on(
+        self, memory_BSD: Tensor, number_S: Tensor, codes_BTM: Tensor, order_BTM: Tensor, column_T: Tensor
+    ) -> Tensor:
+        """`decode_targets` on an encoder output made before, for the items in some columns of the histories only.
+
+        order_BTM may name the first codebooks only.
+        """
+        num_fed = order_BTM.shape[2]
+        fed = self.embed_tokens(codes_BTM.gather(2, order_BTM), order_BTM)
+        state_BT1D = memory_BSD[:, column_T * self.slots_per_item, None]
+        x = torch.cat([self._begin(state_BT1D), fed], dim=2) + self.steps[: num_fed + 1]
         x = self.dropout(self.norm_path(x))
-        target_L = torch.arange(1, length + 1, device=codes_BLM.device)
-        visible = (number_S < target_L[:, None]).repeat_interleave(num_fed + 1, dim=0)
+        target_T = column_T + 1
+        visible = (number_S < target_T[:, None]).repeat_interleave(num_fed + 1, dim=0)
         turn_S = self.rotary(number_S)
-        turn = tuple(t[:, None] for t in self.rotary(target_L))
+        turn = tuple(t[:, None] for t in self.rotary(target_T))
         for block in self._decoder_blocks():
             x, _ = block(x, None, block.memory(memory_BSD, turn_S), turn, visible)
-        return x
+        return self._refined(state_BT1D, x)
 
     def token_logits(self, state: Tensor) -> Tensor:
         """Logits (..., M, K) of every codebook for states (..., D)."""

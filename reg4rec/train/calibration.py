@@ -15,6 +15,7 @@ __all__ = ["THRESHOLDS", "calibrate", "fit_temperatures"]
 
 THRESHOLDS = (None, 0.04, 0.06, 0.08, 0.1, 0.2)
 """CORP off, the paper's range, and beyond it for models whose category distributions still move."""
+PATH_WEIGHTS = (0.0, 0.1, 0.3, 1.0)
 TEMPERATURES = np.geomspace(0.5, 2.0, 25)
 
 
@@ -27,10 +28,18 @@ def calibrate(
 ) -> tuple[Recommender, list[dict[str, Any]]]:
     """The recommender with the search settings of highest validation NDCG@10, and a row for each setting tried.
 
-    First temperatures (fitted, or none) without CORP, then the thresholds; ties go to the one tried first.
-    Paper: CRSS temperature, ours, D5; theta tuned per data set, ours, D10.
+    One setting after the other, each with the best of those before it: for models that score items the number of
+    decoded tokens and the weight of the path's score; then temperatures (none, or fitted) and CORP's threshold. Ties
+    go to the one tried first. Paper: CRSS temperature, ours, D5; theta tuned per data set, ours, D10.
     """
-    fitted = fit_temperatures(recommender, data, max_users, seed)
+    choices: dict[str, Sequence[Any]] = {
+        "temperatures": (None, fit_temperatures(recommender, data, max_users, seed)),
+        "prune_threshold": thresholds,
+    }
+    if recommender.model.scores_items:
+        num_codebooks = recommender.model.config.num_codebooks
+        steps: tuple[int | None, ...] = (None, *range(num_codebooks - 1, 1, -1))
+        choices = {"num_steps": steps, "path_weight": PATH_WEIGHTS, **choices}
     tried: list[dict[str, Any]] = []
 
     def measure(settings: dict[str, Any]) -> float:
@@ -38,14 +47,14 @@ def calibrate(
         tried.append({**settings, **report.rows[0].metrics, **report.rows[0].extra})
         return tried[-1]["ndcg@10"]
 
-    temperatures = max((None, fitted), key=lambda t: measure({"temperatures": t, "prune_threshold": None}))
-    plain = next(row["ndcg@10"] for row in tried if row["temperatures"] == temperatures)
-    scores = [
-        plain if threshold is None else measure({"temperatures": temperatures, "prune_threshold": threshold})
-        for threshold in thresholds
-    ]
-    best = thresholds[int(np.argmax(scores))]
-    return recommender.with_search(temperatures=temperatures, prune_threshold=best), tried
+    best = {name: values[0] for name, values in choices.items()}
+    highest = measure(best)
+    for name, values in choices.items():
+        for value in values[1:]:
+            settings = {**best, name: value}
+            if (ndcg := measure(settings)) > highest:
+                best, highest = settings, ndcg
+    return recommender.with_search(**best), tried
 
 
 @torch.no_grad()

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from reg4rec.data import Dataset
-from reg4rec.infer import Recommender
+from reg4rec.infer import Recommender, SearchConfig
 from reg4rec.settings import override
 from reg4rec.storage import write_json
 from reg4rec.tokenizer import Tokenizer
@@ -24,12 +24,13 @@ def fit_recommender(
     seed: int = 0,
     device: str = "auto",
     progress: bool = True,
+    search: SearchConfig | None = None,
     **overrides: Any,
 ) -> Recommender:
     """Pre-train (see `pretrain`), put the parts together, and let validation set up the search.
 
     With `out`, `calibration.json` lists the settings tried and `recommender/` holds the result. A model trained on the
-    validation items too has nothing left to choose by and keeps the paper's threshold.
+    validation items too has nothing left to choose by: `search` gives it what an earlier fit has chosen.
     """
     config = override(config or PretrainConfig(), overrides)
     model = pretrain(data, tokenizer, config, out, resume, seed, device, progress)
@@ -42,9 +43,12 @@ def fit_recommender(
         trained_on=config.part,
         device=device,
         order=config.search_order,
+        num_beams=config.num_beams,
     )
     tried: list[dict[str, Any]] = []
-    if config.part == "train":
+    if search is not None:
+        recommender = recommender.with_search(**asdict(search))
+    elif config.part == "train":
         recommender, tried = calibrate(recommender, data, max_users=config.validation_users, seed=seed)
     if out is not None:
         write_json(Path(out) / "calibration.json", {"chosen": asdict(recommender.config), "tried": tried})

@@ -1,4 +1,4 @@
-"""The pre-training loss: any-order token prediction and a category at every reasoning step."""
+"""The token and category losses of pre-training: any-order token prediction, and a category at every reasoning step."""
 
 from typing import Literal
 
@@ -9,42 +9,40 @@ from torch.nn import functional as F
 from reg4rec import ops
 from reg4rec.model import Reg4RecModel
 
-__all__ = ["StepTargets", "pretraining_loss"]
+__all__ = ["StepTargets", "path_losses"]
 
 StepTargets = Literal["open", "next"]
 
 
-def pretraining_loss(
+def path_losses(
     model: Reg4RecModel,
-    codes_BLM: Tensor,
-    order_BLM: Tensor,
-    filled_BL: Tensor,
-    category_BL: Tensor,
+    state_NSD: Tensor,
+    codes_NM: Tensor,
+    order_NM: Tensor,
+    category_N: Tensor,
     targets: StepTargets = "open",
 ) -> dict[str, Tensor]:
-    """Mean losses over the targets marked in filled_BL: `token_loss`, and `category_loss` where there are categories.
+    """Mean losses of N decoded targets: `token_loss`, and `category_loss` where the model has categories.
 
-    Step t predicts the tokens of all codebooks that are still open: loss_t is the mean of their cross-entropies. With
-    `targets` "next" it predicts only the token that is fed next, as in the usual next-token loss.
-    The category is predicted from every state that has consumed a token; targets of category -1 are ignored.
-    Paper: pre-training, ours, D4 and D6.
+    state_NSD (S = M + 1) comes from `Reg4RecModel.decode_on`. Step t predicts the tokens of all codebooks that are
+    still open: loss_t is the mean of their cross-entropies. With `targets` "next" it predicts only the token that is
+    fed next, as in the usual next-token loss. The category is predicted from every state that has consumed a token;
+    targets of category -1 are ignored. Paper: pre-training, ours, D4 and D6.
     """
-    num_codebooks = codes_BLM.shape[-1]
-    state_NSD = model.decode_targets(codes_BLM, order_BLM)[filled_BL]
-    ids_NM, order_NM = codes_BLM[filled_BL], order_BLM[filled_BL]
+    num_codebooks = codes_NM.shape[-1]
     rank_NM = order_NM.argsort(-1)
     steps = torch.arange(num_codebooks, device=rank_NM.device)
     open_NSM = rank_NM[:, None, :] >= steps[:, None] if targets == "open" else rank_NM[:, None, :] == steps[:, None]
     token_loss_T = ops.token_cross_entropy(
         state_NSD[:, :-1].flatten(0, 1),
         model.tokens_MKD,
-        ids_NM.repeat_interleave(num_codebooks, 0),
+        codes_NM.repeat_interleave(num_codebooks, 0),
         open_NSM.flatten(0, 1),
     )
     losses = {"token_loss": token_loss_T.mean()}
     logits_NSC = model.category_logits(state_NSD[:, 1:])
     if logits_NSC is not None:
-        losses |= _category_loss(logits_NSC, category_BL[filled_BL])
+        losses |= _category_loss(logits_NSC, category_N)
     return losses
 
 

@@ -12,32 +12,35 @@ __all__ = ["OrderPolicy", "draw_order"]
 OrderPolicy = Literal["random", "crss", "fixed"]
 
 
-def draw_order(policy: OrderPolicy, model: Reg4RecModel, codes_BLM: Tensor) -> Tensor:
-    """order_BLM: for every target the codebooks in the order of emission.
+def draw_order(
+    policy: OrderPolicy, model: Reg4RecModel, memory_BSD: Tensor, number_S: Tensor, codes_BTM: Tensor, column_T: Tensor
+) -> Tensor:
+    """order_BTM: for every target the codebooks in the order of emission (arguments as `Reg4RecModel.decode_on`).
 
     random: uniform permutations. fixed: 0..M-1. crss: the model's own, as in the search: at each step the unused
     codebook that holds the most probable token, the true token of which is fed. No gradient flows through it.
     Paper: pre-training, ours, D4 and D5.
     """
     if policy == "random":
-        return torch.rand(codes_BLM.shape, device=codes_BLM.device).argsort(-1)
+        return torch.rand(codes_BTM.shape, device=codes_BTM.device).argsort(-1)
     if policy == "fixed":
-        return torch.arange(codes_BLM.shape[-1], device=codes_BLM.device).expand_as(codes_BLM)
-    return _confident_order(model, codes_BLM)
+        return torch.arange(codes_BTM.shape[-1], device=codes_BTM.device).expand_as(codes_BTM)
+    return _confident_order(model, memory_BSD, number_S, codes_BTM, column_T)
 
 
 @torch.no_grad()
-def _confident_order(model: Reg4RecModel, codes_BLM: Tensor) -> Tensor:
+def _confident_order(
+    model: Reg4RecModel, memory_BSD: Tensor, number_S: Tensor, codes_BTM: Tensor, column_T: Tensor
+) -> Tensor:
     was_training = model.training
     model.eval()
-    memory_BSD, number_S = model.encode(codes_BLM[:, :-1])
-    order = codes_BLM[..., :0]
-    used_BLM = torch.zeros_like(codes_BLM, dtype=torch.bool)
-    for step in range(codes_BLM.shape[-1]):
-        state_BLD = model.decode_on(memory_BSD, number_S, codes_BLM, order)[:, :, step]
-        confidence_BLM = model.token_logits(state_BLD).softmax(-1).amax(-1).masked_fill(used_BLM, -1)
-        chosen = confidence_BLM.argmax(-1, keepdim=True)
-        used_BLM.scatter_(-1, chosen, True)
+    order = codes_BTM[..., :0]
+    used_BTM = torch.zeros_like(codes_BTM, dtype=torch.bool)
+    for step in range(codes_BTM.shape[-1]):
+        state_BTD = model.decode_on(memory_BSD, number_S, codes_BTM, order, column_T)[:, :, step]
+        confidence_BTM = model.token_logits(state_BTD).softmax(-1).amax(-1).masked_fill(used_BTM, -1)
+        chosen = confidence_BTM.argmax(-1, keepdim=True)
+        used_BTM.scatter_(-1, chosen, True)
         order = torch.cat([order, chosen], dim=-1)
     model.train(was_training)
     return order

@@ -1,4 +1,4 @@
-"""Pre-training: the model learns to decode the tokens of each next item in any order, and its category at each step."""
+"""Pre-training: the model learns which item comes next, to decode its tokens in any order, and its category at each step."""
 
 import hashlib
 from collections.abc import Sequence
@@ -18,7 +18,8 @@ from reg4rec.loop import LoopConfig
 from reg4rec.model import HistoryLayout, Reg4RecModel, Size, sized
 from reg4rec.settings import override
 from reg4rec.tokenizer import Tokenizer
-from reg4rec.train.losses import StepTargets, pretraining_loss
+from reg4rec.train.item_loss import draw_negatives, item_loss
+from reg4rec.train.losses import StepTargets, path_losses
 from reg4rec.train.orders import OrderPolicy, draw_order
 from reg4rec.train.windows import Batch, WindowBatches
 
@@ -33,25 +34,37 @@ class PretrainConfig:
     """tiny d64, small d128, base d256, large d1024"""
     history_layout: HistoryLayout = "pooled"
     """pooled: one vector an item; flat: a separator and its tokens (D14)"""
-    max_history: int = 20
+    max_history: int = 50
     """newest items of a history that the encoder reads"""
-    dropout: float = 0.1
+    dropout: float = 0.3
     """in embeddings, sub-layers and FFNs"""
+    score_items: bool = True
+    """train a score of whole items beside the tokens (D11): paths find the items, the score orders them"""
+    num_negatives: int = 512
+    """items drawn by popularity for the softmax of the item scores, shared by a batch"""
     order: OrderPolicy = "random"
     """order of a target's tokens: random, then crss for the last epochs; crss or fixed throughout (D4)"""
     targets: StepTargets = "open"
     """what a step predicts: the tokens of all codebooks that are still open (D4), or only the next in the order"""
-    crss_fraction: float = 0.15
+    crss_fraction: float = 0.0
     """last part of the epochs that feed tokens in the model's own order, where `order` is random (D4)"""
+    token_weight: float = 0.3
+    """weight of the token and category losses beside the loss of the item scores"""
     category_weight: float = 0.5
-    """alpha, the weight of the category loss (D6); 0 makes a model without a category head"""
-    batch_targets: int = 2048
+    """alpha, the weight of the category loss beside the token loss (D6); 0 makes a model without a category head"""
+    decoded_fraction: float = 0.25
+    """part of a batch's targets whose tokens are decoded, drawn anew each time; item scores learn from all of them"""
+    batch_targets: int = 512
     """target items in a batch, padding included"""
+    num_beams: int = 50
+    """paths that the trained recommender keeps at every step of its search"""
     validation_users: int = 2000
     """users on whom Recall and NDCG are measured after every epoch; the best NDCG@10 is kept"""
     part: Literal["train", "train+validation"] = "train"
     """train+validation is for a final fit: it has nothing to validate on and keeps the last epoch"""
-    loop: LoopConfig = field(default_factory=lambda: LoopConfig(epochs=30, learning_rate=2e-3, patience=5))
+    loop: LoopConfig = field(
+        default_factory=lambda: LoopConfig(epochs=12, learning_rate=2e-3, weight_decay=0.1, patience=4)
+    )
 
     def __post_init__(self) -> None:
         for name, ok, wanted in (
@@ -59,8 +72,12 @@ class PretrainConfig:
             ("targets", self.targets in get_args(StepTargets), f"one of {get_args(StepTargets)}"),
             ("part", self.part in ("train", "train+validation"), "train or train+validation"),
             ("crss_fraction", 0 <= self.crss_fraction <= 1, "between 0 and 1"),
+            ("num_negatives", self.num_negatives >= 1, "1 or more"),
+            ("token_weight", self.token_weight > 0, "above 0"),
+            ("decoded_fraction", 0 < self.decoded_fraction <= 1, "above 0 and at most 1"),
             ("category_weight", self.category_weight >= 0, "0 or more"),
             ("batch_targets", self.batch_targets >= 1, "1 or more"),
+            ("num_beams", self.num_beams >= 1, "1 or more"),
             ("validation_users", self.validation_users >= 1, "1 or more"),
         ):
             if not ok:
@@ -122,8 +139,11 @@ class PretrainStage:
             dropout=config.dropout,
             max_history=config.max_history,
             history_layout=config.history_layout,
+            num_items=data.num_items if config.score_items else 0,
         )
         self.module: Reg4RecModel = Reg4RecModel(shape).to(device)
+        # only items that were interacted with: the others keep a residual of 0 and are scored by their tokens
+        self.popularity_I = torch.from_numpy(data.item_counts(config.part)).float().to(device)
         self.monitor = "validation_ndcg@10" if config.part == "train" else ""
         # shares the module's weights, so it always ranks with the present ones
         self.ranker = Recommender(
@@ -132,7 +152,7 @@ class PretrainStage:
             data.items,
             data.item_counts("train"),
             prune_threshold=None,
-            num_beams=10,
+            num_beams=config.num_beams,
             device=device,
             order=config.search_order,
         )
@@ -151,17 +171,39 @@ class PretrainStage:
         return WindowBatches(self.sequences, self.config.max_history + 1, self.config.batch_targets, self.seed, epoch)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        item_BL = batch.items_BL.to(self.codes_IM.device)
-        filled_BL = item_BL >= 0
-        codes_BLM = self.codes_IM[item_BL]
-        order_BLM = draw_order(self.order, self.module, codes_BLM)
-        losses = pretraining_loss(
-            self.module, codes_BLM, order_BLM, filled_BL, self.category_I[item_BL], self.config.targets
+        items_BL = batch.items_BL.to(self.codes_IM.device)
+        filled_BL, rows_BL = items_BL >= 0, items_BL.clamp(min=0)
+        codes_BLM = self.codes_IM[rows_BL]
+        memory_BSD, number_S = self.module.encode(codes_BLM[:, :-1], rows_BL[:, :-1])
+
+        column_T = self._decoded_columns(items_BL.shape[1])
+        codes_BTM, filled_BT = codes_BLM[:, column_T], filled_BL[:, column_T]
+        order_BTM = draw_order(self.order, self.module, memory_BSD, number_S, codes_BTM, column_T)
+        states_BTSD = self.module.decode_on(memory_BSD, number_S, codes_BTM, order_BTM, column_T)
+        category_BT = self.category_I[rows_BL[:, column_T]]
+        losses = path_losses(
+            self.module,
+            states_BTSD[filled_BT],
+            codes_BTM[filled_BT],
+            order_BTM[filled_BT],
+            category_BT[filled_BT],
+            self.config.targets,
         )
         total = losses["token_loss"]
         if "category_loss" in losses:
             total = total + self.config.category_weight * losses["category_loss"]
+        if self.config.score_items:
+            states_BLD = memory_BSD[:, :: self.module.slots_per_item]
+            negatives_X, expected_X = draw_negatives(self.popularity_I, self.config.num_negatives)
+            losses["item_loss"] = item_loss(self.module, states_BLD, items_BL, self.codes_IM, negatives_X, expected_X)
+            total = losses["item_loss"] + self.config.token_weight * total
         return {"loss": total, **losses}
+
+    def _decoded_columns(self, length: int) -> Tensor:
+        """Places in the windows, ascending; the longest window of a batch has them all."""
+        count = max(1, round(length * self.config.decoded_fraction))
+        chosen = torch.randperm(length)[:count].sort().values
+        return chosen.to(self.codes_IM.device)
 
     def end_epoch(self, epoch: int) -> dict[str, float]:
         if not self.monitor:

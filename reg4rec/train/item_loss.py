@@ -1,0 +1,62 @@
+"""The item-level loss: a softmax over whole items, estimated from a sample of them."""
+
+import torch
+from torch import Tensor
+
+from reg4rec.model import Reg4RecModel
+
+__all__ = ["draw_negatives", "item_loss", "sampled_softmax_loss"]
+
+
+def draw_negatives(weights_I: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """negatives_X (X = count) drawn in proportion to the weights, with replacement, and how often each is expected."""
+    probability_I = weights_I / weights_I.sum()
+    negatives_X = torch.multinomial(probability_I, count, replacement=True)
+    return negatives_X, count * probability_I[negatives_X]
+
+
+def sampled_softmax_loss(
+    states_TD: Tensor, items_ID: Tensor, targets_T: Tensor, negatives_X: Tensor, expected_X: Tensor
+) -> Tensor:
+    """loss_T: cross-entropy of the targets among themselves and the sampled negatives, which all rows share.
+
+    `expected_X` is how often each negative is expected in such a sample. Dividing by it makes the denominator an
+    unbiased estimate of the full softmax's; with every item once in `negatives_X` and 1 expected it is the full one.
+    A negative that is a row's target does not count for that row.
+    """
+    logits_TX = states_TD @ items_ID[negatives_X].T - expected_X.log()
+    logits_TX = logits_TX.masked_fill(negatives_X == targets_T[:, None], -torch.inf)
+    target_T = (states_TD * items_ID[targets_T]).sum(-1)
+    return torch.cat([target_T[:, None], logits_TX], dim=1).logsumexp(1) - target_T
+
+
+def item_loss(
+    model: Reg4RecModel,
+    states_BLD: Tensor,
+    items_BL: Tensor,
+    codes_IM: Tensor,
+    negatives_X: Tensor,
+    expected_X: Tensor,
+) -> Tensor:
+    """Mean cross-entropy of each item of the windows (padding -1) after state l, which has read the first l items.
+
+    The denominator holds the target, every item of the history exactly, with the model's repeat bias, and the sampled
+    rest of the catalog, weighted as in `sampled_softmax_loss`. Ours, D11: docs/findings.md.
+    """
+    filled_BL = items_BL >= 0
+    vectors_BLD = model.embed_items(codes_IM[items_BL], items_BL.clamp(min=0))
+    same_BLL = items_BL[:, :, None] == items_BL[:, None, :]
+    earlier_LL = torch.ones_like(same_BLL[0]).tril(-1)
+    repeated_BL = (same_BLL & earlier_LL).any(2)
+
+    logits_BLL = states_BLD @ vectors_BLD.mT
+    target_T = (logits_BLL.diagonal(dim1=1, dim2=2) + model.repeat_bias * repeated_BL)[filled_BL]
+    # an item that stands twice in the history counts once, the target in it not at all
+    counted_BLL = earlier_LL & ~repeated_BL[:, None, :] & ~same_BLL
+    history_TL = (logits_BLL + model.repeat_bias).masked_fill(~counted_BLL, -torch.inf)[filled_BL]
+
+    negatives_XD = model.embed_items(codes_IM[negatives_X], negatives_X)
+    logits_TX = states_BLD[filled_BL] @ negatives_XD.T - expected_X.log()
+    met_BLX = (items_BL[:, :, None] == negatives_X).cumsum(1) > 0
+    logits_TX = logits_TX.masked_fill(met_BLX[filled_BL], -torch.inf)
+    return (torch.cat([target_T[:, None], history_TL, logits_TX], dim=1).logsumexp(1) - target_T).mean()
