@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
+
+import tyro
 
 from reg4rec.data import CutUnit, Dataset, SplitKind, sentence_view
 
@@ -20,7 +23,9 @@ class DataOptions:
     """where test begins in a time split"""
     cut_unit: CutUnit = "quantile"
     """whether the two are shares of all interactions or timestamps"""
-    vectors: dict[str, Path] = field(default_factory=dict)
+    vectors: Annotated[dict[str, Path], tyro.conf.arg(help_behavior_hint="(default: none)")] = field(
+        default_factory=dict
+    )
     """matrices by name: Parquet files with an id column and a column of lists, or .npy files with a row an item"""
     sentences: str | None = None
     """folder or installed package of a sentence encoder; its vectors of the items' texts become matrix `sentences`"""

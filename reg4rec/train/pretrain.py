@@ -58,6 +58,8 @@ class PretrainConfig:
             ("order", self.order in get_args(OrderPolicy), f"one of {get_args(OrderPolicy)}"),
             ("targets", self.targets in get_args(StepTargets), f"one of {get_args(StepTargets)}"),
             ("part", self.part in ("train", "train+validation"), "train or train+validation"),
+            ("max_history", self.max_history >= 1, "1 or more"),
+            ("dropout", 0 <= self.dropout <= 1, "between 0 and 1"),
             ("crss_fraction", 0 <= self.crss_fraction <= 1, "between 0 and 1"),
             ("category_weight", self.category_weight >= 0, "0 or more"),
             ("batch_targets", self.batch_targets >= 1, "1 or more"),
