@@ -144,7 +144,15 @@ def test_a_finished_stage_run_again_gives_the_same(chain: Chain) -> None:
             "--min-interactions is 0; give 1",
         ),
         (f"data prepare ROOT/clicks.csv --out ROOT/new {COLUMNS} --max-malformed=-1", "--max-malformed is -1; give 0"),
-        (f"data prepare ROOT/clicks.csv --out ROOT/new {COLUMNS} --split time --test-from 2", "test from 2.0 are no"),
+        (
+            f"data prepare ROOT/clicks.csv --out ROOT/new {COLUMNS} --split time --test-from 2",
+            "test from 2.0: quantiles must rise",
+        ),
+        (
+            f"data prepare ROOT/clicks.csv --out ROOT/new {COLUMNS} --split time --cut-unit timestamp "
+            "--validation-from=-1",
+            "--validation-from is -1.0; no interaction is earlier",
+        ),
         (f"data prepare ROOT/clicks.csv --out ROOT/clicks.csv {COLUMNS}", "a file of that name is there"),
         ("data get ml-9k --out ROOT/new", "no dataset or folder 'ml-9k'"),
         ("tokenize --data nowhere --out ROOT/new", "no dataset or folder 'nowhere'"),

@@ -109,8 +109,8 @@ def test_a_run_on_a_full_disk_goes_on_when_there_is_room_again(
     shop.save(disk / "data")
     out = disk / "run"
     command = (
-        f"tokenize --data {disk / 'data'} --out {out} --num-codebooks 3 --codebook-size 8 --codeword-dim 8 "
-        "--hidden-dim 16 --epochs 6 --autoencoder-epochs 2 --text-dim 16 --collaborative-dim 8"
+        f"tokenize --data {disk / 'data'} --out {out} --num-codebooks 3 --codebook-size 8 --hidden-dim 16 "
+        "--codeword-dim 8 --epochs 6 --autoencoder-epochs 2 --text-dim 16 --collaborative-dim 8"
     ).split()
     with full(disk, 8), pytest.raises(SystemExit) as stopped:
         main(command)

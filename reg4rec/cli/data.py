@@ -7,6 +7,7 @@ from typing import Annotated
 import tyro
 
 from reg4rec.data import CutUnit, Dataset, SplitKind, sentence_view
+from reg4rec.errors import InputError
 
 __all__ = ["DataOptions", "describe"]
 
@@ -36,6 +37,8 @@ class DataOptions:
             data = data.with_vectors({"sentences": sentence_view(data.items, self.sentences)})
         if self.split == "time":
             data = data.with_time_split(self.validation_from, self.test_from, self.cut_unit)
+            if not len(data.part("train").items):
+                raise InputError(f"validation_from is {self.validation_from}; no interaction is earlier, to train on")
         return data
 
 

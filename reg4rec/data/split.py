@@ -83,16 +83,11 @@ def time_split(times: Times | None, validation: float, test: float, unit: CutUni
     if unit not in get_args(CutUnit):
         raise InputError(f"cuts are given as {list(get_args(CutUnit))}, found {unit!r}")
     if unit == "timestamp":
-        if not times.min() < validation < test <= times.max():
-            raise InputError(
-                f"validation from {validation} and test from {test} are no moments that rise within the data's times, "
-                f"{times.min()} to {times.max()}"
-            )
         return Split("time", validation, test)
     if not 0 < validation < test < 1:
         raise InputError(
-            f"validation from {validation} and test from {test} are no quantiles that rise between 0 and 1; "
-            "give for example 0.8 and 0.9"
+            f"validation from {validation} and test from {test}: quantiles must rise between 0 and 1, "
+            "for example 0.8 and 0.9"
         )
     cuts = np.quantile(times, [validation, test], method="higher").tolist()
     if cuts[0] == cuts[1]:
