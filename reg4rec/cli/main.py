@@ -72,4 +72,4 @@ def _as_typed(message: str, words: Sequence[str]) -> str:
     name, space, rest = message.partition(" ")
     options = [word.partition("=")[0] for word in words if word.startswith("-")]
     typed = [option for option in options if option.lstrip("-").rpartition(".")[2].replace("-", "_") == name]
-    return " or ".join(typed or [name]) + space + rest
+    return " or ".join(dict.fromkeys(typed) or [name]) + space + rest
