@@ -20,8 +20,10 @@ from torch import Tensor, nn
 
 from reg4rec.checkpoints import load_checkpoint, newest_checkpoint, save_checkpoint, sweep
 from reg4rec.errors import InputError
+from reg4rec.settings import check_settings
 from reg4rec.storage import (
     atomic_file,
+    explained,
     read_json,
     read_tensors,
     write_json,
@@ -64,7 +66,8 @@ class LoopConfig:
     """write the metrics for TensorBoard too, into RUN/tensorboard (extra `tensorboard`)"""
 
     def __post_init__(self) -> None:
-        for name, ok, wanted in (
+        check_settings(
+            self,
             ("epochs", self.epochs >= 1, "1 or more"),
             ("learning_rate", 0 < self.learning_rate < math.inf, "positive"),
             ("weight_decay", self.weight_decay >= 0, "0 or more"),
@@ -73,9 +76,7 @@ class LoopConfig:
             ("patience", self.patience >= 0, "0 or more"),
             ("log_every", self.log_every >= 1, "1 or more"),
             ("checkpoint_seconds", self.checkpoint_seconds >= 0, "0 or more"),
-        ):
-            if not ok:
-                raise InputError(f"{name} is {getattr(self, name)}; it must be {wanted}")
+        )
 
 
 class Stage(Protocol):
@@ -148,6 +149,8 @@ def run(
     `out` None keeps everything in memory. `resume` goes on from the newest checkpoint in `out`, if there is one;
     InputError if that run had other settings. The global random state of torch is left as it was.
     """
+    if seed < 0:
+        raise InputError(f"seed is {seed}; it must be 0 or more")
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return _Run(stage, config, None if out is None else Path(out), seed).train(resume, progress)
@@ -286,7 +289,8 @@ class _Run:
 
     def _log(self, row: dict[str, float]) -> None:
         if self.out is not None:
-            with (self.out / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            path = self.out / "metrics.jsonl"
+            with explained(path), path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
         if self.board is not None:
             for name, value in row.items():

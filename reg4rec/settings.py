@@ -1,13 +1,20 @@
-"""Changing fields of configuration dataclasses by name."""
+"""Checking and changing the fields of configuration dataclasses by name."""
 
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, TypeVar
 
 from reg4rec.errors import InputError
 
-__all__ = ["override"]
+__all__ = ["check_settings", "override"]
 
 Config = TypeVar("Config")
+
+
+def check_settings(config: object, *rules: tuple[str, bool, str]) -> None:
+    """InputError for the first setting that breaks its rule: (name, whether it holds, what it must be)."""
+    for name, holds, wanted in rules:
+        if not holds:
+            raise InputError(f"{name} is {getattr(config, name)!r}; it must be {wanted}")
 
 
 def override(config: Config, changes: dict[str, Any]) -> Config:

@@ -24,6 +24,7 @@ from reg4rec.errors import InputError
 __all__ = [
     "atomic_file",
     "atomic_folder",
+    "explained",
     "read_header",
     "read_json",
     "read_tensors",
@@ -50,23 +51,31 @@ def _make_parent(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    """Answer a full disk or a forbidden place by an InputError; every other error passes."""
+def explained(path: Path) -> Iterator[None]:
+    """Answer a full disk or a forbidden place by an InputError that names `path`; every other error passes."""
     try:
         yield
+    except _UnwritableError as error:  # of a part of `path`, under its temporary name
+        raise _UnwritableError(path, error.reason) from None
     except OSError as error:
         if error.errno not in UNWRITABLE:
             raise
-        raise InputError(
-            f"{path} cannot be written: {error.strerror}; nothing was changed, free some space or choose another place"
-        ) from None
+        raise _UnwritableError(path, error.strerror or str(error)) from None
+
+
+class _UnwritableError(InputError):
+    def __init__(self, path: Path, reason: str):
+        super().__init__(
+            f"{path} cannot be written: {reason}; what was there is unchanged, free some space or choose another place"
+        )
+        self.reason = reason
 
 
 @contextlib.contextmanager
 def atomic_folder(path: str | Path) -> Iterator[Path]:
     """Yield an empty folder that becomes `path` when the block ends without an error, replacing what was there."""
     path = Path(path)
-    with _explained(path), _whole_folder(path) as fresh:
+    with explained(path), _whole_folder(path) as fresh:
         yield fresh
 
 
@@ -96,7 +105,7 @@ def _whole_folder(path: Path) -> Iterator[Path]:
 def atomic_file(path: str | Path) -> Iterator[Path]:
     """Yield a temporary name that becomes `path` when the block ends without an error."""
     path = Path(path)
-    with _explained(path), _whole_file(path) as fresh:
+    with explained(path), _whole_file(path) as fresh:
         yield fresh
 
 

@@ -139,21 +139,41 @@ def test_a_finished_stage_run_again_gives_the_same(chain: Chain) -> None:
         ("data prepare ROOT/run/config.json --out ROOT/new", "config.json"),
         (f"data prepare ROOT/clicks.csv --out ROOT/new {COLUMNS} --items ROOT/users.parquet", "has no column what"),
         (f"data prepare ROOT/clicks.csv --out ROOT/new {COLUMNS} --min-interactions 999", "no interaction is left"),
+        (
+            f"data prepare ROOT/clicks.csv --out ROOT/new {COLUMNS} --min-interactions 0",
+            "--min-interactions is 0; give 1",
+        ),
+        (f"data prepare ROOT/clicks.csv --out ROOT/new {COLUMNS} --max-malformed=-1", "--max-malformed is -1; give 0"),
+        (
+            f"data prepare ROOT/clicks.csv --out ROOT/new {COLUMNS} --split time --test-from 2",
+            "test from 2.0: quantiles must rise",
+        ),
+        (
+            f"data prepare ROOT/clicks.csv --out ROOT/new {COLUMNS} --split time --cut-unit timestamp "
+            "--validation-from=-1",
+            "--validation-from is -1.0; no interaction is earlier",
+        ),
         (f"data prepare ROOT/clicks.csv --out ROOT/clicks.csv {COLUMNS}", "a file of that name is there"),
         ("data get ml-9k --out ROOT/new", "no dataset or folder 'ml-9k'"),
         ("tokenize --data nowhere --out ROOT/new", "no dataset or folder 'nowhere'"),
         ("tokenize --data ROOT/recs --out ROOT/new", "recs is no dataset"),
-        ("tokenize --data ROOT/data --out ROOT/new --codebook-size 4000", "codebook_size is 4000"),
+        ("tokenize --data ROOT/data --out ROOT/new --codebook-size 4000", "--codebook-size is 4000"),
         ("pretrain --data ROOT/data --tokens ROOT/data --out ROOT/new", "tokenizer.json is missing"),
         ("pretrain --data ROOT/other --tokens ROOT/mpq/tokenizer --out ROOT/new", "fitted on another dataset"),
         (f"{PRETRAIN} --seed 3", "holds a run with other settings (seed differ)"),
+        (f"{PRETRAIN} --out ROOT/new --seed=-1", "--seed is -1; it must be 0 or more"),
         (f"{PRETRAIN} --out ROOT/clicks.csv", "a file of that name is there"),
         (f"{PRETRAIN} --out ROOT/new --device abacus", "device 'abacus' cannot be used"),
         (f"{EVALUATE} --model ROOT/run", "recommender.json is missing"),
         (f"{EVALUATE} --data ROOT/other", "their items are not the same"),
         (f"{EVALUATE} --out ROOT/recs --max-users 5", "a folder of that name is there"),
-        (f"{EVALUATE} --max-users 0", "must be 1 or more"),
-        (f"{RECOMMEND} --input ROOT/users.parquet --output ROOT/new -k 0", "from 1 up, found 0"),
+        (f"{EVALUATE} --max-users 0", "--max-users is 0; it must be 1 or more"),
+        (f"{EVALUATE} --ks 0", "--ks are [0]; they must be one or more whole numbers from 1 up"),
+        (f"{EVALUATE} --num-beams 0", "--num-beams starts at 1"),
+        (
+            f"{RECOMMEND} --input ROOT/users.parquet --output ROOT/new -k 0",
+            "-k is the number of items to recommend, from 1 up, found 0",
+        ),
         (f"{RECOMMEND} --input nowhere.parquet --output ROOT/new", "nowhere.parquet is missing"),
         (f"{RECOMMEND} --input ROOT/clicks.csv --output ROOT/new", "not a readable Parquet file"),
         (f"{RECOMMEND} --input ROOT/recs/part-00000.parquet --output ROOT/new", "needs a column 'items'"),
@@ -185,9 +205,6 @@ def test_mistakes_get_one_sentence(
         ["pretrain"],
         ["recommend", "--wings", "2"],
         ["demo", "--epochs", "many"],
-        ["pretrain", "--data", "d", "--tokens", "t", "--out", "o", "--epochs", "0"],
-        ["pretrain", "--data", "d", "--tokens", "t", "--out", "o", "--size", "huge"],
-        ["tokenize", "--data", "d", "--out", "o", "--codebook-size", "0"],
     ],
 )
 def test_words_that_make_no_command_exit_with_2(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -195,6 +212,51 @@ def test_words_that_make_no_command_exit_with_2(command: list[str], capsys: pyte
         main(command)
     assert stopped.value.code == 2
     assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("demo --epochs 0", "--epochs is 0; it must be 1 or more"),
+        ("tokenize --data d --out o --codebook-size 0", "--codebook-size is 0; it must be 1 or more"),
+        ("tokenize --data d --out o --text-dim=-1", "--text-dim is -1; it must be 0 or more"),
+        ("tokenize --data d --out o --min-usage 3", "--min-usage is 3.0; it must be between 0 and 1"),
+        ("pretrain --data d --tokens t --out o --epochs 0", "--epochs is 0; it must be 1 or more"),
+        ("pretrain --data d --tokens t --out o --dropout 1.5", "--dropout is 1.5; it must be between 0 and 1"),
+        ("compare --data d --out o --seeds", "--seeds are one or more numbers from 0 up, each once; found []"),
+        ("compare --data d --out o --sasrec.loop.epochs 0", "--sasrec.loop.epochs is 0; it must be 1 or more"),
+        ("compare --data d --out o --sasrec.num-heads 3", "--sasrec.num-heads is 3; it must be a divisor of dim / 2"),
+    ],
+)
+def test_a_setting_out_of_range_is_named_as_it_was_typed(
+    command: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(command.split())
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err == f"reg4rec: {said}\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("demo --epochs many", ["--epochs INT", "'many'"]),
+        ("pretrain --data d --tokens t --out o --size huge", ["--size", "'huge'", "'tiny', 'small', 'base', 'large'"]),
+        ("compare --data d --out o --methods chance", ["--methods", "'chance'", "'popularity', 'sasrec'"]),
+        ("evaluate --model m", ["--data STR", "the dataset that it was trained on"]),
+        ("recommend --wings 2", ["Unrecognized options", "--wings"]),
+        ("fly", ["Unrecognized options: fly", "demo, data, tokenize"]),
+    ],
+)
+def test_a_wrong_word_is_named_beside_what_is_allowed(
+    command: str, said: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
+    with pytest.raises(SystemExit) as stopped:
+        main(command.split())
+    assert stopped.value.code == 2
+    shown = capsys.readouterr().err
+    assert [words for words in said if words not in shown] == []
 
 
 @pytest.mark.parametrize(
@@ -219,6 +281,8 @@ def test_help_names_the_flags(command: list[str], flags: list[str], capsys: pyte
     assert stopped.value.code == 0
     shown = capsys.readouterr().out
     assert [flag for flag in flags if flag not in shown] == []
+    assert "options options" not in shown
+    assert "config" not in shown
 
 
 def test_info_names_versions_backends_and_ops(capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,7 +19,7 @@ from reg4rec.infer.histories import allowed_rows, padded, read_histories
 from reg4rec.infer.ranking import SOURCES, Ranking
 from reg4rec.infer.table import results_table
 from reg4rec.loop import LoopConfig
-from reg4rec.settings import override
+from reg4rec.settings import check_settings, override
 from reg4rec.storage import atomic_folder, read_header, read_tensors, write_json, write_tensors
 from reg4rec.train.item_loss import draw_negatives, sampled_softmax_loss
 from reg4rec.train.windows import Batch, WindowBatches
@@ -65,7 +65,8 @@ class SASRecConfig:
     )
 
     def __post_init__(self) -> None:
-        for name, ok, wanted in (
+        check_settings(
+            self,
             ("dim", self.dim >= 2, "2 or more"),
             ("num_blocks", self.num_blocks >= 1, "1 or more"),
             ("num_heads", self.num_heads >= 1 and self.dim % (2 * self.num_heads) == 0, "a divisor of dim / 2"),
@@ -76,9 +77,7 @@ class SASRecConfig:
             ("batch_targets", self.batch_targets >= 1, "1 or more"),
             ("validation_users", self.validation_users >= 1, "1 or more"),
             ("part", self.part in ("train", "train+validation"), "train or train+validation"),
-        ):
-            if not ok:
-                raise InputError(f"{name} is {getattr(self, name)!r}; it must be {wanted}")
+        )
 
 
 class SASRec:

@@ -24,14 +24,13 @@ __all__ = ["DataGet", "DataPrepare", "Evaluate", "Pretrain", "Recommend", "Token
 class DataGet:
     """Fetch a public dataset and prepare it: `reg4rec data get ml-100k --out data/ml-100k`."""
 
-    name: Annotated[str, tyro.conf.Positional]
+    name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
     """ml-100k, or a folder: MovieLens, Amazon reviews, RecBole atomic files, prepared sequences"""
     out: Path
     """the dataset folder to write"""
     min_interactions: int | None = None
     """users and items with fewer are dropped (k-core); by default 5 for Amazon and RecBole, 1 for the others"""
-    options: DataOptions = field(default_factory=DataOptions)
-
+    options: Annotated[DataOptions, tyro.conf.arg(name="")] = field(default_factory=DataOptions)
     json: bool = False
     """print one JSON object instead of text"""
 
@@ -48,7 +47,7 @@ class DataGet:
 class DataPrepare:
     """Prepare your own files: `reg4rec data prepare clicks.parquet --items items.parquet --out data/mine`."""
 
-    interactions: Annotated[Path, tyro.conf.Positional]
+    interactions: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
     """Parquet, CSV, TSV, JSONL or RecBole file, perhaps gzipped, a row an interaction; or .txt, `user item item ...`"""
     out: Path
     """the dataset folder to write"""
@@ -70,8 +69,7 @@ class DataPrepare:
     """users and items with fewer are dropped, again and again until none is left (k-core)"""
     max_malformed: int = 10
     """lines that may be left out because they cannot be read; with more, nothing is prepared"""
-    options: DataOptions = field(default_factory=DataOptions)
-
+    options: Annotated[DataOptions, tyro.conf.arg(name="")] = field(default_factory=DataOptions)
     json: bool = False
     """print one JSON object instead of text"""
 
@@ -102,8 +100,7 @@ class Tokenize:
     """dataset folder, or the name of a public dataset"""
     out: Path
     """run folder; a killed run started again goes on, and RUN/tokenizer holds the result"""
-    config: TokenizerConfig = field(default_factory=TokenizerConfig)
-
+    config: Annotated[TokenizerConfig, tyro.conf.arg(name="")] = field(default_factory=TokenizerConfig)
     json: bool = False
     """print one JSON object instead of text"""
 
@@ -123,14 +120,13 @@ class Pretrain:
     """tokenizer folder fitted on that dataset"""
     out: Path
     """run folder; a killed run started again goes on, and RUN/recommender holds the result"""
-    config: PretrainConfig = field(default_factory=PretrainConfig)
+    config: Annotated[PretrainConfig, tyro.conf.arg(name="")] = field(default_factory=PretrainConfig)
     resume: bool = True
     """go on from the last checkpoint in the run folder"""
     seed: int = 0
     """seed of the weights, the batches, the orders and dropout"""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 ..."""
-
     json: bool = False
     """print one JSON object instead of text"""
 
@@ -165,7 +161,6 @@ class Evaluate:
     """paths kept at every step, instead of the recommender's own; at least 1.5 times the largest cut-off are kept"""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 ..."""
-
     json: bool = False
     """print one JSON object instead of text"""
 
@@ -197,7 +192,6 @@ class Recommend:
     """allow items of the user's own history"""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 ..."""
-
     json: bool = False
     """print one JSON object instead of text"""
 

@@ -2,8 +2,12 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
+
+import tyro
 
 from reg4rec.data import CutUnit, Dataset, SplitKind, sentence_view
+from reg4rec.errors import InputError
 
 __all__ = ["DataOptions", "describe"]
 
@@ -20,7 +24,9 @@ class DataOptions:
     """where test begins in a time split"""
     cut_unit: CutUnit = "quantile"
     """whether the two are shares of all interactions or timestamps"""
-    vectors: dict[str, Path] = field(default_factory=dict)
+    vectors: Annotated[dict[str, Path], tyro.conf.arg(help_behavior_hint="(default: none)")] = field(
+        default_factory=dict
+    )
     """matrices by name: Parquet files with an id column and a column of lists, or .npy files with a row an item"""
     sentences: str | None = None
     """folder or installed package of a sentence encoder; its vectors of the items' texts become matrix `sentences`"""
@@ -31,6 +37,8 @@ class DataOptions:
             data = data.with_vectors({"sentences": sentence_view(data.items, self.sentences)})
         if self.split == "time":
             data = data.with_time_split(self.validation_from, self.test_from, self.cut_unit)
+            if not len(data.part("train").items):
+                raise InputError(f"validation_from is {self.validation_from}; no interaction is earlier, to train on")
         return data
 
 

@@ -34,16 +34,17 @@ class Demo:
 
     def run(self) -> None:
         started = time.monotonic()
+        views = ViewConfig(text_columns=("title", "genres"))
+        tokens = TokenizerConfig(codebook_size=64, views=views, seed=self.seed)
+        config = PretrainConfig(max_history=50, dropout=0.2, loop=LoopConfig(epochs=self.epochs, learning_rate=2e-3))
+
         data = load_dataset("ml-100k")
         data.save(self.out / "data")
         print(describe(data, self.out / "data"))
 
-        views = ViewConfig(text_columns=("title", "genres"))
-        tokens = TokenizerConfig(codebook_size=64, views=views, seed=self.seed)
         tokenizer = fit_tokenizer(data, tokens, out=self.out / "tokenizer")
         print(tokenizer.describe())
 
-        config = PretrainConfig(max_history=50, dropout=0.2, loop=LoopConfig(epochs=self.epochs, learning_rate=2e-3))
         recommender = fit_recommender(data, tokenizer, config, self.out / "pretrain", seed=self.seed)
         recommender.save_pretrained(self.out / "recommender")
 

@@ -1,5 +1,7 @@
 """Choosing a command, running it, and answering a user's mistake by one sentence."""
 
+import contextlib
+import io
 import sys
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -33,22 +35,41 @@ MISTAKES = (InputError, TokenizerCollapseError, BackendError, FloatingPointError
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command; exit 2 with one sentence on a mistake of the user, 130 when interrupted."""
-    command: Any = tyro.cli(
-        Command,
-        prog="reg4rec",
-        args=arguments,
-        config=(tyro.conf.OmitSubcommandPrefixes,),
-        description="Generative recommendation that reasons over unordered semantic tokens.",
-    )
+    words = sys.argv[1:] if arguments is None else arguments
     try:
-        command.run()
+        _parse(words).run()
     except MISTAKES as error:
-        sys.exit(_say(error))
+        print(f"reg4rec: {_as_typed(str(error), words)}", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
         print("reg4rec: interrupted; run the same command again to go on from the last checkpoint", file=sys.stderr)
         sys.exit(130)
 
 
-def _say(error: Exception) -> int:
-    print(f"reg4rec: {error}", file=sys.stderr)
-    return 2
+def _parse(words: Sequence[str]) -> Any:
+    """The chosen command; an InputError of its settings comes as it is, not in tyro's words."""
+    with contextlib.redirect_stderr(io.StringIO()) as said:
+        try:
+            return tyro.cli(
+                Command,
+                prog="reg4rec",
+                args=words,
+                config=(tyro.conf.OmitSubcommandPrefixes,),
+                description="Generative recommendation that reasons over unordered semantic tokens.",
+            )
+        except SystemExit as error:
+            stop = error
+    cause: BaseException | None = stop
+    while cause is not None and not isinstance(cause, InputError):
+        cause = cause.__context__
+    if cause is None:
+        print(said.getvalue(), end="", file=sys.stderr)
+    raise cause or stop
+
+
+def _as_typed(message: str, words: Sequence[str]) -> str:
+    """The message with the option as it was typed, where it begins with the name of a setting."""
+    name, space, rest = message.partition(" ")
+    options = [word.partition("=")[0] for word in words if word.startswith("-")]
+    typed = [option for option in options if option.lstrip("-").rpartition(".")[2].replace("-", "_") == name]
+    return " or ".join(dict.fromkeys(typed) or [name]) + space + rest

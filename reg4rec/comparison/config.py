@@ -29,8 +29,7 @@ class CompareConfig:
     methods: tuple[MethodName, ...] = ("popularity", "sasrec", "tiger", "reg4rec")
     """rows of the table, in this order"""
     protocols: tuple[ProtocolName, ...] = ("standard", "filtered")
-    """standard: seen items stay, cold targets count; filtered: seen items removed, cold targets dropped; final: as
-    filtered, after a second fit that trains on the validation items too, for as many epochs as validation chose"""
+    """standard: seen items stay, cold targets count; filtered: neither; final: filtered, trained on validation too"""
     seeds: tuple[int, ...] = (0, 1, 2)
     """each method is fitted once a seed; mean and standard deviation are over them"""
     sasrec: SASRecConfig = field(default_factory=SASRecConfig)

@@ -25,7 +25,7 @@ BLOCK = 200_000
 
 
 def parse_literal(line: bytes) -> Any:
-    """The value of a line of JSON, or of a Python literal as the 2014 item files have it; None for anything else."""
+    """The value of a line of JSON, or of a Python literal as the 2014 files have it; None for anything else."""
     value = parse_json(line)
     if value is None:
         try:
@@ -67,7 +67,7 @@ SMALL = r"(?P<name>.+?)"
 RELEASES = (
     Release(2014, rf"reviews_{SMALL}(_5)?\.json", "reviewerID", "asin", "unixReviewTime", "brand", parse_literal,
             _first_path),
-    Release(2018, rf"(?!meta_){SMALL}_5\.json", "reviewerID", "asin", "unixReviewTime", "brand", parse_json,
+    Release(2018, rf"(?!meta_){SMALL}(_5)?\.json", "reviewerID", "asin", "unixReviewTime", "brand", parse_json,
             _path_without_markup),
     Release(2023, rf"(?!meta_){SMALL}\.(jsonl|csv)", "user_id", "parent_asin", "timestamp", "store", parse_json,
             lambda meta: meta.get("categories")),
@@ -87,7 +87,7 @@ class Found:
 def find_release(folder: Path) -> Found | None:
     """The reviews in `folder` with their `meta_*` file, None if there are none; InputError for several.
 
-    The 2023 release has plain names, so its reviews count only beside their item file.
+    Reviews with plain names (2018 in full, 2023) count only beside their item file.
     """
     files = {path.name.removesuffix(".gz"): path for path in sorted(folder.iterdir()) if path.is_file()}
     found = []
@@ -98,7 +98,7 @@ def find_release(folder: Path) -> Found | None:
                 continue
             ending = ".jsonl" if release.year == 2023 else ".json"
             meta = files.get(f"meta_{match['name']}{ending}")
-            if release.year != 2023 or meta is not None:
+            if meta is not None or match[0].endswith("_5.json") or release.year == 2014:
                 found.append(Found(release, match["name"], path, meta))
                 break
     if len(found) > 1:
@@ -139,9 +139,9 @@ def _read_reviews(found: Found, bad: BadLines) -> pl.DataFrame:
 
 def _review_rows(path: Path, release: Release, bad: BadLines) -> Iterator[tuple[str, str, int]]:
     for number, line in numbered_lines(path):
-        review = parse_json(line)
+        review = release.parse(line)
         if not isinstance(review, dict):
-            bad.add(path, number, "is no JSON object")
+            bad.add(path, number, "is no review")
             continue
         user, item, time = (review.get(name) for name in (release.user, release.item, release.time))
         if isinstance(user, str) and isinstance(item, str) and type(time) is int and abs(time) < 1 << 63:
@@ -175,7 +175,7 @@ def _read_meta(found: Found, wanted: set[str], bad: BadLines) -> pl.DataFrame:
         elif item in wanted and item not in rows:
             path = release.categories(meta)
             names = [_text(name) for name in path] if isinstance(path, list) else []
-            rows[item] = (item, _text(meta.get("title")), _text(meta.get(release.brand)), [n for n in names if n])
+            rows[item] = (item, _title(meta.get("title")), _brand(meta.get(release.brand)), [n for n in names if n])
     kinds: dict[str, Any] = {
         "item_id": pl.String,
         "title": pl.String,
@@ -183,6 +183,18 @@ def _read_meta(found: Found, wanted: set[str], bad: BadLines) -> pl.DataFrame:
         "categories": pl.List(pl.String),
     }
     return pl.DataFrame(list(rows.values()), schema=kinds, orient="row")
+
+
+def _title(value: Any) -> str | None:
+    """A title; a script in its place, as some items of 2018 have it, is none."""
+    title = _text(value)
+    return None if title is not None and "getTime()" in title else title
+
+
+def _brand(value: Any) -> str | None:
+    """A brand without the "by" of the page that it was taken from."""
+    brand = _text(value)
+    return brand and _text(re.sub(r"^by\s*\n", "", brand))
 
 
 def _text(value: Any) -> str | None:

@@ -26,6 +26,10 @@ class BadLines:
     count: int = 0
     first: list[str] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        if self.limit < 0:
+            raise InputError(f"max_malformed is {self.limit}; give 0 or more")
+
     def add(self, path: Path, number: int, problem: str) -> None:
         """Count a line, numbered from 1."""
         self.count += 1

@@ -2,6 +2,7 @@
 
 import csv
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -79,13 +80,13 @@ def _build(name: str, log: Any, movies: list[Movie], min_interactions: int, sour
 
 
 def _describe(number: int, title: str, genres: list[str]) -> tuple[Any, ...]:
-    year = re.search(r"\((\d{4})\)\s*$", title)
+    year = re.search(r"\((\d{4})(?:[-\u2013]\s?\d*)?\)\s*$", title)  # of a series the first
     return number, title, genres[:1], int(year.group(1)) if year else None, genres
 
 
 def _read_log(path: Path, skip: int) -> dict[str, list[int]]:
     columns: dict[str, list[int]] = {"user_id": [], "item_id": [], "timestamp": []}
-    for number, line in enumerate(_decoded(path, "utf-8").splitlines()[skip:], start=skip + 1):
+    for number, line in enumerate(_lines(path, "utf-8")[skip:], start=skip + 1):
         try:
             user, item, _, time = line.split("\t")
             values = int(user), int(item), int(float(time))
@@ -98,17 +99,22 @@ def _read_log(path: Path, skip: int) -> dict[str, list[int]]:
     return columns
 
 
-def _decoded(path: Path, encoding: str) -> str:
+def _lines(path: Path, *encodings: str) -> list[str]:
+    """The lines in the first encoding that fits, split as bytes: text would be split at characters of latin-1 too."""
+    lines = read_text(path).splitlines()
+    for encoding in encodings[:-1]:
+        with suppress(UnicodeDecodeError):
+            return [line.decode(encoding) for line in lines]
     try:
-        return read_text(path).decode(encoding)
+        return [line.decode(encodings[-1]) for line in lines]
     except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not {encoding} text ({error}); fetch it again") from None
+        raise InputError(f"{path} is not {encodings[-1]} text ({error}); fetch it again") from None
 
 
 def _official_movies(path: Path) -> list[Movie]:
     """Of every line `id|title (year)|date|date|url|19 genre flags`."""
     movies = []
-    for line in _decoded(path, "latin-1").splitlines():
+    for line in _lines(path, "latin-1"):
         number, title, *_ = fields = line.split("|")
         genres = [genre for genre, flag in zip(GENRES, fields[5:], strict=True) if flag == "1"]
         movies.append((_whole(number), title.removesuffix(" (V)"), genres))
@@ -125,7 +131,7 @@ def _atomic_movies(path: Path) -> list[Movie]:
 
 
 def _rows(path: Path, delimiter: str, quoting: Any) -> Any:
-    return csv.reader(_decoded(path, "utf-8").splitlines(), delimiter=delimiter, quoting=quoting)
+    return csv.reader(_lines(path, "utf-8"), delimiter=delimiter, quoting=quoting)
 
 
 def _whole(number: str) -> int:
@@ -168,12 +174,8 @@ def _numbers(path: Path, content: bytes) -> Any:
 
 def _dat_movies(path: Path) -> list[Movie]:
     """Of every line `movie::title (year)::genre|genre`, latin-1 in 1M and UTF-8 in 10M."""
-    content = read_text(path)
-    try:
-        text = content.decode("utf-8")
-    except UnicodeDecodeError:
-        text = content.decode("latin-1")
-    rows = [(line.split("::", 1)[0], *line.split("::", 1)[-1].rsplit("::", 1)) for line in text.splitlines()]
+    lines = _lines(path, "utf-8", "latin-1")
+    rows = [(line.split("::", 1)[0], *line.split("::", 1)[-1].rsplit("::", 1)) for line in lines]
     return _titled(path, rows)
 
 

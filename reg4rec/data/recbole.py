@@ -10,9 +10,9 @@ from reg4rec.errors import InputError
 __all__ = ["is_atomic_folder", "read_atomic"]
 
 KNOWN = {
-    "title": ("title", "movie_title", "item_name", "product_title", "name"),
+    "title": ("title", "movie_title", "movie_name", "item_name", "product_title", "name"),
     "brand": ("brand", "store"),
-    "categories": ("categories", "category", "genres", "genre", "class"),
+    "categories": ("categories", "category", "genres", "genre", "class", "type"),
 }
 
 

@@ -85,7 +85,10 @@ def time_split(times: Times | None, validation: float, test: float, unit: CutUni
     if unit == "timestamp":
         return Split("time", validation, test)
     if not 0 < validation < test < 1:
-        raise InputError(f"quantiles {validation} and {test} must rise between 0 and 1, for example 0.8 and 0.9")
+        raise InputError(
+            f"validation from {validation} and test from {test}: quantiles must rise between 0 and 1, "
+            "for example 0.8 and 0.9"
+        )
     cuts = np.quantile(times, [validation, test], method="higher").tolist()
     if cuts[0] == cuts[1]:
         raise InputError(f"quantiles {validation} and {test} are both at time {cuts[0]}; choose others")

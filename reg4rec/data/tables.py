@@ -1,5 +1,6 @@
 """Reading the user's own tables: column mapping, ids, times, category paths."""
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -120,6 +121,7 @@ def _row_reader(kind: str, ids: tuple[str, ...]) -> tuple[Parser, Repair]:
         options: dict[str, Any] = {"quote_char": None} if atomic else {"try_parse_dates": True}
         table = pl.read_csv(content, separator=separator, infer_schema_length=None, schema_overrides=types, **options)
         table = table.rename({name: name.partition(":")[0] for name in table.columns}) if atomic else table
+        table = table.with_columns(_unquoted(pl.col(pl.String))) if atomic else table
         return table.with_columns(as_plain_ids(table[name]) for name in ids if name in table.columns)
 
     def repair(path: Path, content: bytes, bad: BadLines) -> bytes:
@@ -132,6 +134,12 @@ def _atomic_types(content: bytes) -> dict[str, Any]:
     """Types by the header of an atomic file, `user_id:token  item_id:token  timestamp:float`."""
     header = content.partition(b"\n")[0].decode().rstrip("\r").split("\t")
     return {name: pl.Float64 if name.endswith(":float") else pl.String for name in header if ":" in name}
+
+
+def _unquoted(text: pl.Expr) -> pl.Expr:
+    """The text of fields that hold quotation marks as pandas, which RecBole's datasets were made with, writes them."""
+    quoted = text.str.contains(r'^"([^"]|"")*""([^"]|"")*"$')
+    return pl.when(quoted).then(text.str.replace(r'^"(.*)"$', "$1").str.replace_all('""', '"')).otherwise(text)
 
 
 def as_plain_ids(text: pl.Series) -> pl.Series:
@@ -176,7 +184,8 @@ def _require(path: Path, found: list[str], columns: list[str]) -> None:
 def _as_paths(path: Path, column: pl.Series) -> pl.Series:
     """Category paths as lists: a list, the first of several lists, or text.
 
-    Text is separated by "|" or ">"; in atomic files by ", ", or by spaces, where the first word is the category.
+    Text is separated by "|" or ">"; in atomic files by ", ", or by spaces, where the first word is the category. Quoted
+    labels, as in RecBole's Amazon sets, stand in no order: the label of more items comes first, as on a path.
     """
     if column.dtype == pl.List(pl.List(pl.String)):
         return column.list.first()
@@ -186,10 +195,21 @@ def _as_paths(path: Path, column: pl.Series) -> pl.Series:
         raise InputError(f"column {column.name} of {path} is {column.dtype}; categories must be lists or text")
     text = column.cast(pl.String)
     if file_kind(path) in ATOMIC:
+        if (text.str.contains(r"^['\"]") | (text == "")).all():
+            return _by_frequency(
+                text.str.extract_all(r"'[^']*'|\"[^\"]*\"").list.eval(pl.element().str.slice(1).str.head(-1))
+            )
         commas = text.str.contains(", ", literal=True).any()
-        bare = text.str.replace_all("'", "", literal=True)
-        pieces = bare.str.split(",") if commas else text.str.split(" ").list.head(1)
+        pieces = text.str.split(", ") if commas else text.str.split(" ").list.head(1)
     else:
         pieces = text.str.replace_all(">", "|", literal=True).str.split("|")
     stripped = pieces.list.eval(pl.element().str.strip_chars())
     return stripped.list.eval(pl.element().filter(pl.element() != ""))
+
+
+def _by_frequency(labels: pl.Series) -> pl.Series:
+    """The labels of each row, those of more rows first, ties by name."""
+    rows = labels.to_list()
+    counts = Counter(label for row in rows if row for label in row)
+    ordered = [row and sorted(row, key=lambda label: (-counts[label], label)) for row in rows]
+    return pl.Series(labels.name, ordered, dtype=pl.List(pl.String))

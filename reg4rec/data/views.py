@@ -16,6 +16,7 @@ from reg4rec.data.dataset import Dataset
 from reg4rec.data.matrices import check_matrix
 from reg4rec.data.text_view import TextView, read_matrix_tensor, unit_rows
 from reg4rec.errors import InputError
+from reg4rec.settings import check_settings
 from reg4rec.storage import atomic_folder, read_header, write_json, write_tensors
 
 __all__ = ["ItemViews", "ViewConfig"]
@@ -34,9 +35,17 @@ class ViewConfig:
     """
 
     text_dim: int = 128
+    """dimensions of the text view (TF-IDF and SVD); 0 leaves it out"""
     collaborative_dim: int = 64
+    """dimensions of the view from training interactions; 0 leaves it out"""
     text_columns: tuple[str, ...] = ("title", "brand", "categories")
+    """columns of the items that make its text"""
     matrices: tuple[str, ...] = ()
+    """names of the dataset's matrices that stand beside these views"""
+
+    def __post_init__(self) -> None:
+        for name in ("text_dim", "collaborative_dim"):
+            check_settings(self, (name, getattr(self, name) >= 0, "0 or more"))
 
 
 @dataclass(frozen=True, eq=False)

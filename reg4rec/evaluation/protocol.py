@@ -132,8 +132,11 @@ def _check(rankers: Sequence[Ranker], protocol: str, ks: Sequence[int], max_user
         raise InputError("no ranker was given; there is nothing to evaluate")
     if protocol not in get_args(ProtocolName):
         raise InputError(f"there is no protocol {protocol!r}; the protocols are {list(get_args(ProtocolName))}")
-    if not ks or min(ks) < 1 or batch_size < 1 or (max_users is not None and max_users < 1):
-        raise InputError(f"ks {list(ks)}, batch_size {batch_size} and max_users {max_users} must be 1 or more")
+    if not ks or min(ks) < 1:
+        raise InputError(f"ks are {list(ks)}; they must be one or more whole numbers from 1 up")
+    for name, count in (("batch_size", batch_size), ("max_users", max_users)):
+        if count is not None and count < 1:
+            raise InputError(f"{name} is {count}; it must be 1 or more")
 
 
 def _check_catalogs(rankers: Sequence[Ranker], dataset: Dataset) -> None:

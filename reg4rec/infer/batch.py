@@ -6,6 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from reg4rec.data.parquet import write_parquet
 from reg4rec.errors import InputError
 from reg4rec.infer.recommender import Recommender
 from reg4rec.storage import atomic_folder
@@ -44,6 +45,6 @@ def recommend_to_folder(
     with atomic_folder(out) as fresh:
         for number, table in enumerate(users):
             recommended = recommender.recommend(table, k, filter_seen)
-            recommended.write_parquet(fresh / f"part-{number:05d}.parquet")
+            write_parquet(fresh / f"part-{number:05d}.parquet", recommended.to_arrow())
             count += table.num_rows
     return count

@@ -55,8 +55,8 @@ class Paths(NamedTuple):
     """The surviving paths of each user, best first; a missing path has score -inf and tokens -1.
 
     tokens_BWM: the token of each codebook, -1 where none was decoded. order_BWM: the codebook of each step, then -1.
-    scores_BW: sum of the tokens' log-probabilities. categories_BWM: the most probable category after each step (-1 where it was not computed: without
-    a category head, and after the last step when CORP, which alone needs it, is off).
+    scores_BW: sum of the tokens' log-probabilities. categories_BWM: the most probable category after each step (-1 where
+    it was not computed: without a category head, and after the last step when CORP, which alone needs it, is off).
     first_log_probs_BMK: log-probabilities of all tokens before the first step. pruned_B: paths that CORP dropped.
     fallbacks_B: steps at which no path was consistent and the least divergent one was kept.
     """

@@ -5,6 +5,7 @@ from typing import Any, Literal, get_args
 
 from reg4rec.data import ViewConfig
 from reg4rec.errors import InputError
+from reg4rec.settings import check_settings
 
 __all__ = ["Floors", "Kind", "OrthogonalityForm", "TokenizerConfig", "suggested_codebook_size"]
 
@@ -32,14 +33,16 @@ class Floors:
     min_rebuilt_spread: float = 0.01
     """least spread of the reconstructions relative to the vectors': below it the decoder ignores the tokens"""
 
+    def __post_init__(self) -> None:
+        check_settings(self, ("min_usage", 0 <= self.min_usage <= 1, "between 0 and 1"))
+
 
 @dataclass(frozen=True)
 class TokenizerConfig:
     """MPQ: M experts, each with a codebook of K codewords of E dimensions; or one of the kinds it is compared with."""
 
     kind: Kind = "mpq"
-    """`rq-vae`: an autoencoder with residual codebooks, as TIGER; k-means of item vectors: `residual-k-means`, and
-    `product-k-means` in blocks of rotated dimensions (OPQ). The k-means kinds have no epochs, no E and no H"""
+    """mpq; rq-vae as in TIGER; k-means of item vectors, residual or in rotated blocks (OPQ), without epochs, E and H"""
     num_codebooks: int = 4
     """M, tokens of an item (ours for public data, studied over 2 to 16: D2; large catalogs: 8)"""
     codebook_size: int = 256
@@ -49,15 +52,13 @@ class TokenizerConfig:
     hidden_dim: int = 256
     """H, hidden width of the experts and of the decoder (ours); of an RQ-VAE the widest of three layers: H, H/2, H/4"""
     orthogonality: OrthogonalityForm = "decorrelation"
-    """what keeps experts from becoming copies: `weight` is the sibling paper MMQ's form (D2), `latent` and `codeword`
-    are ours (D2), and so is `decorrelation`, the only one that did it when measured (docs/tokenizer.md)"""
+    """what keeps experts from becoming copies (docs/tokenizer.md): `weight` as in MMQ, the others are ours (D2)"""
     orthogonality_weight: float = 1.0
     """lambda of L_MPQ (ours, measured; 0.005 goes with `weight`: D2)"""
     commitment: float = 0.25
     """weight of ||e - sg[z]||^2 (ours, D2; the usual VQ-VAE value)"""
     separate_collisions: bool = True
-    """give all but one of the items of a bucket a near codeword instead of the nearest, so that most items have tokens
-    of their own (ours, D3; off is the paper's argmin for every item)"""
+    """all but one of the items that share all tokens take a near codeword, not the nearest (ours, D3)"""
     collision_token: bool = False
     """one more token, which numbers the items that share all others (TIGER)"""
     epochs: int = 40
@@ -76,23 +77,21 @@ class TokenizerConfig:
     """seed of the views, the weights, the k-means start and the order of batches"""
 
     def __post_init__(self) -> None:
-        if self.kind not in get_args(Kind):
-            raise InputError(f"kind is {self.kind!r}; it must be one of {', '.join(get_args(Kind))}")
-        if not isinstance(self.collision_token, bool):
-            raise InputError(f"collision_token is {self.collision_token!r}; it must be True or False")
-        for name in ("num_codebooks", "codebook_size", "codeword_dim", "hidden_dim", "epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        for name in ("orthogonality_weight", "commitment", "seed"):
-            if not getattr(self, name) >= 0:
-                raise InputError(f"{name} is {getattr(self, name)}; it must not be negative")
-        if not 0 <= self.autoencoder_epochs < self.epochs:
-            raise InputError(
-                f"autoencoder_epochs is {self.autoencoder_epochs} of {self.epochs} epochs; "
-                "at least one epoch must be left to the codebooks"
-            )
-        if not self.learning_rate > 0:
-            raise InputError(f"learning_rate is {self.learning_rate}; it must be positive")
+        sizes = ("num_codebooks", "codebook_size", "codeword_dim", "hidden_dim", "epochs", "batch_size")
+        weights = ("orthogonality_weight", "commitment", "seed")
+        check_settings(
+            self,
+            ("kind", self.kind in get_args(Kind), f"one of {', '.join(get_args(Kind))}"),
+            ("collision_token", isinstance(self.collision_token, bool), "True or False"),
+            *((name, getattr(self, name) >= 1, "1 or more") for name in sizes),
+            *((name, getattr(self, name) >= 0, "0 or more") for name in weights),
+            (
+                "autoencoder_epochs",
+                0 <= self.autoencoder_epochs < self.epochs,
+                f"from 0 to below epochs, {self.epochs}",
+            ),
+            ("learning_rate", self.learning_rate > 0, "positive"),
+        )
 
     @property
     def tokens_per_item(self) -> int:

@@ -1,4 +1,4 @@
-"""Pre-training: the model learns which item comes next, to decode its tokens in any order, and its category at each step."""
+"""Pre-training: the model learns which item comes next, its tokens in any order, and its category at each step."""
 
 import hashlib
 from collections.abc import Sequence
@@ -71,6 +71,8 @@ class PretrainConfig:
             ("order", self.order in get_args(OrderPolicy), f"one of {get_args(OrderPolicy)}"),
             ("targets", self.targets in get_args(StepTargets), f"one of {get_args(StepTargets)}"),
             ("part", self.part in ("train", "train+validation"), "train or train+validation"),
+            ("max_history", self.max_history >= 1, "1 or more"),
+            ("dropout", 0 <= self.dropout <= 1, "between 0 and 1"),
             ("crss_fraction", 0 <= self.crss_fraction <= 1, "between 0 and 1"),
             ("num_negatives", self.num_negatives >= 1, "1 or more"),
             ("token_weight", self.token_weight > 0, "above 0"),

@@ -150,7 +150,7 @@ def test_a_full_disk_leaves_the_old_artifact_whole(tmp_path: Path, data: Dataset
     }
     save[kind]()
     before = {file: file.read_bytes() for file in sorted(tmp_path.rglob("*")) if file.is_file()}
-    with small_files(), pytest.raises(InputError, match=r"cannot be written: .*nothing was changed"):
+    with small_files(), pytest.raises(InputError, match=r"cannot be written: .*what was there is unchanged"):
         save[kind]()
     assert {file: file.read_bytes() for file in sorted(tmp_path.rglob("*")) if file.is_file()} == before
 

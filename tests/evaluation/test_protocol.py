@@ -102,7 +102,7 @@ def test_bad_requests_are_refused() -> None:
     bad: list[tuple[dict[str, Any], str]] = [
         ({"protocol": "loose"}, "standard"),
         ({"split": "train"}, "test"),
-        ({"ks": (0,)}, "1 or more"),
+        ({"ks": (0,)}, "from 1 up"),
         ({"max_users": 0}, "1 or more"),
     ]
     for options, message in bad:

@@ -1,0 +1,108 @@
+"""What users may hand over as histories: many forms, unknown and repeated items, ids of their own."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pytest
+from polars.testing import assert_frame_equal
+
+from reg4rec.data import ItemCatalog
+from reg4rec.errors import InputError
+from reg4rec.infer import Recommender
+from reg4rec.model import Reg4RecModel
+from reg4rec.tokenizer import Tokenizer
+from tests.infer.lists import check_lists
+
+
+def test_unknown_items_are_skipped_with_one_warning(recommender: Recommender) -> None:
+    with pytest.warns(UserWarning, match=r"3 of 5 history items are not in the catalog and were skipped") as caught:
+        table = recommender.recommend([["item1", "gone", "item2"], ["gone", "lost"]], k=4)
+    assert len(caught) == 1
+    assert "'gone', 'gone', 'lost'" in str(caught[0].message)
+    assert caught[0].filename == __file__
+    with pytest.warns(UserWarning, match="2 of 4"):
+        shifted = recommender.recommend([["gone", "item1"], ["item2"], ["lost"]], k=4)
+    assert_frame_equal(shifted, recommender.recommend([["item1"], ["item2"], []], k=4))
+    assert_frame_equal(table, recommender.recommend([["item1", "item2"], []], k=4))
+
+
+def test_a_history_longer_than_the_model_reads_is_cut_but_all_of_it_is_seen(
+    recommender: Recommender, model: Reg4RecModel
+) -> None:
+    window = model.config.max_history
+    long = [f"item{i}" for i in range(window + 15)]
+    table = recommender.recommend([long], k=60)
+    assert not set(table["item_id"]) & set(long)
+    newest = recommender.recommend([long[-window:]], k=10, filter_seen=False)
+    assert_frame_equal(newest, recommender.recommend([long], k=10, filter_seen=False))
+
+
+def test_repeated_items_in_a_history_are_no_error(recommender: Recommender) -> None:
+    table = recommender.recommend([["item4"] * 7 + ["item5"]], k=58)
+    check_lists(table, {0: ["item4", "item5"]}, 58, set(recommender.items.ids.to_pylist()))
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda users, lists: dict(zip(users, lists, strict=True)),
+        lambda users, lists: pl.DataFrame(
+            {"user_id": users, "items": lists}, schema_overrides={"items": pl.List(pl.String)}
+        ),
+        lambda users, lists: pa.table({"user_id": users, "items": pa.array(lists, pa.list_(pa.string()))}),
+        lambda users, lists: pa.table(
+            {"items": pa.array(lists, pa.large_list(pa.large_string())), "user_id": users, "more": users}
+        ),
+        lambda users, lists: {u: tuple(x) for u, x in zip(users, lists, strict=True)},
+        lambda users, lists: {u: np.array(x, dtype=object) for u, x in zip(users, lists, strict=True)},
+    ],
+    ids=["mapping", "polars", "arrow", "large arrow", "tuples", "numpy"],
+)
+def test_histories_come_in_many_forms(
+    recommender: Recommender, form: Callable[[list[str], list[list[str]]], Any], histories: dict[str, list[str]]
+) -> None:
+    expected = recommender.recommend(list(histories.values()), k=5)
+    assert expected["user_id"].unique(maintain_order=True).to_list() == list(range(31))
+    table = recommender.recommend(form(list(histories), list(histories.values())), k=5)
+    assert_frame_equal(table.drop("user_id"), expected.drop("user_id"))
+    assert table["user_id"].unique(maintain_order=True).to_list() == list(histories)
+
+
+def test_a_table_without_users_is_numbered_and_a_missing_history_is_empty(recommender: Recommender) -> None:
+    table = recommender.recommend(pl.DataFrame({"items": [["item3"], None]}), k=2)
+    assert_frame_equal(table, recommender.recommend([["item3"], []], k=2))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (["item1", "item2"], "list of lists"),
+        ("item1", "found str"),
+        (7, "found int"),
+        ([3, 4], "must be a list of item ids"),
+        ({"u": "item1"}, "must be a list of item ids"),
+        (pl.DataFrame({"items": ["item1", "item2"]}), "must be a list of item ids"),
+        (pl.DataFrame({"history": [["item1"]]}), r"needs a column 'items', found \['history'\]"),
+    ],
+)
+def test_other_forms_of_histories_are_refused(recommender: Recommender, wrong: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        recommender.recommend(wrong)
+
+
+def test_integer_ids_come_back_as_integers(
+    recommender: Recommender, model: Reg4RecModel, tokenizer: Tokenizer, histories: dict[str, list[str]]
+) -> None:
+    numbers = np.arange(60) * 10 + 1000
+    table = recommender.items.table.set_column(0, "item_id", pa.array(numbers))
+    numbered = Recommender(model, tokenizer, ItemCatalog.from_table(table), recommender.popularity_I, device="cpu")
+    number_of = dict(zip(recommender.items.ids.to_pylist(), numbers.tolist(), strict=True))
+    found = numbered.recommend({9: [number_of[item] for item in histories["user0"]]}, k=5, exclude=[1000, 1010])
+    expected = recommender.recommend({9: histories["user0"]}, k=5, exclude=["item0", "item1"])
+    assert found["user_id"].dtype == found["item_id"].dtype == pl.Int64
+    assert found["item_id"].to_list() == [number_of[item] for item in expected["item_id"]]
+    with pytest.warns(UserWarning, match="1 of 1 history items"):
+        numbered.recommend([[5]])

@@ -1,0 +1,144 @@
+"""A recommender's folder: the same table after a reload, and what is damaged or foreign is named."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from polars.testing import assert_frame_equal
+
+from reg4rec.data import ItemCatalog
+from reg4rec.data.shop import SyntheticShop
+from reg4rec.errors import InputError
+from reg4rec.infer import Recommender
+from reg4rec.model import ModelConfig, Reg4RecModel
+from reg4rec.storage import write_json, write_tensors
+from reg4rec.tokenizer import Tokenizer
+from tests.infer.lists import items_by_user
+
+
+def test_a_reload_gives_the_same_table(
+    recommender: Recommender, histories: dict[str, list[str]], saved: Path, tmp_path: Path
+) -> None:
+    expected = recommender.recommend(histories, k=12)
+    loaded = Recommender.from_pretrained(saved, device="cpu")
+    assert loaded.config == recommender.config
+    assert loaded.trained_on == "train"
+    assert_frame_equal(loaded.recommend(histories, k=12), expected)
+
+    other = loaded.with_search(prune_threshold=None, num_beams=7, temperatures=(1.0, 1.5, 0.5))
+    other.save_pretrained(tmp_path / "other")
+    again = Recommender.from_pretrained(tmp_path / "other", device="cpu")
+    assert again.config == other.config
+    assert_frame_equal(again.recommend(histories, k=12), other.recommend(histories, k=12))
+
+
+def test_another_process_gives_the_same_table(
+    recommender: Recommender, histories: dict[str, list[str]], saved: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "histories.json").write_text(json.dumps(histories))
+    code = (
+        "import json, sys, reg4rec\n"
+        "rec = reg4rec.Recommender.from_pretrained(sys.argv[1], device='cpu')\n"
+        "histories = json.load(open(sys.argv[2] + '/histories.json'))\n"
+        "rec.recommend(histories, k=8).write_parquet(sys.argv[2] + '/found.parquet')\n"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-c", code, str(saved), str(tmp_path)], env=environment, check=True)
+    assert_frame_equal(pl.read_parquet(tmp_path / "found.parquet"), recommender.recommend(histories, k=8))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "recommender.json",
+        "model.json",
+        "model.safetensors",
+        "items.parquet",
+        "items.safetensors",
+        "tokenizer/tokenizer.json",
+        "tokenizer/tokens.safetensors",
+        "tokenizer/mpq.safetensors",
+    ],
+)
+@pytest.mark.parametrize("how", ["missing", "cut", "empty"])
+def test_folders_that_miss_a_part_are_named(damaged: Path, name: str, how: str) -> None:
+    path = damaged / name
+    content = path.read_bytes()
+    path.unlink()
+    if how != "missing":
+        path.write_bytes(content[: len(content) // 2] if how == "cut" else b"")
+    with pytest.raises(InputError, match=path.name.replace(".", r"\.")):
+        Recommender.from_pretrained(damaged)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"search": {"num_beams": 3}},
+        {"search": {"wings": 2, "temperatures": None}},
+        {"search": None},
+        {"search": {"num_beams": 20, "num_spares": 4, "prune_threshold": -1.0, "temperatures": None}},
+        {"search": {"num_beams": 20, "num_spares": 4, "prune_threshold": None, "temperatures": [1.0]}},
+        {"version": 99},
+        {"format": "reg4rec-dataset"},
+    ],
+    ids=str,
+)
+def test_headers_that_make_no_recommender_are_refused(damaged: Path, changes: dict[str, Any]) -> None:
+    path = damaged / "recommender.json"
+    write_json(path, json.loads(path.read_text()) | changes)
+    with pytest.raises(InputError):
+        Recommender.from_pretrained(damaged)
+
+
+def test_a_header_without_its_entries_is_refused(damaged: Path) -> None:
+    header = json.loads((damaged / "recommender.json").read_text())
+    for missing in ("search", "category_level", "trained_on"):
+        write_json(damaged / "recommender.json", {k: v for k, v in header.items() if k != missing})
+        with pytest.raises(InputError, match=f"does not hold a whole recommender: '{missing}'"):
+            Recommender.from_pretrained(damaged)
+
+
+def test_a_folder_that_is_something_else_is_refused(saved: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"recommender\.json is missing; is .* the folder that was meant"):
+        Recommender.from_pretrained(saved / "tokenizer")
+    with pytest.raises(InputError, match="is missing"):
+        Recommender.from_pretrained(tmp_path / "nowhere")
+
+
+def test_parts_that_do_not_fit_together_are_refused(
+    model: Reg4RecModel, tokenizer: Tokenizer, shop: SyntheticShop, damaged: Path
+) -> None:
+    fewer = ItemCatalog.from_table(shop.items.table.slice(0, 50))
+    with pytest.raises(InputError, match="fitted on 60 items, the catalog has 50"):
+        Recommender(model, tokenizer, fewer, device="cpu")
+    other = Reg4RecModel(ModelConfig(3, 8, 5, dim=16, num_heads=2, ffn_dim=16, num_blocks=1))
+    with pytest.raises(InputError, match=r"trained for 3 codebooks of 8 codewords, the tokenizer has 3 of 16"):
+        Recommender(other, tokenizer, shop.items, device="cpu")
+    for wrong in (np.ones(59), np.ones(61), np.ones((60, 1))):
+        with pytest.raises(InputError, match="popularity"):
+            Recommender(model, tokenizer, shop.items, wrong, device="cpu")
+    with pytest.raises(InputError, match="temperatures"):
+        Recommender(model, tokenizer, shop.items, temperatures=(1.0, 1.0), device="cpu")
+    with pytest.raises(InputError, match="dtype is auto"):
+        Recommender(model, tokenizer, shop.items, device="cpu", dtype="float16")  # type: ignore[arg-type]
+    write_tensors(damaged / "items.safetensors", {"popularity": torch.ones(7, dtype=torch.int64)})
+    with pytest.raises(InputError, match="popularity"):
+        Recommender.from_pretrained(damaged)
+
+
+def test_half_precision_on_the_cpu_recommends_much_the_same(
+    recommender: Recommender, saved: Path, histories: dict[str, list[str]]
+) -> None:
+    half = Recommender.from_pretrained(saved, device="cpu", dtype="bfloat16").with_search(prune_threshold=None)
+    found = items_by_user(half.recommend(histories, k=10))
+    expected = items_by_user(recommender.with_search(prune_threshold=None).recommend(histories, k=10))
+    shared = [len(set(found[user]) & set(expected[user])) for user in histories]
+    assert sum(shared) > 8 * len(shared)
