@@ -74,7 +74,7 @@ def hooked_step(
 @pytest.mark.parametrize("size", CASES["beam_step"].bench)
 def bench_beam_step_with_a_prefix_function(benchmark: Any, size: str, environment: dict[str, Any]) -> None:
     args = inputs("beam_step", CASES["beam_step"].bench[size])
-    *tensors, index, num_beams, num_spares, threshold, exclude_BX = args
+    *tensors, index, num_beams, num_spares, threshold, exclude_BX, _ = args
     allowed_tokens = prefix_function(index, exclude_BX)
     benchmark.group = f"beam_step/{size}/cpu"
     found = benchmark(hooked_step, allowed_tokens, *tensors, num_beams, num_spares, threshold)

@@ -132,6 +132,8 @@ class Stepper {
         num_ranked_(args.width * args.num_codebooks),
         words_(args.codebook_size / 64 + 1),
         row_(args.codebook_size / 16 * 16 + 16),
+        chosen_(args.renormalize ? args.codebook_size : 0),
+        logits_(args.renormalize ? args.codebook_size : 0),
         open_(args.num_codebooks * words_) {}
 
   void step(int64_t user) {
@@ -250,14 +252,42 @@ class Stepper {
       const uint64_t* open = open_.data() + r * words_;
       if (std::all_of(open, open + words_, [](uint64_t word) { return word == 0; })) continue;
       float largest;
-      const double log_sum =
-          std::log(exponential_sum_(args_.logits.data, args_.is_bf16, args_.logits.offset(user_, path, r),
-                                    args_.logits.strides[3], args_.codebook_size, row_.data(), &largest));
+      double sum;
+      if (args_.renormalize) {
+        const int64_t count = gather_open(path, r);
+        sum = exponential_sum_(chosen_.data(), false, 0, 1, count, row_.data(), &largest);
+      } else {
+        sum = exponential_sum_(args_.logits.data, args_.is_bf16, args_.logits.offset(user_, path, r),
+                               args_.logits.strides[3], args_.codebook_size, row_.data(), &largest);
+      }
       // in the order of torch's log_softmax, so that ties stay ties
-      const auto score_of = [row = row_.data(), largest = static_cast<double>(largest), log_sum,
-                             path_score](int64_t code) { return path_score + ((row[code] - largest) - log_sum); };
+      const double log_sum = std::log(sum);
+      const float* logits = args_.renormalize ? logits_.data() : row_.data();
+      const auto score_of = [row = logits, largest = static_cast<double>(largest), log_sum, path_score](int64_t code) {
+        return path_score + ((row[code] - largest) - log_sum);
+      };
       shortlist_.add(open, words_, (path * args_.num_codebooks + r) * args_.codebook_size, score_of);
     }
+  }
+
+  // Copies the logits of the open tokens of a codebook to chosen_, side by side, and to logits_, each at its code.
+  int64_t gather_open(int64_t path, int64_t r) {
+    int64_t count = 0;
+    for (int64_t w = 0; w < words_; ++w) {
+      for (uint64_t word = open_[r * words_ + w]; word != 0; word &= word - 1) {
+        const int64_t code = w * 64 + __builtin_ctzll(word);
+        logits_[code] = chosen_[count++] = logit(args_.logits.offset(user_, path, r, code));
+      }
+    }
+    return count;
+  }
+
+  float logit(int64_t offset) const {
+    if (!args_.is_bf16) return static_cast<const float*>(args_.logits.data)[offset];
+    const uint32_t bits = uint32_t{static_cast<const uint16_t*>(args_.logits.data)[offset]} << 16;
+    float value;
+    __builtin_memcpy(&value, &bits, sizeof value);
+    return value;
   }
 
   // A set of t tokens has at most t parents, so that the num_ranked_ best children hold all the sets asked for.
@@ -313,7 +343,7 @@ class Stepper {
   const BeamStep& args_;
   const ExponentialSum exponential_sum_;
   const int64_t num_ranked_, words_;  // words_: of open_ per codebook
-  std::vector<float> row_;
+  std::vector<float> row_, chosen_, logits_;
   std::vector<uint64_t> open_;
   std::vector<int32_t> counts_;
   std::vector<int64_t> paths_, excluded_, unused_, sets_;

@@ -37,6 +37,7 @@ struct BeamStep {
   View<const float, 2> js;
   float threshold;
   View<const int64_t, 2> exclude;
+  bool renormalize;  // softmax over the tokens that a path may take, else over all of the codebook
   // the index, contiguous
   const int32_t* codes;
   const int64_t* offsets;

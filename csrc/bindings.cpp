@@ -63,9 +63,9 @@ PYBIND11_MODULE(_C, m) {
   m.def("beam_step_cpu",
         [](std::array<int64_t, 4> shape, int64_t num_beams, int64_t width, std::array<int64_t, 5> logits, bool is_bf16,
            std::array<int64_t, 3> scores, std::array<int64_t, 4> tokens, std::array<int64_t, 3> js, double threshold,
-           int64_t num_excluded, std::array<int64_t, 3> exclude, uintptr_t codes, uintptr_t offsets, uintptr_t postings,
-           uintptr_t counts, uintptr_t parent, uintptr_t token, uintptr_t best_scores, uintptr_t fallback,
-           int num_threads) {
+           int64_t num_excluded, std::array<int64_t, 3> exclude, bool renormalize, uintptr_t codes, uintptr_t offsets,
+           uintptr_t postings, uintptr_t counts, uintptr_t parent, uintptr_t token, uintptr_t best_scores,
+           uintptr_t fallback, int num_threads) {
           const reg4rec::BeamStep args{shape[0],
                                        shape[1],
                                        shape[2],
@@ -80,6 +80,7 @@ PYBIND11_MODULE(_C, m) {
                                        view<const float>(js),
                                        static_cast<float>(threshold),
                                        view<const int64_t>(exclude),
+                                       renormalize,
                                        reinterpret_cast<const int32_t*>(codes),
                                        reinterpret_cast<const int64_t*>(offsets),
                                        reinterpret_cast<const int32_t*>(postings),

@@ -20,6 +20,7 @@ def beam_step(
     num_spares: int,
     threshold: float | None = None,
     exclude_BX: torch.Tensor | None = None,
+    renormalize: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """(parent_BP, token_BP, scores_BP, fallback_B): the best W + S children of the paths, no two of one token set.
 
@@ -27,15 +28,18 @@ def beam_step(
     for a dead path. Of the living paths those with JS <= threshold are kept, the best W of them; a user for whom none
     is left keeps the least divergent one and is flagged in fallback_B. Without js_BP or threshold nothing is dropped. A
     child adds a token (r, j), written r * K + j, of an unused codebook r, such that some indexed item that is not in
-    exclude_BX (padded with -1) carries all its tokens; its score adds log softmax of logits[r] at j. Of children with
-    equal sets the best stays. Children come best first, ties by lowest parent and token; missing ones have parent and
-    token -1 and score -inf. A path whose score is NaN is dead, a JS of NaN is the largest; tokens of a codebook whose
-    logits hold NaN or +inf, and those with a logit of -inf, are never chosen. Integers are int64, scores float32,
-    without gradient. ValueError for a wrong dtype, device, shape or count.
+    exclude_BX (padded with -1) carries all its tokens; its score adds log softmax of logits[r] at j, over all tokens of
+    the codebook, or with `renormalize` over those that the path may take. Of children with equal sets the best stays.
+    Children come best first, ties by lowest parent and token; missing ones have parent and token -1 and score -inf. A
+    path whose score is NaN is dead, a JS of NaN is the largest; tokens of a codebook of which the softmax reads NaN or
+    +inf, and those with a logit of -inf, are never chosen. Integers are int64, scores float32, without gradient.
+    ValueError for a wrong dtype, device, shape or count.
 
     Paper: CRSS, stated (merging: ours, D5) and CORP, stated (spares: ours, D10); constrained decoding: ours, D11
     """
-    return OP(logits_BPMK, scores_BP, tokens_BPM, js_BP, index, num_beams, num_spares, threshold, exclude_BX)
+    return OP(
+        logits_BPMK, scores_BP, tokens_BPM, js_BP, index, num_beams, num_spares, threshold, exclude_BX, renormalize
+    )
 
 
 def _check(
@@ -48,6 +52,7 @@ def _check(
     num_spares: int,
     threshold: float | None = None,
     exclude_BX: torch.Tensor | None = None,
+    renormalize: bool = False,
 ) -> tuple:
     sizes = bind("beam_step", {"logits_BPMK": logits_BPMK})
     for name, tensor in (("scores_BP", scores_BP), ("js_BP", js_BP)):
@@ -61,7 +66,7 @@ def _check(
             f"beam_step: at least 1 beam and 0 spares are needed, found num_beams={num_beams}, num_spares={num_spares}"
         )
     limit = None if threshold is None else float(threshold)
-    return logits_BPMK, scores_BP, tokens_BPM, js_BP, *index, num_beams, num_spares, limit, exclude_BX
+    return logits_BPMK, scores_BP, tokens_BPM, js_BP, *index, num_beams, num_spares, limit, exclude_BX, renormalize
 
 
 def _reference(
@@ -77,10 +82,11 @@ def _reference(
     num_spares: int,
     threshold: float | None,
     exclude_BX: torch.Tensor | None,
+    renormalize: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     index = TokenIndex(codes_IM, offsets, postings, counts_MK)
     return beam_step_reference(
-        logits_BPMK, scores_BP, tokens_BPM, js_BP, index, num_beams, num_spares, threshold, exclude_BX
+        logits_BPMK, scores_BP, tokens_BPM, js_BP, index, num_beams, num_spares, threshold, exclude_BX, renormalize
     )
 
 
@@ -98,7 +104,8 @@ def _fake(logits_BPMK: torch.Tensor, *rest: object) -> tuple[torch.Tensor, torch
 OP = Op(
     "beam_step",
     "(Tensor logits_BPMK, Tensor scores_BP, Tensor tokens_BPM, Tensor? js_BP, Tensor codes_IM, Tensor offsets,"
-    " Tensor postings, Tensor counts_MK, SymInt num_beams, SymInt num_spares, float? threshold, Tensor? exclude_BX)"
+    " Tensor postings, Tensor counts_MK, SymInt num_beams, SymInt num_spares, float? threshold, Tensor? exclude_BX,"
+    " bool renormalize)"
     " -> (Tensor, Tensor, Tensor, Tensor)",
     check=_check,
     reference=_reference,

@@ -39,6 +39,7 @@ def run(
     num_spares: int,
     threshold: float | None,
     exclude_BX: torch.Tensor | None,
+    renormalize: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     from ... import _C
 
@@ -49,7 +50,7 @@ def run(
         *(tuple(logits_BPMK.shape), num_beams, num_beams + num_spares),
         *(_view(logits_BPMK, 4), logits_BPMK.dtype == torch.bfloat16, _view(scores_BP, 2), _view(tokens_BPM, 3)),
         *(_view(None if threshold is None else js_BP, 2), 0.0 if threshold is None else threshold),
-        *(0 if exclude_BX is None else exclude_BX.shape[1], _view(exclude_BX, 2)),
+        *(0 if exclude_BX is None else exclude_BX.shape[1], _view(exclude_BX, 2), renormalize),
         *(codes_IM.data_ptr(), offsets.data_ptr(), postings.data_ptr(), counts_MK.data_ptr()),
         *(parent_BP.data_ptr(), token_BP.data_ptr(), best_scores_BP.data_ptr(), fallback_B.data_ptr()),
         torch.get_num_threads(),

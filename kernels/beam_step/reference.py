@@ -18,11 +18,13 @@ def beam_step_reference(
     num_spares: int,
     threshold: float | None = None,
     exclude_BX: Tensor | None = None,
+    renormalize: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     num_codebooks, codebook_size = logits_BPMK.shape[2:]
     kept_BP, fallback_B = prune_paths(scores_BP, js_BP, num_beams, threshold)
     open_BPMK = admissible_tokens(tokens_BPM, kept_BP, index, exclude_BX)
-    children = scores_BP.double()[..., None, None] + logits_BPMK.double().log_softmax(-1)
+    counted_BPMK = logits_BPMK.masked_fill(~open_BPMK, -torch.inf) if renormalize else logits_BPMK
+    children = scores_BP.double()[..., None, None] + counted_BPMK.double().log_softmax(-1)
     children = torch.where(open_BPMK & (children > -torch.inf), children, -torch.inf).flatten(1)  # NaN is no child
 
     # a set of t tokens has at most t parents, so this many children hold all the distinct sets that are asked for

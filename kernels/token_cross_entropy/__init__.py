@@ -12,30 +12,46 @@ __all__ = ["token_cross_entropy"]
 
 
 def token_cross_entropy(
-    hidden_TD: torch.Tensor, weight_MKD: torch.Tensor, ids_TM: torch.Tensor, open_TM: torch.Tensor
+    hidden_TD: torch.Tensor,
+    weight_MKD: torch.Tensor,
+    ids_TM: torch.Tensor,
+    open_TM: torch.Tensor,
+    among_TMK: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """loss_T: the mean over a row's open codebooks of the cross-entropy, in nats, of hidden @ weight[m].T against ids.
 
-    A row without an open codebook has loss 0; ids are not read where open is False. The logits (T, M, K) are never
-    held as a whole, forward or backward; closed pairs cost nothing. hidden and weight share a dtype and both receive
-    gradients; loss is float32 (float64 for float64). T may be 0, K may not. The values of open ids (0 to K-1) are not
-    checked here. ValueError for a wrong dtype, device or shape.
+    A row without an open codebook has loss 0; ids are not read where open is False. With `among_TMK` only the tokens
+    marked there take part in the softmax; an open id must be one of them, which is not checked. The logits (T, M, K)
+    are never held as a whole, forward or backward; closed pairs cost nothing. hidden and weight share a dtype and both
+    receive gradients; loss is float32 (float64 for float64). T may be 0, K may not. The values of open ids (0 to K-1)
+    are not checked here. ValueError for a wrong dtype, device or shape.
 
     Paper: pre-training token loss over all remaining target tokens, ours, D4
     """
-    return OP(hidden_TD, weight_MKD, ids_TM, open_TM)[0]
+    return OP(hidden_TD, weight_MKD, ids_TM, open_TM, among_TMK)[0]
 
 
-def _check(hidden_TD: torch.Tensor, weight_MKD: torch.Tensor, ids_TM: torch.Tensor, open_TM: torch.Tensor) -> tuple:
+def _check(
+    hidden_TD: torch.Tensor,
+    weight_MKD: torch.Tensor,
+    ids_TM: torch.Tensor,
+    open_TM: torch.Tensor,
+    among_TMK: torch.Tensor | None = None,
+) -> tuple:
     floats = {"hidden_TD": hidden_TD, "weight_MKD": weight_MKD}
-    sizes = bind("token_cross_entropy", floats, {"ids_TM": ids_TM}, {"open_TM": open_TM})
+    masks = {"open_TM": open_TM, "among_TMK": among_TMK}
+    sizes = bind("token_cross_entropy", floats, {"ids_TM": ids_TM}, masks)
     if sizes["K"] == 0:
         raise ValueError("token_cross_entropy: at least one codeword is needed, found K = 0")
-    return hidden_TD, weight_MKD, ids_TM, open_TM
+    return hidden_TD, weight_MKD, ids_TM, open_TM, among_TMK
 
 
 def _fake(
-    hidden_TD: torch.Tensor, weight_MKD: torch.Tensor, ids_TM: torch.Tensor, open_TM: torch.Tensor
+    hidden_TD: torch.Tensor,
+    weight_MKD: torch.Tensor,
+    ids_TM: torch.Tensor,
+    open_TM: torch.Tensor,
+    among_TMK: torch.Tensor | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     dtype = torch.float64 if hidden_TD.dtype == torch.float64 else torch.float32
     rows, books = ids_TM.shape
@@ -48,7 +64,7 @@ def _save(ctx: Any, inputs: tuple[torch.Tensor, ...], output: tuple[torch.Tensor
 
 
 def _backward(ctx: Any, grad_T: torch.Tensor, _: Any) -> tuple[torch.Tensor | None, ...]:
-    return (*BACKWARD.library(grad_T, *ctx.saved_tensors), None, None)
+    return (*BACKWARD.library(grad_T, *ctx.saved_tensors), None, None, None)
 
 
 def _backward_fake(
@@ -57,6 +73,7 @@ def _backward_fake(
     weight_MKD: torch.Tensor,
     ids_TM: torch.Tensor,
     open_TM: torch.Tensor,
+    among_TMK: torch.Tensor | None,
     lse_TM: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     return hidden_TD.new_empty(hidden_TD.shape), weight_MKD.new_empty(weight_MKD.shape)
@@ -64,7 +81,7 @@ def _backward_fake(
 
 OP = Op(
     "token_cross_entropy",
-    "(Tensor hidden_TD, Tensor weight_MKD, Tensor ids_TM, Tensor open_TM) -> (Tensor, Tensor)",
+    "(Tensor hidden_TD, Tensor weight_MKD, Tensor ids_TM, Tensor open_TM, Tensor? among_TMK) -> (Tensor, Tensor)",
     check=_check,
     reference=token_cross_entropy_reference,
     fake=_fake,
@@ -73,7 +90,8 @@ OP = Op(
 )
 BACKWARD = Op(
     "token_cross_entropy_backward",
-    "(Tensor grad_T, Tensor hidden_TD, Tensor weight_MKD, Tensor ids_TM, Tensor open_TM, Tensor lse_TM)"
+    "(Tensor grad_T, Tensor hidden_TD, Tensor weight_MKD, Tensor ids_TM, Tensor open_TM,"
+    " Tensor? among_TMK, Tensor lse_TM)"
     " -> (Tensor, Tensor)",
     check=lambda *flat: flat,
     reference=token_cross_entropy_backward_reference,

@@ -11,7 +11,11 @@ _TILE = 1 << 19
 
 
 def token_cross_entropy_reference(
-    hidden_TD: torch.Tensor, weight_MKD: torch.Tensor, ids_TM: torch.Tensor, open_TM: torch.Tensor
+    hidden_TD: torch.Tensor,
+    weight_MKD: torch.Tensor,
+    ids_TM: torch.Tensor,
+    open_TM: torch.Tensor,
+    among_TMK: torch.Tensor | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(loss_T, lse_TM); lse is the log-sum-exp of the logits where open, else 0."""
     dtype = _work_dtype(hidden_TD)
@@ -19,6 +23,8 @@ def token_cross_entropy_reference(
     loss_T = torch.zeros(len(hidden_TD), dtype=dtype, device=hidden_TD.device)
     for book, row_X in _open_tiles(open_TM, weight_MKD.shape[1]):
         logits_XK = (hidden_TD.index_select(0, row_X) @ weight_MKD[book].T).to(dtype)
+        if among_TMK is not None:
+            logits_XK.masked_fill_(~among_TMK[row_X, book], -torch.inf)
         lse_X = logits_XK.logsumexp(1)
         lse_TM[row_X, book] = lse_X
         loss_T[row_X] += lse_X - logits_XK.gather(1, ids_TM[row_X, book].long().unsqueeze(1)).squeeze(1)
@@ -31,6 +37,7 @@ def token_cross_entropy_backward_reference(
     weight_MKD: torch.Tensor,
     ids_TM: torch.Tensor,
     open_TM: torch.Tensor,
+    among_TMK: torch.Tensor | None,
     lse_TM: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(hidden_grad_TD, weight_grad_MKD); the logits are computed again rather than kept."""
@@ -41,6 +48,8 @@ def token_cross_entropy_backward_reference(
     for book, row_X in _open_tiles(open_TM, weight_MKD.shape[1]):
         hidden_XD = hidden_TD.index_select(0, row_X)
         grad_XK = (hidden_XD @ weight_MKD[book].T).to(dtype).sub_(lse_TM[row_X, book, None]).exp_()
+        if among_TMK is not None:
+            grad_XK.masked_fill_(~among_TMK[row_X, book], 0)
         ids_X1 = ids_TM[row_X, book].long().unsqueeze(1)
         grad_XK.scatter_add_(1, ids_X1, grad_XK.new_full(ids_X1.shape, -1.0)).mul_(share_T[row_X, None])
         grad_XK = grad_XK.to(hidden_TD.dtype)

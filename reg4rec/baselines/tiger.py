@@ -36,6 +36,7 @@ def _pretrain() -> PretrainConfig:
         order="fixed",
         targets="next",
         score_items=False,
+        renormalize=False,
         category_weight=0.0,
         decoded_fraction=1.0,
         history_layout="flat",

@@ -33,6 +33,8 @@ class SearchConfig:
     """confidence: every step may take a token of any unused codebook (CRSS); fixed: step t takes codebook t's"""
     num_steps: int | None = None
     """tokens that a path decodes, None for all: a shorter one leads to every item that carries its tokens"""
+    renormalize: bool = False
+    """whether a token's probability is among those by which the path can still become an item, or among all"""
     path_weight: float = 0.0
     """weight of the path's score beside the item's own, in models that score items (D11)"""
 
@@ -55,8 +57,8 @@ class Paths(NamedTuple):
     """The surviving paths of each user, best first; a missing path has score -inf and tokens -1.
 
     tokens_BWM: the token of each codebook, -1 where none was decoded. order_BWM: the codebook of each step, then -1.
-    scores_BW: sum of the tokens' log-probabilities. categories_BWM: the most probable category after each step (-1 where
-    it was not computed: without a category head, and after the last step when CORP, which alone needs it, is off).
+    scores_BW: sum of the tokens' log-probabilities. categories_BWM: the most probable category after each step, -1
+    where it was not computed: without a category head, and after the last step when CORP, which alone needs it, is off.
     first_log_probs_BMK: log-probabilities of all tokens before the first step. pruned_B: paths that CORP dropped.
     fallbacks_B: steps at which no path was consistent and the least divergent one was kept.
     """
@@ -97,7 +99,7 @@ def search(
         seen = step_index.codes_IM.shape[1]
         parent_BP, token_BP, scores_BP, fallback_B = ops.beam_step(
             beam.logits_BPMK[:, :, :seen], beam.scores_BP, beam.tokens_BPM[:, :, :seen], beam.js_BP, step_index,
-            config.num_beams, spares, threshold, exclude_BX,
+            config.num_beams, spares, threshold, exclude_BX, config.renormalize,
         )  # fmt: skip
         beam.count(threshold, fallback_B)
         beam.grow(parent_BP, token_BP, scores_BP)

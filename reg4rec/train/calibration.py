@@ -10,6 +10,7 @@ from torch import Tensor
 from reg4rec.data import Dataset
 from reg4rec.evaluation import evaluate
 from reg4rec.infer import Recommender
+from reg4rec.train.losses import admissible_next
 
 __all__ = ["THRESHOLDS", "calibrate", "fit_temperatures"]
 
@@ -61,26 +62,31 @@ def calibrate(
 def fit_temperatures(recommender: Recommender, data: Dataset, max_users: int, seed: int) -> tuple[float, ...]:
     """Per codebook, the temperature at which the true tokens of validation targets are most probable.
 
-    Tokens are fed in a random order; every step scores the codebooks that are still open.
+    Tokens are fed in a random order, or in the search's fixed one; every step scores the codebooks that are still open.
     """
     users, targets = data.targets("validation")
     draw = np.random.default_rng(seed)
     chosen = np.sort(draw.choice(len(users), min(max_users, len(users)), replace=False))
     histories, model = data.part("train").take(users[chosen]), recommender.model
     codes_BM = recommender.codes_IM[torch.from_numpy(targets[chosen]).long()]
-    order_BM = torch.from_numpy(draw.random(codes_BM.shape).argsort(1)).to(codes_BM.device)
+    rank_BM = torch.arange(codes_BM.shape[1]).expand(codes_BM.shape)
+    if recommender.config.order == "confidence":
+        rank_BM = torch.from_numpy(draw.random(codes_BM.shape).argsort(1))
+    rank_BM = rank_BM.to(codes_BM.device)
     loss_FM = torch.zeros(len(TEMPERATURES), codes_BM.shape[1], dtype=torch.float64)
     for part in np.array_split(np.arange(len(chosen)), max(1, len(chosen) // 256)):
         memory = recommender.remember(histories.take(part))
-        codes, order = codes_BM[part], order_BM[part]
-        open_BM = torch.ones_like(codes, dtype=torch.bool)
-        state, cache = model.decode_step(memory, None, 0, None)
+        codes, rank = codes_BM[part], rank_BM[part]
+        admissible_BSMK = admissible_next(codes, rank, recommender.index) if recommender.config.renormalize else None
+        token_BP, cache = None, None
         for step in range(codes.shape[1]):
-            loss_FM += _losses(model.token_logits(state[:, 0]), codes, open_BM)
-            codebook_B1 = order[:, step : step + 1]
-            open_BM.scatter_(1, codebook_B1, False)
+            state, cache = model.decode_step(memory, token_BP, step, cache)
+            logits_BMK = model.token_logits(state[:, 0])
+            if admissible_BSMK is not None:
+                logits_BMK = logits_BMK.masked_fill(~admissible_BSMK[:, step], -torch.inf)
+            loss_FM += _losses(logits_BMK, codes, rank >= step)
+            codebook_B1 = (rank == step).int().argmax(1, keepdim=True)
             token_BP = codebook_B1 * model.config.codebook_size + codes.gather(1, codebook_B1)
-            state, cache = model.decode_step(memory, token_BP, step + 1, cache)
     return tuple(float(TEMPERATURES[f]) for f in loss_FM.argmin(0).tolist())
 
 
@@ -89,5 +95,5 @@ def _losses(logits_BMK: Tensor, codes_BM: Tensor, open_BM: Tensor) -> Tensor:
     rows = []
     for temperature in TEMPERATURES.tolist():
         log_probs = (logits_BMK.float() / temperature).log_softmax(-1).gather(-1, codes_BM[..., None]).squeeze(-1)
-        rows.append(-(log_probs.double() * open_BM).sum(0).cpu())
+        rows.append(-torch.where(open_BM, log_probs.double(), 0).sum(0).cpu())
     return torch.stack(rows)

@@ -36,15 +36,8 @@ def fit_recommender(
     model = pretrain(data, tokenizer, config, out, resume, seed, device, progress)
     popularity_I = data.item_counts(config.part)
     recommender = Recommender(
-        model,
-        tokenizer,
-        data.items,
-        popularity_I,
-        trained_on=config.part,
-        device=device,
-        order=config.search_order,
-        num_beams=config.num_beams,
-    )
+        model, tokenizer, data.items, popularity_I, trained_on=config.part, device=device
+    ).with_search(**config.search)
     tried: list[dict[str, Any]] = []
     if search is not None:
         recommender = recommender.with_search(**asdict(search))

@@ -7,9 +7,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from reg4rec import ops
+from reg4rec.kernels.beam_step.index import TokenIndex
+from reg4rec.kernels.beam_step.reference import admissible_tokens
 from reg4rec.model import Reg4RecModel
 
-__all__ = ["StepTargets", "path_losses"]
+__all__ = ["StepTargets", "admissible_next", "path_losses"]
 
 StepTargets = Literal["open", "next"]
 
@@ -21,12 +23,14 @@ def path_losses(
     order_NM: Tensor,
     category_N: Tensor,
     targets: StepTargets = "open",
+    index: TokenIndex | None = None,
 ) -> dict[str, Tensor]:
     """Mean losses of N decoded targets: `token_loss`, and `category_loss` where the model has categories.
 
     state_NSD (S = M + 1) comes from `Reg4RecModel.decode_on`. Step t predicts the tokens of all codebooks that are
     still open: loss_t is the mean of their cross-entropies. With `targets` "next" it predicts only the token that is
-    fed next, as in the usual next-token loss. The category is predicted from every state that has consumed a token;
+    fed next, as in the usual next-token loss. With an `index` of the items the probability of a token is among those by
+    which the path can still become an item. The category is predicted from every state that has consumed a token;
     targets of category -1 are ignored. Paper: pre-training, ours, D4 and D6.
     """
     num_codebooks = codes_NM.shape[-1]
@@ -38,12 +42,23 @@ def path_losses(
         model.tokens_MKD,
         codes_NM.repeat_interleave(num_codebooks, 0),
         open_NSM.flatten(0, 1),
+        None if index is None else admissible_next(codes_NM, rank_NM, index).flatten(0, 1),
     )
     losses = {"token_loss": token_loss_T.mean()}
     logits_NSC = model.category_logits(state_NSD[:, 1:])
     if logits_NSC is not None:
         losses |= _category_loss(logits_NSC, category_N)
     return losses
+
+
+def admissible_next(codes_NM: Tensor, rank_NM: Tensor, index: TokenIndex) -> Tensor:
+    """(N, S, M, K): the tokens by which a target's path can still become an item after step s = 0..M-1.
+
+    rank_NM: the step at which each codebook's token is fed; from M on, none is.
+    """
+    steps_S1 = torch.arange(codes_NM.shape[1], device=codes_NM.device)[:, None]
+    path_NSM = torch.where(rank_NM[:, None, :] < steps_S1, codes_NM[:, None, :], -1)
+    return admissible_tokens(path_NSM, torch.ones_like(path_NSM[..., 0], dtype=torch.bool), index)
 
 
 def _category_loss(logits_NSC: Tensor, category_N: Tensor) -> dict[str, Tensor]:

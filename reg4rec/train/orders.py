@@ -5,6 +5,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from reg4rec.kernels.beam_step.index import TokenIndex
+from reg4rec.kernels.beam_step.reference import admissible_tokens
 from reg4rec.model import Reg4RecModel
 
 __all__ = ["OrderPolicy", "draw_order"]
@@ -13,24 +15,36 @@ OrderPolicy = Literal["random", "crss", "fixed"]
 
 
 def draw_order(
-    policy: OrderPolicy, model: Reg4RecModel, memory_BSD: Tensor, number_S: Tensor, codes_BTM: Tensor, column_T: Tensor
+    policy: OrderPolicy,
+    model: Reg4RecModel,
+    memory_BSD: Tensor,
+    number_S: Tensor,
+    codes_BTM: Tensor,
+    column_T: Tensor,
+    index: TokenIndex | None = None,
 ) -> Tensor:
     """order_BTM: for every target the codebooks in the order of emission (arguments as `Reg4RecModel.decode_on`).
 
     random: uniform permutations. fixed: 0..M-1. crss: the model's own, as in the search: at each step the unused
-    codebook that holds the most probable token, the true token of which is fed. No gradient flows through it.
+    codebook that holds the most probable token, the true token of which is fed; with an `index`, most probable among
+    those by which the path can still become an item. No gradient flows through it.
     Paper: pre-training, ours, D4 and D5.
     """
     if policy == "random":
         return torch.rand(codes_BTM.shape, device=codes_BTM.device).argsort(-1)
     if policy == "fixed":
         return torch.arange(codes_BTM.shape[-1], device=codes_BTM.device).expand_as(codes_BTM)
-    return _confident_order(model, memory_BSD, number_S, codes_BTM, column_T)
+    return _confident_order(model, memory_BSD, number_S, codes_BTM, column_T, index)
 
 
 @torch.no_grad()
 def _confident_order(
-    model: Reg4RecModel, memory_BSD: Tensor, number_S: Tensor, codes_BTM: Tensor, column_T: Tensor
+    model: Reg4RecModel,
+    memory_BSD: Tensor,
+    number_S: Tensor,
+    codes_BTM: Tensor,
+    column_T: Tensor,
+    index: TokenIndex | None,
 ) -> Tensor:
     was_training = model.training
     model.eval()
@@ -38,7 +52,12 @@ def _confident_order(
     used_BTM = torch.zeros_like(codes_BTM, dtype=torch.bool)
     for step in range(codes_BTM.shape[-1]):
         state_BTD = model.decode_on(memory_BSD, number_S, codes_BTM, order, column_T)[:, :, step]
-        confidence_BTM = model.token_logits(state_BTD).softmax(-1).amax(-1).masked_fill(used_BTM, -1)
+        logits_BTMK = model.token_logits(state_BTD)
+        if index is not None:
+            path_BTM = torch.where(used_BTM, codes_BTM, -1)
+            open_BTMK = admissible_tokens(path_BTM, torch.ones_like(path_BTM[..., 0], dtype=torch.bool), index)
+            logits_BTMK = logits_BTMK.masked_fill(~open_BTMK, -torch.inf)
+        confidence_BTM = logits_BTMK.softmax(-1).amax(-1).masked_fill(used_BTM, -1)
         chosen = confidence_BTM.argmax(-1, keepdim=True)
         used_BTM.scatter_(-1, chosen, True)
         order = torch.cat([order, chosen], dim=-1)

@@ -13,7 +13,8 @@ from reg4rec import loop
 from reg4rec.data import Dataset
 from reg4rec.errors import InputError
 from reg4rec.evaluation import evaluate
-from reg4rec.infer import Recommender, SearchOrder
+from reg4rec.infer import Recommender
+from reg4rec.kernels.beam_step.index import build_index
 from reg4rec.loop import LoopConfig
 from reg4rec.model import HistoryLayout, Reg4RecModel, Size, sized
 from reg4rec.settings import override
@@ -46,6 +47,9 @@ class PretrainConfig:
     """order of a target's tokens: random, then crss for the last epochs; crss or fixed throughout (D4)"""
     targets: StepTargets = "open"
     """what a step predicts: the tokens of all codebooks that are still open (D4), or only the next in the order"""
+    renormalize: bool = True
+    """a token's probability, in training and search, is among those by which its path can still become an item; False:
+    among all of its codebook"""
     crss_fraction: float = 0.0
     """last part of the epochs that feed tokens in the model's own order, where `order` is random (D4)"""
     token_weight: float = 0.3
@@ -86,9 +90,10 @@ class PretrainConfig:
                 raise InputError(f"{name} is {getattr(self, name)!r}; it must be {wanted}")
 
     @property
-    def search_order(self) -> SearchOrder:
-        """The order in which the model can be searched: a model that has seen one order only knows no other."""
-        return "fixed" if self.order == "fixed" else "confidence"
+    def search(self) -> dict[str, Any]:
+        """Fields of `SearchConfig` as the trained model wants them; one that has seen one order only knows no other."""
+        order = "fixed" if self.order == "fixed" else "confidence"
+        return {"order": order, "renormalize": self.renormalize, "num_beams": self.num_beams}
 
 
 def pretrain(
@@ -149,15 +154,9 @@ class PretrainStage:
         self.monitor = "validation_ndcg@10" if config.part == "train" else ""
         # shares the module's weights, so it always ranks with the present ones
         self.ranker = Recommender(
-            self.module,
-            tokenizer,
-            data.items,
-            data.item_counts("train"),
-            prune_threshold=None,
-            num_beams=config.num_beams,
-            device=device,
-            order=config.search_order,
-        )
+            self.module, tokenizer, data.items, data.item_counts("train"), prune_threshold=None, device=device
+        ).with_search(**config.search)
+        self.index = build_index(self.codes_IM, tokenizer.config.codebook_size)
         self.order: OrderPolicy = config.order
         self.settings: dict[str, Any] = {
             "stage": self.name,
@@ -180,7 +179,8 @@ class PretrainStage:
 
         column_T = self._decoded_columns(items_BL.shape[1])
         codes_BTM, filled_BT = codes_BLM[:, column_T], filled_BL[:, column_T]
-        order_BTM = draw_order(self.order, self.module, memory_BSD, number_S, codes_BTM, column_T)
+        index = self.index if self.config.renormalize else None
+        order_BTM = draw_order(self.order, self.module, memory_BSD, number_S, codes_BTM, column_T, index)
         states_BTSD = self.module.decode_on(memory_BSD, number_S, codes_BTM, order_BTM, column_T)
         category_BT = self.category_I[rows_BL[:, column_T]]
         losses = path_losses(
@@ -190,6 +190,7 @@ class PretrainStage:
             order_BTM[filled_BT],
             category_BT[filled_BT],
             self.config.targets,
+            index,
         )
         total = losses["token_loss"]
         if "category_loss" in losses:

@@ -112,6 +112,7 @@ def _beam(sizes: Sizes, dtype: torch.dtype, g: Generator) -> tuple[Any, ...]:
         2,
         0.09,
         _integers(items, (batch, 3), g),
+        codes % 2 == 1,
     )
 
 
@@ -147,7 +148,11 @@ def _tce(sizes: Sizes, dtype: torch.dtype, g: Generator) -> tuple[Any, ...]:
     rank_TM = torch.rand(rows, books, generator=g).argsort(1)
     open_TM = rank_TM >= _integers(books + 1, (rows, 1), g)
     weight_MKD = (_normal((books, codes, width), torch.float32, g) / width**0.5).to(dtype)
-    return _normal((rows, width), dtype, g), weight_MKD, _integers(codes, (rows, books), g), open_TM
+    ids_TM = _integers(codes, (rows, books), g)
+    among_TMK = torch.rand(rows, books, codes, generator=g) < 0.5 if codes % 2 else None
+    if among_TMK is not None:
+        among_TMK.scatter_(2, ids_TM[..., None], True)
+    return _normal((rows, width), dtype, g), weight_MKD, ids_TM, open_TM, among_TMK
 
 
 CASES: dict[str, Case] = {
@@ -199,6 +204,6 @@ CASES: dict[str, Case] = {
         sizes=((0, 2, 3, 4), (1, 1, 1, 1), (7, 3, 13, 5), (97, 4, 257, 17)),
         bench={"T4000-M4-K256-D128": (4000, 4, 256, 128)},
         gradients=(0, 1),
-        batched=(0, 2, 3),
+        batched=(0, 2, 3, 4),
     ),
 }

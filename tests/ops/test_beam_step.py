@@ -11,7 +11,7 @@ from reg4rec.kernels.beam_step.reference import admissible_tokens, beam_step_ref
 NEVER = -math.inf
 
 
-def exhaustive_step(logits, scores, tokens, js, codes, allowed, num_beams, num_spares, threshold):
+def exhaustive_step(logits, scores, tokens, js, codes, allowed, num_beams, num_spares, threshold, renormalize):
     """One user: the children, best first, as (score, set of (codebook, code)); whether the fallback was taken."""
     live = [p for p in range(len(scores)) if scores[p] > NEVER]
     kept = [p for p in live if threshold is None or js is None or js[p] <= threshold]
@@ -19,16 +19,22 @@ def exhaustive_step(logits, scores, tokens, js, codes, allowed, num_beams, num_s
     if fallback:
         kept = [min(live, key=lambda p: (js[p], p))]
     kept = sorted(kept, key=lambda p: (-scores[p], p))[:num_beams]
-    log_probs = logits.double().log_softmax(-1)
     best: dict[frozenset, float] = {}
     for p in kept:
         held = {(r, int(j)) for r, j in enumerate(tokens[p]) if j >= 0}
+        log_probs = logits.double().log_softmax(-1)[p]
+        if renormalize:
+            within = [i for i in allowed if held <= {(r, int(j)) for r, j in enumerate(codes[i])}]
+            open_MK = torch.zeros(log_probs.shape, dtype=torch.bool)
+            for r in range(len(log_probs)):
+                open_MK[r, [codes[i][r] for i in within]] = True
+            log_probs = logits[p].double().masked_fill(~open_MK, NEVER).log_softmax(-1)
         for item in allowed:
             carried = {(r, int(j)) for r, j in enumerate(codes[item])}
             if held <= carried:
                 for r, j in carried - held:
                     child = frozenset(held | {(r, j)})
-                    best[child] = max(best.get(child, NEVER), float(scores[p]) + float(log_probs[p, r, j]))
+                    best[child] = max(best.get(child, NEVER), float(scores[p]) + float(log_probs[r, j]))
     ranked = sorted(((score, child) for child, score in best.items()), key=lambda c: -c[0])
     return ranked[: num_beams + num_spares], fallback
 
@@ -43,7 +49,8 @@ def random_case(seed, batch=5, num_items=40, num_codebooks=3, codebook_size=5, n
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("threshold", [None, 0.05])
 @pytest.mark.parametrize("items", [None, torch.arange(0, 40, 3)])
-def test_whole_search_equals_exhaustive_search(seed, threshold, items):
+@pytest.mark.parametrize("renormalize", [False, True])
+def test_whole_search_equals_exhaustive_search(seed, threshold, items, renormalize):
     draw, codes, exclude, (batch, num_codebooks, codebook_size, num_beams, num_spares) = random_case(seed)
     index = build_index(codes, codebook_size, items)
     rows = range(len(codes)) if items is None else items.tolist()
@@ -54,7 +61,7 @@ def test_whole_search_equals_exhaustive_search(seed, threshold, items):
         paths = scores.shape[1]
         logits = torch.randn(batch, paths, num_codebooks, codebook_size, generator=draw)
         parent, token, new_scores, fallback = beam_step_reference(
-            logits, scores, tokens, js, index, num_beams, num_spares, threshold, exclude
+            logits, scores, tokens, js, index, num_beams, num_spares, threshold, exclude, renormalize
         )
         assert parent.shape == token.shape == new_scores.shape == (batch, num_beams + num_spares)
         new_tokens = torch.full((batch, num_beams + num_spares, num_codebooks), -1)
@@ -62,7 +69,7 @@ def test_whole_search_equals_exhaustive_search(seed, threshold, items):
             allowed = [i for i in rows if i not in exclude[b].tolist()]
             want, want_fallback = exhaustive_step(
                 logits[b], scores[b].tolist(), tokens[b].tolist(), None if js is None else js[b].tolist(),
-                codes.tolist(), allowed, num_beams, num_spares, threshold,
+                codes.tolist(), allowed, num_beams, num_spares, threshold, renormalize,
             )  # fmt: skip
             assert bool(fallback[b]) == want_fallback
             found = []

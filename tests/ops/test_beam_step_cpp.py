@@ -84,6 +84,7 @@ def random_call(seed: int) -> tuple[Any, ...]:
         draw.randrange(4),
         draw.choice((None, 0.0, 0.05)),
         draw.choice((None, torch.randint(-1, items, (batch, draw.randrange(12)), generator=g))),
+        draw.random() < 0.5,
     )
 
 

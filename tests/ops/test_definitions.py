@@ -81,12 +81,15 @@ def test_item_topk_in_tiles_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None
         assert torch.equal(one, other)
 
 
-def test_token_cross_entropy_is_the_mean_over_open_codebooks(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("codewords", [31, 32], ids=["among some tokens", "among all tokens"])
+def test_token_cross_entropy_is_the_mean_over_open_codebooks(monkeypatch: pytest.MonkeyPatch, codewords: int) -> None:
     monkeypatch.setattr("reg4rec.kernels.token_cross_entropy.reference._TILE", 100)
-    hidden_TD, weight_MKD, ids_TM, open_TM = inputs("token_cross_entropy", (97, 4, 31, 9), DOUBLE)
+    hidden_TD, weight_MKD, ids_TM, open_TM, among_TMK = inputs("token_cross_entropy", (97, 4, codewords, 9), DOUBLE)
     wanted = [hidden_TD.requires_grad_(), weight_MKD.requires_grad_()]
-    found_T = ops.token_cross_entropy(hidden_TD, weight_MKD, ids_TM.masked_fill(~open_TM, -1), open_TM)
+    found_T = ops.token_cross_entropy(hidden_TD, weight_MKD, ids_TM.masked_fill(~open_TM, -1), open_TM, among_TMK)
     logits_XK = torch.einsum("td,mkd->tmk", hidden_TD, weight_MKD).flatten(0, 1)
+    if among_TMK is not None:
+        logits_XK = logits_XK.masked_fill(~among_TMK.flatten(0, 1), -torch.inf)
     loss_TM = F.cross_entropy(logits_XK, ids_TM.flatten(), reduction="none").view(ids_TM.shape)
     expected_T = (loss_TM * open_TM).sum(1) / open_TM.sum(1).clamp_min(1)
     torch.testing.assert_close(found_T, expected_T)
