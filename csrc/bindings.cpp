@@ -8,6 +8,7 @@
 
 #include "beam_step.h"
 #include "isa.h"
+#include "item_topk.h"
 #include "js_divergence.h"
 
 namespace py = pybind11;
@@ -90,6 +91,27 @@ PYBIND11_MODULE(_C, m) {
                                        reinterpret_cast<bool*>(fallback)};
           py::gil_scoped_release release;
           reg4rec::beam_step_cpu(args, num_threads);
+        });
+  m.def("item_topk_cpu",
+        [](uintptr_t log_probs, int64_t pb, int64_t pm, int64_t pk, uintptr_t ids, int64_t ii, int64_t im, int id_bytes,
+           uintptr_t exclude, int64_t xb, int64_t xx, int exclude_bytes, int64_t users, int64_t books, int64_t codes,
+           int64_t items, int64_t excluded, int64_t k, uintptr_t scores, uintptr_t best, int num_threads) {
+          const reg4rec::ItemTopk args{reinterpret_cast<const float*>(log_probs),
+                                       pb,
+                                       pm,
+                                       pk,
+                                       {reinterpret_cast<const void*>(ids), ii, im, id_bytes},
+                                       {reinterpret_cast<const void*>(exclude), xb, xx, exclude_bytes},
+                                       users,
+                                       books,
+                                       codes,
+                                       items,
+                                       excluded,
+                                       k,
+                                       reinterpret_cast<float*>(scores),
+                                       reinterpret_cast<int64_t*>(best)};
+          py::gil_scoped_release release;
+          reg4rec::item_topk_cpu(args, num_threads);
         });
 #ifdef REG4REC_CUDA
   m.def("js_divergence_cuda",
