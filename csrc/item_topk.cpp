@@ -5,6 +5,7 @@
 #include <limits>
 #include <vector>
 
+#include "aligned.h"
 #include "isa.h"
 #include "threads.h"
 
@@ -114,9 +115,9 @@ Plan make_plan(const ItemTopk& args, int num_threads) {
 }
 
 // The tables (num_books, num_codes, kUsers) of `num_users` users from `first` on, block after block.
-std::vector<float> make_tables(const ItemTopk& args, int64_t first, int64_t num_users) {
+AlignedFloats make_tables(const ItemTopk& args, int64_t first, int64_t num_users) {
   const int64_t num_blocks = (num_users + kUsers - 1) / kUsers;
-  std::vector<float> tables(num_blocks * args.num_books * args.num_codes * kUsers);
+  AlignedFloats tables(num_blocks * args.num_books * args.num_codes * kUsers);
   for (int64_t u = 0; u < num_users; ++u) {
     float* to = tables.data() + u / kUsers * args.num_books * args.num_codes * kUsers + u % kUsers;
     for (int64_t m = 0; m < args.num_books; ++m) {
@@ -153,8 +154,7 @@ void run_job(Plan& plan, int64_t group, int64_t slice) {
   const int64_t num_users = std::min(plan.users_at_once, args.num_users - first_user);
   const int64_t begin = slice * plan.slice_size, end = std::min(begin + plan.slice_size, args.num_items);
   const std::vector<int64_t> exclusions = sorted_exclusions(args, first_user, num_users);
-  const std::vector<float> tables =
-      plan.users_in_lanes ? make_tables(args, first_user, num_users) : std::vector<float>();
+  const AlignedFloats tables = plan.users_in_lanes ? make_tables(args, first_user, num_users) : AlignedFloats();
   std::vector<int32_t> codes(args.num_books * kTile);
   std::vector<int64_t> keys(num_users * plan.capacity);
   std::vector<Best> best(num_users);
