@@ -95,11 +95,13 @@ Search make_search(const MpqQuantize& args, int num_threads) {
 
 // Two scores further apart than this are in the right order despite rounding (twice what the sums can be wrong by).
 float slack(const Search& search, int64_t row, int64_t m, float squared_length) {
+  using Limits = std::numeric_limits<float>;
   const MpqQuantize& args = search.args;
-  const float longest = search.longest[m], epsilon = std::numeric_limits<float>::epsilon();
-  float reach = static_cast<float>(args.width + 4) * epsilon * (std::sqrt(squared_length) + 0.5f * longest);
-  if (args.error.data != nullptr) reach += static_cast<const float*>(args.error.data)[offset(args.error, row, m)];
-  return 2 * longest * reach + std::numeric_limits<float>::min();
+  const float longest = search.longest[m], largest = longest * (std::sqrt(squared_length) + 0.5f * longest);
+  if (!(largest < 0.5f * Limits::max())) return kInfinity;  // a score may overflow
+  const float slack = 2 * static_cast<float>(args.width + 4) * Limits::epsilon() * largest + Limits::min();
+  if (args.error.data == nullptr) return slack;
+  return slack + 2 * longest * static_cast<const float*>(args.error.data)[offset(args.error, row, m)];
 }
 
 // The latents of one row in fp64.

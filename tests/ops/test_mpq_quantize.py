@@ -38,7 +38,7 @@ def test_the_lowest_of_equal_codewords_is_taken(isa: str) -> None:
     assert ids_BM.max() < 50
 
 
-@pytest.mark.parametrize("scale", [1e-22, 1.0, 1e15, 1e19, 1e30])
+@pytest.mark.parametrize("scale", [1e-22, 1.0, 1e15, 1.5e18, 3e18, 1e19, 1e30])
 def test_near_ties_are_decided_in_fp64(isa: str, scale: float) -> None:
     """Latents next to the middle of two codewords; scales whose squares underflow and overflow float32."""
     _, codebooks_MKE, _ = inputs("mpq_quantize", (1, 2, 70, 24))
@@ -51,6 +51,11 @@ def test_near_ties_are_decided_in_fp64(isa: str, scale: float) -> None:
 def test_codewords_much_shorter_than_the_latents(isa: str) -> None:
     latents_BME, codebooks_MKE, _ = inputs("mpq_quantize", (64, 1, 40, 16))
     assert_exact_ids(1e5 * latents_BME, 1e-25 * codebooks_MKE)
+
+
+def test_scores_that_overflow_are_compared_in_fp64(isa: str) -> None:
+    latents_BME, codebooks_MKE = torch.tensor([[[1.8e19]]]), torch.tensor([[[0.0], [2.7e19]]])
+    assert assert_exact_ids(latents_BME, codebooks_MKE)[0].item() == 1
 
 
 def test_a_row_that_is_no_number_spoils_no_other(isa: str) -> None:
