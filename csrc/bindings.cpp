@@ -8,7 +8,9 @@
 
 #include "beam_step.h"
 #include "isa.h"
+#include "item_topk.h"
 #include "js_divergence.h"
+#include "mpq_quantize.h"
 
 namespace py = pybind11;
 using reg4rec::JsDivergence;
@@ -38,6 +40,18 @@ reg4rec::View<T, N - 1> view(const std::array<int64_t, N>& where) {
   reg4rec::View<T, N - 1> tensor{reinterpret_cast<T*>(where[0]), {}};
   std::copy(where.begin() + 1, where.end(), tensor.strides.begin());
   return tensor;
+}
+
+// (pointer, strides, whether it is bfloat16), or None.
+reg4rec::Floats floats(const py::object& tensor) {
+  reg4rec::Floats view{};
+  if (tensor.is_none()) return view;
+  const auto parts = tensor.cast<py::tuple>();
+  const auto strides = parts[1].cast<py::tuple>();
+  view.data = reinterpret_cast<const void*>(parts[0].cast<uintptr_t>());
+  for (size_t axis = 0; axis < strides.size(); ++axis) view.stride[axis] = strides[axis].cast<int64_t>();
+  view.is_bf16 = parts[2].cast<bool>();
+  return view;
 }
 
 #ifdef REG4REC_CUDA
@@ -91,6 +105,48 @@ PYBIND11_MODULE(_C, m) {
                                        reinterpret_cast<bool*>(fallback)};
           py::gil_scoped_release release;
           reg4rec::beam_step_cpu(args, num_threads);
+        });
+  m.def("item_topk_cpu",
+        [](uintptr_t log_probs, int64_t pb, int64_t pm, int64_t pk, uintptr_t ids, int64_t ii, int64_t im, int id_bytes,
+           uintptr_t exclude, int64_t xb, int64_t xx, int exclude_bytes, int64_t users, int64_t books, int64_t codes,
+           int64_t items, int64_t excluded, int64_t k, uintptr_t scores, uintptr_t best, int num_threads) {
+          const reg4rec::ItemTopk args{reinterpret_cast<const float*>(log_probs),
+                                       pb,
+                                       pm,
+                                       pk,
+                                       {reinterpret_cast<const void*>(ids), ii, im, id_bytes},
+                                       {reinterpret_cast<const void*>(exclude), xb, xx, exclude_bytes},
+                                       users,
+                                       books,
+                                       codes,
+                                       items,
+                                       excluded,
+                                       k,
+                                       reinterpret_cast<float*>(scores),
+                                       reinterpret_cast<int64_t*>(best)};
+          py::gil_scoped_release release;
+          reg4rec::item_topk_cpu(args, num_threads);
+        });
+  m.def("mpq_quantize_cpu",
+        [](const py::object& latents, const py::object& codebooks, const py::object& gate, const py::object& error,
+           const py::object& hidden, const py::object& weight, const py::object& bias, int64_t rows, int64_t books,
+           int64_t codes, int64_t width, int64_t hidden_width, uintptr_t ids, uintptr_t mixed, int num_threads) {
+          const reg4rec::MpqQuantize args{floats(latents),
+                                          floats(codebooks),
+                                          floats(gate),
+                                          floats(error),
+                                          floats(hidden),
+                                          floats(weight),
+                                          floats(bias),
+                                          rows,
+                                          books,
+                                          codes,
+                                          width,
+                                          hidden_width,
+                                          reinterpret_cast<int64_t*>(ids),
+                                          reinterpret_cast<void*>(mixed)};
+          py::gil_scoped_release release;
+          reg4rec::mpq_quantize_cpu(args, num_threads);
         });
 #ifdef REG4REC_CUDA
   m.def("js_divergence_cuda",

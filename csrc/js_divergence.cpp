@@ -5,6 +5,7 @@
 #include <limits>
 #include <vector>
 
+#include "aligned.h"
 #include "isa.h"
 #include "threads.h"
 
@@ -68,10 +69,6 @@ double exact_divergence(const JsDivergence& args, int64_t n) {
   return js;
 }
 
-struct alignas(64) CacheLine {
-  float floats[16];
-};
-
 struct Context {
   const JsDivergence& args;
   Rows rows;
@@ -79,8 +76,8 @@ struct Context {
 
 void run_range(void* context, int64_t begin, int64_t end) {
   const auto& [args, rows] = *static_cast<Context*>(context);
-  std::vector<CacheLine> scratch(2 * rows_at_once(args.num_classes) * padded_classes(args.num_classes) / 16);
-  rows(args, begin, end, scratch.data()->floats);
+  AlignedFloats scratch(2 * rows_at_once(args.num_classes) * padded_classes(args.num_classes));
+  rows(args, begin, end, scratch.data());
   if (args.keep == nullptr) return;
   for (int64_t n = begin; n < end; ++n) {
     const double js = args.js[n];

@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-#if SIMD_LANES == 16
+#ifdef __SSE2__
 #include <immintrin.h>
 #endif
 
@@ -34,6 +34,33 @@ inline Float splat(float x) { return x - Float{}; }
 inline Float max(Float a, Float b) { return a > b ? a : b; }
 
 inline Float min(Float a, Float b) { return a < b ? a : b; }
+
+// Bit i is set where a > b in lane i.
+inline uint32_t lanes_above(Float a, Float b) {
+#if SIMD_LANES == 16
+  return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ);
+#elif SIMD_LANES == 8
+  return _mm256_movemask_ps((Float)(a > b));
+#elif defined(__SSE2__)
+  return _mm_movemask_ps((Float)(a > b));
+#else
+  uint32_t bits = 0;
+  for (int lane = 0; lane < SIMD_LANES; ++lane) bits |= static_cast<uint32_t>(a[lane] > b[lane]) << lane;
+  return bits;
+#endif
+}
+
+inline Float gather(const float* table, const int32_t* indices) {
+#if SIMD_LANES == 16
+  return _mm512_i32gather_ps(_mm512_loadu_si512(indices), table, sizeof(float));
+#elif SIMD_LANES == 8
+  return _mm256_i32gather_ps(table, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(indices)), sizeof(float));
+#else
+  Float x;
+  for (int lane = 0; lane < SIMD_LANES; ++lane) x[lane] = table[indices[lane]];
+  return x;
+#endif
+}
 
 inline float sum(Float x) {
   float lanes[SIMD_LANES];

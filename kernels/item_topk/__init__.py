@@ -48,4 +48,5 @@ OP = Op(
     check=_check,
     reference=item_topk_reference,
     fake=_fake,
+    implementations={"cpp": "native"},
 )

@@ -13,7 +13,7 @@ from ..mpq_quantize.reference import (
     work_dtype,
 )
 
-__all__ = ["mpq_quantize_fused_backward", "mpq_quantize_fused_reference", "mpq_quantize_fused_save"]
+__all__ = ["mpq_quantize_fused_backward", "mpq_quantize_fused_reference", "mpq_quantize_fused_save", "project"]
 
 
 def mpq_quantize_fused_reference(
@@ -24,22 +24,29 @@ def mpq_quantize_fused_reference(
     gate_BM: torch.Tensor | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(ids_BM, mixed_BE)"""
-    dtype = work_dtype(hidden_BMH)
-    hidden_MBH, weight_MEH, bias_ME = hidden_BMH.to(dtype).transpose(0, 1), weight_MEH.to(dtype), bias_ME.to(dtype)
-    latents_MBE = torch.baddbmm(bias_ME.unsqueeze(1), hidden_MBH, weight_MEH.mT)
-    reach_MB = hidden_MBH.norm(dim=2) * weight_MEH.norm(dim=(1, 2)).unsqueeze(1) + bias_ME.norm(dim=1, keepdim=True)
-    error_BM = product_error(hidden_MBH.shape[2], dtype) * reach_MB.T
+    latents_BME, error_BM = project(hidden_BMH, weight_MEH, bias_ME)
 
     def exact(row_X: torch.Tensor, book_X: torch.Tensor) -> torch.Tensor:
         latents_XE = bias_ME[book_X].double()
         for book in book_X.unique().tolist():
             of_book_X = book_X == book
-            hidden_YH = hidden_MBH[book, row_X[of_book_X]].double()
+            hidden_YH = hidden_BMH[row_X[of_book_X], book].double()
             latents_XE[of_book_X] += hidden_YH @ weight_MEH[book].double().mT
         return latents_XE
 
-    ids_BM = nearest_codes(latents_MBE.transpose(0, 1), codebooks_MKE, error_BM, exact)
+    ids_BM = nearest_codes(latents_BME, codebooks_MKE, error_BM, exact)
     return ids_BM, mix_codewords(ids_BM, codebooks_MKE, gate_BM)
+
+
+def project(
+    hidden_BMH: torch.Tensor, weight_MEH: torch.Tensor, bias_ME: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(latents_BME, error_BM): hidden @ weight.T + bias of each codebook, and a bound on the error of its length."""
+    dtype = work_dtype(hidden_BMH)
+    hidden_MBH, weight_MEH, bias_ME = hidden_BMH.to(dtype).transpose(0, 1), weight_MEH.to(dtype), bias_ME.to(dtype)
+    latents_MBE = torch.baddbmm(bias_ME.unsqueeze(1), hidden_MBH, weight_MEH.mT)
+    reach_MB = hidden_MBH.norm(dim=2) * weight_MEH.norm(dim=(1, 2)).unsqueeze(1) + bias_ME.norm(dim=1, keepdim=True)
+    return latents_MBE.transpose(0, 1), product_error(hidden_MBH.shape[2], dtype) * reach_MB.T
 
 
 def mpq_quantize_fused_save(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, torch.Tensor]) -> None:

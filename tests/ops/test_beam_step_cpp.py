@@ -2,7 +2,6 @@
 
 import math
 import random
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -17,18 +16,6 @@ from tests.ops.cases import inputs
 pytestmark = pytest.mark.skipif(native_problem() is not None, reason="needs the extension")
 
 NEVER = -math.inf
-
-
-@pytest.fixture(params=["base", "avx2", "avx512"])
-def isa(request: pytest.FixtureRequest) -> Iterator[str]:
-    from reg4rec import _C
-
-    try:
-        _C.select_isa(request.param)
-    except ValueError as error:
-        pytest.skip(str(error))
-    yield request.param
-    _C.select_isa("")
 
 
 def assert_as_defined(args: tuple[Any, ...]) -> None:

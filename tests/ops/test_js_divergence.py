@@ -4,7 +4,6 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -39,18 +38,6 @@ def test_properties_for_any_logits(logits: object, seed: int, distance: float) -
     assert (js >= 0).all()
     assert (js <= math.log(2) + 1e-6).all()
     assert (ops.js_divergence(p, p) < 1e-12).all()
-
-
-@pytest.fixture(params=["base", "avx2", "avx512"])
-def isa(request: pytest.FixtureRequest) -> Iterator[str]:
-    from reg4rec import _C
-
-    try:
-        _C.select_isa(request.param)
-    except ValueError as error:
-        pytest.skip(str(error))
-    yield request.param
-    _C.select_isa("")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -1,0 +1,230 @@
+#include "item_topk.h"
+
+#include <algorithm>
+#include <functional>
+#include <limits>
+#include <vector>
+
+#include "aligned.h"
+#include "isa.h"
+#include "threads.h"
+
+namespace reg4rec {
+
+using namespace topk;
+
+#define DECLARE_SCORES(isa)                                                                                 \
+  namespace isa {                                                                                           \
+  void score_users(const float* table, int64_t num_codes, const Tile& tile, Best* best, float* thresholds); \
+  void score_items(const float* row, int64_t stride_m, const Tile& tile, Best& best);                       \
+  }
+DECLARE_SCORES(base)
+#ifdef REG4REC_X86
+DECLARE_SCORES(avx2)
+DECLARE_SCORES(avx512)
+#endif
+#undef DECLARE_SCORES
+
+namespace {
+
+struct Kernels {
+  void (*score_users)(const float*, int64_t, const Tile&, Best*, float*);
+  void (*score_items)(const float*, int64_t, const Tile&, Best&);
+};
+
+Kernels kernels_for(Isa isa) {
+#ifdef REG4REC_X86
+  if (isa == Isa::kAvx512) return {avx512::score_users, avx512::score_items};
+  if (isa == Isa::kAvx2) return {avx2::score_users, avx2::score_items};
+#endif
+  return {base::score_users, base::score_items};
+}
+
+constexpr int64_t kNoItem = std::numeric_limits<int64_t>::min();
+constexpr int64_t kAboveItems = std::numeric_limits<int64_t>::max();
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+constexpr int64_t kUsersAtOnce = 64;         // they share the unpacked codes
+constexpr int64_t kKeysAtOnce = 1 << 22;     // of all users at once
+constexpr int64_t kSmallestSlice = 1 << 15;  // items that are worth a slice of their own
+
+template <typename Value>
+Value bits_as(const void* bits) {
+  Value value;
+  __builtin_memcpy(&value, bits, sizeof value);
+  return value;
+}
+
+int64_t make_key(float score, int64_t item) {
+  const int32_t bits = bits_as<int32_t>(&score);
+  const int64_t ordered = bits < 0 ? bits ^ 0x7fffffff : bits;
+  return static_cast<int64_t>(static_cast<uint64_t>(ordered) << 32 | (0xffffffffu - static_cast<uint32_t>(item)));
+}
+
+float key_score(int64_t key) {
+  const int32_t ordered = static_cast<int32_t>(key >> 32), bits = ordered < 0 ? ordered ^ 0x7fffffff : ordered;
+  return bits_as<float>(&bits);
+}
+
+int64_t key_item(int64_t key) { return 0xffffffffu - static_cast<uint32_t>(key); }
+
+template <typename From, typename To>
+void copy_scaled(const void* data, int64_t offset, int64_t stride, int64_t size, int64_t scale, To* to) {
+  const From* from = static_cast<const From*>(data) + offset;
+  for (int64_t i = 0; i < size; ++i) to[i] = static_cast<To>(from[i * stride] * scale);
+}
+
+// Integers from `offset` on, `stride` apart, times `scale`.
+template <typename To>
+void copy(const Integers& from, int64_t offset, int64_t stride, int64_t size, int64_t scale, To* to) {
+  if (from.bytes == 2) copy_scaled<int16_t>(from.data, offset, stride, size, scale, to);
+  if (from.bytes == 4) copy_scaled<int32_t>(from.data, offset, stride, size, scale, to);
+  if (from.bytes == 8) copy_scaled<int64_t>(from.data, offset, stride, size, scale, to);
+}
+
+void shrink(Best& best) {
+  if (best.size <= best.k) return;
+  std::nth_element(best.keys, best.keys + best.k - 1, best.keys + best.size, std::greater<>());
+  best.size = best.k;
+  best.threshold = key_score(best.keys[best.k - 1]);
+}
+
+// Jobs are pairs of some users and a slice of the items; each leaves its best k of each user in `keys`, which is
+// (num_users, num_slices, k).
+struct Plan {
+  const ItemTopk& args;
+  Kernels kernels;
+  bool users_in_lanes;
+  int64_t capacity, users_at_once, num_slices, slice_size;
+  std::vector<int64_t> keys;
+};
+
+Plan make_plan(const ItemTopk& args, int num_threads) {
+  Plan plan{args, kernels_for(current_isa()), false, 0, 0, 1, args.num_items, {}};
+  plan.capacity = std::min(args.num_items, std::max(2 * args.k, args.k + kUsers));
+  plan.users_at_once = std::clamp<int64_t>(kKeysAtOnce / std::max<int64_t>(plan.capacity, 1), 1, kUsersAtOnce);
+  const int64_t num_groups = (args.num_users + plan.users_at_once - 1) / plan.users_at_once;
+  if (num_threads > 1) {
+    const int64_t wanted = (4 * num_threads + num_groups - 1) / num_groups;
+    plan.num_slices = std::clamp<int64_t>(wanted, 1, args.num_items / kSmallestSlice + 1);
+    plan.slice_size = (args.num_items + plan.num_slices - 1) / plan.num_slices;
+  }
+  const int64_t users_together = std::min({args.num_users, plan.users_at_once, kUsers});
+  plan.users_in_lanes = users_together >= kUsers / 2 && 4 * args.num_codes <= args.num_items;
+  plan.keys.assign(args.num_users * plan.num_slices * args.k, kNoItem);
+  return plan;
+}
+
+// The tables (num_books, num_codes, kUsers) of `num_users` users from `first` on, block after block.
+AlignedFloats make_tables(const ItemTopk& args, int64_t first, int64_t num_users) {
+  const int64_t num_blocks = (num_users + kUsers - 1) / kUsers;
+  AlignedFloats tables(num_blocks * args.num_books * args.num_codes * kUsers);
+  for (int64_t u = 0; u < num_users; ++u) {
+    float* to = tables.data() + u / kUsers * args.num_books * args.num_codes * kUsers + u % kUsers;
+    for (int64_t m = 0; m < args.num_books; ++m) {
+      const float* from = args.log_probs + (first + u) * args.stride_pb + m * args.stride_pm;
+      for (int64_t c = 0; c < args.num_codes; ++c, to += kUsers) *to = from[c * args.stride_pk];
+    }
+  }
+  return tables;
+}
+
+// The excluded items of each user in ascending order, each list closed by kAboveItems.
+std::vector<int64_t> sorted_exclusions(const ItemTopk& args, int64_t first, int64_t num_users) {
+  std::vector<int64_t> lists(num_users * (args.num_excluded + 1), kAboveItems);
+  for (int64_t u = 0; u < num_users; ++u) {
+    int64_t* list = lists.data() + u * (args.num_excluded + 1);
+    const int64_t offset = (first + u) * args.exclude.stride_row;
+    copy(args.exclude, offset, args.exclude.stride_column, args.num_excluded, 1, list);
+    std::sort(list, list + args.num_excluded);
+  }
+  return lists;
+}
+
+void unpack_codes(const ItemTopk& args, int64_t first, int64_t num_items, int64_t scale, int32_t* codes) {
+  for (int64_t m = 0; m < args.num_books; ++m, codes += kTile) {
+    const int64_t offset = first * args.ids.stride_row + m * args.ids.stride_column;
+    copy(args.ids, offset, args.ids.stride_row, num_items, scale, codes);
+    std::fill(codes + num_items, codes + kTile, 0);
+  }
+}
+
+void run_job(Plan& plan, int64_t group, int64_t slice) {
+  const ItemTopk& args = plan.args;
+  const int64_t first_user = group * plan.users_at_once;
+  const int64_t num_users = std::min(plan.users_at_once, args.num_users - first_user);
+  const int64_t begin = slice * plan.slice_size, end = std::min(begin + plan.slice_size, args.num_items);
+  const std::vector<int64_t> exclusions = sorted_exclusions(args, first_user, num_users);
+  const AlignedFloats tables = plan.users_in_lanes ? make_tables(args, first_user, num_users) : AlignedFloats();
+  std::vector<int32_t> codes(args.num_books * kTile);
+  std::vector<int64_t> keys(num_users * plan.capacity);
+  std::vector<Best> best(num_users);
+  std::vector<float> thresholds((num_users + kUsers - 1) / kUsers * kUsers, kInfinity);
+  for (int64_t u = 0; u < num_users; ++u) {
+    best[u] = {keys.data() + u * plan.capacity,
+               0,
+               plan.capacity,
+               args.k,
+               -kInfinity,
+               exclusions.data() + u * (args.num_excluded + 1)};
+    thresholds[u] = -kInfinity;
+  }
+  for (int64_t i = begin; i < end; i += kTile) {
+    const Tile tile{codes.data(), i, std::min(kTile, end - i), args.num_books};
+    unpack_codes(args, i, tile.num_items, plan.users_in_lanes ? kUsers : args.stride_pk, codes.data());
+    if (plan.users_in_lanes) {
+      for (int64_t u = 0; u < num_users; u += kUsers) {
+        const float* table = tables.data() + u * args.num_books * args.num_codes;
+        plan.kernels.score_users(table, args.num_codes, tile, &best[u], &thresholds[u]);
+      }
+    } else {
+      for (int64_t u = 0; u < num_users; ++u) {
+        const float* row = args.log_probs + (first_user + u) * args.stride_pb;
+        plan.kernels.score_items(row, args.stride_pm, tile, best[u]);
+      }
+    }
+  }
+  for (int64_t u = 0; u < num_users; ++u) {
+    shrink(best[u]);
+    int64_t* to = plan.keys.data() + ((first_user + u) * plan.num_slices + slice) * args.k;
+    std::copy(best[u].keys, best[u].keys + best[u].size, to);
+  }
+}
+
+void run_jobs(void* context, int64_t begin, int64_t end) {
+  Plan& plan = *static_cast<Plan*>(context);
+  for (int64_t job = begin; job < end; ++job) run_job(plan, job / plan.num_slices, job % plan.num_slices);
+}
+
+// Merges the slices of each user and writes the result.
+void finish_users(void* context, int64_t begin, int64_t end) {
+  Plan& plan = *static_cast<Plan*>(context);
+  const int64_t k = plan.args.k;
+  for (int64_t u = begin; u < end; ++u) {
+    int64_t* keys = plan.keys.data() + u * plan.num_slices * k;
+    if (plan.num_slices > 1) std::nth_element(keys, keys + k - 1, keys + plan.num_slices * k, std::greater<>());
+    std::sort(keys, keys + k, std::greater<>());
+    for (int64_t n = 0; n < k; ++n) {
+      plan.args.scores[u * k + n] = keys[n] == kNoItem ? -kInfinity : key_score(keys[n]);
+      plan.args.items[u * k + n] = keys[n] == kNoItem ? -1 : key_item(keys[n]);
+    }
+  }
+}
+
+}  // namespace
+
+void topk::keep(Best& best, float score, int64_t item) {
+  while (*best.excluded < item) ++best.excluded;
+  if (*best.excluded == item) return;
+  best.keys[best.size++] = make_key(score, item);
+  if (best.size == best.capacity) shrink(best);
+}
+
+void item_topk_cpu(const ItemTopk& args, int num_threads) {
+  if (args.num_users == 0 || args.k == 0) return;
+  Plan plan = make_plan(args, num_threads);
+  const int64_t num_groups = (args.num_users + plan.users_at_once - 1) / plan.users_at_once;
+  parallel_for(num_threads, num_groups * plan.num_slices, 1, run_jobs, &plan);
+  parallel_for(num_threads, args.num_users, std::max<int64_t>(1, kKeysAtOnce / 256 / args.k), finish_users, &plan);
+}
+
+}  // namespace reg4rec

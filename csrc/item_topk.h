@@ -1,0 +1,52 @@
+// Best k items of each user by the sum of their tokens' log-probabilities: arguments, entry point, and what the units
+// per instruction set share (definition: kernels/item_topk).
+#pragma once
+
+#include <cstdint>
+
+namespace reg4rec {
+
+struct Integers {
+  const void* data;
+  int64_t stride_row, stride_column;  // in elements
+  int bytes;                          // 2, 4 or 8 each
+};
+
+struct ItemTopk {
+  const float* log_probs;
+  int64_t stride_pb, stride_pm, stride_pk;  // in elements
+  Integers ids, exclude;
+  int64_t num_users, num_books, num_codes, num_items, num_excluded, k;
+  float* scores;
+  int64_t* items;
+};
+
+void item_topk_cpu(const ItemTopk& args, int num_threads);
+
+namespace topk {
+
+constexpr int64_t kTile = 1024;  // items whose codes are unpacked at a time
+constexpr int64_t kUsers = 16;   // users in the lanes of a table
+
+// The best of one user's items so far: keys order by score, then by lowest item. Full, they shrink to the best k, and
+// the threshold rises to the k-th score; so it is the caller's to pass only scores above the threshold.
+struct Best {
+  int64_t* keys;
+  int64_t size, capacity, k;
+  float threshold;
+  const int64_t* excluded;  // ascending, from the next that matters to a last one above every item
+};
+
+// Items must come in ascending order.
+void keep(Best& best, float score, int64_t item);
+
+// Codes of consecutive items, one plane of kTile for each codebook, times what an index of a table is multiplied by;
+// zero after the last item.
+struct Tile {
+  const int32_t* codes;
+  int64_t first, num_items, num_books;
+};
+
+}  // namespace topk
+
+}  // namespace reg4rec

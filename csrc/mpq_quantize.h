@@ -1,0 +1,54 @@
+// Nearest codewords and their gated sum: arguments, entry point, and what the units per instruction set share
+// (definition: kernels/mpq_quantize; with a projection: kernels/mpq_quantize_fused).
+#pragma once
+
+#include <cstdint>
+
+namespace reg4rec {
+
+struct Floats {
+  const void* data;      // null for a tensor that is not there
+  int64_t stride[3];     // in elements
+  bool is_bf16 = false;  // else float32
+};
+
+struct MpqQuantize {
+  Floats latents, codebooks, gate;
+  Floats error;                 // (num_rows, num_books): bounds the error of the latents' length, where they have one
+  Floats hidden, weight, bias;  // what the latents are in fp64, where they have an error
+  int64_t num_rows, num_books, num_codes, width, hidden_width;
+  int64_t* ids;  // (num_rows, num_books)
+  void* mixed;   // (num_rows, width), as the codebooks
+};
+
+void mpq_quantize_cpu(const MpqQuantize& args, int num_threads);
+
+namespace mpq {
+
+constexpr int64_t kChunk = 96;  // rows for which a tile of codes stays in the cache
+constexpr int64_t kRows = 6;    // rows of a register tile; divides kChunk
+
+// One codebook in tiles of the unit's `codes_at_once` codewords, each (width, codes_at_once), filled up with codewords
+// that are never nearest; minus_half is -0.5 c.c of each.
+struct Book {
+  const float* codes;
+  const float* minus_half;
+  int64_t num_tiles, width;
+};
+
+struct Kernels {
+  int64_t codes_at_once;
+  // Ids of up to kChunk rows (what is behind them fills the last register tile); -1 where a second code comes within
+  // the row's slack of the best.
+  void (*nearest_codes)(const Book& book, const float* rows, int64_t num_rows, const float* slack, int32_t* ids);
+  // x.c - 0.5 c.c of one row and all codes.
+  void (*score_row)(const Book& book, const float* row, float* scores);
+  // Copies `size` floats that are `stride` apart.
+  void (*load_floats)(const Floats& from, int64_t offset, int64_t stride, int64_t size, float* to);
+  float (*squared_length)(const float* row, int64_t size);
+  void (*add_scaled)(const float* row, float scale, int64_t size, float* to);
+};
+
+}  // namespace mpq
+
+}  // namespace reg4rec
