@@ -19,7 +19,7 @@ def exhaustive_step(logits, scores, tokens, js, codes, allowed, num_beams, num_s
     if fallback:
         kept = [min(live, key=lambda p: (js[p], p))]
     kept = sorted(kept, key=lambda p: (-scores[p], p))[:num_beams]
-    best: dict[frozenset, float] = {}
+    best: dict[frozenset, tuple[float, int, int]] = {}
     for p in kept:
         held = {(r, int(j)) for r, j in enumerate(tokens[p]) if j >= 0}
         log_probs = logits.double().log_softmax(-1)[p]
@@ -34,8 +34,9 @@ def exhaustive_step(logits, scores, tokens, js, codes, allowed, num_beams, num_s
             if held <= carried:
                 for r, j in carried - held:
                     child = frozenset(held | {(r, j)})
-                    best[child] = max(best.get(child, NEVER), float(scores[p]) + float(log_probs[r, j]))
-    ranked = sorted(((score, child) for child, score in best.items()), key=lambda c: -c[0])
+                    found = (-float(scores[p]) - float(log_probs[r, j]), p, r * log_probs.shape[1] + j)
+                    best[child] = min(best.get(child, found), found)
+    ranked = [(-best[child][0], child) for child in sorted(best, key=lambda child: best[child])]
     return ranked[: num_beams + num_spares], fallback
 
 
