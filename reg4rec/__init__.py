@@ -29,6 +29,7 @@ _HOMES = {
     "pretrain": "train",
     "fit_recommender": "train",
     "PretrainConfig": "train",
+    "RECIPES": "train",
     "LoopConfig": "loop",
     "Popularity": "baselines",
     "SASRec": "baselines",

@@ -15,7 +15,7 @@ from reg4rec.evaluation import Ranker, evaluate
 from reg4rec.infer import Recommender
 from reg4rec.infer.batch import read_users, recommend_to_folder
 from reg4rec.tokenizer import Tokenizer, TokenizerConfig, fit_tokenizer
-from reg4rec.train import PretrainConfig, fit_recommender
+from reg4rec.train import PretrainConfig, RecipeName, fit_recommender
 
 __all__ = ["DataGet", "DataPrepare", "Evaluate", "Pretrain", "Recommend", "Tokenize"]
 
@@ -100,6 +100,8 @@ class Tokenize:
     """dataset folder, or the name of a public dataset"""
     out: Path
     """run folder; a killed run started again goes on, and RUN/tokenizer holds the result"""
+    recipe: RecipeName = "default"
+    """default: the best that we measured; paper: what the paper states. It sets the defaults of the options below"""
     config: Annotated[TokenizerConfig, tyro.conf.arg(name="")] = field(default_factory=TokenizerConfig)
     json: bool = False
     """print one JSON object instead of text"""
@@ -120,6 +122,8 @@ class Pretrain:
     """tokenizer folder fitted on that dataset"""
     out: Path
     """run folder; a killed run started again goes on, and RUN/recommender holds the result"""
+    recipe: RecipeName = "default"
+    """default: the best that we measured; paper: what the paper states. It sets the defaults of the options below"""
     config: Annotated[PretrainConfig, tyro.conf.arg(name="")] = field(default_factory=PretrainConfig)
     resume: bool = True
     """go on from the last checkpoint in the run folder"""

@@ -25,7 +25,7 @@ class Compare:
     """folder for compare.md, compare.json, compare.png and the runs; what is finished there is not run again"""
     config: Annotated[CompareConfig, tyro.conf.arg(name="")] = field(default_factory=CompareConfig)
     size: Size | None = None
-    """size of both generative models; short for --reg4rec.pretrain.size and --tiger.pretrain.size"""
+    """size of all generative models; short for --reg4rec.pretrain.size, --paper.pretrain.size, --tiger.pretrain.size"""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 ..."""
     json: bool = False
@@ -34,7 +34,7 @@ class Compare:
     def run(self) -> None:
         config = self.config
         if self.size is not None:
-            sized = {name: override(getattr(config, name), {"size": self.size}) for name in ("tiger", "reg4rec")}
-            config = override(config, sized)
+            methods = ("tiger", "paper", "reg4rec")
+            config = override(config, {name: override(getattr(config, name), {"size": self.size}) for name in methods})
         comparison = compare(load_dataset(self.data), config, out=self.out, device=self.device)
         show(f"{comparison.markdown()}\n{self.out / 'compare.md'}", comparison.as_dict(), self.json)

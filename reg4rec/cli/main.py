@@ -1,5 +1,6 @@
 """Choosing a command, running it, and answering a user's mistake by one sentence."""
 
+import argparse
 import contextlib
 import io
 import sys
@@ -14,22 +15,12 @@ from reg4rec.cli.demo import Demo
 from reg4rec.cli.info import Info
 from reg4rec.errors import InputError, TokenizerCollapseError
 from reg4rec.ops import BackendError
+from reg4rec.train import RECIPES, Recipe
 
 __all__ = ["main"]
 
+ABOUT_DATA = "Fetch a public dataset or prepare your own."
 DataCommand = Annotated[DataGet, tyro.conf.subcommand("get")] | Annotated[DataPrepare, tyro.conf.subcommand("prepare")]
-StageCommand = (
-    Annotated[Demo, tyro.conf.subcommand("demo")]
-    | Annotated[DataCommand, tyro.conf.subcommand("data", description="Fetch a public dataset or prepare your own.")]
-    | Annotated[Tokenize, tyro.conf.subcommand("tokenize")]
-    | Annotated[Pretrain, tyro.conf.subcommand("pretrain")]
-    | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
-    | Annotated[Recommend, tyro.conf.subcommand("recommend")]
-    | Annotated[Info, tyro.conf.subcommand("info")]
-)
-# compare holds several configurations with equal field names, so its flags keep their prefixes
-Command = tyro.conf.OmitArgPrefixes[StageCommand] | Annotated[Compare, tyro.conf.subcommand("compare")]
-
 MISTAKES = (InputError, TokenizerCollapseError, BackendError, FloatingPointError)
 
 
@@ -46,12 +37,38 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(130)
 
 
+def _command(recipe: Recipe) -> Any:
+    """The type of all commands, with a recipe's settings as the defaults of the stages."""
+    tokenize = Tokenize(tyro.MISSING, tyro.MISSING, config=recipe.tokenizer)
+    pretrain = Pretrain(tyro.MISSING, tyro.MISSING, tyro.MISSING, config=recipe.pretrain)
+    stage = (
+        Annotated[Demo, tyro.conf.subcommand("demo")]
+        | Annotated[
+            DataCommand, tyro.conf.subcommand("data", description="Fetch a public dataset or prepare your own.")
+        ]
+        | Annotated[Tokenize, tyro.conf.subcommand("tokenize", default=tokenize)]
+        | Annotated[Pretrain, tyro.conf.subcommand("pretrain", default=pretrain)]
+        | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
+        | Annotated[Recommend, tyro.conf.subcommand("recommend")]
+        | Annotated[Info, tyro.conf.subcommand("info")]
+    )
+    # compare holds several configurations with equal field names, so its flags keep their prefixes
+    return tyro.conf.OmitArgPrefixes[stage] | Annotated[Compare, tyro.conf.subcommand("compare")]  # type: ignore[misc]
+
+
+def _recipe(words: Sequence[str]) -> Recipe:
+    """The recipe that is asked for; a wrong name is left to tyro, which lists the known ones."""
+    options = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    options.add_argument("--recipe", nargs="?", default="default")
+    return RECIPES.get(options.parse_known_args(words)[0].recipe, RECIPES["default"])
+
+
 def _parse(words: Sequence[str]) -> Any:
     """The chosen command; an InputError of its settings comes as it is, not in tyro's words."""
     with contextlib.redirect_stderr(io.StringIO()) as said:
         try:
             return tyro.cli(
-                Command,
+                _command(_recipe(words)),
                 prog="reg4rec",
                 args=words,
                 config=(tyro.conf.OmitSubcommandPrefixes,),

@@ -5,28 +5,19 @@ from typing import Literal, get_args
 
 from reg4rec.baselines import SASRecConfig, TigerConfig
 from reg4rec.errors import InputError
-from reg4rec.tokenizer import TokenizerConfig
-from reg4rec.train import PretrainConfig
+from reg4rec.train import RECIPES, Recipe
 
-__all__ = ["CompareConfig", "MethodName", "ProtocolName", "Reg4RecConfig"]
+__all__ = ["CompareConfig", "MethodName", "ProtocolName"]
 
-MethodName = Literal["popularity", "sasrec", "tiger", "reg4rec"]
+MethodName = Literal["popularity", "sasrec", "tiger", "reg4rec-paper", "reg4rec"]
 ProtocolName = Literal["standard", "filtered", "final"]
-
-
-@dataclass(frozen=True)
-class Reg4RecConfig:
-    """Settings of both stages of reg4rec; the comparison's seed replaces the tokenizer's."""
-
-    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
-    pretrain: PretrainConfig = field(default_factory=PretrainConfig)
 
 
 @dataclass(frozen=True)
 class CompareConfig:
     """A comparison. Every method chooses its epoch on validation; test is read once, at the end."""
 
-    methods: tuple[MethodName, ...] = ("popularity", "sasrec", "tiger", "reg4rec")
+    methods: tuple[MethodName, ...] = ("popularity", "sasrec", "tiger", "reg4rec-paper", "reg4rec")
     """rows of the table, in this order"""
     protocols: tuple[ProtocolName, ...] = ("standard", "filtered")
     """standard: seen items stay, cold targets count; filtered: neither; final: filtered, trained on validation too"""
@@ -34,7 +25,10 @@ class CompareConfig:
     """each method is fitted once a seed; mean and standard deviation are over them"""
     sasrec: SASRecConfig = field(default_factory=SASRecConfig)
     tiger: TigerConfig = field(default_factory=TigerConfig)
-    reg4rec: Reg4RecConfig = field(default_factory=Reg4RecConfig)
+    reg4rec: Recipe = field(default_factory=lambda: RECIPES["default"])
+    """the comparison's seed replaces the tokenizer's, here and below"""
+    paper: Recipe = field(default_factory=lambda: RECIPES["paper"])
+    """what the method reg4rec-paper is fitted with"""
 
     def __post_init__(self) -> None:
         for name, known in (("methods", get_args(MethodName)), ("protocols", get_args(ProtocolName))):
@@ -43,5 +37,6 @@ class CompareConfig:
                 raise InputError(f"{name} are one or more of {', '.join(known)}, each once; found {list(chosen)}")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
             raise InputError(f"seeds are one or more numbers from 0 up, each once; found {list(self.seeds)}")
-        if {self.sasrec.part, self.tiger.pretrain.part, self.reg4rec.pretrain.part} != {"train"}:
+        trained = (self.sasrec, self.tiger.pretrain, self.paper.pretrain, self.reg4rec.pretrain)
+        if {config.part for config in trained} != {"train"}:
             raise InputError("a comparison sets part itself; the protocol final trains on the validation items too")

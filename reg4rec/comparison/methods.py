@@ -14,7 +14,7 @@ from reg4rec.evaluation import Ranker
 from reg4rec.infer import Recommender
 from reg4rec.loop import LoopConfig
 from reg4rec.tokenizer import fit_tokenizer
-from reg4rec.train import fit_recommender
+from reg4rec.train import Recipe, fit_recommender
 
 __all__ = ["METHODS", "Fitted", "Job", "Method"]
 
@@ -82,8 +82,7 @@ def _fit_tiger(job: Job) -> Fitted:
     return Fitted(model, _size(model.recommender.model) + _size(model.recommender.tokenizer.quantizer))
 
 
-def _fit_reg4rec(job: Job) -> Fitted:
-    own = job.config.reg4rec
+def _fit_recipe(job: Job, own: Recipe) -> Fitted:
     tokenizer_config = replace(own.tokenizer, seed=job.seed)
     config = replace(own.pretrain, part=job.part, loop=job.plan(own.pretrain.loop))
     tokenizer = fit_tokenizer(job.data, tokenizer_config, out=job.out / "tokenizer", part=job.part)
@@ -104,6 +103,11 @@ METHODS: dict[str, Method] = {
     "popularity": Method(_fit_popularity, lambda config: {}, seeded=False),
     "sasrec": Method(_fit_sasrec, lambda config: config.sasrec),
     "tiger": Method(_fit_tiger, lambda config: config.tiger, model_run="model"),
-    "reg4rec": Method(_fit_reg4rec, lambda config: config.reg4rec, model_run="model"),
+    "reg4rec-paper": Method(
+        lambda job: _fit_recipe(job, job.config.paper), lambda config: config.paper, model_run="model"
+    ),
+    "reg4rec": Method(
+        lambda job: _fit_recipe(job, job.config.reg4rec), lambda config: config.reg4rec, model_run="model"
+    ),
 }
 """By name; the settings of a method are what makes two of its runs the same run."""

@@ -10,7 +10,9 @@ from reg4rec.settings import override
 from reg4rec.storage import write_json
 from reg4rec.tokenizer import Tokenizer
 from reg4rec.train.calibration import calibrate
-from reg4rec.train.pretrain import PretrainConfig, pretrain
+from reg4rec.train.config import PretrainConfig
+from reg4rec.train.pretrain import pretrain
+from reg4rec.train.recipes import RECIPES, RecipeName
 
 __all__ = ["fit_recommender"]
 
@@ -25,6 +27,7 @@ def fit_recommender(
     device: str = "auto",
     progress: bool = True,
     search: SearchConfig | None = None,
+    recipe: RecipeName = "default",
     **overrides: Any,
 ) -> Recommender:
     """Pre-train (see `pretrain`), put the parts together, and let validation set up the search.
@@ -32,7 +35,7 @@ def fit_recommender(
     With `out`, `calibration.json` lists the settings tried and `recommender/` holds the result. A model trained on the
     validation items too has nothing left to choose by: `search` gives it what an earlier fit has chosen.
     """
-    config = override(config or PretrainConfig(), overrides)
+    config = override(config or RECIPES[recipe].pretrain, overrides)
     model = pretrain(data, tokenizer, config, out, resume, seed, device, progress)
     popularity_I = data.item_counts(config.part)
     recommender = Recommender(
