@@ -12,6 +12,7 @@ import torch
 import reg4rec
 from reg4rec.checkpoints import newest_checkpoint
 from reg4rec.comparison.config import CompareConfig, ProtocolName
+from reg4rec.comparison.latency import BATCHES, latencies
 from reg4rec.comparison.methods import METHODS, Job
 from reg4rec.comparison.table import Comparison, Row
 from reg4rec.data import Dataset
@@ -76,13 +77,14 @@ def _result(name: str, job: Job, protocols: Sequence[ProtocolName]) -> dict[str,
     identity = {"dataset": job.data.card["fingerprint"], "seed": job.seed, "epochs": job.epochs}
     found = _read_result(path, identity | {"settings": _plain(method.settings(job.config))})
     missing = [protocol for protocol in protocols if protocol not in found["reports"]]
-    if not missing and "parameters" in found:
+    if not missing and "latency_ms" in found:
         return found
     fitted = method.fit(job)
     found |= {
         "parameters": fitted.parameters,
         "train_seconds": sum(read_json(file)["seconds"] for file in job.out.rglob("checkpoint.json")),
         "best_epochs": _best_epochs(job.out / method.model_run),
+        "latency_ms": latencies(fitted.ranker, job.data),
     }
     for protocol in missing:
         report = evaluate(fitted.ranker, job.data, "test", "standard" if protocol == "standard" else "filtered")
@@ -127,6 +129,7 @@ def _row(name: str, protocol: str, results: dict[int, dict[str, Any]]) -> Row:
         metrics={metric: [row["metrics"][metric] for row in found] for metric in found[0]["metrics"]},
         users_per_second=[row["users_per_second"] for row in found],
         train_seconds=[result["train_seconds"] for result in results.values()],
+        latency_ms={batch: [r["latency_ms"][batch] for r in results.values()] for batch in map(str, BATCHES)},
         epochs=[result["best_epochs"] for result in results.values()],
         parameters=next(iter(results.values()))["parameters"],
     )

@@ -35,7 +35,8 @@ class Spread:
 class Row:
     """One method under one protocol; lists hold a value a seed, `epochs` those that stand in the kept weights.
 
-    `train_seconds` is the time in training loops, validation included; `users_per_second` that of ranking 50 items.
+    `train_seconds` is the time in training loops, validation included; `users_per_second` that of ranking 50 items;
+    `latency_ms` the median time of a call that ranks 10, by its number of users.
     """
 
     method: str
@@ -45,6 +46,7 @@ class Row:
     metrics: dict[str, list[float]]
     users_per_second: list[float]
     train_seconds: list[float]
+    latency_ms: dict[str, list[float]]
     epochs: list[int]
     parameters: int
 
@@ -99,10 +101,11 @@ def _describe(card: dict[str, Any], rows: list[Row]) -> str:
 
 
 def _table(rows: list[Row]) -> str:
-    lines = [["method", *SHOWN, "parameters", "epochs", "training s", "users/s"]]
+    lines = [["method", *SHOWN, "parameters", "epochs", "training s", "users/s", "ms for 1", "ms for 64"]]
     for row in rows:
         sizes = [f"{row.parameters:,}", f"{statistics.fmean(row.epochs):.3g}"]
         speeds = [f"{statistics.fmean(values):,.0f}" for values in (row.train_seconds, row.users_per_second)]
+        speeds += [f"{statistics.fmean(values):.1f}" for values in row.latency_ms.values()]
         lines.append([row.method, *(str(row.spread(metric)) for metric in SHOWN), *sizes, *speeds])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]

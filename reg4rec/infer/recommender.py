@@ -214,19 +214,11 @@ class Recommender:
         folder = Path(folder)
         header = read_header(folder / "recommender.json", FORMAT, VERSION)
         try:
-            temperatures = header["search"]["temperatures"]
-            stored = {**header["search"], "temperatures": None if temperatures is None else tuple(temperatures)}
-            config = SearchConfig(**stored)
-            if type(config.num_steps) not in (int, type(None)):
-                raise TypeError(f"num_steps {config.num_steps!r} is a whole number or null")
+            config = SearchConfig.from_json(header["search"])
             level, trained_on = header["category_level"], header["trained_on"]
             popularity_I = read_tensors(folder / "items.safetensors")["popularity"]
             if trained_on not in get_args(TrainedOn) or type(level) is not int or popularity_I.dtype != torch.int64:
                 raise TypeError(f"trained_on {trained_on!r}, category_level {level!r}, popularity {popularity_I.dtype}")
-            if type(config.num_beams) is not int or type(config.num_spares) is not int:
-                raise TypeError(
-                    f"num_beams {config.num_beams!r} and num_spares {config.num_spares!r} are whole numbers"
-                )
         except (KeyError, TypeError) as error:
             raise InputError(f"{folder} does not hold a whole recommender: {error}") from None
         recommender = cls(
@@ -238,7 +230,7 @@ class Recommender:
             device=device,
             dtype=dtype,
         )
-        return recommender.with_search(**stored)
+        return recommender.with_search(**asdict(config))
 
 
 def _check_fit(model: Reg4RecModel, tokenizer: Tokenizer, items: ItemCatalog) -> None:

@@ -1,7 +1,7 @@
 """Beam search over item tokens: CRSS chooses the order, CORP drops paths that contradict themselves."""
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -51,6 +51,16 @@ class SearchConfig:
             raise InputError(f"num_steps starts at 1, or is None for all, found {self.num_steps}")
         if not self.path_weight >= 0:
             raise InputError(f"path_weight starts at 0, found {self.path_weight}")
+
+    @classmethod
+    def from_json(cls, stored: dict[str, Any]) -> "SearchConfig":
+        """The configuration that `dataclasses.asdict` and JSON made of one; TypeError for other fields or counts."""
+        values: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in stored.items()}
+        found = cls(**values)
+        for name, known in (("num_beams", int), ("num_spares", int), ("num_steps", int | None), ("renormalize", bool)):
+            if not isinstance(getattr(found, name), known):
+                raise TypeError(f"{name} is {getattr(found, name)!r}")
+        return found
 
 
 class Paths(NamedTuple):

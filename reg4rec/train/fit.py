@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from reg4rec.data import Dataset
+from reg4rec.data.fingerprint import fingerprint
 from reg4rec.infer import Recommender, SearchConfig
 from reg4rec.settings import override
-from reg4rec.storage import write_json
+from reg4rec.storage import read_json, write_json
 from reg4rec.tokenizer import Tokenizer
 from reg4rec.train.calibration import calibrate
 from reg4rec.train.config import PretrainConfig
@@ -32,7 +33,8 @@ def fit_recommender(
 ) -> Recommender:
     """Pre-train (see `pretrain`), put the parts together, and let validation set up the search.
 
-    With `out`, `calibration.json` lists the settings tried and `recommender/` holds the result. A model trained on the
+    With `out`, `calibration.json` lists the settings tried and `recommender/` holds the result; with `resume`, settings
+    that were chosen there for the same weights are taken over. A model trained on the
     validation items too has nothing left to choose by: `search` gives it what an earlier fit has chosen.
     """
     config = override(config or RECIPES[recipe].pretrain, overrides)
@@ -41,12 +43,26 @@ def fit_recommender(
     recommender = Recommender(
         model, tokenizer, data.items, popularity_I, trained_on=config.part, device=device
     ).with_search(**config.search)
-    tried: list[dict[str, Any]] = []
     if search is not None:
         recommender = recommender.with_search(**asdict(search))
     elif config.part == "train":
-        recommender, tried = calibrate(recommender, data, max_users=config.validation_users, seed=seed)
+        kept = None if out is None else Path(out) / "calibration.json"
+        recommender, record = _calibrated(recommender, data, config.validation_users, seed, kept if resume else None)
+        if kept is not None:
+            write_json(kept, record)
     if out is not None:
-        write_json(Path(out) / "calibration.json", {"chosen": asdict(recommender.config), "tried": tried})
         recommender.save_pretrained(Path(out) / "recommender")
     return recommender
+
+
+def _calibrated(
+    recommender: Recommender, data: Dataset, max_users: int, seed: int, kept: Path | None
+) -> tuple[Recommender, dict[str, Any]]:
+    """The calibrated recommender and its record; one in `kept` of the same weights and users is taken over."""
+    weights = {name: weight.cpu().numpy() for name, weight in recommender.model.state_dict().items()}
+    basis = fingerprint({}, weights, {"users": max_users, "seed": seed})
+    known = read_json(kept) if kept is not None and kept.exists() else {}
+    if known.get("basis") == basis:
+        return recommender.with_search(**asdict(SearchConfig.from_json(known["chosen"]))), known
+    recommender, tried = calibrate(recommender, data, max_users=max_users, seed=seed)
+    return recommender, {"basis": basis, "chosen": asdict(recommender.config), "tried": tried}

@@ -1,0 +1,34 @@
+"""How long a fitted method takes to answer."""
+
+import statistics
+import time
+
+import numpy as np
+
+from reg4rec.data import Dataset
+from reg4rec.evaluation import Ranker
+
+__all__ = ["BATCHES", "latencies"]
+
+BATCHES = (1, 64)
+CALLS = 20
+ITEMS = 10
+
+
+def latencies(ranker: Ranker, data: Dataset, seed: int = 0) -> dict[str, float]:
+    """Milliseconds, by number of users, to rank 10 unseen items for that many test users: the median of 20 calls.
+
+    Every call is for other users, drawn with `seed`; one more call before them is not counted.
+    """
+    users, _ = data.targets("test")
+    part, draw = data.part("train+validation"), np.random.default_rng(seed)
+    found = {}
+    for batch in BATCHES:
+        times = []
+        for _ in range(CALLS + 1):
+            histories = part.take(draw.choice(users, min(batch, len(users)), replace=False))
+            began = time.perf_counter()
+            ranker.rank(histories, ITEMS, True)
+            times.append(1000 * (time.perf_counter() - began))
+        found[str(batch)] = statistics.median(times[1:])
+    return found
