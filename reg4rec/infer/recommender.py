@@ -185,9 +185,9 @@ class Recommender:
 
     def _item_scores(self, state_BD: Tensor, history_BX: Tensor) -> ItemScores:
         def scores(user_T: Tensor, item_T: Tensor) -> Tensor:
-            vectors_TD = self.model.embed_items(self.codes_IM[item_T], item_T)
+            score_T = self.model.score_items(state_BD, user_T, self.codes_IM[item_T], item_T)
             repeated_T = is_excluded(user_T, item_T, len(self.codes_IM), history_BX)
-            return (state_BD[user_T] * vectors_TD).sum(-1) + self.model.repeat_bias * repeated_T
+            return score_T + self.model.repeat_bias * repeated_T
 
         return scores
 

@@ -89,13 +89,21 @@ class Reg4RecModel(nn.Module):
 
     def embed_tokens(self, codes: Tensor, codebooks: Tensor) -> Tensor:
         """Embeddings (..., D) of codes (...) in codebooks (..., broadcast)."""
-        flat = codes + codebooks * self.config.codebook_size
-        return nn.functional.embedding(flat, self.tokens_MKD.flatten(0, 1)) * self.config.dim**0.5
+        return self._rows(codes, codebooks) * self.config.dim**0.5
+
+    def _rows(self, codes: Tensor, codebooks: Tensor) -> Tensor:
+        return nn.functional.embedding(codes + codebooks * self.config.codebook_size, self.tokens_MKD.flatten(0, 1))
 
     def embed_items(self, codes: Tensor, items: Tensor) -> Tensor:
         """Vectors (..., D) of items (...) with codes (..., M): the sum of their tokens' and their residual."""
         codebooks = torch.arange(codes.shape[-1], device=codes.device)
-        return self.embed_tokens(codes, codebooks).sum(-2) * self.config.dim**-0.5 + self._residual(items)
+        return self._rows(codes, codebooks).sum(-2) + self._residual(items)
+
+    def score_items(self, state_BD: Tensor, user_T: Tensor, codes_TM: Tensor, item_T: Tensor) -> Tensor:
+        """scores_T: inner products of users' states (rows of state_BD) and items' vectors, token by token."""
+        codebooks = torch.arange(codes_TM.shape[1], device=codes_TM.device)
+        shared_T = self.token_logits(state_BD)[user_T[:, None], codebooks, codes_TM].sum(-1)
+        return shared_T + (state_BD[user_T] * self._residual(item_T)).sum(-1)
 
     def _residual(self, items: Tensor) -> Tensor:
         return self.residual_dropout(nn.functional.embedding(items, self.residual_ID))
