@@ -36,10 +36,18 @@ def model(shop: SyntheticShop, tokenizer: Tokenizer) -> Reg4RecModel:
     """Trained until it clearly knows the shop; treat it as read-only."""
     config = PretrainConfig(
         size="tiny",
-        batch_targets=512,
+        max_history=20,
+        decoded_fraction=1.0,
         validation_users=100,
         loop=LoopConfig(epochs=14, learning_rate=4e-3, log_every=1000),
     )
+    return pretrain(shop, tokenizer, config, device="cpu", progress=False)
+
+
+@pytest.fixture(scope="session")
+def token_model(shop: SyntheticShop, tokenizer: Tokenizer) -> Reg4RecModel:
+    """Without a score of whole items; knows the shop a little, and is read-only too."""
+    config = PretrainConfig(size="tiny", score_items=False, validation_users=10, loop=LoopConfig(epochs=2))
     return pretrain(shop, tokenizer, config, device="cpu", progress=False)
 
 

@@ -13,12 +13,13 @@ from torch.nn import functional as F
 
 from reg4rec.baselines import Popularity, SASRec, SASRecConfig
 from reg4rec.baselines import sasrec as module_of_sasrec
-from reg4rec.baselines.sasrec_network import SASRecNetwork, draw_negatives, sampled_softmax_loss
+from reg4rec.baselines.sasrec_network import SASRecNetwork
 from reg4rec.data import Sequences
 from reg4rec.data.shop import SyntheticShop
 from reg4rec.errors import InputError
 from reg4rec.evaluation import evaluate
 from reg4rec.loop import LoopConfig
+from reg4rec.train.item_loss import draw_negatives, sampled_softmax_loss
 
 CONFIG = SASRecConfig(
     dim=32,

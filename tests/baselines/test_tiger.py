@@ -16,7 +16,7 @@ from reg4rec.errors import InputError
 from reg4rec.evaluation import Ranker, evaluate
 from reg4rec.infer import Recommender
 from reg4rec.loop import LoopConfig
-from reg4rec.train.losses import pretraining_loss
+from reg4rec.train.losses import path_losses
 from reg4rec.train.pretrain import PretrainStage
 
 
@@ -74,6 +74,7 @@ def test_every_item_has_a_token_sequence_of_its_own(tiger: Tiger, shop: Syntheti
 
 def test_there_is_no_category_head_and_every_path_is_in_order(tiger: Tiger, histories: Sequences) -> None:
     assert tiger.recommender.model.category_head is None
+    assert not tiger.recommender.model.scores_items
     for results in tiger.recommender.search(histories, 10, False):
         living = results.paths.scores_BW > -torch.inf
         assert (results.paths.order_BWM[living] == torch.arange(4)).all()
@@ -159,9 +160,9 @@ def test_the_loss_of_a_step_is_that_of_the_next_token_alone(tiger: Tiger, shop: 
     item_BL = torch.from_numpy(shop.part("train")[0]).long()[None, :3]
     codes_BLM = codes_IM[item_BL]
     order_BLM = torch.arange(4).expand_as(codes_BLM)
-    filled_BL = torch.ones_like(item_BL, dtype=torch.bool)
-    loss = pretraining_loss(model, codes_BLM, order_BLM, filled_BL, torch.zeros_like(item_BL), "next")
-    logits_BLSMK = model.token_logits(model.decode_targets(codes_BLM, order_BLM))
+    states_BLSD = model.decode_targets(codes_BLM, order_BLM)
+    loss = path_losses(model, states_BLSD[0], codes_BLM[0], order_BLM[0], torch.zeros_like(item_BL[0]), "next")
+    logits_BLSMK = model.token_logits(states_BLSD)
     terms = [-logits_BLSMK[0, item, m, m].log_softmax(-1)[codes_BLM[0, item, m]] for item in range(3) for m in range(4)]
     torch.testing.assert_close(loss["token_loss"], torch.stack(terms).mean())
     assert list(loss) == ["token_loss"]

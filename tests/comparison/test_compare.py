@@ -18,6 +18,7 @@ from reg4rec.comparison.table import Spread
 from reg4rec.data import Dataset, synthetic_shop
 from reg4rec.errors import InputError
 from reg4rec.evaluation import evaluate
+from reg4rec.infer import Recommender, SearchConfig
 from reg4rec.loop import LoopConfig
 from reg4rec.settings import override
 from reg4rec.tokenizer import TokenizerConfig
@@ -46,13 +47,9 @@ CONFIG = CompareConfig(
     tiger=TigerConfig(override(TigerConfig().tokenizer, TIGER_TOKENS), override(TigerConfig().pretrain, MODEL)),
     reg4rec=Reg4RecConfig(override(TokenizerConfig(), TOKENS), override(PretrainConfig(), MODEL)),
 )
-LOOP_FLAGS = {"loop.epochs": 1, "loop.learning-rate": 5e-3, "loop.patience": 0}
+LOOP_FLAGS = {"loop.epochs": 1, "loop.learning-rate": 5e-3, "loop.weight-decay": 0, "loop.patience": 0}
 MODEL_FLAGS = {"pretrain.validation-users": 20} | {f"pretrain.{name}": value for name, value in LOOP_FLAGS.items()}
-SASREC_FLAGS = (
-    {"dim": 16, "ffn-dim": 16, "num-negatives": 20, "validation-users": 50}
-    | LOOP_FLAGS
-    | {"loop.epochs": 2, "loop.weight-decay": 0}
-)
+SASREC_FLAGS = {"dim": 16, "ffn-dim": 16, "num-negatives": 20, "validation-users": 50} | LOOP_FLAGS | {"loop.epochs": 2}
 TOKEN_FLAGS, TIGER_FLAGS = (
     {f"tokenizer.{name.replace('_', '-')}": value for name, value in tokens.items()} | MODEL_FLAGS
     for tokens in (TOKENS, TIGER_TOKENS)
@@ -157,6 +154,26 @@ def test_a_final_fit_trains_on_more_for_as_long_as_validation_chose(small: Datas
         assert before.epochs == final.epochs
     assert found.cards["final"]["filter_seen"]
     assert rows["final", "sasrec"].spread("recall@10").std is None
+
+
+def test_a_final_fit_searches_as_validation_chose_before(
+    small: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But for the temperatures, which are those of the codebooks of the first fit."""
+    settings = {"num_steps": 1, "path_weight": 0.3, "prune_threshold": 0.11, "num_beams": 33}
+
+    def chosen(recommender: Recommender, *_: Any, **__: Any) -> tuple[Recommender, list[Any]]:
+        return recommender.with_search(**settings, temperatures=(0.5, 2.0)), []
+
+    monkeypatch.setattr("reg4rec.train.fit.calibrate", chosen)
+    compare(small, CONFIG, out=tmp_path, device="cpu", seeds=(0,), methods=("reg4rec",), protocols=("final",))
+    first, final = (
+        Recommender.from_pretrained(tmp_path / "runs" / "reg4rec" / run / "model" / "recommender", "cpu")
+        for run in ("seed-0", "seed-0-final")
+    )
+    assert first.config.temperatures == (0.5, 2.0)
+    assert (first.trained_on, final.trained_on) == ("train", "train+validation")
+    assert final.config == replace(first.config, temperatures=None) == SearchConfig(**settings)  # type: ignore[arg-type]
 
 
 def test_without_matplotlib_the_picture_is_left_out_and_that_is_said(

@@ -160,7 +160,8 @@ def artifacts(tmp_path_factory: pytest.TempPathFactory, shop: SyntheticShop) -> 
     config = TokenizerConfig(autoencoder_epochs=1, views=views, **sizes)  # type: ignore[arg-type]
     tokenizer = fit_tokenizer(shop, config, progress=False)
     tokenizer.save_pretrained(root / "tokenizer")
-    model = Reg4RecModel(ModelConfig(2, 4, len(shop.items.category_names), dim=8, num_heads=2, ffn_dim=8, num_blocks=1))
+    shape = {"dim": 8, "num_heads": 2, "ffn_dim": 8, "num_blocks": 1, "num_items": shop.num_items}
+    model = Reg4RecModel(ModelConfig(2, 4, len(shop.items.category_names), **shape))  # type: ignore[arg-type]
     model.save_pretrained(root / "model")
     Recommender(model, tokenizer, shop.items, device="cpu").save_pretrained(root / "recommender")
     return root

@@ -116,6 +116,8 @@ def test_matrices_of_another_kind_in_a_folder_are_refused(tmp_path: Path, data: 
         {"dim": 10**9},
         {"ffn_dim": 2**62},
         {"dim": "64"},
+        {"num_items": 10**12},
+        {"num_items": "15"},
         {"num_codebooks": 2.5},
         {"history_layout": ["pooled"]},
         {"more": 1},

@@ -41,9 +41,11 @@ def test_the_encoder_and_the_decoder_have_as_many_blocks() -> None:
         ({"codebook_size": 0}, "all other sizes at 1"),
         ({"num_blocks": 0}, "all other sizes at 1"),
         ({"max_history": 0}, "all other sizes at 1"),
-        ({"num_categories": -1}, "num_categories starts at 0"),
+        ({"num_categories": -1}, "num_categories and num_items start at 0"),
+        ({"num_items": -1}, "num_categories and num_items start at 0"),
         ({"dropout": 1.5}, "dropout lies between 0 and 1"),
         ({"dropout": math.nan}, "dropout lies between 0 and 1"),
+        ({"residual_dropout": -0.1}, "dropout lies between 0 and 1"),
         ({"history_layout": "round"}, "history_layout is one of"),
     ],
 )

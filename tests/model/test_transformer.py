@@ -3,8 +3,9 @@
 import itertools
 import json
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -23,21 +24,37 @@ CONFIG = ModelConfig(
     num_blocks=2,
     max_history=6,
 )
-BATCH, LENGTH, M, K = 3, 5, CONFIG.num_codebooks, CONFIG.codebook_size
+BATCH, LENGTH, M, K, I = 3, 5, CONFIG.num_codebooks, CONFIG.codebook_size, 11  # noqa: E741
 LAYOUTS: tuple[HistoryLayout, ...] = ("pooled", "flat")
+KINDS = list(itertools.product(LAYOUTS, (0, I)))
+
+
+class Windows(NamedTuple):
+    """Random histories, and random orders of their tokens."""
+
+    codes_BLM: Tensor
+    order_BLM: Tensor
+    items_BL: Tensor
+
+
+@pytest.fixture(params=KINDS, ids=str)
+def model(request: pytest.FixtureRequest) -> Reg4RecModel:
+    """Of both layouts, of tokens alone and with a score of whole items."""
+    layout, num_items = request.param
+    return make_model(replace(CONFIG, history_layout=layout, num_items=num_items))
 
 
 @pytest.fixture(params=LAYOUTS)
-def model(request: pytest.FixtureRequest) -> Reg4RecModel:
-    return make_model(replace(CONFIG, history_layout=request.param))
+def item_model(request: pytest.FixtureRequest) -> Reg4RecModel:
+    return make_model(replace(CONFIG, history_layout=request.param, num_items=I))
 
 
 @pytest.fixture
-def case() -> tuple[Tensor, Tensor]:
-    """(codes_BLM, order_BLM), random."""
+def case() -> Windows:
     draw = torch.Generator().manual_seed(7)
     codes_BLM = torch.randint(0, K, (BATCH, LENGTH, M), generator=draw)
-    return codes_BLM, torch.rand(BATCH, LENGTH, M, generator=draw).argsort(-1)
+    order_BLM = torch.rand(BATCH, LENGTH, M, generator=draw).argsort(-1)
+    return Windows(codes_BLM, order_BLM, torch.randint(0, I, (BATCH, LENGTH), generator=draw))
 
 
 def make_model(config: ModelConfig) -> Reg4RecModel:
@@ -51,9 +68,9 @@ def make_model(config: ModelConfig) -> Reg4RecModel:
     return model
 
 
-def path_states(model: Reg4RecModel, history_LM: Tensor, tokens: list[tuple[int, int]]) -> Tensor:
+def path_states(model: Reg4RecModel, history_LM: Tensor, items_L: Tensor, tokens: list[tuple[int, int]]) -> Tensor:
     """States (t + 1, D) of one path, token by token, for one user alone; tokens are (codebook, code)."""
-    memory = model.remember(history_LM[None], torch.tensor([len(history_LM)]))
+    memory = model.remember(history_LM[None], torch.tensor([len(history_LM)]), items_L[None])
     state, cache = model.decode_step(memory, None, 0, None)
     states = [state[0, 0]]
     for step, (r, j) in enumerate(tokens, 1):
@@ -75,21 +92,21 @@ def close(a: Tensor, b: Tensor) -> None:
 
 
 @torch.no_grad()
-def test_one_pass_equals_path_by_path(model: Reg4RecModel, case: tuple[Tensor, Tensor]) -> None:
-    codes_BLM, order_BLM = case
-    states = model.decode_targets(codes_BLM, order_BLM)
+def test_one_pass_equals_path_by_path(model: Reg4RecModel, case: Windows) -> None:
+    codes_BLM, order_BLM, items_BL = case
+    states = model.decode_targets(*case)
     assert states.shape == (BATCH, LENGTH, M + 1, CONFIG.dim)
     for b, item in places():
         tokens = in_order(codes_BLM[b, item], order_BLM[b, item])
-        close(states[b, item], path_states(model, codes_BLM[b, :item], tokens))
+        close(states[b, item], path_states(model, codes_BLM[b, :item], items_BL[b, :item], tokens))
 
 
 @torch.no_grad()
-def test_many_paths_of_many_users_equal_each_path_alone(model: Reg4RecModel, case: tuple[Tensor, Tensor]) -> None:
-    codes_BLM, _ = case
+def test_many_paths_of_many_users_equal_each_path_alone(model: Reg4RecModel, case: Windows) -> None:
+    codes_BLM, _, items_BL = case
     lengths = [5, 0, 3]
     paths = [[(0, 1), (2, 3), (1, 0)], [(2, 3), (1, 4), (0, 1)], [(1, 0), (0, 0), (2, 0)], [(0, 1), (1, 0), (2, 3)]]
-    memory = model.remember(codes_BLM, torch.tensor(lengths))
+    memory = model.remember(codes_BLM, torch.tensor(lengths), items_BL)
     state_BPD, cache = model.decode_step(memory, None, 0, None)
     assert state_BPD.shape == (BATCH, 1, CONFIG.dim)
     cache = [(k.expand(-1, 4, -1, -1, -1), v.expand(-1, 4, -1, -1, -1)) for k, v in cache]
@@ -98,29 +115,28 @@ def test_many_paths_of_many_users_equal_each_path_alone(model: Reg4RecModel, cas
         state_BPD, cache = model.decode_step(memory, token_BP, step, cache)
         for b, length in enumerate(lengths):
             for p, path in enumerate(paths):
-                close(state_BPD[b, p], path_states(model, codes_BLM[b, :length], path[:step])[-1])
+                alone = path_states(model, codes_BLM[b, :length], items_BL[b, :length], path[:step])
+                close(state_BPD[b, p], alone[-1])
 
 
 @torch.no_grad()
-def test_the_first_codebooks_only_is_the_beginning_of_the_whole(
-    model: Reg4RecModel, case: tuple[Tensor, Tensor]
-) -> None:
-    codes_BLM, order_BLM = case
-    memory_BSD, number_S = model.encode(codes_BLM[:, :-1])
-    whole = model.decode_targets(codes_BLM, order_BLM)
-    for fed in range(M + 1):
-        part = model.decode_on(memory_BSD, number_S, codes_BLM, order_BLM[..., :fed])
-        close(part, whole[:, :, : fed + 1])
+def test_the_first_codebooks_of_some_columns_are_a_part_of_the_whole(model: Reg4RecModel, case: Windows) -> None:
+    codes_BLM, order_BLM, items_BL = case
+    memory_BSD, number_S = model.encode(codes_BLM[:, :-1], items_BL[:, :-1])
+    whole = model.decode_targets(*case)
+    for columns, fed in itertools.product(([0, 1, 2, 3, 4], [1, 4], [3]), range(M + 1)):
+        order_BTM = order_BLM[:, columns, :fed]
+        part = model.decode_on(memory_BSD, number_S, codes_BLM[:, columns], order_BTM, torch.tensor(columns))
+        close(part, whole[:, columns, : fed + 1])
 
 
 @torch.no_grad()
-def test_a_target_sees_the_items_before_it_and_none_after(model: Reg4RecModel, case: tuple[Tensor, Tensor]) -> None:
-    codes_BLM, order_BLM = case
-    before = model.decode_targets(codes_BLM, order_BLM)
+def test_a_target_sees_the_items_before_it_and_none_after(model: Reg4RecModel, case: Windows) -> None:
+    before = model.decode_targets(*case)
     for item in range(LENGTH):
-        changed_BLM = codes_BLM.clone()
+        changed_BLM = case.codes_BLM.clone()
         changed_BLM[:, item] = (changed_BLM[:, item] + 1) % K
-        after = model.decode_targets(changed_BLM, order_BLM)
+        after = model.decode_targets(changed_BLM, case.order_BLM, case.items_BL)
         close(after[:, :item], before[:, :item])
         close(after[:, item, 0], before[:, item, 0])  # its own tokens are not known before they are fed
         moved = (after - before).abs().amax(-1)
@@ -129,57 +145,69 @@ def test_a_target_sees_the_items_before_it_and_none_after(model: Reg4RecModel, c
 
 
 @torch.no_grad()
-def test_a_state_knows_the_tokens_fed_and_no_other(model: Reg4RecModel, case: tuple[Tensor, Tensor]) -> None:
-    codes_BLM, order_BLM = case
-    before = model.decode_targets(codes_BLM, order_BLM)[:, -1]
+def test_a_target_knows_which_items_stand_before_it_and_never_which_it_is(
+    item_model: Reg4RecModel, case: Windows
+) -> None:
+    before = item_model.decode_targets(*case)
+    for item in range(LENGTH):
+        changed_BL = case.items_BL.clone()
+        changed_BL[:, item] = (changed_BL[:, item] + 1) % I
+        after = item_model.decode_targets(case.codes_BLM, case.order_BLM, changed_BL)
+        close(after[:, : item + 1], before[:, : item + 1])
+        assert ((after - before)[:, item + 1 :].abs().amax(-1) > 1e-4).all()
+
+
+@torch.no_grad()
+def test_a_state_knows_the_tokens_fed_and_no_other(model: Reg4RecModel, case: Windows) -> None:
+    codes_BLM, order_BLM, items_BL = case
+    before = model.decode_targets(*case)[:, -1]
     for step in range(M):
         changed_BLM = codes_BLM.clone()
         codebook = order_BLM[:, -1, step : step + 1]
         changed_BLM[:, -1].scatter_(1, codebook, (codes_BLM[:, -1].gather(1, codebook) + 2) % K)
-        after = model.decode_targets(changed_BLM, order_BLM)[:, -1]
+        after = model.decode_targets(changed_BLM, order_BLM, items_BL)[:, -1]
         close(after[:, : step + 1], before[:, : step + 1])
         assert ((after - before)[:, step + 1 :].abs().amax(-1) > 1e-4).all()
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("fill", [0, K - 1])
-def test_padding_does_not_matter(model: Reg4RecModel, case: tuple[Tensor, Tensor], fill: int) -> None:
-    codes_BLM, _ = case
+def test_padding_does_not_matter(model: Reg4RecModel, case: Windows, fill: int) -> None:
+    codes_BLM, _, items_BL = case
     for b, length in enumerate((4, 0, 2)):
         padded_LM = torch.full((LENGTH + 2, M), fill)
         padded_LM[:length] = codes_BLM[b, :length]
-        memory = model.remember(padded_LM[None], torch.tensor([length]))
+        items_L = torch.full((LENGTH + 2,), fill)
+        items_L[:length] = items_BL[b, :length]
+        memory = model.remember(padded_LM[None], torch.tensor([length]), items_L[None])
         state, cache = model.decode_step(memory, None, 0, None)
         state, _ = model.decode_step(memory, torch.tensor([[K + 2]]), 1, cache)
-        close(state[0, 0], path_states(model, codes_BLM[b, :length], [(1, 2)])[-1])
+        close(state[0, 0], path_states(model, codes_BLM[b, :length], items_BL[b, :length], [(1, 2)])[-1])
 
 
 @torch.no_grad()
-def test_users_of_a_batch_do_not_see_each_other(model: Reg4RecModel, case: tuple[Tensor, Tensor]) -> None:
-    codes_BLM, order_BLM = case
-    together = model.decode_targets(codes_BLM, order_BLM)
+def test_users_of_a_batch_do_not_see_each_other(model: Reg4RecModel, case: Windows) -> None:
+    together = model.decode_targets(*case)
     for b in range(BATCH):
-        close(together[b : b + 1], model.decode_targets(codes_BLM[b : b + 1], order_BLM[b : b + 1]))
+        close(together[b : b + 1], model.decode_targets(*(x[b : b + 1] for x in case)))
 
 
 @torch.no_grad()
-def test_a_path_depends_on_the_order_of_its_tokens(model: Reg4RecModel, case: tuple[Tensor, Tensor]) -> None:
-    history_LM = case[0][0]
-    one = path_states(model, history_LM, [(0, 1), (1, 2)])[-1]
-    other = path_states(model, history_LM, [(1, 2), (0, 1)])[-1]
+def test_a_path_depends_on_the_order_of_its_tokens(model: Reg4RecModel, case: Windows) -> None:
+    history = (case.codes_BLM[0], case.items_BL[0])
+    one = path_states(model, *history, [(0, 1), (1, 2)])[-1]
+    other = path_states(model, *history, [(1, 2), (0, 1)])[-1]
     assert (one - other).abs().max() > 1e-3
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_only_the_flat_layout_knows_the_order_of_the_codebooks(
-    layout: HistoryLayout, case: tuple[Tensor, Tensor]
-) -> None:
+def test_only_the_flat_layout_knows_the_order_of_the_codebooks(layout: HistoryLayout, case: Windows) -> None:
     model, renamed = (make_model(replace(CONFIG, history_layout=layout)) for _ in range(2))
     turn = torch.tensor([2, 0, 1])
     renamed.tokens_MKD.copy_(model.tokens_MKD[turn])
-    one, numbers = model.embed_history(case[0])
-    other, _ = renamed.embed_history(case[0][..., turn])
+    one, numbers = model.embed_history(case.codes_BLM, None)
+    other, _ = renamed.embed_history(case.codes_BLM[..., turn], None)
     if layout == "pooled":
         assert numbers.tolist() == [0, 1, 2, 3, 4, 5]
         close(one, other)
@@ -189,15 +217,15 @@ def test_only_the_flat_layout_knows_the_order_of_the_codebooks(
 
 
 @torch.no_grad()
-def test_the_order_of_the_history_matters(model: Reg4RecModel, case: tuple[Tensor, Tensor]) -> None:
-    history_LM = case[0][0]
-    one = path_states(model, history_LM, [])[-1]
-    other = path_states(model, history_LM.flip(0), [])[-1]
+def test_the_order_of_the_history_matters(model: Reg4RecModel, case: Windows) -> None:
+    history = (case.codes_BLM[0], case.items_BL[0])
+    one = path_states(model, *history, [])[-1]
+    other = path_states(model, *(x.flip(0) for x in history), [])[-1]
     assert (one - other).abs().max() > 1e-4
 
 
 @torch.no_grad()
-def test_logits_are_products_with_the_codewords(model: Reg4RecModel, case: tuple[Tensor, Tensor]) -> None:
+def test_logits_are_products_with_the_codewords(model: Reg4RecModel, case: Windows) -> None:
     state = model.decode_targets(*case)
     logits = model.token_logits(state)
     assert logits.shape == (BATCH, LENGTH, M + 1, M, K)
@@ -209,23 +237,64 @@ def test_logits_are_products_with_the_codewords(model: Reg4RecModel, case: tuple
 
 
 @torch.no_grad()
-def test_a_model_without_categories_has_no_category_head(case: tuple[Tensor, Tensor]) -> None:
+def test_a_model_without_categories_has_no_category_head(case: Windows) -> None:
     model = make_model(replace(CONFIG, num_categories=0))
     assert model.category_logits(model.decode_targets(*case)) is None
     assert not [name for name, _ in model.named_parameters() if "category" in name]
 
 
-def test_dropout_acts_in_training_only(case: tuple[Tensor, Tensor]) -> None:
-    model = make_model(replace(CONFIG, dropout=0.5))
+@pytest.mark.parametrize("rates", [{"dropout": 0.5}, {"dropout": 0.0, "num_items": I}], ids=str)
+def test_dropout_acts_in_training_only(rates: dict[str, float], case: Windows) -> None:
+    model = make_model(ModelConfig(**{**asdict(CONFIG), **rates}))
     assert torch.equal(model.decode_targets(*case), model.decode_targets(*case))
     model.train()
     assert not torch.equal(model.decode_targets(*case), model.decode_targets(*case))
 
 
 @torch.no_grad()
-def test_a_saved_model_comes_back_as_the_same_bits(
-    model: Reg4RecModel, case: tuple[Tensor, Tensor], tmp_path: Path
-) -> None:
+def test_an_item_is_the_sum_of_its_tokens_and_its_residual(item_model: Reg4RecModel, case: Windows) -> None:
+    vectors_BLD = item_model.embed_items(case.codes_BLM, case.items_BL)
+    for b, item in places():
+        own_D = item_model.residual_ID[case.items_BL[b, item]]
+        tokens_MD = torch.stack([item_model.tokens_MKD[r, case.codes_BLM[b, item, r]] for r in range(M)])
+        close(vectors_BLD[b, item], tokens_MD.sum(0) + own_D)
+
+
+@torch.no_grad()
+def test_the_pooled_history_is_made_of_the_vectors_that_are_scored(case: Windows) -> None:
+    model = make_model(replace(CONFIG, num_items=I))
+    x_BSD, _ = model.embed_history(case.codes_BLM, case.items_BL)
+    vectors_BLD = model.embed_items(case.codes_BLM, case.items_BL)
+    close(x_BSD[:, 1:], model.norm_history(vectors_BLD * CONFIG.dim**0.5))
+
+
+@torch.no_grad()
+def test_the_memory_keeps_the_state_after_the_last_item(model: Reg4RecModel, case: Windows) -> None:
+    codes_BLM, _, items_BL = case
+    lengths = [5, 0, 3]
+    memory = model.remember(codes_BLM, torch.tensor(lengths), items_BL)
+    for b, length in enumerate(lengths):
+        alone_BSD, _ = model.encode(codes_BLM[b : b + 1, :length], items_BL[b : b + 1, :length])
+        close(memory.state_BD[b], alone_BSD[0, -1])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_new_decoder_adds_nothing_to_the_state_that_scores_items(layout: HistoryLayout, case: Windows) -> None:
+    model = Reg4RecModel(replace(CONFIG, history_layout=layout, num_items=I)).double().eval()
+    assert not model.repeat_bias
+    memory_BSD, _ = model.encode(case.codes_BLM, case.items_BL)
+    state_BL1D = memory_BSD[:, :: model.slots_per_item][:, :LENGTH, None]
+    close(model.decode_targets(*case), state_BL1D.expand(-1, -1, M + 1, -1))
+
+
+def test_a_model_that_scores_items_must_be_told_them(item_model: Reg4RecModel, case: Windows) -> None:
+    with pytest.raises(ValueError, match="reads item rows too, found codes alone"):
+        item_model.decode_targets(case.codes_BLM, case.order_BLM)
+
+
+@torch.no_grad()
+def test_a_saved_model_comes_back_as_the_same_bits(model: Reg4RecModel, case: Windows, tmp_path: Path) -> None:
     model = model.float().train()
     model.save_pretrained(tmp_path)
     loaded = Reg4RecModel.from_pretrained(tmp_path)
@@ -234,8 +303,18 @@ def test_a_saved_model_comes_back_as_the_same_bits(
     assert torch.equal(loaded.decode_targets(*case), model.eval().decode_targets(*case))
 
 
+def test_a_model_of_version_1_is_one_of_tokens_alone(tmp_path: Path, case: Windows) -> None:
+    model = make_model(CONFIG).float()
+    model.save_pretrained(tmp_path)
+    header = json.loads((tmp_path / "model.json").read_text())
+    config = {name: value for name, value in header["config"].items() if name not in ("num_items", "residual_dropout")}
+    (tmp_path / "model.json").write_text(json.dumps({**header, "version": 1, "config": config}))
+    loaded = Reg4RecModel.from_pretrained(tmp_path)
+    assert torch.equal(loaded.decode_targets(*case), model.decode_targets(*case))
+
+
 def test_damaged_model_folders_are_named(tmp_path: Path) -> None:
-    make_model(CONFIG).float().save_pretrained(tmp_path)
+    make_model(replace(CONFIG, num_items=I)).float().save_pretrained(tmp_path)
     header = json.loads((tmp_path / "model.json").read_text())
 
     def refused(message: str, **changes: object) -> None:
@@ -247,6 +326,8 @@ def test_damaged_model_folders_are_named(tmp_path: Path) -> None:
     refused("does not hold a whole model", config={"num_codebooks": 3})
     refused("does not hold a whole model", config={**header["config"], "wings": 2})
     refused("does not hold a whole model", config={**header["config"], "dim": "16"})
+    refused(r"residual_ID is \(\(11, 16\).* where \(\(12, 16\)", config={**header["config"], "num_items": I + 1})
+    refused(r"refine\.bias .* where None was expected", config={**header["config"], "num_items": 0})
     refused("an even multiple of num_heads", config={**header["config"], "num_heads": 3})
     refused("install a newer", version=99)
     refused("has format", format="reg4rec-tokenizer")

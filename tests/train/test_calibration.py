@@ -1,7 +1,9 @@
 """What validation decides about the search."""
 
 import copy
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -32,11 +34,43 @@ def test_temperatures_undo_a_scale_put_on_the_logits(
         assert 1 / step <= after[r] / before[r] / scale <= step
 
 
-def test_the_setting_kept_is_the_best_on_validation(shop: SyntheticShop, recommender: Recommender) -> None:
+def test_one_setting_after_the_other_is_chosen_on_validation(shop: SyntheticShop, recommender: Recommender) -> None:
     chosen, tried = calibrate(recommender, shop, thresholds=(None, 0.0, 0.3), max_users=100)
     assert chosen.model is recommender.model
     assert recommender.config.temperatures is None
-    assert [row["prune_threshold"] for row in tried] == [None, None, 0.0, 0.3]
-    best = max(row["ndcg@10"] for row in tried)
+    names = ("num_steps", "path_weight", "temperatures", "prune_threshold")
+    best, changes = tried[0], []
+    assert [best[name] for name in names] == [None, 0.0, None, None]
+    for row in tried[1:]:
+        (changed,) = (name for name in names if row[name] != best[name])
+        changes.append((changed, row[changed]))
+        best = row if row["ndcg@10"] > best["ndcg@10"] else best
+    assert changes == [
+        ("num_steps", 2),
+        *(("path_weight", weight) for weight in (0.1, 0.3, 1.0)),
+        ("temperatures", fit_temperatures(recommender, shop, 100, seed=0)),
+        *(("prune_threshold", threshold) for threshold in (0.0, 0.3)),
+    ]
+    assert chosen.config == replace(recommender.config, **{name: best[name] for name in names})
     found = evaluate(chosen, shop, "validation", ks=(10,), max_users=100).rows[0]
-    assert found.metrics["ndcg@10"] == pytest.approx(best)
+    assert found.metrics["ndcg@10"] == pytest.approx(best["ndcg@10"])
+
+
+def test_ties_keep_what_was_tried_first(
+    shop: SyntheticShop, recommender: Recommender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        Recommender, "rank_with_details", lambda self, histories, k, *_: (np.full((len(histories), k), -1), {})
+    )
+    chosen, tried = calibrate(recommender, shop, thresholds=(None, 0.3), max_users=10)
+    assert len(tried) == 7
+    assert chosen.config == replace(recommender.config, prune_threshold=None)
+
+
+def test_a_model_of_tokens_alone_has_temperatures_and_a_threshold_to_choose(
+    shop: SyntheticShop, tokenizer: Tokenizer, token_model: Reg4RecModel
+) -> None:
+    recommender = Recommender(token_model, tokenizer, shop.items, device="cpu")
+    _, tried = calibrate(recommender, shop, thresholds=(None, 0.3), max_users=20)
+    assert [row["prune_threshold"] for row in tried] == [None, None, 0.3]
+    assert not any("num_steps" in row or "path_weight" in row for row in tried)
