@@ -30,6 +30,8 @@ def rank(
     rank_I: list[int] | None = None,
     exclude: list[int] | None = None,
     allowed: list[int] | None = None,
+    item_scores: list[float] | None = None,
+    path_weight: float = 0.0,
 ) -> list[tuple[int, str, int, float]]:
     """(item, source, path, score) of every place of one user."""
     codes_IM = torch.tensor(codes)
@@ -44,6 +46,8 @@ def rank(
         num_items,
         None if exclude is None else torch.tensor([exclude]),
         allowed_I,
+        None if item_scores is None else lambda user_T, item_T: torch.tensor(item_scores)[item_T],
+        path_weight,
     )
     columns = (found.items_BN, found.source_BN, found.path_BN, found.scores_BN)
     places = zip(*(column[0].tolist() for column in columns), strict=True)
@@ -134,3 +138,56 @@ def test_fewer_items_only_where_fewer_are_allowed() -> None:
     assert [(item, source) for item, source, *_ in found] == [(1, "relaxed"), (3, "tokens"), (-1, ""), (-1, "")]
     nobody = rank(paths_of([[-1, -1]], [NEVER]), codes, 2, exclude=[0, 1, 2, 3])
     assert nobody == [(-1, "", -1, NEVER)] * 2
+
+
+def test_a_path_of_some_tokens_leads_to_all_items_that_carry_them_each_once() -> None:
+    codes = [[0, 2], [1, 1], [0, 1], [0, 3], [2, 2]]
+    found = rank(paths_of([[-1, 1], [0, -1]], [-1.0, -2.0]), codes, 5, rank_I=[4, 3, 2, 1, 0])
+    assert [(item, source, path) for item, source, path, _ in found] == [
+        (2, "path", 0),
+        (1, "path", 0),
+        (3, "path", 1),
+        (0, "path", 1),
+        (4, "tokens", -1),
+    ]
+
+
+def test_item_scores_order_what_the_paths_find() -> None:
+    codes = [[0, 2], [1, 1], [0, 1], [0, 3], [2, 2]]
+    paths = paths_of([[-1, 1], [0, -1]], [-1.0, -2.0])
+    found = rank(paths, codes, 4, item_scores=[3.0, 5.0, 4.0, 7.0, 99.0])
+    assert found == [(3, "path", 1, 7.0), (1, "path", 0, 5.0), (2, "path", 0, 4.0), (0, "path", 1, 3.0)]
+    few = rank(paths, codes, 3, exclude=[3, -1], allowed=[0, 2, 3], item_scores=[3.0, 5.0, 4.0, 7.0, 99.0])
+    assert few == [(2, "path", 0, 4.0), (0, "path", 1, 3.0), (-1, "", -1, NEVER)]
+
+
+def test_the_score_of_an_items_best_path_is_added_by_weight() -> None:
+    """Item 2 lies on both paths: the better one counts, and it alone."""
+    codes = [[0, 2], [1, 1], [0, 1]]
+    paths = paths_of([[-1, 1], [0, -1]], [-1.0, -3.0])
+    found = rank(paths, codes, 3, item_scores=[2.0, 0.0, 0.5], path_weight=0.5)
+    assert found == [(0, "path", 1, 0.5), (2, "path", 0, 0.0), (1, "path", 0, -0.5)]
+    assert [item for item, *_ in rank(paths, codes, 3, item_scores=[2.0, 0.0, 0.5], path_weight=2.0)] == [2, 1, 0]
+
+
+def test_equal_scores_go_by_path_then_by_the_order_of_a_bucket() -> None:
+    codes = [[0, 0], [1, 1], [0, 0], [1, 1], [0, 3]]
+    paths = paths_of([[1, 1], [0, -1]], [-1.0, -2.0])
+    found = rank(paths, codes, 5, rank_I=[3, 4, 1, 2, 0], item_scores=[1.0, 1.0, 1.0, 1.0, 2.0])
+    assert [(item, path) for item, _, path, _ in found] == [(4, 1), (3, 0), (1, 0), (2, 1), (0, 1)]
+
+
+def test_every_user_has_item_scores_of_his_own() -> None:
+    none = torch.zeros(2, dtype=torch.int64)
+    tokens_BWM = torch.tensor([[[0]], [[0]]])
+    paths = Paths(tokens_BWM, tokens_BWM, torch.full((2, 1), -1.0), tokens_BWM, torch.zeros(2, 1, K), none, none)
+    scores_BI = torch.tensor([[1.0, 2.0, 3.0], [5.0, 4.0, 6.0]])
+    codes_IM = torch.zeros(3, 1, dtype=torch.int64)
+    allowed_I = torch.ones(3, dtype=torch.bool)
+    exclude_BX = torch.tensor([[-1], [2]])
+    index = build_index(codes_IM, K)
+    found = rank_items(
+        paths, index, torch.arange(3), 3, exclude_BX, allowed_I, lambda user_T, item_T: scores_BI[user_T, item_T]
+    )
+    assert found.items_BN.tolist() == [[2, 1, 0], [0, 1, -1]]
+    assert found.scores_BN.tolist() == [[3.0, 2.0, 1.0], [5.0, 4.0, NEVER]]

@@ -1,5 +1,6 @@
 """The recommender: always N items that exist and are allowed, the same alone and in company."""
 
+import copy
 import warnings
 from dataclasses import replace
 from typing import Any
@@ -74,6 +75,47 @@ def test_paths_are_the_tokens_of_the_items(recommender: Recommender, histories: 
         assert len(row["path"]) == (0 if row["source"] == "tokens" else 3)
         orders.add(tuple(token[2] for token in row["path"]))
     assert len(orders) > 2  # the order is chosen anew for each path
+
+
+def test_shorter_paths_have_fewer_tokens(recommender: Recommender, histories: dict[str, list[str]]) -> None:
+    table = recommender.with_search(num_steps=2, prune_threshold=None).recommend(histories, k=20)
+    check_lists(table, histories, 20, set(recommender.items.ids.to_pylist()))
+    assert share(table["source"] == "path") > 0.9
+    for row in table.filter(pl.col("source") == "path").iter_rows(named=True):
+        codes = recommender.codes_IM[int(recommender.items.rows([row["item_id"]])[0])].tolist()
+        assert len(row["path"]) == len(set(row["path"])) == 2
+        assert set(row["path"]) < {f"<t{r}_{j}>" for r, j in enumerate(codes)}
+
+
+def with_repeat_bias(recommender: Recommender, bias: float) -> Recommender:
+    """The same recommender but for a model of another repeat bias."""
+    model = copy.deepcopy(recommender.model)
+    with torch.no_grad():
+        model.repeat.mul_(bias / model.repeat_bias)
+    return Recommender(model, recommender.tokenizer, recommender.items, device="cpu").with_search(num_beams=200)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("bias", [-3.0, 1.5])
+@pytest.mark.parametrize(("path_weight", "num_steps"), [(0.0, None), (0.0, 1), (0.7, None), (0.7, 2)])
+def test_items_have_the_scores_that_training_gave_them(
+    recommender: Recommender, shop: SyntheticShop, bias: float, path_weight: float, num_steps: int | None
+) -> None:
+    """State times vector, the repeat bias where the history holds the item, and the path's score by its weight."""
+    biased = with_repeat_bias(recommender, bias)
+    wide = biased.with_search(path_weight=path_weight, num_steps=num_steps, prune_threshold=None)
+    histories = shop.part("train").take(range(20))
+    state_BD = biased.remember(histories).state_BD
+    scores_BI = state_BD @ biased.model.embed_items(biased.codes_IM, torch.arange(60)).T
+    for b in range(20):
+        scores_BI[b, torch.from_numpy(histories[b]).long()] += bias
+    (found,) = wide.search(histories, 60, filter_seen=False)
+    ranking = found.ranking
+    assert (ranking.source_BN == 0).all()  # with beams this wide the paths find every item
+    scores_BN = scores_BI.gather(1, ranking.items_BN) + path_weight * found.paths.scores_BW.gather(1, ranking.path_BN)
+    torch.testing.assert_close(ranking.scores_BN, scores_BN, rtol=0, atol=1e-4)
+    assert (ranking.scores_BN.diff() <= 0).all()
+    assert ranking.items_BN.sort().values.tolist() == [list(range(60))] * 20
 
 
 def test_excluded_items_never_come(recommender: Recommender, histories: dict[str, list[str]]) -> None:
@@ -152,11 +194,13 @@ def test_details_say_how_the_search_went(recommender: Recommender, shop: Synthet
     assert ((details["from_paths"] >= 0) & (details["from_paths"] <= 1)).all()
 
 
-def test_items_that_share_all_tokens_all_come(model: Reg4RecModel, tokenizer: Tokenizer, shop: SyntheticShop) -> None:
+def test_items_that_share_all_tokens_all_come(
+    token_model: Reg4RecModel, tokenizer: Tokenizer, shop: SyntheticShop
+) -> None:
     codes_IM = tokenizer.codes_IM.clone()
     codes_IM[30:] = codes_IM[:30]
     popularity = np.arange(60)
-    paired = Recommender(model, replace(tokenizer, codes_IM=codes_IM), shop.items, popularity, None, device="cpu")
+    paired = Recommender(token_model, replace(tokenizer, codes_IM=codes_IM), shop.items, popularity, None, device="cpu")
     table = paired.recommend([["item1", "item2"], []], k=58)
     check_lists(table, {0: ["item1", "item2"], 1: []}, 58, set(shop.items.ids.to_pylist()))
     exact = table.filter((pl.col("user_id") == 1) & (pl.col("source") == "path"))["item_id"].to_list()

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,9 @@ def test_a_reload_gives_the_same_table(
     assert loaded.trained_on == "train"
     assert_frame_equal(loaded.recommend(histories, k=12), expected)
 
-    other = loaded.with_search(prune_threshold=None, num_beams=7, temperatures=(1.0, 1.5, 0.5))
+    other = loaded.with_search(
+        prune_threshold=None, num_beams=7, temperatures=(1.0, 1.5, 0.5), num_steps=2, path_weight=0.3
+    )
     other.save_pretrained(tmp_path / "other")
     again = Recommender.from_pretrained(tmp_path / "other", device="cpu")
     assert again.config == other.config
@@ -86,6 +89,11 @@ def test_folders_that_miss_a_part_are_named(damaged: Path, name: str, how: str) 
         {"search": None},
         {"search": {"num_beams": 20, "num_spares": 4, "prune_threshold": -1.0, "temperatures": None}},
         {"search": {"num_beams": 20, "num_spares": 4, "prune_threshold": None, "temperatures": [1.0]}},
+        {"search": {"num_steps": 0, "temperatures": None}},
+        {"search": {"num_steps": 1.5, "temperatures": None}},
+        {"search": {"num_steps": "2", "temperatures": None}},
+        {"search": {"path_weight": -1.0, "temperatures": None}},
+        {"search": {"path_weight": None, "temperatures": None}},
         {"version": 99},
         {"format": "reg4rec-dataset"},
     ],
@@ -122,6 +130,9 @@ def test_parts_that_do_not_fit_together_are_refused(
     other = Reg4RecModel(ModelConfig(3, 8, 5, dim=16, num_heads=2, ffn_dim=16, num_blocks=1))
     with pytest.raises(InputError, match=r"trained for 3 codebooks of 8 codewords, the tokenizer has 3 of 16"):
         Recommender(other, tokenizer, shop.items, device="cpu")
+    fewer_scored = Reg4RecModel(replace(model.config, num_items=59))
+    with pytest.raises(InputError, match="the model scores 59 items, the catalog has 60"):
+        Recommender(fewer_scored, tokenizer, shop.items, device="cpu")
     for wrong in (np.ones(59), np.ones(61), np.ones((60, 1))):
         with pytest.raises(InputError, match="popularity"):
             Recommender(model, tokenizer, shop.items, wrong, device="cpu")

@@ -14,7 +14,7 @@ from reg4rec.data.shop import SyntheticShop
 from reg4rec.errors import InputError
 from reg4rec.infer import Paths, Recommender, SearchConfig, search
 from reg4rec.kernels.beam_step.index import build_index
-from reg4rec.model import HistoryLayout, ModelConfig, Reg4RecModel
+from reg4rec.model import HistoryLayout, Memory, ModelConfig, Reg4RecModel
 
 M, K, C, I = 3, 4, 5, 14  # noqa: E741
 NEVER = -math.inf
@@ -36,10 +36,16 @@ class Found:
     fallbacks: int = 0
 
 
+def remember(model: Reg4RecModel, codes_IM: Tensor, histories: Sequence[Sequence[int]]) -> Memory:
+    """Histories of item rows, padded and encoded."""
+    lengths = torch.tensor([len(h) for h in histories])
+    item_BL = torch.tensor([[*h, *[0] * (int(lengths.max()) - len(h))] for h in histories], dtype=torch.long)
+    return model.remember(codes_IM[item_BL], lengths, item_BL)
+
+
 @torch.no_grad()
-def decode(model: Reg4RecModel, history: Tensor, tokens: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor | None]:
+def decode(model: Reg4RecModel, memory: Memory, tokens: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor | None]:
     """Token logits (t + 1, M, K) and category logits (t, C) along one path of one user."""
-    memory = model.remember(history[None], torch.tensor([len(history)]))
     state, cache = model.decode_step(memory, None, 0, None)
     states = [state[0, 0]]
     for step, (r, j) in enumerate(tokens, 1):
@@ -57,7 +63,7 @@ def divergence(before_C: Tensor, after_C: Tensor) -> float:
 
 
 def slow_search(
-    model: Reg4RecModel, history: Tensor, codes_IM: Tensor, allowed: Sequence[int], config: SearchConfig
+    model: Reg4RecModel, memory: Memory, codes_IM: Tensor, allowed: Sequence[int], config: SearchConfig
 ) -> Found:
     """The same search for one user: plain sets, every path decoded from its beginning."""
     theta = config.prune_threshold if model.config.num_categories else None
@@ -65,18 +71,20 @@ def slow_search(
     temperature = torch.tensor(config.temperatures or (1.0,) * codes_IM.shape[1])[:, None]
     items = [frozenset(enumerate(codes_IM[i].tolist())) for i in allowed]
     found = Found([Path((), 0.0)])
-    for _ in range(codes_IM.shape[1]):
+    for step in range(config.num_steps or codes_IM.shape[1]):
         best: dict[frozenset[tuple[int, int]], Path] = {}
         for path in survivors(found, config.num_beams, theta):
-            log_probs = (decode(model, history, path.tokens)[0][-1] / temperature).double().log_softmax(-1)
+            log_probs = (decode(model, memory, path.tokens)[0][-1] / temperature).double().log_softmax(-1)
             held = frozenset(path.tokens)
             for r, j in {token for item in items if held <= item for token in item - held}:
+                if config.order == "fixed" and r != step:
+                    continue
                 child = Path((*path.tokens, (r, j)), path.score + float(log_probs[r, j]))
                 key = frozenset(child.tokens)
                 if key not in best or child.score > best[key].score:
                     best[key] = child
         ranked = sorted(best.values(), key=lambda path: -path.score)[:width]
-        found.paths = [judged(model, history, path) for path in ranked]
+        found.paths = [judged(model, memory, path) for path in ranked]
     found.paths = survivors(found, config.num_beams, theta)
     return found
 
@@ -93,24 +101,26 @@ def survivors(found: Found, num_beams: int, theta: float | None) -> list[Path]:
     return paths[:num_beams]
 
 
-def judged(model: Reg4RecModel, history: Tensor, path: Path) -> Path:
-    logits_SC = decode(model, history, path.tokens)[1]
+def judged(model: Reg4RecModel, memory: Memory, path: Path) -> Path:
+    logits_SC = decode(model, memory, path.tokens)[1]
     if logits_SC is None:
         return path
     js = divergence(logits_SC[-2], logits_SC[-1]) if len(logits_SC) > 1 else None
     return path._replace(categories=tuple(logits_SC.argmax(-1).tolist()), js=js)
 
 
-def small_model(layout: HistoryLayout, num_categories: int, seed: int) -> Reg4RecModel:
+def small_model(layout: HistoryLayout, num_categories: int, num_items: int, seed: int) -> Reg4RecModel:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = Reg4RecModel(
-            ModelConfig(M, K, num_categories, dim=16, num_heads=2, ffn_dim=16, num_blocks=1, history_layout=layout)
-        ).eval()
+        shape = {"dim": 16, "num_heads": 2, "ffn_dim": 16, "num_blocks": 1, "num_items": num_items}
+        model = Reg4RecModel(ModelConfig(M, K, num_categories, history_layout=layout, **shape)).eval()  # type: ignore[arg-type]
         with torch.no_grad():
             model.tokens_MKD.mul_(3.0)
             for parameter in model.decoder.parameters():
                 parameter.add_(0.3 * torch.randn_like(parameter))
+            if num_items:
+                model.refine.weight.normal_(std=0.3)
+                model.residual_ID.normal_()
     return model
 
 
@@ -136,22 +146,33 @@ WIDE = 4 * I * M  # more than there are sets of tokens at any step
         SearchConfig(1, 0, None),
         SearchConfig(1, 3, 0.01),
         SearchConfig(4, 1, 0.02, (0.5, 1.0, 2.0)),
+        SearchConfig(WIDE, 0, None, num_steps=2),
+        SearchConfig(WIDE, 0, 0.02, num_steps=2),
+        SearchConfig(3, 2, 0.02, num_steps=2),
+        SearchConfig(3, 2, 0.02, num_steps=1),
+        SearchConfig(3, 2, 0.02, num_steps=M),
+        SearchConfig(4, 2, 0.02, order="fixed"),
+        SearchConfig(4, 2, 0.02, order="fixed", num_steps=2),
+        SearchConfig(4, 2, None, order="fixed", num_steps=1),
     ],
     ids=str,
 )
-@pytest.mark.parametrize(("layout", "num_categories"), [("pooled", C), ("flat", C), ("pooled", 0)])
-def test_the_search_equals_a_plain_one(layout: HistoryLayout, num_categories: int, config: SearchConfig) -> None:
-    model, codes_IM = small_model(layout, num_categories, seed=3), small_catalog(seed=5)
-    histories = [[1, 4, 9, 2], [], [13], [6, 6, 0]]
+@pytest.mark.parametrize(
+    ("layout", "num_categories", "num_items"), [("pooled", C, 0), ("flat", C, I), ("pooled", 0, 0), ("pooled", C, I)]
+)
+def test_the_search_equals_a_plain_one(
+    layout: HistoryLayout, num_categories: int, num_items: int, config: SearchConfig
+) -> None:
+    model, codes_IM = small_model(layout, num_categories, num_items, seed=3), small_catalog(seed=5)
+    histories: list[list[int]] = [[1, 4, 9, 2], [], [13], [6, 6, 0]]
     excluded = [[1, 4], [], list(range(I)), [3, 5, 8]]
-    lengths = torch.tensor([len(h) for h in histories])
-    item_BL = torch.tensor([h + [0] * (4 - len(h)) for h in histories])
     exclude_BX = torch.tensor([x + [-1] * (I - len(x)) for x in excluded])
-    paths = search(model, codes_IM[item_BL], lengths, build_index(codes_IM, K), config, exclude_BX)
+    memory = remember(model, codes_IM, histories)
+    paths = search(model, memory, build_index(codes_IM, K), config, exclude_BX)
     for b, history in enumerate(histories):
         allowed = [i for i in range(I) if i not in excluded[b]]
-        expected = slow_search(model, codes_IM[torch.tensor(history, dtype=torch.long)], codes_IM, allowed, config)
-        compare(paths, b, expected, config, num_categories)
+        alone = remember(model, codes_IM, [history])
+        compare(paths, b, slow_search(model, alone, codes_IM, allowed, config), config, num_categories)
 
 
 def compare(paths: Paths, b: int, expected: Found, config: SearchConfig, num_categories: int) -> None:
@@ -161,10 +182,13 @@ def compare(paths: Paths, b: int, expected: Found, config: SearchConfig, num_cat
     assert (paths.order_BWM[b, alive:] == -1).all()
     assert paths.scores_BW[b, :alive].tolist() == pytest.approx([p.score for p in expected.paths], abs=1e-4)
     # the last state is decoded only where CORP asks for it
-    known_steps = 0 if not num_categories else (M - 1 if config.prune_threshold is None else M)
+    num_steps = config.num_steps or M
+    known_steps = 0 if not num_categories else num_steps - (config.prune_threshold is None)
     for w, path in enumerate(expected.paths):
         order = paths.order_BWM[b, w].tolist()
-        assert [(r, int(paths.tokens_BWM[b, w, r])) for r in order] == list(path.tokens)
+        assert order[num_steps:] == [-1] * (M - num_steps)
+        assert [(r, int(paths.tokens_BWM[b, w, r])) for r in order[:num_steps]] == list(path.tokens)
+        assert int((paths.tokens_BWM[b, w] >= 0).sum()) == num_steps
         categories = paths.categories_BWM[b, w].tolist()
         assert categories == [*path.categories[:known_steps], *[-1] * (M - known_steps)]
     assert int(paths.fallbacks_B[b]) == expected.fallbacks
@@ -178,15 +202,15 @@ def test_wide_beams_find_every_set_by_its_best_order(seed: int) -> None:
         torch.manual_seed(seed)
         model = Reg4RecModel(ModelConfig(2, K, 0, dim=16, num_heads=2, ffn_dim=16, num_blocks=1)).eval()
     codes_IM = small_catalog(seed)[:, :2]
-    history = codes_IM[torch.tensor([2, 5])]
+    memory = remember(model, codes_IM, [[2, 5]])
     best: dict[tuple[int, ...], float] = {}
     for codes in {tuple(row) for row in codes_IM.tolist()}:
         for order in permutations(range(2)):
             tokens = [(r, codes[r]) for r in order]
-            log_probs = decode(model, history, tokens)[0].log_softmax(-1)
+            log_probs = decode(model, memory, tokens)[0].log_softmax(-1)
             score = sum(float(log_probs[step, r, j]) for step, (r, j) in enumerate(tokens))
             best[codes] = max(best.get(codes, NEVER), score)
-    paths = search(model, history[None], torch.tensor([2]), build_index(codes_IM, K), SearchConfig(WIDE))
+    paths = search(model, memory, build_index(codes_IM, K), SearchConfig(WIDE))
     found = {
         tuple(row): score
         for row, score in zip(paths.tokens_BWM[0].tolist(), paths.scores_BW[0].tolist(), strict=True)
@@ -194,15 +218,15 @@ def test_wide_beams_find_every_set_by_its_best_order(seed: int) -> None:
     }
     assert found == pytest.approx(best, abs=1e-4)
     assert list(found) == sorted(best, key=lambda codes: -best[codes])
-    first_MK = decode(model, history, ())[0][0].log_softmax(-1)
+    first_MK = decode(model, memory, ())[0][0].log_softmax(-1)
     torch.testing.assert_close(paths.first_log_probs_BMK[0], first_MK)
 
 
 def check_promises(
-    paths: Paths, model: Reg4RecModel, histories: list[Tensor], codes_IM: Tensor, allowed: list[set[int]]
+    paths: Paths, model: Reg4RecModel, memories: list[Memory], codes_IM: Tensor, allowed: list[set[int]]
 ) -> None:
     """Every path an allowed item's token set, no set twice, scores as recomputed and falling."""
-    for b, history in enumerate(histories):
+    for b, memory in enumerate(memories):
         sets = {tuple(codes_IM[i].tolist()) for i in allowed[b]}
         alive = int((paths.scores_BW[b] > NEVER).sum())
         rows = [tuple(row) for row in paths.tokens_BWM[b, :alive].tolist()]
@@ -214,47 +238,54 @@ def check_promises(
             order = paths.order_BWM[b, w].tolist()
             assert sorted(order) == list(range(codes_IM.shape[1]))
             tokens = [(r, rows[w][r]) for r in order]
-            log_probs = decode(model, history, tokens)[0].double().log_softmax(-1)
+            log_probs = decode(model, memory, tokens)[0].double().log_softmax(-1)
             total = sum(float(log_probs[step, r, j]) for step, (r, j) in enumerate(tokens))
             assert float(paths.scores_BW[b, w]) == pytest.approx(total, abs=1e-4)
 
 
+class Users(NamedTuple):
+    """Twelve users, one of them without a history, encoded together and each alone."""
+
+    memory: Memory
+    alone: list[Memory]
+    history_BX: Tensor
+
+
 @pytest.fixture(scope="module")
-def users(shop: SyntheticShop, recommender: Recommender) -> tuple[list[Tensor], Tensor, Tensor]:
-    """Histories as codes of twelve users (one of them without any), the same padded, their lengths."""
-    lists = [torch.from_numpy(shop.sequences[u].copy()).long() for u in range(11)] + [torch.empty(0).long()]
-    item_BL = torch.nn.utils.rnn.pad_sequence(lists, batch_first=True)
-    lengths = torch.tensor([len(items) for items in lists])
-    return [recommender.codes_IM[items] for items in lists], item_BL, lengths
+def users(shop: SyntheticShop, recommender: Recommender) -> Users:
+    histories = [*(shop.sequences[u].tolist() for u in range(11)), []]
+    model, codes_IM = recommender.model, recommender.codes_IM
+    rows = [torch.tensor(history, dtype=torch.long) for history in histories]
+    with torch.no_grad():
+        return Users(
+            remember(model, codes_IM, histories),
+            [remember(model, codes_IM, [history]) for history in histories],
+            torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-1),
+        )
 
 
 @pytest.mark.parametrize("threshold", [None, 0.06])
 def test_a_trained_model_returns_items_that_exist(
-    users: tuple[list[Tensor], Tensor, Tensor], recommender: Recommender, threshold: float | None
+    users: Users, recommender: Recommender, threshold: float | None
 ) -> None:
-    histories, item_BL, lengths = users
     codes_IM = recommender.codes_IM
     some = torch.arange(0, len(codes_IM), 2)
     index = build_index(codes_IM, recommender.model.config.codebook_size, some)
-    exclude_BX = torch.where(torch.arange(item_BL.shape[1]) < lengths[:, None], item_BL, -1)
-    paths = search(recommender.model, codes_IM[item_BL], lengths, index, SearchConfig(8, 4, threshold), exclude_BX)
-    seen = [set(row[row >= 0].tolist()) for row in exclude_BX]
-    check_promises(paths, recommender.model, histories, codes_IM, [set(some.tolist()) - s for s in seen])
+    paths = search(recommender.model, users.memory, index, SearchConfig(8, 4, threshold), users.history_BX)
+    seen = [set(row[row >= 0].tolist()) for row in users.history_BX]
+    check_promises(paths, recommender.model, users.alone, codes_IM, [set(some.tolist()) - s for s in seen])
 
 
-def adjacent_divergences(model: Reg4RecModel, history: Tensor, paths: Paths, b: int, w: int) -> list[float]:
+def adjacent_divergences(model: Reg4RecModel, memory: Memory, paths: Paths, b: int, w: int) -> list[float]:
     tokens = [(r, int(paths.tokens_BWM[b, w, r])) for r in paths.order_BWM[b, w].tolist()]
-    logits_SC = decode(model, history, tokens)[1]
+    logits_SC = decode(model, memory, tokens)[1]
     assert logits_SC is not None
     return [divergence(logits_SC[s - 1], logits_SC[s]) for s in range(1, len(tokens))]
 
 
-def test_without_a_threshold_nothing_is_pruned(
-    users: tuple[list[Tensor], Tensor, Tensor], recommender: Recommender
-) -> None:
-    _, item_BL, lengths = users
+def test_without_a_threshold_nothing_is_pruned(users: Users, recommender: Recommender) -> None:
     config = SearchConfig(8, 4, None)
-    paths = search(recommender.model, recommender.codes_IM[item_BL], lengths, recommender.index, config)
+    paths = search(recommender.model, users.memory, recommender.index, config)
     assert (paths.scores_BW[:, 0] > NEVER).all()
     assert not paths.pruned_B.any()
     assert not paths.fallbacks_B.any()
@@ -262,29 +293,23 @@ def test_without_a_threshold_nothing_is_pruned(
 
 @pytest.mark.parametrize("threshold", [0.02, 0.06, 0.2])
 def test_with_a_threshold_every_survivor_is_consistent(
-    users: tuple[list[Tensor], Tensor, Tensor], recommender: Recommender, threshold: float
+    users: Users, recommender: Recommender, threshold: float
 ) -> None:
-    histories, item_BL, lengths = users
     config = SearchConfig(8, 4, threshold)
-    paths = search(recommender.model, recommender.codes_IM[item_BL], lengths, recommender.index, config)
+    paths = search(recommender.model, users.memory, recommender.index, config)
     consistent = 0
-    for b, history in enumerate(histories):
+    for b, memory in enumerate(users.alone):
         for w in range(int((paths.scores_BW[b] > NEVER).sum())):
             if not paths.fallbacks_B[b]:
-                assert max(adjacent_divergences(recommender.model, history, paths, b, w)) <= threshold + 1e-4
+                assert max(adjacent_divergences(recommender.model, memory, paths, b, w)) <= threshold + 1e-4
                 consistent += 1
     assert consistent > 0 or paths.fallbacks_B.all()
     assert paths.pruned_B.sum() > 0
 
 
-def test_a_threshold_of_zero_is_a_fallback_for_everyone(
-    users: tuple[list[Tensor], Tensor, Tensor], recommender: Recommender
-) -> None:
-    _, item_BL, lengths = users
+def test_a_threshold_of_zero_is_a_fallback_for_everyone(users: Users, recommender: Recommender) -> None:
     steps_judged = recommender.codes_IM.shape[1] - 1
-    paths = search(
-        recommender.model, recommender.codes_IM[item_BL], lengths, recommender.index, SearchConfig(8, 4, 0.0)
-    )
+    paths = search(recommender.model, users.memory, recommender.index, SearchConfig(8, 4, 0.0))
     assert (paths.fallbacks_B == steps_judged).all()
     assert ((paths.scores_BW > NEVER).sum(1) == 1).all()
 
@@ -308,6 +333,10 @@ def test_spares_replace_what_was_dropped(shop: SyntheticShop, recommender: Recom
         ({"prune_threshold": -0.1}, "from 0 up"),
         ({"prune_threshold": math.nan}, "from 0 up"),
         ({"temperatures": (1.0, 0.0)}, "temperatures are positive"),
+        ({"order": "backwards"}, "order is one of"),
+        ({"num_steps": 0}, "num_steps starts at 1"),
+        ({"path_weight": -0.1}, "path_weight starts at 0"),
+        ({"path_weight": math.nan}, "path_weight starts at 0"),
     ],
 )
 def test_settings_out_of_range_are_refused(change: dict[str, object], message: str) -> None:

@@ -7,12 +7,13 @@ import subprocess
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from reg4rec.baselines import Popularity
-from reg4rec.data import synthetic_shop
+from reg4rec.data import Dataset, synthetic_shop
 from reg4rec.data.shop import SyntheticShop
 from reg4rec.errors import InputError
 from reg4rec.evaluation import evaluate
@@ -22,6 +23,7 @@ from reg4rec.model import Reg4RecModel
 from reg4rec.tokenizer import Tokenizer
 from reg4rec.train import PretrainConfig, pretrain
 from reg4rec.train.pretrain import PretrainStage
+from reg4rec.train.windows import Batch
 
 QUICK = PretrainConfig(
     size="tiny",
@@ -134,6 +136,72 @@ def test_a_final_fit_sees_the_validation_items_and_keeps_the_last_epoch(
         assert targets == len(shop.part(settings.part).items)
 
 
+def stage_of(data: Dataset, tokenizer: Tokenizer, **settings: Any) -> PretrainStage:
+    torch.manual_seed(0)
+    return PretrainStage(data, tokenizer, replace(QUICK, **settings), 0, torch.device("cpu"))
+
+
+def test_the_loss_weighs_items_tokens_and_categories(shop: SyntheticShop, tokenizer: Tokenizer) -> None:
+    for score_items, category_weight in ((True, 0.7), (True, 0.0), (False, 0.7)):
+        settings = {"score_items": score_items, "category_weight": category_weight, "token_weight": 0.2}
+        stage = stage_of(shop, tokenizer, **settings)
+        losses = stage.loss(stage.batches(0)[0])
+        path_loss = losses["token_loss"]
+        if category_weight:
+            path_loss = path_loss + 0.7 * losses["category_loss"]
+        assert ("item_loss" in losses, "category_loss" in losses) == (score_items, category_weight > 0)
+        expected = losses["item_loss"] + 0.2 * path_loss if score_items else path_loss
+        torch.testing.assert_close(losses["loss"], expected)
+
+
+@pytest.mark.parametrize("layout", ["pooled", "flat"])
+def test_padding_of_a_batch_changes_no_loss(
+    shop: SyntheticShop, tokenizer: Tokenizer, layout: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    every_item = torch.arange(shop.num_items), torch.ones(shop.num_items)
+    monkeypatch.setattr(sys.modules[PretrainStage.__module__], "draw_negatives", lambda *_: every_item)
+    stage = stage_of(shop, tokenizer, order="fixed", decoded_fraction=1.0, history_layout=layout)
+    stage.module.eval()
+    torch.nn.init.normal_(stage.module.refine.weight, std=0.1)
+    torch.nn.init.normal_(stage.module.residual_ID)
+    items_BL = torch.tensor([[5, 8, 8, 2], [9, 5, -1, -1]])
+    narrow = stage.loss(Batch(items_BL))
+    wide = stage.loss(Batch(torch.nn.functional.pad(items_BL, (0, 2), value=-1)))
+    for name, value in narrow.items():
+        torch.testing.assert_close(value, wide[name])
+
+
+def test_a_part_of_the_targets_is_decoded_drawn_anew(
+    shop: SyntheticShop, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    columns: list[list[int]] = []
+    decode_on = Reg4RecModel.decode_on
+
+    def counted(self: Reg4RecModel, *inputs: torch.Tensor) -> torch.Tensor:
+        columns.append(inputs[-1].tolist())
+        return decode_on(self, *inputs)
+
+    monkeypatch.setattr(Reg4RecModel, "decode_on", counted)
+    for fraction, count in ((0.01, 1), (0.4, 2), (1.0, 5)):
+        columns.clear()
+        stage = stage_of(shop, tokenizer, decoded_fraction=fraction)
+        for _ in range(20):
+            stage.loss(Batch(torch.tensor([[4, 9, 1, 7, 3]])))
+        assert {len(drawn) for drawn in columns} == {count}
+        assert all(drawn == sorted(set(drawn)) for drawn in columns)
+        assert {column for drawn in columns for column in drawn} == set(range(5))
+
+
+def test_items_without_an_interaction_keep_a_residual_of_zero(tokenizer: Tokenizer) -> None:
+    few = synthetic_shop(num_users=6, num_items=60, num_facets=3, seed=0)
+    tokens = replace(tokenizer, card={"dataset": few.card["fingerprint"]})
+    model = pretrain(few, tokens, QUICK, device="cpu", progress=False)
+    seen_I = torch.from_numpy(few.item_counts("train") > 0)
+    assert 0 < seen_I.sum() < 60
+    assert torch.equal(model.residual_ID.abs().amax(1) > 0, seen_I)
+    assert model.repeat_bias < 0  # nothing is bought twice in the shop
+
+
 def test_a_tokenizer_of_another_dataset_is_refused(tokenizer: Tokenizer) -> None:
     for other in (
         synthetic_shop(num_users=20, num_items=70),
@@ -150,7 +218,13 @@ def test_a_tokenizer_of_another_dataset_is_refused(tokenizer: Tokenizer) -> None
         ({"category_weight": -1.0}, "category_weight is -1.0"),
         ({"batch_targets": 0}, "batch_targets is 0"),
         ({"validation_users": 0}, "validation_users is 0"),
+        ({"num_negatives": 0}, "num_negatives is 0"),
+        ({"token_weight": 0.0}, "token_weight is 0.0"),
+        ({"decoded_fraction": 0.0}, "decoded_fraction is 0.0"),
+        ({"decoded_fraction": 1.1}, "decoded_fraction is 1.1"),
+        ({"num_beams": 0}, "num_beams is 0"),
         ({"order": "backwards"}, "order is 'backwards'"),
+        ({"targets": "all"}, "targets is 'all'"),
         ({"part": "all"}, "part is 'all'"),
     ],
 )

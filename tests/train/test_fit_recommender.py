@@ -1,0 +1,62 @@
+"""From tokens to a recommender whose search is set up, by validation or by an earlier fit."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from reg4rec.data.shop import SyntheticShop
+from reg4rec.infer import Recommender, SearchConfig
+from reg4rec.loop import LoopConfig
+from reg4rec.tokenizer import Tokenizer
+from reg4rec.train import PretrainConfig, fit_recommender
+
+QUICK = PretrainConfig(size="tiny", max_history=4, num_beams=9, validation_users=20, loop=LoopConfig(epochs=1))
+
+
+def fit(
+    shop: SyntheticShop, tokenizer: Tokenizer, out: Path, search: SearchConfig | None = None, **overrides: object
+) -> Recommender:
+    return fit_recommender(
+        shop, tokenizer, QUICK, out, device="cpu", progress=False, search=search, batch_targets=1024, **overrides
+    )
+
+
+def test_validation_sets_up_the_search_and_all_that_it_tried_is_written(
+    shop: SyntheticShop, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    recommender = fit(shop, tokenizer, tmp_path)
+    stored = json.loads((tmp_path / "calibration.json").read_text())
+    chosen = {name: tuple(v) if isinstance(v, list) else v for name, v in stored["chosen"].items()}
+    assert chosen == asdict(recommender.config)
+    assert recommender.config.num_beams == 9
+    # all tokens or two, three more weights, temperatures, five more thresholds
+    assert len(stored["tried"]) == 1 + 1 + 3 + 1 + 5
+    best = max(stored["tried"], key=lambda row: row["ndcg@10"])
+    assert {name: stored["chosen"][name] for name in ("num_steps", "path_weight", "prune_threshold")} == {
+        name: best[name] for name in ("num_steps", "path_weight", "prune_threshold")
+    }
+    loaded = Recommender.from_pretrained(tmp_path / "recommender", device="cpu")
+    histories = shop.part("train").take(np.arange(20))
+    assert loaded.config == recommender.config
+    assert np.array_equal(loaded.rank(histories, 10, False), recommender.rank(histories, 10, False))
+
+
+def test_a_final_fit_takes_over_the_search_of_an_earlier_one(
+    shop: SyntheticShop, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    earlier = SearchConfig(17, 2, None, (0.5, 1.0, 2.0), num_steps=2, path_weight=0.3)
+    recommender = fit(shop, tokenizer, tmp_path, earlier, part="train+validation")
+    assert recommender.config == earlier
+    assert recommender.trained_on == "train+validation"
+    assert json.loads((tmp_path / "calibration.json").read_text())["tried"] == []
+    assert Recommender.from_pretrained(tmp_path / "recommender", device="cpu").config == earlier
+
+
+def test_a_final_fit_of_its_own_has_nothing_to_choose_by(
+    shop: SyntheticShop, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    recommender = fit(shop, tokenizer, tmp_path, part="train+validation", order="fixed")
+    assert recommender.config == SearchConfig(num_beams=9, order="fixed")
+    assert json.loads((tmp_path / "calibration.json").read_text())["tried"] == []
