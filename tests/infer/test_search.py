@@ -113,7 +113,7 @@ def small_model(layout: HistoryLayout, num_categories: int, num_items: int, seed
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         shape = {"dim": 16, "num_heads": 2, "ffn_dim": 16, "num_blocks": 1, "num_items": num_items}
-        model = Reg4RecModel(ModelConfig(M, K, num_categories, history_layout=layout, **shape)).eval()  # type: ignore[arg-type]
+        model = Reg4RecModel(ModelConfig(M, K, num_categories, history_layout=layout, **shape)).eval()
         with torch.no_grad():
             model.tokens_MKD.mul_(3.0)
             for parameter in model.decoder.parameters():

@@ -218,9 +218,9 @@ def test_only_the_flat_layout_knows_the_order_of_the_codebooks(layout: HistoryLa
 
 @torch.no_grad()
 def test_the_order_of_the_history_matters(model: Reg4RecModel, case: Windows) -> None:
-    history = (case.codes_BLM[0], case.items_BL[0])
-    one = path_states(model, *history, [])[-1]
-    other = path_states(model, *(x.flip(0) for x in history), [])[-1]
+    codes_LM, items_L = case.codes_BLM[0], case.items_BL[0]
+    one = path_states(model, codes_LM, items_L, [])[-1]
+    other = path_states(model, codes_LM.flip(0), items_L.flip(0), [])[-1]
     assert (one - other).abs().max() > 1e-4
 
 

@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +17,7 @@ QUICK = PretrainConfig(size="tiny", max_history=4, num_beams=9, validation_users
 
 
 def fit(
-    shop: SyntheticShop, tokenizer: Tokenizer, out: Path, search: SearchConfig | None = None, **overrides: object
+    shop: SyntheticShop, tokenizer: Tokenizer, out: Path, search: SearchConfig | None = None, **overrides: Any
 ) -> Recommender:
     return fit_recommender(
         shop, tokenizer, QUICK, out, device="cpu", progress=False, search=search, batch_targets=1024, **overrides

@@ -100,7 +100,7 @@ def test_padding_is_not_looked_at(case: Case) -> None:
 def test_the_repeat_bias_falls_where_items_are_new_and_rises_where_they_come_again(case: Case) -> None:
     new_BL = torch.tensor([[3, 5, 7, 1]])
     all_X, ones_X = torch.arange(I), torch.ones(I).double()
-    gradients = []
+    gradients: list[Tensor] = []
     for items_BL in (new_BL, torch.full_like(new_BL, 3)):
         loss = item_loss(case.model, case.states_BLD[:1, :4], items_BL, case.codes_IM, all_X, ones_X)
         gradients += torch.autograd.grad(loss, case.model.repeat)
