@@ -1,6 +1,6 @@
 """Beam search over item tokens: CRSS chooses the order, CORP drops paths that contradict themselves."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
@@ -33,8 +33,6 @@ class SearchConfig:
     """confidence: every step may take a token of any unused codebook (CRSS); fixed: step t takes codebook t's"""
     num_steps: int | None = None
     """tokens that a path decodes, None for all: a shorter one leads to every item that carries its tokens"""
-    renormalize: bool = False
-    """whether a token's probability is among those by which the path can still become an item, or among all"""
     path_weight: float = 0.0
     """weight of the path's score beside the item's own, in models that score items (D11)"""
 
@@ -55,9 +53,11 @@ class SearchConfig:
     @classmethod
     def from_json(cls, stored: dict[str, Any]) -> "SearchConfig":
         """The configuration that `dataclasses.asdict` and JSON made of one; TypeError for other fields or counts."""
+        if not isinstance(stored, dict) or stored.keys() != {field.name for field in fields(cls)}:
+            raise TypeError(f"search settings are {stored!r}")
         values: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in stored.items()}
         found = cls(**values)
-        for name, known in (("num_beams", int), ("num_spares", int), ("num_steps", int | None), ("renormalize", bool)):
+        for name, known in (("num_beams", int), ("num_spares", int), ("num_steps", int | None)):
             if not isinstance(getattr(found, name), known):
                 raise TypeError(f"{name} is {getattr(found, name)!r}")
         return found
@@ -109,7 +109,7 @@ def search(
         seen = step_index.codes_IM.shape[1]
         parent_BP, token_BP, scores_BP, fallback_B = ops.beam_step(
             beam.logits_BPMK[:, :, :seen], beam.scores_BP, beam.tokens_BPM[:, :, :seen], beam.js_BP, step_index,
-            config.num_beams, spares, threshold, exclude_BX, config.renormalize,
+            config.num_beams, spares, threshold, exclude_BX, model.config.renormalize,
         )  # fmt: skip
         beam.count(threshold, fallback_B)
         beam.grow(parent_BP, token_BP, scores_BP)

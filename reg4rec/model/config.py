@@ -35,6 +35,8 @@ class ModelConfig:
     """newest items of a history that the encoder reads"""
     history_layout: HistoryLayout = "pooled"
     """pooled: one vector an item; flat: a separator and its M tokens (D14; measured in docs/findings.md)"""
+    renormalize: bool = False
+    """a token's probability is among those by which its path can still become an item, not among all of its codebook"""
     num_items: int = 0
     """items that the model scores whole, beside their tokens; 0 for a model of tokens alone"""
     residual_dropout: float = 0.3

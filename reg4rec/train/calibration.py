@@ -77,7 +77,7 @@ def fit_temperatures(recommender: Recommender, data: Dataset, max_users: int, se
     for part in np.array_split(np.arange(len(chosen)), max(1, len(chosen) // 256)):
         memory = recommender.remember(histories.take(part))
         codes, rank = codes_BM[part], rank_BM[part]
-        admissible_BSMK = admissible_next(codes, rank, recommender.index) if recommender.config.renormalize else None
+        admissible_BSMK = admissible_next(codes, rank, recommender.index) if model.config.renormalize else None
         token_BP, cache = None, None
         for step in range(codes.shape[1]):
             state, cache = model.decode_step(memory, token_BP, step, cache)

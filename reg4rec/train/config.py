@@ -77,4 +77,4 @@ class PretrainConfig:
     def search(self) -> dict[str, Any]:
         """Fields of `SearchConfig` as the trained model wants them; one that has seen one order only knows no other."""
         order = "fixed" if self.order == "fixed" else "confidence"
-        return {"order": order, "renormalize": self.renormalize, "num_beams": self.num_beams}
+        return {"order": order, "num_beams": self.num_beams}

@@ -34,8 +34,8 @@ def fit_recommender(
     """Pre-train (see `pretrain`), put the parts together, and let validation set up the search.
 
     With `out`, `calibration.json` lists the settings tried and `recommender/` holds the result; with `resume`, settings
-    that were chosen there for the same weights are taken over. A model trained on the
-    validation items too has nothing left to choose by: `search` gives it what an earlier fit has chosen.
+    that were chosen there for the same weights are taken over. A model trained on the validation items too has nothing
+    left to choose by: `search` gives it what an earlier fit has chosen.
     """
     config = override(config or RECIPES[recipe].pretrain, overrides)
     model = pretrain(data, tokenizer, config, out, resume, seed, device, progress)

@@ -79,6 +79,7 @@ class PretrainStage:
             dropout=config.dropout,
             max_history=config.max_history,
             history_layout=config.history_layout,
+            renormalize=config.renormalize,
             num_items=data.num_items if config.score_items else 0,
         )
         self.module: Reg4RecModel = Reg4RecModel(shape).to(device)
