@@ -53,4 +53,5 @@ def token_model(shop: SyntheticShop, tokenizer: Tokenizer) -> Reg4RecModel:
 
 @pytest.fixture(scope="session")
 def recommender(shop: SyntheticShop, tokenizer: Tokenizer, model: Reg4RecModel) -> Recommender:
-    return Recommender(model, tokenizer, shop.items, shop.item_counts("train"), device="cpu")
+    found = Recommender(model, tokenizer, shop.items, shop.item_counts("train"), device="cpu")
+    return found.with_search(renormalize=True)  # as in training

@@ -55,7 +55,9 @@ class SearchConfig:
     @classmethod
     def from_json(cls, stored: dict[str, Any]) -> "SearchConfig":
         """The configuration that `dataclasses.asdict` and JSON made of one; TypeError for other fields or counts."""
-        values: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in stored.items()}
+        values: dict[str, Any] = {
+            n: tuple(value) if isinstance(value, list) else value for n, value in {**stored}.items()
+        }
         found = cls(**values)
         for name, known in (("num_beams", int), ("num_spares", int), ("num_steps", int | None), ("renormalize", bool)):
             if not isinstance(getattr(found, name), known):

@@ -13,7 +13,7 @@ import pytest
 
 from reg4rec.baselines import Popularity, SASRec, SASRecConfig, TigerConfig
 from reg4rec.cli import main
-from reg4rec.comparison import CompareConfig, Comparison, Reg4RecConfig, compare, methods
+from reg4rec.comparison import CompareConfig, Comparison, compare, methods
 from reg4rec.comparison.table import Spread
 from reg4rec.data import Dataset, synthetic_shop
 from reg4rec.errors import InputError
@@ -21,8 +21,7 @@ from reg4rec.evaluation import evaluate
 from reg4rec.infer import Recommender, SearchConfig
 from reg4rec.loop import LoopConfig
 from reg4rec.settings import override
-from reg4rec.tokenizer import TokenizerConfig
-from reg4rec.train import PretrainConfig
+from reg4rec.train import RECIPES, Recipe, RecipeName
 
 SHORT = LoopConfig(epochs=2, learning_rate=5e-3)
 TOKENS = {
@@ -41,11 +40,18 @@ TIGER_TOKENS = TOKENS | {
     "learning_rate": 1e-2,
 }
 MODEL = {"size": "tiny", "validation_users": 20, "loop": replace(SHORT, epochs=1)}
+
+
+def small_recipe(name: RecipeName) -> Recipe:
+    return Recipe(override(RECIPES[name].tokenizer, TOKENS), override(RECIPES[name].pretrain, MODEL))
+
+
 CONFIG = CompareConfig(
     seeds=(0, 1),
     sasrec=SASRecConfig(dim=16, ffn_dim=16, num_negatives=20, validation_users=50, loop=SHORT),
     tiger=TigerConfig(override(TigerConfig().tokenizer, TIGER_TOKENS), override(TigerConfig().pretrain, MODEL)),
-    reg4rec=Reg4RecConfig(override(TokenizerConfig(), TOKENS), override(PretrainConfig(), MODEL)),
+    reg4rec=small_recipe("default"),
+    paper=small_recipe("paper"),
 )
 LOOP_FLAGS = {"loop.epochs": 1, "loop.learning-rate": 5e-3, "loop.weight-decay": 0, "loop.patience": 0}
 MODEL_FLAGS = {"pretrain.validation-users": 20} | {f"pretrain.{name}": value for name, value in LOOP_FLAGS.items()}
@@ -56,11 +62,16 @@ TOKEN_FLAGS, TIGER_FLAGS = (
 )
 FLAGS = [
     word
-    for method, flags in (("sasrec", SASREC_FLAGS), ("tiger", TIGER_FLAGS), ("reg4rec", TOKEN_FLAGS))
+    for method, flags in (
+        ("sasrec", SASREC_FLAGS),
+        ("tiger", TIGER_FLAGS),
+        ("paper", TOKEN_FLAGS),
+        ("reg4rec", TOKEN_FLAGS),
+    )
     for name, value in flags.items()
     for word in (f"--{method}.{name}", str(value))
 ]
-METHOD_NAMES = ("popularity", "sasrec", "tiger", "reg4rec")
+METHOD_NAMES = ("popularity", "sasrec", "tiger", "reg4rec-paper", "reg4rec")
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +98,7 @@ def test_every_method_has_a_row_under_every_protocol(comparison: Comparison) -> 
         (protocol, method) for protocol in ("standard", "filtered") for method in METHOD_NAMES
     ]
     seeds = {row.method: row.seeds for row in comparison.rows}
-    assert seeds == {"popularity": [0], "sasrec": [0, 1], "tiger": [0, 1], "reg4rec": [0, 1]}
+    assert seeds == {"popularity": [0], "sasrec": [0, 1], "tiger": [0, 1], "reg4rec-paper": [0, 1], "reg4rec": [0, 1]}
     for row in comparison.rows:
         assert {len(values) for values in row.metrics.values()} == {len(row.seeds)}
         assert row.trained_on == "train"
@@ -173,7 +184,7 @@ def test_a_final_fit_searches_as_validation_chose_before(
     )
     assert first.config.temperatures == (0.5, 2.0)
     assert (first.trained_on, final.trained_on) == ("train", "train+validation")
-    assert final.config == replace(first.config, temperatures=None) == SearchConfig(**settings)  # type: ignore[arg-type]
+    assert final.config == replace(first.config, temperatures=None) == SearchConfig(renormalize=True, **settings)  # type: ignore[arg-type]
 
 
 def test_without_matplotlib_the_picture_is_left_out_and_that_is_said(
