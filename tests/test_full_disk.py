@@ -50,7 +50,7 @@ def writers(shop: SyntheticShop, tokenizer: Tokenizer, recommender: Recommender)
     """All that the library writes, by name."""
     report = evaluate(Popularity.fit(shop), shop, max_users=20)
     metrics = {name: [value] for name, value in report.rows[0].metrics.items()}
-    row = Row("popularity", "standard", "train", [0], metrics, [1.0], [0.0], {"1": [1.0]}, [0], 0)
+    row = Row("popularity", "standard", "train", [0], metrics, [1.0], [0.0], {"1": [1.0], "64": [1.0]}, [0], 0)
     module = torch.nn.Linear(64, 64)
     optimizer = torch.optim.AdamW(module.parameters())
     users = [pa.table({"items": [[f"item{i}"] for i in range(60)]})]

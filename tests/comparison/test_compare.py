@@ -21,7 +21,7 @@ from reg4rec.evaluation import evaluate
 from reg4rec.infer import Recommender, SearchConfig
 from reg4rec.loop import LoopConfig
 from reg4rec.settings import override
-from reg4rec.train import RECIPES, Recipe
+from reg4rec.train import RECIPES, Recipe, RecipeName
 
 SHORT = LoopConfig(epochs=2, learning_rate=5e-3)
 TOKENS = {
@@ -40,12 +40,18 @@ TIGER_TOKENS = TOKENS | {
     "learning_rate": 1e-2,
 }
 MODEL = {"size": "tiny", "validation_users": 20, "loop": replace(SHORT, epochs=1)}
+
+
+def small_recipe(name: RecipeName) -> Recipe:
+    return Recipe(override(RECIPES[name].tokenizer, TOKENS), override(RECIPES[name].pretrain, MODEL))
+
+
 CONFIG = CompareConfig(
     seeds=(0, 1),
     sasrec=SASRecConfig(dim=16, ffn_dim=16, num_negatives=20, validation_users=50, loop=SHORT),
     tiger=TigerConfig(override(TigerConfig().tokenizer, TIGER_TOKENS), override(TigerConfig().pretrain, MODEL)),
-    paper=Recipe(override(RECIPES["paper"].tokenizer, TOKENS), override(RECIPES["paper"].pretrain, MODEL)),
-    reg4rec=Recipe(override(RECIPES["default"].tokenizer, TOKENS), override(RECIPES["default"].pretrain, MODEL)),
+    reg4rec=small_recipe("default"),
+    paper=small_recipe("paper"),
 )
 LOOP_FLAGS = {"loop.epochs": 1, "loop.learning-rate": 5e-3, "loop.weight-decay": 0, "loop.patience": 0}
 MODEL_FLAGS = {"pretrain.validation-users": 20} | {f"pretrain.{name}": value for name, value in LOOP_FLAGS.items()}

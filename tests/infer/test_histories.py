@@ -1,6 +1,7 @@
 """What users may hand over as histories: many forms, unknown and repeated items, ids of their own."""
 
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -102,6 +103,7 @@ def test_integer_ids_come_back_as_integers(
     table = recommender.items.table.set_column(0, "item_id", pa.array(numbers))
     numbered = Recommender(model, tokenizer, ItemCatalog.from_table(table), recommender.popularity_I, device="cpu")
     number_of = dict(zip(recommender.items.ids.to_pylist(), numbers.tolist(), strict=True))
+    numbered = numbered.with_search(**asdict(recommender.config))
     found = numbered.recommend({9: [number_of[item] for item in histories["user0"]]}, k=5, exclude=[1000, 1010])
     expected = recommender.recommend({9: histories["user0"]}, k=5, exclude=["item0", "item1"])
     assert found["user_id"].dtype == found["item_id"].dtype == pl.Int64

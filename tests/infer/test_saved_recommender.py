@@ -84,7 +84,7 @@ def test_folders_that_miss_a_part_are_named(damaged: Path, name: str, how: str) 
 @pytest.mark.parametrize(
     "changes",
     [
-        {"search": {"num_beams": 3}},
+        {"search": {"num_beams": 3.0}},
         {"search": {"wings": 2, "temperatures": None}},
         {"search": None},
         {"search": {"num_beams": 20, "num_spares": 4, "prune_threshold": -1.0, "temperatures": None}},

@@ -74,9 +74,14 @@ def slow_search(
     for step in range(config.num_steps or codes_IM.shape[1]):
         best: dict[frozenset[tuple[int, int]], Path] = {}
         for path in survivors(found, config.num_beams, theta):
-            log_probs = (decode(model, memory, path.tokens)[0][-1] / temperature).double().log_softmax(-1)
             held = frozenset(path.tokens)
-            for r, j in {token for item in items if held <= item for token in item - held}:
+            tokens = {token for item in items if held <= item for token in item - held}
+            logits = (decode(model, memory, path.tokens)[0][-1] / temperature).double()
+            if model.config.renormalize:
+                closed = torch.tensor([[(r, j) not in tokens for j in range(K)] for r in range(len(logits))])
+                logits = logits.masked_fill(closed, NEVER)
+            log_probs = logits.log_softmax(-1)
+            for r, j in tokens:
                 if config.order == "fixed" and r != step:
                     continue
                 child = Path((*path.tokens, (r, j)), path.score + float(log_probs[r, j]))
@@ -109,11 +114,16 @@ def judged(model: Reg4RecModel, memory: Memory, path: Path) -> Path:
     return path._replace(categories=tuple(logits_SC.argmax(-1).tolist()), js=js)
 
 
-def small_model(layout: HistoryLayout, num_categories: int, num_items: int, seed: int) -> Reg4RecModel:
+def small_model(
+    layout: HistoryLayout, num_categories: int, num_items: int, seed: int, renormalize: bool = False
+) -> Reg4RecModel:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        shape = {"dim": 16, "num_heads": 2, "ffn_dim": 16, "num_blocks": 1, "num_items": num_items}
-        model = Reg4RecModel(ModelConfig(M, K, num_categories, history_layout=layout, **shape)).eval()
+        config = ModelConfig(
+            M, K, num_categories, dim=16, num_heads=2, ffn_dim=16, num_blocks=1, history_layout=layout,
+            renormalize=renormalize, num_items=num_items,
+        )  # fmt: skip
+        model = Reg4RecModel(config).eval()
         with torch.no_grad():
             model.tokens_MKD.mul_(3.0)
             for parameter in model.decoder.parameters():
@@ -173,6 +183,23 @@ def test_the_search_equals_a_plain_one(
         allowed = [i for i in range(I) if i not in excluded[b]]
         alone = remember(model, codes_IM, [history])
         compare(paths, b, slow_search(model, alone, codes_IM, allowed, config), config, num_categories)
+
+
+@pytest.mark.parametrize("num_steps", [2, M])
+def test_renormalized_paths_have_the_scores_of_a_plain_search(num_steps: int) -> None:
+    """Sets alone: a codebook with a single token left makes exact ties between orders."""
+    model, codes_IM = small_model("pooled", 0, I, seed=3, renormalize=True), small_catalog(seed=5)
+    config = SearchConfig(WIDE, 0, None, num_steps=num_steps)
+    memory = remember(model, codes_IM, [[1, 4, 9, 2]])
+    excluded = [1, 4, 8]
+    paths = search(model, memory, build_index(codes_IM, K), config, torch.tensor([excluded]))
+    found = {
+        frozenset((r, j) for r, j in enumerate(row) if j >= 0): score
+        for row, score in zip(paths.tokens_BWM[0].tolist(), paths.scores_BW[0].tolist(), strict=True)
+        if score > NEVER
+    }
+    plain = slow_search(model, memory, codes_IM, [i for i in range(I) if i not in excluded], config)
+    assert found == pytest.approx({frozenset(path.tokens): path.score for path in plain.paths}, abs=1e-4)
 
 
 def compare(paths: Paths, b: int, expected: Found, config: SearchConfig, num_categories: int) -> None:

@@ -2,12 +2,14 @@
 
 import copy
 import math
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import pytest
 import torch
 from torch import Tensor
 
+from reg4rec.kernels.beam_step.index import build_index
 from reg4rec.model import ModelConfig, Reg4RecModel
 from reg4rec.train.losses import StepTargets, path_losses
 
@@ -44,21 +46,25 @@ def batch() -> Batch:
     return Batch(codes_BLM, order_BLM, torch.randint(0, I, (3, 5), generator=draw), filled_BL, category_BL)
 
 
-def losses_of(model: Reg4RecModel, batch: Batch, targets: StepTargets = "open") -> dict[str, Tensor]:
+def losses_of(
+    model: Reg4RecModel, batch: Batch, targets: StepTargets = "open", renormalize: bool = False
+) -> dict[str, Tensor]:
     codes_BLM, order_BLM, items_BL, filled_BL, category_BL = batch
     states_NSD = model.decode_targets(codes_BLM, order_BLM, items_BL)[filled_BL]
     of_targets = (codes_BLM[filled_BL], order_BLM[filled_BL], category_BL[filled_BL])
-    return path_losses(model, states_NSD, *of_targets, targets)
+    index = build_index(codes_BLM.flatten(0, 1), K) if renormalize else None
+    return path_losses(model, states_NSD, *of_targets, targets, index)
 
 
-def cross_entropy(logits: list[float], target: int) -> float:
-    return math.log(sum(math.exp(x) for x in logits)) - logits[target]
+def cross_entropy(logits: list[float], target: int, among: Iterable[int]) -> float:
+    return math.log(sum(math.exp(logits[j]) for j in among)) - logits[target]
 
 
 @torch.no_grad()
-def slow_losses(model: Reg4RecModel, batch: Batch, targets: StepTargets) -> dict[str, float]:
+def slow_losses(model: Reg4RecModel, batch: Batch, targets: StepTargets, renormalize: bool) -> dict[str, float]:
     model = copy.deepcopy(model).double()
     codes_BLM, order_BLM, items_BL, filled_BL, category_BL = batch
+    catalog = codes_BLM.flatten(0, 1).tolist()
     token_losses, category_losses, hits = [], [], []
     for b, item in filled_BL.nonzero().tolist():
         memory = model.remember(codes_BLM[b : b + 1, :item], torch.tensor([item]), items_BL[b : b + 1, :item])
@@ -67,13 +73,17 @@ def slow_losses(model: Reg4RecModel, batch: Batch, targets: StepTargets) -> dict
         for step in range(M):
             logits_MK = model.token_logits(state[0, 0]).tolist()
             predicted = order[step:] if targets == "open" else order[step : step + 1]
-            terms = [cross_entropy(logits_MK[r], codes[r]) for r in predicted]
+            reached = [item for item in catalog if all(item[r] == codes[r] for r in order[:step])]
+            terms = []
+            for r in predicted:
+                among = {item[r] for item in reached} if renormalize else range(K)
+                terms.append(cross_entropy(logits_MK[r], codes[r], among))
             token_losses.append(sum(terms) / len(terms))
             fed = torch.tensor([[order[step] * K + codes[order[step]]]])
             state, cache = model.decode_step(memory, fed, step + 1, cache)
             if category_BL[b, item] >= 0:
                 logits_C = model.category_logits(state[0, 0]).tolist()  # type: ignore[union-attr]
-                category_losses.append(cross_entropy(logits_C, int(category_BL[b, item])))
+                category_losses.append(cross_entropy(logits_C, int(category_BL[b, item]), range(C)))
                 hits.append(logits_C.index(max(logits_C)) == int(category_BL[b, item]))
     return {
         "token_loss": sum(token_losses) / len(token_losses),
@@ -84,10 +94,11 @@ def slow_losses(model: Reg4RecModel, batch: Batch, targets: StepTargets) -> dict
 
 @pytest.mark.parametrize("num_items", [0, I])
 @pytest.mark.parametrize("targets", ["open", "next"])
-def test_losses_equal_a_plain_loop(batch: Batch, targets: StepTargets, num_items: int) -> None:
+@pytest.mark.parametrize("renormalize", [False, True])
+def test_losses_equal_a_plain_loop(batch: Batch, targets: StepTargets, num_items: int, renormalize: bool) -> None:
     model = make_model(num_items=num_items)
-    losses = losses_of(model, batch, targets)
-    expected = slow_losses(model, batch, targets)
+    losses = losses_of(model, batch, targets, renormalize)
+    expected = slow_losses(model, batch, targets, renormalize)
     assert losses.keys() == expected.keys()
     for name, value in expected.items():
         assert float(losses[name].detach()) == pytest.approx(value, abs=2e-6), name
