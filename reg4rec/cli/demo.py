@@ -12,7 +12,7 @@ from reg4rec.data import Dataset, ViewConfig, load_dataset
 from reg4rec.evaluation import evaluate
 from reg4rec.infer import Recommender
 from reg4rec.infer.batch import recommend_to_folder
-from reg4rec.loop import LoopConfig
+from reg4rec.settings import override
 from reg4rec.tokenizer import TokenizerConfig, fit_tokenizer
 from reg4rec.train import PretrainConfig, fit_recommender
 
@@ -36,7 +36,7 @@ class Demo:
         started = time.monotonic()
         views = ViewConfig(text_columns=("title", "genres"))
         tokens = TokenizerConfig(codebook_size=64, views=views, seed=self.seed)
-        config = PretrainConfig(max_history=50, dropout=0.2, loop=LoopConfig(epochs=self.epochs, learning_rate=2e-3))
+        config = override(PretrainConfig(), {"epochs": self.epochs})
 
         data = load_dataset("ml-100k")
         data.save(self.out / "data")
