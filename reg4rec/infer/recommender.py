@@ -143,8 +143,13 @@ class Recommender:
 
         category_accuracy: whether the best path's last known category is the target's (NaN without one).
         paths_pruned, fallbacks: what CORP did. from_paths: share of the items that exact paths gave.
+        path_recall: whether some path leads to the target, be it among the k items or not.
         """
         results = list(self.search(histories, k, filter_seen))
+        tokens_BWM = torch.cat([r.paths.tokens_BWM for r in results])
+        alive_BW = torch.cat([r.paths.scores_BW for r in results]) > -torch.inf
+        codes_B1M = self.codes_IM[torch.from_numpy(targets).long().to(self.device)][:, None]
+        reached_BW = alive_BW & ((tokens_BWM == codes_B1M) | (tokens_BWM < 0)).all(-1)
         steps_BM = torch.cat([r.paths.categories_BWM[:, 0] for r in results]).cpu().numpy()
         last_B = steps_BM[np.arange(len(steps_BM)), np.maximum(0, (steps_BM >= 0).sum(1) - 1)]
         category_B = self.items.categories_I[targets]
@@ -152,6 +157,7 @@ class Recommender:
             "category_accuracy": np.where((category_B < 0) | (last_B < 0), np.nan, last_B == category_B),
             "paths_pruned": torch.cat([r.paths.pruned_B for r in results]).cpu().numpy().astype(float),
             "fallbacks": torch.cat([r.paths.fallbacks_B for r in results]).cpu().numpy().astype(float),
+            "path_recall": reached_BW.any(1).double().cpu().numpy(),
             "from_paths": torch.cat([(r.ranking.source_BN == 0).double().mean(1) for r in results]).cpu().numpy(),
         }
         ranked = torch.cat([r.ranking.items_BN for r in results]).cpu().numpy().astype(np.int32)

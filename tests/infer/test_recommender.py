@@ -187,11 +187,20 @@ def test_details_say_how_the_search_went(recommender: Recommender, shop: Synthet
     ranked, details = recommender.with_search(prune_threshold=0.06).rank_with_details(part, 10, True, targets[:40])
     assert np.array_equal(ranked, recommender.with_search(prune_threshold=0.06).rank(part, 10, True))
     assert {name: len(value) for name, value in details.items()} == dict.fromkeys(
-        ("category_accuracy", "paths_pruned", "fallbacks", "from_paths"), 40
+        ("category_accuracy", "paths_pruned", "fallbacks", "path_recall", "from_paths"), 40
     )
     assert 0.2 < np.nanmean(details["category_accuracy"]) <= 1
     assert details["paths_pruned"].sum() > 0
     assert ((details["from_paths"] >= 0) & (details["from_paths"] <= 1)).all()
+    plain = recommender.with_search(prune_threshold=None)
+    ranked, details = plain.rank_with_details(part, 10, True, targets[:40])
+    found = (ranked == targets[:40, None]).any(1) & (details["from_paths"] == 1)
+    assert found.any()
+    assert (details["path_recall"][found] == 1).all()
+    narrow = recommender.with_search(num_beams=1, prune_threshold=None).rank_with_details(part, 1, True, targets[:40])[
+        1
+    ]
+    assert narrow["path_recall"].mean() < details["path_recall"].mean() < 1
 
 
 def test_items_that_share_all_tokens_all_come(
