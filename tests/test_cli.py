@@ -105,7 +105,7 @@ def test_evaluation_stands_in_a_file_and_on_the_console(chain: Chain) -> None:
     [
         (STAGES["prepare"].replace("ROOT/data ", "ROOT/data-again "), "fingerprint"),
         (STAGES["tokenize"], "collision_rate"),
-        (PRETRAIN, "prune_threshold"),
+        (PRETRAIN, "search"),
         (f"{EVALUATE} --out ROOT/again.json --max-users 20", "rows"),
         (f"{RECOMMEND} --input ROOT/users.parquet --output ROOT/again", "users"),
         ("info", "backends"),

@@ -39,6 +39,7 @@ def _pretrain() -> PretrainConfig:
         renormalize=False,
         category_weight=0.0,
         decoded_fraction=1.0,
+        num_beams=20,
         history_layout="flat",
         max_history=20,
         dropout=0.1,
@@ -55,8 +56,6 @@ class TigerConfig:
     """any kind of tokens; their order is that of the codebooks"""
     pretrain: PretrainConfig = field(default_factory=_pretrain)
     """order, targets and category_weight must stay as they are: they are what makes it TIGER"""
-    num_beams: int = 20
-    """sequences kept at every step"""
 
     def __post_init__(self) -> None:
         found = (self.pretrain.order, self.pretrain.targets, self.pretrain.category_weight)
@@ -65,8 +64,6 @@ class TigerConfig:
                 f"TIGER is trained with order 'fixed', targets 'next' and category_weight 0, found {found}; "
                 "change other settings by dataclasses.replace(TigerConfig().pretrain, ...)"
             )
-        if self.num_beams < 1:
-            raise InputError(f"num_beams starts at 1, found {self.num_beams}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,11 +107,9 @@ class Tiger:
             dataset.items,
             dataset.item_counts(part),
             prune_threshold=None,
-            num_beams=config.num_beams,
             trained_on=part,
             device=device,
-            order="fixed",
-        )
+        ).with_search(**config.pretrain.search)
         tiger = cls(recommender)
         if folder is not None:
             tiger.save_pretrained(folder / "tiger")

@@ -137,10 +137,10 @@ class Pretrain:
     def run(self) -> None:
         data, tokenizer = load_dataset(self.data), Tokenizer.from_pretrained(self.tokens)
         recommender = fit_recommender(data, tokenizer, self.config, self.out, self.resume, self.seed, self.device)
-        theta = recommender.config.prune_threshold
-        facts = {"recommender": self.out / "recommender", "prune_threshold": theta}
-        text = f"CORP {'off' if theta is None else f'at {theta} nats'}, recommender: {self.out / 'recommender'}"
-        show(text, facts, self.json)
+        search = asdict(recommender.config)
+        chosen = ", ".join(f"{name} {value}" for name, value in search.items())
+        text = f"search: {chosen}\nrecommender: {self.out / 'recommender'}"
+        show(text, {"recommender": self.out / "recommender", "search": search}, self.json)
 
 
 @dataclass(frozen=True)

@@ -43,9 +43,7 @@ def _command(recipe: Recipe) -> Any:
     pretrain = Pretrain(tyro.MISSING, tyro.MISSING, tyro.MISSING, config=recipe.pretrain)
     stage = (
         Annotated[Demo, tyro.conf.subcommand("demo")]
-        | Annotated[
-            DataCommand, tyro.conf.subcommand("data", description="Fetch a public dataset or prepare your own.")
-        ]
+        | Annotated[DataCommand, tyro.conf.subcommand("data", description=ABOUT_DATA)]
         | Annotated[Tokenize, tyro.conf.subcommand("tokenize", default=tokenize)]
         | Annotated[Pretrain, tyro.conf.subcommand("pretrain", default=pretrain)]
         | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]

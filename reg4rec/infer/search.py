@@ -1,6 +1,6 @@
 """Beam search over item tokens: CRSS chooses the order, CORP drops paths that contradict themselves."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
@@ -52,13 +52,13 @@ class SearchConfig:
 
     @classmethod
     def from_json(cls, stored: dict[str, Any]) -> "SearchConfig":
-        """The configuration that `dataclasses.asdict` and JSON made of one; TypeError for other fields or counts."""
-        if not isinstance(stored, dict) or stored.keys() != {field.name for field in fields(cls)}:
+        """What `dataclasses.asdict` and JSON made of one, perhaps before it had all fields; TypeError for others."""
+        if not isinstance(stored, dict):
             raise TypeError(f"search settings are {stored!r}")
         values: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in stored.items()}
         found = cls(**values)
         for name, known in (("num_beams", int), ("num_spares", int), ("num_steps", int | None)):
-            if not isinstance(getattr(found, name), known):
+            if not isinstance(getattr(found, name), known) or isinstance(getattr(found, name), bool):
                 raise TypeError(f"{name} is {getattr(found, name)!r}")
         return found
 
@@ -114,7 +114,7 @@ def search(
         beam.count(threshold, fallback_B)
         beam.grow(parent_BP, token_BP, scores_BP)
         if step < num_steps or threshold is not None:
-            beam.decode(model, memory, token_BP, step, threshold, temperature_M)
+            beam.decode(model, memory, token_BP, step, threshold, temperature_M, step == num_steps)
     return beam.finish(config.num_beams, threshold)
 
 
@@ -185,10 +185,11 @@ class _Beam:
         step: int,
         threshold: float | None,
         temperature_M: Tensor | None,
+        is_last: bool,
     ) -> None:
         """Feed the chosen tokens: distributions of the next step, categories, and their divergence from before."""
         state_BPD, self.cache = model.decode_step(memory, token_BP.clamp(min=0), step, self.cache)
-        if step < model.config.num_codebooks:
+        if not is_last:
             self.logits_BPMK = _tempered(model.token_logits(state_BPD), temperature_M)
         logits_BPC = model.category_logits(state_BPD)
         if logits_BPC is None:

@@ -39,8 +39,6 @@ class ModelConfig:
     """a token's probability is among those by which its path can still become an item, not among all of its codebook"""
     num_items: int = 0
     """items that the model scores whole, beside their tokens; 0 for a model of tokens alone"""
-    residual_dropout: float = 0.3
-    """in the part of an item's vector that is its own; its tokens learn to do without it"""
 
     def __post_init__(self) -> None:
         counts = (
@@ -55,8 +53,8 @@ class ModelConfig:
             raise InputError(
                 f"num_categories and num_items start at 0, dim at 2 and all other sizes at 1, found {self}"
             )
-        if not (0 <= self.dropout <= 1 and 0 <= self.residual_dropout <= 1):
-            raise InputError(f"dropout lies between 0 and 1, found {self.dropout} and {self.residual_dropout}")
+        if not 0 <= self.dropout <= 1:
+            raise InputError(f"dropout lies between 0 and 1, found {self.dropout}")
         if self.dim % self.num_heads or self.dim // self.num_heads % 2:
             raise InputError(f"dim must be an even multiple of num_heads, found {self.dim} and {self.num_heads}")
         if self.history_layout not in get_args(HistoryLayout):

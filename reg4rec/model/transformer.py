@@ -16,6 +16,8 @@ __all__ = ["Memory", "PathCache", "Reg4RecModel"]
 
 MODEL_FORMAT = "reg4rec-model"
 MODEL_VERSION = 2
+RESIDUAL_DROPOUT = 0.3
+"""In the part of an item's vector that is its own; its tokens learn to do without it."""
 REPEAT_SCALE = 10.0
 """Lets AdamW's small steps take the repeat bias as far as it must go within the first epochs."""
 
@@ -64,7 +66,7 @@ class Reg4RecModel(nn.Module):
         self.rotary = Rotary(c.dim // c.num_heads)
         if c.num_items:
             self.residual_ID = nn.Parameter(torch.zeros(c.num_items, c.dim))
-            self.residual_dropout = nn.Dropout(c.residual_dropout)
+            self.residual_dropout = nn.Dropout(RESIDUAL_DROPOUT)
             self.repeat = nn.Parameter(torch.zeros(()))
             self.refine = nn.Linear(c.dim, c.dim)
             nn.init.zeros_(self.refine.weight)

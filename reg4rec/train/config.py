@@ -27,7 +27,7 @@ class PretrainConfig:
     score_items: bool = True
     """train a score of whole items beside the tokens (D11): paths find the items, the score orders them"""
     num_negatives: int = 512
-    """items drawn by popularity for the softmax of the item scores, shared by a batch"""
+    """items drawn by popularity for the softmax of the item scores, where these are trained; shared by a batch"""
     order: OrderPolicy = "random"
     """order of a target's tokens: random, then crss for the last epochs; crss or fixed throughout (D4)"""
     targets: StepTargets = "open"
@@ -38,7 +38,7 @@ class PretrainConfig:
     crss_fraction: float = 0.0
     """last part of the epochs that feed tokens in the model's own order, where `order` is random (D4)"""
     token_weight: float = 0.3
-    """weight of the token and category losses beside the loss of the item scores"""
+    """weight of the token and category losses beside the loss of the item scores, where these are trained"""
     category_weight: float = 0.5
     """alpha, the weight of the category loss beside the token loss (D6); 0 makes a model without a category head"""
     decoded_fraction: float = 0.25

@@ -1,6 +1,6 @@
 """From a dataset and its tokens to a recommender that is ready to use."""
 
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from reg4rec.tokenizer import Tokenizer
 from reg4rec.train.calibration import calibrate
 from reg4rec.train.config import PretrainConfig
 from reg4rec.train.pretrain import pretrain
-from reg4rec.train.recipes import RECIPES, RecipeName
+from reg4rec.train.recipes import RecipeName, recipe_named
 
 __all__ = ["fit_recommender"]
 
@@ -37,7 +37,7 @@ def fit_recommender(
     that were chosen there for the same weights are taken over. A model trained on the validation items too has nothing
     left to choose by: `search` gives it what an earlier fit has chosen.
     """
-    config = override(config or RECIPES[recipe].pretrain, overrides)
+    config = override(config or recipe_named(recipe).pretrain, overrides)
     model = pretrain(data, tokenizer, config, out, resume, seed, device, progress)
     popularity_I = data.item_counts(config.part)
     recommender = Recommender(
@@ -60,7 +60,8 @@ def _calibrated(
 ) -> tuple[Recommender, dict[str, Any]]:
     """The calibrated recommender and its record; one in `kept` of the same weights and users is taken over."""
     weights = {name: weight.cpu().numpy() for name, weight in recommender.model.state_dict().items()}
-    basis = fingerprint({}, weights, {"users": max_users, "seed": seed})
+    choices = [field.name for field in fields(SearchConfig)]
+    basis = fingerprint({}, weights, {"users": max_users, "seed": seed, "choices": choices})
     known = read_json(kept) if kept is not None and kept.exists() else {}
     if known.get("basis") == basis:
         return recommender.with_search(**asdict(SearchConfig.from_json(known["chosen"]))), known

@@ -41,7 +41,8 @@ def item_loss(
     """Mean cross-entropy of each item of the windows (padding -1) after state l, which has read the first l items.
 
     The denominator holds the target, every item of the history exactly, with the model's repeat bias, and the sampled
-    rest of the catalog, weighted as in `sampled_softmax_loss`. Ours, D11: docs/findings.md.
+    rest of the catalog, weighted as in `sampled_softmax_loss`. The history is the window before the item; the search
+    gives the bias to all that a user has met. Ours, D11: docs/findings.md.
     """
     filled_BL = items_BL >= 0
     vectors_BLD = model.embed_items(codes_IM[items_BL], items_BL.clamp(min=0))

@@ -22,7 +22,7 @@ from reg4rec.train.config import PretrainConfig
 from reg4rec.train.item_loss import draw_negatives, item_loss
 from reg4rec.train.losses import path_losses
 from reg4rec.train.orders import OrderPolicy, draw_order
-from reg4rec.train.recipes import RECIPES, RecipeName
+from reg4rec.train.recipes import RecipeName, recipe_named
 from reg4rec.train.windows import Batch, WindowBatches
 
 __all__ = ["pretrain"]
@@ -46,7 +46,7 @@ def pretrain(
     Without a `config` the settings are those of the `recipe`. `overrides` replace fields of them or of their `loop` by
     name, `size="tiny"` or `epochs=5` for example. Paper: pre-training, stated, D4 and D6.
     """
-    config = override(config or RECIPES[recipe].pretrain, overrides)
+    config = override(config or recipe_named(recipe).pretrain, overrides)
     chosen_device = loop.choose_device(device)
     with torch.random.fork_rng():
         torch.manual_seed(seed)

@@ -1,12 +1,13 @@
-"""Named settings of the whole road: `paper` holds what the paper states, `default` the best that we measured."""
+"""Named settings of the whole road: `paper` has nothing of ours where the paper speaks, `default` the best measured."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
+from reg4rec.errors import InputError
 from reg4rec.tokenizer import TokenizerConfig
 from reg4rec.train.config import PretrainConfig
 
-__all__ = ["RECIPES", "Recipe", "RecipeName"]
+__all__ = ["RECIPES", "Recipe", "RecipeName", "recipe_named"]
 
 RecipeName = Literal["default", "paper"]
 
@@ -26,7 +27,6 @@ RECIPES: dict[RecipeName, Recipe] = {
         PretrainConfig(
             score_items=False,
             renormalize=False,
-            token_weight=1.0,
             decoded_fraction=1.0,
             crss_fraction=0.15,
             max_history=20,
@@ -34,5 +34,13 @@ RECIPES: dict[RecipeName, Recipe] = {
         ),
     ),
 }
-"""They differ in orthogonality and collisions (docs/tokenizer.md), in item scores, and in probabilities among existing
-items (docs/findings.md). `paper` decodes every target, and feeds tokens in the model's own order at the end (D4)."""
+"""They differ in orthogonality and collisions (docs/tokenizer.md), in item scores, in probabilities among existing
+items (docs/findings.md), in the length of histories and in beams. `paper` decodes every target, and feeds tokens in the
+model's own order at the end (D4). Where the paper is silent, about the learning rate or dropout, both are the same."""
+
+
+def recipe_named(name: str) -> Recipe:
+    """The recipe of that name; InputError with the known ones where there is none."""
+    if name not in get_args(RecipeName):
+        raise InputError(f"recipe is one of {', '.join(get_args(RecipeName))}, found {name!r}")
+    return RECIPES[name]  # type: ignore[index]

@@ -172,5 +172,3 @@ def test_what_makes_it_tiger_cannot_be_changed() -> None:
     for change in ({"order": "random"}, {"targets": "open"}, {"category_weight": 0.5}):
         with pytest.raises(InputError, match="TIGER is trained with order 'fixed'"):
             TigerConfig(pretrain=replace(TigerConfig().pretrain, **change))
-    with pytest.raises(InputError, match="num_beams"):
-        TigerConfig(num_beams=0)

@@ -45,7 +45,6 @@ def test_the_encoder_and_the_decoder_have_as_many_blocks() -> None:
         ({"num_items": -1}, "num_categories and num_items start at 0"),
         ({"dropout": 1.5}, "dropout lies between 0 and 1"),
         ({"dropout": math.nan}, "dropout lies between 0 and 1"),
-        ({"residual_dropout": -0.1}, "dropout lies between 0 and 1"),
         ({"history_layout": "round"}, "history_layout is one of"),
     ],
 )

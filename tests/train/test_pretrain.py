@@ -237,3 +237,8 @@ def test_sizes_out_of_range_are_refused(shop: SyntheticShop, tokenizer: Tokenize
     for wrong in ({"max_history": 0}, {"dropout": 2.0}, {"size": "huge"}, {"history_layout": "round"}):
         with pytest.raises(InputError, match=next(iter(wrong))):
             train(shop, tokenizer, replace(QUICK, **wrong))
+
+
+def test_an_unknown_recipe_is_refused_with_the_known_ones(shop: SyntheticShop, tokenizer: Tokenizer) -> None:
+    with pytest.raises(InputError, match="recipe is one of default, paper, found 'papr'"):
+        pretrain(shop, tokenizer, recipe="papr")  # type: ignore[arg-type]
