@@ -53,7 +53,7 @@ OP = Op(
     check=_check,
     reference=mpq_quantize_reference,
     fake=_fake,
-    implementations={"cpp": "native"},
+    implementations={"triton": "triton_kernel", "cpp": "native"},
     save=mpq_quantize_save,
     backward=mpq_quantize_backward,
 )

@@ -66,7 +66,7 @@ OP = Op(
     check=_check,
     reference=mpq_quantize_fused_reference,
     fake=_fake,
-    implementations={"cpp": "native"},
+    implementations={"triton": "triton_kernel", "cpp": "native"},
     save=mpq_quantize_fused_save,
     backward=mpq_quantize_fused_backward,
 )
