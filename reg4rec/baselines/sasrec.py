@@ -14,7 +14,6 @@ from reg4rec import loop, ops
 from reg4rec.baselines.sasrec_network import SASRecNetwork
 from reg4rec.data import Dataset, ItemCatalog, Sequences
 from reg4rec.errors import InputError
-from reg4rec.evaluation import evaluate
 from reg4rec.infer.histories import allowed_rows, padded, read_histories
 from reg4rec.infer.ranking import SOURCES, Ranking
 from reg4rec.infer.table import results_table
@@ -22,6 +21,7 @@ from reg4rec.loop import LoopConfig
 from reg4rec.settings import check_settings, override
 from reg4rec.storage import atomic_folder, read_header, read_tensors, write_json, write_tensors
 from reg4rec.train.item_loss import draw_negatives, sampled_softmax_loss
+from reg4rec.train.validation import validation_metrics
 from reg4rec.train.windows import Batch, WindowBatches
 
 if TYPE_CHECKING:
@@ -151,8 +151,7 @@ class SASRec:
             blocked_I[torch.from_numpy(allowed).long()] = False
         size = max(1, SCORES_AT_ONCE // len(self.items))
         scores, rows = [torch.empty(0, k)], [torch.empty(0, k, dtype=torch.int64)]
-        for start in range(0, len(histories), size):
-            batch = histories.take(np.arange(start, min(start + size, len(histories))))
+        for batch in histories.batches(size):
             scores_BI = self._scores(batch).masked_fill(blocked_I, -torch.inf)
             seen_BX = padded(batch, -1).to(self.device) if filter_seen else None
             best = ops.item_topk(scores_BI[:, None], ids_I1, k, seen_BX)
@@ -227,7 +226,4 @@ class _Stage:
     def end_epoch(self, epoch: int) -> dict[str, float]:
         if not self.monitor:
             return {}
-        report = evaluate(
-            self.model, self.data, "validation", ks=(10,), max_users=self.config.validation_users, seed=self.seed
-        )
-        return {f"validation_{name}": value for name, value in report.rows[0].metrics.items()}
+        return validation_metrics(self.model, self.data, self.config.validation_users, self.seed)

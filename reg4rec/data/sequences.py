@@ -1,6 +1,6 @@
 """Interaction sequences of many users in two flat arrays."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,6 +63,11 @@ class Sequences:
         """The sequences of the given rows, in that order; rows may repeat."""
         chosen = np.asarray(rows, dtype=np.int64)
         return self._pieces(self.offsets[:-1][chosen], self.lengths[chosen])
+
+    def batches(self, size: int) -> Iterator["Sequences"]:
+        """All sequences in order, at most `size` at a time."""
+        for start in range(0, len(self), size):
+            yield self.take(np.arange(start, min(start + size, len(self))))
 
     def owners(self) -> Int64:
         """The user row of every entry of `items`."""

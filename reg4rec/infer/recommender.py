@@ -127,8 +127,7 @@ class Recommender:
             index = build_index(self.codes_IM, self.model.config.codebook_size, rows)
         per_user = (config.num_beams + config.num_spares) * self.model.tokens_MKD[..., 0].numel()
         size = max(1, LOGITS_AT_ONCE // per_user)
-        for start in range(0, len(histories), size):
-            batch = histories.take(np.arange(start, min(start + size, len(histories))))
+        for batch in histories.batches(size):
             yield self._search_batch(batch, k, filter_seen, config, index, allowed_I)
 
     def rank(self, histories: Sequences, k: int, filter_seen: bool) -> npt.NDArray[np.int32]:

@@ -12,7 +12,6 @@ from torch import Tensor
 from reg4rec import loop
 from reg4rec.data import Dataset
 from reg4rec.errors import InputError
-from reg4rec.evaluation import evaluate
 from reg4rec.infer import Recommender
 from reg4rec.kernels.beam_step.index import build_index
 from reg4rec.model import Reg4RecModel, sized
@@ -23,6 +22,7 @@ from reg4rec.train.item_loss import draw_negatives, item_loss
 from reg4rec.train.losses import path_losses
 from reg4rec.train.orders import OrderPolicy, draw_order
 from reg4rec.train.recipes import RecipeName, recipe_named
+from reg4rec.train.validation import validation_metrics
 from reg4rec.train.windows import Batch, WindowBatches
 
 __all__ = ["pretrain"]
@@ -145,7 +145,4 @@ class PretrainStage:
     def end_epoch(self, epoch: int) -> dict[str, float]:
         if not self.monitor:
             return {}
-        report = evaluate(
-            self.ranker, self.data, "validation", ks=(10,), max_users=self.config.validation_users, seed=self.seed
-        )
-        return {f"validation_{name}": value for name, value in report.rows[0].metrics.items()}
+        return validation_metrics(self.ranker, self.data, self.config.validation_users, self.seed)

@@ -52,3 +52,11 @@ def test_rows_outside_are_refused() -> None:
             sequences[row]
     with pytest.raises(InputError, match="-1"):
         sequences.last(-1)
+
+
+def test_batches_are_all_sequences_in_order() -> None:
+    sequences = Sequences.from_lists([[1, 2], [], [3], [4, 5, 6], [7]])
+    batches = list(sequences.batches(2))
+    assert [len(batch) for batch in batches] == [2, 2, 1]
+    assert [batch[b].tolist() for batch in batches for b in range(len(batch))] == [[1, 2], [], [3], [4, 5, 6], [7]]
+    assert list(sequences.take([]).batches(2)) == []
