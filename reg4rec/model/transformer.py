@@ -167,22 +167,14 @@ class Reg4RecModel(nn.Module):
     def _refined(self, state: Tensor, x: Tensor) -> Tensor:
         return state + self.refine(x) if self.scores_items else x
 
-    def decode_targets(self, codes_BLM: Tensor, order_BLM: Tensor, items_BL: Tensor | None = None) -> Tensor:
-        """States (B, L, M + 1, D) of the decoder for every item of every user as the target, in one pass.
-
-        Item l is decoded from the items before it; its tokens are fed in the order of the codebooks in order_BLM.
-        State t has consumed t tokens: states 0..M-1 predict tokens, states 1..M categories.
-        """
-        memory_BSD, number_S = self.encode(codes_BLM[:, :-1], None if items_BL is None else items_BL[:, :-1])
-        column_L = torch.arange(codes_BLM.shape[1], device=codes_BLM.device)
-        return self.decode_on(memory_BSD, number_S, codes_BLM, order_BLM, column_L)
-
     def decode_on(
         self, memory_BSD: Tensor, number_S: Tensor, codes_BTM: Tensor, order_BTM: Tensor, column_T: Tensor
     ) -> Tensor:
-        """`decode_targets` on an encoder output made before, for the items in some columns of the histories only.
+        """States (B, T, M + 1, D) of the decoder for the items in some columns of the windows, in one pass.
 
-        order_BTM may name the first codebooks only.
+        An item is decoded from the items before it, on the encoder output of all but the last; its tokens are fed in
+        the order of the codebooks in order_BTM, which may name the first ones only. State t has consumed t tokens:
+        states 0..M-1 predict tokens, states 1..M categories.
         """
         num_fed = order_BTM.shape[2]
         fed = self.embed_tokens(codes_BTM.gather(2, order_BTM), order_BTM)

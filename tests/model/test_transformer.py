@@ -68,6 +68,12 @@ def make_model(config: ModelConfig) -> Reg4RecModel:
     return model
 
 
+def decode_targets(model: Reg4RecModel, codes_BLM: Tensor, order_BLM: Tensor, items_BL: Tensor | None = None) -> Tensor:
+    """States (B, L, M + 1, D) with every item of every user as the target."""
+    memory_BSD, number_S = model.encode(codes_BLM[:, :-1], None if items_BL is None else items_BL[:, :-1])
+    return model.decode_on(memory_BSD, number_S, codes_BLM, order_BLM, torch.arange(codes_BLM.shape[1]))
+
+
 def path_states(model: Reg4RecModel, history_LM: Tensor, items_L: Tensor, tokens: list[tuple[int, int]]) -> Tensor:
     """States (t + 1, D) of one path, token by token, for one user alone; tokens are (codebook, code)."""
     memory = model.remember(history_LM[None], torch.tensor([len(history_LM)]), items_L[None])
@@ -94,7 +100,7 @@ def close(a: Tensor, b: Tensor) -> None:
 @torch.no_grad()
 def test_one_pass_equals_path_by_path(model: Reg4RecModel, case: Windows) -> None:
     codes_BLM, order_BLM, items_BL = case
-    states = model.decode_targets(*case)
+    states = decode_targets(model, *case)
     assert states.shape == (BATCH, LENGTH, M + 1, CONFIG.dim)
     for b, item in places():
         tokens = in_order(codes_BLM[b, item], order_BLM[b, item])
@@ -123,7 +129,7 @@ def test_many_paths_of_many_users_equal_each_path_alone(model: Reg4RecModel, cas
 def test_the_first_codebooks_of_some_columns_are_a_part_of_the_whole(model: Reg4RecModel, case: Windows) -> None:
     codes_BLM, order_BLM, items_BL = case
     memory_BSD, number_S = model.encode(codes_BLM[:, :-1], items_BL[:, :-1])
-    whole = model.decode_targets(*case)
+    whole = decode_targets(model, *case)
     for columns, fed in itertools.product(([0, 1, 2, 3, 4], [1, 4], [3]), range(M + 1)):
         order_BTM = order_BLM[:, columns, :fed]
         part = model.decode_on(memory_BSD, number_S, codes_BLM[:, columns], order_BTM, torch.tensor(columns))
@@ -132,11 +138,11 @@ def test_the_first_codebooks_of_some_columns_are_a_part_of_the_whole(model: Reg4
 
 @torch.no_grad()
 def test_a_target_sees_the_items_before_it_and_none_after(model: Reg4RecModel, case: Windows) -> None:
-    before = model.decode_targets(*case)
+    before = decode_targets(model, *case)
     for item in range(LENGTH):
         changed_BLM = case.codes_BLM.clone()
         changed_BLM[:, item] = (changed_BLM[:, item] + 1) % K
-        after = model.decode_targets(changed_BLM, case.order_BLM, case.items_BL)
+        after = decode_targets(model, changed_BLM, case.order_BLM, case.items_BL)
         close(after[:, :item], before[:, :item])
         close(after[:, item, 0], before[:, item, 0])  # its own tokens are not known before they are fed
         moved = (after - before).abs().amax(-1)
@@ -148,11 +154,11 @@ def test_a_target_sees_the_items_before_it_and_none_after(model: Reg4RecModel, c
 def test_a_target_knows_which_items_stand_before_it_and_never_which_it_is(
     item_model: Reg4RecModel, case: Windows
 ) -> None:
-    before = item_model.decode_targets(*case)
+    before = decode_targets(item_model, *case)
     for item in range(LENGTH):
         changed_BL = case.items_BL.clone()
         changed_BL[:, item] = (changed_BL[:, item] + 1) % I
-        after = item_model.decode_targets(case.codes_BLM, case.order_BLM, changed_BL)
+        after = decode_targets(item_model, case.codes_BLM, case.order_BLM, changed_BL)
         close(after[:, : item + 1], before[:, : item + 1])
         assert ((after - before)[:, item + 1 :].abs().amax(-1) > 1e-4).all()
 
@@ -160,12 +166,12 @@ def test_a_target_knows_which_items_stand_before_it_and_never_which_it_is(
 @torch.no_grad()
 def test_a_state_knows_the_tokens_fed_and_no_other(model: Reg4RecModel, case: Windows) -> None:
     codes_BLM, order_BLM, items_BL = case
-    before = model.decode_targets(*case)[:, -1]
+    before = decode_targets(model, *case)[:, -1]
     for step in range(M):
         changed_BLM = codes_BLM.clone()
         codebook = order_BLM[:, -1, step : step + 1]
         changed_BLM[:, -1].scatter_(1, codebook, (codes_BLM[:, -1].gather(1, codebook) + 2) % K)
-        after = model.decode_targets(changed_BLM, order_BLM, items_BL)[:, -1]
+        after = decode_targets(model, changed_BLM, order_BLM, items_BL)[:, -1]
         close(after[:, : step + 1], before[:, : step + 1])
         assert ((after - before)[:, step + 1 :].abs().amax(-1) > 1e-4).all()
 
@@ -187,9 +193,9 @@ def test_padding_does_not_matter(model: Reg4RecModel, case: Windows, fill: int) 
 
 @torch.no_grad()
 def test_users_of_a_batch_do_not_see_each_other(model: Reg4RecModel, case: Windows) -> None:
-    together = model.decode_targets(*case)
+    together = decode_targets(model, *case)
     for b in range(BATCH):
-        close(together[b : b + 1], model.decode_targets(*(x[b : b + 1] for x in case)))
+        close(together[b : b + 1], decode_targets(model, *(x[b : b + 1] for x in case)))
 
 
 @torch.no_grad()
@@ -226,7 +232,7 @@ def test_the_order_of_the_history_matters(model: Reg4RecModel, case: Windows) ->
 
 @torch.no_grad()
 def test_logits_are_products_with_the_codewords(model: Reg4RecModel, case: Windows) -> None:
-    state = model.decode_targets(*case)
+    state = decode_targets(model, *case)
     logits = model.token_logits(state)
     assert logits.shape == (BATCH, LENGTH, M + 1, M, K)
     for r, j in itertools.product(range(M), range(K)):
@@ -239,16 +245,16 @@ def test_logits_are_products_with_the_codewords(model: Reg4RecModel, case: Windo
 @torch.no_grad()
 def test_a_model_without_categories_has_no_category_head(case: Windows) -> None:
     model = make_model(replace(CONFIG, num_categories=0))
-    assert model.category_logits(model.decode_targets(*case)) is None
+    assert model.category_logits(decode_targets(model, *case)) is None
     assert not [name for name, _ in model.named_parameters() if "category" in name]
 
 
 @pytest.mark.parametrize("rates", [{"dropout": 0.5}, {"dropout": 0.0, "num_items": I}], ids=str)
 def test_dropout_acts_in_training_only(rates: dict[str, float], case: Windows) -> None:
     model = make_model(ModelConfig(**{**asdict(CONFIG), **rates}))
-    assert torch.equal(model.decode_targets(*case), model.decode_targets(*case))
+    assert torch.equal(decode_targets(model, *case), decode_targets(model, *case))
     model.train()
-    assert not torch.equal(model.decode_targets(*case), model.decode_targets(*case))
+    assert not torch.equal(decode_targets(model, *case), decode_targets(model, *case))
 
 
 @torch.no_grad()
@@ -285,12 +291,12 @@ def test_a_new_decoder_adds_nothing_to_the_state_that_scores_items(layout: Histo
     assert not model.repeat_bias
     memory_BSD, _ = model.encode(case.codes_BLM, case.items_BL)
     state_BL1D = memory_BSD[:, :: model.slots_per_item][:, :LENGTH, None]
-    close(model.decode_targets(*case), state_BL1D.expand(-1, -1, M + 1, -1))
+    close(decode_targets(model, *case), state_BL1D.expand(-1, -1, M + 1, -1))
 
 
 def test_a_model_that_scores_items_must_be_told_them(item_model: Reg4RecModel, case: Windows) -> None:
     with pytest.raises(ValueError, match="reads item rows too, found codes alone"):
-        item_model.decode_targets(case.codes_BLM, case.order_BLM)
+        decode_targets(item_model, case.codes_BLM, case.order_BLM)
 
 
 @torch.no_grad()
@@ -300,7 +306,7 @@ def test_a_saved_model_comes_back_as_the_same_bits(model: Reg4RecModel, case: Wi
     loaded = Reg4RecModel.from_pretrained(tmp_path)
     assert loaded.config == model.config
     assert not loaded.training
-    assert torch.equal(loaded.decode_targets(*case), model.eval().decode_targets(*case))
+    assert torch.equal(decode_targets(loaded, *case), decode_targets(model.eval(), *case))
 
 
 def test_a_model_of_version_1_is_one_of_tokens_alone(tmp_path: Path, case: Windows) -> None:
@@ -310,7 +316,7 @@ def test_a_model_of_version_1_is_one_of_tokens_alone(tmp_path: Path, case: Windo
     config = {name: value for name, value in header["config"].items() if name not in ("num_items", "renormalize")}
     (tmp_path / "model.json").write_text(json.dumps({**header, "version": 1, "config": config}))
     loaded = Reg4RecModel.from_pretrained(tmp_path)
-    assert torch.equal(loaded.decode_targets(*case), model.decode_targets(*case))
+    assert torch.equal(decode_targets(loaded, *case), decode_targets(model, *case))
 
 
 def test_damaged_model_folders_are_named(tmp_path: Path) -> None:
