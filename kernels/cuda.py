@@ -41,7 +41,13 @@ def launch(
 
             _C.launch_cuda(f"{op}_{entry}", grid, block, shared, packed, stream)
         else:
-            _launch_with_cupy(op, entry, grid, block, packed, stream, shared)
+            import cupy
+            import numpy
+
+            # a NumPy array of one element is passed by value
+            by_value = numpy.frombuffer(packed, dtype=f"V{len(packed)}")
+            with cupy.cuda.Device(device.index), cupy.cuda.ExternalStream(stream):
+                _compiled(op).get_function(f"{op}_{entry}")((grid,), (block,), (by_value,), shared_mem=shared)
 
 
 def pack(arguments: Sequence[Argument]) -> bytes:
@@ -56,18 +62,8 @@ def capacity_of_best(kept: int, block: int) -> int:
     return 1 << (kept + block - 1).bit_length()
 
 
-def _launch_with_cupy(op: str, entry: str, grid: int, block: int, packed: bytes, stream: int, shared: int) -> None:
-    import cupy
-    import numpy
-
-    # a NumPy array of one element is passed by value
-    arguments = (numpy.frombuffer(packed, dtype=f"V{len(packed)}"),)
-    with cupy.cuda.ExternalStream(stream):
-        _module(op).get_function(f"{op}_{entry}")((grid,), (block,), arguments, shared_mem=shared)
-
-
 @functools.cache
-def _module(op: str) -> Any:
+def _compiled(op: str) -> Any:
     import cupy
 
     return cupy.RawModule(code=source(op), options=("-std=c++17",))

@@ -4,6 +4,7 @@ import torch
 
 from .. import cuda
 from . import native
+from .native import view
 
 __all__ = ["objection", "run"]
 
@@ -44,14 +45,12 @@ def run(
     parent_BW, token_BW = tokens_BPM.new_empty(batch, width), tokens_BPM.new_empty(batch, width)
     best_scores_BW, fallback_B = scores_BP.new_empty(batch, width), scores_BP.new_empty(batch, dtype=torch.bool)
     children_BPW2 = tokens_BPM.new_empty(batch, num_paths, width, 2)
-    if threshold is None:
-        js_BP, threshold = None, 0.0
     arguments: tuple[cuda.Argument, ...] = (
         *(num_paths, num_codebooks, codebook_size),
-        *(logits_BPMK, *logits_BPMK.stride(), scores_BP, *scores_BP.stride(), tokens_BPM, *tokens_BPM.stride()),
-        *(js_BP, *((0, 0) if js_BP is None else js_BP.stride()), threshold),
-        *((None, 0, 0, 0) if exclude_BX is None else (exclude_BX, *exclude_BX.stride(), exclude_BX.shape[1])),
-        *(renormalize, codes_IM, offsets, postings, counts_MK, num_beams, width),
+        *(*view(logits_BPMK, 4), *view(scores_BP, 2), *view(tokens_BPM, 3)),
+        *(*view(None if threshold is None else js_BP, 2), 0.0 if threshold is None else threshold),
+        *(*view(exclude_BX, 2), 0 if exclude_BX is None else exclude_BX.shape[1], renormalize),
+        *(codes_IM, offsets, postings, counts_MK, num_beams, width),
         *(children_BPW2, parent_BW, token_BW, best_scores_BW, fallback_B),
     )
     entry = "path_bf16" if logits_BPMK.dtype == torch.bfloat16 else "path_f32"

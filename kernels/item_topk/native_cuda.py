@@ -27,6 +27,8 @@ def run(
     items_BN = torch.empty(num_users, k, dtype=torch.int64, device=device)
     if k == 0:
         return scores_BN, items_BN
+    if exclude_BX is None:
+        exclude_BX = ids_IM.new_empty(num_users, 0)
     with_tables = _USERS * (_best_bytes(k) + 4 * num_books * num_codes)
     users, entry, shared = (_USERS, "tables", with_tables)
     if with_tables > cuda.SHARED_BYTES:
@@ -34,9 +36,10 @@ def run(
     groups = -(-num_users // users)
     num_ranges = max(1, min(_BLOCKS_WANTED // max(1, groups), num_items // _SMALLEST_RANGE))
     keys_BRN = items_BN.new_empty(num_users, num_ranges, k)
-    arguments = (
-        *(floats_BMK, *floats_BMK.stride(), ids_IM, *ids_IM.stride(), ids_IM.element_size()),
-        *((None, 0, 0, 0, 0) if exclude_BX is None else _exclusions(exclude_BX)),
+    arguments: tuple[cuda.Argument, ...] = (
+        *(floats_BMK.data_ptr(), *floats_BMK.stride()),
+        *(ids_IM.data_ptr(), *ids_IM.stride(), ids_IM.element_size()),
+        *(exclude_BX.data_ptr(), *exclude_BX.stride(), exclude_BX.element_size(), exclude_BX.shape[1]),
         *(num_users, num_books, num_codes, num_items, num_ranges, -(-num_items // num_ranges)),
         *(k, cuda.capacity_of_best(k, _BLOCK), keys_BRN, scores_BN, items_BN),
     )
@@ -47,7 +50,3 @@ def run(
 
 def _best_bytes(k: int) -> int:
     return 8 * cuda.capacity_of_best(k, _BLOCK)
-
-
-def _exclusions(exclude_BX: torch.Tensor) -> tuple[torch.Tensor | int, ...]:
-    return exclude_BX, *exclude_BX.stride(), exclude_BX.element_size(), exclude_BX.shape[1]

@@ -107,6 +107,13 @@ def test_divergences_of_rows_that_are_no_numbers(emulated: list[str]) -> None:
     assert_as_defined("js_divergence", (p, q, threshold))
 
 
+def test_rows_near_the_threshold_are_decided_in_fp64(emulated: list[str]) -> None:
+    p, q, _ = inputs("js_divergence", (9, 31))
+    for row, exact in enumerate(truth("js_divergence", (p, q, 0.0))[0].tolist()):
+        assert ops.js_divergence(p, q, exact + 1e-12)[1][row]
+        assert not ops.js_divergence(p, q, exact - 1e-12)[1][row]
+
+
 @pytest.mark.parametrize("blocks", [(32, 32), (128, 256)], ids=str)
 def test_random_steps_are_answered_as_defined(
     blocks: tuple[int, int], emulated: list[str], monkeypatch: pytest.MonkeyPatch
@@ -124,6 +131,23 @@ def test_larger_steps_are_answered_as_defined(sizes: tuple[int, ...], dtype: tor
     assert_as_defined("beam_step", (logits_BPMK, scores_BP, tokens_BPM, js_BP, *rest))
     roots = (logits_BPMK[:, :1], scores_BP[:, :1], torch.full_like(tokens_BPM[:, :1], -1), None)
     assert_as_defined("beam_step", (*roots, *rest))
+
+
+def test_near_ties_are_decided_in_fp64(emulated: list[str]) -> None:
+    logits_BPMK = 0.5 + 2.0**-24 * torch.arange(64).view(1, 1, 1, 64)
+    index = ops.build_index(torch.arange(64)[:, None], 64)
+    token_BW = ops.beam_step(logits_BPMK, torch.zeros(1, 1), torch.full((1, 1, 1), -1), None, index, 64, 0)[1]
+    assert token_BW[0].tolist() == list(range(63, -1, -1))
+
+
+def test_of_equally_divergent_paths_the_first_is_kept(emulated: list[str]) -> None:
+    js_BP = torch.tensor([[math.nan, math.inf, math.nan], [0.4, 0.3, 0.3]])
+    paths = (torch.zeros(2, 3, 2, 4), torch.zeros(2, 3), torch.full((2, 3, 2), -1), js_BP)
+    args = (*paths, ops.build_index(torch.arange(4).repeat(2, 1).T, 4), 3, 0, 0.1)
+    assert_as_defined("beam_step", args)
+    parent_BW, *_, fallback_B = ops.beam_step(*args)
+    assert parent_BW.tolist() == [[0] * 3, [1] * 3]
+    assert fallback_B.all()
 
 
 def test_a_user_from_whom_a_whole_token_is_excluded(emulated: list[str]) -> None:
@@ -175,6 +199,7 @@ def test_items_in_ascending_order_of_score(emulated: list[str]) -> None:
     scores_BMI, seen_BX = torch.randn(1, 1, 5003).sort(-1).values, torch.randint(-1, 5003, (1, 1500))
     for k in (0, 1, 100):
         assert_item_bytes(scores_BMI, torch.arange(5003)[:, None], k, seen_BX)
+        assert_item_bytes(scores_BMI, torch.arange(5003)[:, None], k, None)
 
 
 def test_what_it_does_not_compute_it_says(emulated: list[str]) -> None:
