@@ -4,7 +4,6 @@ import torch
 
 from .. import cuda
 from . import native
-from .native import view
 
 __all__ = ["objection", "run"]
 
@@ -47,9 +46,9 @@ def run(
     children_BPW2 = tokens_BPM.new_empty(batch, num_paths, width, 2)
     arguments: tuple[cuda.Argument, ...] = (
         *(num_paths, num_codebooks, codebook_size),
-        *(*view(logits_BPMK, 4), *view(scores_BP, 2), *view(tokens_BPM, 3)),
-        *(*view(None if threshold is None else js_BP, 2), 0.0 if threshold is None else threshold),
-        *(*view(exclude_BX, 2), 0 if exclude_BX is None else exclude_BX.shape[1], renormalize),
+        *(*native.view(logits_BPMK, 4), *native.view(scores_BP, 2), *native.view(tokens_BPM, 3)),
+        *(*native.view(None if threshold is None else js_BP, 2), 0.0 if threshold is None else threshold),
+        *(*native.view(exclude_BX, 2), 0 if exclude_BX is None else exclude_BX.shape[1], renormalize),
         *(codes_IM, offsets, postings, counts_MK, num_beams, width),
         *(children_BPW2, parent_BW, token_BW, best_scores_BW, fallback_B),
     )

@@ -1,13 +1,16 @@
 """The CUDA kernels without a GPU: nvcc and NVRTC compile them, and their logic holds when fibers run it on the CPU."""
 
+import contextlib
 import ctypes
 import math
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -142,7 +145,8 @@ def test_near_ties_are_decided_in_fp64(emulated: list[str]) -> None:
 
 def test_of_equally_divergent_paths_the_first_is_kept(emulated: list[str]) -> None:
     js_BP = torch.tensor([[math.nan, math.inf, math.nan], [0.4, 0.3, 0.3]])
-    paths = (torch.zeros(2, 3, 2, 4), torch.zeros(2, 3), torch.full((2, 3, 2), -1), js_BP)
+    scores_BP = torch.tensor([[-1.0, 0, 0], [0, -1, 0]])
+    paths = (torch.zeros(2, 3, 2, 4), scores_BP, torch.full((2, 3, 2), -1), js_BP)
     args = (*paths, ops.build_index(torch.arange(4).repeat(2, 1).T, 4), 3, 0, 0.1)
     assert_as_defined("beam_step", args)
     parent_BW, *_, fallback_B = ops.beam_step(*args)
@@ -230,6 +234,28 @@ def test_the_machine_says_what_it_lacks(native: str | None, said: str, monkeypat
     assert "cupy, which could compile the kernels, is not installed (extra cuda12 or cuda13)" in problem
     monkeypatch.setattr(machine.importlib.util, "find_spec", lambda name: name)
     assert machine._cuda_problem.__wrapped__() is None
+
+
+def test_cupy_launches_what_the_extension_does_not_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[Any] = []
+
+    def get_function(name: str) -> Callable[..., None]:
+        def kernel(grid: tuple, block: tuple, arguments: tuple, shared_mem: int) -> None:
+            calls.append((name, grid, block, [(one.size, one.tobytes()) for one in arguments], shared_mem))
+
+        return kernel
+
+    context = SimpleNamespace(Device=contextlib.nullcontext, ExternalStream=contextlib.nullcontext)
+    cupy = SimpleNamespace(cuda=context, RawModule=lambda code, options: SimpleNamespace(get_function=get_function))
+    monkeypatch.setitem(sys.modules, "cupy", cupy)
+    monkeypatch.setattr(cuda, "native_has_cuda", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device", contextlib.nullcontext)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: SimpleNamespace(cuda_stream=7))
+    cuda._compiled.cache_clear()
+    cuda.launch("item_topk", "merge", 3, 128, (1, 0.5), torch.device("cuda", 0), 64)
+    cuda.launch("item_topk", "merge", 0, 128, (1, 0.5), torch.device("cuda", 0), 64)
+    cuda._compiled.cache_clear()
+    assert calls == [("item_topk_merge", (3,), (128,), [(1, cuda.pack((1, 0.5)))], 64)]
 
 
 def test_kernels_take_structs_of_eight_byte_fields() -> None:
