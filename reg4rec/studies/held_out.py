@@ -39,12 +39,6 @@ class HeldOut:
     new_vectors: dict[str, npt.NDArray[np.float32]]
     new_item_cases: Cases
 
-    @property
-    def catalog(self) -> ItemCatalog:
-        """The seen items, then the new ones."""
-        table = pa.concat_tables([self.seen.items.table, self.new_items])
-        return ItemCatalog.from_table(table, self.seen.items.category_level)
-
 
 def hold_out(data: Dataset, items: float, users: float, seed: int) -> HeldOut:
     """Hold out random parts of the items and of the users; the same seed draws the same ones.
