@@ -17,7 +17,7 @@ def main(folder: str) -> None:
     first = rec.items.ids[0].as_py()
     print(rec.recommend({"nothing yet": [], "one item": [first]}, k=3))
 
-    print("a new item gets tokens from its text alone; the items that share most of them describe it best")
+    print("a new item gets tokens from its text; the items that share most of them describe it best")
     known = rec.items.table.slice(0, 1)
     columns = {name: known[name] for name in known.column_names if name != "item_id"}
     new = pa.table({"item_id": ["new"], **columns})

@@ -224,6 +224,7 @@ def test_words_that_make_no_command_exit_with_2(command: list[str], capsys: pyte
         ("pretrain --data d --tokens t --out o --epochs 0", "--epochs is 0; it must be 1 or more"),
         ("pretrain --data d --tokens t --out o --dropout 1.5", "--dropout is 1.5; it must be between 0 and 1"),
         ("compare --data d --out o --seeds", "--seeds are one or more numbers from 0 up, each once; found []"),
+        ("study cold-start --data d --out o --items 1.5", "--items is 1.5; it must be above 0 and below 1"),
         ("compare --data d --out o --sasrec.loop.epochs 0", "--sasrec.loop.epochs is 0; it must be 1 or more"),
         ("compare --data d --out o --sasrec.num-heads 3", "--sasrec.num-heads is 3; it must be a divisor of dim / 2"),
     ],
@@ -262,7 +263,7 @@ def test_a_wrong_word_is_named_beside_what_is_allowed(
 @pytest.mark.parametrize(
     ("command", "flags"),
     [
-        ([], ["demo", "data", "tokenize", "pretrain", "evaluate", "recommend", "compare", "info"]),
+        ([], ["demo", "data", "tokenize", "pretrain", "evaluate", "recommend", "compare", "study", "info"]),
         (["data"], ["get", "prepare"]),
         (["data", "get"], ["--out"]),
         (["data", "prepare"], ["--out", "--items", "--user", "--item", "--time", "--min-interactions"]),
@@ -272,6 +273,7 @@ def test_a_wrong_word_is_named_beside_what_is_allowed(
         (["recommend"], ["--model", "--input", "--output", "-k", "--keep-seen"]),
         (["demo"], ["--out", "--epochs", "--seed"]),
         (["compare"], ["--data", "--out", "--methods", "--protocols", "--seeds", "--size", "--sasrec.loop.epochs"]),
+        (["study"], ["cold-start", "--data", "--out", "--items", "--users", "--seed", "--reg4rec.pretrain.size"]),
         (["info"], ["--help"]),
     ],
 )

@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 GROUND = ("errors", "storage", "settings", "ops", "checkpoints", "loop", "kernels", "_C")
-ROOMS = ("data", "tokenizer", "model", "infer", "evaluation", "train", "baselines", "comparison", "cli")
+ROOMS = ("data", "tokenizer", "model", "infer", "evaluation", "train", "baselines", "comparison", "studies", "cli")
 SOURCES = sorted(
     path for folder in ("reg4rec", "kernels") for path in (ROOT / folder).rglob("*.py") if "csrc" not in path.parts
 )

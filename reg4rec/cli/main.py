@@ -13,6 +13,7 @@ from reg4rec.cli.commands import Align, DataGet, DataPrepare, Evaluate, Pretrain
 from reg4rec.cli.compare import Compare
 from reg4rec.cli.demo import Demo
 from reg4rec.cli.info import Info
+from reg4rec.cli.study import Study
 from reg4rec.errors import InputError, TokenizerCollapseError
 from reg4rec.ops import BackendError
 from reg4rec.train import RECIPES, Recipe
@@ -51,8 +52,9 @@ def _command(recipe: Recipe) -> Any:
         | Annotated[Recommend, tyro.conf.subcommand("recommend")]
         | Annotated[Info, tyro.conf.subcommand("info")]
     )
-    # compare holds several configurations with equal field names, so its flags keep their prefixes
-    return tyro.conf.OmitArgPrefixes[stage] | Annotated[Compare, tyro.conf.subcommand("compare")]  # type: ignore[misc]
+    # these hold several configurations with equal field names, so their flags keep their prefixes
+    whole = Annotated[Compare, tyro.conf.subcommand("compare")] | Annotated[Study, tyro.conf.subcommand("study")]
+    return tyro.conf.OmitArgPrefixes[stage] | whole  # type: ignore[misc]
 
 
 def _recipe(words: Sequence[str]) -> Recipe:

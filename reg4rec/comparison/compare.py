@@ -21,7 +21,7 @@ from reg4rec.evaluation import evaluate
 from reg4rec.settings import override
 from reg4rec.storage import read_header, read_json, write_json
 
-__all__ = ["compare"]
+__all__ = ["compare", "versions"]
 
 FORMAT, VERSION = "reg4rec-comparison-run", 1
 
@@ -54,7 +54,7 @@ def compare(
         for protocol in config.protocols
     }
     settings: dict[str, Any] = {name: _plain(METHODS[name].settings(config)) for name in config.methods}
-    comparison = Comparison(data.name, rows, cards, settings, _versions(device))
+    comparison = Comparison(data.name, rows, cards, settings, versions(device))
     comparison.save(out)
     return comparison
 
@@ -144,7 +144,8 @@ def _plain(settings: Any) -> Any:
     return [_plain(value) for value in settings] if isinstance(settings, list | tuple) else settings
 
 
-def _versions(device: str) -> dict[str, Any]:
+def versions(device: str) -> dict[str, Any]:
+    """What a result was measured with."""
     on_gpu = torch.cuda.is_available() and not device.startswith("cpu")
     return {
         "reg4rec": reg4rec.__version__,

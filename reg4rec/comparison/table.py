@@ -8,7 +8,7 @@ from typing import Any
 from reg4rec.comparison.plot import draw
 from reg4rec.storage import atomic_file, write_json
 
-__all__ = ["Comparison", "Row", "Spread"]
+__all__ = ["Comparison", "Row", "Spread", "markdown_table"]
 
 FORMAT, VERSION = "reg4rec-comparison", 1
 SHOWN = ("recall@5", "ndcg@5", "recall@10", "ndcg@10")
@@ -107,6 +107,11 @@ def _table(rows: list[Row]) -> str:
         speeds = [f"{statistics.fmean(values):,.0f}" for values in (row.train_seconds, row.users_per_second)]
         speeds += [f"{statistics.fmean(values):.1f}" for values in row.latency_ms.values()]
         lines.append([row.method, *(str(row.spread(metric)) for metric in SHOWN), *sizes, *speeds])
+    return markdown_table(lines)
+
+
+def markdown_table(lines: list[list[str]]) -> str:
+    """A Markdown table, readable on a console too, whose first line is the head and whose first column is text."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
     aligned = [[line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])] for line in lines]

@@ -14,6 +14,7 @@ from reg4rec.data.catalog import table_texts
 from reg4rec.data.collaborative_view import collaborative_view
 from reg4rec.data.dataset import Dataset
 from reg4rec.data.matrices import check_matrix
+from reg4rec.data.neighbors import neighbor_mean
 from reg4rec.data.text_view import TextView, read_matrix_tensor, unit_rows
 from reg4rec.errors import InputError
 from reg4rec.settings import check_settings
@@ -106,11 +107,27 @@ class ItemViews:
     def transform(self, table: pa.Table, vectors: Mapping[str, npt.ArrayLike] | None = None) -> Float32:
         """(n, V) vectors of unseen items, a row a row of `table`; nothing is refitted.
 
-        The collaborative view of an unseen item is zero. `vectors` holds one (n, v) matrix for each matrix view;
-        InputError when one is missing or of another width.
+        The collaborative view of an unseen item is the one to expect of it. `vectors` holds one (n, v) matrix for
+        each matrix view; InputError when one is missing or of another width.
         """
         blocks = [self._block(name, width, table, vectors or {}) for name, width in self.widths.items()]
-        return np.hstack(blocks)
+        vectors_BV = np.hstack(blocks)
+        own_V = self._collaborative_V()
+        vectors_BV[:, own_V] = unit_rows(self.expected(vectors_BV, self.vectors_IV[:, own_V]))
+        return vectors_BV
+
+    def expected(self, vectors_BV: Float32, values_IX: Float32) -> Float32:
+        """(B, X): what to expect, of values that training gave to the fitted items, for vectors of unseen ones.
+
+        The mean over the fitted items that are nearest in all but the collaborative view; items without a
+        collaborative view, which training has not met either, do not count. Ours: docs/findings.md.
+        """
+        own_V = self._collaborative_V()
+        met_I = self.vectors_IV[:, own_V].any(axis=1) | ~own_V.any()
+        return neighbor_mean(vectors_BV[:, ~own_V], self.vectors_IV[met_I][:, ~own_V], values_IX[met_I])
+
+    def _collaborative_V(self) -> npt.NDArray[np.bool_]:  # noqa: N802
+        return np.repeat([name == "collaborative" for name in self.widths], list(self.widths.values()))
 
     def _block(self, name: str, width: int, table: pa.Table, vectors: Mapping[str, npt.ArrayLike]) -> Float32:
         if name == "text" and self.text is not None:

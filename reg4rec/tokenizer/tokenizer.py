@@ -63,7 +63,8 @@ class Tokenizer:
     def encode_items(self, table: pa.Table, vectors: Mapping[str, npt.ArrayLike] | None = None) -> Tensor:
         """codes_BM (int32) of unseen items, a row a row of `table`, which needs the text columns of the views.
 
-        `vectors` holds the rows of each matrix view; the collaborative view of an unseen item is zero.
+        `vectors` holds the rows of each matrix view; the collaborative view of an unseen item is the one
+        to expect of it (`ItemViews.transform`).
         """
         return self.encode(self.views.transform(table, vectors))
 

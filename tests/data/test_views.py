@@ -59,16 +59,47 @@ def test_held_back_interactions_do_not_show(shop: Dataset, views: ItemViews) -> 
     assert not np.allclose(later.vectors_IV[:, 16:24], views.vectors_IV[:, 16:24], atol=1e-3)
 
 
-def test_unseen_items_get_text_but_no_collaborative_view(shop: Dataset, views: ItemViews) -> None:
+def test_unseen_items_get_the_collaborative_view_of_items_like_them(shop: Dataset, views: ItemViews) -> None:
     table = shop.items.table.slice(10, 4)
     unseen = views.transform(table, {"image": shop.vectors["image"][10:14]})
     fitted = views.vectors_IV[10:14]
     assert np.array_equal(unseen[:, :16], fitted[:, :16])
-    assert not unseen[:, 16:24].any()
     assert np.array_equal(unseen[:, 24:], fitted[:, 24:])
+    others = np.delete(views.vectors_IV, np.s_[16:24], axis=1)
+    cosine = np.maximum(others[10:14] @ others.T / 2, 0)
+    for row, expected in zip(cosine, unseen[:, 16:24], strict=True):
+        near = np.argsort(-row)[:20]
+        mean = (row[near, None] ** 8 * views.vectors_IV[near, 16:24]).sum(0)
+        np.testing.assert_allclose(expected, mean / np.linalg.norm(mean), atol=1e-5)
     unknown = pa.table({"title": ["entirely new words"], "brand": [None], "categories": [None]})
     assert not views.transform(unknown, {"image": np.zeros((1, 5))}).any()
     assert views.transform(table.slice(0, 0), {"image": np.ones((0, 5))}).shape == (0, 29)
+
+
+def test_items_without_interactions_do_not_say_what_to_expect() -> None:
+    """Of the items called `red`, only those that were bought count."""
+    items = {"item_id": [*"abcdef"], "title": ["red hat", "red shoe", "red bag", "blue hat", "blue shoe", "blue bag"]}
+    data = Dataset.build(
+        "six", pa.array(["u", "v"]), Sequences.from_lists([[0, 3], [3, 0]]), ItemCatalog.from_table(pa.table(items))
+    )
+    views = ItemViews.fit(data, ViewConfig(text_dim=4, collaborative_dim=2, text_columns=("title",)))
+    values = np.array([[1], [9], [9], [5], [9], [9]], dtype=np.float32)
+    red, blue, other = views.expected(views.transform(pa.table({"title": ["red", "blue", "green"]})), values)
+    assert 1 <= red < 3 < blue <= 5
+    assert other == 0
+
+
+def test_without_a_collaborative_view_all_items_say_what_to_expect(shop: Dataset) -> None:
+    views = ItemViews.fit(shop, ViewConfig(text_dim=16, collaborative_dim=0))
+    again = views.transform(shop.items.table)
+    np.testing.assert_array_equal(again, views.vectors_IV)
+    level = np.ones((60, 3), dtype=np.float32)
+    np.testing.assert_allclose(views.expected(again[:4], level), 1, atol=1e-6)
+
+
+def test_nothing_is_expected_of_items_without_other_views(shop: Dataset) -> None:
+    views = ItemViews.fit(shop, ViewConfig(text_dim=0, collaborative_dim=8))
+    assert not views.transform(shop.items.table.slice(0, 4)).any()
 
 
 def test_saved_views_transform_exactly_alike(shop: Dataset, views: ItemViews, tmp_path: Path) -> None:

@@ -1,0 +1,141 @@
+"""How well items and users are served that training never saw."""
+
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from reg4rec.baselines import Popularity, SASRec
+from reg4rec.comparison.compare import versions
+from reg4rec.data import Dataset, Sequences
+from reg4rec.evaluation import ndcg_at, recall_at
+from reg4rec.infer import Recommender
+from reg4rec.settings import override
+from reg4rec.studies.config import ColdStartConfig
+from reg4rec.studies.findings import ColdStartFindings, Row
+from reg4rec.studies.held_out import Cases, HeldOut, hold_out
+from reg4rec.studies.new_items import with_new_items
+from reg4rec.studies.text_neighbor import TextNeighbor
+from reg4rec.tokenizer import Tokenizer, fit_tokenizer
+from reg4rec.train import fit_recommender
+
+__all__ = ["cold_start"]
+
+METRICS = {"recall@10": (recall_at, 10), "recall@50": (recall_at, 50), "ndcg@10": (ndcg_at, 10)}
+DEPTH = 50
+
+Int32 = npt.NDArray[np.int32]
+Rank = Callable[[Sequences, Int32], Int32]
+"""The best items (B, 50) for histories, among the given rows, without those of the history."""
+
+
+def cold_start(
+    data: Dataset, config: ColdStartConfig | None = None, *, out: str | Path, device: str = "auto", **overrides: Any
+) -> ColdStartFindings:
+    """Hold out items and users, fit on the rest, and measure both; writes `cold-start.md` and `cold-start.json`.
+
+    The fits lie in `out` as run folders: what is finished there is not fitted again, what was killed goes on, and
+    InputError where they have other settings. `overrides` replace fields of `config` by name, `seed=1` for example.
+    """
+    config, out = override(config or ColdStartConfig(), overrides), Path(out)
+    held = hold_out(data, config.items, config.users, config.seed)
+    tokenizer = fit_tokenizer(held.seen, replace(config.reg4rec.tokenizer, seed=config.seed), out=out / "tokenizer")
+    recommender = fit_recommender(
+        held.seen, tokenizer, config.reg4rec.pretrain, out / "model", seed=config.seed, device=device
+    )
+    sasrec = SASRec.fit(held.seen, config.sasrec, out / "sasrec", seed=config.seed, device=device)
+
+    rows = _new_items(held, recommender) + _new_users(held, recommender, sasrec, config)
+    counts = {
+        "items_seen": held.seen.num_items,
+        "items_new": held.new_items.num_rows,
+        "users_seen": held.seen.num_users,
+        "users_new": held.unseen.num_users,
+        "users_whose_next_item_is_new": len(held.new_item_cases.targets_B),
+    }
+    findings = ColdStartFindings(data.name, rows, counts, asdict(config), versions(device))
+    findings.save(out)
+    return findings
+
+
+def _new_items(held: HeldOut, recommender: Recommender) -> list[Row]:
+    """Users whose next item is new: is it found among all items, and among the new ones?"""
+    larger = with_new_items(recommender, held.new_items, held.new_vectors)
+    rows_I = np.arange(len(larger.items), dtype=np.int32)
+    methods = _untrained(held.seen, larger.tokenizer) | {"reg4rec": _searching(larger)}
+    new = f"among {held.new_items.num_rows:,} new items"
+    groups = {f"among all {len(rows_I):,} items": rows_I, new: rows_I[held.seen.num_items :]}
+    found = []
+    for group, allowed in groups.items():
+        found.append(Row("items", group, "chance", "all", _by_chance(len(allowed))))
+        for method, rank in methods.items():
+            found.append(Row("items", group, method, "all", _measured(rank, held.new_item_cases, allowed)))
+    return found
+
+
+def _new_users(held: HeldOut, recommender: Recommender, sasrec: SASRec, config: ColdStartConfig) -> list[Row]:
+    """The last item of new users, and of as many seen ones, from their newest items and from all."""
+    methods = _untrained(held.seen, recommender.tokenizer) | {
+        "sasrec": lambda histories, _: sasrec.rank(histories, DEPTH, True),
+        "reg4rec": _searching(recommender),
+    }
+    new, seen = _last_items(held.unseen), _last_items(held.seen)
+    some = np.random.default_rng(config.seed).permutation(len(seen.targets_B))[: len(new.targets_B)]
+    groups = {"new users": new, "seen users": Cases(seen.histories.take(some), seen.targets_B[some])}
+    rows_I = np.arange(held.seen.num_items, dtype=np.int32)
+    found = []
+    for newest in (*config.newest, None):
+        for group, cases in groups.items():
+            cut = cases if newest is None else Cases(cases.histories.last(newest), cases.targets_B)
+            for method, rank in methods.items():
+                kept = "all" if newest is None else str(newest)
+                found.append(Row("users", group, method, kept, _measured(rank, cut, rows_I)))
+    return found
+
+
+def _last_items(data: Dataset) -> Cases:
+    users, targets = data.targets("test")
+    return Cases(data.part("train+validation").take(users), targets)
+
+
+def _untrained(seen: Dataset, tokenizer: Tokenizer) -> dict[str, Rank]:
+    """Methods without a model; items beyond those of `seen` have been bought by no one."""
+    counts_I = np.zeros(tokenizer.num_items, dtype=np.int64)
+    counts_I[: seen.num_items] = seen.item_counts("train")
+    text_IV = tokenizer.views.vectors_IV[:, : tokenizer.views.widths.get("text", 0)]
+    last, mean = TextNeighbor(text_IV, newest=1), TextNeighbor(text_IV)
+
+    def popularity(histories: Sequences, allowed: Int32) -> Int32:
+        order = allowed[np.argsort(-counts_I[allowed], kind="stable")]
+        return Popularity(order, "train").rank(histories, DEPTH, True)
+
+    return {
+        "popularity": popularity,
+        "text neighbor, last item": lambda histories, allowed: last.rank(histories, DEPTH, allowed),
+        "text neighbor, all items": lambda histories, allowed: mean.rank(histories, DEPTH, allowed),
+    }
+
+
+def _searching(recommender: Recommender) -> Rank:
+    def rank(histories: Sequences, allowed: Int32) -> Int32:
+        results = recommender.search(histories, DEPTH, True, allowed)
+        return np.concatenate([r.ranking.items_BN.cpu().numpy() for r in results]).astype(np.int32)
+
+    return rank
+
+
+def _measured(rank: Rank, cases: Cases, allowed: Int32) -> dict[str, float]:
+    ranked_BN = rank(cases.histories, allowed)
+    return {name: float(metric(ranked_BN, cases.targets_B, k).mean()) for name, (metric, k) in METRICS.items()}
+
+
+def _by_chance(num_items: int) -> dict[str, float]:
+    """What a random order of that many items is expected to reach."""
+    places_1N, some_1 = np.arange(num_items, dtype=np.int32)[None, :DEPTH], np.zeros(1, dtype=np.int32)
+    return {
+        name: sum(float(metric(places_1N, some_1 + place, k)[0]) for place in range(min(k, num_items))) / num_items
+        for name, (metric, k) in METRICS.items()
+    }
