@@ -11,9 +11,19 @@ from ..machine import interpreted
 from ..triton_parts import cast, dot, on_device
 from .reference import E4M3
 
-__all__ = ["Operand", "multiply", "objection", "product_kernel", "product_tiles", "quantize", "quantize_kernel", "run"]
+__all__ = [
+    "QUANTIZE_TILES",
+    "Operand",
+    "multiply",
+    "objection",
+    "product_kernel",
+    "product_tiles",
+    "quantize",
+    "quantize_kernel",
+    "run",
+]
 
-_QUANTIZE_TILES = {"BLOCK_T": 64, "BLOCK_D": 64, "num_warps": 4}
+QUANTIZE_TILES = {"BLOCK_T": 64, "BLOCK_D": 64, "num_warps": 4}
 _MULTIPROCESSORS = 132
 
 
@@ -121,13 +131,13 @@ def quantize(
     rows_TD = torch.empty(num_rows, width, dtype=dtype, device=x_TD.device) if rows else None
     stride = triton.cdiv(num_rows, 16) * 16
     columns_DT = torch.empty(width, stride, dtype=dtype, device=x_TD.device) if columns else None
-    tiles = _QUANTIZE_TILES
-    quantize_kernel[(triton.cdiv(num_rows, tiles["BLOCK_T"]), triton.cdiv(width, tiles["BLOCK_D"]))](
+    block_t, block_d = QUANTIZE_TILES["BLOCK_T"], QUANTIZE_TILES["BLOCK_D"]
+    quantize_kernel[(triton.cdiv(num_rows, block_t), triton.cdiv(width, block_d))](
         *(x_TD, largest, rows_TD, columns_DT, *x_TD.stride(), stride, num_rows, width),
         HIGHEST=torch.finfo(dtype).max,
         DTYPE=tl.float8e4nv if dtype == E4M3 else tl.float8e5,
         INTERPRETED=interpreted(),
-        **tiles,
+        **QUANTIZE_TILES,
     )
     wanted = (rows_TD, None if columns_DT is None else columns_DT[:, :num_rows])
     return tuple(Operand(values, largest) for values in wanted if values is not None)

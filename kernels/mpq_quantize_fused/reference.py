@@ -15,7 +15,12 @@ from ..mpq_quantize.reference import (
     work_dtype,
 )
 
-__all__ = ["mpq_quantize_fused_backward", "mpq_quantize_fused_reference", "mpq_quantize_fused_save", "quantize_projected"]
+__all__ = [
+    "mpq_quantize_fused_backward",
+    "mpq_quantize_fused_reference",
+    "mpq_quantize_fused_save",
+    "quantize_projected",
+]
 
 
 def mpq_quantize_fused_reference(

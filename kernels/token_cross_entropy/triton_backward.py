@@ -101,7 +101,7 @@ def weight_grad_kernel(
     among_ptr,
     lse_ptr,
     order_ptr,
-    grad_ptr,
+    parts_ptr,
     stride_ht,
     stride_hd,
     stride_wm,
@@ -156,7 +156,7 @@ def weight_grad_kernel(
             h_TG = tl.load(h_ptr[:, None] + g * stride_hd, mask=open_T[:, None] & (g < width), other=0.0)
             p_KT = logit_grad(logits_KT, lse_T, share_T, ok_KT, k[:, None] == id_T, h_TG.dtype, INTERPRETED)
             grad_KG += dot(p_KT, h_TG, INTERPRETED)
-    to_ptr = grad_ptr + ((part * num_books + m) * num_codes + k[:, None]) * width + g
+    to_ptr = parts_ptr + ((part * num_books + m) * num_codes + k[:, None]) * width + g
     tl.store(to_ptr, grad_KG, mask=ok_k[:, None] & (g < width))
 
 

@@ -1,4 +1,4 @@
-"""`token_cross_entropy` in Triton: rows that are open in the same codebooks share tiles, and closed tiles are skipped."""
+"""`token_cross_entropy` in Triton: rows open in the same codebooks share tiles, and closed tiles are skipped."""
 
 import torch
 import triton
