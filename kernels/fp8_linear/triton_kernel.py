@@ -25,6 +25,7 @@ __all__ = [
 
 QUANTIZE_TILES = {"BLOCK_T": 64, "BLOCK_D": 64, "num_warps": 4}
 _MULTIPROCESSORS = 132
+"""Of an H100 or H200."""
 
 
 class Operand(NamedTuple):
@@ -59,7 +60,7 @@ def quantize_kernel(
     BLOCK_T: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """x / scale in fp8 as rows (T, D), as columns (D, T), or both; the columns are padded with zeros."""
+    """x / scale in fp8 as rows (T, D), as columns (D, T), or both; columns end in zeros up to their stride."""
     t = tl.program_id(0).to(tl.int64) * BLOCK_T + tl.arange(0, BLOCK_T)
     d = tl.program_id(1).to(tl.int64) * BLOCK_D + tl.arange(0, BLOCK_D)
     ok_TD = (t < num_rows)[:, None] & (d < width)

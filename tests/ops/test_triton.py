@@ -81,7 +81,7 @@ tool = os.path.join(os.path.dirname(triton.__file__), "backends", "nvidia", "bin
 found = []
 for arch in (80, 90):
     for dtype in DTYPES:
-        # fp8 has matrix units from sm_89 on
+        # fp8 products ask for sm_90
         for kernel, settings in [*variants(dtype), *(fp8_variants(dtype) if arch == 90 and dtype != "fp16" else ())]:
             binary = compiled(kernel, dtype, arch, settings)
             with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
