@@ -8,7 +8,9 @@ from torch import Tensor
 
 from reg4rec.kernels.fp8_linear.reference import E4M3, E5M2, quantize_tensorwise
 from tests.ops.cases import inputs
-from tests.ops.test_ops import call, gradients, largest_error
+from tests.ops.test_ops import DEVICE, call, gradients, largest_error
+
+pytestmark = [pytest.mark.gpu] if DEVICE == "cuda" else []
 
 SIZES = [(1, 16, 16), (17, 48, 32), (131, 80, 272)]
 
@@ -67,9 +69,8 @@ def test_an_older_gpu_is_objected_to(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_operands_are_rounded_as_torch_rounds() -> None:
     """Values from far below the smallest fp8 number to the largest, halfway cases among them."""
     kernel = pytest.importorskip("reg4rec.kernels.fp8_linear.triton_kernel")
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     x_TD = (torch.arange(-3000, 3000).double() / 16).view(-1, 48).float()
-    x_TD = torch.cat([x_TD, x_TD * 2.0**-9, x_TD * 2.0**-18]).to(device)
+    x_TD = torch.cat([x_TD, x_TD * 2.0**-9, x_TD * 2.0**-18]).to(DEVICE)
     for dtype in (E4M3, E5M2):
         expected_TD, scale = quantize_tensorwise(x_TD, dtype)
         rows, columns = kernel.quantize(x_TD, dtype, rows=True, columns=True)

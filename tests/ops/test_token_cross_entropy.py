@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from tests.ops.cases import inputs
-from tests.ops.test_ops import call, gradients
+from tests.ops.test_ops import DEVICE, call, gradients
+
+pytestmark = [pytest.mark.gpu] if DEVICE == "cuda" else []
 
 NAME = "token_cross_entropy"
 
