@@ -1,4 +1,4 @@
-"""The CPU ops beside what one would use without them, in groups `<op>/<size>/rivals`; results are asserted after it.
+"""The ops beside what one would use without them, in groups `<op>/<size>/rivals`; results are asserted after it.
 
 faiss is no dependency: its rows are skipped where it is not installed (`pip install faiss-cpu`).
 """
@@ -9,13 +9,17 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from reg4rec import ops
-from reg4rec.kernels.machine import native_problem
+from reg4rec.kernels.machine import machine_problem, native_problem
+from tests.ops.cases import inputs
 
-pytestmark = pytest.mark.skipif(native_problem() is not None, reason="needs the extension")
+needs_extension = pytest.mark.skipif(native_problem() is not None, reason="needs the extension")
 
 SEARCHES = {"64q-1M-M4-K256": (64, 1_000_000, 4, 256, 50), "8q-100k-M4-K256": (8, 100_000, 4, 256, 20)}
+LINEARS = {"512x256x512": (512, 256, 512), "4096x4096x4096": (4096, 4096, 4096)}
+ENTROPIES = {"T8192-M4-K256-D256": (8192, 4, 256, 256)}
 QUANTIZERS = {"N4096-M4-K256-E64": (4096, 4, 256, 64), "N4096-M8-K1024-E128": (4096, 8, 1024, 128)}
 
 
@@ -43,6 +47,7 @@ def _product_search(queries_BV: Tensor, words_MKE: Tensor, codes_IM: Tensor, k: 
     return lambda: tuple(map(torch.from_numpy, index.search(queries_BV.numpy(), k)))
 
 
+@needs_extension
 @pytest.mark.parametrize("rival", ["cpp", "eager", "faiss IndexPQ"])
 @pytest.mark.parametrize("size", SEARCHES)
 def bench_item_topk(benchmark: Any, size: str, rival: str, environment: dict[str, Any]) -> None:
@@ -94,6 +99,7 @@ def _mixed(nearest: Callable[[Tensor, Tensor], Tensor], args: tuple[Tensor, ...]
 RIVALS = {"cdist": _nearest_by_cdist, "baddbmm": _nearest_by_product, "faiss IndexFlatL2": _nearest_by_faiss}
 
 
+@needs_extension
 @pytest.mark.parametrize("rival", ["cpp", "eager", *RIVALS])
 @pytest.mark.parametrize("size", QUANTIZERS)
 def bench_mpq_quantize(benchmark: Any, size: str, rival: str, environment: dict[str, Any]) -> None:
@@ -114,3 +120,57 @@ def bench_mpq_quantize(benchmark: Any, size: str, rival: str, environment: dict[
         torch.testing.assert_close(mixed_BE, expected_BE)
     else:  # without fp64 a near-tie may go the other way
         assert (ids_BM == expected_BM).float().mean() > 0.999
+
+
+def _step(rival: str, op: Callable[..., Tensor], args: tuple[Any, ...], num_wanted: int, device: str) -> Any:
+    """Forward and backward towards the first arguments; `rival` is a backend, or `op` is none of ours."""
+    if rival == "triton" and (problem := machine_problem(rival)) is not None:
+        pytest.skip(problem)
+    args = tuple(a.to(device) if isinstance(a, Tensor) else a for a in args)
+    wanted = [a.requires_grad_() for a in args[:num_wanted]]
+
+    def run() -> tuple[Tensor, ...]:
+        output = op(*args)
+        found = (output.detach(), *torch.autograd.grad(output.sum(), wanted))
+        if device == "cuda":
+            torch.cuda.synchronize()
+        return found
+
+    return _on(rival, run) if rival in ("triton", "eager") else run
+
+
+@pytest.mark.parametrize("rival", ["triton", "eager", "bf16 F.linear"])
+@pytest.mark.parametrize("size", LINEARS)
+def bench_fp8_linear(benchmark: Any, size: str, rival: str, device: str, environment: dict[str, Any]) -> None:
+    """On a GPU, eager is `torch._scaled_mm` with its cast."""
+    rows, out, width = LINEARS[size]
+    if device == "cpu" and rows * out * width > 1 << 30:
+        pytest.skip("a size for GPUs")
+    args = inputs("fp8_linear", (rows, out, width), torch.bfloat16)
+    op = F.linear if rival == "bf16 F.linear" else ops.fp8_linear
+    benchmark.group = f"fp8_linear+backward/{size}/{device}/rivals"
+    benchmark.extra_info.update(environment, flops=6 * rows * out * width)
+    found = benchmark(_step(rival, op, args, 3, device))
+    for one, exact in zip(found, _step("F.linear", F.linear, args, 3, device)(), strict=True):
+        noise = (one - exact).float().square().sum().clamp_min(1e-30)
+        assert 10 * torch.log10(exact.float().square().sum() / noise) >= 18
+
+
+def _entropy_of_logits(hidden_TD: Tensor, weight_MKD: Tensor, ids_TM: Tensor, open_TM: Tensor, among: None) -> Tensor:
+    logits_TMK = torch.einsum("td,mkd->tmk", hidden_TD, weight_MKD)
+    loss_TM = F.cross_entropy(logits_TMK.flatten(0, 1).float(), ids_TM.flatten(), reduction="none").view(ids_TM.shape)
+    return (loss_TM * open_TM).sum(1) / open_TM.sum(1).clamp_min(1)
+
+
+@pytest.mark.parametrize("rival", ["triton", "eager", "logits, F.cross_entropy"])
+@pytest.mark.parametrize("size", ENTROPIES)
+def bench_token_cross_entropy(benchmark: Any, size: str, rival: str, device: str, environment: dict[str, Any]) -> None:
+    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    args = inputs("token_cross_entropy", ENTROPIES[size], dtype)
+    op = _entropy_of_logits if rival == "logits, F.cross_entropy" else ops.token_cross_entropy
+    benchmark.group = f"token_cross_entropy+backward/{size}/{device}/rivals"
+    benchmark.extra_info.update(environment)
+    found = benchmark(_step(rival, op, args, 2, device))
+    for one, other in zip(found, _step("eager", ops.token_cross_entropy, args, 2, device)(), strict=True):
+        scale = float(other.abs().max())
+        torch.testing.assert_close(one, other, rtol=0, atol=scale * (0.02 if device == "cuda" else 1e-5))

@@ -172,16 +172,27 @@ class Op:
 def _autograd_function(
     op: Op, save: Callable[..., None] | None, backward: Callable[..., Any]
 ) -> type[torch.autograd.Function]:
-    """The same gradient formulas for calls that do not go through `torch.library`, which costs microseconds."""
+    """The same gradient formulas for calls that do not go through `torch.library`, which costs microseconds.
+
+    The backward pass, which may run in another thread, is forced where the forward pass was.
+    """
 
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.forced = _forced.get()
         if save is not None:
             save(ctx, inputs, output)
+
+    def run_backward(ctx: Any, *grads: Any) -> Any:
+        token = _forced.set(ctx.forced)
+        try:
+            return backward(ctx, *grads)
+        finally:
+            _forced.reset(token)
 
     body = {
         "forward": staticmethod(op.dispatch),
         "setup_context": staticmethod(setup_context),
-        "backward": staticmethod(torch.autograd.function.once_differentiable(backward)),
+        "backward": staticmethod(torch.autograd.function.once_differentiable(run_backward)),
     }
     return type(f"{op.name}_function", (torch.autograd.Function,), body)
 

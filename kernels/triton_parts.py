@@ -23,12 +23,24 @@ def dot(a, b, INTERPRETED: tl.constexpr):
 
 @triton.jit
 def cast(x, DTYPE: tl.constexpr, INTERPRETED: tl.constexpr):
-    """fp32 to DTYPE, to nearest even; the interpreter truncates to bf16."""
+    """fp32 to DTYPE, to nearest even; the interpreter truncates to bf16 and fp8."""
     if INTERPRETED and tl.bfloat16 == DTYPE:
         bits = x.to(tl.uint32, bitcast=True)
         bits += 0x7FFF + ((bits >> 16) & 1)
         x = (bits & 0xFFFF0000).to(tl.float32, bitcast=True)
+    elif INTERPRETED and tl.float8e4nv == DTYPE:
+        x = round_to(x, 3, -6)
+    elif INTERPRETED and tl.float8e5 == DTYPE:
+        x = round_to(x, 2, -14)
     return x.to(DTYPE)
+
+
+@triton.jit
+def round_to(x, NUM_BITS: tl.constexpr, LOWEST: tl.constexpr):
+    """fp32 with NUM_BITS after the leading one, and the step of 2 ** LOWEST below it."""
+    power = (x.to(tl.uint32, bitcast=True) & 0x7F800000).to(tl.float32, bitcast=True)
+    shift = tl.maximum(power, 2.0**LOWEST) * (1.5 * 2.0 ** (23 - NUM_BITS))
+    return (x + shift) - shift
 
 
 def on_device(tensor: torch.Tensor) -> AbstractContextManager[object]:

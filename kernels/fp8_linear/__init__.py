@@ -1,10 +1,12 @@
 """`fp8_linear`: a linear layer whose three products run in fp8."""
 
+from typing import Any
+
 import torch
 
 from ..checks import bind
 from ..dispatch import Op
-from .reference import fp8_linear_backward, fp8_linear_reference, fp8_linear_save
+from .reference import fp8_linear_backward_reference, fp8_linear_reference
 
 __all__ = ["fp8_linear"]
 
@@ -36,12 +38,36 @@ def _fake(x_TD: torch.Tensor, weight_OD: torch.Tensor, bias_O: torch.Tensor | No
     return x_TD.new_empty(x_TD.shape[0], weight_OD.shape[0])
 
 
+def _save(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+    ctx.save_for_backward(inputs[0], inputs[1])
+    ctx.has_bias = inputs[2] is not None
+
+
+def _backward(ctx: Any, grad_TO: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    return (*BACKWARD.library(grad_TO, *ctx.saved_tensors), grad_TO.sum(0) if ctx.has_bias else None)
+
+
+def _backward_fake(
+    grad_TO: torch.Tensor, x_TD: torch.Tensor, weight_OD: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    return x_TD.new_empty(x_TD.shape), weight_OD.new_empty(weight_OD.shape)
+
+
 OP = Op(
     "fp8_linear",
     "(Tensor x_TD, Tensor weight_OD, Tensor? bias_O) -> Tensor",
     check=_check,
     reference=fp8_linear_reference,
     fake=_fake,
-    save=fp8_linear_save,
-    backward=fp8_linear_backward,
+    implementations={"triton": "triton_kernel"},
+    save=_save,
+    backward=_backward,
+)
+BACKWARD = Op(
+    "fp8_linear_backward",
+    "(Tensor grad_TO, Tensor x_TD, Tensor weight_OD) -> (Tensor, Tensor)",
+    check=lambda *flat: flat,
+    reference=fp8_linear_backward_reference,
+    fake=_backward_fake,
+    implementations={"triton": "triton_backward"},
 )

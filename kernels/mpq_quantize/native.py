@@ -1,19 +1,10 @@
 """`mpq_quantize` in C++: a running best per row in float32 registers, near-ties decided in fp64."""
 
-from typing import NamedTuple
-
 import torch
 
-__all__ = ["Projection", "objection", "quantize", "run"]
+from .reference import Projection
 
-
-class Projection(NamedTuple):
-    """What latents were computed from, and a bound on the error of their length."""
-
-    error_BM: torch.Tensor
-    hidden_BMH: torch.Tensor
-    weight_MEH: torch.Tensor
-    bias_ME: torch.Tensor
+__all__ = ["objection", "quantize", "run"]
 
 
 def objection(latents_BME: torch.Tensor, *_: torch.Tensor | None) -> str | None:

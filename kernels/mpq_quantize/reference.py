@@ -1,14 +1,23 @@
 """The definition of `mpq_quantize` in PyTorch, and the nearest-codeword search that its fused form shares."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
-__all__ = ["mix_codewords", "mpq_quantize_reference", "nearest_codes", "product_error"]
+__all__ = ["Projection", "mix_codewords", "mpq_quantize_reference", "nearest_codes", "product_error"]
 
 _TILE = 1 << 22
 """Scores held at a time: (rows, M, K) never exceeds this many, whatever B is."""
+
+
+class Projection(NamedTuple):
+    """What latents were computed from, and a bound on the error of their length."""
+
+    error_BM: torch.Tensor
+    hidden_BMH: torch.Tensor
+    weight_MEH: torch.Tensor
+    bias_ME: torch.Tensor
 
 
 def mpq_quantize_reference(

@@ -6,7 +6,7 @@ import triton.language as tl
 
 from ..machine import interpreted
 from ..triton_parts import cast, dot, on_device
-from .native import Projection
+from .reference import Projection
 
 __all__ = ["decide_and_mix_kernel", "mix_tiles", "nearest_codes_kernel", "objection", "quantize", "run", "search_tiles"]
 

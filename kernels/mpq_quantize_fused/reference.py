@@ -1,10 +1,12 @@
 """The definition of `mpq_quantize_fused` in PyTorch."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from ..mpq_quantize.reference import (
+    Projection,
     gate_gradient,
     latent_gradient,
     mix_codewords,
@@ -13,7 +15,12 @@ from ..mpq_quantize.reference import (
     work_dtype,
 )
 
-__all__ = ["mpq_quantize_fused_backward", "mpq_quantize_fused_reference", "mpq_quantize_fused_save", "project"]
+__all__ = [
+    "mpq_quantize_fused_backward",
+    "mpq_quantize_fused_reference",
+    "mpq_quantize_fused_save",
+    "quantize_projected",
+]
 
 
 def mpq_quantize_fused_reference(
@@ -47,6 +54,19 @@ def project(
     latents_MBE = torch.baddbmm(bias_ME.unsqueeze(1), hidden_MBH, weight_MEH.mT)
     reach_MB = hidden_MBH.norm(dim=2) * weight_MEH.norm(dim=(1, 2)).unsqueeze(1) + bias_ME.norm(dim=1, keepdim=True)
     return latents_MBE.transpose(0, 1), product_error(hidden_MBH.shape[2], dtype) * reach_MB.T
+
+
+def quantize_projected(
+    quantize: Callable[..., tuple[torch.Tensor, torch.Tensor]],
+    hidden_BMH: torch.Tensor,
+    weight_MEH: torch.Tensor,
+    bias_ME: torch.Tensor,
+    codebooks_MKE: torch.Tensor,
+    gate_BM: torch.Tensor | None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(ids_BM, mixed_BE) by the `quantize` of a backend, which takes latents and what they were computed from."""
+    latents_BME, error_BM = project(hidden_BMH, weight_MEH, bias_ME)
+    return quantize(latents_BME, codebooks_MKE, gate_BM, Projection(error_BM, hidden_BMH, weight_MEH, bias_ME))
 
 
 def mpq_quantize_fused_save(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, torch.Tensor]) -> None:

@@ -85,6 +85,7 @@ OP = Op(
     check=_check,
     reference=token_cross_entropy_reference,
     fake=_fake,
+    implementations={"triton": "triton_kernel"},
     save=_save,
     backward=_backward,
 )
@@ -96,4 +97,5 @@ BACKWARD = Op(
     check=lambda *flat: flat,
     reference=token_cross_entropy_backward_reference,
     fake=_backward_fake,
+    implementations={"triton": "triton_backward"},
 )

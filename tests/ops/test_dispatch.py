@@ -51,6 +51,15 @@ def test_a_forced_backend_says_which_dtype_it_lacks() -> None:
         ops.js_divergence(P.double(), Q.double())
 
 
+def test_the_backward_pass_is_forced_where_the_forward_pass_was() -> None:
+    hidden_TD = torch.randn(3, 5, requires_grad=True)
+    tokens = torch.zeros(3, 2, dtype=torch.int64)
+    with ops.use_backend("eager"):
+        loss_T = ops.token_cross_entropy(hidden_TD, torch.randn(2, 7, 5), tokens, tokens == 0)
+    with ops.use_backend("cuda"):
+        assert torch.autograd.grad(loss_T.sum(), hidden_TD)[0].isfinite().all()
+
+
 def test_forcing_ends_with_the_block() -> None:
     with ops.use_backend("eager"):
         assert ops.status()["forced"] == {"backend": "eager"}

@@ -10,7 +10,7 @@ from torch import Tensor
 from reg4rec import ops
 from reg4rec.kernels.dispatch import all_ops
 from reg4rec.kernels.machine import interpreted, machine_problem
-from tests.ops.cases import CASES, as_tuple, inputs, truth
+from tests.ops.cases import CASES, as_tuple, doubled, inputs, truth
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 pytestmark = [pytest.mark.gpu] if DEVICE == "cuda" else []
@@ -23,6 +23,7 @@ VALUES = [
 ]
 OPCHECKS = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
 GRADIENTS = [name for name, case in CASES.items() if case.gradients]
+SLOPES = [value for value in VALUES if value.values[0] in {*GRADIENTS} - {"fp8_linear"} and value.values[1] != "eager"]
 
 
 def unusable(backend: str) -> str | None:
@@ -122,6 +123,27 @@ def test_gradients(name: str) -> None:
     torch.testing.assert_close(mixed_BE, expected_BE)
     found = torch.autograd.grad((mixed_BE * weights_BE).sum(), wanted)
     torch.testing.assert_close(found, torch.autograd.grad((expected_BE * weights_BE).sum(), wanted))
+
+
+def gradients(name: str, backend: str, args: tuple[Any, ...]) -> tuple[Tensor, ...]:
+    """Of an arbitrary weighting of the results, which the dtype of the arguments does not change."""
+    leaves = [a.clone().requires_grad_() if at in CASES[name].gradients else a for at, a in enumerate(args)]
+    outputs = [one.double() for one in call(name, backend, tuple(leaves)) if one.is_floating_point()]
+    total = torch.stack([(one * torch.arange(one.numel()).cos().to(one).view_as(one)).sum() for one in outputs]).sum()
+    return torch.autograd.grad(total, [leaves[at] for at in CASES[name].gradients])
+
+
+@pytest.mark.parametrize(("name", "backend", "sizes", "dtype"), SLOPES)
+def test_gradients_err_at_most_twice_as_much_as_eager(
+    name: str, backend: str, sizes: tuple[int, ...], dtype: torch.dtype
+) -> None:
+    args = inputs(name, sizes, dtype)
+    found, eager = gradients(name, backend, args), gradients(name, "eager", args)
+    right = gradients(name, "eager", doubled(args))
+    for one, plain, exact in zip(found, eager, right, strict=True):
+        assert one.dtype == dtype
+        allowed = 2 * largest_error(plain, exact) + torch.finfo(dtype).eps * max([0.1, *exact.abs().flatten().tolist()])
+        assert largest_error(one, exact) <= allowed
 
 
 @pytest.mark.parametrize("name", CASES)
