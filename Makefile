@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export REG4REC_DATA ?= $(wildcard ../shared/data)
 
-.PHONY: setup demo test test-gpu bench lint format clean
+.PHONY: setup demo test test-gpu bench bench-compare sanitize sanitize-threads lint format clean
 
 setup: $(VENV)/.ready
 
@@ -27,19 +27,44 @@ test-gpu:
 	$(PYTHON) -m pytest -m gpu $(GPU_TESTS)
 	compute-sanitizer --error-exitcode 1 $(PYTHON) -m pytest -q -m gpu -k cuda $(GPU_TESTS)
 
+# Results of this machine stand in bench/results/<machine>, the newest is compared with and drawn.
+BENCH := -m pytest bench -q --benchmark-storage=file://bench/results --benchmark-columns=min,median,rounds \
+  --benchmark-max-time=0.5 --benchmark-min-rounds=3
 bench: setup
-	$(BIN)/python -m pytest bench
+	$(BIN)/python $(BENCH) --benchmark-save=$$(git rev-parse --short HEAD)
+	$(BIN)/python bench/plot.py
+
+bench-compare: setup
+	$(BIN)/python $(BENCH) --benchmark-compare --benchmark-compare-fail=median:10%
+
+# The pool under ThreadSanitizer, the C++ ops under AddressSanitizer and UndefinedBehaviorSanitizer.
+SANITIZED := $(BIN)/cmake -S . -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja -DCMAKE_BUILD_TYPE=Release \
+  -DPython_EXECUTABLE=$(abspath $(BIN))/python -Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir) -DREG4REC_CUDA=OFF
+PRELOAD = $(shell $(CXX) -print-file-name=libasan.so) $(shell $(CXX) -print-file-name=libstdc++.so)
+CPP_TESTS := tests/ops/test_ops.py tests/ops/test_js_divergence.py tests/ops/test_item_topk.py \
+  tests/ops/test_mpq_quantize.py tests/ops/test_beam_step_cpp.py
+sanitize: sanitize-threads
+	$(SANITIZED) -B build/address -DREG4REC_SANITIZE=address
+	$(BIN)/cmake --build build/address
+	LD_PRELOAD="$(PRELOAD)" ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 $(BIN)/python -c \
+	  "import sys, pytest, reg4rec; reg4rec.__path__.insert(0, 'build/address'); sys.exit(pytest.main(sys.argv[1:]))" \
+	  -q -k "not triton" $(CPP_TESTS)
+
+sanitize-threads: setup
+	$(SANITIZED) -B build/thread -DREG4REC_SANITIZE=thread
+	$(BIN)/cmake --build build/thread --target threads_stress
+	build/thread/threads_stress
 
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	git ls-files 'csrc/*' | xargs $(BIN)/clang-format --dry-run --Werror
+	git ls-files 'csrc/*' 'tests/native/*' | xargs $(BIN)/clang-format --dry-run --Werror
 
 format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	git ls-files 'csrc/*' | xargs $(BIN)/clang-format -i
+	git ls-files 'csrc/*' 'tests/native/*' | xargs $(BIN)/clang-format -i
 
 clean:
 	rm -rf build dist *.egg-info reg4rec/_C*.so reg4rec/_C.missing.txt .pytest_cache .mypy_cache .ruff_cache

@@ -14,8 +14,8 @@ Groups = dict[str, dict[str, Record]]
 
 RESULTS = Path(__file__).parent / "results"
 DOCS = Path(__file__).parents[1] / "docs"
-OURS = ("cpp", "triton", "cuda")
 COLORS = {"eager": "#555555", "compiled": "#E69F00", "cpp": "#0072B2", "triton": "#009E73", "cuda": "#CC79A7"}
+MARKERS = {"eager": "o", "compiled": "^", "cpp": "s", "triton": "D", "cuda": "P"}
 RIVAL = "#D55E00"
 UNITS = ("B", "kB", "MB", "GB")
 
@@ -118,7 +118,9 @@ def draw_ratios(groups: Groups, title: str, path: Path) -> None:
     axes = figure.subplots()
     at, places, labels = 0.0, [], []
     for group, backends in shown.items():
-        axes.text(0.006, at, group.replace("/", "   "), transform=axes.get_yaxis_transform(), weight="bold", size=8, va="center")
+        box = {"facecolor": "white", "edgecolor": "none", "pad": 1}  # over the line at 1
+        place = axes.get_yaxis_transform()
+        axes.text(0.006, at, group.replace("/", "   "), transform=place, weight="bold", size=8, va="center", bbox=box)
         for backend in sorted(backends, key=lambda b: -(ratio(groups[group], b) or 0)):
             at += 1
             times = ratio(groups[group], backend) or 0
@@ -168,12 +170,12 @@ def draw_curves(groups: Groups, title: str, path: Path) -> None:
 
 
 def _draw_curve(axes: "Axes", points: list[tuple[str, int, dict[str, Record]]]) -> None:
-    for number, backend in enumerate(dict.fromkeys(b for _, _, backends in points for b in backends)):
+    for backend in dict.fromkeys(b for _, _, backends in points for b in backends):
         there = [(value, backends[backend]) for _, value, backends in points if backend in backends]
         values, records = zip(*there, strict=True)
         color = COLORS.get(backend, RIVAL)
         medians = [1e3 * r["stats"]["median"] for r in records]
-        axes.plot(values, medians, marker="osD^v"[number % 5], markersize=4, color=color, label=backend)
+        axes.plot(values, medians, marker=MARKERS.get(backend, "v"), markersize=4, color=color, label=backend)
         low, high = ([1e3 * r["extra_info"].get(key, r["stats"]["median"]) for r in records] for key in ("p20_s", "p80_s"))
         axes.fill_between(values, low, high, color=color, alpha=0.2, linewidth=0)
     axes.set_xscale("log")
