@@ -48,7 +48,7 @@ sanitize: sanitize-threads
 	$(BIN)/cmake --build build/address
 	LD_PRELOAD="$(PRELOAD)" ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 $(BIN)/python -c \
 	  "import sys, pytest, reg4rec; reg4rec.__path__.insert(0, 'build/address'); sys.exit(pytest.main(sys.argv[1:]))" \
-	  -q -k "not triton" $(CPP_TESTS)
+	  -q -s -k "not triton" $(CPP_TESTS)
 
 sanitize-threads: setup
 	$(SANITIZED) -B build/thread -DREG4REC_SANITIZE=thread

@@ -79,7 +79,7 @@ def bench_beam_step_with_a_prefix_function(timed: Timed, size: str) -> None:
     *tensors, index, num_beams, num_spares, threshold, exclude_BX, _ = args
     allowed_tokens = prefix_function(index, exclude_BX)
     right = expected("beam_step", size, "cpu")
+    call = (allowed_tokens, *tensors, num_beams, num_spares, threshold)
     moved, work = num_bytes(args, right), operations("beam_step", CASES["beam_step"].bench[size])
-    run = functools.partial(hooked_step, allowed_tokens, *tensors, num_beams, num_spares, threshold)
-    found = timed(run, f"beam_step/{size}/cpu", "prefix function", moved, work)
+    found = timed(functools.partial(hooked_step, *call), f"beam_step/{size}/cpu", "prefix function", moved, work)
     assert found == tuple(row.tolist() for row in right[:2])

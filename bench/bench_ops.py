@@ -1,7 +1,7 @@
 """Every op on every backend of this machine, in groups `<op>/<size>/<device>`; the result is asserted after timing.
 
-`compiled` is the eager definition under `torch.compile`. `pytest bench/` times, `pytest bench/ --benchmark-disable` runs
-each once, without compiling. Interpreted kernels are never timed.
+`compiled` is the eager definition under `torch.compile`. `pytest bench/` times, `pytest bench/ --benchmark-disable`
+runs each once, without compiling. Interpreted kernels are never timed.
 """
 
 import functools
@@ -117,6 +117,7 @@ def args(name: str, size: str, backend: str, device: str, benchmark: BenchmarkFi
 
 @pytest.mark.parametrize(("name", "size", "backend"), _variants(CASES, _sizes, ["compiled"]))
 def bench_forward(timed: Timed, name: str, size: str, backend: str, device: str, args: Args) -> None:
+    call: Callable[[], Any]
     if backend == "compiled":
         torch.compiler.reset()
         op = all_ops()[name]

@@ -132,7 +132,9 @@ RIVALS: dict[str, tuple[str, Callable[..., Call], Callable[[Any, Right, Args], N
 """Name -> the op, what prepares its call, what asserts the result."""
 
 VARIANTS = [
-    pytest.param(rival, size, id=f"{rival}-{size}") for rival, (name, _, _) in RIVALS.items() for size in CASES[name].bench
+    pytest.param(rival, size, id=f"{rival}-{size}")
+    for rival, (name, _, _) in RIVALS.items()
+    for size in CASES[name].bench
 ]
 
 

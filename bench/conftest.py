@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_benchmark.session
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
@@ -22,10 +23,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
 
 
-def pytest_sessionstart(session: pytest.Session) -> None:
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure() -> None:
     """Results of a machine stand in a folder of its name."""
-    benchmarks = session.config._benchmarksession  # type: ignore[attr-defined]
-    benchmarks.machine_id = benchmarks.storage.default_machine_id = machine_name()
+    pytest_benchmark.session.get_machine_id = machine_name
 
 
 def pytest_benchmark_generate_machine_info() -> dict[str, Any]:
@@ -89,6 +90,7 @@ def timed(benchmark: BenchmarkFixture, request: pytest.FixtureRequest, environme
         peak = peak_bytes(call, device)
         output = benchmark(call)
         rates = request.getfixturevalue("rates")
+        assert benchmark.stats is not None
         data = benchmark.stats.stats.data
         fifths = statistics.quantiles(data, n=5) if len(data) > 1 else data * 4
         floor_s = max(num_bytes / rates["bytes_per_s"], num_operations / rates["operations_per_s"])

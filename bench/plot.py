@@ -21,17 +21,18 @@ UNITS = ("B", "kB", "MB", "GB")
 
 INTRODUCTION = """# Benchmarks
 
-Drawn by `bench/plot.py` from `bench/results/`; `make bench` measures, keeps and redraws, `make bench-compare` measures and
-fails where a median is more than 10 % above the kept one of the same machine.
+Drawn by `bench/plot.py` from `bench/results/`; `make bench` measures, keeps and redraws, `make bench-compare`
+measures and fails where a median is more than 10 % above the kept one of the same machine.
 
-* Times are medians over the rounds (and the least); ratios divide the median of `eager` in the same run by the row's, so above
-  1 is faster than eager. `compiled` is the eager definition under `torch.compile`; other names are what one would use
-  without the op. Every result is asserted against the eager one after timing.
+* Times are medians over the rounds (and the least). Ratios divide the median of `eager` in the same run by the row's:
+  above 1 is faster than eager. `compiled` is the eager definition under `torch.compile`; other names are what one would
+  use without the op. Every result is asserted against the eager one after timing.
 * % of floor: the time in which this machine moves the call's bytes once (arguments and results, at the rate of one
   large `copy_`, reads and writes counted) or does its operations (at the rate of a float32 2048 x 2048 x 2048 product),
-  whichever is longer, over the median. Look-ups are no operations, an exponential is one; data in the cache can pass 100.
+  whichever is longer, over the median. Look-ups are no operations, an exponential is one. Data in the cache can pass
+  100.
 * Peak memory: what one call adds to the process's resident pages (on a GPU: to torch's allocations), to some 100 kB.
-* First call: with compilation, for `compiled`; without waiting for an earlier size's kernels to load.
+* First call: for `compiled` with compilation, which may find parts in the cache on disk.
 """
 
 
@@ -71,12 +72,14 @@ def section(run: dict[str, Any], groups: Groups) -> str:
         "",
         f"![Time against size](benchmarks/{name}-curves.png)",
         "",
-        "| op | size | device | backend | median ms | least ms | times eager | % of floor | peak memory | first call s |",
+        "| op | size | device | backend | median ms | least ms | times eager | % of floor | memory | first call s |",
         "|---|---|---|---|---:|---:|---:|---:|---:|---:|",
     ]
     for group, backends in groups.items():
         for backend, record in backends.items():
-            lines.append("| " + " | ".join([*group.split("/"), backend, *_figures(record, ratio(backends, backend))]) + " |")
+            lines.append(
+                "| " + " | ".join([*group.split("/"), backend, *_figures(record, ratio(backends, backend))]) + " |"
+            )
     return "\n".join(lines) + "\n"
 
 
@@ -163,7 +166,9 @@ def draw_curves(groups: Groups, title: str, path: Path) -> None:
         axes.set_title(op, fontsize=10)
     for axes in figure.axes[len(panels) :]:
         axes.remove()
-    handles = {label: handle for axes in figure.axes for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    handles = {
+        label: handle for axes in figure.axes for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
     figure.legend(handles.values(), handles, loc="outside lower center", ncols=len(handles), frameon=False)
     figure.suptitle(title, fontsize=10)
     figure.savefig(path, dpi=120)
@@ -176,7 +181,9 @@ def _draw_curve(axes: "Axes", points: list[tuple[str, int, dict[str, Record]]]) 
         color = COLORS.get(backend, RIVAL)
         medians = [1e3 * r["stats"]["median"] for r in records]
         axes.plot(values, medians, marker=MARKERS.get(backend, "v"), markersize=4, color=color, label=backend)
-        low, high = ([1e3 * r["extra_info"].get(key, r["stats"]["median"]) for r in records] for key in ("p20_s", "p80_s"))
+        low, high = (
+            [1e3 * r["extra_info"].get(key, r["stats"]["median"]) for r in records] for key in ("p20_s", "p80_s")
+        )
         axes.fill_between(values, low, high, color=color, alpha=0.2, linewidth=0)
     axes.set_xscale("log")
     axes.set_yscale("log")
