@@ -7,6 +7,7 @@ cores; without, it stops at 10^5.
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,7 @@ def prepare(log: str | Path, items: str | Path, out: str | Path) -> Dataset:
     return dataset
 
 
+@pytest.mark.benchmark(timer=time.perf_counter)
 @pytest.mark.parametrize("size", SIZES)
 def bench_prepare(size: int, benchmark: BenchmarkFixture, environment: dict[str, Any], tmp_path: Path) -> None:
     """One run in a process of its own, so that its peak memory is its own."""

@@ -41,7 +41,7 @@ def pytest_benchmark_update_commit_info(commit_info: dict[str, Any]) -> None:
 
 def pytest_benchmark_update_json(output_json: dict[str, Any]) -> None:
     for record in output_json["benchmarks"]:
-        del record["options"]
+        record["extra_info"]["timer"] = record.pop("options")["timer"]
 
 
 @pytest.fixture(scope="session")
@@ -64,9 +64,10 @@ def environment() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
-def rates(device: str) -> dict[str, float]:
+def rates(device: str, request: pytest.FixtureRequest) -> dict[str, float]:
     """What this machine can do, measured once: the floor of a call is its bytes and operations at these rates."""
-    return {"bytes_per_s": copy_bandwidth(device), "operations_per_s": operation_rate(device)}
+    timer = request.config._benchmarksession.options["timer"].target  # type: ignore[attr-defined]
+    return {"bytes_per_s": copy_bandwidth(device, timer), "operations_per_s": operation_rate(device, timer)}
 
 
 @pytest.fixture

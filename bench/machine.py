@@ -3,7 +3,6 @@
 import ctypes
 import os
 import re
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,8 @@ from typing import Any
 import torch
 
 __all__ = ["copy_bandwidth", "cpu_name", "machine_name", "operation_rate", "peak_bytes", "synchronized"]
+
+Timer = Callable[[], float]
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -39,24 +40,24 @@ def synchronized(function: Callable[[], Any], device: str) -> Callable[[], Any]:
     return run if device == "cuda" else function
 
 
-def copy_bandwidth(device: str) -> float:
+def copy_bandwidth(device: str, timer: Timer) -> float:
     """Bytes per second, read and written, of one large `Tensor.copy_`."""
     source, target = torch.ones(2, 1 << 26, device=device)
-    return 2 * source.nbytes / _least_seconds(lambda: target.copy_(source), device)
+    return 2 * source.nbytes / _least_seconds(lambda: target.copy_(source), device, timer)
 
 
-def operation_rate(device: str) -> float:
+def operation_rate(device: str, timer: Timer) -> float:
     """Multiplications and additions per second of a float32 product of 2048 x 2048 matrices."""
     left, right = torch.ones(2, 2048, 2048, device=device)
-    return 2 * 2048**3 / _least_seconds(lambda: left @ right, device)
+    return 2 * 2048**3 / _least_seconds(lambda: left @ right, device, timer)
 
 
-def _least_seconds(function: Callable[[], Any], device: str) -> float:
+def _least_seconds(function: Callable[[], Any], device: str, timer: Timer) -> float:
     run, seconds = synchronized(function, device), []
     for _ in range(10):
-        began = time.perf_counter()
+        began = timer()
         run()
-        seconds.append(time.perf_counter() - began)
+        seconds.append(timer() - began)
     return min(seconds)
 
 

@@ -27,6 +27,7 @@ measures and fails where a median is more than 10 % above the kept one of the sa
 * Times are medians over the rounds (and the least). Ratios divide the median of `eager` in the same run by the row's:
   above 1 is faster than eager. `compiled` is the eager definition under `torch.compile`; other names are what one would
   use without the op. Every result is asserted against the eager one after timing.
+* Other work beside a run makes times noisy: see its load. The timer `process_time` counts what the process itself takes.
 * % of floor: the time in which this machine moves the call's bytes once (arguments and results, at the rate of one
   large `copy_`, reads and writes counted) or does its operations (at the rate of a float32 2048 x 2048 x 2048 product),
   whichever is longer, over the median. Look-ups are no operations, an exponential is one. Data in the cache can pass
@@ -65,7 +66,7 @@ def section(run: dict[str, Any], groups: Groups) -> str:
         "",
         f"{machine['cpu']}, {machine['cores']} cores, {machine.get('gpu', 'no GPU')}; commit {first['commit']}, "
         f"{run['datetime'][:10]}, Python {first['python']}, torch {first['torch']}, {first['threads']} thread(s). "
-        f"Load of the last minute when the run began: {first['load']} (other work beside it makes times noisy). "
+        f"Timer: {first['timer']}. Load of the last minute when the run began: {first['load']}. "
         f"Rates: {rates['bytes_per_s'] / 1e9:.1f} GB/s copied, {rates['operations_per_s'] / 1e9:.0f} GFLOP/s.",
         "",
         f"![How many times faster than eager](benchmarks/{name}-ratios.png)",
