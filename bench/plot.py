@@ -27,7 +27,7 @@ measures and fails where a median is more than 10 % above the kept one of the sa
 * Times are medians over the rounds (and the least). Ratios divide the median of `eager` in the same run by the row's:
   above 1 is faster than eager. `compiled` is the eager definition under `torch.compile`; other names are what one would
   use without the op. Every result is asserted against the eager one after timing.
-* Other work beside a run makes times noisy: see its load. The timer `process_time` counts what the process itself takes.
+* Other work beside a run makes times noisy: see its load. Timer `process_time` counts what the process itself takes.
 * % of floor: the time in which this machine moves the call's bytes once (arguments and results, at the rate of one
   large `copy_`, reads and writes counted) or does its operations (at the rate of a float32 2048 x 2048 x 2048 product),
   whichever is longer, over the median. Look-ups are no operations, an exponential is one. Data in the cache can pass
