@@ -30,8 +30,8 @@ measures and fails where a median is more than 10 % above the kept one of the sa
 * Other work beside a run makes times noisy: see its load. Timer `process_time` counts what the process itself takes.
 * % of floor: the time in which this machine moves the call's bytes once (arguments and results, at the rate of one
   large `copy_`, reads and writes counted) or does its operations (at the rate of a float32 2048 x 2048 x 2048 product),
-  whichever is longer, over the median. Look-ups are no operations, an exponential is one. Data in the cache can pass
-  100.
+  whichever is longer, over the median. Look-ups are no operations, an exponential is one. Data in the cache and
+  products in bfloat16 can pass 100.
 * Peak memory: what one call adds to the process's resident pages (on a GPU: to torch's allocations), to some 100 kB.
 * First call: for `compiled` with compilation, which may find parts in the cache on disk.
 """
