@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export REG4REC_DATA ?= $(wildcard ../shared/data)
 
-.PHONY: setup demo test test-gpu bench lint format clean
+.PHONY: setup demo test test-gpu bench bench-compare sanitize sanitize-threads lint format clean
 
 setup: $(VENV)/.ready
 
@@ -27,8 +27,35 @@ test-gpu:
 	$(PYTHON) -m pytest -m gpu $(GPU_TESTS)
 	compute-sanitizer --error-exitcode 1 $(PYTHON) -m pytest -q -m gpu -k cuda $(GPU_TESTS)
 
+# Results of this machine stand in bench/results/<machine>, the newest is compared with and drawn. On a busy machine
+# OMP_NUM_THREADS=1 and TIMER=time.process_time (of all threads) leave out what other work takes.
+TIMER ?= time.perf_counter
+BENCH := -m pytest bench -q --benchmark-storage=file://bench/results --benchmark-columns=min,median,rounds \
+  --benchmark-timer=$(TIMER) --benchmark-max-time=0.5 --benchmark-min-rounds=3
 bench: setup
-	$(BIN)/python -m pytest bench
+	$(BIN)/python $(BENCH) --benchmark-save=$$(git rev-parse --short HEAD)
+	$(BIN)/python bench/plot.py
+
+bench-compare: setup
+	$(BIN)/python $(BENCH) --benchmark-compare --benchmark-compare-fail=median:10%
+
+# The pool under ThreadSanitizer, the C++ ops under AddressSanitizer and UndefinedBehaviorSanitizer.
+SANITIZED := $(BIN)/cmake -S . -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja -DCMAKE_BUILD_TYPE=Release \
+  -DPython_EXECUTABLE=$(abspath $(BIN))/python -Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir) -DREG4REC_CUDA=OFF
+PRELOAD = $(shell $(CXX) -print-file-name=libasan.so) $(shell $(CXX) -print-file-name=libstdc++.so)
+CPP_TESTS := tests/ops/test_ops.py tests/ops/test_js_divergence.py tests/ops/test_item_topk.py \
+  tests/ops/test_mpq_quantize.py tests/ops/test_beam_step_cpp.py
+sanitize: sanitize-threads
+	$(SANITIZED) -B build/address -DREG4REC_SANITIZE=address
+	$(BIN)/cmake --build build/address
+	LD_PRELOAD="$(PRELOAD)" ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 $(BIN)/python -c \
+	  "import sys, pytest, reg4rec; reg4rec.__path__.insert(0, 'build/address'); sys.exit(pytest.main(sys.argv[1:]))" \
+	  -q -s -k "not triton" $(CPP_TESTS)
+
+sanitize-threads: setup
+	$(SANITIZED) -B build/thread -DREG4REC_SANITIZE=thread
+	$(BIN)/cmake --build build/thread --target threads_stress
+	build/thread/threads_stress
 
 lint: setup
 	$(BIN)/ruff check .

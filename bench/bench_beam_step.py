@@ -3,17 +3,19 @@
 In the group of `bench_ops.py`'s `beam_step`, so that `pytest bench/ -k beam_step` shows them side by side.
 """
 
+import functools
 from collections import defaultdict
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from bench.bench_ops import arguments, expected, num_bytes, operations
+from bench.conftest import Timed
 from reg4rec import ops
 from reg4rec.kernels.beam_step.reference import prune_paths
-from tests.ops.cases import CASES, inputs
+from tests.ops.cases import CASES
 
 PrefixFunction = Callable[[int, list[int]], list[int]]
 
@@ -72,12 +74,12 @@ def hooked_step(
 
 
 @pytest.mark.parametrize("size", CASES["beam_step"].bench)
-def bench_beam_step_with_a_prefix_function(benchmark: Any, size: str, environment: dict[str, Any]) -> None:
-    args = inputs("beam_step", CASES["beam_step"].bench[size])
+def bench_beam_step_with_a_prefix_function(timed: Timed, size: str) -> None:
+    args = arguments("beam_step", size, "cpu")
     *tensors, index, num_beams, num_spares, threshold, exclude_BX, _ = args
     allowed_tokens = prefix_function(index, exclude_BX)
-    benchmark.group = f"beam_step/{size}/cpu"
-    found = benchmark(hooked_step, allowed_tokens, *tensors, num_beams, num_spares, threshold)
-    benchmark.extra_info.update(environment, backend="prefix function")
-    expected = [row.tolist() for row in ops.beam_step(*args)[:2]]
-    assert found == tuple(expected)
+    right = expected("beam_step", size, "cpu")
+    call = (allowed_tokens, *tensors, num_beams, num_spares, threshold)
+    moved, work = num_bytes(args, right), operations("beam_step", CASES["beam_step"].bench[size])
+    found = timed(functools.partial(hooked_step, *call), f"beam_step/{size}/cpu", "prefix function", moved, work)
+    assert found == tuple(row.tolist() for row in right[:2])

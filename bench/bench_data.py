@@ -7,15 +7,17 @@ cores; without, it stops at 10^5.
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from reg4rec.data import Dataset, load_dataset, read_interactions
+
+pl = pytest.importorskip("polars")
 
 SIZES = (100_000, 1_000_000, 10_000_000)
 MIN_INTERACTIONS = 2
@@ -61,6 +63,7 @@ def prepare(log: str | Path, items: str | Path, out: str | Path) -> Dataset:
     return dataset
 
 
+@pytest.mark.benchmark(timer=time.perf_counter)
 @pytest.mark.parametrize("size", SIZES)
 def bench_prepare(size: int, benchmark: BenchmarkFixture, environment: dict[str, Any], tmp_path: Path) -> None:
     """One run in a process of its own, so that its peak memory is its own."""
@@ -76,10 +79,13 @@ def bench_prepare(size: int, benchmark: BenchmarkFixture, environment: dict[str,
         done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1])
         figures[:] = map(float, done.stdout.split())
 
-    benchmark.group = "data/prepare"
+    benchmark.group = f"prepare/interactions={size}/cpu"
     benchmark.pedantic(run, rounds=1)
     seconds, peak = figures
-    benchmark.extra_info.update(environment, interactions=size, seconds=round(seconds, 2), peak_bytes=int(peak))
+    files = log.stat().st_size + items.stat().st_size
+    benchmark.extra_info.update(
+        environment, backend="polars", bytes=files, seconds=round(seconds, 2), peak_bytes=int(peak)
+    )
     dataset = load_dataset(out)
     assert 0.9 * size < len(dataset.sequences.items) <= size
     assert dataset.card["split"]["test_targets"] > 0

@@ -1,42 +1,82 @@
 """Every op on every backend of this machine, in groups `<op>/<size>/<device>`; the result is asserted after timing.
 
-`pytest bench/` times, `pytest bench/ --benchmark-disable` runs each once. Interpreted kernels are never timed.
+`compiled` is the eager definition under `torch.compile`. `pytest bench/` times, `pytest bench/ --benchmark-disable`
+runs each once, without compiling. Interpreted kernels are never timed.
 """
 
+import functools
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
 import torch
+from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 
+from bench.conftest import Timed
 from reg4rec import ops
 from reg4rec.kernels.dispatch import all_ops
 from reg4rec.kernels.machine import machine_problem
-from tests.ops.cases import CASES, Case, as_tuple, inputs, truth
+from tests.ops.cases import CASES, Sizes, as_tuple, inputs
 
 Args = tuple[Any, ...]
 
+CURVES: dict[str, tuple[str, int, Sizes]] = {
+    "js_divergence": ("rows", 0, (20, 160, 1280, 10_240)),
+    "mpq_quantize": ("rows", 0, (1, 64, 512, 4096, 16_384)),
+    "mpq_quantize_fused": ("rows", 0, (1, 64, 512, 4096)),
+    "beam_step": ("items", 4, (1000, 10_000, 100_000)),
+    "item_topk": ("items", 3, (1000, 10_000, 100_000, 1_000_000)),
+    "fp8_linear": ("rows", 0, (16, 128, 1024, 8192)),
+    "token_cross_entropy": ("rows", 0, (64, 512, 4000, 16_000)),
+}
+"""Along one axis of an op's first size: its name, its place, its values."""
 
-def variants(names: Iterable[str]) -> list[Any]:
+
+def _sizes(name: str) -> dict[str, Sizes]:
+    axis, at, values = CURVES[name]
+    first = next(iter(CASES[name].bench.values()))
+    return CASES[name].bench | {f"{axis}={v}": (*first[:at], v, *first[at + 1 :]) for v in values}
+
+
+def _variants(names: Iterable[str], sizes: Callable[[str], Iterable[str]], also: Iterable[str] = ()) -> list[Any]:
     return [
         pytest.param(name, size, backend, id=f"{name}-{size}-{backend}")
         for name in names
-        for size in CASES[name].bench
-        for backend in all_ops()[name].backends
+        for size in sizes(name)
+        for backend in (*all_ops()[name].backends, *(also if "=" not in size else ()))
     ]
 
 
-@pytest.fixture
-def prepared(name: str, size: str, backend: str, device: str) -> Args:
-    """The op's arguments on the device; skips what this machine or this call cannot run."""
-    if (problem := machine_problem(backend)) is not None:
-        pytest.skip(problem)
-    args = tuple(_move(a, device) for a in inputs(name, CASES[name].bench[size]))
-    choice = ops.which(name, *args)
-    if choice.reasons[backend] not in ("chosen", f"{choice.backend} comes first"):
-        pytest.skip(choice.reasons[backend])
-    return args
+def operations(name: str, sizes: Sizes) -> int:
+    """Multiplications, additions, exponentials and logarithms of the plain formula; look-ups are none."""
+    if name == "js_divergence":
+        rows, classes = sizes
+        return 20 * rows * classes
+    if name == "item_topk":
+        users, books, _, items, _ = sizes
+        return users * books * items
+    if name == "beam_step":
+        batch, paths, books, codes, _ = sizes
+        return 5 * batch * paths * books * codes
+    if name == "fp8_linear":
+        rows, out, width = sizes
+        return 2 * rows * out * width
+    rows, books, codes, width, *hidden = sizes
+    if name == "token_cross_entropy":  # of a row about half the codebooks are open
+        return (2 * width + 3) * rows * books * codes // 2
+    return 2 * rows * books * width * (codes + sum(hidden))
+
+
+@functools.lru_cache(1)
+def arguments(name: str, size: str, device: str) -> Args:
+    return tuple(_move(a, device) for a in inputs(name, _sizes(name)[size]))
+
+
+@functools.lru_cache(1)
+def expected(name: str, size: str, device: str) -> tuple[Tensor, ...]:
+    with ops.use_backend("eager"):
+        return as_tuple(getattr(ops, name)(*arguments(name, size, device)))
 
 
 def _move(value: Any, device: str) -> Any:
@@ -45,64 +85,71 @@ def _move(value: Any, device: str) -> Any:
     return value.to(device) if isinstance(value, Tensor) else value
 
 
-def _bytes(*groups: tuple[Any, ...]) -> int:
+def num_bytes(*groups: tuple[Any, ...]) -> int:
     """The bytes of all tensors among arguments and results: what has to move at least once."""
     flat = [one for group in groups for value in group for one in (value if isinstance(value, tuple) else (value,))]
-    return sum(one.numel() * one.element_size() for one in flat if isinstance(one, Tensor))
+    return sum(one.nbytes for one in flat if isinstance(one, Tensor))
 
 
-def _synchronized(function: Callable[[], Any], device: str) -> Callable[[], Any]:
+def _on(backend: str, function: Callable[..., Any], *args: Any) -> Callable[[], Any]:
     def run() -> Any:
-        output = function()
-        torch.cuda.synchronize()
-        return output
+        with ops.use_backend(backend):
+            return function(*args)
 
-    return run if device == "cuda" else function
-
-
-def _assert_right(name: str, args: tuple[Any, ...], found: tuple[Tensor, ...]) -> None:
-    """Integers equal the fp64 result; floats err at most twice as much as eager, plus one rounding."""
-    args = tuple(_move(a, "cpu") for a in args)
-    with ops.use_backend("eager"):
-        eager = as_tuple(getattr(ops, name)(*args))
-    for one, plain, exact in zip(found, eager, truth(name, args), strict=True):
-        if not exact.is_floating_point():
-            assert torch.equal(one.cpu(), exact)
-            continue
-        there = exact.isfinite()
-        exact, one, plain = exact[there], one.detach().cpu()[there].double(), plain.detach()[there].double()
-        rounding = torch.finfo(torch.float32).eps * float(exact.abs().max())
-        assert (one - exact).abs().max() <= 2 * (plain - exact).abs().max() + rounding
+    return run
 
 
-@pytest.mark.parametrize(("name", "size", "backend"), variants(CASES))
-def bench_forward(
-    benchmark: Any, name: str, size: str, backend: str, device: str, environment: dict[str, Any], prepared: Args
-) -> None:
-    benchmark.group = f"{name}/{size}/{device}"
-    with ops.use_backend(backend):
-        output = as_tuple(benchmark(_synchronized(lambda: getattr(ops, name)(*prepared), device)))
-    benchmark.extra_info.update(environment, backend=backend, bytes=_bytes(prepared, output))
-    _assert_right(name, prepared, output)
+@pytest.fixture
+def args(name: str, size: str, backend: str, device: str, benchmark: BenchmarkFixture) -> Args:
+    """The op's arguments on the device; skips what this machine or this call cannot run."""
+    if backend == "compiled":
+        if benchmark.disabled:
+            pytest.skip("compiling takes longer than all benches once")
+        return arguments(name, size, device)
+    if (problem := machine_problem(backend)) is not None:
+        pytest.skip(problem)
+    args = arguments(name, size, device)
+    choice = ops.which(name, *args)
+    if choice.reasons[backend] not in ("chosen", f"{choice.backend} comes first"):
+        pytest.skip(choice.reasons[backend])
+    return args
 
 
-@pytest.mark.parametrize(("name", "size", "backend"), variants(n for n, case in CASES.items() if case.gradients))
-def bench_training(
-    benchmark: Any, name: str, size: str, backend: str, device: str, environment: dict[str, Any], prepared: Args
-) -> None:
+@pytest.mark.parametrize(("name", "size", "backend"), _variants(CASES, _sizes, ["compiled"]))
+def bench_forward(timed: Timed, name: str, size: str, backend: str, device: str, args: Args) -> None:
+    call: Callable[[], Any]
+    if backend == "compiled":
+        torch.compiler.reset()
+        op = all_ops()[name]
+        call = functools.partial(torch.compile(op.reference), *op.check(*args))
+    else:
+        call = _on(backend, getattr(ops, name), *args)
+    right = expected(name, size, device)
+    moved, work = num_bytes(args, right), operations(name, _sizes(name)[size])
+    found = as_tuple(timed(call, f"{name}/{size}/{device}", backend, moved, work, device))
+    for one, other in zip(found, right, strict=False):  # a definition may return more than the public function
+        if other.is_floating_point():
+            torch.testing.assert_close(one, other)
+        else:
+            assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "backend"),
+    _variants((n for n, case in CASES.items() if case.gradients), lambda name: CASES[name].bench),
+)
+def bench_training(timed: Timed, name: str, size: str, backend: str, device: str, args: Args) -> None:
     """Forward and backward; the gradients are asserted against those of the eager backend."""
-    case: Case = CASES[name]
-    args = tuple(a.detach().requires_grad_() if i in case.gradients else a for i, a in enumerate(prepared))
+    case = CASES[name]
+    leaves = tuple(a.detach().requires_grad_() if i in case.gradients else a for i, a in enumerate(args))
 
     def step() -> tuple[Tensor, ...]:
-        outputs = as_tuple(getattr(ops, name)(*args))
+        outputs = as_tuple(getattr(ops, name)(*leaves))
         total = torch.stack([one.sum() for one in outputs if one.is_floating_point()]).sum()
-        return torch.autograd.grad(total, [args[at] for at in case.gradients])
+        return torch.autograd.grad(total, [leaves[at] for at in case.gradients])
 
-    benchmark.group = f"{name}+backward/{size}/{device}"
-    with ops.use_backend(backend):
-        found = benchmark(_synchronized(step, device))
-    benchmark.extra_info.update(environment, backend=backend, bytes=_bytes(prepared, found))
-    with ops.use_backend("eager"):
-        expected = step()
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    right = _on("eager", step)()
+    factor = 1 if name.startswith("mpq") else 3  # straight-through: the codewords are searched once
+    moved, work = num_bytes(args, right), factor * operations(name, case.bench[size])
+    found = timed(_on(backend, step), f"{name}+backward/{size}/{device}", backend, moved, work, device)
+    torch.testing.assert_close(found, right, rtol=1e-4, atol=1e-5)

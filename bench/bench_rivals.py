@@ -1,4 +1,4 @@
-"""The ops beside what one would use without them, in groups `<op>/<size>/rivals`; results are asserted after it.
+"""What one would use without the ops, in the groups of `bench_ops.py`; results are asserted against eager ones.
 
 faiss is no dependency: its rows are skipped where it is not installed (`pip install faiss-cpu`).
 """
@@ -9,18 +9,15 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+from torch.nn.functional import cross_entropy, linear
 
-from reg4rec import ops
-from reg4rec.kernels.machine import machine_problem, native_problem
-from tests.ops.cases import inputs
+from bench.bench_ops import Args, arguments, expected, num_bytes, operations
+from bench.conftest import Timed
+from reg4rec.kernels.fp8_linear.reference import E4M3, quantize_tensorwise
+from tests.ops.cases import CASES
 
-needs_extension = pytest.mark.skipif(native_problem() is not None, reason="needs the extension")
-
-SEARCHES = {"64q-1M-M4-K256": (64, 1_000_000, 4, 256, 50), "8q-100k-M4-K256": (8, 100_000, 4, 256, 20)}
-LINEARS = {"512x256x512": (512, 256, 512), "4096x4096x4096": (4096, 4096, 4096)}
-ENTROPIES = {"T8192-M4-K256-D256": (8192, 4, 256, 256)}
-QUANTIZERS = {"N4096-M4-K256-E64": (4096, 4, 256, 64), "N4096-M8-K1024-E128": (4096, 8, 1024, 128)}
+Call = Callable[[], Any]
+Right = tuple[Tensor, ...]
 
 
 def _faiss() -> Any:
@@ -29,148 +26,128 @@ def _faiss() -> Any:
     return faiss
 
 
-def _on(backend: str, function: Callable[..., Any], *args: Any) -> Callable[[], Any]:
-    def run() -> Any:
-        with ops.use_backend(backend):
-            return function(*args)
-
-    return run
-
-
-def _product_search(queries_BV: Tensor, words_MKE: Tensor, codes_IM: Tensor, k: int) -> Callable[[], Any]:
-    """faiss on the same codes: its tables are the inner products of the queries and the codewords."""
+def index_pq(table_BMK: Tensor, codes_IM: Tensor, k: int, exclude_BX: Tensor) -> Call:
+    """User b is the unit vector b in every sub-space: its inner products with the codewords are its table."""
     faiss = _faiss()
-    index = faiss.IndexPQ(queries_BV.shape[1], len(words_MKE), 8, faiss.METRIC_INNER_PRODUCT)
-    faiss.copy_array_to_vector(words_MKE.flatten().numpy(), index.pq.centroids)
+    users, books, _ = table_BMK.shape
+    index = faiss.IndexPQ(users * books, books, 8, faiss.METRIC_INNER_PRODUCT)
+    faiss.copy_array_to_vector(table_BMK.permute(1, 2, 0).flatten().numpy(), index.pq.centroids)
     faiss.copy_array_to_vector(codes_IM.to(torch.uint8).flatten().numpy(), index.codes)
     index.ntotal, index.is_trained = len(codes_IM), True
-    return lambda: tuple(map(torch.from_numpy, index.search(queries_BV.numpy(), k)))
+    queries = torch.eye(users).repeat(1, books).numpy()
+    return lambda: tuple(map(torch.from_numpy, index.search(queries, k + exclude_BX.shape[1])))
 
 
-@needs_extension
-@pytest.mark.parametrize("rival", ["cpp", "eager", "faiss IndexPQ"])
-@pytest.mark.parametrize("size", SEARCHES)
-def bench_item_topk(benchmark: Any, size: str, rival: str, environment: dict[str, Any]) -> None:
-    users, items, books, codes, k = SEARCHES[size]
-    g = torch.Generator().manual_seed(0)
-    queries_BME, words_MKE = torch.randn(users, books, 8, generator=g), torch.randn(books, codes, 8, generator=g)
-    codes_IM = torch.randint(codes, (items, books), generator=g, dtype=torch.int32)
-    table_BMK = torch.einsum("bme,mke->bmk", queries_BME, words_MKE)
-    if rival == "faiss IndexPQ":
-        run = _product_search(queries_BME.flatten(1), words_MKE, codes_IM, k)
-    else:
-        run = _on(rival, ops.item_topk, table_BMK, codes_IM, k)
-    benchmark.group = f"item_topk/{size}/rivals"
-    benchmark.extra_info.update(environment)
-    scores_BN, items_BN = benchmark(run)
-    expected_BN, order_BN = _on("eager", ops.item_topk, table_BMK, codes_IM, k)()
-    torch.testing.assert_close(scores_BN, expected_BN)
-    assert rival == "faiss IndexPQ" or torch.equal(items_BN, order_BN)
+def cdist(latents_BME: Tensor, codebooks_MKE: Tensor, gate_BM: Tensor) -> Call:
+    return lambda: _mixed(torch.cdist(latents_BME.transpose(0, 1), codebooks_MKE).argmin(-1).T, codebooks_MKE, gate_BM)
 
 
-def _nearest_by_cdist(latents_BME: Tensor, codebooks_MKE: Tensor) -> Tensor:
-    return torch.cdist(latents_BME.transpose(0, 1), codebooks_MKE).argmin(-1).T
+def baddbmm(latents_BME: Tensor, codebooks_MKE: Tensor, gate_BM: Tensor) -> Call:
+    def nearest() -> Tensor:
+        half_M1K = 0.5 * codebooks_MKE.square().sum(-1).unsqueeze(1)
+        return torch.baddbmm(half_M1K, latents_BME.transpose(0, 1), codebooks_MKE.mT, alpha=-1).argmin(-1).T
+
+    return lambda: _mixed(nearest(), codebooks_MKE, gate_BM)
 
 
-def _nearest_by_product(latents_BME: Tensor, codebooks_MKE: Tensor) -> Tensor:
-    half_M1K = 0.5 * codebooks_MKE.square().sum(-1).unsqueeze(1)
-    return torch.baddbmm(half_M1K, latents_BME.transpose(0, 1), codebooks_MKE.mT, alpha=-1).argmin(-1).T
-
-
-def _nearest_by_faiss(latents_BME: Tensor, codebooks_MKE: Tensor) -> Tensor:
+def index_flat(latents_BME: Tensor, codebooks_MKE: Tensor, gate_BM: Tensor) -> Call:
     faiss = _faiss()
-    columns = []
-    for book, words_KE in enumerate(codebooks_MKE):
-        index = faiss.IndexFlatL2(words_KE.shape[1])
+    indexes = [faiss.IndexFlatL2(codebooks_MKE.shape[2]) for _ in codebooks_MKE]
+    for index, words_KE in zip(indexes, codebooks_MKE, strict=True):
         index.add(words_KE.numpy())
-        columns.append(torch.from_numpy(index.search(latents_BME[:, book].contiguous().numpy(), 1)[1][:, 0]))
-    return torch.stack(columns, 1)
+
+    def nearest() -> Tensor:
+        rows_MBE = latents_BME.transpose(0, 1).contiguous().numpy()
+        found = [index.search(rows_BE, 1)[1] for index, rows_BE in zip(indexes, rows_MBE, strict=True)]
+        return torch.cat([torch.from_numpy(ids_B1) for ids_B1 in found], 1)
+
+    return lambda: _mixed(nearest(), codebooks_MKE, gate_BM)
 
 
-def _mixed(nearest: Callable[[Tensor, Tensor], Tensor], args: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-    latents_BME, codebooks_MKE, gate_BM = args
-    ids_BM = nearest(latents_BME, codebooks_MKE)
-    mixed_BE = torch.zeros(len(ids_BM), codebooks_MKE.shape[2])
+def _mixed(ids_BM: Tensor, codebooks_MKE: Tensor, gate_BM: Tensor) -> tuple[Tensor, Tensor]:
+    mixed_BE = torch.zeros(len(ids_BM), codebooks_MKE.shape[2], device=ids_BM.device)
     for book, words_KE in enumerate(codebooks_MKE):
         mixed_BE += gate_BM[:, book, None] * words_KE[ids_BM[:, book]]
     return ids_BM, mixed_BE
 
 
-RIVALS = {"cdist": _nearest_by_cdist, "baddbmm": _nearest_by_product, "faiss IndexFlatL2": _nearest_by_faiss}
+def scaled_mm(x_TD: Tensor, weight_OD: Tensor, bias_O: Tensor) -> Call:
+    def run() -> Tensor:
+        (x8_TD, x_scale), (weight8_OD, scale) = quantize_tensorwise(x_TD, E4M3), quantize_tensorwise(weight_OD, E4M3)
+        return torch._scaled_mm(x8_TD, weight8_OD.T, scale_a=x_scale, scale_b=scale, out_dtype=x_TD.dtype) + bias_O
+
+    return run
 
 
-@needs_extension
-@pytest.mark.parametrize("rival", ["cpp", "eager", *RIVALS])
-@pytest.mark.parametrize("size", QUANTIZERS)
-def bench_mpq_quantize(benchmark: Any, size: str, rival: str, environment: dict[str, Any]) -> None:
-    rows, books, codes, width = QUANTIZERS[size]
-    g = torch.Generator().manual_seed(0)
-    args = (
-        torch.randn(rows, books, width, generator=g),
-        torch.randn(books, codes, width, generator=g),
-        torch.rand(rows, books, generator=g),
-    )
-    benchmark.group = f"mpq_quantize/{size}/rivals"
-    benchmark.extra_info.update(environment, flops=2 * rows * books * codes * width)
-    run = _on(rival, ops.mpq_quantize, *args) if rival in ("cpp", "eager") else lambda: _mixed(RIVALS[rival], args)
-    ids_BM, mixed_BE = benchmark(run)
-    expected_BM, expected_BE = _on("eager", ops.mpq_quantize, *args)()
-    if rival == "cpp":
-        assert torch.equal(ids_BM, expected_BM)
-        torch.testing.assert_close(mixed_BE, expected_BE)
-    else:  # without fp64 a near-tie may go the other way
-        assert (ids_BM == expected_BM).float().mean() > 0.999
+def linear_fp32(x_TD: Tensor, weight_OD: Tensor, bias_O: Tensor) -> Call:
+    return lambda: linear(x_TD, weight_OD, bias_O)
 
 
-def _step(rival: str, op: Callable[..., Tensor], args: tuple[Any, ...], num_wanted: int, device: str) -> Any:
-    """Forward and backward towards the first arguments; `rival` is a backend, or `op` is none of ours."""
-    if rival == "triton" and (problem := machine_problem(rival)) is not None:
-        pytest.skip(problem)
-    args = tuple(a.to(device) if isinstance(a, Tensor) else a for a in args)
-    wanted = [a.requires_grad_() for a in args[:num_wanted]]
-
-    def run() -> tuple[Tensor, ...]:
-        output = op(*args)
-        found = (output.detach(), *torch.autograd.grad(output.sum(), wanted))
-        if device == "cuda":
-            torch.cuda.synchronize()
-        return found
-
-    return _on(rival, run) if rival in ("triton", "eager") else run
+def linear_bf16(x_TD: Tensor, weight_OD: Tensor, bias_O: Tensor) -> Call:
+    x_TD, weight_OD, bias_O = (t.bfloat16() for t in (x_TD, weight_OD, bias_O))
+    return lambda: linear(x_TD, weight_OD, bias_O)
 
 
-@pytest.mark.parametrize("rival", ["triton", "eager", "bf16 F.linear"])
-@pytest.mark.parametrize("size", LINEARS)
-def bench_fp8_linear(benchmark: Any, size: str, rival: str, device: str, environment: dict[str, Any]) -> None:
-    """On a GPU, eager is `torch._scaled_mm` with its cast."""
-    rows, out, width = LINEARS[size]
-    if device == "cpu" and rows * out * width > 1 << 30:
-        pytest.skip("a size for GPUs")
-    args = inputs("fp8_linear", (rows, out, width), torch.bfloat16)
-    op = F.linear if rival == "bf16 F.linear" else ops.fp8_linear
-    benchmark.group = f"fp8_linear+backward/{size}/{device}/rivals"
-    benchmark.extra_info.update(environment, flops=6 * rows * out * width)
-    found = benchmark(_step(rival, op, args, 3, device))
-    for one, exact in zip(found, _step("F.linear", F.linear, args, 3, device)(), strict=True):
-        noise = (one - exact).float().square().sum().clamp_min(1e-30)
-        assert 10 * torch.log10(exact.float().square().sum() / noise) >= 18
+def whole_logits(hidden_TD: Tensor, weight_MKD: Tensor, ids_TM: Tensor, open_TM: Tensor, _: None) -> Call:
+    def run() -> Tensor:
+        logits_TMK = (hidden_TD @ weight_MKD.flatten(0, 1).T).unflatten(1, weight_MKD.shape[:2])
+        loss_TM = cross_entropy(logits_TMK.flatten(0, 1), ids_TM.flatten(), reduction="none").view(ids_TM.shape)
+        return (loss_TM * open_TM).sum(1) / open_TM.sum(1).clamp_min(1)
+
+    return run
 
 
-def _entropy_of_logits(hidden_TD: Tensor, weight_MKD: Tensor, ids_TM: Tensor, open_TM: Tensor, among: None) -> Tensor:
-    logits_TMK = torch.einsum("td,mkd->tmk", hidden_TD, weight_MKD)
-    loss_TM = F.cross_entropy(logits_TMK.flatten(0, 1).float(), ids_TM.flatten(), reduction="none").view(ids_TM.shape)
-    return (loss_TM * open_TM).sum(1) / open_TM.sum(1).clamp_min(1)
+def _nearly_all_equal(found: Any, right: Right, _: Args) -> None:
+    """Without fp64 a near-tie may go the other way."""
+    assert (found[0] == right[0]).float().mean() > 0.999
 
 
-@pytest.mark.parametrize("rival", ["triton", "eager", "logits, F.cross_entropy"])
-@pytest.mark.parametrize("size", ENTROPIES)
-def bench_token_cross_entropy(benchmark: Any, size: str, rival: str, device: str, environment: dict[str, Any]) -> None:
-    dtype = torch.bfloat16 if device == "cuda" else torch.float32
-    args = inputs("token_cross_entropy", ENTROPIES[size], dtype)
-    op = _entropy_of_logits if rival == "logits, F.cross_entropy" else ops.token_cross_entropy
-    benchmark.group = f"token_cross_entropy+backward/{size}/{device}/rivals"
-    benchmark.extra_info.update(environment)
-    found = benchmark(_step(rival, op, args, 2, device))
-    for one, other in zip(found, _step("eager", ops.token_cross_entropy, args, 2, device)(), strict=True):
-        scale = float(other.abs().max())
-        torch.testing.assert_close(one, other, rtol=0, atol=scale * (0.02 if device == "cuda" else 1e-5))
+def _same_scores(found: Any, right: Right, args: Args) -> None:
+    """The rival was asked for more, since it cannot leave out what is excluded."""
+    scores_BX, items_BX = found
+    gone_BX = (items_BX[:, :, None] == args[3][:, None]).any(2)
+    kept_BN = scores_BX.masked_fill(gone_BX, -torch.inf).sort(1, descending=True).values[:, : args[2]]
+    torch.testing.assert_close(kept_BN, right[0])
+
+
+def _close_to_fp8(found: Any, right: Right, _: Args) -> None:
+    """Two ways to round the factors, to at worst 2^-4 of them, are no further apart than that."""
+    assert (found.float() - right[0]).norm() < 2**-4 * right[0].norm()
+
+
+def _same_loss(found: Any, right: Right, _: Args) -> None:
+    torch.testing.assert_close(found, right[0])
+
+
+RIVALS: dict[str, tuple[str, Callable[..., Call], Callable[[Any, Right, Args], None]]] = {
+    "faiss IndexPQ": ("item_topk", index_pq, _same_scores),
+    "cdist": ("mpq_quantize", cdist, _nearly_all_equal),
+    "baddbmm": ("mpq_quantize", baddbmm, _nearly_all_equal),
+    "faiss IndexFlatL2": ("mpq_quantize", index_flat, _nearly_all_equal),
+    "torch._scaled_mm": ("fp8_linear", scaled_mm, _close_to_fp8),
+    "linear fp32": ("fp8_linear", linear_fp32, _close_to_fp8),
+    "linear bf16": ("fp8_linear", linear_bf16, _close_to_fp8),
+    "whole logits": ("token_cross_entropy", whole_logits, _same_loss),
+}
+"""Name -> the op, what prepares its call, what asserts the result."""
+
+VARIANTS = [
+    pytest.param(rival, size, id=f"{rival}-{size}")
+    for rival, (name, _, _) in RIVALS.items()
+    for size in CASES[name].bench
+]
+
+
+@pytest.mark.parametrize(("rival", "size"), VARIANTS)
+def bench_rival(timed: Timed, rival: str, size: str, device: str) -> None:
+    name, prepare, check = RIVALS[rival]
+    sizes = CASES[name].bench[size]
+    if rival.startswith("faiss") and device == "cuda":
+        pytest.skip("faiss-cpu searches on the CPU")
+    if rival == "faiss IndexPQ" and sizes[2] > 256:
+        pytest.skip("its codes have 8 bits")
+    if rival == "torch._scaled_mm" and device == "cpu":
+        pytest.skip("on the CPU torch multiplies fp8 in a plain loop, which takes seconds")
+    args, right = arguments(name, size, device), expected(name, size, device)
+    moved, work = num_bytes(args, right), operations(name, sizes)
+    check(timed(prepare(*args), f"{name}/{size}/{device}", rival, moved, work, device), right, args)

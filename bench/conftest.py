@@ -1,17 +1,47 @@
-"""What every benchmark record carries: versions, commit, threads, processor load; and one device for all."""
+"""One device for all benches, one fixture that times and records, and JSON that names the machine, not its host."""
 
 import os
 import platform
+import statistics
 import subprocess
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_benchmark.session
 import torch
+from pytest_benchmark.fixture import BenchmarkFixture
+
+from bench.machine import copy_bandwidth, cpu_name, machine_name, operation_rate, peak_bytes, synchronized
+
+Timed = Callable[..., Any]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure() -> None:
+    """Results of a machine stand in a folder of its name."""
+    pytest_benchmark.session.get_machine_id = machine_name
+
+
+def pytest_benchmark_generate_machine_info() -> dict[str, Any]:
+    info = {"machine": machine_name(), "cpu": cpu_name(), "cores": os.cpu_count(), "system": platform.system()}
+    return info | ({"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {})
+
+
+def pytest_benchmark_update_commit_info(commit_info: dict[str, Any]) -> None:
+    for key in ("project", "branch"):  # of the checkout, not of the code
+        del commit_info[key]
+
+
+def pytest_benchmark_update_json(output_json: dict[str, Any]) -> None:
+    for record in output_json["benchmarks"]:
+        record["extra_info"]["timer"] = record.pop("options")["timer"]
 
 
 @pytest.fixture(scope="session")
@@ -21,7 +51,7 @@ def device(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="session")
 def environment() -> dict[str, Any]:
-    """What a figure depends on besides the code."""
+    """What a figure depends on besides the code; the load is that of the last minute when the session began."""
     show = ["git", "rev-parse", "--short", "HEAD"]
     commit = subprocess.run(show, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
     return {
@@ -31,3 +61,51 @@ def environment() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "load": round(os.getloadavg()[0], 2),
     }
+
+
+@pytest.fixture(scope="session")
+def rates(device: str, request: pytest.FixtureRequest) -> dict[str, float]:
+    """What this machine can do, measured once: the floor of a call is its bytes and operations at these rates."""
+    timer = request.config._benchmarksession.options["timer"].target  # type: ignore[attr-defined]
+    return {"bytes_per_s": copy_bandwidth(device, timer), "operations_per_s": operation_rate(device, timer)}
+
+
+@pytest.fixture
+def timed(benchmark: BenchmarkFixture, request: pytest.FixtureRequest, environment: dict[str, Any]) -> Timed:
+    """timed(function, group, backend, num_bytes, num_operations, device) -> what the function returns.
+
+    Records what every bench carries: times of the first call and of 20, 50 and 80 % of the rounds, peak memory, and the
+    share of the floor, which is the time that the bytes (each moved once) or the operations take at this
+    machine's rates, whichever is longer.
+    """
+
+    def run(
+        function: Callable[[], Any], group: str, backend: str, num_bytes: int, num_operations: int, device: str = "cpu"
+    ) -> Any:
+        benchmark.group, call = group, synchronized(function, device)
+        if benchmark.disabled:
+            return benchmark(call)
+        began = time.perf_counter()
+        call()
+        first_s = time.perf_counter() - began
+        peak = peak_bytes(call, device)
+        output = benchmark(call)
+        rates = request.getfixturevalue("rates")
+        assert benchmark.stats is not None
+        data = benchmark.stats.stats.data
+        fifths = statistics.quantiles(data, n=5) if len(data) > 1 else data * 4
+        floor_s = max(num_bytes / rates["bytes_per_s"], num_operations / rates["operations_per_s"])
+        benchmark.extra_info.update(
+            environment | rates,
+            backend=backend,
+            bytes=num_bytes,
+            operations=num_operations,
+            percent_of_floor=round(100 * floor_s / statistics.median(data), 2),
+            peak_bytes=peak,
+            first_call_s=first_s,
+            p20_s=fifths[0],
+            p80_s=fifths[3],
+        )
+        return output
+
+    return run

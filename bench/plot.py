@@ -1,0 +1,211 @@
+"""Redraws docs/benchmarks.md and its pictures from the newest results of every machine: `python bench/plot.py`."""
+
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Record = dict[str, Any]
+Groups = dict[str, dict[str, Record]]
+"""group `<op>/<size>/<device>` -> backend -> what pytest-benchmark kept of it"""
+
+RESULTS = Path(__file__).parent / "results"
+DOCS = Path(__file__).parents[1] / "docs"
+COLORS = {"eager": "#555555", "compiled": "#E69F00", "cpp": "#0072B2", "triton": "#009E73", "cuda": "#CC79A7"}
+MARKERS = {"eager": "o", "compiled": "^", "cpp": "s", "triton": "D", "cuda": "P"}
+RIVAL = "#D55E00"
+UNITS = ("B", "kB", "MB", "GB")
+
+INTRODUCTION = """# Benchmarks
+
+Drawn by `bench/plot.py` from `bench/results/`; `make bench` measures, keeps and redraws, `make bench-compare`
+measures and fails where a median is more than 10 % above the kept one of the same machine.
+
+* Times are medians over the rounds (and the least). Ratios divide the median of `eager` in the same run by the row's:
+  above 1 is faster than eager. `compiled` is the eager definition under `torch.compile`; other names are what one would
+  use without the op. Every result is asserted against the eager one after timing.
+* Other work beside a run makes times noisy: see its load. Timer `process_time` counts what the process itself takes.
+* % of floor: the time in which this machine moves the call's bytes once (arguments and results, at the rate of one
+  large `copy_`, reads and writes counted) or does its operations (at the rate of a float32 2048 x 2048 x 2048 product),
+  whichever is longer, over the median. Look-ups are no operations, an exponential is one. Data in the cache and
+  products in bfloat16 can pass 100.
+* Peak memory: what one call adds to the process's resident pages (on a GPU: to torch's allocations), to some 100 kB.
+* First call: for `compiled` with compilation, which may find parts in the cache on disk.
+"""
+
+
+def load(folder: Path) -> dict[str, Any]:
+    """The newest run of a machine."""
+    found: dict[str, Any] = json.loads(max(folder.glob("*.json")).read_text(encoding="utf-8"))
+    return found
+
+
+def grouped(run: dict[str, Any]) -> Groups:
+    groups: Groups = defaultdict(dict)
+    for record in run["benchmarks"]:
+        groups[record["group"]][record["extra_info"]["backend"]] = record
+    return dict(groups)
+
+
+def ratio(group: dict[str, Record], backend: str) -> float | None:
+    """How many times faster than eager, by medians."""
+    if "eager" not in group:
+        return None
+    return float(group["eager"]["stats"]["median"] / group[backend]["stats"]["median"])
+
+
+def section(run: dict[str, Any], groups: Groups) -> str:
+    machine, first = run["machine_info"], run["benchmarks"][0]["extra_info"]
+    rates = next(r["extra_info"] for r in run["benchmarks"] if "bytes_per_s" in r["extra_info"])
+    name = machine["machine"]
+    lines = [
+        f"## {name}",
+        "",
+        f"{machine['cpu']}, {machine['cores']} cores, {machine.get('gpu', 'no GPU')}; commit {first['commit']}, "
+        f"{run['datetime'][:10]}, Python {first['python']}, torch {first['torch']}, {first['threads']} thread(s). "
+        f"Timer: {first['timer']}. Load of the last minute when the run began: {first['load']}. "
+        f"Rates: {rates['bytes_per_s'] / 1e9:.1f} GB/s copied, {rates['operations_per_s'] / 1e9:.0f} GFLOP/s.",
+        "",
+        f"![How many times faster than eager](benchmarks/{name}-ratios.png)",
+        "",
+        f"![Time against size](benchmarks/{name}-curves.png)",
+        "",
+        "| op | size | device | backend | median ms | least ms | times eager | % of floor | memory | first call s |",
+        "|---|---|---|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for group, backends in groups.items():
+        for backend, record in backends.items():
+            lines.append(
+                "| " + " | ".join([*group.split("/"), backend, *_figures(record, ratio(backends, backend))]) + " |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def _figures(record: Record, times: float | None) -> list[str]:
+    stats, info = record["stats"], record["extra_info"]
+    floor, peak, first = (info.get(key) for key in ("percent_of_floor", "peak_bytes", "first_call_s"))
+    return [
+        _three_digits(1e3 * stats["median"]),
+        _three_digits(1e3 * stats["min"]),
+        "" if times is None else _three_digits(times),
+        "" if floor is None else _three_digits(floor),
+        "" if peak is None else _size(peak),
+        "" if first is None else _three_digits(first),
+    ]
+
+
+def _three_digits(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{float(f'{value:.3g}'):g}"
+
+
+def _size(count: float) -> str:
+    unit = 0
+    while count >= 1000 and unit < len(UNITS) - 1:
+        count, unit = count / 1000, unit + 1
+    return f"{count:.3g} {UNITS[unit]}"
+
+
+def draw_ratios(groups: Groups, title: str, path: Path) -> None:
+    """A bar for every row that has an eager one beside it, to the right of 1 where it is faster."""
+    from matplotlib.figure import Figure
+
+    shown = {
+        group: rows
+        for group, backends in groups.items()
+        if "=" not in group and (rows := [b for b in backends if b != "eager" and "eager" in backends])
+    }
+    height = sum(len(rows) + 1.4 for rows in shown.values())
+    figure = Figure(figsize=(9, 0.21 * height + 1.2), layout="constrained")
+    axes = figure.subplots()
+    at, places, labels = 0.0, [], []
+    for group, backends in shown.items():
+        box = {"facecolor": "white", "edgecolor": "none", "pad": 1}  # over the line at 1
+        place = axes.get_yaxis_transform()
+        axes.text(0.006, at, group.replace("/", "   "), transform=place, weight="bold", size=8, va="center", bbox=box)
+        for backend in sorted(backends, key=lambda b: -(ratio(groups[group], b) or 0)):
+            at += 1
+            times = ratio(groups[group], backend) or 0
+            axes.barh(at, times - 1, left=1, height=0.8, color=COLORS.get(backend, RIVAL))
+            axes.annotate(
+                _three_digits(times), (times, at), (4 if times >= 1 else -4, 0), textcoords="offset points",
+                ha="left" if times >= 1 else "right", va="center", size=8,
+            )  # fmt: skip
+            places.append(at)
+            labels.append(backend)
+        at += 1.4
+    axes.set_yticks(places, labels, size=8)
+    axes.set_ylim(at - 0.6, -1)
+    axes.set_xscale("log")
+    axes.margins(x=0.12)
+    axes.axvline(1, color=COLORS["eager"], linewidth=1)
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.set_xlabel("times faster than eager PyTorch in the same run (medians)")
+    axes.set_title(title, fontsize=10)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+    figure.savefig(path, dpi=120)
+
+
+def draw_curves(groups: Groups, title: str, path: Path) -> None:
+    """A panel for every op: medians against the axis along which it was measured, with the band of p20 to p80."""
+    from matplotlib.figure import Figure
+
+    panels: dict[str, list[tuple[str, int, dict[str, Record]]]] = defaultdict(list)
+    for group, backends in groups.items():
+        op, size, _ = group.split("/")
+        if "=" in size:
+            axis, value = size.split("=")
+            panels[op].append((axis, int(value), backends))
+    columns = min(4, len(panels))
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(3.1 * columns, 2.7 * rows + 0.7), layout="constrained")
+    for axes, (op, points) in zip(figure.subplots(rows, columns, squeeze=False).flat, panels.items(), strict=False):
+        _draw_curve(axes, points)
+        axes.set_title(op, fontsize=10)
+    for axes in figure.axes[len(panels) :]:
+        axes.remove()
+    handles = {
+        label: handle for axes in figure.axes for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(handles.values(), handles, loc="outside lower center", ncols=len(handles), frameon=False)
+    figure.suptitle(title, fontsize=10)
+    figure.savefig(path, dpi=120)
+
+
+def _draw_curve(axes: "Axes", points: list[tuple[str, int, dict[str, Record]]]) -> None:
+    for backend in dict.fromkeys(b for _, _, backends in points for b in backends):
+        there = [(value, backends[backend]) for _, value, backends in points if backend in backends]
+        values, records = zip(*there, strict=True)
+        color = COLORS.get(backend, RIVAL)
+        medians = [1e3 * r["stats"]["median"] for r in records]
+        axes.plot(values, medians, marker=MARKERS.get(backend, "v"), markersize=4, color=color, label=backend)
+        low, high = (
+            [1e3 * r["extra_info"].get(key, r["stats"]["median"]) for r in records] for key in ("p20_s", "p80_s")
+        )
+        axes.fill_between(values, low, high, color=color, alpha=0.2, linewidth=0)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlabel(points[0][0])
+    axes.set_ylabel("ms")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.3)
+
+
+def main() -> None:
+    (DOCS / "benchmarks").mkdir(exist_ok=True)
+    text = [INTRODUCTION]
+    for folder in sorted(path for path in RESULTS.iterdir() if path.is_dir()):
+        run = load(folder)
+        groups = grouped(run)
+        text.append(section(run, groups))
+        title = f"{folder.name}, commit {run['benchmarks'][0]['extra_info']['commit']}"
+        draw_ratios(groups, title, DOCS / "benchmarks" / f"{folder.name}-ratios.png")
+        draw_curves(groups, title, DOCS / "benchmarks" / f"{folder.name}-curves.png")
+    (DOCS / "benchmarks.md").write_text("\n".join(text), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
