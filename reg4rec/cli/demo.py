@@ -75,4 +75,4 @@ def show_one(recommender: Recommender, data: Dataset) -> None:
     ids = data.items.ids.take(pa.array(history)).to_pylist()
     for row in recommender.recommend({data.user_ids[0].as_py(): ids}, k=5).iter_rows(named=True):
         title = titles[int(data.items.rows([row["item_id"]])[0])].as_py()
-        print(f"  {row['rank']}. {title:44.44}  {row['score']:7.3f}  {' '.join(row['path'])}")
+        print(f"  {row['rank']}. {title:44.44}  {row['score']:7.3f}  {' '.join(step['token'] for step in row['path'])}")

@@ -16,13 +16,14 @@ from reg4rec.data import ItemCatalog, Sequences
 from reg4rec.errors import InputError
 from reg4rec.infer.histories import allowed_rows, find_items, padded, read_histories
 from reg4rec.infer.ranking import ItemScores, bucket_ranks, rank_items
-from reg4rec.infer.search import SearchConfig, SearchOrder, search
+from reg4rec.infer.search import SearchConfig, search
 from reg4rec.infer.similar import nearest_items
 from reg4rec.infer.table import Results, results_table, similar_table
 from reg4rec.kernels.beam_step.index import TokenIndex, build_index
 from reg4rec.kernels.beam_step.reference import is_excluded
 from reg4rec.loop import choose_device
 from reg4rec.model import Memory, Reg4RecModel
+from reg4rec.settings import override
 from reg4rec.storage import atomic_folder, read_header, read_tensors, write_json, write_tensors
 from reg4rec.tokenizer import Tokenizer
 
@@ -42,10 +43,9 @@ DType = Literal["auto", "float32", "bfloat16"]
 class Recommender:
     """Recommends items of a catalog by decoding reasoning paths over their tokens.
 
-    `prune_threshold` is CORP's theta in nats, None turns it off. `device` "auto" takes a GPU where there is one;
-    `dtype` "auto" computes in bfloat16 there and in float32 on the CPU. `popularity_I` (interactions of each item in
-    training) orders items that share all tokens; `order` is the search's. Raises InputError where model,
-    tokens and items do not fit.
+    `search` are fields of `SearchConfig`, `prune_threshold=0.06` for example. `device` "auto" takes a GPU where there
+    is one; `dtype` "auto" computes in bfloat16 there and in float32 on the CPU. `popularity_I` (interactions of each
+    item in training) orders items that share all tokens. Raises InputError where model, tokens and items do not fit.
     """
 
     name = "reg4rec"
@@ -56,21 +56,18 @@ class Recommender:
         tokenizer: Tokenizer,
         items: ItemCatalog,
         popularity_I: npt.ArrayLike | None = None,
-        prune_threshold: float | None = 0.06,
-        num_beams: int = 20,
-        num_spares: int = 4,
-        temperatures: tuple[float, ...] | None = None,
+        *,
         trained_on: TrainedOn = "train",
         device: str | torch.device = "auto",
         dtype: DType = "auto",
-        order: SearchOrder = "confidence",
+        **search: Any,
     ):
         _check_fit(model, tokenizer, items)
         self.device = choose_device(device)
         self.dtype = _dtype(dtype, self.device)
         self.model = model.to(self.device).eval()
         self.tokenizer, self.items = tokenizer, items
-        self.config = SearchConfig(num_beams, num_spares, prune_threshold, temperatures, order)
+        self.config = override(SearchConfig(), search)
         _check_temperatures(self.config, model)
         self.trained_on: TrainedOn = trained_on
         self.codes_IM = tokenizer.codes_IM.long().to(self.device)
@@ -88,17 +85,19 @@ class Recommender:
         filter_seen: bool = True,
         exclude: Iterable[Any] | None = None,
         candidates: Iterable[Any] | None = None,
+        return_paths: bool = True,
     ) -> "pl.DataFrame":
         """The best `k` items of every user: user_id, rank (from 1), item_id, score, path, source.
 
         histories: see `read_histories`; a user without history gets what suits an unknown user. Items of the history
         (with `filter_seen`), in `exclude`, or not in `candidates` (item ids) are never returned; a user gets fewer
-        than `k` items only where fewer are allowed. `path` holds the tokens in the order in which they were chosen;
-        `score` falls within one `source` (see `reg4rec.infer.ranking`).
+        than `k` items only where fewer are allowed. `path`, left out without `return_paths`, holds a struct (token,
+        category, confidence) for each step (see `results_arrow`); `score` falls within one `source` (see
+        `reg4rec.infer.ranking`).
         """
         users, sequences = read_histories(histories, self.items)
         ranked = list(self.search(sequences, k, filter_seen, allowed_rows(self.items, exclude, candidates)))
-        return results_table(users, self.items.ids, ranked)
+        return results_table(users, self.items, ranked, return_paths)
 
     def similar_items(self, item_ids: Iterable[Any], k: int = 10) -> "pl.DataFrame":
         """The `k` items nearest to each given one: item_id, rank (from 1), similar_item_id, score.
@@ -165,7 +164,7 @@ class Recommender:
     def with_search(self, **changes: Any) -> "Recommender":
         """The same recommender (weights shared) with other fields of `SearchConfig`; its `config` is the search's."""
         other = copy.copy(self)
-        other.config = replace(self.config, **changes)
+        other.config = override(self.config, changes)
         _check_temperatures(other.config, self.model)
         return other
 
@@ -228,7 +227,7 @@ class Recommender:
                 raise TypeError(f"trained_on {trained_on!r}, category_level {level!r}, popularity {popularity_I.dtype}")
         except (KeyError, TypeError) as error:
             raise InputError(f"{folder} does not hold a whole recommender: {error}") from None
-        recommender = cls(
+        return cls(
             Reg4RecModel.from_pretrained(folder),
             Tokenizer.from_pretrained(folder / "tokenizer"),
             ItemCatalog.load(folder / "items.parquet", level),
@@ -236,8 +235,8 @@ class Recommender:
             trained_on=trained_on,
             device=device,
             dtype=dtype,
+            **asdict(config),
         )
-        return recommender.with_search(**asdict(config))
 
 
 def _check_fit(model: Reg4RecModel, tokenizer: Tokenizer, items: ItemCatalog) -> None:
