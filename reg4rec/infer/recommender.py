@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from reg4rec.data import ItemCatalog, Sequences
+from reg4rec.data.fingerprint import fingerprint
 from reg4rec.errors import InputError
 from reg4rec.infer.histories import allowed_rows, find_items, padded, read_histories
 from reg4rec.infer.ranking import ItemScores, bucket_ranks, rank_items
@@ -114,20 +115,28 @@ class Recommender:
         self, histories: Sequences, k: int, filter_seen: bool, allowed: npt.NDArray[np.int32] | None = None
     ) -> Iterator[Results]:
         """Results of one batch of users after the other, for histories of item rows; `allowed` None allows all."""
-        if k < 1:
-            raise InputError(f"k is the number of items to recommend, from 1 up, found {k}")
-        # the last step merges paths that complete the same set: k beams would fill fewer than k places
-        config = replace(self.config, num_beams=max(self.config.num_beams, k + k // 2))
+        config = self._config_for(k)
         allowed_I = torch.ones(len(self.items), dtype=torch.bool, device=self.device)
         index = self.index
         if allowed is not None:
             rows = torch.from_numpy(allowed).long().to(self.device)
             allowed_I = torch.zeros_like(allowed_I).index_fill_(0, rows, True)
             index = build_index(self.codes_IM, self.model.config.codebook_size, rows)
-        per_user = (config.num_beams + config.num_spares) * self.model.tokens_MKD[..., 0].numel()
-        size = max(1, LOGITS_AT_ONCE // per_user)
-        for batch in histories.batches(size):
+        for batch in histories.batches(self.users_at_once(k)):
             yield self._search_batch(batch, k, filter_seen, config, index, allowed_I)
+
+    def users_at_once(self, k: int) -> int:
+        """How many users are searched together for `k` items each."""
+        config = self._config_for(k)
+        per_user = (config.num_beams + config.num_spares) * self.model.tokens_MKD[..., 0].numel()
+        return max(1, LOGITS_AT_ONCE // per_user)
+
+    def fingerprint(self) -> str:
+        """The sha256 of all that decides what is recommended: weights, tokens, items and the search."""
+        arrays = {name: weight.cpu().numpy() for name, weight in self.model.state_dict().items()}
+        arrays |= {"codes": self.codes_IM.cpu().numpy(), "rank": self.rank_I.cpu().numpy()}
+        columns = {name: self.items.table[name] for name in ("item_id", "categories")}
+        return fingerprint(columns, arrays, asdict(self.config))
 
     def rank(self, histories: Sequences, k: int, filter_seen: bool) -> npt.NDArray[np.int32]:
         """(B, k) item rows, best first, -1 where there are no more: what `reg4rec.evaluate` calls."""
@@ -167,6 +176,12 @@ class Recommender:
         other.config = override(self.config, changes)
         _check_temperatures(other.config, self.model)
         return other
+
+    def _config_for(self, k: int) -> SearchConfig:
+        if k < 1:
+            raise InputError(f"k is the number of items to recommend, from 1 up, found {k}")
+        # the last step merges paths that complete the same set: k beams would fill fewer than k places
+        return replace(self.config, num_beams=max(self.config.num_beams, k + k // 2))
 
     def remember(self, histories: Sequences) -> Memory:
         """Histories of item rows, cut to the newest that the model reads and encoded."""

@@ -1,7 +1,6 @@
 """What users may hand over as histories: many forms, unknown and repeated items, ids of their own."""
 
 from collections.abc import Callable
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -11,11 +10,9 @@ import pytest
 import torch
 from polars.testing import assert_frame_equal
 
-from reg4rec.data import ItemCatalog
 from reg4rec.errors import InputError
 from reg4rec.infer import Recommender
 from reg4rec.model import Reg4RecModel
-from reg4rec.tokenizer import Tokenizer
 from tests.infer.lists import check_lists
 
 
@@ -116,14 +113,6 @@ def test_a_table_without_users_is_numbered_and_a_missing_history_is_empty(recomm
 def test_other_forms_of_histories_are_refused(recommender: Recommender, wrong: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         recommender.recommend(wrong)
-
-
-@pytest.fixture
-def numbered(recommender: Recommender, model: Reg4RecModel, tokenizer: Tokenizer) -> Recommender:
-    """The same recommender of items whose ids are 1000, 1010 and so on."""
-    table = recommender.items.table.set_column(0, "item_id", pa.array(np.arange(60) * 10 + 1000))
-    catalog, search = ItemCatalog.from_table(table), asdict(recommender.config)
-    return Recommender(model, tokenizer, catalog, recommender.popularity_I, device="cpu", **search)
 
 
 @pytest.mark.parametrize("kind", [np.int64, np.int32, np.uint16, torch.int64, torch.int32])
