@@ -272,7 +272,7 @@ def test_a_wrong_word_is_named_beside_what_is_allowed(
         (["evaluate"], ["--model", "--data", "--split", "--protocol"]),
         (
             ["recommend"],
-            ["--model", "--input", "--output", "-k", "--keep-seen", "--users-in-part", "--resume", "--dtype"],
+            ["--model", "--input", "--output", "-k", "--keep-seen", "--users-in-part", "--resume"],
         ),
         (["demo"], ["--out", "--epochs", "--seed"]),
         (["compare"], ["--data", "--out", "--methods", "--protocols", "--seeds", "--size", "--sasrec.loop.epochs"]),

@@ -2,13 +2,14 @@
 
 import contextlib
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import torch
 from torch import Tensor
 
@@ -20,7 +21,7 @@ from reg4rec.infer.ranking import ItemScores, bucket_ranks, rank_items
 from reg4rec.infer.search import SearchConfig, search
 from reg4rec.infer.similar import nearest_items
 from reg4rec.infer.table import Results, results_table, similar_table
-from reg4rec.kernels.beam_step.index import TokenIndex, build_index
+from reg4rec.kernels.beam_step.index import TokenIndex, add_to_index, build_index, remove_from_index
 from reg4rec.kernels.beam_step.reference import is_excluded
 from reg4rec.loop import choose_device
 from reg4rec.model import Memory, Reg4RecModel
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DType", "Recommender"]
 
-FORMAT, VERSION = "reg4rec-recommender", 1
+FORMAT, VERSION = "reg4rec-recommender", 2
 LOGITS_AT_ONCE = 1 << 23
 """Token logits held at a time, which sets how many users are searched together."""
 
@@ -76,7 +77,9 @@ class Recommender:
         if popularity.shape != (len(items),):
             raise InputError(f"popularity_I has shape {popularity.shape} where ({len(items)},) was expected")
         self.popularity_I = torch.as_tensor(popularity, dtype=torch.int64, device=self.device)
-        self.rank_I = bucket_ranks(tokenizer.path_cosines().to(self.device), self.popularity_I)
+        self.removed_I = torch.zeros(len(items), dtype=torch.bool, device=self.device)
+        self.cosine_I = tokenizer.path_cosines().to(self.device)
+        self.rank_I = bucket_ranks(self.cosine_I, self.popularity_I)
         self.index = build_index(self.codes_IM, model.config.codebook_size)
 
     def recommend(
@@ -108,18 +111,62 @@ class Recommender:
         """
         wanted = list(item_ids)
         rows = find_items(wanted, self.items, "item_ids")
-        score_BN, row_BN = nearest_items(torch.from_numpy(self.tokenizer.views.vectors_IV), rows, k)
+        score_BN, row_BN = nearest_items(
+            torch.from_numpy(self.tokenizer.views.vectors_IV), rows, k, self.removed_I.cpu()
+        )
         return similar_table(wanted, self.items.ids, row_BN, score_BN)
+
+    def add_items(self, table: Any, vectors: Mapping[str, npt.ArrayLike] | None = None) -> None:
+        """Take items into the catalog: a polars or Arrow table with `item_id` and the text columns of the tokenizer.
+
+        New items are described by their tokens alone until the next training; `vectors` holds their rows of each
+        matrix view. An item that was removed comes back as it was. InputError names an id that is there already.
+        """
+        other = ItemCatalog.from_table(table.to_arrow() if hasattr(table, "to_arrow") else table)
+        rows = self.items.rows(other.ids)
+        there = np.flatnonzero((rows >= 0) & ~self.removed_I.cpu().numpy()[rows])
+        if len(there):
+            raise InputError(f"item_id {other.ids[int(there[0])].as_py()!r} is in the catalog already; remove it first")
+        if (new := rows < 0).any():
+            own_vectors = {name: np.asarray(matrix)[new] for name, matrix in (vectors or {}).items()}
+            self._grow(ItemCatalog(other.table.filter(pa.array(new)), self.items.category_level), own_vectors)
+            rows[new] = np.arange(len(self.items) - new.sum(), len(self.items))
+        row_N = torch.from_numpy(rows).long().to(self.device)
+        self.removed_I = self.removed_I.index_fill(0, row_N, False)
+        self.index = add_to_index(self.index, self.codes_IM, row_N)
+
+    def remove_items(self, item_ids: Iterable[Any]) -> None:
+        """Never recommend these items again; histories may still hold them. InputError names ids that are not there."""
+        rows = np.unique(find_items(item_ids, self.items, "item_ids"))
+        gone = rows[self.removed_I.cpu().numpy()[rows]]
+        if len(gone):
+            raise InputError(f"item_id {self.items.ids[int(gone[0])].as_py()!r} was removed before")
+        self._remove(torch.from_numpy(rows).long().to(self.device))
+
+    def _remove(self, row_N: Tensor) -> None:
+        self.removed_I = self.removed_I.index_fill(0, row_N, True)
+        self.index = remove_from_index(self.index, row_N)
+
+    def _grow(self, new: ItemCatalog, vectors: Mapping[str, npt.ArrayLike]) -> None:
+        """Give the items of `new` the rows after the last one; what other recommenders share stays as it is."""
+        items, tokenizer = self.items.extended(new), self.tokenizer.extended(new.table, vectors)
+        first, more = len(self.items), (0, len(new))
+        self.items, self.tokenizer, self.model = items, tokenizer, self.model.extended(len(new))
+        self.codes_IM = tokenizer.codes_IM.long().to(self.device)
+        self.popularity_I = torch.nn.functional.pad(self.popularity_I, more)
+        self.removed_I = torch.nn.functional.pad(self.removed_I, more)
+        self.cosine_I = torch.cat([self.cosine_I, tokenizer.path_cosines(first).to(self.device)])
+        self.rank_I = bucket_ranks(self.cosine_I, self.popularity_I)
 
     def search(
         self, histories: Sequences, k: int, filter_seen: bool, allowed: npt.NDArray[np.int32] | None = None
     ) -> Iterator[Results]:
         """Results of one batch of users after the other, for histories of item rows; `allowed` None allows all."""
         config = self._config_for(k)
-        allowed_I = torch.ones(len(self.items), dtype=torch.bool, device=self.device)
-        index = self.index
+        allowed_I, index = ~self.removed_I, self.index
         if allowed is not None:
             rows = torch.from_numpy(allowed).long().to(self.device)
+            rows = rows[allowed_I[rows]]
             allowed_I = torch.zeros_like(allowed_I).index_fill_(0, rows, True)
             index = build_index(self.codes_IM, self.model.config.codebook_size, rows)
         for batch in histories.batches(self.users_at_once(k)):
@@ -135,6 +182,7 @@ class Recommender:
         """The sha256 of all that decides what is recommended: weights, tokens, items and the search."""
         arrays = {name: weight.cpu().numpy() for name, weight in self.model.state_dict().items()}
         arrays |= {"codes": self.codes_IM.cpu().numpy(), "rank": self.rank_I.cpu().numpy()}
+        arrays["removed"] = self.removed_I.cpu().numpy()
         columns = {name: self.items.table[name] for name in ("item_id", "categories")}
         return fingerprint(columns, arrays, asdict(self.config))
 
@@ -227,7 +275,8 @@ class Recommender:
             self.model.save_pretrained(fresh)
             self.tokenizer.save_pretrained(fresh / "tokenizer")
             self.items.save(fresh / "items.parquet")
-            write_tensors(fresh / "items.safetensors", {"popularity": self.popularity_I})
+            removed_X = self.removed_I.nonzero().squeeze(1)
+            write_tensors(fresh / "items.safetensors", {"popularity": self.popularity_I, "removed": removed_X})
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, device: str = "auto", dtype: DType = "auto") -> "Recommender":
@@ -237,12 +286,13 @@ class Recommender:
         try:
             config = SearchConfig.from_json(header["search"])
             level, trained_on = header["category_level"], header["trained_on"]
-            popularity_I = read_tensors(folder / "items.safetensors")["popularity"]
+            stored = read_tensors(folder / "items.safetensors")
+            popularity_I, removed_X = stored["popularity"], stored.get("removed", torch.empty(0, dtype=torch.int64))
             if trained_on not in get_args(TrainedOn) or type(level) is not int or popularity_I.dtype != torch.int64:
                 raise TypeError(f"trained_on {trained_on!r}, category_level {level!r}, popularity {popularity_I.dtype}")
         except (KeyError, TypeError) as error:
             raise InputError(f"{folder} does not hold a whole recommender: {error}") from None
-        return cls(
+        recommender = cls(
             Reg4RecModel.from_pretrained(folder),
             Tokenizer.from_pretrained(folder / "tokenizer"),
             ItemCatalog.load(folder / "items.parquet", level),
@@ -252,6 +302,10 @@ class Recommender:
             dtype=dtype,
             **asdict(config),
         )
+        if removed_X.dtype != torch.int64 or not bool(((removed_X >= 0) & (removed_X < len(popularity_I))).all()):
+            raise InputError(f"{folder / 'items.safetensors'} names removed items that there are none of")
+        recommender._remove(removed_X.to(recommender.device))
+        return recommender
 
 
 def _check_fit(model: Reg4RecModel, tokenizer: Tokenizer, items: ItemCatalog) -> None:
