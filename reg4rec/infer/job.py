@@ -4,6 +4,7 @@
 started again goes on after the finished parts and ends with the same bytes. Reading, searching and writing overlap.
 """
 
+import contextlib
 import hashlib
 import time
 from collections import Counter, deque
@@ -68,7 +69,7 @@ def recommend_to_folder(
         "users_in_batch": recommender.users_at_once(k),
         "history_slots_in_batch": HISTORY_SLOTS_AT_ONCE,
     }
-    with explained(out):
+    with explained(out), contextlib.closing(file.file):
         run = _Run(recommender, out, job, _open_folder(out, job, resume), progress)
         return run.finish(file)
 
@@ -113,7 +114,8 @@ class _Run:
         ):
             pending: deque[Future[None]] = deque()
             for number, part in enumerate(_ahead(reading, file.parts(self.job["users_in_part"]))):
-                rejected.write_table(part.rejected)
+                if part.rejected.num_rows:
+                    rejected.write_table(part.rejected)
                 name = f"part-{number:05d}.parquet"
                 if name in self.parts:
                     continue
