@@ -34,12 +34,12 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	git ls-files 'csrc/*' | xargs $(BIN)/clang-format --dry-run --Werror
+	git ls-files 'csrc/*' 'tests/*.cpp' | xargs $(BIN)/clang-format --dry-run --Werror
 
 format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	git ls-files 'csrc/*' | xargs $(BIN)/clang-format -i
+	git ls-files 'csrc/*' 'tests/*.cpp' | xargs $(BIN)/clang-format -i
 
 clean:
 	rm -rf build dist *.egg-info reg4rec/_C*.so reg4rec/_C.missing.txt .pytest_cache .mypy_cache .ruff_cache

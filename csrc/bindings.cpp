@@ -5,34 +5,18 @@
 #include <algorithm>
 #include <array>
 #include <stdexcept>
+#include <string>
 
 #include "beam_step.h"
 #include "isa.h"
 #include "item_topk.h"
 #include "js_divergence.h"
+#include "launch.h"
 #include "mpq_quantize.h"
 
 namespace py = pybind11;
-using reg4rec::JsDivergence;
 
 namespace {
-
-JsDivergence js_arguments(uintptr_t p_logits, int64_t stride_pn, int64_t stride_pc, uintptr_t q_logits,
-                          int64_t stride_qn, int64_t stride_qc, int64_t num_rows, int64_t num_classes, bool is_bf16,
-                          uintptr_t js, uintptr_t keep, double threshold) {
-  return {reinterpret_cast<const void*>(p_logits),
-          reinterpret_cast<const void*>(q_logits),
-          stride_pn,
-          stride_pc,
-          stride_qn,
-          stride_qc,
-          num_rows,
-          num_classes,
-          is_bf16,
-          reinterpret_cast<float*>(js),
-          reinterpret_cast<bool*>(keep),
-          threshold};
-}
 
 // An address and the strides behind it.
 template <typename T, size_t N>
@@ -70,7 +54,18 @@ PYBIND11_MODULE(_C, m) {
   m.def("js_divergence_cpu",
         [](uintptr_t p, int64_t pn, int64_t pc, uintptr_t q, int64_t qn, int64_t qc, int64_t rows, int64_t classes,
            bool is_bf16, uintptr_t js, uintptr_t keep, double threshold, int num_threads) {
-          const JsDivergence args = js_arguments(p, pn, pc, q, qn, qc, rows, classes, is_bf16, js, keep, threshold);
+          const reg4rec::JsDivergence args{reinterpret_cast<const void*>(p),
+                                           reinterpret_cast<const void*>(q),
+                                           pn,
+                                           pc,
+                                           qn,
+                                           qc,
+                                           rows,
+                                           classes,
+                                           is_bf16,
+                                           reinterpret_cast<float*>(js),
+                                           reinterpret_cast<bool*>(keep),
+                                           threshold};
           py::gil_scoped_release release;
           reg4rec::js_divergence_cpu(args, num_threads);
         });
@@ -149,12 +144,11 @@ PYBIND11_MODULE(_C, m) {
           reg4rec::mpq_quantize_cpu(args, num_threads);
         });
 #ifdef REG4REC_CUDA
-  m.def("js_divergence_cuda",
-        [](uintptr_t p, int64_t pn, int64_t pc, uintptr_t q, int64_t qn, int64_t qc, int64_t rows, int64_t classes,
-           bool is_bf16, uintptr_t js, uintptr_t keep, double threshold, uintptr_t stream) {
-          const JsDivergence args = js_arguments(p, pn, pc, q, qn, qc, rows, classes, is_bf16, js, keep, threshold);
-          const char* error = reg4rec::js_divergence_cuda(args, reinterpret_cast<void*>(stream));
-          if (error != nullptr) throw std::runtime_error(std::string("js_divergence on CUDA: ") + error);
-        });
+  m.def("launch_cuda", [](const std::string& kernel, unsigned grid, unsigned block, size_t shared,
+                          const std::string& arguments, uintptr_t stream) {
+    const char* error = reg4rec::launch_cuda(
+        {kernel.c_str(), grid, block, shared, arguments.data(), arguments.size(), reinterpret_cast<void*>(stream)});
+    if (error != nullptr) throw std::runtime_error(kernel + " on CUDA: " + error);
+  });
 #endif
 }

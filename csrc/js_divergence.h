@@ -27,7 +27,4 @@ static inline int64_t padded_classes(int64_t num_classes) { return (num_classes 
 
 void js_divergence_cpu(const JsDivergence& args, int num_threads);
 
-// Returns an error message, or null; `stream` is a cudaStream_t.
-const char* js_divergence_cuda(const JsDivergence& args, void* stream);
-
 }  // namespace reg4rec

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-__all__ = ["backend_problem", "interpreted", "machine_problem", "native_problem"]
+__all__ = ["backend_problem", "interpreted", "machine_problem", "native_has_cuda", "native_problem"]
 
 _PACKAGE = __name__.split(".", maxsplit=1)[0]
 
@@ -29,11 +29,17 @@ def native_problem() -> str | None:
 
 
 @functools.cache
-def _native_cuda_problem() -> str | None:
-    if (problem := native_problem()) is not None:
-        return problem
-    extension = importlib.import_module(f"{_PACKAGE}._C")
-    return None if extension.has_cuda else f"the extension {_PACKAGE}._C was built without CUDA"
+def native_has_cuda() -> bool:
+    """Whether the extension `_C` is there and was built with CUDA."""
+    return native_problem() is None and bool(importlib.import_module(f"{_PACKAGE}._C").has_cuda)
+
+
+@functools.cache
+def _cuda_problem() -> str | None:
+    if native_has_cuda() or importlib.util.find_spec("cupy") is not None:
+        return None
+    problem = native_problem() or f"the extension {_PACKAGE}._C was built without CUDA"
+    return f"{problem}, and cupy, which could compile the kernels, is not installed (extra cuda12 or cuda13)"
 
 
 @functools.cache
@@ -48,7 +54,7 @@ def backend_problem(backend: str, device: str, asked: bool) -> str | None:
     if backend == "cpp":
         return native_problem() if device == "cpu" else f"the tensors are on {device}, it computes on the CPU"
     if backend == "cuda":
-        return _native_cuda_problem() if device == "cuda" else f"the tensors are on the {device}, it needs a GPU"
+        return _cuda_problem() if device == "cuda" else f"the tensors are on the {device}, it needs a GPU"
     if interpreted() and not asked:
         return "the kernels are interpreted, which has to be asked for"
     if device != "cuda" and not interpreted():

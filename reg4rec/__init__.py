@@ -29,6 +29,8 @@ _HOMES = {
     "pretrain": "train",
     "fit_recommender": "train",
     "PretrainConfig": "train",
+    "align": "train",
+    "AlignConfig": "train",
     "RECIPES": "train",
     "LoopConfig": "loop",
     "Popularity": "baselines",

@@ -60,6 +60,8 @@ class LoopConfig:
     """stop after so many epochs without a better validation value; 0 never stops early"""
     log_every: int = 50
     """steps between two lines of metrics.jsonl"""
+    updates_per_batch: int = 1
+    """optimizer steps on a batch before the next one is drawn"""
     checkpoint_seconds: float = 60.0
     """seconds between two checkpoints inside an epoch; every epoch ends with one"""
     tensorboard: bool = False
@@ -75,6 +77,7 @@ class LoopConfig:
             ("max_grad_norm", self.max_grad_norm > 0, "positive"),
             ("patience", self.patience >= 0, "0 or more"),
             ("log_every", self.log_every >= 1, "1 or more"),
+            ("updates_per_batch", self.updates_per_batch >= 1, "1 or more"),
             ("checkpoint_seconds", self.checkpoint_seconds >= 0, "0 or more"),
         )
 
@@ -264,11 +267,12 @@ class _Run:
         p = self.progress
         for group in self.optimizer.param_groups:
             group["lr"] = schedule(p.step, total, self.config)
-        values = self.stage.loss(batch)
-        self.optimizer.zero_grad(set_to_none=True)
-        values["loss"].backward()
-        nn.utils.clip_grad_norm_(self.stage.module.parameters(), self.config.max_grad_norm)
-        self.optimizer.step()
+        for _ in range(self.config.updates_per_batch):
+            values = self.stage.loss(batch)
+            self.optimizer.zero_grad(set_to_none=True)
+            values["loss"].backward()
+            nn.utils.clip_grad_norm_(self.stage.module.parameters(), self.config.max_grad_norm)
+            self.optimizer.step()
         p.step, p.step_in_epoch = p.step + 1, p.step_in_epoch + 1
         return values
 

@@ -110,5 +110,5 @@ OP = Op(
     check=_check,
     reference=_reference,
     fake=_fake,
-    implementations={"cpp": "native"},
+    implementations={"cuda": "native_cuda", "cpp": "native"},
 )

@@ -2,7 +2,7 @@
 
 import torch
 
-__all__ = ["objection", "run"]
+__all__ = ["objection", "run", "view"]
 
 
 def objection(
@@ -48,9 +48,9 @@ def run(
     best_scores_BP, fallback_B = scores_BP.new_empty(shape), scores_BP.new_empty(shape[0], dtype=torch.bool)
     _C.beam_step_cpu(
         *(tuple(logits_BPMK.shape), num_beams, num_beams + num_spares),
-        *(_view(logits_BPMK, 4), logits_BPMK.dtype == torch.bfloat16, _view(scores_BP, 2), _view(tokens_BPM, 3)),
-        *(_view(None if threshold is None else js_BP, 2), 0.0 if threshold is None else threshold),
-        *(0 if exclude_BX is None else exclude_BX.shape[1], _view(exclude_BX, 2), renormalize),
+        *(view(logits_BPMK, 4), logits_BPMK.dtype == torch.bfloat16, view(scores_BP, 2), view(tokens_BPM, 3)),
+        *(view(None if threshold is None else js_BP, 2), 0.0 if threshold is None else threshold),
+        *(0 if exclude_BX is None else exclude_BX.shape[1], view(exclude_BX, 2), renormalize),
         *(codes_IM.data_ptr(), offsets.data_ptr(), postings.data_ptr(), counts_MK.data_ptr()),
         *(parent_BP.data_ptr(), token_BP.data_ptr(), best_scores_BP.data_ptr(), fallback_B.data_ptr()),
         torch.get_num_threads(),
@@ -58,6 +58,6 @@ def run(
     return parent_BP, token_BP, best_scores_BP, fallback_B
 
 
-def _view(tensor: torch.Tensor | None, rank: int) -> tuple[int, ...]:
+def view(tensor: torch.Tensor | None, rank: int) -> tuple[int, ...]:
     """A tensor's address and strides, zeros for none."""
     return (0,) * (1 + rank) if tensor is None else (tensor.data_ptr(), *tensor.stride())

@@ -48,5 +48,5 @@ OP = Op(
     check=_check,
     reference=item_topk_reference,
     fake=_fake,
-    implementations={"cpp": "native"},
+    implementations={"cuda": "native_cuda", "cpp": "native"},
 )

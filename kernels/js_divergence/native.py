@@ -2,7 +2,7 @@
 
 import torch
 
-__all__ = ["call_arguments", "objection", "run"]
+__all__ = ["objection", "run"]
 
 
 def objection(p_logits_NC: torch.Tensor, q_logits_NC: torch.Tensor, threshold: float | None) -> str | None:
@@ -16,21 +16,11 @@ def run(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     from ... import _C
 
-    js_N, keep_N, arguments = call_arguments(p_logits_NC, q_logits_NC, threshold)
-    _C.js_divergence_cpu(*arguments, torch.get_num_threads())
-    return js_N, keep_N
-
-
-def call_arguments(
-    p_logits_NC: torch.Tensor, q_logits_NC: torch.Tensor, threshold: float | None
-) -> tuple[torch.Tensor, torch.Tensor, tuple[int | float, ...]]:
-    """(js_N, keep_N, what the C functions take: pointers, strides, sizes, the flag for bfloat16, the threshold)."""
-    num_rows, num_classes = p_logits_NC.shape
-    js_N = torch.empty(num_rows, dtype=torch.float32, device=p_logits_NC.device)
-    keep_N = torch.empty(0 if threshold is None else num_rows, dtype=torch.bool, device=p_logits_NC.device)
-    arguments = (
+    js_N = torch.empty(len(p_logits_NC), dtype=torch.float32)
+    keep_N = torch.empty(0 if threshold is None else len(p_logits_NC), dtype=torch.bool)
+    _C.js_divergence_cpu(
         *(p_logits_NC.data_ptr(), *p_logits_NC.stride(), q_logits_NC.data_ptr(), *q_logits_NC.stride()),
-        *(num_rows, num_classes, p_logits_NC.dtype == torch.bfloat16),
-        *(js_N.data_ptr(), keep_N.data_ptr(), 0.0 if threshold is None else threshold),
+        *(*p_logits_NC.shape, p_logits_NC.dtype == torch.bfloat16, js_N.data_ptr(), keep_N.data_ptr()),
+        *(0.0 if threshold is None else threshold, torch.get_num_threads()),
     )
-    return js_N, keep_N, arguments
+    return js_N, keep_N

@@ -9,15 +9,16 @@ import tyro
 from reg4rec.baselines import Popularity
 from reg4rec.cli.data import DataOptions, describe
 from reg4rec.cli.output import show
-from reg4rec.data import load_dataset, read_interactions
+from reg4rec.data import Dataset, load_dataset, read_interactions
 from reg4rec.errors import InputError
 from reg4rec.evaluation import Ranker, evaluate
 from reg4rec.infer import DType, Recommender
 from reg4rec.infer.job import recommend_to_folder
+from reg4rec.storage import read_json
 from reg4rec.tokenizer import Tokenizer, TokenizerConfig, fit_tokenizer
-from reg4rec.train import PretrainConfig, RecipeName, fit_recommender
+from reg4rec.train import AlignConfig, PretrainConfig, RecipeName, align, fit_recommender
 
-__all__ = ["DataGet", "DataPrepare", "Evaluate", "Pretrain", "Recommend", "Tokenize"]
+__all__ = ["Align", "DataGet", "DataPrepare", "Evaluate", "Pretrain", "Recommend", "Tokenize"]
 
 
 @dataclass(frozen=True)
@@ -144,6 +145,38 @@ class Pretrain:
 
 
 @dataclass(frozen=True)
+class Align:
+    """Post-train by rewards (PARS, MSRA): `reg4rec align --model runs/mine/recommender --data D --out runs/aligned`."""
+
+    model: Path
+    """recommender folder"""
+    data: str
+    """the dataset that it was trained on"""
+    out: Path
+    """run folder; a killed run started again goes on, and RUN/recommender holds the result"""
+    config: Annotated[AlignConfig, tyro.conf.arg(name="")] = field(default_factory=AlignConfig)
+    resume: bool = True
+    """go on from the last checkpoint in the run folder"""
+    seed: int = 0
+    """seed of the cuts, the rollouts and the anchor's batches"""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1 ..."""
+    json: bool = False
+    """print one JSON object instead of text"""
+
+    def run(self) -> None:
+        recommender, data = trained_on(self.model, self.data, self.device)
+        align(recommender, data, self.config, self.out, self.resume, self.seed)
+        record = read_json(self.out / "align.json")
+        after = {name: f"{record['before'][name]:.4f} -> {value:.4f}" for name, value in record["after"].items()}
+        lines = [f"{name}: {change}" for name, change in after.items()]
+        if not record["kept"]:
+            lines.append("no epoch was better on validation: the recommender stays as it was")
+        lines.append(f"recommender: {self.out / 'recommender'}")
+        show("\n".join(lines), {"recommender": self.out / "recommender", **record}, self.json)
+
+
+@dataclass(frozen=True)
 class Evaluate:
     """Recall and NDCG of a recommender beside popularity: `reg4rec evaluate --model RUN/recommender --data D`."""
 
@@ -169,9 +202,7 @@ class Evaluate:
     """print one JSON object instead of text"""
 
     def run(self) -> None:
-        recommender, data = Recommender.from_pretrained(self.model, self.device), load_dataset(self.data)
-        if not recommender.items.ids.equals(data.items.ids):
-            raise InputError(f"{self.model} was not trained on {self.data}: their items are not the same")
+        recommender, data = trained_on(self.model, self.data, self.device)
         if self.num_beams is not None:
             recommender = recommender.with_search(num_beams=self.num_beams)
         rankers: list[Ranker] = [Popularity.fit(data, recommender.trained_on), recommender]
@@ -233,3 +264,11 @@ def _described(summary: dict[str, Any]) -> str:
         f"{summary['parts_resumed']} of {summary['parts']} parts were there\n"
         f"sources {sources or 'none'}; {summary['paths_pruned']:,} paths pruned, {summary['fallbacks']:,} fallbacks"
     )
+
+
+def trained_on(model: Path, name: str, device: str) -> tuple[Recommender, Dataset]:
+    """The recommender in a folder and the dataset of that name; InputError where their items are not the same."""
+    recommender, data = Recommender.from_pretrained(model, device), load_dataset(name)
+    if not recommender.items.ids.equals(data.items.ids):
+        raise InputError(f"{model} was not trained on {name}: their items are not the same")
+    return recommender, data

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from reg4rec.cli.commands import DataGet, DataPrepare, Evaluate, Pretrain, Recommend, Tokenize
+from reg4rec.cli.commands import Align, DataGet, DataPrepare, Evaluate, Pretrain, Recommend, Tokenize
 from reg4rec.cli.compare import Compare
 from reg4rec.cli.demo import Demo
 from reg4rec.cli.info import Info
@@ -46,6 +46,7 @@ def _command(recipe: Recipe) -> Any:
         | Annotated[DataCommand, tyro.conf.subcommand("data", description=ABOUT_DATA)]
         | Annotated[Tokenize, tyro.conf.subcommand("tokenize", default=tokenize)]
         | Annotated[Pretrain, tyro.conf.subcommand("pretrain", default=pretrain)]
+        | Annotated[Align, tyro.conf.subcommand("align")]
         | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
         | Annotated[Recommend, tyro.conf.subcommand("recommend")]
         | Annotated[Info, tyro.conf.subcommand("info")]

@@ -47,10 +47,10 @@ class Sequences:
         """Number of interactions of each user, (B,)."""
         return np.diff(self.offsets)
 
-    def last(self, n: int) -> "Sequences":
-        """Each sequence cut to its newest `n` items."""
-        if n < 0:
-            raise InputError(f"a history length of {n} was asked for; give 0 or more")
+    def last(self, n: int | Int64) -> "Sequences":
+        """Each sequence cut to its newest `n` items (one number, or one a user)."""
+        if np.any(np.less(n, 0)):
+            raise InputError(f"a history length of {np.min(n)} was asked for; give 0 or more")
         kept = np.minimum(self.lengths, n)
         return self._pieces(self.offsets[1:] - kept, kept)
 

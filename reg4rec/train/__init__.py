@@ -1,9 +1,22 @@
-"""Training: pre-training of the encoder-decoder, and what validation decides about the search."""
+"""Training: pre-training of the encoder-decoder, alignment, and what validation decides about the search."""
 
+from reg4rec.train.align import align
+from reg4rec.train.align_config import AlignConfig, RewardWeights
 from reg4rec.train.calibration import calibrate
 from reg4rec.train.config import PretrainConfig
 from reg4rec.train.fit import fit_recommender
 from reg4rec.train.pretrain import pretrain
 from reg4rec.train.recipes import RECIPES, Recipe, RecipeName
 
-__all__ = ["RECIPES", "PretrainConfig", "Recipe", "RecipeName", "calibrate", "fit_recommender", "pretrain"]
+__all__ = [
+    "RECIPES",
+    "AlignConfig",
+    "PretrainConfig",
+    "Recipe",
+    "RecipeName",
+    "RewardWeights",
+    "align",
+    "calibrate",
+    "fit_recommender",
+    "pretrain",
+]

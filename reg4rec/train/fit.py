@@ -4,9 +4,12 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+import numpy.typing as npt
+
 from reg4rec.data import Dataset
 from reg4rec.data.fingerprint import fingerprint
 from reg4rec.infer import Recommender, SearchConfig
+from reg4rec.model import Reg4RecModel
 from reg4rec.settings import override
 from reg4rec.storage import read_json, write_json
 from reg4rec.tokenizer import Tokenizer
@@ -15,7 +18,7 @@ from reg4rec.train.config import PretrainConfig
 from reg4rec.train.pretrain import pretrain
 from reg4rec.train.recipes import RecipeName, recipe_named
 
-__all__ = ["fit_recommender"]
+__all__ = ["calibrated", "fit_recommender", "weights_of"]
 
 
 def fit_recommender(
@@ -46,23 +49,30 @@ def fit_recommender(
     )
     if search is None and config.part == "train":
         kept = None if out is None else Path(out) / "calibration.json"
-        recommender, record = _calibrated(recommender, data, config.validation_users, seed, kept if resume else None)
-        if kept is not None:
-            write_json(kept, record)
+        recommender = calibrated(recommender, data, config.validation_users, seed, kept, resume)
     if out is not None:
         recommender.save_pretrained(Path(out) / "recommender")
     return recommender
 
 
-def _calibrated(
-    recommender: Recommender, data: Dataset, max_users: int, seed: int, kept: Path | None
-) -> tuple[Recommender, dict[str, Any]]:
-    """The calibrated recommender and its record; one in `kept` of the same weights and users is taken over."""
-    weights = {name: weight.cpu().numpy() for name, weight in recommender.model.state_dict().items()}
+def calibrated(
+    recommender: Recommender, data: Dataset, max_users: int, seed: int, kept: Path | None, resume: bool
+) -> Recommender:
+    """The recommender as `calibrate` sets it up; with `resume`, a record in `kept` of the same weights is taken over.
+
+    `kept` is the file in which the settings tried are written; None keeps no record.
+    """
     choices = [field.name for field in fields(SearchConfig)]
-    basis = fingerprint({}, weights, {"users": max_users, "seed": seed, "choices": choices})
-    known = read_json(kept) if kept is not None and kept.exists() else {}
+    basis = fingerprint({}, weights_of(recommender.model), {"users": max_users, "seed": seed, "choices": choices})
+    known = read_json(kept) if kept is not None and resume and kept.exists() else {}
     if known.get("basis") == basis:
-        return recommender.with_search(**asdict(SearchConfig.from_json(known["chosen"]))), known
+        return recommender.with_search(**asdict(SearchConfig.from_json(known["chosen"])))
     recommender, tried = calibrate(recommender, data, max_users=max_users, seed=seed)
-    return recommender, {"basis": basis, "chosen": asdict(recommender.config), "tried": tried}
+    if kept is not None:
+        write_json(kept, {"basis": basis, "chosen": asdict(recommender.config), "tried": tried})
+    return recommender
+
+
+def weights_of(model: Reg4RecModel) -> dict[str, npt.NDArray[Any]]:
+    """The parameters by name, as `reg4rec.data.fingerprint` takes them."""
+    return {name: weight.cpu().numpy() for name, weight in model.state_dict().items()}

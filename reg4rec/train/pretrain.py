@@ -60,7 +60,16 @@ class PretrainStage:
 
     name = "pretrain"
 
-    def __init__(self, data: Dataset, tokenizer: Tokenizer, config: PretrainConfig, seed: int, device: torch.device):
+    def __init__(
+        self,
+        data: Dataset,
+        tokenizer: Tokenizer,
+        config: PretrainConfig,
+        seed: int,
+        device: torch.device,
+        model: Reg4RecModel | None = None,
+    ):
+        """Of a new model, or of `model`, which then goes on from where it stands."""
         known = tokenizer.card.get("dataset")
         if known != data.card["fingerprint"]:
             raise InputError(
@@ -71,18 +80,7 @@ class PretrainStage:
         self.sequences = data.part(config.part)
         self.codes_IM = tokenizer.codes_IM.long().to(device)
         self.category_I = torch.from_numpy(data.items.categories_I).long().to(device)
-        shape = sized(
-            config.size,
-            self.codes_IM.shape[1],
-            tokenizer.config.codebook_size,
-            len(data.items.category_names) if config.category_weight > 0 else 0,
-            dropout=config.dropout,
-            max_history=config.max_history,
-            history_layout=config.history_layout,
-            renormalize=config.renormalize,
-            num_items=data.num_items if config.score_items else 0,
-        )
-        self.module: Reg4RecModel = Reg4RecModel(shape).to(device)
+        self.module: Reg4RecModel = (model or _new_model(data, tokenizer, config)).to(device)
         # only items that were interacted with: the others keep a residual of 0 and are scored by their tokens
         self.popularity_I = torch.from_numpy(data.item_counts(config.part)).float().to(device)
         self.monitor = "validation_ndcg@10" if config.part == "train" else ""
@@ -152,3 +150,18 @@ class PretrainStage:
         if not self.monitor:
             return {}
         return validation_metrics(self.ranker, self.data, self.config.validation_users, self.seed)
+
+
+def _new_model(data: Dataset, tokenizer: Tokenizer, config: PretrainConfig) -> Reg4RecModel:
+    shape = sized(
+        config.size,
+        tokenizer.codes_IM.shape[1],
+        tokenizer.config.codebook_size,
+        len(data.items.category_names) if config.category_weight > 0 else 0,
+        dropout=config.dropout,
+        max_history=config.max_history,
+        history_layout=config.history_layout,
+        renormalize=config.renormalize,
+        num_items=data.num_items if config.score_items else 0,
+    )
+    return Reg4RecModel(shape)

@@ -1,0 +1,256 @@
+"""The training stage behind `align`: rollouts, their rewards, and the loss of a batch of them."""
+
+import copy
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from reg4rec.data import Dataset
+from reg4rec.data.fingerprint import fingerprint
+from reg4rec.errors import InputError
+from reg4rec.infer import Recommender
+from reg4rec.infer.histories import padded
+from reg4rec.kernels.beam_step.reference import items_with_tokens
+from reg4rec.model import Reg4RecModel
+from reg4rec.train.align_config import AlignConfig
+from reg4rec.train.config import PretrainConfig
+from reg4rec.train.fit import weights_of
+from reg4rec.train.futures import Cut, CutBatches
+from reg4rec.train.grpo import group_advantages, policy_loss
+from reg4rec.train.pretrain import PretrainStage
+from reg4rec.train.reward_mix import RewardMix
+from reg4rec.train.rewards import (
+    REWARDS,
+    category_hit,
+    future_weights,
+    global_path,
+    matched_tokens,
+    step_consistency,
+    step_hit,
+)
+from reg4rec.train.rollouts import Policy, Rollouts, evaluate_paths, recorded_paths, roll_out
+from reg4rec.train.validation import validation_metrics
+from reg4rec.train.windows import Batch
+
+__all__ = ["AlignBatch", "AlignStage"]
+
+KS = (5, 10, 50)
+LEARN_EVERY = 20
+"""Batches between two steps of learned reward weights, which cost a backward pass a reward."""
+
+
+class AlignBatch(NamedTuple):
+    """One step's material: users cut in two, rollouts of the policy as it stood, and a batch of pre-training.
+
+    old and reference: log-probabilities (B, G, S) of the actions at rollout time and under the pre-trained model.
+    rewards_RBG: each of REWARDS for each path.
+    """
+
+    cut: Cut
+    rollouts: Rollouts
+    recorded: Policy
+    reference_BGS: Tensor
+    rewards_RBG: Tensor
+    anchor: Batch
+    seconds: dict[str, float]
+
+
+class AlignStage:
+    """The stage that `reg4rec.loop` runs."""
+
+    name = "align"
+    monitor = "validation_recall@10"
+
+    def __init__(self, recommender: Recommender, data: Dataset, config: AlignConfig, seed: int):
+        if recommender.config.order != "confidence":
+            raise InputError(f"alignment needs a search in the order of confidence, found {recommender.config.order!r}")
+        self.data, self.config, self.seed = data, config, seed
+        self.device = recommender.device
+        self.start = recommender
+        policy = copy.deepcopy(recommender.model).requires_grad_(True)
+        self.anchor = PretrainStage(data, recommender.tokenizer, anchor_config(policy), seed, self.device, policy)
+        self.ranker = Recommender(
+            policy,
+            recommender.tokenizer,
+            data.items,
+            recommender.popularity_I.cpu().numpy(),
+            trained_on=recommender.trained_on,
+            device=self.device,
+            **asdict(recommender.config),
+        )
+        self.num_steps = recommender.config.num_steps or policy.config.num_codebooks
+        weights = {name: getattr(config.rewards, name) for name in REWARDS}
+        if policy.category_head is None:
+            weights |= {"category_hit": 0.0, "step_consistency": 0.0}
+        self.mix = RewardMix(list(weights.values()), config.mixing).to(self.device)
+        self.module = nn.ModuleDict({"policy": policy, "mix": self.mix})
+        self.settings: dict[str, Any] = {
+            **self.anchor.settings,
+            "stage": self.name,
+            **{name: value for name, value in asdict(config).items() if name != "loop"},
+            "search": asdict(recommender.config),
+            "start": fingerprint({}, weights_of(recommender.model), {}),
+        }
+
+    @property
+    def policy(self) -> Reg4RecModel:
+        return self.ranker.model
+
+    def batches(self, epoch: int) -> Sequence[AlignBatch]:
+        """On-policy: a batch is rolled out when the loop asks for it."""
+        return _OnPolicy(self, epoch)
+
+    def loss(self, batch: AlignBatch) -> dict[str, Tensor]:
+        config = self.config
+        self.policy.eval()  # dropout would make ratios of what the policy did not change
+        memory = self.ranker.remember(batch.cut.histories)
+        policy = evaluate_paths(self.policy, memory, batch.rollouts, config.temperature)
+        advantage_BG, dead_B = group_advantages(self.mix(batch.rewards_RBG), batch.rollouts.valid_BG)
+        taken_BGS = (batch.rollouts.valid_BG & ~dead_B[:, None])[..., None].expand_as(policy.log_probs_BGS)
+        learned = policy_loss(
+            policy.log_probs_BGS,
+            batch.recorded.log_probs_BGS,
+            batch.reference_BGS,
+            advantage_BG,
+            taken_BGS,
+            config.clip,
+        )
+        self.policy.train()
+        anchor = self.anchor.loss(batch.anchor)["loss"]
+        total = learned.objective + config.kl_weight * learned.kl + config.anchor_weight * anchor
+        return {
+            "loss": total,
+            "objective": learned.objective,
+            "kl": learned.kl,
+            "clip_fraction": learned.clip_fraction,
+            "anchor_loss": anchor,
+            "entropy": policy.entropy_BGS.mean(),
+            "dead_groups": dead_B.float().mean(),
+            "advantage": advantage_BG.abs().mean(),
+            **self._statistics(batch),
+        }
+
+    def end_epoch(self, epoch: int) -> dict[str, float]:
+        return self.validate()
+
+    def validate(self) -> dict[str, float]:
+        return validation_metrics(self.ranker, self.data, self.config.validation_users, self.seed, KS)
+
+    def _statistics(self, batch: AlignBatch) -> dict[str, Tensor]:
+        """Means over the batch of what must not go wrong unseen."""
+        rollouts, values = batch.rollouts, {}
+        for name, reward_BG, weight in zip(REWARDS, batch.rewards_RBG, self.mix.share_R, strict=True):
+            dead_B = group_advantages(reward_BG, rollouts.valid_BG)[1]
+            values[f"reward_{name}"] = reward_BG[rollouts.valid_BG].mean()
+            values[f"spread_{name}"] = reward_BG.std(1, correction=0).mean()
+            values[f"dead_{name}"] = dead_B.float().mean()
+            values[f"weight_{name}"] = weight
+        values["reward"] = self.mix(batch.rewards_RBG)[rollouts.valid_BG].mean()
+        tokens_NM = rollouts.tokens_BGM(self.policy.config.num_codebooks)[rollouts.valid_BG]
+        user_N = rollouts.valid_BG.nonzero()[:, :1]
+        values["path_diversity"] = torch.tensor(len(torch.cat([user_N, tokens_NM], 1).unique(dim=0)) / len(tokens_NM))
+        _, items_T = items_with_tokens(tokens_NM.unique(dim=0), self.ranker.index)
+        values["unique_items"] = torch.tensor(float(len(items_T.unique())))
+        categories = batch.recorded.category_BGS[rollouts.valid_BG].flatten()
+        values["top_category"] = torch.bincount(categories.clamp(min=0)).max() / categories.numel()
+        return values | {f"{name}_seconds": torch.tensor(seconds) for name, seconds in batch.seconds.items()}
+
+    @torch.no_grad()
+    def rewards(self, cut: Cut, rollouts: Rollouts, recorded: Policy) -> Tensor:
+        """rewards_RBG in the order of REWARDS: each future item's by its weight, consistency once (D9)."""
+        item_BF = padded(cut.futures, -1).to(self.device)
+        weight_B1F = future_weights((item_BF >= 0).float(), self.config.decay)[:, None]
+        tokens_BGM = rollouts.tokens_BGM(self.policy.config.num_codebooks)
+        row_BF = item_BF.clamp(min=0)
+        matched_BGF = matched_tokens(tokens_BGM[:, :, None], self.anchor.codes_IM[row_BF][:, None])
+        target_B1F = self.anchor.category_I[row_BF][:, None]
+        hits_BGF = category_hit(recorded.category_BGS[:, :, None], target_B1F.expand_as(matched_BGF))
+        each = {
+            "step_hit": (weight_B1F * step_hit(matched_BGF, self.num_steps)).sum(-1),
+            "category_hit": (weight_B1F * hits_BGF).sum(-1),
+            "step_consistency": step_consistency(recorded.js_BGS, self.config.consistency_threshold),
+            "global_path": (weight_B1F * global_path(matched_BGF, self.num_steps)).sum(-1),
+        }
+        return torch.stack([each[name] for name in REWARDS])
+
+    @torch.enable_grad()
+    def learn_mix(self, cut: Cut, rollouts: Rollouts, rewards_RBG: Tensor, i: int) -> None:
+        """Weigh rewards by how far their gradient points where validation users' next items become more probable."""
+        weights = list(self.policy.parameters())
+        wanted = _direction(self._validation_log_probs(i), weights)
+        memory = self.ranker.remember(cut.histories)
+        log_probs_BG = evaluate_paths(self.policy, memory, rollouts, self.config.temperature).log_probs_BGS.sum(-1)
+        agreement = []
+        for reward_BG in rewards_RBG:
+            advantage_BG, _ = group_advantages(reward_BG, rollouts.valid_BG)
+            gradient = _direction((advantage_BG * log_probs_BG).mean(), weights)
+            agreement.append(torch.cosine_similarity(gradient, wanted, dim=0))
+        self.mix.follow(torch.stack(agreement))
+
+    def _validation_log_probs(self, i: int) -> Tensor:
+        """Mean log-probability of the next items' tokens, in random order, for a draw of validation users."""
+        users, targets = self.data.targets("validation")
+        draw = np.random.default_rng((self.seed, i))
+        chosen = draw.choice(len(users), min(self.config.batch_users, len(users)), replace=False)
+        codes_B1M = self.anchor.codes_IM[torch.from_numpy(targets[chosen]).long()][:, None]
+        order_B1S = torch.from_numpy(draw.random(codes_B1M.shape).argsort(2)[..., : self.num_steps]).to(self.device)
+        paths = recorded_paths(order_B1S, codes_B1M, self.ranker.index)
+        memory = self.ranker.remember(self.data.part("train").take(users[chosen]))
+        return evaluate_paths(self.policy, memory, paths, self.config.temperature).log_probs_BGS.mean()
+
+
+class _OnPolicy(Sequence[AlignBatch]):
+    """The batches of an epoch; each is made by the policy as it is when the batch is asked for."""
+
+    def __init__(self, stage: AlignStage, epoch: int):
+        config = stage.config
+        self.stage = stage
+        self.cuts = CutBatches(stage.data.part("train"), config.window, config.batch_users, stage.seed, epoch)
+        self.anchors = stage.anchor.batches(epoch)
+
+    def __len__(self) -> int:
+        return len(self.cuts)
+
+    @torch.no_grad()
+    def __getitem__(self, i: int) -> AlignBatch:  # type: ignore[override]
+        stage, cut, config = self.stage, self.cuts[i], self.stage.config
+        stage.policy.eval()
+        began = time.perf_counter()
+        memory = stage.ranker.remember(cut.histories)
+        rollouts = roll_out(
+            stage.policy, memory, stage.ranker.index, config.group_size, stage.num_steps, config.temperature,
+            config.rollout,
+        )  # fmt: skip
+        rolled = time.perf_counter()
+        recorded = evaluate_paths(stage.policy, memory, rollouts, config.temperature)
+        past = stage.start.remember(cut.histories)
+        reference = evaluate_paths(stage.start.model, past, rollouts, config.temperature)
+        rewards_RBG = stage.rewards(cut, rollouts, recorded)
+        if config.mixing == "learned" and i % LEARN_EVERY == 0:
+            stage.learn_mix(cut, rollouts, rewards_RBG, i)
+        seconds = {"rollout": rolled - began, "reward": time.perf_counter() - rolled}
+        return AlignBatch(
+            cut, rollouts, recorded, reference.log_probs_BGS, rewards_RBG, self.anchors[i % len(self.anchors)], seconds
+        )
+
+
+def _direction(value: Tensor, weights: list[nn.Parameter]) -> Tensor:
+    """The gradient of a scalar by all weights, in one vector."""
+    grads = torch.autograd.grad(value, weights, retain_graph=True, allow_unused=True, materialize_grads=True)
+    return torch.cat([grad.flatten() for grad in grads])
+
+
+def anchor_config(model: Reg4RecModel) -> PretrainConfig:
+    """Pre-training as it fits a model: what the model has is trained, on histories of its length."""
+    shape = model.config
+    return PretrainConfig(
+        max_history=shape.max_history,
+        score_items=model.scores_items,
+        renormalize=shape.renormalize,
+        category_weight=PretrainConfig().category_weight if shape.num_categories else 0.0,
+    )

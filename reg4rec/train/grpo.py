@@ -1,0 +1,58 @@
+"""Group-relative policy optimization: advantages within a group, clipped ratios, and the distance to a reference."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+__all__ = ["PolicyLoss", "group_advantages", "policy_loss"]
+
+EPSILON = 1e-6
+
+
+class PolicyLoss(NamedTuple):
+    """Scalars: the clipped objective to be minimized, the KL estimate, the part of the actions that was clipped."""
+
+    objective: Tensor
+    kl: Tensor
+    clip_fraction: Tensor
+
+
+def group_advantages(rewards_BG: Tensor, valid_BG: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """advantages_BG = (R - mean) / (std + 1e-6) within each group, and dead_B: groups in which all rewards are equal.
+
+    std is that of the group as a population. A dead group teaches nothing and has advantage 0; so has a rollout that
+    is not valid, which counts nowhere. Paper: PARS, stated; formula ours, D8.
+    """
+    valid_BG = torch.ones_like(rewards_BG, dtype=torch.bool) if valid_BG is None else valid_BG
+    count_B1 = valid_BG.sum(1, keepdim=True).clamp(min=1)
+    mean_B1 = rewards_BG.masked_fill(~valid_BG, 0).sum(1, keepdim=True) / count_B1
+    away_BG = (rewards_BG - mean_B1).masked_fill(~valid_BG, 0)
+    std_B1 = (away_BG.square().sum(1, keepdim=True) / count_B1).sqrt()
+    dead_B = std_B1.squeeze(1) <= EPSILON
+    return (away_BG / (std_B1 + EPSILON)).masked_fill(dead_B[:, None], 0), dead_B
+
+
+def policy_loss(
+    log_probs: Tensor,
+    old_log_probs: Tensor,
+    reference_log_probs: Tensor,
+    advantages: Tensor,
+    taken: Tensor,
+    clip: float,
+) -> PolicyLoss:
+    """Means over the actions that were `taken` (bool); all arguments are (..., S), advantages (...) one a path.
+
+    The objective is -min(ratio A, clip(ratio, 1 - c, 1 + c) A); the KL is the k3 estimate exp(d) - d - 1 with d =
+    reference - policy, which is never negative. Paper: PARS, stated; estimator ours, D8.
+    """
+    ratio = (log_probs - old_log_probs).exp()
+    clipped = ratio.clamp(1 - clip, 1 + clip)
+    gain = torch.minimum(ratio * advantages[..., None], clipped * advantages[..., None])
+    apart = reference_log_probs - log_probs
+    count = taken.sum().clamp(min=1)
+
+    def mean(values: Tensor) -> Tensor:
+        return torch.where(taken, values, 0).sum() / count
+
+    return PolicyLoss(-mean(gain), mean(apart.exp() - apart - 1), mean((ratio != clipped).float()))

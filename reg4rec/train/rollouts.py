@@ -1,0 +1,163 @@
+"""Rollouts: groups of reasoning paths of the present policy, and what the policy thinks of paths that were recorded."""
+
+from itertools import pairwise
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from reg4rec import ops
+from reg4rec.infer import SearchConfig
+from reg4rec.infer.search import search
+from reg4rec.kernels.beam_step.index import TokenIndex
+from reg4rec.kernels.beam_step.reference import admissible_tokens
+from reg4rec.model import Memory, Reg4RecModel
+
+__all__ = ["Policy", "RolloutKind", "Rollouts", "evaluate_paths", "recorded_paths", "roll_out"]
+
+RolloutKind = Literal["sample", "beam"]
+
+
+class Rollouts(NamedTuple):
+    """G paths of S steps for each of B users, all of which some item carries.
+
+    order_BGS: the codebook of each step. code_BGS: its token there. open_BGSK: the tokens that could be taken instead.
+    valid_BG: False where beams found fewer than G paths.
+    """
+
+    order_BGS: Tensor
+    code_BGS: Tensor
+    open_BGSK: Tensor
+    valid_BG: Tensor
+
+    def tokens_BGM(self, num_codebooks: int) -> Tensor:  # noqa: N802 - a shape suffix, as on tensors
+        """The token of each codebook, -1 where none was decoded."""
+        none = self.code_BGS.new_full((*self.code_BGS.shape[:2], num_codebooks), -1)
+        return none.scatter(2, self.order_BGS, self.code_BGS)
+
+
+class Policy(NamedTuple):
+    """What a model thinks of recorded paths: log_probs_BGS and entropy_BGS (nats) of the policy at every step, the most
+    probable category after it (category_BGS, -1 without categories), and js_BGS, nats between adjacent ones, S - 1.
+    """
+
+    log_probs_BGS: Tensor
+    entropy_BGS: Tensor
+    category_BGS: Tensor
+    js_BGS: Tensor
+
+
+@torch.no_grad()
+def roll_out(
+    model: Reg4RecModel,
+    memory: Memory,
+    index: TokenIndex,
+    group_size: int,
+    num_steps: int,
+    temperature: float,
+    kind: RolloutKind = "sample",
+) -> Rollouts:
+    """`group_size` paths for each encoded history.
+
+    sample: each step takes the codebook that holds the most confident token, as the search does (CRSS), and draws one
+    of its admissible tokens from their softmax at `temperature`. beam: the best paths of a search, all different.
+    Paper: rollouts, ours, D8.
+    """
+    if kind == "beam":
+        return _best_paths(model, memory, index, group_size, num_steps)
+    batch, num_codebooks = len(memory.state_BD), model.config.num_codebooks
+    tokens_BGM = torch.full((batch, group_size, num_codebooks), -1, device=memory.state_BD.device)
+    alive_BG = torch.ones_like(tokens_BGM[..., 0], dtype=torch.bool)
+    steps = _Steps(model, memory, group_size)
+    taken: list[tuple[Tensor, Tensor, Tensor]] = []
+    for step in range(num_steps):
+        logits_BGMK = model.token_logits(steps.state_BGD).float()
+        open_BGMK = admissible_tokens(tokens_BGM, alive_BG, index)
+        counted = logits_BGMK.masked_fill(~open_BGMK, -torch.inf) if model.config.renormalize else logits_BGMK
+        confidence_BGM = counted.softmax(-1).nan_to_num(0).masked_fill(~open_BGMK, -1).amax(-1)
+        codebook_BG = confidence_BGM.argmax(-1)
+        open_BGK = _of_codebook(open_BGMK, codebook_BG)
+        log_probs_BGK = _log_policy(_of_codebook(logits_BGMK, codebook_BG), open_BGK, temperature)
+        code_BG = torch.multinomial(log_probs_BGK.exp().flatten(0, 1), 1).view_as(codebook_BG)
+        taken.append((codebook_BG, code_BG, open_BGK))
+        tokens_BGM = tokens_BGM.scatter(2, codebook_BG[..., None], code_BG[..., None])
+        if step + 1 < num_steps:
+            steps.feed(codebook_BG, code_BG)
+    order, code, open_ = (torch.stack(values, dim=2) for values in zip(*taken, strict=True))
+    return Rollouts(order, code, open_, alive_BG)
+
+
+def evaluate_paths(model: Reg4RecModel, memory: Memory, rollouts: Rollouts, temperature: float) -> Policy:
+    """The policy of `model` at every step of the paths; codebooks and admissible tokens are those recorded (D8)."""
+    steps = _Steps(model, memory, rollouts.order_BGS.shape[1])
+    log_probs, entropies, logits = [], [], []
+    for step in range(rollouts.order_BGS.shape[2]):
+        codebook_BG, code_BG = rollouts.order_BGS[:, :, step], rollouts.code_BGS[:, :, step]
+        logits_BGK = _of_codebook(model.token_logits(steps.state_BGD).float(), codebook_BG)
+        log_probs_BGK = _log_policy(logits_BGK, rollouts.open_BGSK[:, :, step], temperature)
+        log_probs.append(log_probs_BGK.gather(2, code_BG[..., None]).squeeze(2))
+        entropies.append(torch.special.entr(log_probs_BGK.detach().exp()).sum(-1))
+        steps.feed(codebook_BG, code_BG)
+        logits_BGC = model.category_logits(steps.state_BGD)
+        if logits_BGC is not None:
+            logits.append(logits_BGC.detach())
+    category, js = _categories(logits, rollouts.order_BGS)
+    return Policy(torch.stack(log_probs, 2), torch.stack(entropies, 2), category, js)
+
+
+class _Steps:
+    """Paths that grow by a token a step; `state_BGD` is the decoder's after the newest."""
+
+    def __init__(self, model: Reg4RecModel, memory: Memory, group_size: int):
+        self.model, self.memory, self.step = model, memory, 0
+        state_B1D, cache = model.decode_step(memory, None, 0, None)
+        self.state_BGD = state_B1D.expand(-1, group_size, -1)
+        copies = (-1, group_size, -1, -1, -1)
+        self.cache = [(keys.expand(copies), values.expand(copies)) for keys, values in cache]
+
+    def feed(self, codebook_BG: Tensor, code_BG: Tensor) -> None:
+        self.step += 1
+        token_BG = codebook_BG * self.model.config.codebook_size + code_BG
+        self.state_BGD, self.cache = self.model.decode_step(self.memory, token_BG, self.step, self.cache)
+
+
+def _best_paths(model: Reg4RecModel, memory: Memory, index: TokenIndex, group_size: int, num_steps: int) -> Rollouts:
+    # without CORP: a path that contradicts itself must be seen to be punished
+    paths = search(model, memory, index, SearchConfig(group_size, prune_threshold=None, num_steps=num_steps))
+    order_BGS = paths.order_BWM[..., :num_steps].clamp(min=0)
+    return recorded_paths(order_BGS, paths.tokens_BWM.clamp(min=0), index, paths.scores_BW > -torch.inf)
+
+
+def recorded_paths(
+    order_BGS: Tensor, tokens_BGM: Tensor, index: TokenIndex, valid_BG: Tensor | None = None
+) -> Rollouts:
+    """Rollouts that take, at each step, the token in tokens_BGM of the codebook in order_BGS."""
+    valid_BG = torch.ones_like(order_BGS[..., 0], dtype=torch.bool) if valid_BG is None else valid_BG
+    code_BGS = tokens_BGM.gather(2, order_BGS)
+    path_BGM, masks = torch.full_like(tokens_BGM, -1), []
+    for step in range(order_BGS.shape[2]):
+        codebook_BG = order_BGS[:, :, step]
+        masks.append(_of_codebook(admissible_tokens(path_BGM, valid_BG, index), codebook_BG) | ~valid_BG[..., None])
+        path_BGM = path_BGM.scatter(2, codebook_BG[..., None], code_BGS[:, :, step, None])
+    return Rollouts(order_BGS, code_BGS, torch.stack(masks, dim=2), valid_BG)
+
+
+def _of_codebook(values_BGMK: Tensor, codebook_BG: Tensor) -> Tensor:
+    """values[b, g, codebook[b, g]]: (B, G, K)."""
+    at = codebook_BG[..., None, None].expand(-1, -1, 1, values_BGMK.shape[3])
+    return values_BGMK.gather(2, at).squeeze(2)
+
+
+def _log_policy(logits_BGK: Tensor, open_BGK: Tensor, temperature: float) -> Tensor:
+    return (logits_BGK / temperature).masked_fill(~open_BGK, -torch.inf).log_softmax(-1)
+
+
+def _categories(logits: list[Tensor], order_BGS: Tensor) -> tuple[Tensor, Tensor]:
+    if not logits:
+        return torch.full_like(order_BGS, -1), torch.zeros(*order_BGS.shape[:2], 0, device=order_BGS.device)
+    js = [
+        ops.js_divergence(before.flatten(0, 1), after.flatten(0, 1)).view(before.shape[:2])
+        for before, after in pairwise(logits)
+    ]
+    js_BGS = torch.stack(js, dim=2) if js else torch.zeros(*order_BGS.shape[:2], 0, device=order_BGS.device)
+    return torch.stack([x.argmax(-1) for x in logits], dim=2), js_BGS

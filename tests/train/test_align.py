@@ -1,0 +1,158 @@
+"""Alignment on the shop: rewards rise, nothing is worse than before, and a killed run comes back to the same bits."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import reg4rec.train.align_stage as align_stage
+from reg4rec.data.shop import SyntheticShop
+from reg4rec.errors import InputError
+from reg4rec.infer import Recommender
+from reg4rec.loop import LoopConfig
+from reg4rec.model import Reg4RecModel
+from reg4rec.tokenizer import Tokenizer
+from reg4rec.train import AlignConfig, RewardWeights, align
+from reg4rec.train.align_stage import AlignStage
+
+QUICK = AlignConfig(
+    batch_users=250,
+    group_size=4,
+    validation_users=60,
+    loop=LoopConfig(epochs=2, learning_rate=1e-3, updates_per_batch=2, log_every=1, checkpoint_seconds=0.0),
+)
+
+KILLS_ITSELF = """
+import os, signal, sys
+from reg4rec.data import Dataset
+from reg4rec.infer import Recommender
+from reg4rec.loop import LoopConfig
+from reg4rec.train import AlignConfig, align
+from reg4rec.train.align_stage import AlignStage
+
+folder, last = sys.argv[1], int(sys.argv[2])
+losses, loss = 0, AlignStage.loss
+
+def loss_until_killed(self, batch):
+    global losses
+    if losses == last:
+        os.kill(os.getpid(), signal.SIGKILL)
+    losses += 1
+    return loss(self, batch)
+
+AlignStage.loss = loss_until_killed
+loop = LoopConfig(epochs=2, learning_rate=1e-3, updates_per_batch=2, log_every=1, checkpoint_seconds=0.0)
+config = AlignConfig(batch_users=250, group_size=4, validation_users=60, mixing="learned", loop=loop)
+recommender = Recommender.from_pretrained(folder + "/start", "cpu")
+align(recommender, Dataset.load(folder + "/data"), config, folder + "/run", progress=False)
+"""
+
+
+# runs of a few steps show symptoms of their shortness; what these are is tested in test_symptoms.py
+pytestmark = pytest.mark.filterwarnings("ignore:reg4rec align")
+
+
+@pytest.fixture
+def start(shop: SyntheticShop, tokenizer: Tokenizer, token_model: Reg4RecModel) -> Recommender:
+    """One that knows the shop only a little."""
+    return Recommender(token_model, tokenizer, shop.items, device="cpu").with_search(prune_threshold=None)
+
+
+def rows_of(folder: Path) -> list[dict[str, float]]:
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in row.items() if not name.endswith("_seconds")} for row in rows]
+
+
+def test_the_reward_rises_without_help_of_the_anchor(shop: SyntheticShop, start: Recommender, tmp_path: Path) -> None:
+    weights = {name: weight.clone() for name, weight in start.model.state_dict().items()}
+    config = replace(QUICK, batch_users=100, group_size=8, anchor_weight=0.0, rewards=RewardWeights(step_consistency=0))
+    loop = replace(QUICK.loop, epochs=3, learning_rate=2e-3)
+    aligned = align(start, shop, replace(config, loop=loop), tmp_path, progress=False)
+    epochs = [row for row in rows_of(tmp_path) if "epoch" in row]
+    assert epochs[-1]["reward_step_hit"] > 1.05 * epochs[0]["reward_step_hit"]
+    assert all(torch.equal(weights[name], weight) for name, weight in start.model.state_dict().items())
+    again = Recommender.from_pretrained(tmp_path / "recommender", "cpu")
+    assert again.recommend([[]], k=5).equals(aligned.recommend([[]], k=5))
+
+
+def test_an_alignment_that_does_not_help_gives_back_what_came_in(
+    shop: SyntheticShop, start: Recommender, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures = iter([{f"validation_recall@{k}": value for k in (5, 10, 50)} for value in (0.5, 0.4, 0.3)])
+    monkeypatch.setattr(align_stage, "validation_metrics", lambda *_: next(figures))
+    assert align(start, shop, QUICK, tmp_path, progress=False) is start
+    assert not json.loads((tmp_path / "align.json").read_text())["kept"]
+
+
+def test_a_process_that_was_killed_goes_on_to_the_same_bits(
+    shop: SyntheticShop, start: Recommender, tmp_path: Path
+) -> None:
+    config = replace(QUICK, mixing="learned")
+    shop.save(tmp_path / "data")
+    start.save_pretrained(tmp_path / "start")
+    whole = align(start, shop, config, tmp_path / "whole", progress=False)
+    child = [sys.executable, "-c", KILLS_ITSELF, str(tmp_path), "11"]
+    done = subprocess.run(child, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}, check=False)
+    assert done.returncode == -signal.SIGKILL
+    checkpoint = next((tmp_path / "run" / "checkpoints").glob("step-*/checkpoint.json"))
+    assert json.loads(checkpoint.read_text())["step_in_epoch"] > 0
+
+    resumed = align(start, shop, config, tmp_path / "run", progress=False)
+    pairs = zip(whole.model.state_dict().values(), resumed.model.state_dict().values(), strict=True)
+    assert all(torch.equal(x, y) for x, y in pairs)
+    assert rows_of(tmp_path / "run") == rows_of(tmp_path / "whole")
+
+
+def test_the_first_update_of_a_batch_is_on_policy(shop: SyntheticShop, start: Recommender) -> None:
+    stage = AlignStage(start, shop, replace(QUICK, anchor_weight=0.0, kl_weight=0.5), 0)
+    batch = stage.batches(0)[0]
+    values = stage.loss(batch)
+    assert values["clip_fraction"] == 0
+    assert values["kl"] == 0
+    assert abs(values["objective"].item()) < 1e-6  # advantages sum to zero within a group
+    theirs, ours = start.model.tokens_MKD, stage.policy.tokens_MKD
+    gradients = torch.autograd.grad(values["loss"], [ours, theirs], allow_unused=True)
+    assert gradients[0].any()
+    assert gradients[1] is None
+
+
+def test_a_model_without_categories_is_rewarded_for_its_tokens(shop: SyntheticShop, tokenizer: Tokenizer) -> None:
+    from reg4rec.train import PretrainConfig, pretrain
+
+    config = PretrainConfig(
+        size="tiny", score_items=False, category_weight=0, validation_users=10, loop=LoopConfig(epochs=1)
+    )
+    model = pretrain(shop, tokenizer, config, device="cpu", progress=False)
+    start = Recommender(model, tokenizer, shop.items, device="cpu")
+    stage = AlignStage(start, shop, QUICK, 0)
+    assert stage.mix.share_R.tolist() == [0.5, 0, 0, 0.5]
+    assert stage.loss(stage.batches(0)[0])["loss"].isfinite()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"group_size": 1}, "group_size is 1; it must be 2 or more"),
+        ({"decay": 0.0}, "decay is 0.0; it must be above 0"),
+        ({"rollout": "greedy"}, "rollout is 'greedy'; it must be one of"),
+        ({"mixing": "magic"}, "mixing is 'magic'; it must be one of"),
+        ({"window": 0}, "window is 0; it must be 1 or more"),
+        ({"step_hit": 0, "category_hit": 0, "global_path": 0}, "step_consistency cannot be the only reward"),
+        ({"step_hit": -1.0}, "reward weights are 0 or more"),
+    ],
+)
+def test_bad_settings_are_named(shop: SyntheticShop, start: Recommender, changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        align(start, shop, QUICK, **changes)
+
+
+def test_a_search_in_fixed_order_is_refused(shop: SyntheticShop, start: Recommender) -> None:
+    with pytest.raises(InputError, match="order of confidence, found 'fixed'"):
+        align(start.with_search(order="fixed"), shop, QUICK)
