@@ -1,4 +1,4 @@
-"""Recommendations for a file of users, in bounded memory.
+"""Recommendations for a file of users, in bounded memory; killed and started again, it goes on.
 
 python examples/batch.py runs/demo/recommender users.parquet recommendations
 
@@ -10,14 +10,14 @@ import sys
 import polars as pl
 
 import reg4rec
-from reg4rec.infer.batch import read_users, recommend_to_folder
+from reg4rec.infer.job import recommend_to_folder
 
 
 def main(folder: str, users: str, out: str, k: int = 10) -> None:
     rec = reg4rec.Recommender.from_pretrained(folder)
-    count = recommend_to_folder(rec, read_users(users), out, k)
-    print(f"{count} users")
-    print(pl.read_parquet(f"{out}/*.parquet").head())
+    summary = recommend_to_folder(rec, users, out, k)
+    print(f"{summary['users']} users, {summary['users_per_second']:.0f} a second")
+    print(pl.read_parquet(f"{out}/part-*.parquet").head())
 
 
 if __name__ == "__main__":

@@ -120,7 +120,7 @@ def test_recommendations_are_parquet_parts(chain: Chain) -> None:
     assert table["user_id"].to_list() == ["u1"] * 4 + ["u2"] * 4 + ["u3"] * 4
     assert table["rank"].to_list() == [1, 2, 3, 4] * 3
     assert not set(table.filter(pl.col("user_id") == "u1")["item_id"]) & {"item0", "item5"}
-    assert chain.printed["recommend"].startswith("3 users")
+    assert chain.printed["recommend"].startswith("3 users, 12 recommendations, 0 rows rejected")
 
 
 def test_a_finished_stage_run_again_gives_the_same(chain: Chain) -> None:
@@ -174,6 +174,7 @@ def test_a_finished_stage_run_again_gives_the_same(chain: Chain) -> None:
             f"{RECOMMEND} --input ROOT/users.parquet --output ROOT/new -k 0",
             "-k is the number of items to recommend, from 1 up, found 0",
         ),
+        (f"{STAGES['recommend']} --keep-seen", "recs holds recommendations of another job (filter_seen differ)"),
         (f"{RECOMMEND} --input nowhere.parquet --output ROOT/new", "nowhere.parquet is missing"),
         (f"{RECOMMEND} --input ROOT/clicks.csv --output ROOT/new", "not a readable Parquet file"),
         (f"{RECOMMEND} --input ROOT/recs/part-00000.parquet --output ROOT/new", "needs a column 'items'"),
@@ -270,7 +271,10 @@ def test_a_wrong_word_is_named_beside_what_is_allowed(
         (["tokenize"], ["--data", "--out", "--num-codebooks", "--codebook-size", "--seed"]),
         (["pretrain"], ["--data", "--tokens", "--out", "--size", "--epochs", "--resume", "--seed", "--device"]),
         (["evaluate"], ["--model", "--data", "--split", "--protocol"]),
-        (["recommend"], ["--model", "--input", "--output", "-k", "--keep-seen"]),
+        (
+            ["recommend"],
+            ["--model", "--input", "--output", "-k", "--keep-seen", "--users-in-part", "--resume"],
+        ),
         (["demo"], ["--out", "--epochs", "--seed"]),
         (["compare"], ["--data", "--out", "--methods", "--protocols", "--seeds", "--size", "--sasrec.loop.epochs"]),
         (["study"], ["cold-start", "--data", "--out", "--items", "--users", "--seed", "--reg4rec.pretrain.size"]),

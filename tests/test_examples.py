@@ -37,5 +37,5 @@ def test_own_files_then_cold_start_then_batch(
     users = {"user_id": ["a", "b"], "items": [[ids[0]], []]}
     pl.DataFrame(users, schema_overrides={"items": pl.List(pl.String)}).write_parquet(tmp_path / "users.parquet")
     example("batch")(folder, str(tmp_path / "users.parquet"), str(tmp_path / "out"), k=4)
-    table = pl.read_parquet(tmp_path / "out" / "*.parquet")
+    table = pl.read_parquet(tmp_path / "out" / "part-*.parquet")
     assert table["user_id"].to_list() == ["a"] * 4 + ["b"] * 4

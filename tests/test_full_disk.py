@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -20,12 +21,12 @@ from reg4rec.data.shop import SyntheticShop
 from reg4rec.errors import InputError
 from reg4rec.evaluation import evaluate
 from reg4rec.infer import Recommender
-from reg4rec.infer.batch import recommend_to_folder
+from reg4rec.infer.job import recommend_to_folder
 from reg4rec.tokenizer import Tokenizer
 
 PAGE = os.sysconf("SC_PAGESIZE")
 FILLER = "filler"
-KINDS = ("dataset", "tokenizer", "model", "recommender", "recommendations", "metrics.json", "compare.png", "checkpoint")
+KINDS = ("dataset", "tokenizer", "model", "recommender", "metrics.json", "compare.png", "checkpoint")
 
 Writer = Callable[[Path], object]
 
@@ -53,13 +54,11 @@ def writers(shop: SyntheticShop, tokenizer: Tokenizer, recommender: Recommender)
     row = Row("popularity", "standard", "train", [0], metrics, [1.0], [0.0], {"1": [1.0], "64": [1.0]}, [0], 0)
     module = torch.nn.Linear(64, 64)
     optimizer = torch.optim.AdamW(module.parameters())
-    users = [pa.table({"items": [[f"item{i}"] for i in range(60)]})]
     return {
         "dataset": shop.save,
         "tokenizer": tokenizer.save_pretrained,
         "model": recommender.model.save_pretrained,
         "recommender": recommender.save_pretrained,
-        "recommendations": lambda path: recommend_to_folder(recommender, users, path, k=20),
         "metrics.json": report.save,
         "compare.png": lambda path: draw([row], "shop", path),
         "checkpoint": lambda path: save_checkpoint(path, 1, module, optimizer, {"step": 1}),
@@ -118,4 +117,15 @@ def test_a_run_on_a_full_disk_goes_on_when_there_is_room_again(
     assert re.match(rf"reg4rec: {out}\S* cannot be written: .*No space left", capsys.readouterr().err.splitlines()[-1])
     main(command)
     assert Tokenizer.from_pretrained(out / "tokenizer").codes_IM.shape == (60, 3)
+    assert not list(disk.rglob("*.tmp"))
+
+
+def test_a_batch_job_on_a_full_disk_goes_on_when_there_is_room_again(disk: Path, recommender: Recommender) -> None:
+    pq.write_table(pa.table({"items": [[f"item{i}"] for i in range(60)] * 5}), disk / "users.parquet")
+    out = disk / "recommendations"
+    with full(disk, 8), pytest.raises(InputError, match=rf"^{out} cannot be written: .*No space left on device"):
+        recommend_to_folder(recommender, disk / "users.parquet", out, users_in_part=20)
+    kept = sorted(out.glob("part-*.parquet"))
+    assert recommend_to_folder(recommender, disk / "users.parquet", out, users_in_part=20)["users"] == 300
+    assert len(kept) < len(list(out.glob("part-*.parquet"))) == 15
     assert not list(disk.rglob("*.tmp"))

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["TokenIndex", "build_index"]
+__all__ = ["TokenIndex", "add_to_index", "build_index", "remove_from_index"]
 
 
 class TokenIndex(NamedTuple):
@@ -43,3 +43,38 @@ def build_index(codes_IM: Tensor, codebook_size: int, items: Tensor | None = Non
     return TokenIndex(
         codes_IM.int().contiguous(), offsets, postings.int(), counts.view(num_codebooks, codebook_size).int()
     )
+
+
+def add_to_index(index: TokenIndex, codes_IM: Tensor, rows_N: Tensor) -> TokenIndex:
+    """The index with the rows `rows_N` (distinct, not in it yet) of `codes_IM`, which begins with the index's codes.
+
+    Merges in linear time what `build_index` would sort.
+    """
+    num_items = len(codes_IM)
+    added = build_index(codes_IM[rows_N], index.counts_MK.shape[1])
+    row_Y = rows_N[added.postings.long()]
+    key_Y = (_slots(added) * num_items + row_Y).sort().values
+    place_Y = torch.searchsorted(_slots(index) * num_items + index.postings, key_Y)
+    is_added = torch.zeros(len(index.postings) + len(key_Y), dtype=torch.bool, device=key_Y.device)
+    is_added[place_Y + torch.arange(len(key_Y), device=key_Y.device)] = True
+    postings = torch.empty(len(is_added), dtype=torch.int32, device=key_Y.device)
+    postings[is_added], postings[~is_added] = (key_Y % num_items).int(), index.postings
+    offsets = index.offsets + added.offsets
+    return TokenIndex(codes_IM.int().contiguous(), offsets, postings, index.counts_MK + added.counts_MK)
+
+
+def remove_from_index(index: TokenIndex, rows_N: Tensor) -> TokenIndex:
+    """The index without the rows `rows_N` (distinct), in linear time; their codes stay where they are."""
+    is_removed_I = torch.zeros(len(index.codes_IM), dtype=torch.bool, device=rows_N.device)
+    is_removed_I[rows_N] = True
+    stays = ~is_removed_I[index.postings]
+    lost = torch.bincount(_slots(index)[~stays], minlength=index.counts_MK.numel())
+    offsets = index.offsets - torch.nn.functional.pad(lost.cumsum(0), (1, 0))
+    return TokenIndex(
+        index.codes_IM, offsets, index.postings[stays], index.counts_MK - lost.view_as(index.counts_MK).int()
+    )
+
+
+def _slots(index: TokenIndex) -> Tensor:
+    """The token r * K + j of every posting."""
+    return torch.repeat_interleave(index.counts_MK.flatten())

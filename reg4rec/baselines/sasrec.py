@@ -132,6 +132,7 @@ class SASRec:
         filter_seen: bool = True,
         exclude: Iterable[Any] | None = None,
         candidates: Iterable[Any] | None = None,
+        return_paths: bool = True,
     ) -> "pl.DataFrame":
         """What `Recommender.recommend` gives, from whole-item scores: the paths are empty."""
         if k < 1:
@@ -140,7 +141,7 @@ class SASRec:
         scores_BN, items_BN = self._best(sequences, k, filter_seen, allowed_rows(self.items, exclude, candidates))
         source_BN = torch.where(items_BN >= 0, SOURCES.index("item score"), -1)
         ranking = Ranking(items_BN, scores_BN, source_BN, torch.full_like(items_BN, -1))
-        return results_table(users, self.items.ids, [(ranking, None)])
+        return results_table(users, self.items, [(ranking, None)], return_paths)
 
     @torch.inference_mode()
     def _best(self, histories: Sequences, k: int, filter_seen: bool, allowed: Int32 | None) -> tuple[Tensor, Tensor]:

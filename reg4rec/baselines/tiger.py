@@ -106,10 +106,11 @@ class Tiger:
             tokenizer,
             dataset.items,
             dataset.item_counts(part),
-            prune_threshold=None,
             trained_on=part,
             device=device,
-        ).with_search(**config.pretrain.search)
+            prune_threshold=None,
+            **config.pretrain.search,
+        )
         tiger = cls(recommender)
         if folder is not None:
             tiger.save_pretrained(folder / "tiger")

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -12,8 +12,8 @@ from reg4rec.cli.output import show
 from reg4rec.data import Dataset, load_dataset, read_interactions
 from reg4rec.errors import InputError
 from reg4rec.evaluation import Ranker, evaluate
-from reg4rec.infer import Recommender
-from reg4rec.infer.batch import read_users, recommend_to_folder
+from reg4rec.infer import DType, Recommender
+from reg4rec.infer.job import recommend_to_folder
 from reg4rec.storage import read_json
 from reg4rec.tokenizer import Tokenizer, TokenizerConfig, fit_tokenizer
 from reg4rec.train import AlignConfig, PretrainConfig, RecipeName, align, fit_recommender
@@ -220,20 +220,50 @@ class Recommend:
     input: Path
     """Parquet with a column `items` (lists of item ids, oldest first) and optionally `user_id`"""
     output: Path
-    """folder for the Parquet parts: user_id, rank, item_id, score, path, source"""
+    """folder for the Parquet parts, the rejected rows, manifest and summary; a killed job started again goes on"""
     k: Annotated[int, tyro.conf.arg(aliases=["-k"])] = 10
     """items for each user"""
     keep_seen: bool = False
     """allow items of the user's own history"""
+    return_paths: bool = True
+    """write the tokens by which an item was found, with category and confidence of every step"""
+    users_in_part: int = 8192
+    """rows of the input that make one Parquet part; memory grows with it"""
+    resume: bool = True
+    """keep the finished parts of the same job in the output folder"""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 ..."""
+    dtype: DType = "auto"
+    """auto is bfloat16 on a GPU and float32 on the CPU"""
     json: bool = False
     """print one JSON object instead of text"""
 
     def run(self) -> None:
-        recommender = Recommender.from_pretrained(self.model, self.device)
-        count = recommend_to_folder(recommender, read_users(self.input), self.output, self.k, not self.keep_seen)
-        show(f"{count:,} users: {self.output}", {"users": count, "output": self.output}, self.json)
+        recommender = Recommender.from_pretrained(self.model, self.device, self.dtype)
+        summary = recommend_to_folder(
+            recommender,
+            self.input,
+            self.output,
+            self.k,
+            not self.keep_seen,
+            self.return_paths,
+            self.users_in_part,
+            self.resume,
+        )
+        show(f"{_described(summary)}\n{self.output}", {"output": self.output, **summary}, self.json)
+
+
+def _described(summary: dict[str, Any]) -> str:
+    found = max(1, summary["recommendations"])
+    sources = ", ".join(f"{name} {count / found:.1%}" for name, count in summary["sources"].items())
+    batches = ", ".join(f"{name} {value:.0f} ms" for name, value in summary["batch_ms"].items())
+    return (
+        f"{summary['users']:,} users, {summary['recommendations']:,} recommendations, {summary['rejected']:,} rows "
+        f"rejected, {summary['unknown_items']:,} unknown history items\n"
+        f"{summary['users_per_second']:,.0f} users/s; batches {batches or 'none'}; "
+        f"{summary['parts_resumed']} of {summary['parts']} parts were there\n"
+        f"sources {sources or 'none'}; {summary['paths_pruned']:,} paths pruned, {summary['fallbacks']:,} fallbacks"
+    )
 
 
 def trained_on(model: Path, name: str, device: str) -> tuple[Recommender, Dataset]:

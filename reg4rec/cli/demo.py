@@ -9,16 +9,15 @@ import pyarrow as pa
 from reg4rec.baselines import Popularity
 from reg4rec.cli.data import describe
 from reg4rec.data import Dataset, ViewConfig, load_dataset
+from reg4rec.data.parquet import write_parquet
 from reg4rec.evaluation import evaluate
 from reg4rec.infer import Recommender
-from reg4rec.infer.batch import recommend_to_folder
+from reg4rec.infer.job import recommend_to_folder
 from reg4rec.settings import override
 from reg4rec.tokenizer import TokenizerConfig, fit_tokenizer
 from reg4rec.train import PretrainConfig, fit_recommender
 
 __all__ = ["Demo"]
-
-USERS_IN_PIECE = 512
 
 
 @dataclass(frozen=True)
@@ -53,18 +52,19 @@ class Demo:
         report.save(self.out / "metrics.json")
         print(report.table())
 
-        count = recommend_to_folder(recommender, user_pieces(data), self.out / "recommendations")
-        print(f"recommendations for {count} users: {self.out / 'recommendations'}")
+        write_parquet(self.out / "users.parquet", user_table(data))
+        folder = self.out / "recommendations"
+        done = recommend_to_folder(recommender, self.out / "users.parquet", folder, resume=False)
+        print(f"recommendations for {done['users']} users: {folder}")
         show_one(recommender, data)
         print(f"\n{time.monotonic() - started:.0f} s in all; the recommender stands in {self.out / 'recommender'}")
 
 
-def user_pieces(data: Dataset) -> "list[pa.Table]":
-    """All users with their whole histories, as the tables that `recommend` takes."""
+def user_table(data: Dataset) -> pa.Table:
+    """All users with their whole histories, as `reg4rec recommend` takes them."""
     offsets = pa.array(data.sequences.offsets)
     items = pa.LargeListArray.from_arrays(offsets, data.items.ids.take(pa.array(data.sequences.items)))
-    table = pa.table({"user_id": data.user_ids, "items": items})
-    return [table.slice(first, USERS_IN_PIECE) for first in range(0, len(table), USERS_IN_PIECE)]
+    return pa.table({"user_id": data.user_ids, "items": items})
 
 
 def show_one(recommender: Recommender, data: Dataset) -> None:
@@ -75,4 +75,4 @@ def show_one(recommender: Recommender, data: Dataset) -> None:
     ids = data.items.ids.take(pa.array(history)).to_pylist()
     for row in recommender.recommend({data.user_ids[0].as_py(): ids}, k=5).iter_rows(named=True):
         title = titles[int(data.items.rows([row["item_id"]])[0])].as_py()
-        print(f"  {row['rank']}. {title:44.44}  {row['score']:7.3f}  {' '.join(row['path'])}")
+        print(f"  {row['rank']}. {title:44.44}  {row['score']:7.3f}  {' '.join(step['token'] for step in row['path'])}")

@@ -57,6 +57,19 @@ class ItemCatalog:
         """The caller's item ids, in row order."""
         return _flat(self.table["item_id"])
 
+    def extended(self, other: "ItemCatalog") -> "ItemCatalog":
+        """This catalog with the items of another after its own.
+
+        Its columns stay as they are: null where the other has none, and those that only the other has are left out.
+        InputError for ids that both have and for columns of another type.
+        """
+        columns = {}
+        for name in self.table.column_names:
+            present = name in other.table.column_names
+            kind = self.table[name].type
+            columns[name] = _cast(name, other.table[name], kind) if present else pa.nulls(len(other), kind)
+        return ItemCatalog.from_table(pa.concat_tables([self.table, pa.table(columns)]), self.category_level)
+
     def rows(self, ids: pa.Array | pa.ChunkedArray | Sequence[Any] | npt.NDArray[Any]) -> npt.NDArray[np.int32]:
         """The item row of each id, int32; -1 for an id that is not in the catalog."""
         if len(ids) == 0:

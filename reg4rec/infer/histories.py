@@ -7,42 +7,55 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 
 from reg4rec.data import ItemCatalog, Sequences
 from reg4rec.errors import InputError
 
-__all__ = ["allowed_rows", "find_items", "padded", "read_histories"]
+__all__ = ["allowed_rows", "find_items", "flat_lists", "known_sequences", "padded", "read_histories"]
 
 
-def read_histories(histories: Any, catalog: ItemCatalog) -> tuple[list[Any], Sequences]:
-    """(user ids, item rows oldest first) of a table, a mapping or a list.
+def read_histories(histories: Any, catalog: ItemCatalog) -> tuple[pa.Array, Sequences]:
+    """(user ids, item rows oldest first) of a table, a mapping, lists or a padded matrix.
 
-    A polars or Arrow table has a column `items` (lists of item ids) and optionally `user_id`; a mapping goes from
-    user id to a list of item ids; a plain list of lists numbers its users from 0. Items that the catalog does not
-    know are skipped with one warning that counts them. InputError for anything else.
+    * polars or Arrow table: a column `items` (lists of item ids) and optionally `user_id`
+    * mapping: user id -> list of item ids
+    * lists, one a user: of Python, an Arrow list array or a polars series of lists
+    * (B, L) matrix of integer ids, negative where there is none: numpy, torch, or what speaks DLPack (CuPy)
+
+    Users without an id are numbered from 0; a history that is None is empty. Items that the catalog does not know are
+    skipped with one warning that counts them. InputError for anything else.
     """
-    users, lists = _split(histories)
-    if any(isinstance(items, str | bytes) for items in lists):
-        raise InputError("each history must be a list of item ids, oldest first; found a single id (wrap it: [id])")
-    try:
-        lengths = np.asarray([0 if items is None else len(items) for items in lists], dtype=np.int64)
-        flat = [item for items in lists if items is not None for item in items]
-    except TypeError:
-        raise InputError("each history must be a list of item ids, oldest first; found something else") from None
+    users, flat, lengths = _flattened(histories, catalog)
     rows = catalog.rows(flat)
     known = rows >= 0
     if not known.all():
-        examples = [flat[i] for i in np.flatnonzero(~known)[:3]]
+        examples = pa.array(flat).take(np.flatnonzero(~known)[:3]).to_pylist()
         warnings.warn(
             f"reg4rec: {int((~known).sum())} of {len(rows)} history items are not in the catalog and were skipped "
             f"(for example {', '.join(map(repr, examples))})",
             stacklevel=3,
         )
-    owner = np.repeat(np.arange(len(lists)), lengths)[known]
-    offsets = np.zeros(len(lists) + 1, dtype=np.int64)
-    np.cumsum(np.bincount(owner, minlength=len(lists)), out=offsets[1:])
-    return users, Sequences(offsets, rows[known])
+    return users, known_sequences(rows, lengths)
+
+
+def known_sequences(rows: npt.NDArray[np.int32], lengths: npt.NDArray[np.int64]) -> Sequences:
+    """The sequences of those lengths that lie one after the other in `rows`, without rows of -1."""
+    known = rows >= 0
+    owner = np.repeat(np.arange(len(lengths)), lengths)[known]
+    offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
+    np.cumsum(np.bincount(owner, minlength=len(lengths)), out=offsets[1:])
+    return Sequences(offsets, rows[known])
+
+
+def flat_lists(lists: pa.Array) -> tuple[pa.Array, npt.NDArray[np.int64]]:
+    """All values of an Arrow array of lists and the length of each list, 0 for a null; InputError for other types."""
+    if not (
+        pa.types.is_list(lists.type) or pa.types.is_large_list(lists.type) or pa.types.is_fixed_size_list(lists.type)
+    ):
+        raise InputError(f"each history must be a list of item ids, oldest first; the column 'items' is {lists.type}")
+    return lists.flatten(), np.asarray(pc.fill_null(pc.list_value_length(lists), 0), dtype=np.int64)
 
 
 def find_items(ids: Iterable[Any], catalog: ItemCatalog, role: str) -> npt.NDArray[np.int32]:
@@ -81,21 +94,61 @@ def padded(sequences: Sequences, fill: int) -> torch.Tensor:
     return torch.from_numpy(rows_BL)
 
 
-def _split(histories: Any) -> tuple[list[Any], Sequence[Any]]:
+def _flattened(histories: Any, catalog: ItemCatalog) -> tuple[pa.Array, Any, npt.NDArray[np.int64]]:
+    """(user ids, all item ids, how many of them each user has)."""
     if hasattr(histories, "to_arrow"):  # polars, without importing it
         histories = histories.to_arrow()
     if isinstance(histories, pa.Table):
         if "items" not in histories.column_names:
             raise InputError(f"a table of histories needs a column 'items', found {histories.column_names}")
-        lists = histories["items"].to_pylist()
+        lists = flat_lists(_whole(histories["items"]))
         known = "user_id" in histories.column_names
-        return (histories["user_id"].to_pylist() if known else list(range(len(lists)))), lists
+        return _whole(histories["user_id"]) if known else _numbers(len(histories)), *lists
+    if isinstance(histories, pa.Array | pa.ChunkedArray):
+        return _numbers(len(histories)), *flat_lists(_whole(histories))
     if isinstance(histories, Mapping):
-        return list(histories), list(histories.values())
+        return _user_ids(list(histories)), *_flat_python(list(histories.values()))
     if isinstance(histories, list | tuple):
         if any(isinstance(items, str | bytes) for items in histories):
             raise InputError("histories is a list of lists, one a user; found a list of ids (wrap it: [history])")
-        return list(range(len(histories))), histories
+        return _numbers(len(histories)), *_flat_python(histories)
+    if isinstance(histories, np.ndarray) or hasattr(histories, "__dlpack__"):
+        return _flat_matrix(histories, catalog)
     raise InputError(
-        f"histories is a table, a mapping or a list of lists of item ids, found {type(histories).__name__}"
+        "histories is a table, a mapping, a list of lists of item ids or a padded matrix of them, found "
+        f"{type(histories).__name__}"
     )
+
+
+def _flat_python(lists: Sequence[Any]) -> tuple[list[Any], npt.NDArray[np.int64]]:
+    if any(isinstance(items, str | bytes) for items in lists):
+        raise InputError("each history must be a list of item ids, oldest first; found a single id (wrap it: [id])")
+    try:
+        lengths = np.asarray([0 if items is None else len(items) for items in lists], dtype=np.int64)
+        return [item for items in lists if items is not None for item in items], lengths
+    except TypeError:
+        raise InputError("each history must be a list of item ids, oldest first; found something else") from None
+
+
+def _flat_matrix(matrix: Any, catalog: ItemCatalog) -> tuple[pa.Array, npt.NDArray[Any], npt.NDArray[np.int64]]:
+    ids_BL = matrix if isinstance(matrix, np.ndarray) else torch.from_dlpack(matrix).cpu().numpy()
+    if ids_BL.ndim != 2 or ids_BL.dtype.kind not in "iu":
+        raise InputError(f"a matrix of histories is (users, items) of integers, found {ids_BL.shape} {ids_BL.dtype}")
+    if not pa.types.is_integer(catalog.ids.type):
+        raise InputError(f"a matrix of histories holds item ids, which are {catalog.ids.type} here; give lists of them")
+    return _numbers(len(ids_BL)), ids_BL[ids_BL >= 0], (ids_BL >= 0).sum(1)
+
+
+def _whole(column: pa.Array | pa.ChunkedArray) -> pa.Array:
+    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+
+
+def _numbers(count: int) -> pa.Array:
+    return pa.array(np.arange(count))
+
+
+def _user_ids(users: list[Any]) -> pa.Array:
+    try:
+        return pa.array(users)
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise InputError(f"user ids must be of one type: {error}") from None

@@ -2,27 +2,30 @@
 
 import contextlib
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import torch
 from torch import Tensor
 
 from reg4rec.data import ItemCatalog, Sequences
+from reg4rec.data.fingerprint import fingerprint
 from reg4rec.errors import InputError
 from reg4rec.infer.histories import allowed_rows, find_items, padded, read_histories
 from reg4rec.infer.ranking import ItemScores, bucket_ranks, rank_items
-from reg4rec.infer.search import SearchConfig, SearchOrder, search
+from reg4rec.infer.search import SearchConfig, search
 from reg4rec.infer.similar import nearest_items
 from reg4rec.infer.table import Results, results_table, similar_table
-from reg4rec.kernels.beam_step.index import TokenIndex, build_index
+from reg4rec.kernels.beam_step.index import TokenIndex, add_to_index, build_index, remove_from_index
 from reg4rec.kernels.beam_step.reference import is_excluded
 from reg4rec.loop import choose_device
 from reg4rec.model import Memory, Reg4RecModel
+from reg4rec.settings import override
 from reg4rec.storage import atomic_folder, read_header, read_tensors, write_json, write_tensors
 from reg4rec.tokenizer import Tokenizer
 
@@ -31,7 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DType", "Recommender"]
 
-FORMAT, VERSION = "reg4rec-recommender", 1
+FORMAT, VERSION = "reg4rec-recommender", 2
 LOGITS_AT_ONCE = 1 << 23
 """Token logits held at a time, which sets how many users are searched together."""
 
@@ -42,10 +45,9 @@ DType = Literal["auto", "float32", "bfloat16"]
 class Recommender:
     """Recommends items of a catalog by decoding reasoning paths over their tokens.
 
-    `prune_threshold` is CORP's theta in nats, None turns it off. `device` "auto" takes a GPU where there is one;
-    `dtype` "auto" computes in bfloat16 there and in float32 on the CPU. `popularity_I` (interactions of each item in
-    training) orders items that share all tokens; `order` is the search's. Raises InputError where model,
-    tokens and items do not fit.
+    `search` are fields of `SearchConfig`, `prune_threshold=0.06` for example. `device` "auto" takes a GPU where there
+    is one; `dtype` "auto" computes in bfloat16 there and in float32 on the CPU. `popularity_I` (interactions of each
+    item in training) orders items that share all tokens. Raises InputError where model, tokens and items do not fit.
     """
 
     name = "reg4rec"
@@ -56,21 +58,18 @@ class Recommender:
         tokenizer: Tokenizer,
         items: ItemCatalog,
         popularity_I: npt.ArrayLike | None = None,
-        prune_threshold: float | None = 0.06,
-        num_beams: int = 20,
-        num_spares: int = 4,
-        temperatures: tuple[float, ...] | None = None,
+        *,
         trained_on: TrainedOn = "train",
         device: str | torch.device = "auto",
         dtype: DType = "auto",
-        order: SearchOrder = "confidence",
+        **search: Any,
     ):
         _check_fit(model, tokenizer, items)
         self.device = choose_device(device)
         self.dtype = _dtype(dtype, self.device)
         self.model = model.to(self.device).eval()
         self.tokenizer, self.items = tokenizer, items
-        self.config = SearchConfig(num_beams, num_spares, prune_threshold, temperatures, order)
+        self.config = override(SearchConfig(), search)
         _check_temperatures(self.config, model)
         self.trained_on: TrainedOn = trained_on
         self.codes_IM = tokenizer.codes_IM.long().to(self.device)
@@ -78,7 +77,9 @@ class Recommender:
         if popularity.shape != (len(items),):
             raise InputError(f"popularity_I has shape {popularity.shape} where ({len(items)},) was expected")
         self.popularity_I = torch.as_tensor(popularity, dtype=torch.int64, device=self.device)
-        self.rank_I = bucket_ranks(tokenizer.path_cosines().to(self.device), self.popularity_I)
+        self.removed_I = torch.zeros(len(items), dtype=torch.bool, device=self.device)
+        self.cosine_I = tokenizer.path_cosines().to(self.device)
+        self.rank_I = bucket_ranks(self.cosine_I, self.popularity_I)
         self.index = build_index(self.codes_IM, model.config.codebook_size)
 
     def recommend(
@@ -88,17 +89,19 @@ class Recommender:
         filter_seen: bool = True,
         exclude: Iterable[Any] | None = None,
         candidates: Iterable[Any] | None = None,
+        return_paths: bool = True,
     ) -> "pl.DataFrame":
         """The best `k` items of every user: user_id, rank (from 1), item_id, score, path, source.
 
         histories: see `read_histories`; a user without history gets what suits an unknown user. Items of the history
         (with `filter_seen`), in `exclude`, or not in `candidates` (item ids) are never returned; a user gets fewer
-        than `k` items only where fewer are allowed. `path` holds the tokens in the order in which they were chosen;
-        `score` falls within one `source` (see `reg4rec.infer.ranking`).
+        than `k` items only where fewer are allowed. `path`, left out without `return_paths`, holds a struct (token,
+        category, confidence) for each step (see `results_arrow`); `score` falls within one `source` (see
+        `reg4rec.infer.ranking`).
         """
         users, sequences = read_histories(histories, self.items)
         ranked = list(self.search(sequences, k, filter_seen, allowed_rows(self.items, exclude, candidates)))
-        return results_table(users, self.items.ids, ranked)
+        return results_table(users, self.items, ranked, return_paths)
 
     def similar_items(self, item_ids: Iterable[Any], k: int = 10) -> "pl.DataFrame":
         """The `k` items nearest to each given one: item_id, rank (from 1), similar_item_id, score.
@@ -108,27 +111,80 @@ class Recommender:
         """
         wanted = list(item_ids)
         rows = find_items(wanted, self.items, "item_ids")
-        score_BN, row_BN = nearest_items(torch.from_numpy(self.tokenizer.views.vectors_IV), rows, k)
+        score_BN, row_BN = nearest_items(
+            torch.from_numpy(self.tokenizer.views.vectors_IV), rows, k, self.removed_I.cpu()
+        )
         return similar_table(wanted, self.items.ids, row_BN, score_BN)
+
+    def add_items(self, table: Any, vectors: Mapping[str, npt.ArrayLike] | None = None) -> None:
+        """Take items into the catalog: a polars or Arrow table with `item_id` and the text columns of the tokenizer.
+
+        New items are described by their tokens alone until the next training; `vectors` holds their rows of each
+        matrix view. An item that was removed comes back as it was. InputError names an id that is there already.
+        """
+        other = ItemCatalog.from_table(table.to_arrow() if hasattr(table, "to_arrow") else table)
+        rows = self.items.rows(other.ids)
+        there = np.flatnonzero((rows >= 0) & ~self.removed_I.cpu().numpy()[rows])
+        if len(there):
+            raise InputError(f"item_id {other.ids[int(there[0])].as_py()!r} is in the catalog already; remove it first")
+        if (new := rows < 0).any():
+            own_vectors = {name: np.asarray(matrix)[new] for name, matrix in (vectors or {}).items()}
+            self._grow(ItemCatalog(other.table.filter(pa.array(new)), self.items.category_level), own_vectors)
+            rows[new] = np.arange(len(self.items) - new.sum(), len(self.items))
+        row_N = torch.from_numpy(rows).long().to(self.device)
+        self.removed_I = self.removed_I.index_fill(0, row_N, False)
+        self.index = add_to_index(self.index, self.codes_IM, row_N)
+
+    def remove_items(self, item_ids: Iterable[Any]) -> None:
+        """Never recommend these items again; histories may still hold them. InputError names ids that are not there."""
+        rows = np.unique(find_items(item_ids, self.items, "item_ids"))
+        gone = rows[self.removed_I.cpu().numpy()[rows]]
+        if len(gone):
+            raise InputError(f"item_id {self.items.ids[int(gone[0])].as_py()!r} was removed before")
+        self._remove(torch.from_numpy(rows).long().to(self.device))
+
+    def _remove(self, row_N: Tensor) -> None:
+        self.removed_I = self.removed_I.index_fill(0, row_N, True)
+        self.index = remove_from_index(self.index, row_N)
+
+    def _grow(self, new: ItemCatalog, vectors: Mapping[str, npt.ArrayLike]) -> None:
+        """Give the items of `new` the rows after the last one; what other recommenders share stays as it is."""
+        items, tokenizer = self.items.extended(new), self.tokenizer.extended(new.table, vectors)
+        first, more = len(self.items), (0, len(new))
+        self.items, self.tokenizer, self.model = items, tokenizer, self.model.extended(len(new))
+        self.codes_IM = tokenizer.codes_IM.long().to(self.device)
+        self.popularity_I = torch.nn.functional.pad(self.popularity_I, more)
+        self.removed_I = torch.nn.functional.pad(self.removed_I, more)
+        self.cosine_I = torch.cat([self.cosine_I, tokenizer.path_cosines(first).to(self.device)])
+        self.rank_I = bucket_ranks(self.cosine_I, self.popularity_I)
 
     def search(
         self, histories: Sequences, k: int, filter_seen: bool, allowed: npt.NDArray[np.int32] | None = None
     ) -> Iterator[Results]:
         """Results of one batch of users after the other, for histories of item rows; `allowed` None allows all."""
-        if k < 1:
-            raise InputError(f"k is the number of items to recommend, from 1 up, found {k}")
-        # the last step merges paths that complete the same set: k beams would fill fewer than k places
-        config = replace(self.config, num_beams=max(self.config.num_beams, k + k // 2))
-        allowed_I = torch.ones(len(self.items), dtype=torch.bool, device=self.device)
-        index = self.index
+        config = self._config_for(k)
+        allowed_I, index = ~self.removed_I, self.index
         if allowed is not None:
             rows = torch.from_numpy(allowed).long().to(self.device)
+            rows = rows[allowed_I[rows]]
             allowed_I = torch.zeros_like(allowed_I).index_fill_(0, rows, True)
             index = build_index(self.codes_IM, self.model.config.codebook_size, rows)
-        per_user = (config.num_beams + config.num_spares) * self.model.tokens_MKD[..., 0].numel()
-        size = max(1, LOGITS_AT_ONCE // per_user)
-        for batch in histories.batches(size):
+        for batch in histories.batches(self.users_at_once(k)):
             yield self._search_batch(batch, k, filter_seen, config, index, allowed_I)
+
+    def users_at_once(self, k: int) -> int:
+        """How many users are searched together for `k` items each."""
+        config = self._config_for(k)
+        per_user = (config.num_beams + config.num_spares) * self.model.tokens_MKD[..., 0].numel()
+        return max(1, LOGITS_AT_ONCE // per_user)
+
+    def fingerprint(self) -> str:
+        """The sha256 of all that decides what is recommended: weights, tokens, items and the search."""
+        arrays = {name: weight.cpu().numpy() for name, weight in self.model.state_dict().items()}
+        arrays |= {"codes": self.codes_IM.cpu().numpy(), "rank": self.rank_I.cpu().numpy()}
+        arrays["removed"] = self.removed_I.cpu().numpy()
+        columns = {name: self.items.table[name] for name in ("item_id", "categories")}
+        return fingerprint(columns, arrays, asdict(self.config))
 
     def rank(self, histories: Sequences, k: int, filter_seen: bool) -> npt.NDArray[np.int32]:
         """(B, k) item rows, best first, -1 where there are no more: what `reg4rec.evaluate` calls."""
@@ -165,9 +221,15 @@ class Recommender:
     def with_search(self, **changes: Any) -> "Recommender":
         """The same recommender (weights shared) with other fields of `SearchConfig`; its `config` is the search's."""
         other = copy.copy(self)
-        other.config = replace(self.config, **changes)
+        other.config = override(self.config, changes)
         _check_temperatures(other.config, self.model)
         return other
+
+    def _config_for(self, k: int) -> SearchConfig:
+        if k < 1:
+            raise InputError(f"k is the number of items to recommend, from 1 up, found {k}")
+        # the last step merges paths that complete the same set: k beams would fill fewer than k places
+        return replace(self.config, num_beams=max(self.config.num_beams, k + k // 2))
 
     def remember(self, histories: Sequences) -> Memory:
         """Histories of item rows, cut to the newest that the model reads and encoded."""
@@ -213,7 +275,8 @@ class Recommender:
             self.model.save_pretrained(fresh)
             self.tokenizer.save_pretrained(fresh / "tokenizer")
             self.items.save(fresh / "items.parquet")
-            write_tensors(fresh / "items.safetensors", {"popularity": self.popularity_I})
+            removed_X = self.removed_I.nonzero().squeeze(1)
+            write_tensors(fresh / "items.safetensors", {"popularity": self.popularity_I, "removed": removed_X})
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, device: str = "auto", dtype: DType = "auto") -> "Recommender":
@@ -223,7 +286,8 @@ class Recommender:
         try:
             config = SearchConfig.from_json(header["search"])
             level, trained_on = header["category_level"], header["trained_on"]
-            popularity_I = read_tensors(folder / "items.safetensors")["popularity"]
+            stored = read_tensors(folder / "items.safetensors")
+            popularity_I, removed_X = stored["popularity"], stored.get("removed", torch.empty(0, dtype=torch.int64))
             if trained_on not in get_args(TrainedOn) or type(level) is not int or popularity_I.dtype != torch.int64:
                 raise TypeError(f"trained_on {trained_on!r}, category_level {level!r}, popularity {popularity_I.dtype}")
         except (KeyError, TypeError) as error:
@@ -236,8 +300,12 @@ class Recommender:
             trained_on=trained_on,
             device=device,
             dtype=dtype,
+            **asdict(config),
         )
-        return recommender.with_search(**asdict(config))
+        if removed_X.dtype != torch.int64 or not bool(((removed_X >= 0) & (removed_X < len(popularity_I))).all()):
+            raise InputError(f"{folder / 'items.safetensors'} names removed items that there are none of")
+        recommender._remove(removed_X.to(recommender.device))
+        return recommender
 
 
 def _check_fit(model: Reg4RecModel, tokenizer: Tokenizer, items: ItemCatalog) -> None:

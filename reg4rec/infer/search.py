@@ -69,6 +69,7 @@ class Paths(NamedTuple):
     tokens_BWM: the token of each codebook, -1 where none was decoded. order_BWM: the codebook of each step, then -1.
     scores_BW: sum of the tokens' log-probabilities. categories_BWM: the most probable category after each step, -1
     where it was not computed: without a category head, and after the last step when CORP, which alone needs it, is off.
+    confidences_BWM: the probability with which each step's token was chosen, -1 where there was no step.
     first_log_probs_BMK: log-probabilities of all tokens before the first step. pruned_B: paths that CORP dropped.
     fallbacks_B: steps at which no path was consistent and the least divergent one was kept.
     """
@@ -77,6 +78,7 @@ class Paths(NamedTuple):
     order_BWM: Tensor
     scores_BW: Tensor
     categories_BWM: Tensor
+    confidences_BWM: Tensor
     first_log_probs_BMK: Tensor
     pruned_B: Tensor
     fallbacks_B: Tensor
@@ -128,6 +130,7 @@ class _Beam:
     scores_BP: Tensor
     tokens_BPM: Tensor
     order_BPS: Tensor
+    confidences_BPS: Tensor
     categories_BPS: Tensor
     category_logits_BPC: Tensor | None
     js_BP: Tensor | None
@@ -149,6 +152,7 @@ class _Beam:
             scores_BP=torch.zeros(batch, 1, device=device),
             tokens_BPM=none,
             order_BPS=none[..., :0],
+            confidences_BPS=none[..., :0].float(),
             categories_BPS=none[..., :0],
             category_logits_BPC=None,
             js_BP=None,
@@ -171,6 +175,8 @@ class _Beam:
         self.tokens_BPM = _take(self.tokens_BPM, parent_BP).scatter(2, codebook_BP1, code_BP1)
         self.tokens_BPM = self.tokens_BPM.masked_fill(~alive_BP[..., None], -1)
         self.order_BPS = torch.cat([_take(self.order_BPS, parent_BP), codebook_BP1], dim=-1)
+        gained_BP1 = (scores_BP - self.scores_BP.gather(1, parent_BP)).exp()[..., None]
+        self.confidences_BPS = torch.cat([_take(self.confidences_BPS, parent_BP), gained_BP1], dim=-1)
         self.categories_BPS = _take(self.categories_BPS, parent_BP)
         if self.category_logits_BPC is not None:
             self.category_logits_BPC = _take(self.category_logits_BPC, parent_BP)
@@ -220,6 +226,7 @@ class _Beam:
             whole(self.order_BPS),
             scores_BW,
             whole(self.categories_BPS),
+            whole(self.confidences_BPS),
             self.first_log_probs_BMK,
             self.pruned_B,
             self.fallbacks_B,

@@ -1,18 +1,23 @@
 """What a search found, as a table with the caller's ids."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from torch import Tensor
 
+from reg4rec.data import ItemCatalog
 from reg4rec.infer.ranking import SOURCES, Ranking
 from reg4rec.infer.search import Paths
 
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["Results", "results_table", "similar_table"]
+__all__ = ["Results", "results_arrow", "results_table", "similar_table"]
+
+STEP = pa.struct([("token", pa.string()), ("category", pa.string()), ("confidence", pa.float32())])
 
 
 class Results(NamedTuple):
@@ -23,26 +28,41 @@ class Results(NamedTuple):
 
 
 def results_table(
-    users: list[Any], item_ids: pa.Array, results: Sequence[tuple[Ranking, Paths | None]]
+    users: pa.Array, items: ItemCatalog, results: Sequence[tuple[Ranking, Paths | None]], return_paths: bool = True
 ) -> "pl.DataFrame":
-    """user_id, rank (from 1), item_id, score, path (tokens in the order of emission), source; a row an item."""
+    """`results_arrow` for polars."""
     import polars as pl
 
-    columns: dict[str, list[Any]] = {name: [] for name in ("user_id", "rank", "score", "path", "source")}
-    found: list[int] = []
+    return cast("pl.DataFrame", pl.from_arrow(results_arrow(users, items, results, return_paths)))
+
+
+def results_arrow(
+    users: pa.Array, items: ItemCatalog, results: Sequence[tuple[Ranking, Paths | None]], return_paths: bool = True
+) -> pa.Table:
+    """user_id, rank (from 1), item_id, score, path, source; a row an item. `users` are those of all `results`.
+
+    `path` holds a step for each token, in the order of emission: the token as `<t{codebook}_{code}>`, the category
+    predicted after it (null where none was), and the probability with which it was chosen.
+    """
+    kinds = {"user_id": users.type, "rank": pa.int32(), "item_id": items.ids.type, "score": pa.float32()}
+    kinds |= {"path": pa.list_(STEP)} if return_paths else {}
+    pieces = [pa.schema(kinds | {"source": pa.string()}).empty_table()]
     first = 0
     for ranking, paths in results:
         user_T, place_T = (ranking.items_BN >= 0).nonzero(as_tuple=True)
-        found += ranking.items_BN[user_T, place_T].tolist()
-        columns["user_id"] += [users[first + b] for b in user_T.tolist()]
-        columns["rank"] += (place_T + 1).tolist()
-        columns["score"] += ranking.scores_BN[user_T, place_T].tolist()
-        columns["path"] += _path_names(paths, user_T, ranking.path_BN[user_T, place_T])
-        columns["source"] += [SOURCES[s] for s in ranking.source_BN[user_T, place_T].tolist()]
+        at = (user_T, place_T)
+        columns = {
+            "user_id": users.slice(first, len(ranking.items_BN)).take(_array(user_T)),
+            "rank": _array((place_T + 1).int()),
+            "item_id": items.ids.take(_array(ranking.items_BN[at])),
+            "score": _array(ranking.scores_BN[at].float()),
+        }
+        if return_paths:
+            columns["path"] = _path_column(paths, user_T, ranking.path_BN[at], items)
+        columns["source"] = pa.array(SOURCES).take(_array(ranking.source_BN[at]))
+        pieces.append(pa.table(columns))
         first += len(ranking.items_BN)
-    known: dict[str, Any] = {"rank": pl.Int32, "score": pl.Float32, "path": pl.List(pl.String), "source": pl.String}
-    table = pl.DataFrame(columns, schema_overrides=known)
-    return table.insert_column(2, _ids(item_ids, found, "item_id"))
+    return pa.concat_tables(pieces)
 
 
 def similar_table(wanted: list[Any], item_ids: pa.Array, row_BN: Tensor, score_BN: Tensor) -> "pl.DataFrame":
@@ -53,27 +73,31 @@ def similar_table(wanted: list[Any], item_ids: pa.Array, row_BN: Tensor, score_B
     columns = {
         "item_id": [item for item in wanted for _ in range(count)],
         "rank": list(range(1, count + 1)) * len(wanted),
-        "similar_item_id": _ids(item_ids, row_BN.flatten().tolist(), "similar_item_id"),
+        "similar_item_id": pl.Series(pl.from_arrow(item_ids.take(_array(row_BN.flatten())))),
         "score": score_BN.flatten().tolist(),
     }
     return pl.DataFrame(columns, schema_overrides={"rank": pl.Int32, "score": pl.Float32})
 
 
-def _ids(item_ids: pa.Array, rows: list[int], name: str) -> "pl.Series":
-    """The caller's ids of item rows, in the caller's type even where there are none."""
-    import polars as pl
-
-    return pl.Series(name, pl.from_arrow(item_ids.take(pa.array(rows, pa.int64()))))
+def _array(values_T: Tensor) -> pa.Array:
+    return pa.array(values_T.cpu().numpy())
 
 
-def _path_names(paths: Paths | None, user_T: Tensor, path_T: Tensor) -> list[list[str]]:
-    """The tokens of each path in the order of emission, as `<t{codebook}_{code}>`; none without a path."""
+def _path_column(paths: Paths | None, user_T: Tensor, path_T: Tensor, items: ItemCatalog) -> pa.Array:
+    """The steps of each path, none where there is no path."""
     if paths is None:
-        return [[] for _ in path_T]
-    order_TM = paths.order_BWM[user_T, path_T.clamp(min=0)]
-    code_TM = paths.tokens_BWM[user_T, path_T.clamp(min=0)].gather(1, order_TM.clamp(min=0))
-    rows = zip(path_T.tolist(), order_TM.tolist(), code_TM.tolist(), strict=True)
-    return [
-        [] if path < 0 else [f"<t{r}_{j}>" for r, j in zip(order, codes, strict=True) if r >= 0]
-        for path, order, codes in rows
-    ]
+        return pa.array([[]] * len(path_T), pa.list_(STEP))
+    order_TM, code_TM, category_TM, confidence_TM = (
+        x[user_T, path_T.clamp(min=0)].cpu()
+        for x in (paths.order_BWM, paths.tokens_BWM, paths.categories_BWM, paths.confidences_BWM)
+    )
+    taken_TM = (order_TM >= 0) & (path_T.cpu() >= 0)[:, None]
+    codebook, code = order_TM[taken_TM], code_TM.gather(1, order_TM.clamp(min=0))[taken_TM]
+    category = category_TM[taken_TM].numpy()
+    token = pc.binary_join_element_wise(
+        "<t", _array(codebook).cast(pa.string()), "_", _array(code).cast(pa.string()), ">", ""
+    )
+    names = pa.array(items.category_names, pa.string()).take(pa.array(category, mask=category < 0))
+    offsets = np.concatenate([[0], np.cumsum(taken_TM.sum(1).numpy())]).astype(np.int32)
+    steps = pa.StructArray.from_arrays([token, names, _array(confidence_TM[taken_TM])], fields=list(STEP))
+    return pa.ListArray.from_arrays(pa.array(offsets), steps)

@@ -1,6 +1,7 @@
 """The encoder-decoder: reads a history of items, decodes the semantic tokens of the next one in any order."""
 
-from dataclasses import asdict
+import copy
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -196,6 +197,16 @@ class Reg4RecModel(nn.Module):
     def category_logits(self, state: Tensor) -> Tensor | None:
         """Logits (..., C) for states (..., D) that have consumed a token; None without categories."""
         return None if self.category_head is None else self.category_head(state)
+
+    def extended(self, count: int) -> "Reg4RecModel":
+        """This model, its weights shared, for `count` further items after its own, whose residual is 0."""
+        if not self.scores_items:
+            return self
+        other = copy.copy(self)
+        other.config = replace(self.config, num_items=self.config.num_items + count)
+        residual_ID = nn.functional.pad(self.residual_ID.detach(), (0, 0, 0, count))
+        other._parameters = {**self._parameters, "residual_ID": nn.Parameter(residual_ID)}
+        return other
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `model.json` and `model.safetensors` into a folder."""

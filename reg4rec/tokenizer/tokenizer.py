@@ -1,7 +1,7 @@
 """A fitted tokenizer: the tokens of every item, and the means to give tokens to new ones."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -68,14 +68,34 @@ class Tokenizer:
         """
         return self.encode(self.views.transform(table, vectors))
 
+    @torch.no_grad()
+    def extended(self, table: pa.Table, vectors: Mapping[str, npt.ArrayLike] | None = None) -> "Tokenizer":
+        """This tokenizer with unseen items (see `encode_items`) after its own, whose tokens stay as they are.
+
+        `health` and `card` stay those of the fit. InputError for a tokenizer with a collision token, which only the
+        items of the fit have.
+        """
+        if self.config.collision_token:
+            raise InputError("this tokenizer numbers colliding items by a token of its own; it takes no further items")
+        vectors_NV = self.views.transform(table, vectors)
+        codes_NM = self.encode(vectors_NV)
+        mixed_NE = self.quantizer.mix(codes_NM.long(), torch.from_numpy(vectors_NV))
+        views = replace(self.views, vectors_IV=np.vstack([self.views.vectors_IV, vectors_NV]))
+        codes_IM, quantized_IE = torch.cat([self.codes_IM, codes_NM]), torch.cat([self.quantized_IE, mixed_NE])
+        return replace(self, views=views, codes_IM=codes_IM, quantized_IE=quantized_IE)
+
     def token_embeddings(self) -> Tensor:
         """codebooks_MKE, a copy: token (r, j) is described by codebooks[r, j]."""
         return self.quantizer.codebooks_MKE.detach().clone()
 
-    def path_cosines(self) -> Tensor:
-        """cosine_I of an item's own gated vector and the plain sum of its codewords, which its bucket shares (D3)."""
-        ids_IM = self.codes_IM[:, : self.config.num_codebooks].long()
-        return torch.cosine_similarity(self.quantizer.select(ids_IM).detach().sum(1), self.quantized_IE, dim=-1)
+    def path_cosines(self, first: int = 0) -> Tensor:
+        """Cosine of an item's own gated vector and the plain sum of its codewords, which its bucket shares (D3).
+
+        For the items from row `first` on.
+        """
+        ids_IM = self.codes_IM[first:, : self.config.num_codebooks].long()
+        mixed_IE = self.quantized_IE[first:]
+        return torch.cosine_similarity(self.quantizer.select(ids_IM).detach().sum(1), mixed_IE, dim=-1)
 
     def describe(self) -> str:
         """A few lines for the console: sizes, health, warnings."""

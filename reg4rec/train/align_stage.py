@@ -81,7 +81,8 @@ class AlignStage:
             recommender.popularity_I.cpu().numpy(),
             trained_on=recommender.trained_on,
             device=self.device,
-        ).with_search(**asdict(recommender.config))
+            **asdict(recommender.config),
+        )
         self.num_steps = recommender.config.num_steps or policy.config.num_codebooks
         weights = {name: getattr(config.rewards, name) for name in REWARDS}
         if policy.category_head is None:

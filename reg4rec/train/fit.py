@@ -43,12 +43,11 @@ def fit_recommender(
     config = override(config or recipe_named(recipe).pretrain, overrides)
     model = pretrain(data, tokenizer, config, out, resume, seed, device, progress)
     popularity_I = data.item_counts(config.part)
+    settings = config.search if search is None else asdict(search)
     recommender = Recommender(
-        model, tokenizer, data.items, popularity_I, trained_on=config.part, device=device
-    ).with_search(**config.search)
-    if search is not None:
-        recommender = recommender.with_search(**asdict(search))
-    elif config.part == "train":
+        model, tokenizer, data.items, popularity_I, trained_on=config.part, device=device, **settings
+    )
+    if search is None and config.part == "train":
         kept = None if out is None else Path(out) / "calibration.json"
         recommender = calibrated(recommender, data, config.validation_users, seed, kept, resume)
     if out is not None:

@@ -86,8 +86,14 @@ class PretrainStage:
         self.monitor = "validation_ndcg@10" if config.part == "train" else ""
         # shares the module's weights, so it always ranks with the present ones
         self.ranker = Recommender(
-            self.module, tokenizer, data.items, data.item_counts("train"), prune_threshold=None, device=device
-        ).with_search(**config.search)
+            self.module,
+            tokenizer,
+            data.items,
+            data.item_counts("train"),
+            device=device,
+            prune_threshold=None,
+            **config.search,
+        )
         self.index = build_index(self.codes_IM, tokenizer.config.codebook_size)
         self.order: OrderPolicy = config.order
         self.settings: dict[str, Any] = {

@@ -1,20 +1,18 @@
 """What users may hand over as histories: many forms, unknown and repeated items, ids of their own."""
 
 from collections.abc import Callable
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
 import pytest
+import torch
 from polars.testing import assert_frame_equal
 
-from reg4rec.data import ItemCatalog
 from reg4rec.errors import InputError
 from reg4rec.infer import Recommender
 from reg4rec.model import Reg4RecModel
-from reg4rec.tokenizer import Tokenizer
 from tests.infer.lists import check_lists
 
 
@@ -74,6 +72,23 @@ def test_histories_come_in_many_forms(
     assert table["user_id"].unique(maintain_order=True).to_list() == list(histories)
 
 
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda lists: pa.array(lists, pa.list_(pa.string())),
+        lambda lists: pa.chunked_array([lists[:7], lists[7:]], pa.large_list(pa.string())),
+        lambda lists: pl.Series(lists, dtype=pl.List(pl.String)),
+        lambda lists: pl.Series(lists, dtype=pl.List(pl.Categorical)),
+    ],
+    ids=["arrow", "chunked arrow", "polars", "categorical polars"],
+)
+def test_histories_without_users_are_numbered(
+    recommender: Recommender, form: Callable[[list[list[str]]], Any], histories: dict[str, list[str]]
+) -> None:
+    lists = list(histories.values())
+    assert_frame_equal(recommender.recommend(form(lists), k=5), recommender.recommend(lists, k=5))
+
+
 def test_a_table_without_users_is_numbered_and_a_missing_history_is_empty(recommender: Recommender) -> None:
     table = recommender.recommend(pl.DataFrame({"items": [["item3"], None]}), k=2)
     assert_frame_equal(table, recommender.recommend([["item3"], []], k=2))
@@ -85,6 +100,10 @@ def test_a_table_without_users_is_numbered_and_a_missing_history_is_empty(recomm
         (["item1", "item2"], "list of lists"),
         ("item1", "found str"),
         (7, "found int"),
+        (np.array([[1, 2]]), "holds item ids, which are string here; give lists"),
+        (np.array([1, 2]), r"integers, found \(2,\) int64"),
+        (torch.ones(2, 3), r"integers, found \(2, 3\) float32"),
+        ({"u": [], 3: []}, "user ids must be of one type"),
         ([3, 4], "must be a list of item ids"),
         ({"u": "item1"}, "must be a list of item ids"),
         (pl.DataFrame({"items": ["item1", "item2"]}), "must be a list of item ids"),
@@ -96,14 +115,22 @@ def test_other_forms_of_histories_are_refused(recommender: Recommender, wrong: A
         recommender.recommend(wrong)
 
 
+@pytest.mark.parametrize("kind", [np.int64, np.int32, np.uint16, torch.int64, torch.int32])
+def test_a_matrix_holds_ids_and_negative_padding(numbered: Recommender, kind: Any) -> None:
+    """Of any integer type, padded on either side; torch comes through DLPack as CuPy does."""
+    lists = [[1010, 1000, 1050], [], [1200]]
+    expected = numbered.recommend(lists, k=5)
+    rows = [[1010, 1000, 1050], [-1, -1, -1], [-1, 1200, -1]]
+    if kind is np.uint16:
+        rows, expected = rows[:1], numbered.recommend(lists[:1], k=5)
+    matrix = torch.tensor(rows, dtype=kind) if isinstance(kind, torch.dtype) else np.array(rows, dtype=kind)
+    assert_frame_equal(numbered.recommend(matrix, k=5), expected)
+
+
 def test_integer_ids_come_back_as_integers(
-    recommender: Recommender, model: Reg4RecModel, tokenizer: Tokenizer, histories: dict[str, list[str]]
+    recommender: Recommender, numbered: Recommender, histories: dict[str, list[str]]
 ) -> None:
-    numbers = np.arange(60) * 10 + 1000
-    table = recommender.items.table.set_column(0, "item_id", pa.array(numbers))
-    numbered = Recommender(model, tokenizer, ItemCatalog.from_table(table), recommender.popularity_I, device="cpu")
-    number_of = dict(zip(recommender.items.ids.to_pylist(), numbers.tolist(), strict=True))
-    numbered = numbered.with_search(**asdict(recommender.config))
+    number_of = dict(zip(recommender.items.ids.to_pylist(), numbered.items.ids.to_pylist(), strict=True))
     found = numbered.recommend({9: [number_of[item] for item in histories["user0"]]}, k=5, exclude=[1000, 1010])
     expected = recommender.recommend({9: histories["user0"]}, k=5, exclude=["item0", "item1"])
     assert found["user_id"].dtype == found["item_id"].dtype == pl.Int64

@@ -20,7 +20,7 @@ def paths_of(tokens: list[list[int]], scores: list[float], first_log_probs: Tens
     num_codebooks = tokens_BWM.shape[2]
     log_probs = torch.zeros(1, num_codebooks, K) if first_log_probs is None else first_log_probs[None]
     none = torch.zeros(1, dtype=torch.int64)
-    return Paths(tokens_BWM, tokens_BWM, torch.tensor([scores]), tokens_BWM, log_probs, none, none)
+    return Paths(tokens_BWM, tokens_BWM, torch.tensor([scores]), tokens_BWM, tokens_BWM, log_probs, none, none)
 
 
 def rank(
@@ -180,7 +180,9 @@ def test_equal_scores_go_by_path_then_by_the_order_of_a_bucket() -> None:
 def test_every_user_has_item_scores_of_his_own() -> None:
     none = torch.zeros(2, dtype=torch.int64)
     tokens_BWM = torch.tensor([[[0]], [[0]]])
-    paths = Paths(tokens_BWM, tokens_BWM, torch.full((2, 1), -1.0), tokens_BWM, torch.zeros(2, 1, K), none, none)
+    paths = Paths(
+        tokens_BWM, tokens_BWM, torch.full((2, 1), -1.0), tokens_BWM, tokens_BWM, torch.zeros(2, 1, K), none, none
+    )
     scores_BI = torch.tensor([[1.0, 2.0, 3.0], [5.0, 4.0, 6.0]])
     codes_IM = torch.zeros(3, 1, dtype=torch.int64)
     allowed_I = torch.ones(3, dtype=torch.bool)

@@ -65,16 +65,44 @@ def test_more_items_than_there_are(recommender: Recommender, histories: dict[str
     check_lists(table, histories, 1000, set(recommender.items.ids.to_pylist()))
 
 
+def tokens_of(path: list[dict[str, Any]]) -> list[str]:
+    return [step["token"] for step in path]
+
+
 def test_paths_are_the_tokens_of_the_items(recommender: Recommender, histories: dict[str, list[str]]) -> None:
     table = recommender.recommend(histories, k=20)
     orders = set()
     for row in table.iter_rows(named=True):
         codes = recommender.codes_IM[int(recommender.items.rows([row["item_id"]])[0])].tolist()
-        shared = {f"<t{r}_{j}>" for r, j in enumerate(codes)} & set(row["path"])
+        tokens = tokens_of(row["path"])
+        shared = {f"<t{r}_{j}>" for r, j in enumerate(codes)} & set(tokens)
         assert len(shared) == {"path": 3, "relaxed": 2, "tokens": 0}[row["source"]]
-        assert len(row["path"]) == (0 if row["source"] == "tokens" else 3)
-        orders.add(tuple(token[2] for token in row["path"]))
+        assert len(tokens) == (0 if row["source"] == "tokens" else 3)
+        orders.add(tuple(token[2] for token in tokens))
     assert len(orders) > 2  # the order is chosen anew for each path
+
+
+def test_a_path_tells_category_and_confidence_of_each_step(
+    recommender: Recommender, shop: SyntheticShop, histories: dict[str, list[str]]
+) -> None:
+    judged = recommender.with_search(prune_threshold=0.5)
+    table = judged.recommend(histories, k=5).filter((pl.col("source") == "path") & (pl.col("user_id") != "new"))
+    names = set(shop.items.category_names)
+    (found,) = judged.search(shop.sequences.take(range(30)), 5, True)
+    for row in table.iter_rows(named=True):
+        b, n = int(row["user_id"].removeprefix("user")), row["rank"] - 1
+        confidences = [step["confidence"] for step in row["path"]]
+        score = float(found.paths.scores_BW[b, found.ranking.path_BN[b, n]])
+        assert np.log(confidences).sum() == pytest.approx(score, abs=1e-4)
+        assert all(0 < confidence <= 1 for confidence in confidences)
+        assert {step["category"] for step in row["path"]} <= names
+    open_ended = recommender.with_search(prune_threshold=None).recommend([["item1"]], k=1)["path"][0]
+    assert [step["category"] is None for step in open_ended] == [False, False, True]
+
+
+def test_paths_are_left_out_where_they_are_not_wanted(recommender: Recommender) -> None:
+    table = recommender.recommend([["item1"]], k=4)
+    assert_frame_equal(recommender.recommend([["item1"]], k=4, return_paths=False), table.drop("path"))
 
 
 def test_shorter_paths_have_fewer_tokens(recommender: Recommender, histories: dict[str, list[str]]) -> None:
@@ -83,8 +111,9 @@ def test_shorter_paths_have_fewer_tokens(recommender: Recommender, histories: di
     assert share(table["source"] == "path") > 0.9
     for row in table.filter(pl.col("source") == "path").iter_rows(named=True):
         codes = recommender.codes_IM[int(recommender.items.rows([row["item_id"]])[0])].tolist()
-        assert len(row["path"]) == len(set(row["path"])) == 2
-        assert set(row["path"]) < {f"<t{r}_{j}>" for r, j in enumerate(codes)}
+        tokens = tokens_of(row["path"])
+        assert len(tokens) == len(set(tokens)) == 2
+        assert set(tokens) < {f"<t{r}_{j}>" for r, j in enumerate(codes)}
 
 
 def with_repeat_bias(recommender: Recommender, bias: float) -> Recommender:
@@ -92,7 +121,7 @@ def with_repeat_bias(recommender: Recommender, bias: float) -> Recommender:
     model = copy.deepcopy(recommender.model)
     with torch.no_grad():
         model.repeat.mul_(bias / model.repeat_bias)
-    return Recommender(model, recommender.tokenizer, recommender.items, device="cpu").with_search(num_beams=200)
+    return Recommender(model, recommender.tokenizer, recommender.items, device="cpu", num_beams=200)
 
 
 @torch.no_grad()
@@ -209,7 +238,9 @@ def test_items_that_share_all_tokens_all_come(
     codes_IM = tokenizer.codes_IM.clone()
     codes_IM[30:] = codes_IM[:30]
     popularity = np.arange(60)
-    paired = Recommender(token_model, replace(tokenizer, codes_IM=codes_IM), shop.items, popularity, None, device="cpu")
+    paired = Recommender(
+        token_model, replace(tokenizer, codes_IM=codes_IM), shop.items, popularity, prune_threshold=None, device="cpu"
+    )
     table = paired.recommend([["item1", "item2"], []], k=58)
     check_lists(table, {0: ["item1", "item2"], 1: []}, 58, set(shop.items.ids.to_pylist()))
     exact = table.filter((pl.col("user_id") == 1) & (pl.col("source") == "path"))["item_id"].to_list()

@@ -140,6 +140,8 @@ def test_parts_that_do_not_fit_together_are_refused(
         Recommender(model, tokenizer, shop.items, temperatures=(1.0, 1.0), device="cpu")
     with pytest.raises(InputError, match="dtype is auto"):
         Recommender(model, tokenizer, shop.items, device="cpu", dtype="float16")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="no setting wings; its settings are num_beams, "):
+        Recommender(model, tokenizer, shop.items, device="cpu", wings=2)
     write_tensors(damaged / "items.safetensors", {"popularity": torch.ones(7, dtype=torch.int64)})
     with pytest.raises(InputError, match="popularity"):
         Recommender.from_pretrained(damaged)

@@ -1,0 +1,177 @@
+"""Whole recommendations by batch size, backend and dtype, and the index by catalog size.
+
+The model has the sizes of `small` and random weights: what it recommends means nothing, what it costs does. Tokens are
+skewed as real ones are. transformers is no dependency: its row is skipped where it is not installed.
+"""
+
+import copy
+from collections import defaultdict
+from functools import cache
+from itertools import product
+from typing import Any, cast
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from torch import Tensor
+
+from reg4rec import ops
+from reg4rec.data import ItemCatalog, ItemViews, Sequences, ViewConfig
+from reg4rec.infer import Recommender
+from reg4rec.kernels.beam_step.index import add_to_index, build_index, remove_from_index
+from reg4rec.kernels.machine import native_problem
+from reg4rec.model import Reg4RecModel
+from reg4rec.model.config import sized
+from reg4rec.tokenizer import Tokenizer, TokenizerConfig
+from reg4rec.tokenizer.kinds import build_quantizer
+
+ITEMS, CODEBOOKS, CODES, CATEGORIES, HISTORY, BEAMS = 12_101, 4, 256, 46, 20, 20
+CATALOGS = {"10k": 10_000, "100k": 100_000, "1M": 1_000_000}
+CHANGED = 1000
+HOWS = ("cpp", "cpp bfloat16", "eager")
+
+needs_extension = pytest.mark.skipif(native_problem() is not None, reason="needs the extension")
+
+
+@cache
+def skewed_codes(num_items: int) -> Tensor:
+    """codes_IM of which code j of a codebook is drawn like 1 / (j + 8)."""
+    g = torch.Generator().manual_seed(0)
+    weights_K = 1 / (torch.arange(CODES) + 8.0)
+    drawn = torch.multinomial(weights_K, num_items * CODEBOOKS, replacement=True, generator=g)
+    return drawn.view(num_items, CODEBOOKS).int()
+
+
+@cache
+def whole_index(num_items: int) -> ops.TokenIndex:
+    return build_index(skewed_codes(num_items), CODES)
+
+
+@pytest.fixture(scope="module")
+def recommender() -> Recommender:
+    torch.manual_seed(0)
+    model = Reg4RecModel(sized("small", CODEBOOKS, CODES, CATEGORIES, renormalize=True, num_items=ITEMS))
+    config = TokenizerConfig(num_codebooks=CODEBOOKS, codebook_size=CODES)
+    views = ItemViews(ViewConfig(), np.zeros((ITEMS, 8), dtype=np.float32), None, {}, {})
+    quantized_IE = torch.randn(ITEMS, config.codeword_dim)
+    health = cast("Any", None)  # nothing here looks at it
+    tokenizer = Tokenizer(config, build_quantizer(config, 8), views, skewed_codes(ITEMS), quantized_IE, health)
+    items = ItemCatalog.from_table(pa.table({"item_id": np.arange(ITEMS)}))
+    return Recommender(model, tokenizer, items, device="cpu", num_beams=BEAMS, prune_threshold=None)
+
+
+def histories(users: int) -> Sequences:
+    rng = np.random.default_rng(users)
+    return Sequences.from_lists(rng.integers(0, ITEMS, (users, HISTORY)).tolist())
+
+
+@pytest.mark.parametrize(("users", "how"), [*product((1, 8, 64), HOWS), *product((512,), HOWS[:2])])
+def bench_recommend(
+    benchmark: Any, recommender: Recommender, users: int, how: str, environment: dict[str, Any]
+) -> None:
+    backend, _, dtype = how.partition(" ")
+    if backend == "cpp" and native_problem() is not None:
+        pytest.skip("needs the extension")
+    sequences, chosen = histories(users), copy.copy(recommender)
+    chosen.dtype = torch.bfloat16 if dtype else torch.float32
+    benchmark.group = f"recommend/{users}"
+    benchmark.extra_info.update(environment, users=users)
+    with ops.use_backend(backend):
+        ranked_BN = benchmark(chosen.rank, sequences, 10, True)
+    if dtype:
+        assert (ranked_BN >= 0).all()
+    else:
+        assert (ranked_BN == recommender.rank(sequences, 10, True)).all()
+
+
+@needs_extension
+def bench_all_items_by_token_scores(benchmark: Any, recommender: Recommender, environment: dict[str, Any]) -> None:
+    """What a search replaces: the best items by the sum of their tokens' log-probabilities before the first step."""
+    sequences, users = histories(64), 64
+    codes_IM = recommender.index.codes_IM
+
+    @torch.inference_mode()
+    def run() -> tuple[Tensor, Tensor]:
+        memory = recommender.remember(sequences)
+        state_B1D, _ = recommender.model.decode_step(memory, None, 0, None)
+        log_probs_BMK = recommender.model.token_logits(state_B1D[:, 0]).log_softmax(-1)
+        return ops.item_topk(log_probs_BMK, codes_IM, 10)
+
+    benchmark.group = f"recommend/{users}"
+    benchmark.extra_info.update(environment, users=users)
+    scores_BN, items_BN = benchmark(run)
+    assert (scores_BN.diff() <= 0).all()
+    assert items_BN.shape == (users, 10)
+
+
+def bench_generate_of_transformers(benchmark: Any, recommender: Recommender, environment: dict[str, Any]) -> None:
+    """A T5 of the same sizes that is asked for every beam which tokens may follow, in fixed order, over a trie."""
+    transformers = pytest.importorskip("transformers")
+    users = 64
+    torch.manual_seed(0)
+    shape = {"d_model": 128, "d_kv": 32, "d_ff": 512, "num_layers": 2, "num_decoder_layers": 2, "num_heads": 4}
+    last = CODEBOOKS * CODES
+    special = {"pad_token_id": last, "decoder_start_token_id": last, "eos_token_id": last + 1}
+    model = transformers.T5ForConditionalGeneration(
+        transformers.T5Config(vocab_size=last + 2, **shape, **special)
+    ).eval()
+    token_IM = recommender.index.codes_IM.long() + torch.arange(CODEBOOKS) * CODES
+    follow: dict[tuple[int, ...], set[int]] = defaultdict(set)
+    for tokens in token_IM.tolist():
+        for m in range(CODEBOOKS):
+            follow[tuple(tokens[:m])].add(tokens[m])
+    allowed = {prefix: sorted(tokens) for prefix, tokens in follow.items()}
+    rows_BL = torch.from_numpy(histories(users).items).long().view(users, HISTORY)
+    input_BS = token_IM[rows_BL].flatten(1)
+
+    def run() -> Tensor:
+        return model.generate(
+            input_BS, num_beams=BEAMS, num_return_sequences=10, max_new_tokens=CODEBOOKS, min_new_tokens=CODEBOOKS,
+            do_sample=False, prefix_allowed_tokens_fn=lambda _, path: allowed[tuple(path[1:].tolist())],
+        )  # fmt: skip
+
+    benchmark.group = f"recommend/{users}"
+    benchmark.extra_info.update(environment, users=users, transformers=transformers.__version__)
+    found = benchmark.pedantic(run, rounds=1 if benchmark.disabled else 3)
+    existing = set(map(tuple, token_IM.tolist()))
+    assert all(tuple(path) in existing for path in found[:, 1 : 1 + CODEBOOKS].tolist())
+
+
+@pytest.mark.parametrize("change", ["build", "add 1,000", "remove 1,000"])
+@pytest.mark.parametrize("catalog", CATALOGS)
+def bench_index(benchmark: Any, catalog: str, change: str, environment: dict[str, Any]) -> None:
+    num_items = CATALOGS[catalog]
+    codes_IM = skewed_codes(num_items)
+    new_N = torch.arange(num_items - CHANGED, num_items)
+    expected = whole_index(num_items)
+    smaller = build_index(codes_IM[:-CHANGED], CODES)
+    benchmark.group = f"index/{catalog}"
+    size = sum(t.numel() * t.element_size() for t in expected)
+    benchmark.extra_info.update(environment, index_bytes=size)
+    if change == "build":
+        found = benchmark(build_index, codes_IM, CODES)
+    elif change.startswith("add"):
+        found = benchmark(add_to_index, smaller, codes_IM, new_N)
+    else:
+        found, expected = benchmark(remove_from_index, expected, new_N), smaller
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(found[1:], expected[1:], strict=True))
+
+
+@needs_extension
+@pytest.mark.parametrize("step", [1, 2, 3])
+@pytest.mark.parametrize("catalog", CATALOGS)
+def bench_step(benchmark: Any, catalog: str, step: int, environment: dict[str, Any]) -> None:
+    """A step of 64 users whose paths hold `step` tokens of random items."""
+    codes_IM, index = skewed_codes(CATALOGS[catalog]), whole_index(CATALOGS[catalog])
+    g = torch.Generator().manual_seed(1)
+    item_BP = torch.randint(len(codes_IM), (64, BEAMS), generator=g)
+    tokens_BPM = codes_IM[item_BP].long()
+    tokens_BPM[..., step:] = -1
+    logits_BPMK = torch.randn(64, BEAMS, CODEBOOKS, CODES, generator=g)
+    scores_BP = torch.randn(64, BEAMS, generator=g)
+    benchmark.group = f"step {step}"
+    benchmark.extra_info.update(environment, catalog=catalog)
+    _, token_BP, best_BP, _ = benchmark(ops.beam_step, logits_BPMK, scores_BP, tokens_BPM, None, index, BEAMS, 0)
+    assert ((token_BP >= 0) == (best_BP > -torch.inf)).all()
+    assert (token_BP[:, 0] >= 0).all()

@@ -1,0 +1,243 @@
+"""Batch inference: a Parquet file of users in, a folder of Parquet parts out, in bounded memory.
+
+`manifest.json` says what the job is and, for every finished part, which rows in which batches made it; a killed job
+started again goes on after the finished parts and ends with the same bytes. Reading, searching and writing overlap.
+"""
+
+import contextlib
+import hashlib
+import time
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from reg4rec.checkpoints import sweep
+from reg4rec.data.parquet import write_parquet
+from reg4rec.errors import InputError
+from reg4rec.infer.recommender import Recommender
+from reg4rec.infer.table import Results, results_arrow
+from reg4rec.infer.users import UserFile, UserPart
+from reg4rec.storage import atomic_file, explained, read_header, read_json, write_json
+
+__all__ = ["plan_batches", "recommend_to_folder"]
+
+FORMAT, VERSION = "reg4rec-recommendations", 1
+HISTORY_SLOTS_AT_ONCE = 1 << 17
+"""History items, padding included, that a batch may hold beside its limit of users."""
+PARTS_AHEAD = 2
+COUNTS = ("users", "rejected", "unknown_items", "recommendations", "paths_pruned", "fallbacks")
+
+
+def recommend_to_folder(
+    recommender: Recommender,
+    users: str | Path,
+    out: str | Path,
+    k: int = 10,
+    filter_seen: bool = True,
+    return_paths: bool = True,
+    users_in_part: int = 8192,
+    resume: bool = True,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Recommend for every row of the Parquet file `users` (see `UserFile`); returns what `summary.json` holds.
+
+    `part-N.parquet` has the columns of `results_arrow`, users in the order of the file; `rejected.parquet` names the
+    rows that could not be used. With `resume` an unfinished job goes on and a finished one is left alone; without, it
+    starts over. InputError where `out` holds another job or other files.
+    """
+    users, out = Path(users), Path(out)
+    if users_in_part < 1:
+        raise InputError(f"users_in_part is {users_in_part}; it must be 1 or more")
+    file = UserFile(users, recommender.items)
+    job = {
+        "input": _sha256(users),
+        "recommender": recommender.fingerprint(),
+        "device": recommender.device.type,
+        "dtype": str(recommender.dtype).removeprefix("torch."),
+        "k": k,
+        "filter_seen": filter_seen,
+        "return_paths": return_paths,
+        "users_in_part": users_in_part,
+        "users_in_batch": recommender.users_at_once(k),
+        "history_slots_in_batch": HISTORY_SLOTS_AT_ONCE,
+    }
+    with explained(out), contextlib.closing(file.file):
+        run = _Run(recommender, out, job, _open_folder(out, job, resume), progress)
+        return run.finish(file)
+
+
+def plan_batches(lengths_B: npt.NDArray[np.int64], max_users: int, max_slots: int) -> list[npt.NDArray[np.int64]]:
+    """Rows of users of similar length to search together, shortest first: few enough, and short enough when padded."""
+    order = np.argsort(lengths_B, kind="stable")
+    batches, first = [], 0
+    while first < len(order):
+        longest = np.maximum(1, lengths_B[order[first : first + max_users]])
+        fits = int((longest * np.arange(1, len(longest) + 1) <= max_slots).sum())
+        batches.append(order[first : first + max(1, fits)])
+        first += len(batches[-1])
+    return batches
+
+
+class _Run:
+    def __init__(
+        self, recommender: Recommender, out: Path, job: dict[str, Any], parts: dict[str, dict[str, Any]], show: bool
+    ):
+        self.recommender, self.out, self.job, self.parts, self.show = recommender, out, job, parts, show
+        self.batch_limits = job["users_in_batch"], job["history_slots_in_batch"]
+        self.batch_seconds: list[float] = []
+        self.num_searched = 0
+
+    def finish(self, file: UserFile) -> dict[str, Any]:
+        """Make the parts that are missing, and the summary."""
+        from tqdm.auto import tqdm
+
+        total = -(-file.num_rows // self.job["users_in_part"])
+        if (self.out / "summary.json").exists() and len(self.parts) == total:
+            return read_json(self.out / "summary.json")
+        started, resumed = time.monotonic(), len(self.parts)
+        known_rows = sum(part["rows"] for part in self.parts.values())
+        bar = tqdm(total=file.num_rows, initial=known_rows, unit=" users", disable=None if self.show else True)
+        with (
+            bar,
+            ThreadPoolExecutor(1) as reading,
+            ThreadPoolExecutor(1) as writing,
+            atomic_file(self.out / "rejected.parquet") as fresh,
+            pq.ParquetWriter(fresh, file.rejected_schema) as rejected,
+        ):
+            pending: deque[Future[None]] = deque()
+            for number, part in enumerate(_ahead(reading, file.parts(self.job["users_in_part"]))):
+                if part.rejected.num_rows:
+                    rejected.write_table(part.rejected)
+                name = f"part-{number:05d}.parquet"
+                if name in self.parts:
+                    continue
+                pending.append(writing.submit(self._write, name, part, self._search(part, writing)))
+                self.num_searched += len(part.users)
+                if len(pending) == PARTS_AHEAD:
+                    pending.popleft().result()
+                bar.update(part.num_rows)
+            for left in pending:
+                left.result()
+        summary = self._summary(time.monotonic() - started, resumed)
+        write_json(self.out / "summary.json", summary)
+        return summary
+
+    def _search(self, part: UserPart, writing: ThreadPoolExecutor) -> "list[Future[_Batch]]":
+        found = []
+        for rows_B in plan_batches(part.histories.lengths, *self.batch_limits):
+            started = time.monotonic()
+            (results,) = self.recommender.search(part.histories.take(rows_B), self.job["k"], self.job["filter_seen"])
+            self.batch_seconds.append(time.monotonic() - started)
+            found.append(writing.submit(self._batch, rows_B, results))
+        return found
+
+    def _batch(self, rows_B: npt.NDArray[np.int64], results: Results) -> "_Batch":
+        pruned, fallbacks = int(results.paths.pruned_B.sum()), int(results.paths.fallbacks_B.sum())
+        return _Batch(self._table(rows_B, [results]), len(rows_B), pruned, fallbacks)
+
+    def _table(self, rows_B: npt.NDArray[np.int64], results: Sequence[Results]) -> pa.Table:
+        return results_arrow(pa.array(rows_B), self.recommender.items, results, self.job["return_paths"])
+
+    def _write(self, name: str, part: UserPart, found: "list[Future[_Batch]]") -> None:
+        """Write a part, its users in the order of the file again, and then the manifest that knows it."""
+        batches = [future.result() for future in found]
+        nobody = self._table(np.empty(0, dtype=np.int64), [])
+        table = pa.concat_tables([nobody, *(batch.table for batch in batches)])
+        table = table.take(pa.array(np.argsort(table["user_id"].to_numpy(), kind="stable")))
+        users = part.users.take(table["user_id"].combine_chunks())
+        write_parquet(self.out / name, table.set_column(0, "user_id", users))
+        self.parts[name] = {
+            "file": name,
+            "sha256": _sha256(self.out / name),
+            "first_row": part.first_row,
+            "rows": part.num_rows,
+            "batches": [batch.num_users for batch in batches],
+            "users": len(part.users),
+            "rejected": part.rejected.num_rows,
+            "unknown_items": part.num_unknown,
+            "recommendations": table.num_rows,
+            "paths_pruned": sum(batch.paths_pruned for batch in batches),
+            "fallbacks": sum(batch.fallbacks for batch in batches),
+            "sources": {row["values"]: row["counts"] for row in pc.value_counts(table["source"]).to_pylist()},
+        }
+        parts = sorted(self.parts.values(), key=lambda made: made["first_row"])
+        write_json(self.out / "manifest.json", {"format": FORMAT, "version": VERSION, "job": self.job, "parts": parts})
+
+    def _summary(self, seconds: float, num_resumed: int) -> dict[str, Any]:
+        """Counts of the whole job; times of this process alone."""
+        parts = sorted(self.parts.values(), key=lambda made: made["first_row"])
+        sources = sum((Counter(part["sources"]) for part in parts), Counter())
+        milliseconds = np.multiply(1000, self.batch_seconds)
+        return {
+            **{name: sum(part[name] for part in parts) for name in COUNTS},
+            "sources": dict(sources),
+            "parts": len(parts),
+            "parts_resumed": num_resumed,
+            "seconds": seconds,
+            "users_per_second": self.num_searched / seconds,
+            "batch_ms": {f"p{q}": float(np.percentile(milliseconds, q)) for q in (50, 95, 99) if len(milliseconds)},
+        }
+
+
+class _Batch(NamedTuple):
+    """What was found for some users of a part; `user_id` in `table` is their place in the part."""
+
+    table: pa.Table
+    num_users: int
+    paths_pruned: int
+    fallbacks: int
+
+
+def _ahead(reading: ThreadPoolExecutor, parts: Iterator[UserPart]) -> Iterator[UserPart]:
+    """The parts in order, the next one read while the present one is searched."""
+    coming = reading.submit(next, parts, None)
+    while (part := coming.result()) is not None:
+        coming = reading.submit(next, parts, None)
+        yield part
+
+
+def _open_folder(out: Path, job: dict[str, Any], resume: bool) -> dict[str, dict[str, Any]]:
+    """The finished parts in `out`, by file name; InputError if it holds another job or other files."""
+    manifest = out / "manifest.json"
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out} was to become a folder, but a file of that name is there; choose another name")
+    if not manifest.exists():
+        if out.exists() and any(out.iterdir()):
+            raise InputError(f"{out} holds files of something else; choose an empty folder or another name")
+        write_json(manifest, {"format": FORMAT, "version": VERSION, "job": job, "parts": []})
+        return {}
+    header = read_header(manifest, FORMAT, VERSION)
+    sweep(out)
+    if not resume:
+        for file in (*out.glob("part-*.parquet"), out / "rejected.parquet", out / "summary.json", manifest):
+            file.unlink(missing_ok=True)
+        return _open_folder(out, job, True)
+    try:
+        found, parts = dict(header["job"]), {part["file"]: part for part in header["parts"]}
+        differing = sorted(name for name in found.keys() | job.keys() if found.get(name) != job.get(name))
+        whole = {name: part for name, part in parts.items() if _is_whole(out / name, part["sha256"])}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"{manifest} is incomplete or damaged: {error!r}; start over with resume off") from None
+    if differing:
+        raise InputError(
+            f"{out} holds recommendations of another job ({', '.join(differing)} differ); "
+            "choose another folder, the same job, or start over with resume off"
+        )
+    return whole
+
+
+def _is_whole(path: Path, sha256: str) -> bool:
+    return path.is_file() and _sha256(path) == sha256
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
