@@ -95,7 +95,13 @@ class ItemViews:
             blocks[f"matrix:{name}"] = unit_rows(_matrix_of(dataset, name))
         if not blocks:
             raise InputError(f"no view has anything in it: {left_out or 'all are turned off'}; give texts or a matrix")
-        card = {"dataset": dataset.card.get("fingerprint"), "part": part, "seed": seed, "left_out": left_out}
+        card = {
+            "dataset": dataset.card.get("fingerprint"),
+            "items": dataset.num_items,
+            "part": part,
+            "seed": seed,
+            "left_out": left_out,
+        }
         widths = {name: block.shape[1] for name, block in blocks.items()}
         return cls(config, np.hstack(list(blocks.values())), text, widths, card)
 
@@ -119,12 +125,12 @@ class ItemViews:
     def expected(self, vectors_BV: Float32, values_IX: Float32) -> Float32:
         """(B, X): what to expect, of values that training gave to the fitted items, for vectors of unseen ones.
 
-        The mean over the fitted items that are nearest in all but the collaborative view; items without a
+        values_IX may go on with values of items that came later, which do not count. The mean over the fitted items that are nearest in all but the collaborative view; items without a
         collaborative view, which training has not met either, do not count. Ours: docs/findings.md.
         """
-        own_V = self._collaborative_V()
-        met_I = self.vectors_IV[:, own_V].any(axis=1) | ~own_V.any()
-        return neighbor_mean(vectors_BV[:, ~own_V], self.vectors_IV[met_I][:, ~own_V], values_IX[met_I])
+        own_V, fitted_IV = self._collaborative_V(), self.vectors_IV[: self.card.get("items")]
+        met_X = np.flatnonzero(fitted_IV[:, own_V].any(axis=1) | ~own_V.any())
+        return neighbor_mean(vectors_BV[:, ~own_V], fitted_IV[met_X][:, ~own_V], values_IX[met_X])
 
     def _collaborative_V(self) -> npt.NDArray[np.bool_]:  # noqa: N802
         return np.repeat([name == "collaborative" for name in self.widths], list(self.widths.values()))
@@ -174,7 +180,8 @@ def _parse(folder: Path, header: dict[str, Any]) -> tuple[ViewConfig, dict[str, 
         parts: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in stored.items()}  # type: ignore[union-attr]
         config = ViewConfig(**parts)
         names = (*config.text_columns, *config.matrices)
-        sizes = (config.text_dim, config.collaborative_dim, *widths.values())  # type: ignore[union-attr]
+        fitted = card.get("items", 0)  # type: ignore[union-attr]
+        sizes = (config.text_dim, config.collaborative_dim, fitted, *widths.values())  # type: ignore[union-attr]
         known = {"text", "collaborative", *(f"matrix:{name}" for name in config.matrices)}
         whole = all(type(size) is int and size >= 0 for size in sizes) and all(isinstance(name, str) for name in names)
         if not whole or not isinstance(card, dict) or not widths.keys() <= known:  # type: ignore[union-attr]

@@ -119,8 +119,9 @@ class Recommender:
     def add_items(self, table: Any, vectors: Mapping[str, npt.ArrayLike] | None = None) -> None:
         """Take items into the catalog: a polars or Arrow table with `item_id` and the text columns of the tokenizer.
 
-        New items are described by their tokens alone until the next training; `vectors` holds their rows of each
-        matrix view. An item that was removed comes back as it was. InputError names an id that is there already.
+        New items have the tokens that the tokenizer gives them and, in models that score items, the residual to expect
+        of them (`ItemViews.expected`); `vectors` holds their rows of each matrix view. An item that was removed comes
+        back as it was. InputError names an id that is there already.
         """
         other = ItemCatalog.from_table(table.to_arrow() if hasattr(table, "to_arrow") else table)
         rows = self.items.rows(other.ids)
@@ -149,9 +150,13 @@ class Recommender:
 
     def _grow(self, new: ItemCatalog, vectors: Mapping[str, npt.ArrayLike]) -> None:
         """Give the items of `new` the rows after the last one; what other recommenders share stays as it is."""
-        items, tokenizer = self.items.extended(new), self.tokenizer.extended(new.table, vectors)
+        items, tokenizer, model = self.items.extended(new), self.tokenizer.extended(new.table, vectors), self.model
         first, more = len(self.items), (0, len(new))
-        self.items, self.tokenizer, self.model = items, tokenizer, self.model.extended(len(new))
+        if model.scores_items:
+            residual_ID = model.residual_ID.detach().cpu().numpy()
+            expected_ND = tokenizer.views.expected(tokenizer.views.vectors_IV[first:], residual_ID)
+            model = model.extended(torch.from_numpy(expected_ND))
+        self.items, self.tokenizer, self.model = items, tokenizer, model
         self.codes_IM = tokenizer.codes_IM.long().to(self.device)
         self.popularity_I = torch.nn.functional.pad(self.popularity_I, more)
         self.removed_I = torch.nn.functional.pad(self.removed_I, more)

@@ -198,13 +198,11 @@ class Reg4RecModel(nn.Module):
         """Logits (..., C) for states (..., D) that have consumed a token; None without categories."""
         return None if self.category_head is None else self.category_head(state)
 
-    def extended(self, count: int) -> "Reg4RecModel":
-        """This model, its weights shared, for `count` further items after its own, whose residual is 0."""
-        if not self.scores_items:
-            return self
+    def extended(self, residual_ND: Tensor) -> "Reg4RecModel":
+        """This model, which scores items, its weights shared, with N further items of these residuals after its own."""
         other = copy.copy(self)
-        other.config = replace(self.config, num_items=self.config.num_items + count)
-        residual_ID = nn.functional.pad(self.residual_ID.detach(), (0, 0, 0, count))
+        other.config = replace(self.config, num_items=self.config.num_items + len(residual_ND))
+        residual_ID = torch.cat([self.residual_ID.detach(), residual_ND.to(self.residual_ID)])
         other._parameters = {**self._parameters, "residual_ID": nn.Parameter(residual_ID)}
         return other
 

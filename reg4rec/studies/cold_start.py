@@ -17,7 +17,6 @@ from reg4rec.settings import override
 from reg4rec.studies.config import ColdStartConfig
 from reg4rec.studies.findings import ColdStartFindings, Row
 from reg4rec.studies.held_out import Cases, HeldOut, hold_out
-from reg4rec.studies.new_items import with_new_items
 from reg4rec.studies.text_neighbor import TextNeighbor
 from reg4rec.tokenizer import Tokenizer, fit_tokenizer
 from reg4rec.train import fit_recommender
@@ -63,7 +62,8 @@ def cold_start(
 
 def _new_items(held: HeldOut, recommender: Recommender) -> list[Row]:
     """Users whose next item is new: is it found among all items, and among the new ones?"""
-    larger = with_new_items(recommender, held.new_items, held.new_vectors)
+    larger = recommender.with_search()
+    larger.add_items(held.new_items, held.new_vectors)
     rows_I = np.arange(len(larger.items), dtype=np.int32)
     methods = _untrained(held.seen, larger.tokenizer) | {"reg4rec": _searching(larger)}
     new = f"among {held.new_items.num_rows:,} new items"

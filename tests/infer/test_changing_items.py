@@ -29,7 +29,7 @@ def changing(recommender: Recommender) -> Recommender:
 
 
 def from_scratch(recommender: Recommender, table: pa.Table) -> Recommender:
-    """All items, known and new, in one catalog, with a residual of 0 for the new ones."""
+    """All items, known and new, in one catalog, with the residual to expect of the new ones."""
     tokenizer, model = recommender.tokenizer, recommender.model
     vectors_NV = tokenizer.views.transform(table)
     codes_NM, mixed_NE = tokenizer.quantizer.encode(torch.from_numpy(vectors_NV))
@@ -40,7 +40,8 @@ def from_scratch(recommender: Recommender, table: pa.Table) -> Recommender:
         views=replace(tokenizer.views, vectors_IV=np.vstack([tokenizer.views.vectors_IV, vectors_NV])),
     )
     weights = dict(model.state_dict())
-    weights["residual_ID"] = torch.cat([weights["residual_ID"], torch.zeros(len(table), model.config.dim)])
+    expected_ND = recommender.tokenizer.views.expected(vectors_NV, weights["residual_ID"].numpy())
+    weights["residual_ID"] = torch.cat([weights["residual_ID"], torch.from_numpy(expected_ND)])
     larger = Reg4RecModel(replace(model.config, num_items=model.config.num_items + len(table)))
     larger.load_state_dict(weights)
     items = ItemCatalog.from_table(pa.concat_tables([recommender.items.table, table]))

@@ -10,20 +10,16 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-import torch
 
 from reg4rec.baselines import SASRecConfig
 from reg4rec.cli import main
 from reg4rec.data import Dataset, ItemCatalog, Sequences, synthetic_shop
-from reg4rec.data.shop import SyntheticShop
 from reg4rec.errors import InputError
-from reg4rec.infer import Recommender
 from reg4rec.loop import LoopConfig
 from reg4rec.settings import override
 from reg4rec.studies import ColdStartConfig, ColdStartFindings, cold_start
 from reg4rec.studies.cold_start import _by_chance
 from reg4rec.studies.held_out import HeldOut, hold_out
-from reg4rec.studies.new_items import with_new_items
 from reg4rec.studies.text_neighbor import TextNeighbor
 from reg4rec.train import RECIPES, Recipe
 
@@ -132,33 +128,6 @@ def test_a_split_by_time_keeps_its_moments(small: Dataset) -> None:
     nexts = {items[8] for items in whole.values() if len(items) > 8}
     assert {ids[target] for target in held.new_item_cases.targets_B} <= nexts & set(ids[held.seen.num_items :])
     assert held.new_item_cases.histories.lengths.max() <= 8
-
-
-def test_new_items_join_and_change_nothing_of_the_others(recommender: Recommender, shop: SyntheticShop) -> None:
-    table = shop.items.table.slice(0, 5)
-    table = table.set_column(0, "item_id", pa.array([f"new{i}" for i in range(5)]))
-    larger = with_new_items(recommender, table, {})
-    assert larger.items.ids.to_pylist() == shop.items.ids.to_pylist() + table["item_id"].to_pylist()
-    assert torch.equal(larger.codes_IM[-5:].int(), recommender.tokenizer.encode_items(table))
-    views, residual_ID = recommender.tokenizer.views, larger.model.residual_ID.detach()
-    expected_BD = views.expected(views.transform(table), residual_ID[:-5].numpy())
-    np.testing.assert_array_equal(residual_ID[-5:].numpy(), expected_BD)
-    histories, old = shop.part("train").take(range(20)), np.arange(len(shop.items), dtype=np.int32)
-    before, after = (next(r.search(histories, 5, True, old)).ranking for r in (recommender, larger))
-    assert torch.equal(before.items_BN, after.items_BN)
-    torch.testing.assert_close(before.scores_BN, after.scores_BN)
-    fresh = old[-1] + 1 + np.arange(5, dtype=np.int32)
-    found = next(larger.search(histories, 5, True, fresh)).ranking.items_BN
-    assert found.sort(1).values.tolist() == [fresh.tolist()] * 20
-
-
-def test_models_without_item_scores_take_new_items_too(
-    shop: SyntheticShop, token_model: Any, recommender: Recommender
-) -> None:
-    alone = Recommender(token_model, recommender.tokenizer, shop.items, device="cpu")
-    table = shop.items.table.slice(0, 1).set_column(0, "item_id", pa.array(["new"]))
-    larger = with_new_items(alone, table, {})
-    assert larger.recommend([[]], k=1, candidates=["new"])["item_id"].to_list() == ["new"]
 
 
 def test_text_neighbors_are_the_nearest_allowed_items() -> None:
