@@ -75,8 +75,8 @@ def bench_recommend(
         pytest.skip("needs the extension")
     sequences, chosen = histories(users), copy.copy(recommender)
     chosen.dtype = torch.bfloat16 if dtype else torch.float32
-    benchmark.group = f"recommend/{users}"
-    benchmark.extra_info.update(environment, users=users)
+    benchmark.group = f"recommend/users={users}/cpu"
+    benchmark.extra_info.update(environment, backend=how)
     with ops.use_backend(backend):
         ranked_BN = benchmark(chosen.rank, sequences, 10, True)
     if dtype:
@@ -98,8 +98,8 @@ def bench_all_items_by_token_scores(benchmark: Any, recommender: Recommender, en
         log_probs_BMK = recommender.model.token_logits(state_B1D[:, 0]).log_softmax(-1)
         return ops.item_topk(log_probs_BMK, codes_IM, 10)
 
-    benchmark.group = f"recommend/{users}"
-    benchmark.extra_info.update(environment, users=users)
+    benchmark.group = f"recommend/users={users}/cpu"
+    benchmark.extra_info.update(environment, backend="token scores of all items")
     scores_BN, items_BN = benchmark(run)
     assert (scores_BN.diff() <= 0).all()
     assert items_BN.shape == (users, 10)
@@ -131,8 +131,8 @@ def bench_generate_of_transformers(benchmark: Any, recommender: Recommender, env
             do_sample=False, prefix_allowed_tokens_fn=lambda _, path: allowed[tuple(path[1:].tolist())],
         )  # fmt: skip
 
-    benchmark.group = f"recommend/{users}"
-    benchmark.extra_info.update(environment, users=users, transformers=transformers.__version__)
+    benchmark.group = f"recommend/users={users}/cpu"
+    benchmark.extra_info.update(environment, backend="transformers", transformers=transformers.__version__)
     found = benchmark.pedantic(run, rounds=1 if benchmark.disabled else 3)
     existing = set(map(tuple, token_IM.tolist()))
     assert all(tuple(path) in existing for path in found[:, 1 : 1 + CODEBOOKS].tolist())
@@ -146,9 +146,9 @@ def bench_index(benchmark: Any, catalog: str, change: str, environment: dict[str
     new_N = torch.arange(num_items - CHANGED, num_items)
     expected = whole_index(num_items)
     smaller = build_index(codes_IM[:-CHANGED], CODES)
-    benchmark.group = f"index/{catalog}"
+    benchmark.group = f"index/items={num_items}/cpu"
     size = sum(t.numel() * t.element_size() for t in expected)
-    benchmark.extra_info.update(environment, index_bytes=size)
+    benchmark.extra_info.update(environment, backend=change, bytes=size)
     if change == "build":
         found = benchmark(build_index, codes_IM, CODES)
     elif change.startswith("add"):
@@ -170,8 +170,8 @@ def bench_step(benchmark: Any, catalog: str, step: int, environment: dict[str, A
     tokens_BPM[..., step:] = -1
     logits_BPMK = torch.randn(64, BEAMS, CODEBOOKS, CODES, generator=g)
     scores_BP = torch.randn(64, BEAMS, generator=g)
-    benchmark.group = f"step {step}"
-    benchmark.extra_info.update(environment, catalog=catalog)
+    benchmark.group = f"step {step} of a search/items={len(codes_IM)}/cpu"
+    benchmark.extra_info.update(environment, backend="cpp")
     _, token_BP, best_BP, _ = benchmark(ops.beam_step, logits_BPMK, scores_BP, tokens_BPM, None, index, BEAMS, 0)
     assert ((token_BP >= 0) == (best_BP > -torch.inf)).all()
     assert (token_BP[:, 0] >= 0).all()

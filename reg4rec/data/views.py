@@ -125,8 +125,9 @@ class ItemViews:
     def expected(self, vectors_BV: Float32, values_IX: Float32) -> Float32:
         """(B, X): what to expect, of values that training gave to the fitted items, for vectors of unseen ones.
 
-        values_IX may go on with values of items that came later, which do not count. The mean over the fitted items that are nearest in all but the collaborative view; items without a
-        collaborative view, which training has not met either, do not count. Ours: docs/findings.md.
+        values_IX may go on with values of items that came later, which do not count. The mean over the fitted items
+        that are nearest in all but the collaborative view; items without a collaborative view, which training has not
+        met either, do not count. Ours: docs/findings.md.
         """
         own_V, fitted_IV = self._collaborative_V(), self.vectors_IV[: self.card.get("items")]
         met_X = np.flatnonzero(fitted_IV[:, own_V].any(axis=1) | ~own_V.any())

@@ -230,6 +230,13 @@ class Recommender:
         _check_temperatures(other.config, self.model)
         return other
 
+    def with_model(self, model: Reg4RecModel) -> "Recommender":
+        """The same recommender with another model of the same tokens and items, on its device; `model` is shared."""
+        _check_fit(model, self.tokenizer, self.items)
+        other = copy.copy(self)
+        other.model = model.to(self.device).eval()
+        return other
+
     def _config_for(self, k: int) -> SearchConfig:
         if k < 1:
             raise InputError(f"k is the number of items to recommend, from 1 up, found {k}")

@@ -69,20 +69,14 @@ class AlignStage:
     def __init__(self, recommender: Recommender, data: Dataset, config: AlignConfig, seed: int):
         if recommender.config.order != "confidence":
             raise InputError(f"alignment needs a search in the order of confidence, found {recommender.config.order!r}")
+        if not recommender.items.ids.equals(data.items.ids):
+            raise InputError(f"the recommender's items are not those of {data.name}; align it on its own training data")
         self.data, self.config, self.seed = data, config, seed
         self.device = recommender.device
         self.start = recommender
         policy = copy.deepcopy(recommender.model).requires_grad_(True)
         self.anchor = PretrainStage(data, recommender.tokenizer, anchor_config(policy), seed, self.device, policy)
-        self.ranker = Recommender(
-            policy,
-            recommender.tokenizer,
-            data.items,
-            recommender.popularity_I.cpu().numpy(),
-            trained_on=recommender.trained_on,
-            device=self.device,
-            **asdict(recommender.config),
-        )
+        self.ranker = recommender.with_model(policy)  # shares the weights, so it ranks with the present ones
         self.num_steps = recommender.config.num_steps or policy.config.num_codebooks
         weights = {name: getattr(config.rewards, name) for name in REWARDS}
         if policy.category_head is None:

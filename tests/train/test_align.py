@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import torch
 
@@ -151,6 +152,13 @@ def test_a_model_without_categories_is_rewarded_for_its_tokens(shop: SyntheticSh
 def test_bad_settings_are_named(shop: SyntheticShop, start: Recommender, changes: dict[str, Any], words: str) -> None:
     with pytest.raises(InputError, match=words):
         align(start, shop, QUICK, **changes)
+
+
+def test_another_dataset_is_refused(shop: SyntheticShop, start: Recommender) -> None:
+    more = start.with_search()
+    more.add_items(pa.table({"item_id": ["one more"], "title": ["of no kind"]}))
+    with pytest.raises(InputError, match="items are not those of synthetic-shop"):
+        align(more, shop, QUICK)
 
 
 def test_a_search_in_fixed_order_is_refused(shop: SyntheticShop, start: Recommender) -> None:
