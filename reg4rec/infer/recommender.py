@@ -258,11 +258,13 @@ class Recommender:
         with torch.inference_mode(), self._autocast():
             memory = self.remember(batch)
             paths = search(self.model, memory, index, config, exclude_BX)
-            item_scores = self._item_scores(memory.state_BD, history_BX) if self.model.scores_items else None
+            item_scores = self.item_scores(memory.state_BD, history_BX) if self.model.scores_items else None
             ranking = rank_items(paths, index, self.rank_I, k, exclude_BX, allowed_I, item_scores, config.path_weight)
             return Results(ranking, paths)
 
-    def _item_scores(self, state_BD: Tensor, history_BX: Tensor) -> ItemScores:
+    def item_scores(self, state_BD: Tensor, history_BX: Tensor) -> ItemScores:
+        """Scores of items for users of these states and histories, by which the items of their paths are ordered."""
+
         def scores(user_T: Tensor, item_T: Tensor) -> Tensor:
             # half precision would make ties of what the final order must tell apart
             with torch.autocast(self.device.type, enabled=False):

@@ -16,7 +16,7 @@ from reg4rec.errors import InputError
 from reg4rec.infer import Recommender
 from reg4rec.infer.histories import padded
 from reg4rec.kernels.beam_step.reference import items_with_tokens
-from reg4rec.model import Reg4RecModel
+from reg4rec.model import Memory, Reg4RecModel
 from reg4rec.train.align_config import AlignConfig
 from reg4rec.train.config import PretrainConfig
 from reg4rec.train.fit import weights_of
@@ -27,6 +27,7 @@ from reg4rec.train.reward_mix import RewardMix
 from reg4rec.train.rewards import (
     REWARDS,
     category_hit,
+    expected_hit,
     future_weights,
     global_path,
     matched_tokens,
@@ -48,7 +49,7 @@ class AlignBatch(NamedTuple):
     """One step's material: users cut in two, rollouts of the policy as it stood, and a batch of pre-training.
 
     old and reference: log-probabilities (B, G, S) of the actions at rollout time and under the pre-trained model.
-    rewards_RBG: each of REWARDS for each path.
+    rewards_RBG: each of REWARDS for each path. items_BN: what the search recommends, -1 for none.
     """
 
     cut: Cut
@@ -56,6 +57,7 @@ class AlignBatch(NamedTuple):
     recorded: Policy
     reference_BGS: Tensor
     rewards_RBG: Tensor
+    items_BN: Tensor
     anchor: Batch
     seconds: dict[str, float]
 
@@ -116,10 +118,12 @@ class AlignStage:
         )
         self.policy.train()
         anchor = self.anchor.loss(batch.anchor)["loss"]
+        item_reward = self._item_reward(batch, memory)
         total = learned.objective + config.kl_weight * learned.kl + config.anchor_weight * anchor
         return {
-            "loss": total,
+            "loss": total - config.item_weight * item_reward,
             "objective": learned.objective,
+            "item_reward": item_reward,
             "kl": learned.kl,
             "clip_fraction": learned.clip_fraction,
             "anchor_loss": anchor,
@@ -154,11 +158,24 @@ class AlignStage:
         values["top_category"] = torch.bincount(categories.clamp(min=0)).max() / categories.numel()
         return values | {f"{name}_seconds": torch.tensor(seconds) for name, seconds in batch.seconds.items()}
 
+    def _item_reward(self, batch: AlignBatch, memory: Memory) -> Tensor:
+        """Mean over the users, with a gradient into the scores; 0 for a model that does not score items."""
+        if not self.policy.scores_items:
+            return memory.state_BD.new_zeros(())
+        score = self.ranker.item_scores(memory.state_BD, padded(batch.cut.histories, -1).to(self.device))
+        user_BN = torch.arange(len(batch.items_BN), device=self.device)[:, None].expand_as(batch.items_BN)
+        scores_BN = score(user_BN.flatten(), batch.items_BN.clamp(min=0).flatten()).view_as(batch.items_BN)
+        future_BF = padded(batch.cut.futures, -1).to(self.device)
+        return expected_hit(scores_BN, batch.items_BN, future_BF, self._weights(future_BF)).mean()
+
+    def _weights(self, future_BF: Tensor) -> Tensor:
+        return future_weights((future_BF >= 0).float(), self.config.decay)
+
     @torch.no_grad()
     def rewards(self, cut: Cut, rollouts: Rollouts, recorded: Policy) -> Tensor:
         """rewards_RBG in the order of REWARDS: each future item's by its weight, consistency once (D9)."""
         item_BF = padded(cut.futures, -1).to(self.device)
-        weight_B1F = future_weights((item_BF >= 0).float(), self.config.decay)[:, None]
+        weight_B1F = self._weights(item_BF)[:, None]
         tokens_BGM = rollouts.tokens_BGM(self.policy.config.num_codebooks)
         row_BF = item_BF.clamp(min=0)
         matched_BGF = matched_tokens(tokens_BGM[:, :, None], self.anchor.codes_IM[row_BF][:, None])
@@ -227,10 +244,11 @@ class _OnPolicy(Sequence[AlignBatch]):
         rewards_RBG = stage.rewards(cut, rollouts, recorded)
         if config.mixing == "learned" and i % LEARN_EVERY == 0:
             stage.learn_mix(cut, rollouts, rewards_RBG, i)
+        items_BN = torch.from_numpy(stage.ranker.rank(cut.histories, max(KS), filter_seen=False)).long()
         seconds = {"rollout": rolled - began, "reward": time.perf_counter() - rolled}
-        return AlignBatch(
-            cut, rollouts, recorded, reference.log_probs_BGS, rewards_RBG, self.anchors[i % len(self.anchors)], seconds
-        )
+        anchor = self.anchors[i % len(self.anchors)]
+        reference_BGS, items_BN = reference.log_probs_BGS, items_BN.to(stage.device)
+        return AlignBatch(cut, rollouts, recorded, reference_BGS, rewards_RBG, items_BN, anchor, seconds)
 
 
 def _direction(value: Tensor, weights: list[nn.Parameter]) -> Tensor:

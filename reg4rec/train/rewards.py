@@ -7,7 +7,16 @@ Paper: PARS and MSRA, figure (worked examples) and stated; normalization and wei
 import torch
 from torch import Tensor
 
-__all__ = ["REWARDS", "category_hit", "future_weights", "global_path", "matched_tokens", "step_consistency", "step_hit"]
+__all__ = [
+    "REWARDS",
+    "category_hit",
+    "expected_hit",
+    "future_weights",
+    "global_path",
+    "matched_tokens",
+    "step_consistency",
+    "step_hit",
+]
 
 REWARDS = ("step_hit", "category_hit", "step_consistency", "global_path")
 
@@ -39,6 +48,17 @@ def global_path(matched: Tensor, num_steps: int) -> Tensor:
     """What the path retrieves: 1 for the target itself, its part of matched tokens within the relaxed rule (D11)."""
     fewest = max(1, num_steps - max(1, num_steps // 3))
     return torch.where(matched >= fewest, matched / num_steps, 0.0)
+
+
+def expected_hit(scores_BN: Tensor, items_BN: Tensor, future_BF: Tensor, weight_BF: Tensor) -> Tensor:
+    """expected_B: the weight of future items (-1 for none) that a draw from the softmax of the scores is to hit.
+
+    The last choice of a path, which of the found items (-1 for none) comes first, in models that score items. There are
+    few of them, so that the mean over all draws takes no draws. Ours, D7.
+    """
+    scores_BN = scores_BN.masked_fill(items_BN < 0, torch.finfo(scores_BN.dtype).min)
+    hit_BNF = (items_BN[:, :, None] == future_BF[:, None]) & (items_BN[:, :, None] >= 0)
+    return (scores_BN.softmax(1) * (hit_BNF * weight_BF[:, None]).sum(2)).sum(1)
 
 
 def future_weights(filled_BF: Tensor, decay: float) -> Tensor:

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from reg4rec.train.rewards import (
     category_hit,
+    expected_hit,
     future_weights,
     global_path,
     matched_tokens,
@@ -71,6 +72,25 @@ def test_future_weights_of_the_paper() -> None:
     assert weights[0].tolist() == pytest.approx([1 / 2.44, 0.8 / 2.44, 0.64 / 2.44])
     assert weights[1].tolist() == pytest.approx([1 / 1.8, 0.8 / 1.8, 0])
     assert weights[2].tolist() == [1, 0, 0]
+
+
+def test_the_expected_hit_is_the_mean_of_many_draws() -> None:
+    torch.manual_seed(0)
+    scores_BN, items_BN = torch.randn(2, 5), torch.tensor([[4, 7, 2, 9, -1], [1, 3, -1, -1, -1]])
+    future_BF, weight_BF = torch.tensor([[2, 4, 8], [3, -1, -1]]), torch.tensor([[0.5, 0.3, 0.2], [1, 0, 0]])
+    drawn_BD = torch.multinomial(scores_BN.masked_fill(items_BN < 0, -torch.inf).softmax(1), 40_000, replacement=True)
+    hit_BDF = items_BN.gather(1, drawn_BD)[:, :, None] == future_BF[:, None]
+    expected_B = (hit_BDF * weight_BF[:, None]).sum(2).mean(1)
+    torch.testing.assert_close(expected_hit(scores_BN, items_BN, future_BF, weight_BF), expected_B, atol=0.01, rtol=0)
+
+
+def test_a_user_for_whom_nothing_was_found_hits_nothing() -> None:
+    nothing_BN, future_BF = torch.full((1, 3), -1), torch.tensor([[5, -1]])
+    scores_BN = torch.zeros(1, 3, requires_grad=True)
+    expected_B = expected_hit(scores_BN, nothing_BN, future_BF, torch.tensor([[1.0, 0.0]]))
+    expected_B.sum().backward()
+    assert expected_B.tolist() == [0]
+    assert not scores_BN.grad.any()  # type: ignore[union-attr]
 
 
 @given(st.lists(st.integers(-1, 3), min_size=1, max_size=6), st.lists(st.integers(0, 3), min_size=6, max_size=6))
