@@ -15,14 +15,14 @@ from reg4rec.infer import Recommender
 from reg4rec.infer.job import recommend_to_folder
 from reg4rec.settings import override
 from reg4rec.tokenizer import TokenizerConfig, fit_tokenizer
-from reg4rec.train import PretrainConfig, fit_recommender
+from reg4rec.train import PretrainConfig, align, fit_recommender
 
 __all__ = ["Demo"]
 
 
 @dataclass(frozen=True)
 class Demo:
-    """Train, measure and use a recommender of MovieLens-100K: data, tokens, model, metrics, recommendations."""
+    """Train, align, measure and use a recommender of MovieLens-100K, from its files to recommendations."""
 
     out: Path = Path("runs/demo")
     """folder for everything the demo makes"""
@@ -45,6 +45,7 @@ class Demo:
         print(tokenizer.describe())
 
         recommender = fit_recommender(data, tokenizer, config, self.out / "pretrain", seed=self.seed)
+        recommender = align(recommender, data, out=self.out / "align", seed=self.seed)
         recommender.save_pretrained(self.out / "recommender")
 
         report = evaluate([Popularity.fit(data), recommender], data)

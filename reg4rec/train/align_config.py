@@ -57,17 +57,15 @@ class AlignConfig:
     """nats by which the categories of adjacent steps may diverge and still agree"""
     clip: float = 0.2
     """how far a ratio may move before it earns nothing more"""
-    kl_weight: float = 0.02
+    kl_weight: float = 1.0
     """weight of the distance to the pre-trained model"""
-    anchor_weight: float = 0.3
+    anchor_weight: float = 0.5
     """weight of the pre-training loss that fits the model"""
     batch_users: int = 64
     """users in a batch, each cut at a random place"""
     validation_users: int = 2000
     """users on whom Recall and NDCG are measured after every epoch; the best Recall@10 is kept"""
-    loop: LoopConfig = field(
-        default_factory=lambda: LoopConfig(epochs=4, learning_rate=3e-5, patience=2, updates_per_batch=2)
-    )
+    loop: LoopConfig = field(default_factory=lambda: LoopConfig(epochs=3, learning_rate=5e-5, patience=2))
 
     def __post_init__(self) -> None:
         check_settings(
