@@ -16,7 +16,7 @@ RESULTS = Path(__file__).parent / "results"
 DOCS = Path(__file__).parents[1] / "docs"
 COLORS = {"eager": "#555555", "compiled": "#E69F00", "cpp": "#0072B2", "triton": "#009E73", "cuda": "#CC79A7"}
 MARKERS = {"eager": "o", "compiled": "^", "cpp": "s", "triton": "D", "cuda": "P"}
-RIVAL = "#D55E00"
+RIVAL, DASHES = "#D55E00", ("-", "--", ":", "-.")
 UNITS = ("B", "kB", "MB", "GB")
 
 INTRODUCTION = """# Benchmarks
@@ -176,12 +176,16 @@ def draw_curves(groups: Groups, title: str, path: Path) -> None:
 
 
 def _draw_curve(axes: "Axes", points: list[tuple[str, int, dict[str, Record]]]) -> None:
-    for backend in dict.fromkeys(b for _, _, backends in points for b in backends):
+    shown = list(dict.fromkeys(b for _, _, backends in points for b in backends))
+    rivals = [backend for backend in shown if backend not in COLORS]
+    for backend in shown:
         there = [(value, backends[backend]) for _, value, backends in points if backend in backends]
         values, records = zip(*there, strict=True)
         color = COLORS.get(backend, RIVAL)
         medians = [1e3 * r["stats"]["median"] for r in records]
-        axes.plot(values, medians, marker=MARKERS.get(backend, "v"), markersize=4, color=color, label=backend)
+        dashes = DASHES[rivals.index(backend) % len(DASHES)] if backend in rivals else "-"
+        marker = MARKERS.get(backend, "v")
+        axes.plot(values, medians, dashes, marker=marker, markersize=4, color=color, label=backend)
         low, high = (
             [1e3 * r["extra_info"].get(key, r["stats"]["median"]) for r in records] for key in ("p20_s", "p80_s")
         )

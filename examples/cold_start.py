@@ -17,14 +17,12 @@ def main(folder: str) -> None:
     first = rec.items.ids[0].as_py()
     print(rec.recommend({"nothing yet": [], "one item": [first]}, k=3))
 
-    print("a new item gets tokens from its text; the items that share most of them describe it best")
+    print("a new item gets tokens from its text, and can be recommended at once")
     known = rec.items.table.slice(0, 1)
     columns = {name: known[name] for name in known.column_names if name != "item_id"}
-    new = pa.table({"item_id": ["new"], **columns})
-    codes_BM = rec.tokenizer.encode_items(new)
-    shared_I = (rec.tokenizer.codes_IM == codes_BM).sum(1)
-    for row in shared_I.argsort(descending=True, stable=True)[:3].tolist():
-        print(f"  {int(shared_I[row])} tokens shared: {rec.items.table['title'][row]}")
+    rec.add_items(pa.table({"item_id": ["new"], **columns}))
+    print(rec.similar_items(["new"], k=3))
+    print(rec.recommend({"one item": [first]}, k=3, candidates=["new", *rec.items.ids[1:20].to_pylist()]))
 
 
 if __name__ == "__main__":
