@@ -85,6 +85,17 @@ def bench_recommend(
         assert (ranked_BN == recommender.rank(sequences, 10, True)).all()
 
 
+@pytest.mark.parametrize("threshold", [None, 0.06])
+def bench_corp(benchmark: Any, recommender: Recommender, threshold: float | None, environment: dict[str, Any]) -> None:
+    """What looking at categories costs: spares, one more decoding step, and the divergences."""
+    sequences, chosen = histories(64), recommender.with_search(prune_threshold=threshold)
+    benchmark.group = "recommend with CORP/64 users/cpu"
+    benchmark.extra_info.update(environment, backend="off" if threshold is None else f"theta {threshold}")
+    (results,) = benchmark(lambda: list(chosen.search(sequences, 10, True)))
+    assert (results.ranking.items_BN >= 0).all()
+    assert results.paths.categories_BWM[..., -1].ge(0).any() == (threshold is not None)
+
+
 @needs_extension
 def bench_all_items_by_token_scores(benchmark: Any, recommender: Recommender, environment: dict[str, Any]) -> None:
     """What a search replaces: the best items by the sum of their tokens' log-probabilities before the first step."""

@@ -73,8 +73,9 @@ def rows_of(folder: Path) -> list[dict[str, float]]:
 
 def test_the_reward_rises_without_help_of_the_anchor(shop: SyntheticShop, start: Recommender, tmp_path: Path) -> None:
     weights = {name: weight.clone() for name, weight in start.model.state_dict().items()}
-    config = replace(QUICK, batch_users=100, group_size=8, anchor_weight=0.0, rewards=RewardWeights(step_consistency=0))
-    loop = replace(QUICK.loop, epochs=3, learning_rate=2e-3)
+    rewards = RewardWeights(category_hit=0, step_consistency=0)
+    config = replace(QUICK, batch_users=100, group_size=8, anchor_weight=0.0, kl_weight=0.0, rewards=rewards)
+    loop = replace(QUICK.loop, epochs=4, learning_rate=2e-3)
     aligned = align(start, shop, replace(config, loop=loop), tmp_path, progress=False)
     epochs = [row for row in rows_of(tmp_path) if "epoch" in row]
     assert epochs[-1]["reward_step_hit"] > 1.05 * epochs[0]["reward_step_hit"]
