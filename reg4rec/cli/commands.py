@@ -225,6 +225,8 @@ class Recommend:
     """items for each user"""
     keep_seen: bool = False
     """allow items of the user's own history"""
+    unconstrained: bool = False
+    """let paths take any token, not only those of existing items; the summary counts the paths that lead to no item"""
     return_paths: bool = True
     """write the tokens by which an item was found, with category and confidence of every step"""
     users_in_part: int = 8192
@@ -240,6 +242,8 @@ class Recommend:
 
     def run(self) -> None:
         recommender = Recommender.from_pretrained(self.model, self.device, self.dtype)
+        if self.unconstrained:
+            recommender = recommender.with_search(constrained=False)
         summary = recommend_to_folder(
             recommender,
             self.input,
@@ -262,7 +266,8 @@ def _described(summary: dict[str, Any]) -> str:
         f"rejected, {summary['unknown_items']:,} unknown history items\n"
         f"{summary['users_per_second']:,.0f} users/s; batches {batches or 'none'}; "
         f"{summary['parts_resumed']} of {summary['parts']} parts were there\n"
-        f"sources {sources or 'none'}; {summary['paths_pruned']:,} paths pruned, {summary['fallbacks']:,} fallbacks"
+        f"sources {sources or 'none'}; {summary['paths_pruned']:,} paths pruned, {summary['fallbacks']:,} fallbacks; "
+        f"{summary['paths_invalid']:,} of {summary['paths']:,} paths lead to no item"
     )
 
 

@@ -18,6 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import torch
 
 from reg4rec.checkpoints import sweep
 from reg4rec.data.parquet import write_parquet
@@ -33,7 +34,8 @@ FORMAT, VERSION = "reg4rec-recommendations", 1
 HISTORY_SLOTS_AT_ONCE = 1 << 17
 """History items, padding included, that a batch may hold beside its limit of users."""
 PARTS_AHEAD = 2
-COUNTS = ("users", "rejected", "unknown_items", "recommendations", "paths_pruned", "fallbacks")
+PATH_COUNTS = ("paths", "paths_invalid", "paths_pruned", "fallbacks")
+COUNTS = ("users", "rejected", "unknown_items", "recommendations", *PATH_COUNTS)
 
 
 def recommend_to_folder(
@@ -140,8 +142,10 @@ class _Run:
         return found
 
     def _batch(self, rows_B: npt.NDArray[np.int64], results: Results) -> "_Batch":
-        pruned, fallbacks = int(results.paths.pruned_B.sum()), int(results.paths.fallbacks_B.sum())
-        return _Batch(self._table(rows_B, [results]), len(rows_B), pruned, fallbacks)
+        alive_BW = results.paths.scores_BW > -torch.inf
+        found = (alive_BW, results.ranking.invalid_B, results.paths.pruned_B, results.paths.fallbacks_B)
+        counts = {name: int(values.sum()) for name, values in zip(PATH_COUNTS, found, strict=True)}
+        return _Batch(self._table(rows_B, [results]), len(rows_B), counts)
 
     def _table(self, rows_B: npt.NDArray[np.int64], results: Sequence[Results]) -> pa.Table:
         return results_arrow(pa.array(rows_B), self.recommender.items, results, self.job["return_paths"])
@@ -164,8 +168,7 @@ class _Run:
             "rejected": part.rejected.num_rows,
             "unknown_items": part.num_unknown,
             "recommendations": table.num_rows,
-            "paths_pruned": sum(batch.paths_pruned for batch in batches),
-            "fallbacks": sum(batch.fallbacks for batch in batches),
+            **{name: sum(batch.path_counts[name] for batch in batches) for name in PATH_COUNTS},
             "sources": {row["values"]: row["counts"] for row in pc.value_counts(table["source"]).to_pylist()},
         }
         parts = sorted(self.parts.values(), key=lambda made: made["first_row"])
@@ -192,8 +195,7 @@ class _Batch(NamedTuple):
 
     table: pa.Table
     num_users: int
-    paths_pruned: int
-    fallbacks: int
+    path_counts: dict[str, int]
 
 
 def _ahead(reading: ThreadPoolExecutor, parts: Iterator[UserPart]) -> Iterator[UserPart]:

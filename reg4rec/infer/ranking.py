@@ -23,12 +23,16 @@ ItemScores = Callable[[Tensor, Tensor], Tensor]
 
 
 class Ranking(NamedTuple):
-    """items_BN (rows, best first, -1 for none), scores_BN, source_BN (position in SOURCES, -1), path_BN (of W, -1)."""
+    """items_BN (rows, best first, -1 for none), scores_BN, source_BN (position in SOURCES, -1), path_BN (of W, -1).
+
+    invalid_B: paths that no allowed item carries in full, 0 in a constrained search.
+    """
 
     items_BN: Tensor
     scores_BN: Tensor
     source_BN: Tensor
     path_BN: Tensor
+    invalid_B: Tensor
 
 
 def rank_items(
@@ -95,6 +99,8 @@ def _exact(
     if exclude_BX is not None:
         keep_T = ~is_excluded(path_B[path_T], item_T, len(rank_I), exclude_BX)
         path_T, item_T = path_T[keep_T], item_T[keep_T]
+    is_valid = torch.zeros_like(path_B, dtype=torch.bool).index_fill_(0, path_T, True)
+    invalid_B = torch.bincount(path_B[~is_valid], minlength=batch)
     # paths stand best first, so the first of an item is its best
     key_T, order = (path_B[path_T] * len(rank_I) + item_T).sort(stable=True)
     first = order[torch.nn.functional.pad(key_T[1:] != key_T[:-1], (1, 0), value=True)[: len(key_T)]]
@@ -119,7 +125,7 @@ def _exact(
         )
 
     return Ranking(
-        table(-1, item_T), table(-torch.inf, scores_T), table(-1, torch.zeros_like(item_T)), table(-1, row_T)
+        table(-1, item_T), table(-torch.inf, scores_T), table(-1, torch.zeros_like(item_T)), table(-1, row_T), invalid_B
     )
 
 

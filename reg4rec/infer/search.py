@@ -9,7 +9,7 @@ from torch import Tensor
 from reg4rec import ops
 from reg4rec.errors import InputError
 from reg4rec.kernels.beam_step.index import TokenIndex, build_index
-from reg4rec.kernels.beam_step.reference import prune_paths
+from reg4rec.kernels.beam_step.reference import best_children, prune_paths
 from reg4rec.model import Memory, PathCache, Reg4RecModel
 
 __all__ = ["Paths", "SearchConfig", "SearchOrder", "search"]
@@ -35,6 +35,8 @@ class SearchConfig:
     """tokens that a path decodes, None for all: a shorter one leads to every item that carries its tokens"""
     path_weight: float = 0.0
     """weight of the path's score beside the item's own, in models that score items (D11)"""
+    constrained: bool = True
+    """decode tokens of existing, allowed items alone; False leaves every token open, and paths may lead to no item"""
 
     def __post_init__(self) -> None:
         if self.num_beams < 1 or self.num_spares < 0:
@@ -57,8 +59,9 @@ class SearchConfig:
             raise TypeError(f"search settings are {stored!r}")
         values: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in stored.items()}
         found = cls(**values)
-        for name, known in (("num_beams", int), ("num_spares", int), ("num_steps", int | None)):
-            if not isinstance(getattr(found, name), known) or isinstance(getattr(found, name), bool):
+        kinds = {"num_beams": (int,), "num_spares": (int,), "num_steps": (int, type(None)), "constrained": (bool,)}
+        for name, known in kinds.items():
+            if type(getattr(found, name)) not in known:
                 raise TypeError(f"{name} is {getattr(found, name)!r}")
         return found
 
@@ -94,6 +97,8 @@ def search(
 ) -> Paths:
     """Decode the best `num_beams` token sets of existing items for each encoded history (`Reg4RecModel.remember`).
 
+    Unconstrained, of all token sets: probabilities are over whole codebooks, whatever items exist or are excluded.
+
     Each step takes, over all unused codebooks, the tokens of highest probability within their own codebook (CRSS),
     merges paths that hold the same set, and drops those whose category distribution jumped (CORP; not in a model
     without categories). Items in exclude_BX (rows, -1 for none) are never reached. In fixed order a step sees the
@@ -109,10 +114,17 @@ def search(
     indexes = [index] * num_steps if config.order == "confidence" else _prefix_indexes(index)[:num_steps]
     for step, step_index in enumerate(indexes, start=1):
         seen = step_index.codes_IM.shape[1]
-        parent_BP, token_BP, scores_BP, fallback_B = ops.beam_step(
-            beam.logits_BPMK[:, :, :seen], beam.scores_BP, beam.tokens_BPM[:, :, :seen], beam.js_BP, step_index,
-            config.num_beams, spares, threshold, exclude_BX, model.config.renormalize,
-        )  # fmt: skip
+        logits_BPMK, tokens_BPM = beam.logits_BPMK[:, :, :seen], beam.tokens_BPM[:, :, :seen]
+        if config.constrained:
+            parent_BP, token_BP, scores_BP, fallback_B = ops.beam_step(
+                logits_BPMK, beam.scores_BP, tokens_BPM, beam.js_BP, step_index,
+                config.num_beams, spares, threshold, exclude_BX, model.config.renormalize,
+            )  # fmt: skip
+        else:
+            kept_BP, fallback_B = prune_paths(beam.scores_BP, beam.js_BP, config.num_beams, threshold)
+            open_BPM1 = (kept_BP[..., None] & (tokens_BPM < 0))[..., None]
+            width = config.num_beams + spares
+            parent_BP, token_BP, scores_BP = best_children(logits_BPMK, beam.scores_BP, tokens_BPM, open_BPM1, width)
         beam.count(threshold, fallback_B)
         beam.grow(parent_BP, token_BP, scores_BP)
         if step < num_steps or threshold is not None:
