@@ -13,7 +13,7 @@ from reg4rec.cli.commands import Align, DataGet, DataPrepare, Evaluate, Pretrain
 from reg4rec.cli.compare import Compare
 from reg4rec.cli.demo import Demo
 from reg4rec.cli.info import Info
-from reg4rec.cli.study import Study
+from reg4rec.cli.study import StudyColdStart, StudyCorp
 from reg4rec.errors import InputError, TokenizerCollapseError
 from reg4rec.ops import BackendError
 from reg4rec.train import RECIPES, Recipe
@@ -21,7 +21,11 @@ from reg4rec.train import RECIPES, Recipe
 __all__ = ["main"]
 
 ABOUT_DATA = "Fetch a public dataset or prepare your own."
+ABOUT_STUDIES = "Experiments that answer one question each."
 DataCommand = Annotated[DataGet, tyro.conf.subcommand("get")] | Annotated[DataPrepare, tyro.conf.subcommand("prepare")]
+StudyCommand = (
+    Annotated[StudyColdStart, tyro.conf.subcommand("cold-start")] | Annotated[StudyCorp, tyro.conf.subcommand("corp")]
+)
 MISTAKES = (InputError, TokenizerCollapseError, BackendError, FloatingPointError)
 
 
@@ -53,7 +57,10 @@ def _command(recipe: Recipe) -> Any:
         | Annotated[Info, tyro.conf.subcommand("info")]
     )
     # these hold several configurations with equal field names, so their flags keep their prefixes
-    whole = Annotated[Compare, tyro.conf.subcommand("compare")] | Annotated[Study, tyro.conf.subcommand("study")]
+    whole = (
+        Annotated[Compare, tyro.conf.subcommand("compare")]
+        | Annotated[StudyCommand, tyro.conf.subcommand("study", description=ABOUT_STUDIES)]
+    )
     return tyro.conf.OmitArgPrefixes[stage] | whole  # type: ignore[misc]
 
 

@@ -2,23 +2,22 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
+from reg4rec.cli.commands import trained_on
 from reg4rec.cli.output import show
 from reg4rec.data import load_dataset
-from reg4rec.studies import ColdStartConfig, cold_start
+from reg4rec.studies import ColdStartConfig, CorpConfig, cold_start, corp
 
-__all__ = ["Study"]
+__all__ = ["StudyColdStart", "StudyCorp"]
 
 
 @dataclass(frozen=True)
-class Study:
+class StudyColdStart:
     """Items and users that training never saw: `reg4rec study cold-start --data amazon2014-beauty --out runs/cold`."""
 
-    study: Annotated[Literal["cold-start"], tyro.conf.Positional]
-    """what to study"""
     data: str
     """dataset folder, or the name of a public dataset"""
     out: Path
@@ -32,3 +31,24 @@ class Study:
     def run(self) -> None:
         found = cold_start(load_dataset(self.data), self.config, out=self.out, device=self.device)
         show(f"{found.markdown()}\n{self.out / 'cold-start.md'}", found.as_dict(), self.json)
+
+
+@dataclass(frozen=True)
+class StudyCorp:
+    """CORP's quality and cost over theta: `reg4rec study corp --model RUN/recommender --data D --out runs/corp`."""
+
+    model: Path
+    """recommender folder"""
+    data: str
+    """the dataset that it was trained on"""
+    out: Path
+    """folder for corp.md, corp.json and corp.png; what is finished there is not measured again"""
+    config: Annotated[CorpConfig, tyro.conf.arg(name="")] = field(default_factory=CorpConfig)
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1 ..."""
+    json: bool = False
+    """print one JSON object instead of text"""
+
+    def run(self) -> None:
+        found = corp(*trained_on(self.model, self.data, self.device), self.config, out=self.out)
+        show(f"{found.markdown()}\n{self.out / 'corp.md'}", found.as_dict(), self.json)

@@ -5,6 +5,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
+from torch.profiler import record_function
 
 from reg4rec import ops
 from reg4rec.errors import InputError
@@ -12,9 +13,11 @@ from reg4rec.kernels.beam_step.index import TokenIndex, build_index
 from reg4rec.kernels.beam_step.reference import best_children, prune_paths
 from reg4rec.model import Memory, PathCache, Reg4RecModel
 
-__all__ = ["Paths", "SearchConfig", "SearchOrder", "search"]
+__all__ = ["CORP_REGION", "Paths", "SearchConfig", "SearchOrder", "search"]
 
 SearchOrder = Literal["confidence", "fixed"]
+CORP_REGION = "reg4rec.corp"
+"""What `torch.profiler` calls the time in CORP's divergences and masks, outside of `beam_step`."""
 
 
 @dataclass(frozen=True)
@@ -215,15 +218,17 @@ class _Beam:
         else:
             category_BP = logits_BPC.argmax(-1)
             if threshold is not None and self.category_logits_BPC is not None:
-                self.js_BP = _divergence(self.category_logits_BPC, logits_BPC, threshold)
+                with record_function(CORP_REGION):
+                    self.js_BP = _divergence(self.category_logits_BPC, logits_BPC, threshold)
             self.category_logits_BPC = logits_BPC
         self.categories_BPS = torch.cat([self.categories_BPS, category_BP[..., None]], dim=-1)
 
     def finish(self, num_beams: int, threshold: float | None) -> Paths:
         """Judge the last tokens too and keep the best `num_beams` paths."""
-        kept_BP, fallback_B = prune_paths(self.scores_BP, self.js_BP, num_beams, threshold)
-        self.count(threshold, fallback_B)
-        scores_BP = self.scores_BP.masked_fill(~kept_BP, -torch.inf)
+        with record_function(CORP_REGION):
+            kept_BP, fallback_B = prune_paths(self.scores_BP, self.js_BP, num_beams, threshold)
+            self.count(threshold, fallback_B)
+            scores_BP = self.scores_BP.masked_fill(~kept_BP, -torch.inf)
         order_BW = scores_BP.sort(dim=1, descending=True, stable=True).indices[:, :num_beams]
         scores_BW = scores_BP.gather(1, order_BW)
         dead = (scores_BW == -torch.inf)[..., None]

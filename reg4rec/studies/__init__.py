@@ -2,6 +2,8 @@
 
 from reg4rec.studies.cold_start import cold_start
 from reg4rec.studies.config import ColdStartConfig
+from reg4rec.studies.corp import CorpConfig, corp
+from reg4rec.studies.corp_findings import CorpFindings
 from reg4rec.studies.findings import ColdStartFindings
 
-__all__ = ["ColdStartConfig", "ColdStartFindings", "cold_start"]
+__all__ = ["ColdStartConfig", "ColdStartFindings", "CorpConfig", "CorpFindings", "cold_start", "corp"]

@@ -1,0 +1,130 @@
+"""What the study of CORP found, as Markdown, JSON and a picture."""
+
+import importlib.util
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from reg4rec.comparison.table import markdown_table
+from reg4rec.storage import atomic_file, write_json
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["CorpFindings", "Row"]
+
+FORMAT, VERSION = "reg4rec-corp", 1
+PAPER_THETA = 0.06
+SHOWN = {"recall@10": "Recall@10", "ndcg@10": "NDCG@10"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One setting of the search. `measured` holds what `evaluate` found, by split; `rows_decoded` are a user's.
+
+    `times_off` is the search's time over that with CORP off in the same round; `checking` the share of it that went
+    into divergences and masks, None where it was not measured.
+    """
+
+    setting: str
+    theta: float | None
+    constrained: bool
+    measured: dict[str, dict[str, float]]
+    rows_decoded: int
+    ms_per_user: float
+    times_off: float
+    checking: float | None
+
+
+@dataclass(frozen=True)
+class CorpFindings:
+    """All rows, the settings, and the machine and versions that ran them."""
+
+    dataset: str
+    rows: list[Row]
+    settings: dict[str, Any]
+    machine: dict[str, Any]
+    notes: list[str] = field(default_factory=list)
+
+    def save(self, folder: Path) -> None:
+        """Write `corp.json`, `corp.md` and, with matplotlib, `corp.png`; `notes` tells if it was left out."""
+        if reason := self._draw(folder / "corp.png"):
+            self.notes.append(f"corp.png was left out: {reason}.")
+        write_json(folder / "corp.json", self.as_dict())
+        with atomic_file(folder / "corp.md") as fresh:
+            fresh.write_text(self.markdown(), encoding="utf-8")
+
+    def as_dict(self) -> dict[str, Any]:
+        """What `corp.json` holds."""
+        return {"format": FORMAT, "version": VERSION, **asdict(self)}
+
+    def markdown(self) -> str:
+        """One table, and what it was measured under."""
+        splits = list(self.rows[0].measured)
+        quality = [f"{split} {title}" for split in splits for title in SHOWN.values()]
+        lines = [["theta", *quality, "pruned", "fallbacks", "to no item", "rows", "ms", "times off", "checking"]]
+        for row in self.rows:
+            found = row.measured["test"]
+            lines.append(
+                [
+                    row.setting,
+                    *(f"{row.measured[split][metric]:.4f}" for split in splits for metric in SHOWN),
+                    f"{found['paths_pruned']:.1f}",
+                    f"{found['fallbacks']:.3f}",
+                    f"{found['paths_invalid'] / max(found['paths'], 1e-9):.1%}",
+                    str(row.rows_decoded),
+                    f"{row.ms_per_user:.2f}",
+                    f"{row.times_off:.2f}",
+                    "" if row.checking is None else f"{row.checking:.1%}",
+                ]
+            )
+        users = ", ".join(f"{self.rows[0].measured[split]['users']:,} {split} users" for split in splits)
+        study, search = self.settings["study"], self.settings["search"]
+        chosen = ", ".join(f"{name} {value}" for name, value in search.items() if name != "prune_threshold")
+        machine = ", ".join(f"{name} {value}" for name, value in self.machine.items())
+        note = (
+            "Protocol standard, all items ranked. pruned, fallbacks, rows decoded and ms are a user's, to no item a "
+            f"share of the finished paths; these are of test. Times: {study['clock']} clock, {study['timed_users']} "
+            f"users together, medians of {study['repeats']} rounds; checking: divergences and masks."
+        )
+        parts = [
+            f"# {self.dataset}: CORP\n",
+            f"{users}; search: {chosen}\n",
+            f"{markdown_table(lines)}\n",
+            note,
+            machine,
+        ]
+        return "\n".join([*parts, *self.notes]) + "\n"
+
+    def _draw(self, path: Path) -> str | None:
+        """Write a PNG; without matplotlib write nothing and return the reason."""
+        if importlib.util.find_spec("matplotlib") is None:
+            return "matplotlib is not installed (pip install 'reg4rec[plots]')"
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(10.5, 3.1), layout="constrained")
+        panels = figure.subplots(1, 3)
+        off, *rows = sorted((r for r in self.rows if r.constrained), key=lambda r: -1 if r.theta is None else r.theta)
+        thetas = [row.theta for row in rows]
+        for panel, (metric, title) in zip(panels, SHOWN.items(), strict=False):
+            for number, split in enumerate(off.measured):
+                color = f"C{number}"
+                panel.plot(thetas, [r.measured[split][metric] for r in rows], "o-", color=color, label=split)
+                panel.axhline(off.measured[split][metric], color=color, linestyle="--", label=f"{split}, off")
+            _finish(panel, title)
+        panels[0].legend(fontsize=7, frameon=False)
+        panels[2].plot(thetas, [row.times_off for row in rows], "o-", color="C2")
+        panels[2].axhline(1, color="C2", linestyle="--")
+        panels[2].set_ylim(bottom=0)
+        _finish(panels[2], "search time, times CORP off")
+        figure.suptitle(f"{self.dataset}: CORP over theta (dotted: the paper's)", fontsize=11)
+        with atomic_file(path) as fresh:
+            figure.savefig(fresh, format="png", dpi=150)
+        return None
+
+
+def _finish(panel: "Axes", title: str) -> None:
+    panel.axvline(PAPER_THETA, color="0.6", linestyle=":", linewidth=1)
+    panel.set_xlabel("theta (nats)")
+    panel.set_title(title, fontsize=10)
+    panel.spines[["top", "right"]].set_visible(False)
