@@ -281,11 +281,13 @@ def test_a_wrong_word_is_named_beside_what_is_allowed(
         (["evaluate"], ["--model", "--data", "--split", "--protocol"]),
         (
             ["recommend"],
-            ["--model", "--input", "--output", "-k", "--keep-seen", "--users-in-part", "--resume"],
+            ["--model", "--input", "--output", "-k", "--keep-seen", "--unconstrained", "--users-in-part", "--resume"],
         ),
         (["demo"], ["--out", "--epochs", "--seed"]),
         (["compare"], ["--data", "--out", "--methods", "--protocols", "--seeds", "--size", "--sasrec.loop.epochs"]),
-        (["study"], ["cold-start", "--data", "--out", "--items", "--users", "--seed", "--reg4rec.pretrain.size"]),
+        (["study"], ["cold-start", "corp"]),
+        (["study", "cold-start"], ["--data", "--out", "--items", "--users", "--seed", "--reg4rec.pretrain.size"]),
+        (["study", "corp"], ["--model", "--data", "--out", "--thetas", "--num-steps", "--max-users", "--clock"]),
         (["info"], ["--help"]),
     ],
 )

@@ -134,7 +134,7 @@ def _opened(path: Path, job: dict[str, Any]) -> dict[str, Any]:
     if not path.exists():
         return {"format": FORMAT, "version": VERSION, "job": job, "timing": {}, **{split: {} for split in SPLITS}}
     found = read_header(path, FORMAT, VERSION)
-    differing = sorted(name for name, value in job.items() if found["job"].get(name) != value)
+    differing = sorted(name for name, value in job.items() if found.get("job", {}).get(name) != value)
     if differing:
         raise InputError(
             f"{path.parent} holds a study with other settings ({', '.join(differing)} differ); choose another folder"

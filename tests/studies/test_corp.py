@@ -1,0 +1,151 @@
+"""The study of CORP: figures of the library's own protocol, nothing measured twice, other settings refused."""
+
+import contextlib
+import importlib
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from reg4rec.cli import main
+from reg4rec.data.shop import SyntheticShop
+from reg4rec.errors import InputError
+from reg4rec.evaluation import evaluate
+from reg4rec.infer import Recommender
+from reg4rec.model import ModelConfig, Reg4RecModel
+from reg4rec.storage import read_json, write_json
+from reg4rec.studies import CorpConfig, CorpFindings, corp
+from reg4rec.studies.corp import rows_decoded
+from reg4rec.tokenizer import Tokenizer
+
+CONFIG = CorpConfig(thetas=(0.02, 0.1), max_users=60, timed_users=20, repeats=2)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("corp")
+
+
+@pytest.fixture(scope="module")
+def findings(recommender: Recommender, shop: SyntheticShop, folder: Path) -> CorpFindings:
+    return corp(recommender, shop, CONFIG, out=folder)
+
+
+def test_every_setting_has_the_figures_of_an_evaluation(
+    findings: CorpFindings, recommender: Recommender, shop: SyntheticShop, folder: Path
+) -> None:
+    assert [row.setting for row in findings.rows] == ["off", "0.02", "0.1", "off, unconstrained"]
+    for row in findings.rows:
+        chosen = recommender.with_search(prune_threshold=row.theta, constrained=row.constrained)
+        for split in ("validation", "test"):
+            (expected,) = evaluate(chosen, shop, split, "standard", (10,), 60, 0).rows
+            assert row.measured[split] == {"users": 60, **expected.metrics, **expected.extra}
+        assert row.ms_per_user > 0
+    off, strict, loose, free = findings.rows
+    assert off.times_off == 1
+    assert off.measured["test"]["paths_pruned"] == 0
+    assert strict.measured["test"]["paths_pruned"] > loose.measured["test"]["paths_pruned"] > 0
+    assert off.measured["test"]["paths_invalid"] == 0 < free.measured["test"]["paths_invalid"]
+    assert all(row.checking is not None and 0 < row.checking < 1 for row in (strict, loose))
+    assert (folder / "corp.md").read_text() == findings.markdown()
+    assert (folder / "corp.png").stat().st_size > 0
+    stored = json.loads((folder / "corp.json").read_text())
+    assert (stored["settings"]["study"]["repeats"], stored["machine"]["torch"]) == (2, torch.__version__)
+
+
+@pytest.mark.parametrize("threshold", [None, 0.05])
+@pytest.mark.parametrize("num_steps", [None, 2, 9])
+def test_rows_decoded_are_those_of_a_search(
+    recommender: Recommender,
+    shop: SyntheticShop,
+    monkeypatch: pytest.MonkeyPatch,
+    threshold: float | None,
+    num_steps: int,
+) -> None:
+    chosen = recommender.with_search(prune_threshold=threshold, num_steps=num_steps)
+    decode, rows = chosen.model.decode_step, []
+
+    def counted(memory: Any, token_BP: Any, step: int, cache: Any) -> Any:
+        state_BPD, cache = decode(memory, token_BP, step, cache)
+        rows.append(state_BPD.shape[1])
+        return state_BPD, cache
+
+    monkeypatch.setattr(chosen.model, "decode_step", counted)
+    for k in (10, 30):
+        rows.clear()
+        list(chosen.search(shop.part("train").take([0, 1]), k, False))
+        assert sum(rows) == rows_decoded(chosen.config, chosen.model.config.num_codebooks, k)
+
+
+def test_what_is_finished_is_not_measured_again(
+    findings: CorpFindings,
+    recommender: Recommender,
+    shop: SyntheticShop,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    measured = read_json(folder / "measured.json")
+    lost = measured["test"].pop("0.1")
+    write_json(folder / "measured.json", measured)
+    splits = []
+
+    def counted(*arguments: Any) -> Any:
+        splits.append(arguments[2])
+        return evaluate(*arguments)
+
+    monkeypatch.setattr(importlib.import_module("reg4rec.studies.corp"), "evaluate", counted)
+    again = corp(recommender, shop, CONFIG, out=folder)
+    assert splits == ["test"]
+    assert read_json(folder / "measured.json")["test"]["0.1"] == lost
+    assert again.rows == findings.rows
+
+
+def test_another_study_is_refused(
+    findings: CorpFindings, recommender: Recommender, shop: SyntheticShop, folder: Path
+) -> None:
+    with pytest.raises(InputError, match=r"other settings \(seed, thetas differ\)"):
+        corp(recommender, shop, CONFIG, out=folder, seed=1, thetas=(0.02,))
+    with pytest.raises(InputError, match="recommender differ"):
+        corp(recommender.with_search(num_beams=30), shop, CONFIG, out=folder)
+
+
+def test_a_model_without_categories_is_refused(
+    recommender: Recommender, shop: SyntheticShop, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    model = Reg4RecModel(ModelConfig(3, 16, 0, dim=16, num_heads=2, ffn_dim=16, num_blocks=1))
+    with pytest.raises(InputError, match="predicts no categories"):
+        corp(Recommender(model, tokenizer, shop.items, device="cpu"), shop, CONFIG, out=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"thetas": ()}, "thetas is"),
+        ({"thetas": (0.1, 0.1)}, "distinct, from 0 up"),
+        ({"thetas": (-0.1,)}, "distinct, from 0 up"),
+        ({"num_steps": 0}, "num_steps is 0"),
+        ({"max_users": 0}, "max_users is 0"),
+        ({"timed_users": 0}, "timed_users is 0"),
+        ({"repeats": 0}, "repeats is 0"),
+        ({"clock": "sun"}, "clock is 'sun'"),
+        ({"seed": -1}, "seed is -1"),
+    ],
+)
+def test_studies_that_make_no_sense_are_refused(wrong: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        CorpConfig(**wrong)
+
+
+def test_the_command_line_runs_the_study(recommender: Recommender, shop: SyntheticShop, tmp_path: Path) -> None:
+    recommender.save_pretrained(tmp_path / "model")
+    shop.save(tmp_path / "data")
+    where = ["--model", str(tmp_path / "model"), "--data", str(tmp_path / "data"), "--out", str(tmp_path / "out")]
+    flags = ["--thetas", "0.05", "--num-steps", "2", "--max-users", "20", "--timed-users", "5", "--repeats", "1"]
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        main(["study", "corp", *where, *flags, "--clock", "processor", "--device", "cpu", "--json"])
+    found = json.loads(printed.getvalue())
+    assert [row["setting"] for row in found["rows"]] == ["off", "0.05", "off, unconstrained"]
+    assert found["settings"]["search"]["num_steps"] == 2
