@@ -149,9 +149,8 @@ def _timed_histories(data: Dataset, config: CorpConfig) -> Sequences:
 
 
 def _timed(settings: dict[str, Recommender], histories: Sequences, config: CorpConfig) -> dict[str, Any]:
-    """Medians over rounds in which every setting searches once: time a user, times CORP off, share of CORP's checks."""
+    """Medians over rounds in which every setting searches once: time a user, times CORP off; and CORP's checks."""
     seconds: dict[str, list[float]] = {name: [] for name in settings}
-    shares: dict[str, list[float]] = {name: [] for name in settings}
     clock, load = CLOCKS[config.clock], [round(os.getloadavg()[0], 2)]
     for chosen in settings.values():
         _search(chosen, histories)
@@ -160,15 +159,13 @@ def _timed(settings: dict[str, Recommender], histories: Sequences, config: CorpC
             began = clock()
             _search(chosen, histories)
             seconds[name].append(clock() - began)
-            if chosen.device.type == "cpu":
-                shares[name].append(_checking(chosen, histories))
     return {
         "load": [*load, round(os.getloadavg()[0], 2)],
         "settings": {
             name: {
                 "ms_per_user": 1e3 * statistics.median(taken) / len(histories),
                 "times_off": statistics.median(t / off for t, off in zip(taken, seconds["off"], strict=True)),
-                "checking": statistics.median(shares[name]) if shares[name] else None,
+                "checking": _checking(settings[name], histories, config.repeats),
             }
             for name, taken in seconds.items()
         },
@@ -182,9 +179,13 @@ def _search(recommender: Recommender, histories: Sequences) -> None:
         torch.cuda.synchronize()
 
 
-def _checking(recommender: Recommender, histories: Sequences) -> float:
-    """The share of a search's time in `js_divergence` and what keeps or drops paths by it outside of `beam_step`."""
-    with profile() as profiled, record_function(WHOLE):
-        _search(recommender, histories)
+def _checking(recommender: Recommender, histories: Sequences, repeats: int) -> float | None:
+    """The share of searches' time in `js_divergence` and what keeps or drops paths by it outside of `beam_step`."""
+    if recommender.device.type != "cpu":
+        return None
+    with profile() as profiled:
+        for _ in range(repeats):
+            with record_function(WHOLE):
+                _search(recommender, histories)
     taken = {event.key: event.cpu_time_total for event in profiled.key_averages()}
     return float(taken.get(CORP_REGION, 0.0) / taken[WHOLE])

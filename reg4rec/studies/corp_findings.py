@@ -102,7 +102,7 @@ class CorpFindings:
             return "matplotlib is not installed (pip install 'reg4rec[plots]')"
         from matplotlib.figure import Figure
 
-        figure = Figure(figsize=(10.5, 3.1), layout="constrained")
+        figure = Figure(figsize=(10.5, 3.4), layout="constrained")
         panels = figure.subplots(1, 3)
         off, *rows = sorted((r for r in self.rows if r.constrained), key=lambda r: -1 if r.theta is None else r.theta)
         thetas = [row.theta for row in rows]
@@ -112,10 +112,11 @@ class CorpFindings:
                 panel.plot(thetas, [r.measured[split][metric] for r in rows], "o-", color=color, label=split)
                 panel.axhline(off.measured[split][metric], color=color, linestyle="--", label=f"{split}, off")
             _finish(panel, title)
-        panels[0].legend(fontsize=7, frameon=False)
+        handles, labels = panels[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize=8, frameon=False)
         panels[2].plot(thetas, [row.times_off for row in rows], "o-", color="C2")
         panels[2].axhline(1, color="C2", linestyle="--")
-        panels[2].set_ylim(bottom=0)
+        panels[2].set_ylim(0, 1.1 * max(1.0, *(row.times_off for row in rows)))
         _finish(panels[2], "search time, times CORP off")
         figure.suptitle(f"{self.dataset}: CORP over theta (dotted: the paper's)", fontsize=11)
         with atomic_file(path) as fresh:
