@@ -14,7 +14,8 @@ import pytest_benchmark.session
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from bench.machine import copy_bandwidth, cpu_name, machine_name, operation_rate, peak_bytes, synchronized
+from bench.machine import copy_bandwidth, machine_name, operation_rate, peak_bytes, synchronized
+from reg4rec.kernels.machine import cpu_name
 
 Timed = Callable[..., Any]
 

@@ -9,16 +9,13 @@ from typing import Any
 
 import torch
 
-__all__ = ["copy_bandwidth", "cpu_name", "machine_name", "operation_rate", "peak_bytes", "synchronized"]
+from reg4rec.kernels.machine import cpu_name
+
+__all__ = ["copy_bandwidth", "machine_name", "operation_rate", "peak_bytes", "synchronized"]
 
 Timer = Callable[[], float]
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-
-
-def cpu_name() -> str:
-    found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
-    return found[1] if found else os.uname().machine
 
 
 def machine_name() -> str:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from reg4rec.errors import InputError
 from reg4rec.storage import atomic_folder, read_header, read_tensors, write_json, write_tensors
 
-__all__ = ["load_checkpoint", "newest_checkpoint", "save_checkpoint", "sweep"]
+__all__ = ["load_checkpoint", "newest_checkpoint", "read_counters", "save_checkpoint", "sweep"]
 
 FORMAT, VERSION = "reg4rec-checkpoint", 1
 
@@ -44,7 +44,7 @@ def load_checkpoint(folder: Path, module: nn.Module, optimizer: torch.optim.Opti
 
     InputError if the checkpoint is of another model or damaged.
     """
-    header = read_header(folder / "checkpoint.json", FORMAT, VERSION)
+    counters = read_counters(folder)
     tensors = read_tensors(folder / "state.safetensors")
     weights = {name.removeprefix("module."): t for name, t in tensors.items() if name.startswith("module.")}
     try:
@@ -60,6 +60,12 @@ def load_checkpoint(folder: Path, module: nn.Module, optimizer: torch.optim.Opti
     torch.set_rng_state(tensors["random.cpu"])
     if "random.cuda" in tensors and torch.cuda.is_available():
         torch.cuda.set_rng_state(tensors["random.cuda"])
+    return counters
+
+
+def read_counters(folder: Path) -> dict[str, Any]:
+    """The counters alone of a checkpoint."""
+    header = read_header(folder / "checkpoint.json", FORMAT, VERSION)
     return {name: value for name, value in header.items() if name not in ("format", "version")}
 
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
     from tqdm.auto import tqdm
 
-__all__ = ["LoopConfig", "LoopResult", "Stage", "choose_device", "run"]
+__all__ = ["Controller", "LoopConfig", "LoopResult", "Stage", "choose_device", "run"]
 
 WATCHING = ("log_every", "checkpoint_seconds", "tensorboard")
 """Settings that may change when a run is resumed: they do not touch what is learned."""
@@ -114,6 +114,22 @@ class Stage(Protocol):
         ...
 
 
+class Controller(Protocol):
+    """Watches the steps of a run and may change how its module computes; its state is JSON, kept in checkpoints."""
+
+    def before_forward(self, step: int) -> None: ...
+
+    def after_backward(self, step: int, loss: Tensor) -> None: ...
+
+    def report(self) -> dict[str, float]:
+        """What an epoch's line of metrics tells of it."""
+        ...
+
+    def state(self) -> dict[str, Any]: ...
+
+    def restore(self, state: dict[str, Any]) -> None: ...
+
+
 @dataclass
 class LoopResult:
     """What a finished run tells: the epoch whose weights the module now holds and one row of metrics an epoch."""
@@ -137,6 +153,7 @@ class _Progress:
     seconds: float = 0.0
     finished: bool = False
     stopped_early: bool = False
+    controller: dict[str, Any] = field(default_factory=dict)
 
 
 def run(
@@ -146,6 +163,7 @@ def run(
     resume: bool = True,
     seed: int = 0,
     progress: bool = True,
+    controller: Controller | None = None,
 ) -> LoopResult:
     """Train `stage.module` in place and leave its best weights in it.
 
@@ -156,7 +174,7 @@ def run(
         raise InputError(f"seed is {seed}; it must be 0 or more")
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return _Run(stage, config, None if out is None else Path(out), seed).train(resume, progress)
+        return _Run(stage, config, None if out is None else Path(out), seed, controller).train(resume, progress)
 
 
 def choose_device(device: str | torch.device) -> torch.device:
@@ -200,8 +218,8 @@ def open_board(out: Path | None, first_step: int) -> "SummaryWriter":
 
 
 class _Run:
-    def __init__(self, stage: Stage, config: LoopConfig, out: Path | None, seed: int):
-        self.stage, self.config, self.out = stage, config, out
+    def __init__(self, stage: Stage, config: LoopConfig, out: Path | None, seed: int, controller: Controller | None):
+        self.stage, self.config, self.out, self.controller = stage, config, out, controller
         learning = {name: value for name, value in asdict(config).items() if name not in WATCHING}
         self.settings = json.loads(json.dumps({**stage.settings, "loop": learning, "seed": seed}))
         self.optimizer = make_optimizer(stage.module, config)
@@ -235,6 +253,8 @@ class _Run:
         module.eval()
         means = {name: value / max(1, len(batches)) for name, value in p.sums.items()}
         means["epoch_seconds"] = time.monotonic() - started
+        if self.controller is not None:
+            means |= self.controller.report()
         means |= self.stage.end_epoch(p.epoch)
         self._log({"step": p.step, "epoch": p.epoch, **means})
         if show and (p.epoch + 1) % math.ceil(self.config.epochs / LINES_SHOWN) == 0:
@@ -268,9 +288,13 @@ class _Run:
         for group in self.optimizer.param_groups:
             group["lr"] = schedule(p.step, total, self.config)
         for _ in range(self.config.updates_per_batch):
+            if self.controller is not None:
+                self.controller.before_forward(p.step)
             values = self.stage.loss(batch)
             self.optimizer.zero_grad(set_to_none=True)
             values["loss"].backward()
+            if self.controller is not None:
+                self.controller.after_backward(p.step, values["loss"])
             nn.utils.clip_grad_norm_(self.stage.module.parameters(), self.config.max_grad_norm)
             self.optimizer.step()
         p.step, p.step_in_epoch = p.step + 1, p.step_in_epoch + 1
@@ -338,11 +362,15 @@ class _Run:
 
     def _checkpoint(self) -> None:
         self.last_checkpoint = time.monotonic()
+        if self.controller is not None:
+            self.progress.controller = self.controller.state()
         if self.out is not None:
             save_checkpoint(self.out, self.progress.step, self.stage.module, self.optimizer, asdict(self.progress))
 
     def _restore(self, folder: Path) -> None:
         self.progress = _Progress(**load_checkpoint(folder, self.stage.module, self.optimizer))
+        if self.controller is not None:
+            self.controller.restore(self.progress.controller)
         self._cut_metrics()
 
     def _cut_metrics(self) -> None:

@@ -1,27 +1,43 @@
-"""`reg4rec info`: what this machine has, and what each op would run on."""
+"""`reg4rec info`: what this machine has and what each op would run on, or how a run stands."""
 
 import importlib.metadata
 import platform
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
 
 import torch
+import tyro
 
 import reg4rec
 from reg4rec import ops
+from reg4rec.checkpoints import newest_checkpoint, read_counters
 from reg4rec.cli.output import show
+from reg4rec.errors import InputError
+from reg4rec.storage import read_json
+from reg4rec.train.precision import LayerReport, precision_report
+from reg4rec.train.precision_plot import draw_formats
 
 __all__ = ["Info"]
 
 
 @dataclass(frozen=True)
 class Info:
-    """Versions, devices, and for every backend whether it can be used here and why not."""
+    """Versions, devices, and for every backend whether it can be used and why not; or a run: `reg4rec info RUN`."""
 
+    run_folder: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")] = None
+    """run folder: how far it is, its best epoch and, where LADQ chose them, the number format of every layer"""
+    plot: Path | None = None
+    """with RUN: draw LADQ's formats over the steps into this PNG"""
     json: bool = False
     """print one JSON object instead of text"""
 
     def run(self) -> None:
+        if self.run_folder is not None:
+            self._run(self.run_folder)
+            return
+        if self.plot is not None:
+            raise InputError("plot draws a run; give its folder: reg4rec info RUN --plot FILE")
         packages = {name: _version(name) for name in ("torch", "triton", "cupy", "numpy", "pyarrow", "polars")}
         facts: dict[str, Any] = {
             "reg4rec": reg4rec.__version__,
@@ -33,6 +49,49 @@ class Info:
         }
         facts["ops"] = {name: facts["ops"][name] for name in ops.__all__ if name in facts["ops"]}
         show(_text(facts), facts, self.json)
+
+    def _run(self, folder: Path) -> None:
+        newest = newest_checkpoint(folder)
+        if newest is None:
+            raise InputError(f"{folder} is not a run folder with a checkpoint; give what a training command wrote")
+        settings, counters = read_json(folder / "config.json"), read_counters(newest)
+        best = counters["best_epoch"]
+        facts: dict[str, Any] = {
+            "stage": settings["stage"],
+            "seed": settings["seed"],
+            "epochs": f"{counters['epoch']} of {settings['loop']['epochs']}",
+            "steps": counters["step"],
+            "state": "finished" if counters["finished"] else "not finished",
+            "seconds": round(counters["seconds"], 1),
+            "best": {"epoch": best + 1, **counters["epochs"][best]} if best >= 0 else {},
+        }
+        if counters["controller"]:
+            layers = precision_report(folder)
+            facts["layers"] = [asdict(layer) for layer in layers]
+        text = "\n".join(f"{name:8} {_line(value)}" for name, value in facts.items() if name != "layers")
+        if "layers" in facts:
+            text += "\n\n" + _precision_table(layers)
+        if self.plot is not None:
+            problem = draw_formats(folder, self.plot)
+            text += f"\n{problem or self.plot}"
+        show(text, facts, self.json)
+
+
+def _line(value: Any) -> str:
+    if isinstance(value, dict):
+        return "  ".join(f"{name} {number:.4g}" for name, number in value.items()) or "none yet"
+    return str(value)
+
+
+def _precision_table(layers: list[LayerReport]) -> str:
+    """Number formats: expected harm (times 1e12) and milliseconds of each, the one chosen, and since when."""
+    columns = f"{'bf16 harm':>10} {'fp8 harm':>10} {'fp32 ms':>8} {'bf16 ms':>8} {'fp8 ms':>8}"
+    lines = [f"{'layer':22} {columns}  format  since step"]
+    for row in layers:
+        harm = " ".join(f"{1e12 * row.sensitivity[name]:10.3g}" for name in ("bf16", "fp8"))
+        times = " ".join(f"{1e3 * row.seconds.get(name, float('nan')):8.3f}" for name in ("fp32", "bf16", "fp8"))
+        lines.append(f"{row.layer:22} {harm} {times}  {row.format:6}  {row.changes[-1][0]}")
+    return "\n".join(lines)
 
 
 def _text(facts: dict[str, Any]) -> str:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from reg4rec.errors import InputError
 from reg4rec.model.config import ModelConfig
-from reg4rec.model.layers import DecoderBlock, EncoderBlock, Rotary
+from reg4rec.model.layers import DecoderBlock, Dropout, EncoderBlock, Rotary
 from reg4rec.storage import read_header, read_tensors, write_json, write_tensors
 
 __all__ = ["Memory", "PathCache", "Reg4RecModel"]
@@ -59,7 +59,7 @@ class Reg4RecModel(nn.Module):
         self.start, self.separator, self.begin = (nn.Parameter(torch.empty(c.dim).normal_()) for _ in range(3))
         self.steps = nn.Parameter(torch.empty(c.num_codebooks + 1, c.dim).normal_())
         self.norm_history, self.norm_path = nn.LayerNorm(c.dim), nn.LayerNorm(c.dim)
-        self.dropout = nn.Dropout(c.dropout)
+        self.dropout = Dropout(c.dropout)
         shape = (c.dim, c.num_heads, c.ffn_dim, c.dropout)
         self.encoder = nn.ModuleList(EncoderBlock(*shape) for _ in range(c.num_blocks))
         self.decoder = nn.ModuleList(DecoderBlock(*shape) for _ in range(c.num_blocks))
@@ -67,7 +67,7 @@ class Reg4RecModel(nn.Module):
         self.rotary = Rotary(c.dim // c.num_heads)
         if c.num_items:
             self.residual_ID = nn.Parameter(torch.zeros(c.num_items, c.dim))
-            self.residual_dropout = nn.Dropout(RESIDUAL_DROPOUT)
+            self.residual_dropout = Dropout(RESIDUAL_DROPOUT)
             self.repeat = nn.Parameter(torch.zeros(()))
             self.refine = nn.Linear(c.dim, c.dim)
             nn.init.zeros_(self.refine.weight)

@@ -8,6 +8,7 @@ from reg4rec.model import HistoryLayout, Size
 from reg4rec.settings import check_settings
 from reg4rec.train.losses import StepTargets
 from reg4rec.train.orders import OrderPolicy
+from reg4rec.train.precision import LadqConfig, Precision
 
 __all__ = ["PretrainConfig"]
 
@@ -51,6 +52,10 @@ class PretrainConfig:
     """users on whom Recall and NDCG are measured after every epoch; the best NDCG@10 is kept"""
     part: Literal["train", "train+validation"] = "train"
     """train+validation is for a final fit: it has nothing to validate on and keeps the last epoch"""
+    precision: Precision = "fp32"
+    """of the products in the blocks' linear layers while training: one format for all, or ladq, which chooses for each"""
+    ladq: LadqConfig = field(default_factory=LadqConfig)
+    """how precision ladq chooses"""
     loop: LoopConfig = field(
         default_factory=lambda: LoopConfig(epochs=12, learning_rate=2e-3, weight_decay=0.1, patience=4)
     )
@@ -60,6 +65,7 @@ class PretrainConfig:
             self,
             ("order", self.order in get_args(OrderPolicy), f"one of {get_args(OrderPolicy)}"),
             ("targets", self.targets in get_args(StepTargets), f"one of {get_args(StepTargets)}"),
+            ("precision", self.precision in get_args(Precision), f"one of {get_args(Precision)}"),
             ("part", self.part in ("train", "train+validation"), "train or train+validation"),
             ("max_history", self.max_history >= 1, "1 or more"),
             ("dropout", 0 <= self.dropout <= 1, "between 0 and 1"),

@@ -45,7 +45,10 @@ def item_loss(
     gives the bias to all that a user has met. Ours, D11: docs/findings.md.
     """
     filled_BL = items_BL >= 0
-    vectors_BLD = model.embed_items(codes_IM[items_BL], items_BL.clamp(min=0))
+    # one lookup: each costs a gradient as large as the table
+    rows_R = torch.cat([items_BL.clamp(min=0).flatten(), negatives_X])
+    vectors_RD = model.embed_items(codes_IM[rows_R], rows_R)
+    vectors_BLD, negatives_XD = vectors_RD[: items_BL.numel()].view_as(states_BLD), vectors_RD[items_BL.numel() :]
     same_BLL = items_BL[:, :, None] == items_BL[:, None, :]
     earlier_LL = torch.ones_like(same_BLL[0]).tril(-1)
     repeated_BL = (same_BLL & earlier_LL).any(2)
@@ -56,7 +59,6 @@ def item_loss(
     counted_BLL = earlier_LL & ~repeated_BL[:, None, :] & ~same_BLL
     history_TL = (logits_BLL + model.repeat_bias).masked_fill(~counted_BLL, -torch.inf)[filled_BL]
 
-    negatives_XD = model.embed_items(codes_IM[negatives_X], negatives_X)
     logits_TX = states_BLD[filled_BL] @ negatives_XD.T - expected_X.log()
     met_BLX = (items_BL[:, :, None] == negatives_X).cumsum(1) > 0
     logits_TX = logits_TX.masked_fill(met_BLX[filled_BL], -torch.inf)

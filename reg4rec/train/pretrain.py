@@ -21,6 +21,7 @@ from reg4rec.train.config import PretrainConfig
 from reg4rec.train.item_loss import draw_negatives, item_loss
 from reg4rec.train.losses import path_losses
 from reg4rec.train.orders import OrderPolicy, draw_order
+from reg4rec.train.precision import Ladq, linear_layers, set_formats
 from reg4rec.train.recipes import RecipeName, recipe_named
 from reg4rec.train.validation import validation_metrics
 from reg4rec.train.windows import Batch, WindowBatches
@@ -51,7 +52,11 @@ def pretrain(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         stage = PretrainStage(data, tokenizer, config, seed, chosen_device)
-    loop.run(stage, config.loop, out, resume, seed, progress)
+    layers = linear_layers(stage.module)
+    controller = Ladq(stage.module, config.ladq) if config.precision == "ladq" else None
+    set_formats(layers, "fp32" if config.precision == "ladq" else config.precision)
+    loop.run(stage, config.loop, out, resume, seed, progress, controller)
+    set_formats(layers, "fp32")
     return stage.module.eval()
 
 

@@ -1,0 +1,45 @@
+"""A linear layer whose products run in the number format that it was given; its weights stay as they are."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from reg4rec import ops
+
+__all__ = ["Format", "Linear"]
+
+Format = Literal["fp32", "bf16", "fp8"]
+ROWS = 64
+"""On the CPU oneDNN prepares every new shape for about half a millisecond, so rows are filled up to few numbers."""
+
+
+class Linear(nn.Linear):
+    """`torch.nn.Linear`, which while training multiplies in `format`; input, output and weights keep their dtype.
+
+    Paper: LADQ, stated, D12.
+    """
+
+    format: Format = "fp32"
+    """fp32 stands for the dtype of the weights"""
+
+    @property
+    def formats(self) -> tuple[Format, ...]:
+        """What the layer can multiply in: fp8 needs both widths to be multiples of 16 (`ops.fp8_linear`)."""
+        aligned = self.in_features % 16 == 0 == self.out_features % 16
+        return ("fp32", "bf16", "fp8") if aligned else ("fp32", "bf16")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., D) to (..., O)"""
+        if not self.training or self.format == "fp32":
+            return super().forward(x)
+        x_TD = x.flatten(0, -2)
+        y_TO = self._bf16(x_TD) if self.format == "bf16" else ops.fp8_linear(x_TD, self.weight, self.bias)
+        return y_TO.unflatten(0, x.shape[:-1])
+
+    def _bf16(self, x_TD: Tensor) -> Tensor:
+        missing = 0 if x_TD.is_cuda else -len(x_TD) % ROWS
+        filled_TD = F.pad(x_TD.to(torch.bfloat16), (0, 0, 0, missing))
+        bias_O = None if self.bias is None else self.bias.to(torch.bfloat16)
+        return F.linear(filled_TD, self.weight.to(torch.bfloat16), bias_O)[: len(x_TD)].to(x_TD.dtype)

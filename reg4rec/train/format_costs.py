@@ -1,0 +1,79 @@
+"""What a linear layer costs on this machine in each number format, measured once and kept."""
+
+import statistics
+import time
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import torch
+
+from reg4rec.data.download import cache_folder
+from reg4rec.kernels.machine import cpu_name
+from reg4rec.model import Format, Linear
+from reg4rec.storage import read_json, write_json
+
+__all__ = ["FormatCosts", "LayerSize", "format_costs"]
+
+FormatCosts = dict[str, dict[Format, float]]
+"""Seconds of a forward and a backward pass by size (as text) and format; a format that cannot run is left out."""
+ROUNDS = 9
+
+
+class LayerSize(NamedTuple):
+    """What the time of a layer depends on: its rows, filled up to a power of two, and its two widths."""
+
+    rows: int
+    inputs: int
+    outputs: int
+
+    @classmethod
+    def of(cls, layer: Linear, num_rows: int) -> "LayerSize":
+        return cls(1 << (num_rows - 1).bit_length(), layer.in_features, layer.out_features)
+
+    def __str__(self) -> str:
+        return f"{self.rows} x {self.inputs} -> {self.outputs}"
+
+
+def format_costs(sizes: Iterable[LayerSize], device: torch.device) -> FormatCosts:
+    """The costs of these sizes; those that this machine has not measured before are measured and kept.
+
+    They stand in the folder of downloads (`REG4REC_CACHE`), so that later runs choose by the same numbers.
+    """
+    path = cache_folder() / "format-costs.json"
+    table: dict[str, FormatCosts] = read_json(path) if path.exists() else {}
+    known = table.setdefault(_machine(device), {})
+    wanted = sorted(set(sizes))
+    missing = [size for size in wanted if str(size) not in known]
+    if missing:
+        known |= {str(size): _measured(size, device) for size in missing}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, table)
+    return {str(size): known[str(size)] for size in wanted}
+
+
+def _machine(device: torch.device) -> str:
+    if device.type == "cuda":
+        return f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}"
+    return f"{cpu_name()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+
+
+def _measured(size: LayerSize, device: torch.device) -> dict[Format, float]:
+    """Medians of rounds in which the formats take turns; the first round prepares."""
+    with torch.random.fork_rng():
+        layer = Linear(size.inputs, size.outputs, device=device)
+        x_TD = torch.randn(size.rows, size.inputs, device=device, requires_grad=True)
+        grad_TO = torch.randn(size.rows, size.outputs, device=device)
+    seconds: dict[Format, list[float]] = {name: [] for name in layer.formats}
+    for _ in range(1 + ROUNDS):
+        for name, times in seconds.items():
+            layer.format = name
+            began = _now(device)
+            layer(x_TD).backward(grad_TO)
+            times.append(_now(device) - began)
+    return {name: statistics.median(times[1:]) for name, times in seconds.items()}
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
