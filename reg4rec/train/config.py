@@ -53,7 +53,7 @@ class PretrainConfig:
     part: Literal["train", "train+validation"] = "train"
     """train+validation is for a final fit: it has nothing to validate on and keeps the last epoch"""
     precision: Precision = "fp32"
-    """of the products in the blocks' linear layers while training: one format for all, or ladq, which chooses for each"""
+    """of the products in the blocks' linear layers while training: one for all, or ladq, which chooses for each"""
     ladq: LadqConfig = field(default_factory=LadqConfig)
     """how precision ladq chooses"""
     loop: LoopConfig = field(

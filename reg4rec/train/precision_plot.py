@@ -12,7 +12,7 @@ COLORS = {"fp32": "#b2182b", "bf16": "#f4a582", "fp8": "#4393c3"}
 
 
 def draw_formats(run: str | Path, path: Path) -> str | None:
-    """Write a PNG of a run folder's formats; without matplotlib write nothing and return the reason."""
+    """Write a PNG of a run folder's formats; where that cannot be, write nothing and return the reason."""
     if importlib.util.find_spec("matplotlib") is None:
         return "matplotlib is not installed (pip install 'reg4rec[plots]')"
     from matplotlib.colors import ListedColormap
@@ -20,12 +20,14 @@ def draw_formats(run: str | Path, path: Path) -> str | None:
     from matplotlib.patches import Patch
 
     ladq = read_ladq(run)
-    steps = [step for step, _ in ladq.history]
-    layers = list(ladq.history[-1][1]) if ladq.history else []
+    steps = [0, *(step for step, _ in ladq.history)]
+    if not ladq.history:
+        return "no step was sampled (a run of fewer steps than sample_every)"
+    layers = list(ladq.history[-1][1])
     figure = Figure(figsize=(9, 1.6 + 0.2 * len(layers)), layout="constrained")
     panel = figure.subplots()
-    codes = [[COARSER.index(rows[layer].format) for _, rows in ladq.history] for layer in layers]
-    ends = [*steps, 2 * steps[-1] - steps[-2] if len(steps) > 1 else steps[-1] + 1]
+    codes = [[0, *(COARSER.index(rows[layer].format) for _, rows in ladq.history)] for layer in layers]
+    ends = [*steps, 2 * steps[-1] - steps[-2]]
     panel.pcolormesh(
         ends, range(len(layers) + 1), codes, cmap=ListedColormap([COLORS[f] for f in COARSER]), vmin=0, vmax=2
     )
