@@ -13,7 +13,7 @@ from reg4rec.cli.commands import Align, DataGet, DataPrepare, Evaluate, Pretrain
 from reg4rec.cli.compare import Compare
 from reg4rec.cli.demo import Demo
 from reg4rec.cli.info import Info
-from reg4rec.cli.study import StudyColdStart, StudyCorp
+from reg4rec.cli.study import StudyColdStart, StudyCorp, StudySampling
 from reg4rec.errors import InputError, TokenizerCollapseError
 from reg4rec.ops import BackendError
 from reg4rec.train import RECIPES, Recipe
@@ -24,7 +24,9 @@ ABOUT_DATA = "Fetch a public dataset or prepare your own."
 ABOUT_STUDIES = "Experiments that answer one question each."
 DataCommand = Annotated[DataGet, tyro.conf.subcommand("get")] | Annotated[DataPrepare, tyro.conf.subcommand("prepare")]
 StudyCommand = (
-    Annotated[StudyColdStart, tyro.conf.subcommand("cold-start")] | Annotated[StudyCorp, tyro.conf.subcommand("corp")]
+    Annotated[StudyColdStart, tyro.conf.subcommand("cold-start")]
+    | Annotated[StudyCorp, tyro.conf.subcommand("corp")]
+    | Annotated[StudySampling, tyro.conf.subcommand("sampling")]
 )
 MISTAKES = (InputError, TokenizerCollapseError, BackendError, FloatingPointError)
 

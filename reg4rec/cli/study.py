@@ -9,9 +9,10 @@ import tyro
 from reg4rec.cli.commands import trained_on
 from reg4rec.cli.output import show
 from reg4rec.data import load_dataset
-from reg4rec.studies import ColdStartConfig, CorpConfig, cold_start, corp
+from reg4rec.studies import ColdStartConfig, CorpConfig, SamplingConfig, cold_start, corp, sampling
+from reg4rec.tokenizer import Tokenizer
 
-__all__ = ["StudyColdStart", "StudyCorp"]
+__all__ = ["StudyColdStart", "StudyCorp", "StudySampling"]
 
 
 @dataclass(frozen=True)
@@ -52,3 +53,25 @@ class StudyCorp:
     def run(self) -> None:
         found = corp(*trained_on(self.model, self.data, self.device), self.config, out=self.out)
         show(f"{found.markdown()}\n{self.out / 'corp.md'}", found.as_dict(), self.json)
+
+
+@dataclass(frozen=True)
+class StudySampling:
+    """How often LADQ must sample: `reg4rec study sampling --data D --tokens RUN/tokenizer --out runs/sampling`."""
+
+    data: str
+    """dataset folder, or the name of a public dataset"""
+    tokens: Path
+    """tokenizer folder fitted on that dataset"""
+    out: Path
+    """folder for sampling.md, sampling.json, sampling.png and the run; a killed run goes on"""
+    config: Annotated[SamplingConfig, tyro.conf.arg(name="")] = field(default_factory=SamplingConfig)
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1 ..."""
+    json: bool = False
+    """print one JSON object instead of text"""
+
+    def run(self) -> None:
+        data, tokenizer = load_dataset(self.data), Tokenizer.from_pretrained(self.tokens)
+        found = sampling(data, tokenizer, self.config, out=self.out, device=self.device)
+        show(f"{found.markdown()}\n{self.out / 'sampling.md'}", found.as_dict(), self.json)

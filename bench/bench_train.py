@@ -1,0 +1,138 @@
+"""An epoch of pre-training by number format, against a plain trainer of the same model and losses in fp32.
+
+The plain trainer draws 64 users at a time in random order and pads them to the longest, takes eager ops and torch's
+dropout and AdamW as they come, and reads the loss after every step. Items and codes are synthetic, lengths are as
+skewed as those of Amazon reviews: what is learned means nothing, what it costs does.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import count
+from pathlib import Path
+from typing import cast, get_args
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from torch import nn
+
+from bench.conftest import Timed
+from reg4rec import loop, ops
+from reg4rec.data import Dataset, Sequences, ViewConfig, synthetic_shop
+from reg4rec.model import Format, Size
+from reg4rec.model.layers import Dropout
+from reg4rec.tokenizer import Tokenizer, TokenizerConfig, fit_tokenizer
+from reg4rec.train import PretrainConfig
+from reg4rec.train.precision import Ladq, LadqConfig, linear_layers, set_formats
+from reg4rec.train.pretrain import PretrainStage
+from reg4rec.train.windows import Batch
+
+USERS = {"tiny": 256, "small": 512, "base": 256, "large": 1024}
+PLAIN_USERS = 64
+
+Epoch = Callable[[], float]
+
+
+@pytest.fixture(scope="module")
+def data() -> Dataset:
+    rng = np.random.default_rng(0)
+    items = synthetic_shop(num_users=1, num_items=4000, num_facets=4, num_values=8).items
+    lengths = 4 + rng.lognormal(1.2, 1.0, max(USERS.values())).astype(int)
+    histories = Sequences.from_lists(rng.integers(0, len(items), length) for length in lengths)
+    return Dataset.build("lengths", pa.array([str(u) for u in range(len(lengths))]), histories, items, card={})
+
+
+@pytest.fixture(scope="module")
+def tokenizer(data: Dataset) -> Tokenizer:
+    views = ViewConfig(text_dim=32, collaborative_dim=0)
+    kind = TokenizerConfig(kind="product-k-means", num_codebooks=4, codebook_size=256, codeword_dim=8, views=views)
+    return fit_tokenizer(data, kind, progress=False)
+
+
+def new_stage(data: Dataset, tokenizer: Tokenizer, size: Size, device: str) -> PretrainStage:
+    torch.manual_seed(0)
+    stage = PretrainStage(data, tokenizer, PretrainConfig(size=size), 0, torch.device(device))
+    stage.sequences = stage.sequences.take(range(USERS[size]))
+    stage.module.train()
+    return stage
+
+
+def trainer(stage: PretrainStage, precision: str) -> Epoch:
+    """The steps of `reg4rec.loop`, without what it writes."""
+    optimizer, steps = loop.make_optimizer(stage.module, stage.config.loop), count()
+    layers = linear_layers(stage.module)
+    ladq = Ladq(stage.module, LadqConfig()) if precision == "ladq" else None
+    set_formats(layers, "fp32" if ladq else cast("Format", precision))
+
+    def take(batch: Batch, step: int) -> torch.Tensor:
+        if ladq:
+            ladq.before_forward(step)
+        loss = stage.loss(batch)["loss"]
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if ladq:
+            ladq.after_backward(step, loss)
+        nn.utils.clip_grad_norm_(stage.module.parameters(), stage.config.loop.max_grad_norm)
+        optimizer.step()
+        return loss.detach()
+
+    def epoch() -> float:
+        return float(torch.stack([take(batch, next(steps)) for batch in stage.batches(0)]).mean())
+
+    if ladq:
+        take(stage.batches(0)[0], ladq.config.sample_every - 1)  # formats are given before the first round
+    return epoch
+
+
+def plain_trainer(stage: PretrainStage) -> Epoch:
+    optimizer = torch.optim.AdamW(stage.module.parameters(), lr=stage.config.loop.learning_rate)
+    for module in stage.module.modules():
+        if isinstance(module, Dropout):
+            module.__class__ = nn.Dropout  # type: ignore[assignment]
+
+    def epoch() -> float:
+        losses = []
+        with ops.use_backend("eager"):
+            for batch in padded_batches(stage.sequences, stage.config.max_history + 1):
+                loss = stage.loss(batch)["loss"]
+                optimizer.zero_grad()
+                loss.backward()
+                nn.utils.clip_grad_norm_(stage.module.parameters(), stage.config.loop.max_grad_norm)
+                optimizer.step()
+                losses.append(loss.item())
+        return sum(losses) / len(losses)
+
+    return epoch
+
+
+def padded_batches(sequences: Sequences, window: int) -> Iterator[Batch]:
+    order = np.random.default_rng(0).permutation(len(sequences))
+    for first in range(0, len(order), PLAIN_USERS):
+        rows: Sequence[torch.Tensor] = [
+            torch.from_numpy(sequences[int(user)][-window:].astype(np.int64))
+            for user in order[first : first + PLAIN_USERS]
+        ]
+        yield Batch(nn.utils.rnn.pad_sequence(list(rows), batch_first=True, padding_value=-1))
+
+
+@pytest.mark.parametrize("how", ["plain", "fp32", "bf16", "fp8", "ladq"])
+@pytest.mark.parametrize("size", get_args(Size))
+def bench_train(
+    timed: Timed,
+    data: Dataset,
+    tokenizer: Tokenizer,
+    size: Size,
+    how: str,
+    device: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if size == "large" and device == "cpu":
+        pytest.skip("an epoch of this size takes minutes on a CPU")
+    if how == "fp8" and device == "cpu":
+        pytest.skip("the CPU has no fp8 products; the eager definition is slower than fp32")
+    monkeypatch.setenv("REG4REC_CACHE", str(tmp_path))  # LADQ chooses by what it measures now
+    stage = new_stage(data, tokenizer, size, device)
+    epoch = plain_trainer(stage) if how == "plain" else trainer(stage, how)
+    loss = timed(epoch, f"train/{size}/{device}", how, 0, 0, device)
+    assert 0 < loss < 20

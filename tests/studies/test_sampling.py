@@ -1,0 +1,106 @@
+"""The study of LADQ's sampling period: a replayed controller is the real one, and rarer samples follow later."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from reg4rec.cli import main
+from reg4rec.data.shop import SyntheticShop
+from reg4rec.errors import InputError
+from reg4rec.loop import LoopConfig
+from reg4rec.storage import read_json, write_json
+from reg4rec.studies import SamplingConfig, SamplingFindings, sampling
+from reg4rec.studies.sampling import _replayed, _row, _truth
+from reg4rec.tokenizer import Tokenizer
+from reg4rec.train import PretrainConfig, pretrain
+from reg4rec.train.precision import LadqConfig, LayerSample, read_ladq
+
+TRAINING = PretrainConfig(
+    size="tiny", max_history=8, batch_targets=512, validation_users=20, loop=LoopConfig(epochs=3, learning_rate=3e-3)
+)
+CONFIG = SamplingConfig(every=1, periods=(1, 4, 8), pretrain=TRAINING)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The file of measured costs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("REG4REC_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield Path(os.environ["REG4REC_CACHE"]) / "format-costs.json"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("sampling")
+
+
+@pytest.fixture(scope="module")
+def findings(shop: SyntheticShop, tokenizer: Tokenizer, folder: Path) -> SamplingFindings:
+    return sampling(shop, tokenizer, CONFIG, out=folder, device="cpu")
+
+
+def test_a_replayed_controller_is_the_one_that_trains(
+    findings: SamplingFindings, shop: SyntheticShop, tokenizer: Tokenizer, folder: Path, cache: Path, tmp_path: Path
+) -> None:
+    """Where fp32 is the fastest, so that both runs see the same weights."""
+    costs = {m: {size: {"fp32": 1.0, "bf16": 2.0} for size in sizes} for m, sizes in read_json(cache).items()}
+    write_json(cache, costs)
+    training = replace(TRAINING, precision="ladq", ladq=LadqConfig(sample_every=4))
+    pretrain(shop, tokenizer, training, tmp_path, device="cpu", progress=False)
+    replayed = _replayed(4, read_ladq(folder / "run").history, training.ladq)
+    assert replayed[2] == {}
+    assert replayed[-1] == read_ladq(tmp_path).classes
+
+
+def test_the_findings(findings: SamplingFindings, folder: Path) -> None:
+    assert [row.period for row in findings.rows] == [1, 4, 8]
+    assert [row.first_step for row in findings.rows] == [0, 3, 7]
+    assert all(0 <= row.too_coarse <= row.wrong < 0.5 for row in findings.rows)
+    assert (folder / "sampling.md").read_text() == findings.markdown()
+    assert (folder / "sampling.png").read_bytes().startswith(b"\x89PNG")
+    assert read_json(folder / "sampling.json")["rows"][0]["period"] == 1
+
+
+def test_a_planted_change_is_caught_late_by_rare_samples() -> None:
+    def sample(trace: float) -> LayerSample:
+        return LayerSample(trace, 0.0, trace, "fp32")
+
+    steps = [(s, {f"l{i}": sample(10.0 - i if i or s < 100 else 0.1) for i in range(10)}) for s in range(400)]
+    ladq = LadqConfig(decay=0.0, hysteresis=0.0)
+    config = SamplingConfig(every=1, periods=(1, 50), ladq=ladq)
+    truth = _truth(steps, ladq)
+    assert truth[0]["l0"] == "fp32"
+    assert truth[-1]["l0"] == "fp8"
+    often, rarely = (_row(period, steps, truth, config) for period in config.periods)
+    assert often.caught == rarely.caught == 1.0
+    assert often.lag is not None
+    assert rarely.lag is not None
+    assert often.lag < 10 < rarely.lag <= 50
+    assert often.wrong < rarely.wrong
+
+
+def test_bad_settings(shop: SyntheticShop, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="multiples of every, 10"):
+        SamplingConfig(periods=(25,))
+    with pytest.raises(InputError, match="samples, a study needs 20"):
+        sampling(shop, tokenizer, CONFIG, out=tmp_path, device="cpu", every=4, periods=(4,))
+    with pytest.raises(InputError, match="leave 4000 out of periods"):
+        sampling(shop, tokenizer, CONFIG, out=tmp_path / "long", device="cpu", periods=(4000,))
+
+
+def test_the_command(
+    shop: SyntheticShop, tokenizer: Tokenizer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shop.save(tmp_path / "data")
+    tokenizer.save_pretrained(tmp_path / "tokens")
+    main(
+        [
+            *("study", "sampling", "--data", str(tmp_path / "data"), "--tokens", str(tmp_path / "tokens")),
+            *("--out", str(tmp_path / "out"), "--every", "1", "--periods", "1", "4", "--pretrain.size", "tiny"),
+            *("--pretrain.batch-targets", "512", "--pretrain.loop.epochs", "2", "--device", "cpu"),
+        ]
+    )
+    assert "LADQ's sampling period" in capsys.readouterr().out
