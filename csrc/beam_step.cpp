@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <utility>
 #include <vector>
 
 #include "isa.h"
@@ -40,6 +39,13 @@ ExponentialSum exponential_sum_for(Isa isa) {
 
 struct Token {
   int64_t codebook, code;
+};
+
+struct Postings {
+  const int32_t *first, *last;
+
+  int64_t size() const { return last - first; }
+  bool empty() const { return first == last; }
 };
 
 struct Child {
@@ -197,7 +203,13 @@ class Stepper {
       code < 0 ? unused_.push_back(r) : used_.push_back({r, code});
     }
     std::fill(open_.begin(), open_.end(), 0);
-    used_.empty() ? open_at_root() : open_of_items();
+    if (used_.empty()) {
+      open_at_root();
+    } else if (used_.size() == 1 && args_.pair_offsets != nullptr) {
+      open_beside(used_[0]);
+    } else {
+      open_of_items();
+    }
   }
 
   // Before the first token: those that more items carry than are excluded.
@@ -205,8 +217,8 @@ class Stepper {
     counts_.assign(args_.counts, args_.counts + args_.num_codebooks * args_.codebook_size);
     for (int64_t item : excluded_) {
       const int32_t* codes = args_.codes + item * args_.num_codebooks;
-      const auto [first, last] = posting_list({0, codes[0]});
-      if (!std::binary_search(first, last, item)) continue;  // an index over some items leaves it out
+      const Postings list = posting_list({0, codes[0]});
+      if (!std::binary_search(list.first, list.last, item)) continue;  // an index over some items leaves it out
       for (int64_t r = 0; r < args_.num_codebooks; ++r) --counts_[r * args_.codebook_size + codes[r]];
     }
     for (int64_t r = 0; r < args_.num_codebooks; ++r) {
@@ -216,14 +228,30 @@ class Stepper {
     }
   }
 
+  // After one, where pairs are listed: those that more items carry beside it than are excluded.
+  void open_beside(const Token& token) {
+    for (int64_t r : unused_) {
+      for (int64_t code = 0; code < args_.codebook_size; ++code) {
+        if (!pair_list(token, {r, code}).empty()) open({r, code});
+      }
+    }
+    for (int64_t item : excluded_) {
+      const int32_t* codes = args_.codes + item * args_.num_codebooks;
+      if (codes[token.codebook] != token.code) continue;
+      for (int64_t r : unused_) {
+        const Postings list = pair_list(token, {r, codes[r]});
+        const bool all_excluded = list.size() <= static_cast<int64_t>(excluded_.size()) &&
+                                  std::all_of(list.first, list.last, [this](int32_t other) {
+                                    return std::binary_search(excluded_.begin(), excluded_.end(), other);
+                                  });
+        if (all_excluded) close({r, codes[r]});
+      }
+    }
+  }
+
   // After it: those of the items in the shortest posting list that carry all tokens of the path.
   void open_of_items() {
-    const auto length = [this](const Token& token) {
-      const auto [first, last] = posting_list(token);
-      return last - first;
-    };
-    const auto [first, last] = posting_list(*std::min_element(
-        used_.begin(), used_.end(), [&](const Token& a, const Token& b) { return length(a) < length(b); }));
+    const auto [first, last] = shortest_list();
     auto excluded = excluded_.begin();
     for (const int32_t* item = first; item != last; ++item) {
       if (last - item > 16) __builtin_prefetch(args_.codes + item[16] * args_.num_codebooks);
@@ -237,13 +265,37 @@ class Stepper {
     }
   }
 
-  std::pair<const int32_t*, const int32_t*> posting_list(const Token& token) const {
+  // Of the path's tokens or, where they are listed, of its pairs of tokens.
+  Postings shortest_list() const {
+    const bool by_pairs = used_.size() > 1 && args_.pair_offsets != nullptr;
+    Postings shortest = by_pairs ? pair_list(used_[0], used_[1]) : posting_list(used_[0]);
+    for (size_t i = 1; i < used_.size(); ++i) {
+      for (size_t other = 0; other < (by_pairs ? i : 1); ++other) {
+        const Postings list = by_pairs ? pair_list(used_[other], used_[i]) : posting_list(used_[i]);
+        if (list.size() < shortest.size()) shortest = list;
+      }
+    }
+    return shortest;
+  }
+
+  Postings posting_list(const Token& token) const {
     const int64_t* offset = args_.offsets + token.codebook * args_.codebook_size + token.code;
     return {args_.postings + offset[0], args_.postings + offset[1]};
   }
 
+  Postings pair_list(const Token& a, const Token& b) const {
+    if (a.codebook > b.codebook) return pair_list(b, a);
+    const int64_t books = a.codebook * (2 * args_.num_codebooks - a.codebook - 1) / 2 + b.codebook - a.codebook - 1;
+    const int64_t* offset = args_.pair_offsets + (books * args_.codebook_size + a.code) * args_.codebook_size + b.code;
+    return {args_.pair_postings + offset[0], args_.pair_postings + offset[1]};
+  }
+
   void open(const Token& token) {
     open_[token.codebook * words_ + (token.code >> 6)] |= uint64_t{1} << (token.code & 63);
+  }
+
+  void close(const Token& token) {
+    open_[token.codebook * words_ + (token.code >> 6)] &= ~(uint64_t{1} << (token.code & 63));
   }
 
   void score_children(int64_t path) {

@@ -38,6 +38,8 @@ struct BeamStep {
   const long long* offsets;
   const int* postings;
   const int* counts;
+  const long long* pair_offsets;  // null where pairs are not listed
+  const int* pair_postings;
   long long num_beams, width;
   Child* children;  // (users, num_paths, width), what the first kernel leaves to the second
   long long* parent;
@@ -68,6 +70,28 @@ struct BeamStep {
     return tokens[user * stride_tb + path * stride_tp + r * stride_tm];
   }
 };
+
+// Item rows of the lists of the index.
+struct Postings {
+  const int* rows;
+  long long first, last;
+
+  __device__ long long size() const { return last - first; }
+};
+
+__device__ inline Postings posting_list(const BeamStep& args, long long r, long long code) {
+  const long long* offset = args.offsets + r * args.codebook_size + code;
+  return {args.postings, offset[0], offset[1]};
+}
+
+// Of tokens (r, i) and (s, j).
+__device__ inline Postings pair_list(const BeamStep& args, long long r, long long i, long long s, long long j) {
+  const long long low = r < s ? r : s, high = r < s ? s : r;
+  const long long books = low * (2 * args.num_codebooks - low - 1) / 2 + high - low - 1;
+  const long long code = r < s ? i * args.codebook_size + j : j * args.codebook_size + i;
+  const long long* offset = args.pair_offsets + books * args.codebook_size * args.codebook_size + code;
+  return {args.pair_postings, offset[0], offset[1]};
+}
 
 // Whether CORP keeps a path: one of the best consistent ones, or the least divergent one for lack of them.
 __device__ inline bool keeps(const BeamStep& args, long long user, long long path) {
@@ -100,6 +124,8 @@ struct OpenTokens {
 
   __device__ void open(int r, int code) const { atomicOr(bits + r * num_words + code / 32, 1u << code % 32); }
 
+  __device__ void close(int r, int code) const { atomicAnd(bits + r * num_words + code / 32, ~(1u << code % 32)); }
+
   // Before the first token: those of which some item is not excluded.
   __device__ void begin_at_root(const BeamStep& args, const Exclusions& excluded) const {
     const int num_books = (int)args.num_codebooks, size = (int)args.codebook_size;
@@ -117,31 +143,59 @@ struct OpenTokens {
       const int r = (int)(i % num_books);
       if (item < 0) continue;
       const int code = args.codes[item * num_books + r];
-      if (args.counts[r * size + code] > excluded.count) continue;
-      long long at = args.offsets[r * size + code];
-      const long long end = args.offsets[r * size + code + 1];
-      while (at < end && excluded.hold(args.postings[at])) ++at;
-      if (at == end) atomicAnd(bits + r * num_words + code / 32, ~(1u << code % 32));
+      if (hold_all(excluded, posting_list(args, r, code))) close(r, code);
     }
     __syncthreads();
+  }
+
+  // After one, (book, code), where pairs are listed: those that some item beside it carries that is not excluded.
+  __device__ void begin_beside(const BeamStep& args, const Exclusions& excluded, int book, long long code) const {
+    const int num_books = (int)args.num_codebooks, size = (int)args.codebook_size;
+    for (int word = threadIdx.x; word < num_books * num_words; word += blockDim.x) {
+      const int r = word / num_words, first = word % num_words * 32, last = first + 32 < size ? first + 32 : size;
+      unsigned found = 0;
+      for (int other = first; other < last && r != book; ++other) {
+        found |= (unsigned)(pair_list(args, book, code, r, other).size() > 0) << (other - first);
+      }
+      bits[word] = found;
+    }
+    __syncthreads();
+    for (long long i = threadIdx.x; i < excluded.count * num_books; i += blockDim.x) {
+      const long long item = excluded.at(i / num_books);
+      const int r = (int)(i % num_books);
+      if (item < 0 || r == book || args.codes[item * num_books + book] != code) continue;
+      const int other = args.codes[item * num_books + r];
+      if (hold_all(excluded, pair_list(args, book, code, r, other))) close(r, other);
+    }
+    __syncthreads();
+  }
+
+  __device__ static bool hold_all(const Exclusions& excluded, const Postings& list) {
+    if (list.size() > excluded.count) return false;
+    long long at = list.first;
+    while (at < list.last && excluded.hold(list.rows[at])) ++at;
+    return at == list.last;
   }
 
   // After it: those of the items in the shortest posting list that carry all tokens of the path.
   __device__ void begin_after(const BeamStep& args, const Exclusions& excluded, const long long* codes) const {
     const int num_books = (int)args.num_codebooks;
     for (int word = threadIdx.x; word < num_books * num_words; word += blockDim.x) bits[word] = 0;
-    long long first = 0, last = -1;
+    Postings list{nullptr, 0, 0};
     for (int r = 0; r < num_books; ++r) {
-      if (codes[r] < 0) continue;
-      const long long* offset = args.offsets + r * args.codebook_size + codes[r];
-      if (last < 0 || offset[1] - offset[0] < last - first) first = offset[0], last = offset[1];
+      for (int s = 0; codes[r] >= 0 && s <= r; ++s) {  // s == r: the token alone
+        if (codes[s] < 0 || (s < r && args.pair_offsets == nullptr)) continue;
+        const Postings other = s == r ? posting_list(args, r, codes[r]) : pair_list(args, s, codes[s], r, codes[r]);
+        if (list.rows == nullptr || other.size() < list.size()) list = other;
+      }
     }
     __syncthreads();
-    for (long long at = first + threadIdx.x; at < last; at += blockDim.x) {
-      const int* row = args.codes + (long long)args.postings[at] * num_books;
+    for (long long at = list.first + threadIdx.x; at < list.last; at += blockDim.x) {
+      const int item = list.rows[at];
+      const int* row = args.codes + (long long)item * num_books;
       bool fits = true;
       for (int r = 0; r < num_books; ++r) fits = fits && (codes[r] < 0 || codes[r] == row[r]);
-      if (!fits || excluded.hold(args.postings[at])) continue;
+      if (!fits || excluded.hold(item)) continue;
       for (int r = 0; r < num_books; ++r) {
         if (codes[r] < 0) open(r, row[r]);
       }
@@ -163,15 +217,23 @@ __device__ inline void best_of_path(const BeamStep& args) {
   best.begin();
 
   if (keeps(args, user, path)) {
-    int num_used = 0;
+    int num_used = 0, last_used = 0;
     for (int r = threadIdx.x; r < num_books; r += blockDim.x) {
       codes[r] = args.tokens[user * args.stride_tb + path * args.stride_tp + r * args.stride_tm];
     }
     const Exclusions excluded{{args.exclude, 8}, user * args.stride_xb, args.stride_xx, args.num_excluded, filter};
     excluded.begin();
-    for (int r = 0; r < num_books; ++r) num_used += codes[r] >= 0;
+    for (int r = 0; r < num_books; ++r) {
+      if (codes[r] >= 0) ++num_used, last_used = r;
+    }
     const OpenTokens open{(unsigned*)(best.keys + args.capacity), (size + 31) / 32};
-    num_used == 0 ? open.begin_at_root(args, excluded) : open.begin_after(args, excluded, codes);
+    if (num_used == 0) {
+      open.begin_at_root(args, excluded);
+    } else if (num_used == 1 && args.pair_offsets != nullptr) {
+      open.begin_beside(args, excluded, last_used, codes[last_used]);
+    } else {
+      open.begin_after(args, excluded, codes);
+    }
 
     const In* logits = (const In*)args.logits + user * args.stride_lb + path * args.stride_lp;
     const int lane = threadIdx.x % kWarp;

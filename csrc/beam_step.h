@@ -43,6 +43,8 @@ struct BeamStep {
   const int64_t* offsets;
   const int32_t* postings;
   const int32_t* counts;
+  const int64_t* pair_offsets;  // null where pairs are not listed
+  const int32_t* pair_postings;
   // results, contiguous
   int64_t* parent;
   int64_t* token;

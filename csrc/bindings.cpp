@@ -73,8 +73,8 @@ PYBIND11_MODULE(_C, m) {
         [](std::array<int64_t, 4> shape, int64_t num_beams, int64_t width, std::array<int64_t, 5> logits, bool is_bf16,
            std::array<int64_t, 3> scores, std::array<int64_t, 4> tokens, std::array<int64_t, 3> js, double threshold,
            int64_t num_excluded, std::array<int64_t, 3> exclude, bool renormalize, uintptr_t codes, uintptr_t offsets,
-           uintptr_t postings, uintptr_t counts, uintptr_t parent, uintptr_t token, uintptr_t best_scores,
-           uintptr_t fallback, int num_threads) {
+           uintptr_t postings, uintptr_t counts, uintptr_t pair_offsets, uintptr_t pair_postings, uintptr_t parent,
+           uintptr_t token, uintptr_t best_scores, uintptr_t fallback, int num_threads) {
           const reg4rec::BeamStep args{shape[0],
                                        shape[1],
                                        shape[2],
@@ -94,6 +94,8 @@ PYBIND11_MODULE(_C, m) {
                                        reinterpret_cast<const int64_t*>(offsets),
                                        reinterpret_cast<const int32_t*>(postings),
                                        reinterpret_cast<const int32_t*>(counts),
+                                       reinterpret_cast<const int64_t*>(pair_offsets),
+                                       reinterpret_cast<const int32_t*>(pair_postings),
                                        reinterpret_cast<int64_t*>(parent),
                                        reinterpret_cast<int64_t*>(token),
                                        reinterpret_cast<float*>(best_scores),

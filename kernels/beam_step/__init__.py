@@ -58,8 +58,10 @@ def _check(
     for name, tensor in (("scores_BP", scores_BP), ("js_BP", js_BP)):
         bind("beam_step", {name: tensor}, sizes=sizes, device=logits_BPMK.device)
     tokens = {"tokens_BPM": tokens_BPM, "exclude_BX": exclude_BX, "index.offsets_Z": index.offsets}
+    tokens |= {"index.pair_offsets_R": index.pair_offsets}
     bind("beam_step", {}, tokens, integer_dtypes=(torch.int64,), sizes=sizes, device=logits_BPMK.device)
     lists = {"index.codes_IM": index.codes_IM, "index.counts_MK": index.counts_MK, "index.postings_Y": index.postings}
+    lists |= {"index.pair_postings_V": index.pair_postings}
     bind("beam_step", {}, lists, integer_dtypes=(torch.int32,), sizes=sizes, device=logits_BPMK.device)
     if num_beams < 1 or num_spares < 0:
         raise ValueError(
@@ -78,20 +80,22 @@ def _reference(
     offsets: torch.Tensor,
     postings: torch.Tensor,
     counts_MK: torch.Tensor,
+    pair_offsets: torch.Tensor,
+    pair_postings: torch.Tensor,
     num_beams: int,
     num_spares: int,
     threshold: float | None,
     exclude_BX: torch.Tensor | None,
     renormalize: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    index = TokenIndex(codes_IM, offsets, postings, counts_MK)
+    index = TokenIndex(codes_IM, offsets, postings, counts_MK, pair_offsets, pair_postings)
     return beam_step_reference(
         logits_BPMK, scores_BP, tokens_BPM, js_BP, index, num_beams, num_spares, threshold, exclude_BX, renormalize
     )
 
 
 def _fake(logits_BPMK: torch.Tensor, *rest: object) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    num_beams, num_spares = rest[7:9]
+    num_beams, num_spares = rest[9:11]
     shape = (logits_BPMK.shape[0], num_beams + num_spares)  # type: ignore[operator]
     return (
         logits_BPMK.new_empty(shape, dtype=torch.int64),
@@ -104,8 +108,8 @@ def _fake(logits_BPMK: torch.Tensor, *rest: object) -> tuple[torch.Tensor, torch
 OP = Op(
     "beam_step",
     "(Tensor logits_BPMK, Tensor scores_BP, Tensor tokens_BPM, Tensor? js_BP, Tensor codes_IM, Tensor offsets,"
-    " Tensor postings, Tensor counts_MK, SymInt num_beams, SymInt num_spares, float? threshold, Tensor? exclude_BX,"
-    " bool renormalize)"
+    " Tensor postings, Tensor counts_MK, Tensor pair_offsets, Tensor pair_postings, SymInt num_beams,"
+    " SymInt num_spares, float? threshold, Tensor? exclude_BX, bool renormalize)"
     " -> (Tensor, Tensor, Tensor, Tensor)",
     check=_check,
     reference=_reference,

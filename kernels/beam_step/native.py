@@ -14,6 +14,8 @@ def objection(
     offsets: torch.Tensor,
     postings: torch.Tensor,
     counts_MK: torch.Tensor,
+    pair_offsets: torch.Tensor,
+    pair_postings: torch.Tensor,
     *rest: object,
 ) -> str | None:
     if logits_BPMK.dtype not in (torch.float32, torch.bfloat16):
@@ -21,7 +23,7 @@ def objection(
     for name, tensor in (("scores_BP", scores_BP), ("js_BP", js_BP)):
         if tensor is not None and tensor.dtype != torch.float32:
             return f"it reads float32, {name} is {tensor.dtype}"
-    if not all(tensor.is_contiguous() for tensor in (codes_IM, offsets, postings, counts_MK)):
+    if not all(tensor.is_contiguous() for tensor in (codes_IM, offsets, postings, counts_MK, pair_offsets, pair_postings)):
         return "it reads a contiguous index, as build_index makes it"
     return None
 
@@ -35,6 +37,8 @@ def run(
     offsets: torch.Tensor,
     postings: torch.Tensor,
     counts_MK: torch.Tensor,
+    pair_offsets: torch.Tensor,
+    pair_postings: torch.Tensor,
     num_beams: int,
     num_spares: int,
     threshold: float | None,
@@ -52,6 +56,7 @@ def run(
         *(view(None if threshold is None else js_BP, 2), 0.0 if threshold is None else threshold),
         *(0 if exclude_BX is None else exclude_BX.shape[1], view(exclude_BX, 2), renormalize),
         *(codes_IM.data_ptr(), offsets.data_ptr(), postings.data_ptr(), counts_MK.data_ptr()),
+        *(pair_offsets.data_ptr(), pair_postings.data_ptr()),
         *(parent_BP.data_ptr(), token_BP.data_ptr(), best_scores_BP.data_ptr(), fallback_B.data_ptr()),
         torch.get_num_threads(),
     )

@@ -15,7 +15,7 @@ def objection(logits_BPMK: torch.Tensor, *rest: object) -> str | None:
     if (problem := native.objection(logits_BPMK, *rest)) is not None:  # type: ignore[arg-type]
         return problem
     _, num_paths, num_codebooks, codebook_size = logits_BPMK.shape
-    width = rest[7] + rest[8]  # type: ignore[operator]
+    width = rest[9] + rest[10]  # type: ignore[operator]
     if num_codebooks > _MOST_CODEBOOKS:
         return f"it takes {_MOST_CODEBOOKS} codebooks at most, these are {num_codebooks}"
     needed = max(_path_bytes(num_codebooks, codebook_size, width), _user_bytes(num_paths, num_codebooks, width))
@@ -33,6 +33,8 @@ def run(
     offsets: torch.Tensor,
     postings: torch.Tensor,
     counts_MK: torch.Tensor,
+    pair_offsets: torch.Tensor,
+    pair_postings: torch.Tensor,
     num_beams: int,
     num_spares: int,
     threshold: float | None,
@@ -49,7 +51,7 @@ def run(
         *(*native.view(logits_BPMK, 4), *native.view(scores_BP, 2), *native.view(tokens_BPM, 3)),
         *(*native.view(None if threshold is None else js_BP, 2), 0.0 if threshold is None else threshold),
         *(*native.view(exclude_BX, 2), 0 if exclude_BX is None else exclude_BX.shape[1], renormalize),
-        *(codes_IM, offsets, postings, counts_MK, num_beams, width),
+        *(codes_IM, offsets, postings, counts_MK, pair_offsets, pair_postings, num_beams, width),
         *(children_BPW2, parent_BW, token_BW, best_scores_BW, fallback_B),
     )
     entry = "path_bf16" if logits_BPMK.dtype == torch.bfloat16 else "path_f32"

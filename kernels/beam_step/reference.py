@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from .index import TokenIndex
+from .index import TokenIndex, pair_slot
 
 __all__ = [
     "admissible_tokens",
@@ -158,17 +158,33 @@ def _is_indexed(item_T: Tensor, index: TokenIndex) -> Tensor:
 def items_with_tokens(tokens_NM: Tensor, index: TokenIndex) -> tuple[Tensor, Tensor]:
     """All (path, item) pairs where the item carries every token of the path: its shortest posting list, filtered."""
     num_codebooks, codebook_size = index.counts_MK.shape
-    slots_NM = tokens_NM.clamp(min=0) + torch.arange(num_codebooks, device=tokens_NM.device) * codebook_size
-    lengths_NM = (index.offsets[slots_NM + 1] - index.offsets[slots_NM]).masked_fill(tokens_NM < 0, 2**62)
-    shortest_N = lengths_NM.argmin(1, keepdim=True)
-    start_N = index.offsets[slots_NM.gather(1, shortest_N)].squeeze(1)
-    length_N = lengths_NM.gather(1, shortest_N).squeeze(1)
-    path_T = torch.repeat_interleave(length_N)
-    begin_N = length_N.cumsum(0) - length_N
-    item_T = index.postings[torch.arange(len(path_T), device=path_T.device) - begin_N[path_T] + start_N[path_T]].long()
+    books_M = torch.arange(num_codebooks, device=tokens_NM.device)
+    slots = tokens_NM.clamp(min=0) + books_M * codebook_size
+    path_T, item_T = _shortest_lists(slots.masked_fill(tokens_NM < 0, -1), index.offsets, index.postings)
+    if index.lists_pairs:
+        left_C, right_C = torch.combinations(books_M).T
+        begin_C = [pair_slot(num_codebooks, codebook_size, int(r), int(s)) for r, s in zip(left_C, right_C, strict=True)]
+        both_NC = (tokens_NM[:, left_C] >= 0) & (tokens_NM[:, right_C] >= 0)
+        slots = tokens_NM[:, left_C] * codebook_size + tokens_NM[:, right_C] + torch.tensor(begin_C).to(left_C)
+        paired_N = both_NC.any(1)
+        pair_T, pair_item_T = _shortest_lists(slots.masked_fill(~both_NC, -1), index.pair_offsets, index.pair_postings)
+        alone_T = ~paired_N[path_T]
+        path_T, item_T = torch.cat([path_T[alone_T], pair_T]), torch.cat([item_T[alone_T], pair_item_T])
     wanted_TM = tokens_NM[path_T]
     fits_T = ((wanted_TM < 0) | (wanted_TM == index.codes_IM[item_T])).all(1)
     return path_T[fits_T], item_T[fits_T]
+
+
+def _shortest_lists(slots_NR: Tensor, offsets: Tensor, postings: Tensor) -> tuple[Tensor, Tensor]:
+    """(path, item) of the shortest list of each path among its slots (-1 for none)."""
+    lengths_NR = (offsets[slots_NR + 1] - offsets[slots_NR]).masked_fill(slots_NR < 0, 2**62)
+    shortest_N1 = lengths_NR.argmin(1, keepdim=True)
+    slot_N = slots_NR.gather(1, shortest_N1).squeeze(1)
+    length_N = lengths_NR.gather(1, shortest_N1).squeeze(1).masked_fill(slot_N < 0, 0)
+    path_T = torch.repeat_interleave(length_N)
+    begin_N = length_N.cumsum(0) - length_N
+    place_T = torch.arange(len(path_T), device=path_T.device) - begin_N[path_T] + offsets[slot_N[path_T]]
+    return path_T, postings[place_T].long()
 
 
 def is_excluded(user_T: Tensor, item_T: Tensor, num_items: int, exclude_BX: Tensor) -> Tensor:

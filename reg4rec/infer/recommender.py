@@ -21,7 +21,14 @@ from reg4rec.infer.ranking import ItemScores, bucket_ranks, rank_items
 from reg4rec.infer.search import SearchConfig, search
 from reg4rec.infer.similar import nearest_items
 from reg4rec.infer.table import Results, results_table, similar_table
-from reg4rec.kernels.beam_step.index import TokenIndex, add_to_index, build_index, remove_from_index
+from reg4rec.kernels.beam_step.index import (
+    TokenIndex,
+    add_to_index,
+    build_index,
+    remove_from_index,
+    restored_index,
+    stored_index,
+)
 from reg4rec.kernels.beam_step.reference import is_excluded
 from reg4rec.loop import choose_device
 from reg4rec.model import Memory, Reg4RecModel
@@ -35,6 +42,7 @@ if TYPE_CHECKING:
 __all__ = ["DType", "Recommender"]
 
 FORMAT, VERSION = "reg4rec-recommender", 2
+INDEX = "index.safetensors"
 LOGITS_AT_ONCE = 1 << 23
 """Token logits held at a time, which sets how many users are searched together."""
 
@@ -47,7 +55,8 @@ class Recommender:
 
     `search` are fields of `SearchConfig`, `prune_threshold=0.06` for example. `device` "auto" takes a GPU where there
     is one; `dtype` "auto" computes in bfloat16 there and in float32 on the CPU. `popularity_I` (interactions of each
-    item in training) orders items that share all tokens. Raises InputError where model, tokens and items do not fit.
+    item in training) orders items that share all tokens; `index` is that of the items that may be recommended, all of
+    them by default. Raises InputError where model, tokens and items do not fit.
     """
 
     name = "reg4rec"
@@ -62,6 +71,7 @@ class Recommender:
         trained_on: TrainedOn = "train",
         device: str | torch.device = "auto",
         dtype: DType = "auto",
+        index: TokenIndex | None = None,
         **search: Any,
     ):
         _check_fit(model, tokenizer, items)
@@ -80,7 +90,7 @@ class Recommender:
         self.removed_I = torch.zeros(len(items), dtype=torch.bool, device=self.device)
         self.cosine_I = tokenizer.path_cosines().to(self.device)
         self.rank_I = bucket_ranks(self.cosine_I, self.popularity_I)
-        self.index = build_index(self.codes_IM, model.config.codebook_size)
+        self.index = index or build_index(self.codes_IM, model.config.codebook_size)
 
     def recommend(
         self,
@@ -142,9 +152,7 @@ class Recommender:
         gone = rows[self.removed_I.cpu().numpy()[rows]]
         if len(gone):
             raise InputError(f"item_id {self.items.ids[int(gone[0])].as_py()!r} was removed before")
-        self._remove(torch.from_numpy(rows).long().to(self.device))
-
-    def _remove(self, row_N: Tensor) -> None:
+        row_N = torch.from_numpy(rows).long().to(self.device)
         self.removed_I = self.removed_I.index_fill(0, row_N, True)
         self.index = remove_from_index(self.index, row_N)
 
@@ -294,6 +302,8 @@ class Recommender:
             self.items.save(fresh / "items.parquet")
             removed_X = self.removed_I.nonzero().squeeze(1)
             write_tensors(fresh / "items.safetensors", {"popularity": self.popularity_I, "removed": removed_X})
+            if self.index.lists_pairs:  # a smaller one is built sooner than read
+                write_tensors(fresh / INDEX, stored_index(self.index))
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, device: str = "auto", dtype: DType = "auto") -> "Recommender":
@@ -309,20 +319,38 @@ class Recommender:
                 raise TypeError(f"trained_on {trained_on!r}, category_level {level!r}, popularity {popularity_I.dtype}")
         except (KeyError, TypeError) as error:
             raise InputError(f"{folder} does not hold a whole recommender: {error}") from None
+        tokenizer = Tokenizer.from_pretrained(folder / "tokenizer")
+        num_items = min(len(popularity_I), len(tokenizer))
+        if removed_X.dtype != torch.int64 or not bool(((removed_X >= 0) & (removed_X < num_items)).all()):
+            raise InputError(f"{folder / 'items.safetensors'} names removed items that there are none of")
         recommender = cls(
             Reg4RecModel.from_pretrained(folder),
-            Tokenizer.from_pretrained(folder / "tokenizer"),
+            tokenizer,
             ItemCatalog.load(folder / "items.parquet", level),
             popularity_I.numpy(),
             trained_on=trained_on,
             device=device,
             dtype=dtype,
+            index=_index_of(folder, tokenizer, removed_X, choose_device(device)),
             **asdict(config),
         )
-        if removed_X.dtype != torch.int64 or not bool(((removed_X >= 0) & (removed_X < len(popularity_I))).all()):
-            raise InputError(f"{folder / 'items.safetensors'} names removed items that there are none of")
-        recommender._remove(removed_X.to(recommender.device))
+        recommender.removed_I[removed_X.to(recommender.device)] = True
         return recommender
+
+
+def _index_of(folder: Path, tokenizer: Tokenizer, removed_X: Tensor, device: torch.device) -> TokenIndex:
+    """The index of the items that are not removed; a stored one is mapped into memory, not read."""
+    codes_IM, codebook_size = tokenizer.codes_IM, tokenizer.config.codebook_size
+    stays_I = torch.ones(len(codes_IM), dtype=torch.bool).index_fill_(0, removed_X, False)
+    if not (folder / INDEX).exists():
+        return build_index(codes_IM.to(device), codebook_size, stays_I.nonzero().squeeze(1).to(device))
+    try:
+        index = restored_index(read_tensors(folder / INDEX), codes_IM, codebook_size, int(stays_I.sum()))
+    except (KeyError, ValueError) as error:
+        raise InputError(
+            f"{folder / INDEX} is not the index of these items ({error}); save the recommender again"
+        ) from None
+    return TokenIndex(*(tensor.to(device) for tensor in index))
 
 
 def _check_fit(model: Reg4RecModel, tokenizer: Tokenizer, items: ItemCatalog) -> None:

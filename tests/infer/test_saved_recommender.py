@@ -18,8 +18,9 @@ from reg4rec.data import ItemCatalog
 from reg4rec.data.shop import SyntheticShop
 from reg4rec.errors import InputError
 from reg4rec.infer import Recommender
+from reg4rec.kernels.beam_step.index import build_index
 from reg4rec.model import ModelConfig, Reg4RecModel
-from reg4rec.storage import write_json, write_tensors
+from reg4rec.storage import read_tensors, write_json, write_tensors
 from reg4rec.tokenizer import Tokenizer
 from tests.infer.lists import items_by_user
 
@@ -40,6 +41,36 @@ def test_a_reload_gives_the_same_table(
     again = Recommender.from_pretrained(tmp_path / "other", device="cpu")
     assert again.config == other.config
     assert_frame_equal(again.recommend(histories, k=12), other.recommend(histories, k=12))
+
+
+def test_a_large_index_is_stored_and_mapped(
+    recommender: Recommender, histories: dict[str, list[str]], saved: Path, tmp_path: Path
+) -> None:
+    assert not (saved / "index.safetensors").exists()
+    large = recommender.with_search()
+    large.index = build_index(large.codes_IM, large.model.config.codebook_size, pairs=True)
+    large.remove_items(large.items.ids[2:5].to_pylist())
+    large.save_pretrained(tmp_path / "large")
+    loaded = Recommender.from_pretrained(tmp_path / "large", device="cpu")
+    assert loaded.index.lists_pairs
+    assert all(map(torch.equal, loaded.index, large.index))
+    assert_frame_equal(loaded.recommend(histories, k=12), large.recommend(histories, k=12))
+    loaded.add_items(loaded.items.table.slice(2, 3))
+    whole = build_index(large.codes_IM, large.model.config.codebook_size, pairs=True)
+    assert all(map(torch.equal, loaded.index, whole))
+
+    stored = read_tensors(tmp_path / "large" / "index.safetensors")
+    for name, damaged in (
+        ("postings", stored["postings"][1:]),
+        ("pair_offsets", stored["pair_offsets"][:-1]),
+        ("offsets", stored["offsets"] - 1),
+    ):
+        write_tensors(tmp_path / "large" / "index.safetensors", {**stored, name: damaged})
+        with pytest.raises(InputError, match="is not the index of these items"):
+            Recommender.from_pretrained(tmp_path / "large", device="cpu")
+    write_tensors(tmp_path / "large" / "index.safetensors", {"postings": stored["postings"]})
+    with pytest.raises(InputError, match="'offsets'"):
+        Recommender.from_pretrained(tmp_path / "large", device="cpu")
 
 
 def test_another_process_gives_the_same_table(

@@ -51,9 +51,10 @@ def random_case(seed, batch=5, num_items=40, num_codebooks=3, codebook_size=5, n
 @pytest.mark.parametrize("threshold", [None, 0.05])
 @pytest.mark.parametrize("items", [None, torch.arange(0, 40, 3)])
 @pytest.mark.parametrize("renormalize", [False, True])
-def test_whole_search_equals_exhaustive_search(seed, threshold, items, renormalize):
+@pytest.mark.parametrize("pairs", [False, True])
+def test_whole_search_equals_exhaustive_search(seed, threshold, items, renormalize, pairs):
     draw, codes, exclude, (batch, num_codebooks, codebook_size, num_beams, num_spares) = random_case(seed)
-    index = build_index(codes, codebook_size, items)
+    index = build_index(codes, codebook_size, items, pairs)
     rows = range(len(codes)) if items is None else items.tolist()
     scores = torch.zeros(batch, 1)
     tokens = torch.full((batch, 1, num_codebooks), -1)

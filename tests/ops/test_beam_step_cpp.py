@@ -66,7 +66,7 @@ def random_call(seed: int) -> tuple[Any, ...]:
         scores_BP,
         torch.where(used_BPM, known_BPM, -1),
         draw.choice((None, js_BP)),
-        ops.build_index(codes_IM, codes, draw.choice((None, some))),
+        ops.build_index(codes_IM, codes, draw.choice((None, some)), draw.choice((False, True))),
         draw.randint(1, 10),
         draw.randrange(4),
         draw.choice((None, 0.0, 0.05)),

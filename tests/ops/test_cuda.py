@@ -154,12 +154,15 @@ def test_of_equally_divergent_paths_the_first_is_kept(emulated: list[str]) -> No
     assert fallback_B.all()
 
 
-def test_a_user_from_whom_a_whole_token_is_excluded(emulated: list[str]) -> None:
+@pytest.mark.parametrize("pairs", [False, True])
+@pytest.mark.parametrize("path", [(-1, -1, -1), (-1, -1, 3)], ids=["root", "one token"])
+def test_a_user_from_whom_a_whole_token_is_excluded(path: tuple[int, ...], pairs: bool, emulated: list[str]) -> None:
     codes_IM = torch.randint(5, (300, 3))
     exclude_BX = (codes_IM[:, 1] == 2).nonzero().T.contiguous()
-    args = (torch.randn(1, 1, 3, 5), torch.zeros(1, 1), torch.full((1, 1, 3), -1), None)
-    assert_as_defined("beam_step", (*args, ops.build_index(codes_IM, 5), 15, 0, None, exclude_BX))
-    assert 5 + 2 not in ops.beam_step(*args, ops.build_index(codes_IM, 5), 15, 0, None, exclude_BX)[1]
+    args = (torch.randn(1, 1, 3, 5), torch.zeros(1, 1), torch.tensor(path).view(1, 1, 3), None)
+    index = ops.build_index(codes_IM, 5, pairs=pairs)
+    assert_as_defined("beam_step", (*args, index, 15, 0, None, exclude_BX))
+    assert 5 + 2 not in ops.beam_step(*args, index, 15, 0, None, exclude_BX)[1]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

@@ -1,0 +1,74 @@
+"""The index over items: its lists, and that a changed one is the one built from scratch."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from reg4rec.kernels.beam_step.index import TokenIndex, add_to_index, build_index, pair_slot, remove_from_index
+from reg4rec.kernels.beam_step.reference import items_with_tokens
+
+
+def assert_same(found: TokenIndex, expected: TokenIndex) -> None:
+    for ours, theirs in zip(found[1:], expected[1:], strict=True):  # codes of removed items stay
+        assert ours.dtype == theirs.dtype
+        assert torch.equal(ours, theirs)
+
+
+def random_codes(num_items: int, num_codebooks: int, codebook_size: int, seed: int = 0) -> Tensor:
+    return torch.randint(codebook_size, (num_items, num_codebooks), generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("some", [None, torch.tensor([40, 3, 7, 8, 22])])
+def test_lists_hold_the_items_of_their_tokens_in_order(some: Tensor | None) -> None:
+    codes_IM = random_codes(50, 4, 5)
+    index = build_index(codes_IM, 5, some, pairs=True)
+    rows = range(50) if some is None else sorted(some.tolist())
+    for r in range(4):
+        for i in range(5):
+            first, last = index.offsets[r * 5 + i], index.offsets[r * 5 + i + 1]
+            assert index.postings[first:last].tolist() == [row for row in rows if codes_IM[row, r] == i]
+            assert index.counts_MK[r, i] == last - first
+            for s in range(r + 1, 4):
+                for j in range(5):
+                    slot = pair_slot(4, 5, r, s) + i * 5 + j
+                    first, last = index.pair_offsets[slot], index.pair_offsets[slot + 1]
+                    both = [row for row in rows if codes_IM[row, r] == i and codes_IM[row, s] == j]
+                    assert index.pair_postings[first:last].tolist() == both
+    assert len(index.pair_postings) == 6 * len(rows)
+
+
+def test_pairs_are_listed_where_their_lists_hold_an_item_on_average() -> None:
+    assert build_index(random_codes(25, 3, 5), 5).lists_pairs
+    assert not build_index(random_codes(24, 3, 5), 5).lists_pairs
+    assert not build_index(random_codes(30, 9, 5), 5).lists_pairs
+    assert not build_index(random_codes(30, 1, 5), 5).lists_pairs
+    assert build_index(random_codes(30, 8, 5), 5).lists_pairs
+
+
+@pytest.mark.parametrize("pairs", [False, True])
+@pytest.mark.parametrize(("kept", "num_codebooks", "codebook_size"), [(40, 4, 5), (0, 3, 4), (1, 1, 2), (59, 2, 64)])
+def test_a_changed_index_is_the_one_built_from_scratch(
+    pairs: bool, kept: int, num_codebooks: int, codebook_size: int
+) -> None:
+    codes_IM = random_codes(60, num_codebooks, codebook_size)
+    new_N = torch.arange(kept, 60).flip(0)
+    whole, smaller = (build_index(codes_IM[:n], codebook_size, pairs=pairs) for n in (60, kept))
+    assert_same(add_to_index(smaller, codes_IM, new_N), whole)
+    assert_same(remove_from_index(whole, new_N), smaller)
+
+    middle = torch.tensor([5, 0, 33])
+    without = remove_from_index(whole, middle)
+    others = torch.tensor([row for row in range(60) if row not in middle])
+    assert_same(without, build_index(codes_IM, codebook_size, others, pairs))
+    assert_same(add_to_index(without, codes_IM, middle), whole)
+
+
+@pytest.mark.parametrize("num_used", [1, 2, 3, 4])
+def test_items_with_tokens_are_those_that_carry_them_all(num_used: int) -> None:
+    codes_IM = random_codes(300, 4, 6)
+    used_NM = torch.rand(50, 4, generator=torch.Generator().manual_seed(1)).argsort(1) < num_used
+    tokens_NM = torch.where(used_NM, random_codes(50, 4, 6, seed=2), -1)
+    expected = ((tokens_NM[:, None] < 0) | (tokens_NM[:, None] == codes_IM)).all(2).nonzero().tolist()
+    for pairs in (False, True):
+        path_T, item_T = items_with_tokens(tokens_NM, build_index(codes_IM, 6, pairs=pairs))
+        assert sorted(zip(path_T.tolist(), item_T.tolist(), strict=True)) == [(n, i) for n, i in expected]
