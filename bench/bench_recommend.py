@@ -1,4 +1,4 @@
-"""Whole recommendations by batch size, backend and dtype, and the index by catalog size.
+"""Whole recommendations by batch size, backend, dtype, beams and codebooks; the index and a step by catalog size.
 
 The model has the sizes of `small` and random weights: what it recommends means nothing, what it costs does. Tokens are
 skewed as real ones are. transformers is no dependency: its row is skipped where it is not installed.
@@ -27,7 +27,9 @@ from reg4rec.tokenizer import Tokenizer, TokenizerConfig
 from reg4rec.tokenizer.kinds import build_quantizer
 
 ITEMS, CODEBOOKS, CODES, CATEGORIES, HISTORY, BEAMS = 12_101, 4, 256, 46, 20, 20
-CATALOGS = {"10k": 10_000, "100k": 100_000, "1M": 1_000_000}
+CATALOGS = {"10k": 10_000, "100k": 100_000, "1M": 1_000_000, "10M": 10_000_000}
+LARGE = 1_000_000
+"""Catalogs from here on are left out of runs without timing."""
 CHANGED = 1000
 HOWS = ("cpp", "cpp bfloat16", "eager")
 
@@ -35,12 +37,12 @@ needs_extension = pytest.mark.skipif(native_problem() is not None, reason="needs
 
 
 @cache
-def skewed_codes(num_items: int) -> Tensor:
+def skewed_codes(num_items: int, num_codebooks: int = CODEBOOKS) -> Tensor:
     """codes_IM of which code j of a codebook is drawn like 1 / (j + 8)."""
     g = torch.Generator().manual_seed(0)
     weights_K = 1 / (torch.arange(CODES) + 8.0)
-    drawn = torch.multinomial(weights_K, num_items * CODEBOOKS, replacement=True, generator=g)
-    return drawn.view(num_items, CODEBOOKS).int()
+    drawn = torch.multinomial(weights_K, num_items * num_codebooks, replacement=True, generator=g)
+    return drawn.view(num_items, num_codebooks).int()
 
 
 @cache
@@ -48,17 +50,23 @@ def whole_index(num_items: int) -> ops.TokenIndex:
     return build_index(skewed_codes(num_items), CODES)
 
 
-@pytest.fixture(scope="module")
-def recommender() -> Recommender:
+@cache
+def recommender_of(num_codebooks: int) -> Recommender:
     torch.manual_seed(0)
-    model = Reg4RecModel(sized("small", CODEBOOKS, CODES, CATEGORIES, renormalize=True, num_items=ITEMS))
-    config = TokenizerConfig(num_codebooks=CODEBOOKS, codebook_size=CODES)
+    model = Reg4RecModel(sized("small", num_codebooks, CODES, CATEGORIES, renormalize=True, num_items=ITEMS))
+    config = TokenizerConfig(num_codebooks=num_codebooks, codebook_size=CODES)
     views = ItemViews(ViewConfig(), np.zeros((ITEMS, 8), dtype=np.float32), None, {}, {})
     quantized_IE = torch.randn(ITEMS, config.codeword_dim)
     health = cast("Any", None)  # nothing here looks at it
-    tokenizer = Tokenizer(config, build_quantizer(config, 8), views, skewed_codes(ITEMS), quantized_IE, health)
+    codes_IM = skewed_codes(ITEMS, num_codebooks)
+    tokenizer = Tokenizer(config, build_quantizer(config, 8), views, codes_IM, quantized_IE, health)
     items = ItemCatalog.from_table(pa.table({"item_id": np.arange(ITEMS)}))
     return Recommender(model, tokenizer, items, device="cpu", num_beams=BEAMS, prune_threshold=None)
+
+
+@pytest.fixture
+def recommender() -> Recommender:
+    return recommender_of(CODEBOOKS)
 
 
 def histories(users: int) -> Sequences:
@@ -83,6 +91,20 @@ def bench_recommend(
         assert (ranked_BN >= 0).all()
     else:
         assert (ranked_BN == recommender.rank(sequences, 10, True)).all()
+
+
+@needs_extension
+@pytest.mark.parametrize("beams", [10, 20, 64, 256])
+@pytest.mark.parametrize("num_codebooks", [4, 8, 16])
+def bench_beams(benchmark: Any, num_codebooks: int, beams: int, environment: dict[str, Any]) -> None:
+    if benchmark.disabled and beams > BEAMS:
+        pytest.skip("takes long, and does what fewer beams do")
+    sequences, chosen = histories(8), recommender_of(num_codebooks).with_search(num_beams=beams)
+    benchmark.group = f"recommend/8 users, {num_codebooks} codebooks/cpu"
+    benchmark.extra_info.update(environment, backend=f"{beams} beams")
+    (results,) = benchmark(lambda: list(chosen.search(sequences, 5, True)))  # 5 items need no more than 7 beams
+    assert results.paths.tokens_BWM.shape == (8, beams, num_codebooks)
+    assert (results.ranking.items_BN >= 0).all()
 
 
 @pytest.mark.parametrize("threshold", [None, 0.06])
@@ -116,10 +138,12 @@ def bench_all_items_by_token_scores(benchmark: Any, recommender: Recommender, en
     assert items_BN.shape == (users, 10)
 
 
-def bench_generate_of_transformers(benchmark: Any, recommender: Recommender, environment: dict[str, Any]) -> None:
+@pytest.mark.parametrize("users", [1, 8, 64])
+def bench_generate_of_transformers(
+    benchmark: Any, recommender: Recommender, users: int, environment: dict[str, Any]
+) -> None:
     """A T5 of the same sizes that is asked for every beam which tokens may follow, in fixed order, over a trie."""
     transformers = pytest.importorskip("transformers")
-    users = 64
     torch.manual_seed(0)
     shape = {"d_model": 128, "d_kv": 32, "d_ff": 512, "num_layers": 2, "num_decoder_layers": 2, "num_heads": 4}
     last = CODEBOOKS * CODES
@@ -153,6 +177,8 @@ def bench_generate_of_transformers(benchmark: Any, recommender: Recommender, env
 @pytest.mark.parametrize("catalog", CATALOGS)
 def bench_index(benchmark: Any, catalog: str, change: str, environment: dict[str, Any]) -> None:
     num_items = CATALOGS[catalog]
+    if benchmark.disabled and num_items >= LARGE:
+        pytest.skip("takes long, and does what smaller catalogs do")
     codes_IM = skewed_codes(num_items)
     new_N = torch.arange(num_items - CHANGED, num_items)
     expected = whole_index(num_items)
@@ -174,6 +200,8 @@ def bench_index(benchmark: Any, catalog: str, change: str, environment: dict[str
 @pytest.mark.parametrize("catalog", CATALOGS)
 def bench_step(benchmark: Any, catalog: str, step: int, environment: dict[str, Any]) -> None:
     """A step of 64 users whose paths hold `step` tokens of random items."""
+    if benchmark.disabled and CATALOGS[catalog] >= LARGE:
+        pytest.skip("takes long, and does what smaller catalogs do")
     codes_IM, index = skewed_codes(CATALOGS[catalog]), whole_index(CATALOGS[catalog])
     g = torch.Generator().manual_seed(1)
     item_BP = torch.randint(len(codes_IM), (64, BEAMS), generator=g)

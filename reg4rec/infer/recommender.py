@@ -320,7 +320,7 @@ class Recommender:
         except (KeyError, TypeError) as error:
             raise InputError(f"{folder} does not hold a whole recommender: {error}") from None
         tokenizer = Tokenizer.from_pretrained(folder / "tokenizer")
-        num_items = min(len(popularity_I), len(tokenizer))
+        num_items = min(len(popularity_I), tokenizer.num_items)
         if removed_X.dtype != torch.int64 or not bool(((removed_X >= 0) & (removed_X < num_items)).all()):
             raise InputError(f"{folder / 'items.safetensors'} names removed items that there are none of")
         recommender = cls(
