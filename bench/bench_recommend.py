@@ -102,9 +102,9 @@ def bench_beams(benchmark: Any, num_codebooks: int, beams: int, environment: dic
     sequences, chosen = histories(8), recommender_of(num_codebooks).with_search(num_beams=beams)
     benchmark.group = f"recommend/8 users, {num_codebooks} codebooks/cpu"
     benchmark.extra_info.update(environment, backend=f"{beams} beams")
-    (results,) = benchmark(lambda: list(chosen.search(sequences, 5, True)))  # 5 items need no more than 7 beams
-    assert results.paths.tokens_BWM.shape == (8, beams, num_codebooks)
-    assert (results.ranking.items_BN >= 0).all()
+    results = benchmark(lambda: list(chosen.search(sequences, 5, True)))  # 5 items need no more than 7 beams
+    assert torch.cat([r.paths.tokens_BWM for r in results]).shape == (8, beams, num_codebooks)
+    assert all((r.ranking.items_BN >= 0).all() for r in results)
 
 
 @pytest.mark.parametrize("threshold", [None, 0.06])

@@ -5,12 +5,13 @@ epoch), `checkpoints/step-N/` (weights, optimizer, random states) and `best.safe
 with `resume=True` goes on from its last checkpoint; on the CPU its weights are the same bits as without the kill.
 """
 
+import contextlib
 import json
 import math
 import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from reg4rec.checkpoints import load_checkpoint, newest_checkpoint, save_checkpoint, sweep
-from reg4rec.errors import InputError
+from reg4rec.errors import InputError, TokenizerCollapseError
 from reg4rec.settings import check_settings
 from reg4rec.storage import (
     atomic_file,
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
     from tqdm.auto import tqdm
 
-__all__ = ["Controller", "LoopConfig", "LoopResult", "Stage", "choose_device", "run"]
+__all__ = ["Controller", "LoopConfig", "LoopResult", "Stage", "choose_device", "recorded", "run"]
 
 WATCHING = ("log_every", "checkpoint_seconds", "tensorboard")
 """Settings that may change when a run is resumed: they do not touch what is learned."""
@@ -172,9 +173,22 @@ def run(
     """
     if seed < 0:
         raise InputError(f"seed is {seed}; it must be 0 or more")
-    with torch.random.fork_rng():
+    with recorded(out), torch.random.fork_rng():
         torch.manual_seed(seed)
         return _Run(stage, config, None if out is None else Path(out), seed, controller).train(resume, progress)
+
+
+@contextlib.contextmanager
+def recorded(out: str | Path | None) -> Iterator[None]:
+    """Leave why a run gave itself up in `out/failure.json`, for `reg4rec doctor`."""
+    if out is not None:
+        (Path(out) / "failure.json").unlink(missing_ok=True)
+    try:
+        yield
+    except (FloatingPointError, TokenizerCollapseError) as error:
+        if out is not None:
+            write_json(Path(out) / "failure.json", {"error": type(error).__name__, "reason": str(error)})
+        raise
 
 
 def choose_device(device: str | torch.device) -> torch.device:

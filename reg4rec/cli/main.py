@@ -12,6 +12,7 @@ import tyro
 from reg4rec.cli.commands import Align, DataGet, DataPrepare, Evaluate, Pretrain, Recommend, Tokenize
 from reg4rec.cli.compare import Compare
 from reg4rec.cli.demo import Demo
+from reg4rec.cli.doctor import Doctor
 from reg4rec.cli.info import Info
 from reg4rec.cli.study import StudyColdStart, StudyCorp, StudySampling
 from reg4rec.errors import InputError, TokenizerCollapseError
@@ -57,6 +58,7 @@ def _command(recipe: Recipe) -> Any:
         | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
         | Annotated[Recommend, tyro.conf.subcommand("recommend")]
         | Annotated[Info, tyro.conf.subcommand("info")]
+        | Annotated[Doctor, tyro.conf.subcommand("doctor")]
     )
     # these hold several configurations with equal field names, so their flags keep their prefixes
     whole = (

@@ -57,7 +57,8 @@ def fit_tokenizer(
         loop.run(stage, plan, out, resume, config.seed, progress)
     else:
         fit_by_kmeans(quantizer, vectors_IV, config.seed)
-    tokenizer = _finish(quantizer.eval(), vectors_IV, views, config, card, dataset.part(part))
+    with loop.recorded(out):
+        tokenizer = _finish(quantizer.eval(), vectors_IV, views, config, card, dataset.part(part))
     if out is not None:
         tokenizer.save_pretrained(Path(out) / "tokenizer")
     return tokenizer

@@ -14,7 +14,7 @@ from reg4rec.storage import write_json
 from reg4rec.train.align_config import AlignConfig
 from reg4rec.train.align_stage import AlignStage
 from reg4rec.train.fit import calibrated
-from reg4rec.train.symptoms import symptoms
+from reg4rec.train.symptoms import align_symptoms
 
 __all__ = ["align"]
 
@@ -44,7 +44,7 @@ def align(
     before = stage.validate()
     result = loop.run(stage, config.loop, folder, resume, seed, progress)
     after = result.epochs[result.best_epoch]
-    for finding in symptoms(before, result.epochs):
+    for finding in align_symptoms(before, result.epochs):
         warnings.warn(f"reg4rec align: {finding}", stacklevel=2)
     helped = after[stage.monitor] > before[stage.monitor]
     aligned = stage.ranker if helped else recommender

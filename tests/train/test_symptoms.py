@@ -2,7 +2,7 @@
 
 import pytest
 
-from reg4rec.train.symptoms import symptoms
+from reg4rec.train.symptoms import align_symptoms
 
 BEFORE = {"validation_recall@5": 0.05, "validation_recall@10": 0.08, "validation_recall@50": 0.2}
 FIRST = {
@@ -19,7 +19,7 @@ HEALTHY = FIRST | {"reward": 0.36, "entropy": 1.7, "kl": 0.1, "validation_recall
 
 
 def test_a_healthy_run_is_called_healthy() -> None:
-    assert symptoms(BEFORE, [FIRST, HEALTHY]) == []
+    assert align_symptoms(BEFORE, [FIRST, HEALTHY]) == []
 
 
 @pytest.mark.parametrize(
@@ -35,11 +35,11 @@ def test_a_healthy_run_is_called_healthy() -> None:
     ],
 )
 def test_each_failure_is_named_with_its_remedy(signs: dict[str, float], name: str, remedy: str) -> None:
-    (found,) = symptoms(BEFORE, [FIRST, HEALTHY | signs])
+    (found,) = align_symptoms(BEFORE, [FIRST, HEALTHY | signs])
     assert name in found
     assert remedy in found
 
 
 def test_top_5_falling_with_top_10_is_no_sign_of_a_narrow_window() -> None:
     both = HEALTHY | {"validation_recall@5": 0.043, "validation_recall@10": 0.07}
-    assert symptoms(BEFORE, [FIRST, both]) == []
+    assert align_symptoms(BEFORE, [FIRST, both]) == []

@@ -1,0 +1,70 @@
+"""What ails a run, read from its folder, whichever stage it is of."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from reg4rec.checkpoints import newest_checkpoint, read_counters
+from reg4rec.errors import InputError
+from reg4rec.storage import read_json
+from reg4rec.tokenizer.config import Floors
+from reg4rec.tokenizer.health import Health
+from reg4rec.tokenizer.verdict import collapse_reason, warnings
+from reg4rec.train.symptoms import align_symptoms, pretrain_symptoms
+
+__all__ = ["Diagnosis", "diagnose"]
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """A sentence for each failure that a run shows, with its remedy; none for a healthy one."""
+
+    stage: str
+    state: str
+    """finished, failed, or at which step a run was when it was last seen"""
+    findings: list[str]
+
+
+def diagnose(run: str | Path) -> Diagnosis:
+    """Look at the run folder of a tokenizer, a pre-training or an alignment. InputError where it is none of them."""
+    run = Path(run)
+    if not (run / "config.json").exists():
+        raise InputError(f"{run} is no run folder (config.json is missing); give what a training command wrote")
+    settings = read_json(run / "config.json")
+    stage = settings.get("stage", "tokenizer")
+    epochs = _epochs(run / "metrics.jsonl")
+    failure = run / "failure.json"
+    findings = [f"the run gave itself up: {read_json(failure)['reason']}"] if failure.exists() else []
+    if stage == "tokenizer":
+        findings += _of_tokenizer(run / "tokenizer", settings)
+    elif stage == "pretrain" and epochs:
+        findings += pretrain_symptoms(epochs)
+    elif stage == "align" and epochs:
+        record = run / "align.json"  # written at the end; until then the first epoch stands for what was before it
+        findings += align_symptoms(read_json(record)["before"] if record.exists() else epochs[0], epochs)
+    return Diagnosis(stage, "failed" if failure.exists() else _state(run), findings)
+
+
+def _of_tokenizer(folder: Path, settings: dict[str, Any]) -> list[str]:
+    """What its health report says; without one the run failed or is not finished."""
+    if not (folder / "health.json").exists():
+        return []
+    stored = read_json(folder / "health.json")
+    health = Health(**{name: value for name, value in stored.items() if name != "warnings"})
+    fatal = collapse_reason(health, Floors(**settings["floors"]))
+    return [*([fatal] if fatal else []), *warnings(health)]
+
+
+def _epochs(path: Path) -> list[dict[str, float]]:
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+    rows = [json.loads(line) for line in lines if line.endswith("\n")]  # the last line of a killed run may be cut
+    return [row for row in rows if "epoch" in row]
+
+
+def _state(run: Path) -> str:
+    newest = newest_checkpoint(run)
+    if newest is None:
+        return "no checkpoint yet"
+    counters = read_counters(newest)
+    return "finished" if counters["finished"] else f"at step {counters['step']}; the same command goes on from there"

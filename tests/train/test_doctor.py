@@ -1,0 +1,187 @@
+"""The doctor on runs that were made to be ill, and on healthy ones."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch import Tensor
+
+from reg4rec.cli import main
+from reg4rec.data import ViewConfig, synthetic_shop
+from reg4rec.data.shop import SyntheticShop
+from reg4rec.errors import InputError, TokenizerCollapseError
+from reg4rec.infer import Recommender
+from reg4rec.loop import LoopConfig
+from reg4rec.model import Reg4RecModel
+from reg4rec.tokenizer import Tokenizer, TokenizerConfig, fit_tokenizer
+from reg4rec.tokenizer.stage import TokenizerStage
+from reg4rec.train import AlignConfig, PretrainConfig, align, pretrain
+from reg4rec.train.doctor import diagnose
+from reg4rec.train.precision import LadqConfig
+
+TOKENS = TokenizerConfig(
+    num_codebooks=3,
+    codebook_size=16,
+    codeword_dim=8,
+    hidden_dim=32,
+    epochs=8,
+    autoencoder_epochs=2,
+    batch_size=64,
+    views=ViewConfig(text_dim=24, collaborative_dim=8),
+)
+TRAINING = PretrainConfig(
+    size="tiny", max_history=8, validation_users=200, loop=LoopConfig(epochs=6, learning_rate=4e-3)
+)
+
+
+@pytest.fixture(scope="module")
+def large_shop() -> SyntheticShop:
+    """Of enough items that tokens are shared."""
+    return synthetic_shop(num_users=300, num_items=400, num_facets=4, seed=0)
+
+
+def fit(shop: SyntheticShop, out: Path, **changes: Any) -> None:
+    fit_tokenizer(shop, TOKENS, out=out, progress=False, **changes)
+
+
+def assert_found(run: Path, sign: str, remedy: str) -> None:
+    findings = [finding for finding in diagnose(run).findings if sign in finding]
+    assert len(findings) == 1
+    assert remedy in findings[0]
+
+
+def test_healthy_runs_are_called_healthy(
+    large_shop: SyntheticShop,
+    shop: SyntheticShop,
+    tokenizer: Tokenizer,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    fit(large_shop, tmp_path / "tokens")
+    assert diagnose(tmp_path / "tokens").findings == []
+    training = replace(TRAINING, loop=replace(TRAINING.loop, epochs=14))
+    pretrain(shop, tokenizer, training, tmp_path / "model", device="cpu", progress=False)
+    assert diagnose(tmp_path / "model").findings == []
+    main(["doctor", str(tmp_path / "model")])
+    assert capsys.readouterr().out.splitlines() == ["pretrain, finished", "healthy: none of the known failures"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "sign", "remedy"),
+    [
+        ({"codebook_size": 2, "num_codebooks": 2, "separate_collisions": False}, "share all tokens", "codebook_size"),
+        ({"codebook_size": 128}, "a token is nearly an item", "codebook_size=32"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_ill_tokens(large_shop: SyntheticShop, changes: dict[str, Any], sign: str, remedy: str, tmp_path: Path) -> None:
+    fit(large_shop, tmp_path, floors=replace(TOKENS.floors, max_collision_rate=1.0), **changes)
+    assert_found(tmp_path, sign, remedy)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_gate_that_is_drawn_to_one_expert(
+    large_shop: SyntheticShop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    healthy_loss = TokenizerStage.loss
+
+    def loss(self: TokenizerStage, batch: Any) -> dict[str, Tensor]:
+        values = healthy_loss(self, batch)
+        share = self.quantizer.gate(self.vectors_IV[batch[0]])[:, 0].mean()
+        return {**values, "loss": values["loss"] - 300 * share}
+
+    monkeypatch.setattr(TokenizerStage, "loss", loss)
+    floors = replace(TOKENS.floors, max_gate_share=1.0, max_relative_error=100.0, min_rebuilt_spread=0.0)
+    fit(large_shop, tmp_path, epochs=30, floors=floors)
+    assert_found(tmp_path, "the gate gives expert 0", "learning_rate")
+
+
+@pytest.mark.parametrize(
+    ("changes", "sign"),
+    [({"learning_rate": 3.0}, "collapsed"), ({"codebook_size": 2, "num_codebooks": 1}, "collapsed")],
+)
+def test_tokens_that_collapse(
+    large_shop: SyntheticShop, changes: dict[str, Any], sign: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises((TokenizerCollapseError, FloatingPointError)) as raised:
+        fit(large_shop, tmp_path, **changes)
+    found = diagnose(tmp_path)
+    assert (found.stage, found.state) == ("tokenizer", "failed")
+    assert found.findings[0] == f"the run gave itself up: {raised.value}"
+    assert sign in found.findings[0]
+    with pytest.raises(SystemExit) as ended:
+        main(["doctor", str(tmp_path), "--json"])
+    assert ended.value.code == 1
+    assert json.loads(capsys.readouterr().out)["findings"] == found.findings
+
+
+@pytest.mark.parametrize(
+    ("learning_rate", "epochs", "dropout", "sign", "remedy"),
+    [
+        (1e-7, 3, 0.3, "nothing was learned", "learning_rate"),
+        (4e-3, 2, 0.3, "still rose", "more epochs"),
+        (5e-3, 150, 0.0, "overfits", "dropout"),
+        (1e-7, 3, 0.3, "category after a token", "category_weight"),
+    ],
+)
+def test_ill_pretraining(
+    shop: SyntheticShop,
+    tokenizer: Tokenizer,
+    learning_rate: float,
+    epochs: int,
+    dropout: float,
+    sign: str,
+    remedy: str,
+    tmp_path: Path,
+) -> None:
+    few = shop if epochs < 10 else synthetic_shop(num_users=60, num_items=60, num_facets=3, seed=0)
+    tokens = tokenizer if few is shop else fit_tokenizer(few, TOKENS, progress=False)
+    training = replace(TRAINING, dropout=dropout, loop=LoopConfig(epochs=epochs, learning_rate=learning_rate))
+    pretrain(few, tokens, training, tmp_path, device="cpu", progress=False)
+    assert_found(tmp_path, sign, remedy)
+
+
+def test_a_loss_that_is_no_number(shop: SyntheticShop, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    wild = replace(TRAINING, loop=LoopConfig(epochs=2, learning_rate=1e30, warmup_fraction=0.0, log_every=1))
+    with pytest.raises(FloatingPointError):
+        pretrain(shop, tokenizer, wild, tmp_path, device="cpu", progress=False)
+    assert "lower learning_rate" in diagnose(tmp_path).findings[0]
+    pretrain(shop, tokenizer, TRAINING, tmp_path, resume=False, device="cpu", progress=False)
+    assert diagnose(tmp_path).state == "finished"
+
+
+@pytest.mark.filterwarnings("ignore:reg4rec align")
+def test_ill_alignment(shop: SyntheticShop, tokenizer: Tokenizer, token_model: Reg4RecModel, tmp_path: Path) -> None:
+    start = Recommender(token_model, tokenizer, shop.items, device="cpu").with_search(prune_threshold=None)
+    wild = AlignConfig(
+        batch_users=125,
+        group_size=4,
+        validation_users=30,
+        kl_weight=0.0,
+        anchor_weight=0.0,
+        loop=LoopConfig(epochs=3, learning_rate=4e-3, updates_per_batch=8),
+    )
+    align(start, shop, wild, tmp_path, progress=False)
+    assert diagnose(tmp_path).stage == "align"
+    for sign, remedy in (
+        ("a plateau", "learning_rate"),
+        ("nats an action away", "kl_weight"),
+    ):
+        assert_found(tmp_path, sign, remedy)
+
+
+def test_spikes_under_ladq(
+    shop: SyntheticShop, tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REG4REC_CACHE", str(tmp_path / "cache"))
+    ladq = LadqConfig(sample_every=5, spike=1.0001)  # any loss above the mean counts
+    training = replace(TRAINING, batch_targets=128, precision="ladq", ladq=ladq)
+    pretrain(shop, tokenizer, training, tmp_path / "run", device="cpu", progress=False)
+    assert_found(tmp_path / "run", "the loss spiked", "learning_rate")
+
+
+def test_what_is_no_run(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is no run folder"):
+        diagnose(tmp_path)
