@@ -8,6 +8,7 @@ import copy
 from collections import defaultdict
 from functools import cache
 from itertools import product
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -19,10 +20,17 @@ from torch import Tensor
 from reg4rec import ops
 from reg4rec.data import ItemCatalog, ItemViews, Sequences, ViewConfig
 from reg4rec.infer import Recommender
-from reg4rec.kernels.beam_step.index import add_to_index, build_index, remove_from_index
+from reg4rec.kernels.beam_step.index import (
+    add_to_index,
+    build_index,
+    remove_from_index,
+    restored_index,
+    stored_index,
+)
 from reg4rec.kernels.machine import native_problem
 from reg4rec.model import Reg4RecModel
 from reg4rec.model.config import sized
+from reg4rec.storage import read_tensors, write_tensors
 from reg4rec.tokenizer import Tokenizer, TokenizerConfig
 from reg4rec.tokenizer.kinds import build_quantizer
 
@@ -46,8 +54,8 @@ def skewed_codes(num_items: int, num_codebooks: int = CODEBOOKS) -> Tensor:
 
 
 @cache
-def whole_index(num_items: int) -> ops.TokenIndex:
-    return build_index(skewed_codes(num_items), CODES)
+def whole_index(num_items: int, pairs: bool | None = None) -> ops.TokenIndex:
+    return build_index(skewed_codes(num_items), CODES, pairs=pairs)
 
 
 @cache
@@ -173,9 +181,10 @@ def bench_generate_of_transformers(
     assert all(tuple(path) in existing for path in found[:, 1 : 1 + CODEBOOKS].tolist())
 
 
-@pytest.mark.parametrize("change", ["build", "add 1,000", "remove 1,000"])
+@pytest.mark.parametrize("change", ["build", "load", "add 1,000", "remove 1,000"])
 @pytest.mark.parametrize("catalog", CATALOGS)
-def bench_index(benchmark: Any, catalog: str, change: str, environment: dict[str, Any]) -> None:
+def bench_index(benchmark: Any, catalog: str, change: str, environment: dict[str, Any], tmp_path: Path) -> None:
+    """`load` maps the lists of a stored index and checks the codes, which are there already."""
     num_items = CATALOGS[catalog]
     if benchmark.disabled and num_items >= LARGE:
         pytest.skip("takes long, and does what smaller catalogs do")
@@ -188,6 +197,13 @@ def bench_index(benchmark: Any, catalog: str, change: str, environment: dict[str
     benchmark.extra_info.update(environment, backend=change, bytes=size)
     if change == "build":
         found = benchmark(build_index, codes_IM, CODES)
+    elif change == "load":
+        if not expected.lists_pairs:
+            pytest.skip("an index without pairs is not stored")
+        write_tensors(tmp_path / "index.safetensors", stored_index(expected))
+        found = benchmark(
+            lambda: restored_index(read_tensors(tmp_path / "index.safetensors"), codes_IM, CODES, num_items)
+        )
     elif change.startswith("add"):
         found = benchmark(add_to_index, smaller, codes_IM, new_N)
     else:
@@ -197,12 +213,13 @@ def bench_index(benchmark: Any, catalog: str, change: str, environment: dict[str
 
 @needs_extension
 @pytest.mark.parametrize("step", [1, 2, 3])
+@pytest.mark.parametrize("pairs", [False, True])
 @pytest.mark.parametrize("catalog", CATALOGS)
-def bench_step(benchmark: Any, catalog: str, step: int, environment: dict[str, Any]) -> None:
+def bench_step(benchmark: Any, catalog: str, pairs: bool, step: int, environment: dict[str, Any]) -> None:
     """A step of 64 users whose paths hold `step` tokens of random items."""
     if benchmark.disabled and CATALOGS[catalog] >= LARGE:
         pytest.skip("takes long, and does what smaller catalogs do")
-    codes_IM, index = skewed_codes(CATALOGS[catalog]), whole_index(CATALOGS[catalog])
+    codes_IM, index = skewed_codes(CATALOGS[catalog]), whole_index(CATALOGS[catalog], pairs)
     g = torch.Generator().manual_seed(1)
     item_BP = torch.randint(len(codes_IM), (64, BEAMS), generator=g)
     tokens_BPM = codes_IM[item_BP].long()
@@ -210,7 +227,7 @@ def bench_step(benchmark: Any, catalog: str, step: int, environment: dict[str, A
     logits_BPMK = torch.randn(64, BEAMS, CODEBOOKS, CODES, generator=g)
     scores_BP = torch.randn(64, BEAMS, generator=g)
     benchmark.group = f"step {step} of a search/items={len(codes_IM)}/cpu"
-    benchmark.extra_info.update(environment, backend="cpp")
+    benchmark.extra_info.update(environment, backend="cpp with pairs" if pairs else "cpp without pairs")
     _, token_BP, best_BP, _ = benchmark(ops.beam_step, logits_BPMK, scores_BP, tokens_BPM, None, index, BEAMS, 0)
     assert ((token_BP >= 0) == (best_BP > -torch.inf)).all()
     assert (token_BP[:, 0] >= 0).all()
