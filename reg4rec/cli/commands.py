@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from reg4rec import distributed
 from reg4rec.baselines import Popularity
 from reg4rec.cli.data import DataOptions, describe
 from reg4rec.cli.output import show
@@ -167,6 +168,7 @@ class Align:
     def run(self) -> None:
         recommender, data = trained_on(self.model, self.data, self.device)
         align(recommender, data, self.config, self.out, self.resume, self.seed)
+        distributed.barrier()  # the first process has written the record
         record = read_json(self.out / "align.json")
         after = {name: f"{record['before'][name]:.4f} -> {value:.4f}" for name, value in record["after"].items()}
         lines = [f"{name}: {change}" for name, change in after.items()]
@@ -207,7 +209,8 @@ class Evaluate:
             recommender = recommender.with_search(num_beams=self.num_beams)
         rankers: list[Ranker] = [Popularity.fit(data, recommender.trained_on), recommender]
         report = evaluate(rankers, data, self.split, self.protocol, self.ks, self.max_users)
-        report.save(self.out)
+        if distributed.is_first():
+            report.save(self.out)
         show(report.table(), report.as_dict(), self.json)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from reg4rec import distributed
 from reg4rec.data import Dataset
 from reg4rec.data.fingerprint import fingerprint
 from reg4rec.errors import InputError
@@ -166,7 +167,7 @@ class AlignStage:
         user_BN = torch.arange(len(batch.items_BN), device=self.device)[:, None].expand_as(batch.items_BN)
         scores_BN = score(user_BN.flatten(), batch.items_BN.clamp(min=0).flatten()).view_as(batch.items_BN)
         future_BF = padded(batch.cut.futures, -1).to(self.device)
-        return expected_hit(scores_BN, batch.items_BN, future_BF, self._weights(future_BF)).mean()
+        return distributed.mean(expected_hit(scores_BN, batch.items_BN, future_BF, self._weights(future_BF)))
 
     def _weights(self, future_BF: Tensor) -> Tensor:
         return future_weights((future_BF >= 0).float(), self.config.decay)
@@ -199,7 +200,7 @@ class AlignStage:
         agreement = []
         for reward_BG in rewards_RBG:
             advantage_BG, _ = group_advantages(reward_BG, rollouts.valid_BG)
-            gradient = _direction((advantage_BG * log_probs_BG).mean(), weights)
+            gradient = _direction(distributed.mean(advantage_BG * log_probs_BG), weights)
             agreement.append(torch.cosine_similarity(gradient, wanted, dim=0))
         self.mix.follow(torch.stack(agreement))
 
@@ -252,9 +253,9 @@ class _OnPolicy(Sequence[AlignBatch]):
 
 
 def _direction(value: Tensor, weights: list[nn.Parameter]) -> Tensor:
-    """The gradient of a scalar by all weights, in one vector."""
+    """The gradient of a scalar, which is a mean over all processes, by all weights, in one vector."""
     grads = torch.autograd.grad(value, weights, retain_graph=True, allow_unused=True, materialize_grads=True)
-    return torch.cat([grad.flatten() for grad in grads])
+    return distributed.total(torch.cat([grad.flatten() for grad in grads])) / distributed.world()
 
 
 def anchor_config(model: Reg4RecModel) -> PretrainConfig:
