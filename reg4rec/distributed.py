@@ -258,14 +258,15 @@ class _Loss(nn.Module):
 class Parallel:
     """The loss of a stage, whose gradients are those of the whole batch: alone as it is, in a group by DDP or FSDP2.
 
-    FSDP2 cuts weights, gradients and the optimizer's state over the processes. Weights are put together for a step and
-    for what looks at the module between two (`gather`); a stage may change buffers there, but no parameters.
+    FSDP2 cuts weights, gradients and the optimizer's state over the processes. Weights are put together for a whole
+    step, since a loss calls more of a model than its forward, and for what looks at the module between two (`gather`);
+    a stage may change buffers there, but no parameters.
     """
 
     def __init__(self, module: nn.Module, loss: Callable[[Any], dict[str, Tensor]], kind: ParallelKind):
         self.module, self.run = module, loss
         self.plain: nn.Module | None = None
-        self.cut: list[Any] = []
+        self.cut: Any = None
         if world() > 1 and kind == "ddp":
             # a head may be unused in a batch
             self.run = nn.parallel.DistributedDataParallel(
@@ -285,11 +286,7 @@ class Parallel:
         scalars = {p for p in self.module.parameters() if p.dim() == 0}  # fully_shard takes none
         for scalar in scalars:
             scalar.register_post_accumulate_grad_hook(_average_grad)
-        lists = [m for m in self.module.modules() if isinstance(m, nn.ModuleList)]
-        self.cut = [block for blocks in lists for block in blocks] + [root]
-        for part in self.cut:
-            fully_shard(part, mesh=mesh, reshard_after_forward=False, ignored_params=scalars)
-        self.run = root
+        self.run = self.cut = fully_shard(root, mesh=mesh, reshard_after_forward=False, ignored_params=scalars)
 
     def __call__(self, batch: Any) -> dict[str, Tensor]:
         self.gather()
@@ -297,8 +294,8 @@ class Parallel:
 
     def gather(self) -> None:
         """Put the weights together, for all that reads them other than through a step."""
-        for part in self.cut:
-            part.unshard()
+        if self.cut is not None:
+            self.cut.unshard()
 
     def finish(self, weights: Mapping[str, Tensor]) -> None:
         """Leave `weights` in a module that is whole in every process."""
