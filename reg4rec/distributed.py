@@ -103,8 +103,8 @@ def losses_named() -> Iterator[None]:
 
 
 class _Total(torch.autograd.Function):
-    """The sum over all processes. What comes of it is the same in each, so the gradient is each one's own times world,
-    which the mean over the processes that DDP and FSDP2 take makes whole: nothing is sent on the way back."""
+    """The sum over all processes; its gradient is the sum of theirs. A loss that is the same in all of them has `world`
+    times its gradient so, which the mean over the processes that DDP and FSDP2 take makes right."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -114,7 +114,7 @@ class _Total(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        return grad * world()
+        return _Total.forward(ctx, grad)
 
 
 def total(x: Tensor) -> Tensor:

@@ -45,7 +45,7 @@ def rows_of(out: Path) -> list[dict[str, float]]:
 
 def check_same_curve(found: Path, expected: Path, tolerance: float = 1e-4, without: tuple[str, ...] = ()) -> None:
     rows, wanted = rows_of(found), rows_of(expected)
-    assert len(rows) == len(wanted) > 6
+    assert len(rows) == len(wanted) > 4
     for row, other in zip(rows, wanted, strict=True):
         assert row.keys() == other.keys()
         for name in row.keys() - set(without):
@@ -106,9 +106,8 @@ def test_tokens_alignment_and_evaluation_are_those_of_one_process(folder: Path, 
     check_same_curve(two / "tokenizer", one / "tokenizer", 1e-3)
     codes_IM = [Tokenizer.from_pretrained(out / "tokenizer" / "tokenizer").codes_IM for out in (one, two)]
     assert (codes_IM[0] == codes_IM[1]).float().mean() > 0.99
-    # the anchor has weight 0 here: its orders are drawn; counts are those of one process
-    counted = ("anchor_loss", "unique_items", "path_diversity", "top_category")
-    check_same_curve(two / "align", one / "align", 2e-3, counted)
+    # the anchor has weight 0 here: before its first loss other draws were made
+    check_same_curve(two / "align", one / "align", 2e-3, ("anchor_loss",))
     reports = [json.loads((out / "metrics.json").read_text())["rows"] for out in (one, two)]
     for row, other in zip(*reports, strict=True):
         assert row["metrics"] == pytest.approx(other["metrics"], abs=1e-12)
