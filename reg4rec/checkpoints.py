@@ -19,7 +19,7 @@ FORMAT, VERSION = "reg4rec-checkpoint", 1
 def save_checkpoint(
     run: Path, step: int, module: nn.Module, optimizer: torch.optim.Optimizer, counters: dict[str, Any]
 ) -> None:
-    """Write `run/checkpoints/step-N`, then remove the older ones; a group calls it together, its first process writes."""
+    """Write `run/checkpoints/step-N`, then remove the older ones; a group calls it together, one of it writes."""
     tensors = {f"module.{name}": distributed.whole(t) for name, t in module.state_dict().items()}
     for i, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{i}.{name}": distributed.whole(t) for name, t in state.items()}

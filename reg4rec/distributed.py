@@ -264,7 +264,8 @@ class Parallel:
     """
 
     def __init__(self, module: nn.Module, loss: Callable[[Any], dict[str, Tensor]], kind: ParallelKind):
-        self.module, self.run = module, loss
+        self.module = module
+        self.run: Any = loss
         self.plain: nn.Module | None = None
         self.cut: Any = None
         if world() > 1 and kind == "ddp":
@@ -286,7 +287,7 @@ class Parallel:
         scalars = {p for p in self.module.parameters() if p.dim() == 0}  # fully_shard takes none
         for scalar in scalars:
             scalar.register_post_accumulate_grad_hook(_average_grad)
-        self.run = self.cut = fully_shard(root, mesh=mesh, reshard_after_forward=False, ignored_params=scalars)
+        self.cut = self.run = fully_shard(root, mesh=mesh, reshard_after_forward=False, ignored_params=scalars)
 
     def __call__(self, batch: Any) -> dict[str, Tensor]:
         self.gather()

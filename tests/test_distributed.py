@@ -8,16 +8,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
 
 from reg4rec.data.shop import SyntheticShop
 from reg4rec.infer import Recommender
 from reg4rec.model import Reg4RecModel
 from reg4rec.tokenizer import Tokenizer
-from reg4rec.train import AlignConfig
 from tests import group
 
 ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
@@ -142,7 +139,14 @@ def test_the_processes_that_are_left_say_that_one_is_gone(folder: Path, tmp_path
 
 
 def test_a_group_prints_once_and_refuses_what_is_for_one_process(folder: Path, tmp_path: Path) -> None:
-    options = ["--model", folder / "recommender", "--data", folder / "data", "--out", tmp_path / "metrics.json"]
+    options: list[str | Path] = [
+        "--model",
+        folder / "recommender",
+        "--data",
+        folder / "data",
+        "--out",
+        tmp_path / "metrics.json",
+    ]
     done = torchrun("-m", "reg4rec.cli", "evaluate", *options)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("reg4rec") == 1

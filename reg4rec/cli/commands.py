@@ -14,6 +14,7 @@ from reg4rec.data import Dataset, load_dataset, read_interactions
 from reg4rec.errors import InputError
 from reg4rec.evaluation import Ranker, evaluate
 from reg4rec.infer import DType, Recommender
+from reg4rec.infer.cluster import recommend_on_cluster
 from reg4rec.infer.job import recommend_to_folder
 from reg4rec.storage import read_json
 from reg4rec.tokenizer import Tokenizer, TokenizerConfig, fit_tokenizer
@@ -236,6 +237,10 @@ class Recommend:
     """rows of the input that make one Parquet part; memory grows with it"""
     resume: bool = True
     """keep the finished parts of the same job in the output folder"""
+    engine: Literal["local", "ray"] = "local"
+    """local: this process; ray: actors of a Ray cluster that sees the same files (extra `ray`)"""
+    address: str | None = None
+    """of the Ray cluster; by default the one that Ray finds, else one on this machine"""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 ..."""
     dtype: DType = "auto"
@@ -244,11 +249,7 @@ class Recommend:
     """print one JSON object instead of text"""
 
     def run(self) -> None:
-        recommender = Recommender.from_pretrained(self.model, self.device, self.dtype)
-        if self.unconstrained:
-            recommender = recommender.with_search(constrained=False)
-        summary = recommend_to_folder(
-            recommender,
+        options = (
             self.input,
             self.output,
             self.k,
@@ -257,6 +258,16 @@ class Recommend:
             self.users_in_part,
             self.resume,
         )
+        search: dict[str, Any] = {"constrained": False} if self.unconstrained else {}
+        if self.engine == "ray":
+            summary = recommend_on_cluster(
+                self.model, *options, device=self.device, dtype=self.dtype, address=self.address, **search
+            )
+        elif self.address is not None:
+            raise InputError(f"address {self.address!r} is of a Ray cluster; use it with --engine ray")
+        else:
+            recommender = Recommender.from_pretrained(self.model, self.device, self.dtype).with_search(**search)
+            summary = recommend_to_folder(recommender, *options)
         show(f"{_described(summary)}\n{self.output}", {"output": self.output, **summary}, self.json)
 
 
