@@ -11,10 +11,15 @@ from pathlib import Path
 
 import pytest
 
+from reg4rec import distributed
+from reg4rec.cli import main
 from reg4rec.data.shop import SyntheticShop
+from reg4rec.errors import InputError
 from reg4rec.infer import Recommender
+from reg4rec.loop import LoopConfig
 from reg4rec.model import Reg4RecModel
 from reg4rec.tokenizer import Tokenizer
+from reg4rec.train import pretrain
 from tests import group
 
 ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
@@ -99,7 +104,6 @@ def test_tokens_alignment_and_evaluation_are_those_of_one_process(folder: Path, 
     group.others(folder, one)
     done = in_two("others", folder, two)
     assert done.returncode == 0, done.stderr
-    assert "unknown" not in done.stdout
     check_same_curve(two / "tokenizer", one / "tokenizer", 1e-3)
     codes_IM = [Tokenizer.from_pretrained(out / "tokenizer" / "tokenizer").codes_IM for out in (one, two)]
     assert (codes_IM[0] == codes_IM[1]).float().mean() > 0.99
@@ -138,19 +142,24 @@ def test_the_processes_that_are_left_say_that_one_is_gone(folder: Path, tmp_path
     assert "process 0 of 2 found:" in sentence
 
 
-def test_a_group_prints_once_and_refuses_what_is_for_one_process(folder: Path, tmp_path: Path) -> None:
-    options: list[str | Path] = [
-        "--model",
-        folder / "recommender",
-        "--data",
-        folder / "data",
-        "--out",
-        tmp_path / "metrics.json",
-    ]
+def test_a_group_prints_once(folder: Path, tmp_path: Path) -> None:
+    options: list[str | Path] = ["--model", folder / "recommender", "--data", folder / "data", "--max-users", "60"]
+    options += ["--out", tmp_path / "metrics.json"]
     done = torchrun("-m", "reg4rec.cli", "evaluate", *options)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("reg4rec") == 1
-    assert json.loads((tmp_path / "metrics.json").read_text())["card"]["users"] == 1000
-    done = torchrun("-m", "reg4rec.cli", "info")
-    assert done.returncode != 0
-    assert "torchrun is for tokenize, pretrain, align and evaluate" in done.stderr
+    assert json.loads((tmp_path / "metrics.json").read_text())["card"]["users"] == 60
+
+
+def test_what_is_for_one_process_is_refused_in_a_group(
+    shop: SyntheticShop, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(distributed, "world", lambda: 2)
+    monkeypatch.setattr(distributed, "is_first", lambda: True)
+    with pytest.raises(SystemExit):
+        main(["info"])
+    assert "torchrun is for tokenize, pretrain, align and evaluate" in capsys.readouterr().err
+    with pytest.raises(InputError, match="precision is 'ladq'"):
+        pretrain(shop, tokenizer, precision="ladq")
+    with pytest.raises(InputError, match="parallel is 'both'; it must be ddp or fsdp"):
+        LoopConfig(parallel="both")  # type: ignore[arg-type]

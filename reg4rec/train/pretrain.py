@@ -48,6 +48,10 @@ def pretrain(
     name, `size="tiny"` or `epochs=5` for example. Paper: pre-training, stated, D4 and D6.
     """
     config = override(config or recipe_named(recipe).pretrain, overrides)
+    if config.precision == "ladq" and distributed.world() > 1:
+        raise InputError(
+            "precision is 'ladq', which samples and times layers in one process; choose another for several"
+        )
     chosen_device = loop.choose_device(device)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
