@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from reg4rec import distributed
 from reg4rec.errors import InputError
 from reg4rec.storage import atomic_folder, read_header, read_tensors, write_json, write_tensors
 
@@ -18,13 +19,13 @@ FORMAT, VERSION = "reg4rec-checkpoint", 1
 def save_checkpoint(
     run: Path, step: int, module: nn.Module, optimizer: torch.optim.Optimizer, counters: dict[str, Any]
 ) -> None:
-    """Write `run/checkpoints/step-N`, then remove the older ones."""
-    tensors = {f"module.{name}": t for name, t in module.state_dict().items()}
+    """Write `run/checkpoints/step-N`, then remove the older ones; a group calls it together, one of it writes."""
+    tensors = {f"module.{name}": distributed.whole(t) for name, t in module.state_dict().items()}
     for i, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{i}.{name}": t for name, t in state.items()}
-    tensors["random.cpu"] = torch.get_rng_state()
-    if torch.cuda.is_available():
-        tensors["random.cuda"] = torch.cuda.get_rng_state()
+        tensors |= {f"optimizer.{i}.{name}": distributed.whole(t) for name, t in state.items()}
+    tensors |= {f"random.{name}": state for name, state in distributed.random_states().items()}
+    if not distributed.is_first():
+        return
     folder = run / "checkpoints" / f"step-{step:09d}"
     with atomic_folder(folder) as fresh:
         write_tensors(fresh / "state.safetensors", tensors)
@@ -47,19 +48,19 @@ def load_checkpoint(folder: Path, module: nn.Module, optimizer: torch.optim.Opti
     counters = read_counters(folder)
     tensors = read_tensors(folder / "state.safetensors")
     weights = {name.removeprefix("module."): t for name, t in tensors.items() if name.startswith("module.")}
+    present = module.state_dict()
     try:
-        module.load_state_dict(weights)
+        module.load_state_dict({name: distributed.cut_like(t, present.get(name)) for name, t in weights.items()})
     except RuntimeError as error:
         raise InputError(f"{folder} is a checkpoint of another model: {error}") from None
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         if name.startswith("optimizer."):
             _, i, key = name.split(".", 2)
-            state.setdefault(int(i), {})[key] = tensor
+            state.setdefault(int(i), {})[key] = distributed.cut_like(tensor, parameters[int(i)])
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    torch.set_rng_state(tensors["random.cpu"])
-    if "random.cuda" in tensors and torch.cuda.is_available():
-        torch.cuda.set_rng_state(tensors["random.cuda"])
+    distributed.set_random_states({n.removeprefix("random."): t for n, t in tensors.items() if n.startswith("random.")})
     return counters
 
 

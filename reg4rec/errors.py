@@ -7,3 +7,7 @@ class InputError(ValueError):
 
 class TokenizerCollapseError(RuntimeError):
     """Fitting the tokenizer produced codebooks below the health floor; the message names the reason and the remedy."""
+
+
+class ProcessLostError(RuntimeError):
+    """Another process of a group is gone or silent, so that the run cannot go on."""

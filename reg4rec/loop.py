@@ -3,6 +3,7 @@
 A run folder holds `config.json` (the stage's settings), `metrics.jsonl` (a line every `log_every` steps and one an
 epoch), `checkpoints/step-N/` (weights, optimizer, random states) and `best.safetensors`. A killed run started again
 with `resume=True` goes on from its last checkpoint; on the CPU its weights are the same bits as without the kill.
+Under torchrun the processes train as one (`reg4rec.distributed`); any number of them resumes any checkpoint.
 """
 
 import contextlib
@@ -14,11 +15,12 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, get_args
 
 import torch
 from torch import Tensor, nn
 
+from reg4rec import distributed
 from reg4rec.checkpoints import load_checkpoint, newest_checkpoint, save_checkpoint, sweep
 from reg4rec.errors import InputError, TokenizerCollapseError
 from reg4rec.settings import check_settings
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Controller", "LoopConfig", "LoopResult", "Stage", "choose_device", "recorded", "run"]
 
-WATCHING = ("log_every", "checkpoint_seconds", "tensorboard")
+WATCHING = ("log_every", "checkpoint_seconds", "tensorboard", "parallel")
 """Settings that may change when a run is resumed: they do not touch what is learned."""
 LINES_SHOWN = 12
 """Epochs of a run that print a line; metrics.jsonl has all."""
@@ -65,6 +67,8 @@ class LoopConfig:
     """optimizer steps on a batch before the next one is drawn"""
     checkpoint_seconds: float = 60.0
     """seconds between two checkpoints inside an epoch; every epoch ends with one"""
+    parallel: distributed.ParallelKind = "ddp"
+    """what torchrun's processes hold: ddp, all of the model each; fsdp, a part of weights and optimizer state each"""
     tensorboard: bool = False
     """write the metrics for TensorBoard too, into RUN/tensorboard (extra `tensorboard`)"""
 
@@ -80,6 +84,7 @@ class LoopConfig:
             ("log_every", self.log_every >= 1, "1 or more"),
             ("updates_per_batch", self.updates_per_batch >= 1, "1 or more"),
             ("checkpoint_seconds", self.checkpoint_seconds >= 0, "0 or more"),
+            ("parallel", self.parallel in get_args(distributed.ParallelKind), "ddp or fsdp"),
         )
 
 
@@ -103,11 +108,14 @@ class Stage(Protocol):
         ...
 
     def batches(self, epoch: int) -> Sequence[Any]:
-        """The batches of an epoch, the same for the same epoch."""
+        """The batches of an epoch, the same for the same epoch and for any number of processes."""
         ...
 
     def loss(self, batch: Any) -> dict[str, Tensor]:
-        """Scalars of one batch; `loss` is minimized, all are logged."""
+        """Scalars of one batch; `loss` is minimized, all are logged.
+
+        In a group of processes it takes this one's share of the rows, and `loss` is a mean over the rows of all.
+        """
         ...
 
     def end_epoch(self, epoch: int) -> dict[str, float]:
@@ -173,26 +181,32 @@ def run(
     """
     if seed < 0:
         raise InputError(f"seed is {seed}; it must be 0 or more")
-    with recorded(out), torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return _Run(stage, config, None if out is None else Path(out), seed, controller).train(resume, progress)
+    with recorded(out), torch.random.fork_rng(), distributed.losses_named():
+        distributed.seed(seed)
+        run = _Run(stage, config, None if out is None else Path(out), seed, controller)
+        return run.train(resume, progress and distributed.is_first())
 
 
 @contextlib.contextmanager
 def recorded(out: str | Path | None) -> Iterator[None]:
     """Leave why a run gave itself up in `out/failure.json`, for `reg4rec doctor`."""
-    if out is not None:
-        (Path(out) / "failure.json").unlink(missing_ok=True)
+    path = Path(out) / "failure.json" if out is not None and distributed.is_first() else None
+    if path is not None:
+        path.unlink(missing_ok=True)
     try:
         yield
     except (FloatingPointError, TokenizerCollapseError) as error:
-        if out is not None:
-            write_json(Path(out) / "failure.json", {"error": type(error).__name__, "reason": str(error)})
+        if path is not None:
+            write_json(path, {"error": type(error).__name__, "reason": str(error)})
         raise
 
 
 def choose_device(device: str | torch.device) -> torch.device:
-    """The device of that name; "auto" is a GPU where there is one. InputError if it cannot be used here."""
+    """The device of that name; "auto" is a GPU where there is one. InputError if it cannot be used here.
+
+    In a group of processes "auto" and "cuda" are each one's own GPU.
+    """
+    distributed.world()  # a process that joins a group chooses its GPU
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -209,7 +223,10 @@ def make_optimizer(module: nn.Module, config: LoopConfig) -> torch.optim.AdamW:
         {"params": [p for p in params if p.dim() >= 2], "weight_decay": config.weight_decay},
         {"params": [p for p in params if p.dim() < 2], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=config.learning_rate, fused=True)
+    fused = not any(hasattr(p, "full_tensor") for p in params)  # FSDP2 leaves scalars whole, fused takes one kind only
+    return torch.optim.AdamW(
+        [g for g in groups if g["params"]], lr=config.learning_rate, fused=fused, foreach=None if fused else False
+    )
 
 
 def schedule(step: int, total: int, config: LoopConfig) -> float:
@@ -236,6 +253,7 @@ class _Run:
         self.stage, self.config, self.out, self.controller = stage, config, out, controller
         learning = {name: value for name, value in asdict(config).items() if name not in WATCHING}
         self.settings = json.loads(json.dumps({**stage.settings, "loop": learning, "seed": seed}))
+        self.parallel = distributed.Parallel(stage.module, stage.loss, config.parallel)
         self.optimizer = make_optimizer(stage.module, config)
         self.progress = _Progress()
         self.best: dict[str, Tensor] | None = None
@@ -245,7 +263,7 @@ class _Run:
     def train(self, resume: bool, show: bool) -> LoopResult:
         if self.out is not None:
             self._open_folder(self.out, resume)
-        if self.config.tensorboard:
+        if self.config.tensorboard and distributed.is_first():
             self.board = open_board(self.out, self.progress.step)
         p, started = self.progress, time.monotonic() - self.progress.seconds
         while not p.finished:
@@ -259,12 +277,14 @@ class _Run:
 
     def _epoch(self, show: bool) -> None:
         p, module = self.progress, self.stage.module
+        self.parallel.gather()
         batches = self.stage.batches(p.epoch)
         label = f"{self.stage.name} {p.epoch + 1}/{self.config.epochs}"
         module.train()
         started = time.monotonic()
         self._run_batches(batches, label, show)
         module.eval()
+        self.parallel.gather()
         means = {name: value / max(1, len(batches)) for name, value in p.sums.items()}
         means["epoch_seconds"] = time.monotonic() - started
         if self.controller is not None:
@@ -286,12 +306,13 @@ class _Run:
         running: dict[str, Tensor] = {}
         with tqdm(total=len(batches), initial=p.step_in_epoch, desc=label, disable=hidden, leave=False) as bar:
             while p.step_in_epoch < len(batches):
+                self.parallel.gather()
                 values = self._step(batches[p.step_in_epoch], total)
                 for name, value in values.items():
                     running[name] = running.get(name, 0.0) + value.detach()
                 bar.update()
                 at_end = p.step_in_epoch == len(batches)
-                due = time.monotonic() - self.last_checkpoint >= self.config.checkpoint_seconds
+                due = distributed.agreed(time.monotonic() - self.last_checkpoint >= self.config.checkpoint_seconds)
                 if p.step % self.config.log_every == 0 or at_end or due:
                     self._fold(running, values, bar)
                 if due and not at_end:
@@ -304,12 +325,12 @@ class _Run:
         for _ in range(self.config.updates_per_batch):
             if self.controller is not None:
                 self.controller.before_forward(p.step)
-            values = self.stage.loss(batch)
+            values = self.parallel(batch)
             self.optimizer.zero_grad(set_to_none=True)
             values["loss"].backward()
             if self.controller is not None:
                 self.controller.after_backward(p.step, values["loss"])
-            nn.utils.clip_grad_norm_(self.stage.module.parameters(), self.config.max_grad_norm)
+            distributed.clip_grad_norm(self.stage.module, self.config.max_grad_norm)
             self.optimizer.step()
         p.step, p.step_in_epoch = p.step + 1, p.step_in_epoch + 1
         return values
@@ -317,10 +338,10 @@ class _Run:
     def _fold(self, running: dict[str, Tensor], values: dict[str, Tensor], bar: "tqdm[Any]") -> None:
         """Read the device's running sums (the only synchronization), log them and check that the loss is finite."""
         p = self.progress
-        for name, value in running.items():
-            p.sums[name] = p.sums.get(name, 0.0) + float(value)
+        for name, value in distributed.average({name: float(value) for name, value in running.items()}).items():
+            p.sums[name] = p.sums.get(name, 0.0) + value
         running.clear()
-        now = {name: float(value.detach()) for name, value in values.items()}
+        now = distributed.average({name: float(value.detach()) for name, value in values.items()})
         if not math.isfinite(p.sums["loss"]):
             raise FloatingPointError(
                 f"{self.stage.name}: the loss became {now['loss']} before step {p.step}; "
@@ -330,7 +351,7 @@ class _Run:
         self._log({"step": p.step, "lr": self.optimizer.param_groups[0]["lr"], **now})
 
     def _log(self, row: dict[str, float]) -> None:
-        if self.out is not None:
+        if self.out is not None and distributed.is_first():
             path = self.out / "metrics.jsonl"
             with explained(path), path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
@@ -344,20 +365,21 @@ class _Run:
         if monitor and p.best_epoch >= 0 and not means[monitor] > p.epochs[p.best_epoch][monitor]:
             return
         p.best_epoch = p.epoch
-        if self.out is not None:
-            write_tensors(self.out / "best.safetensors", self.stage.module.state_dict())
-        else:
-            self.best = {name: t.detach().clone() for name, t in self.stage.module.state_dict().items()}
+        weights = {name: distributed.whole(t).detach() for name, t in self.stage.module.state_dict().items()}
+        if self.out is None:
+            self.best = {name: t.clone() for name, t in weights.items()}
+        elif distributed.is_first():
+            write_tensors(self.out / "best.safetensors", weights)
 
     def _load_best(self) -> None:
+        distributed.barrier()
         best = read_tensors(self.out / "best.safetensors") if self.out is not None else self.best
         assert best is not None
-        self.stage.module.load_state_dict(best)
+        self.parallel.finish(best)
 
     def _open_folder(self, out: Path, resume: bool) -> None:
         if out.exists() and not out.is_dir():
             raise InputError(f"{out} was to become a run folder, but a file of that name is there; choose another name")
-        sweep(out)
         newest = newest_checkpoint(out)
         if resume and newest is not None:
             found = read_json(out / "config.json")
@@ -367,8 +389,16 @@ class _Run:
                     f"{out} holds a run with other settings ({', '.join(differing)} differ); "
                     "choose another folder, the same settings, or start over with resume off"
                 )
+        distributed.barrier()  # all have looked
+        if distributed.is_first():
+            sweep(out)
+            if newest is None or not resume:
+                self._clear(out)
+        distributed.barrier()
+        if resume and newest is not None:
             self._restore(newest)
-            return
+
+    def _clear(self, out: Path) -> None:
         shutil.rmtree(out / "checkpoints", ignore_errors=True)
         for name in ("metrics.jsonl", "best.safetensors"):
             (out / name).unlink(missing_ok=True)
@@ -385,7 +415,8 @@ class _Run:
         self.progress = _Progress(**load_checkpoint(folder, self.stage.module, self.optimizer))
         if self.controller is not None:
             self.controller.restore(self.progress.controller)
-        self._cut_metrics()
+        if distributed.is_first():
+            self._cut_metrics()
 
     def _cut_metrics(self) -> None:
         """Drop the lines written after the checkpoint: their steps will be run again."""

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from reg4rec import loop, ops
+from reg4rec import distributed, loop, ops
 from reg4rec.baselines.sasrec_network import SASRecNetwork
 from reg4rec.data import Dataset, ItemCatalog, Sequences
 from reg4rec.errors import InputError
@@ -218,12 +218,12 @@ class _Stage:
         return WindowBatches(self.sequences, self.config.max_history + 1, self.config.batch_targets, self.seed, epoch)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        items_BL = batch.items_BL.to(self.model.device)
+        items_BL = batch.items_BL[distributed.share()].to(self.model.device)
         filled_BL = items_BL >= 0
         states_TD = self.module(items_BL[:, :-1].clamp(min=0))[filled_BL]
         negatives_X, expected_X = draw_negatives(self.popularity_I, self.config.num_negatives)
         losses_T = sampled_softmax_loss(states_TD, self.module.items_ID, items_BL[filled_BL], negatives_X, expected_X)
-        return {"loss": losses_T.mean()}
+        return {"loss": distributed.mean(losses_T)}
 
     def end_epoch(self, epoch: int) -> dict[str, float]:
         if not self.monitor:

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from reg4rec import distributed
 from reg4rec.baselines import Popularity
 from reg4rec.cli.data import DataOptions, describe
 from reg4rec.cli.output import show
@@ -13,6 +14,7 @@ from reg4rec.data import Dataset, load_dataset, read_interactions
 from reg4rec.errors import InputError
 from reg4rec.evaluation import Ranker, evaluate
 from reg4rec.infer import DType, Recommender
+from reg4rec.infer.cluster import recommend_on_cluster
 from reg4rec.infer.job import recommend_to_folder
 from reg4rec.storage import read_json
 from reg4rec.tokenizer import Tokenizer, TokenizerConfig, fit_tokenizer
@@ -167,6 +169,7 @@ class Align:
     def run(self) -> None:
         recommender, data = trained_on(self.model, self.data, self.device)
         align(recommender, data, self.config, self.out, self.resume, self.seed)
+        distributed.barrier()  # the first process has written the record
         record = read_json(self.out / "align.json")
         after = {name: f"{record['before'][name]:.4f} -> {value:.4f}" for name, value in record["after"].items()}
         lines = [f"{name}: {change}" for name, change in after.items()]
@@ -207,7 +210,8 @@ class Evaluate:
             recommender = recommender.with_search(num_beams=self.num_beams)
         rankers: list[Ranker] = [Popularity.fit(data, recommender.trained_on), recommender]
         report = evaluate(rankers, data, self.split, self.protocol, self.ks, self.max_users)
-        report.save(self.out)
+        if distributed.is_first():
+            report.save(self.out)
         show(report.table(), report.as_dict(), self.json)
 
 
@@ -233,6 +237,10 @@ class Recommend:
     """rows of the input that make one Parquet part; memory grows with it"""
     resume: bool = True
     """keep the finished parts of the same job in the output folder"""
+    engine: Literal["local", "ray"] = "local"
+    """local: this process; ray: actors of a Ray cluster that sees the same files (extra `ray`)"""
+    address: str | None = None
+    """of the Ray cluster; by default the one that Ray finds, else one on this machine"""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 ..."""
     dtype: DType = "auto"
@@ -241,11 +249,7 @@ class Recommend:
     """print one JSON object instead of text"""
 
     def run(self) -> None:
-        recommender = Recommender.from_pretrained(self.model, self.device, self.dtype)
-        if self.unconstrained:
-            recommender = recommender.with_search(constrained=False)
-        summary = recommend_to_folder(
-            recommender,
+        options = (
             self.input,
             self.output,
             self.k,
@@ -254,6 +258,16 @@ class Recommend:
             self.users_in_part,
             self.resume,
         )
+        search: dict[str, Any] = {"constrained": False} if self.unconstrained else {}
+        if self.engine == "ray":
+            summary = recommend_on_cluster(
+                self.model, *options, device=self.device, dtype=self.dtype, address=self.address, **search
+            )
+        elif self.address is not None:
+            raise InputError(f"address {self.address!r} is of a Ray cluster; use it with --engine ray")
+        else:
+            recommender = Recommender.from_pretrained(self.model, self.device, self.dtype).with_search(**search)
+            summary = recommend_to_folder(recommender, *options)
         show(f"{_described(summary)}\n{self.output}", {"output": self.output, **summary}, self.json)
 
 

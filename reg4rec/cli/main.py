@@ -9,13 +9,14 @@ from typing import Annotated, Any
 
 import tyro
 
+from reg4rec import distributed
 from reg4rec.cli.commands import Align, DataGet, DataPrepare, Evaluate, Pretrain, Recommend, Tokenize
 from reg4rec.cli.compare import Compare
 from reg4rec.cli.demo import Demo
 from reg4rec.cli.doctor import Doctor
 from reg4rec.cli.info import Info
 from reg4rec.cli.study import StudyColdStart, StudyCorp, StudySampling
-from reg4rec.errors import InputError, TokenizerCollapseError
+from reg4rec.errors import InputError, ProcessLostError, TokenizerCollapseError
 from reg4rec.ops import BackendError
 from reg4rec.train import RECIPES, Recipe
 
@@ -29,14 +30,19 @@ StudyCommand = (
     | Annotated[StudyCorp, tyro.conf.subcommand("corp")]
     | Annotated[StudySampling, tyro.conf.subcommand("sampling")]
 )
-MISTAKES = (InputError, TokenizerCollapseError, BackendError, FloatingPointError)
+MISTAKES = (InputError, TokenizerCollapseError, BackendError, FloatingPointError, ProcessLostError)
+SHARED = (Tokenize, Pretrain, Align, Evaluate)
+"""Commands that several processes run as one."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command; exit 2 with one sentence on a mistake of the user, 130 when interrupted."""
     words = sys.argv[1:] if arguments is None else arguments
     try:
-        _parse(words).run()
+        command = _parse(words)
+        if not isinstance(command, SHARED) and distributed.world() > 1:
+            raise InputError("this command runs in one process; torchrun is for tokenize, pretrain, align and evaluate")
+        command.run()
     except MISTAKES as error:
         print(f"reg4rec: {_as_typed(str(error), words)}", file=sys.stderr)
         sys.exit(2)

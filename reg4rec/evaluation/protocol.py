@@ -6,7 +6,9 @@ from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
+from reg4rec import distributed
 from reg4rec.data import Dataset, ItemCatalog, Sequences
 from reg4rec.errors import InputError
 from reg4rec.evaluation.metrics import ndcg_at, recall_at
@@ -45,6 +47,7 @@ class DetailedRanker(Ranker, Protocol):
         ...
 
 
+@distributed.losses_named()
 def evaluate(
     rankers: Ranker | Sequence[Ranker],
     dataset: Dataset,
@@ -61,7 +64,8 @@ def evaluate(
     one); the history is all that the split allows before it. `standard`: seen items stay, cold targets count.
     `filtered`: seen items are removed and users with a cold target are dropped. Cold means absent from every training
     part, whatever a ranker was trained on, so that all rows of a report rest on the same users. `max_users` evaluates
-    a random sample drawn with `seed`. Memory is bounded by `batch_size`. Raises InputError when no user is left.
+    a random sample drawn with `seed`. Memory is bounded by `batch_size`. The processes of a group share the users, and
+    each gets the report of all of them; `seconds` are the slowest one's. Raises InputError when no user is left.
     """
     chosen = [rankers] if isinstance(rankers, Ranker) else list(rankers)
     _check(chosen, protocol, ks, max_users, batch_size)
@@ -103,11 +107,13 @@ def evaluate(
 def _evaluate_one(
     ranker: Ranker, histories: Sequences, targets: Int32, ks: Sequence[int], filter_seen: bool, batch_size: int
 ) -> ReportRow:
+    # where there are fewer users than processes, each process has all of them
+    users = np.arange(len(histories))[distributed.share() if len(histories) >= distributed.world() else slice(None)]
     sums = {f"{metric}@{k}": 0.0 for k in ks for metric in ("recall", "ndcg")}
     seconds, width = 0.0, max(ks)
     details: dict[str, list[npt.NDArray[np.float64]]] = {}
-    for start in range(0, len(histories), batch_size):
-        batch = np.arange(start, min(start + batch_size, len(histories)))
+    for start in range(0, len(users), batch_size):
+        batch = users[start : start + batch_size]
         part = histories.take(batch)
         began = time.perf_counter()
         if isinstance(ranker, DetailedRanker):
@@ -122,7 +128,10 @@ def _evaluate_one(
         for k in ks:
             sums[f"recall@{k}"] += float(recall_at(ranked_BN, targets[batch], k).sum())
             sums[f"ndcg@{k}"] += float(ndcg_at(ranked_BN, targets[batch], k).sum())
-    metrics = {name: total / len(histories) for name, total in sums.items()}
+    sums = distributed.summed({**sums, "users": len(users)})
+    num_users = sums.pop("users")
+    metrics = {name: total / num_users for name, total in sums.items()}
+    seconds = max(float(of_one) for of_one in distributed.gather(torch.tensor(seconds)))
     extra = {name: _mean_of_known(np.concatenate(parts)) for name, parts in details.items()}
     return ReportRow(ranker.name, ranker.trained_on, metrics, seconds, len(histories) / max(seconds, 1e-9), extra)
 
@@ -158,7 +167,8 @@ def _count_repeated(histories: Sequences, targets: Int32) -> int:
 
 def _mean_of_known(values_B: npt.NDArray[np.float64]) -> float | None:
     known = values_B[~np.isnan(values_B)]
-    return float(known.mean()) if len(known) else None
+    sums = distributed.summed({"values": float(known.sum()), "users": len(known)})
+    return sums["values"] / sums["users"] if sums["users"] else None
 
 
 def _spread(lengths: npt.NDArray[np.int64]) -> dict[str, float]:

@@ -28,12 +28,13 @@ from reg4rec.infer.table import Results, results_arrow
 from reg4rec.infer.users import UserFile, UserPart
 from reg4rec.storage import atomic_file, explained, read_header, read_json, write_json
 
-__all__ = ["plan_batches", "recommend_to_folder"]
+__all__ = ["Job", "PartMaker", "Record", "open_job", "part_name", "plan_batches", "recommend_to_folder"]
 
 FORMAT, VERSION = "reg4rec-recommendations", 1
 HISTORY_SLOTS_AT_ONCE = 1 << 17
 """History items, padding included, that a batch may hold beside its limit of users."""
 PARTS_AHEAD = 2
+Job = dict[str, Any]
 PATH_COUNTS = ("paths", "paths_invalid", "paths_pruned", "fallbacks")
 COUNTS = ("users", "rejected", "unknown_items", "recommendations", *PATH_COUNTS)
 
@@ -56,10 +57,20 @@ def recommend_to_folder(
     starts over. InputError where `out` holds another job or other files.
     """
     users, out = Path(users), Path(out)
+    file, job = open_job(recommender, users, k, filter_seen, return_paths, users_in_part)
+    with explained(out), contextlib.closing(file.file):
+        maker = PartMaker(recommender, out, job)
+        return _Run(maker, Record(out, job, resume), progress).finish(file)
+
+
+def open_job(
+    recommender: Recommender, users: Path, k: int, filter_seen: bool, return_paths: bool, users_in_part: int
+) -> tuple[UserFile, Job]:
+    """The file of users, and what makes it the same job, as the manifest holds it."""
     if users_in_part < 1:
         raise InputError(f"users_in_part is {users_in_part}; it must be 1 or more")
     file = UserFile(users, recommender.items)
-    job = {
+    return file, {
         "input": _sha256(users),
         "recommender": recommender.fingerprint(),
         "device": recommender.device.type,
@@ -71,9 +82,6 @@ def recommend_to_folder(
         "users_in_batch": recommender.users_at_once(k),
         "history_slots_in_batch": HISTORY_SLOTS_AT_ONCE,
     }
-    with explained(out), contextlib.closing(file.file):
-        run = _Run(recommender, out, job, _open_folder(out, job, resume), progress)
-        return run.finish(file)
 
 
 def plan_batches(lengths_B: npt.NDArray[np.int64], max_users: int, max_slots: int) -> list[npt.NDArray[np.int64]]:
@@ -88,53 +96,19 @@ def plan_batches(lengths_B: npt.NDArray[np.int64], max_users: int, max_slots: in
     return batches
 
 
-class _Run:
-    def __init__(
-        self, recommender: Recommender, out: Path, job: dict[str, Any], parts: dict[str, dict[str, Any]], show: bool
-    ):
-        self.recommender, self.out, self.job, self.parts, self.show = recommender, out, job, parts, show
-        self.batch_limits = job["users_in_batch"], job["history_slots_in_batch"]
+class PartMaker:
+    """Makes the parts of a job with one recommender: searches the users of a part and writes what was found."""
+
+    def __init__(self, recommender: Recommender, out: Path, job: Job):
+        self.recommender, self.out, self.job = recommender, out, job
         self.batch_seconds: list[float] = []
-        self.num_searched = 0
 
-    def finish(self, file: UserFile) -> dict[str, Any]:
-        """Make the parts that are missing, and the summary."""
-        from tqdm.auto import tqdm
-
-        total = -(-file.num_rows // self.job["users_in_part"])
-        if (self.out / "summary.json").exists() and len(self.parts) == total:
-            return read_json(self.out / "summary.json")
-        started, resumed = time.monotonic(), len(self.parts)
-        known_rows = sum(part["rows"] for part in self.parts.values())
-        bar = tqdm(total=file.num_rows, initial=known_rows, unit=" users", disable=None if self.show else True)
-        with (
-            bar,
-            ThreadPoolExecutor(1) as reading,
-            ThreadPoolExecutor(1) as writing,
-            atomic_file(self.out / "rejected.parquet") as fresh,
-            pq.ParquetWriter(fresh, file.rejected_schema) as rejected,
-        ):
-            pending: deque[Future[None]] = deque()
-            for number, part in enumerate(_ahead(reading, file.parts(self.job["users_in_part"]))):
-                if part.rejected.num_rows:
-                    rejected.write_table(part.rejected)
-                name = f"part-{number:05d}.parquet"
-                if name in self.parts:
-                    continue
-                pending.append(writing.submit(self._write, name, part, self._search(part, writing)))
-                self.num_searched += len(part.users)
-                if len(pending) == PARTS_AHEAD:
-                    pending.popleft().result()
-                bar.update(part.num_rows)
-            for left in pending:
-                left.result()
-        summary = self._summary(time.monotonic() - started, resumed)
-        write_json(self.out / "summary.json", summary)
-        return summary
-
-    def _search(self, part: UserPart, writing: ThreadPoolExecutor) -> "list[Future[_Batch]]":
+    def search(self, part: UserPart, writing: ThreadPoolExecutor) -> "list[Future[_Batch]]":
+        """Search the users of a part in batches, each of which becomes a table in the thread of `writing`."""
         found = []
-        for rows_B in plan_batches(part.histories.lengths, *self.batch_limits):
+        for rows_B in plan_batches(
+            part.histories.lengths, self.job["users_in_batch"], self.job["history_slots_in_batch"]
+        ):
             started = time.monotonic()
             (results,) = self.recommender.search(part.histories.take(rows_B), self.job["k"], self.job["filter_seen"])
             self.batch_seconds.append(time.monotonic() - started)
@@ -150,15 +124,15 @@ class _Run:
     def _table(self, rows_B: npt.NDArray[np.int64], results: Sequence[Results]) -> pa.Table:
         return results_arrow(pa.array(rows_B), self.recommender.items, results, self.job["return_paths"])
 
-    def _write(self, name: str, part: UserPart, found: "list[Future[_Batch]]") -> None:
-        """Write a part, its users in the order of the file again, and then the manifest that knows it."""
+    def write(self, name: str, part: UserPart, found: "list[Future[_Batch]]") -> dict[str, Any]:
+        """Write a part, its users in the order of the file again; what the manifest says of it."""
         batches = [future.result() for future in found]
         nobody = self._table(np.empty(0, dtype=np.int64), [])
         table = pa.concat_tables([nobody, *(batch.table for batch in batches)])
         table = table.take(pa.array(np.argsort(table["user_id"].to_numpy(), kind="stable")))
         users = part.users.take(table["user_id"].combine_chunks())
         write_parquet(self.out / name, table.set_column(0, "user_id", users))
-        self.parts[name] = {
+        return {
             "file": name,
             "sha256": _sha256(self.out / name),
             "first_row": part.first_row,
@@ -171,23 +145,90 @@ class _Run:
             **{name: sum(batch.path_counts[name] for batch in batches) for name in PATH_COUNTS},
             "sources": {row["values"]: row["counts"] for row in pc.value_counts(table["source"]).to_pylist()},
         }
+
+
+class Record:
+    """The manifest of a folder: the job and its finished parts; InputError where the folder is another job's."""
+
+    def __init__(self, out: Path, job: Job, resume: bool):
+        self.out, self.job = out, job
+        self.parts = _open_folder(out, job, resume)
+        self.num_resumed, self.started = len(self.parts), time.monotonic()
+
+    def add(self, part: dict[str, Any]) -> None:
+        """Take in a finished part."""
+        self.parts[part["file"]] = part
         parts = sorted(self.parts.values(), key=lambda made: made["first_row"])
         write_json(self.out / "manifest.json", {"format": FORMAT, "version": VERSION, "job": self.job, "parts": parts})
 
-    def _summary(self, seconds: float, num_resumed: int) -> dict[str, Any]:
-        """Counts of the whole job; times of this process alone."""
+    def finished(self, num_rows: int) -> bool:
+        """Whether all parts and the summary of a file of so many rows are there."""
+        return (self.out / "summary.json").exists() and len(self.parts) == -(-num_rows // self.job["users_in_part"])
+
+    def summarize(self, batch_seconds: Sequence[float], num_searched: int) -> dict[str, Any]:
+        """Write and return the summary: counts of the whole job, times since the folder was opened."""
+        seconds = time.monotonic() - self.started
         parts = sorted(self.parts.values(), key=lambda made: made["first_row"])
         sources = sum((Counter(part["sources"]) for part in parts), Counter())
-        milliseconds = np.multiply(1000, self.batch_seconds)
-        return {
+        milliseconds = np.multiply(1000, batch_seconds)
+        summary = {
             **{name: sum(part[name] for part in parts) for name in COUNTS},
             "sources": dict(sources),
             "parts": len(parts),
-            "parts_resumed": num_resumed,
+            "parts_resumed": self.num_resumed,
             "seconds": seconds,
-            "users_per_second": self.num_searched / seconds,
+            "users_per_second": num_searched / seconds,
             "batch_ms": {f"p{q}": float(np.percentile(milliseconds, q)) for q in (50, 95, 99) if len(milliseconds)},
         }
+        write_json(self.out / "summary.json", summary)
+        return summary
+
+
+class _Run:
+    """The job in one process: reading, searching and writing overlap."""
+
+    def __init__(self, maker: PartMaker, record: Record, show: bool):
+        self.maker, self.record, self.show = maker, record, show
+        self.out, self.job = record.out, record.job
+
+    def finish(self, file: UserFile) -> dict[str, Any]:
+        """Make the parts that are missing, and the summary."""
+        from tqdm.auto import tqdm
+
+        if self.record.finished(file.num_rows):
+            return read_json(self.out / "summary.json")
+        num_searched, known_rows = 0, sum(part["rows"] for part in self.record.parts.values())
+        bar = tqdm(total=file.num_rows, initial=known_rows, unit=" users", disable=None if self.show else True)
+        with (
+            bar,
+            ThreadPoolExecutor(1) as reading,
+            ThreadPoolExecutor(1) as writing,
+            atomic_file(self.out / "rejected.parquet") as fresh,
+            pq.ParquetWriter(fresh, file.rejected_schema) as rejected,
+        ):
+            pending: deque[Future[None]] = deque()
+            for number, part in enumerate(_ahead(reading, file.parts(self.job["users_in_part"]))):
+                if part.rejected.num_rows:
+                    rejected.write_table(part.rejected)
+                name = part_name(number)
+                if name in self.record.parts:
+                    continue
+                pending.append(writing.submit(self._write, name, part, self.maker.search(part, writing)))
+                num_searched += len(part.users)
+                if len(pending) == PARTS_AHEAD:
+                    pending.popleft().result()
+                bar.update(part.num_rows)
+            for left in pending:
+                left.result()
+        return self.record.summarize(self.maker.batch_seconds, num_searched)
+
+    def _write(self, name: str, part: UserPart, found: "list[Future[_Batch]]") -> None:
+        self.record.add(self.maker.write(name, part, found))
+
+
+def part_name(number: int) -> str:
+    """The file of a part."""
+    return f"part-{number:05d}.parquet"
 
 
 class _Batch(NamedTuple):
@@ -206,7 +247,7 @@ def _ahead(reading: ThreadPoolExecutor, parts: Iterator[UserPart]) -> Iterator[U
         yield part
 
 
-def _open_folder(out: Path, job: dict[str, Any], resume: bool) -> dict[str, dict[str, Any]]:
+def _open_folder(out: Path, job: Job, resume: bool) -> dict[str, dict[str, Any]]:
     """The finished parts in `out`, by file name; InputError if it holds another job or other files."""
     manifest = out / "manifest.json"
     if out.exists() and not out.is_dir():

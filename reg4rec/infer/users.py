@@ -68,6 +68,26 @@ class UserFile:
         except UNREADABLE as error:
             raise InputError(f"{self.path} cannot be read from row {first} on: {error}") from None
 
+    def part(self, first: int, size: int) -> UserPart:
+        """The rows from `first` on, `size` at most, out of the row groups that hold them."""
+        columns = ["user_id", "items"] if self.has_users else ["items"]
+        metadata = self.file.metadata
+        ends = np.cumsum([metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)])
+        begins = np.append(0, ends[:-1])
+        groups = np.flatnonzero((ends > first) & (begins < first + size)).tolist()
+        skipped = first - int(begins[groups[0]])
+        pieces: list[pa.RecordBatch] = []
+        try:
+            for batch in self.file.iter_batches(size, row_groups=groups, columns=columns):
+                pieces.append(batch[skipped : skipped + size])
+                skipped = max(0, skipped - len(batch))
+                size -= len(pieces[-1])
+                if not size:
+                    break
+        except UNREADABLE as error:
+            raise InputError(f"{self.path} cannot be read from row {first} on: {error}") from None
+        return self._part(first, pa.Table.from_batches(pieces).combine_chunks().to_batches()[0])
+
     def _part(self, first: int, batch: pa.RecordBatch) -> UserPart:
         users = pa.array(np.arange(first, first + len(batch)))
         if self.has_users:

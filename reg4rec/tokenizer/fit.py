@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from reg4rec import loop
+from reg4rec import distributed, loop
 from reg4rec.data import Dataset, ItemViews, Sequences
 from reg4rec.errors import TokenizerCollapseError
 from reg4rec.settings import override
@@ -17,7 +17,7 @@ from reg4rec.tokenizer.config import TokenizerConfig
 from reg4rec.tokenizer.health import shared_tokens
 from reg4rec.tokenizer.kinds import TRAINED, build_quantizer, fit_by_kmeans
 from reg4rec.tokenizer.quantizer import Quantizer
-from reg4rec.tokenizer.stage import CHUNK, TokenizerStage, encode_all, health_of
+from reg4rec.tokenizer.stage import CHUNK, TokenizerStage, by_chunks, encode_all, health_of
 from reg4rec.tokenizer.tokenizer import Tokenizer
 from reg4rec.tokenizer.verdict import collapse_reason
 
@@ -59,7 +59,7 @@ def fit_tokenizer(
         fit_by_kmeans(quantizer, vectors_IV, config.seed)
     with loop.recorded(out):
         tokenizer = _finish(quantizer.eval(), vectors_IV, views, config, card, dataset.part(part))
-    if out is not None:
+    if out is not None and distributed.is_first():
         tokenizer.save_pretrained(Path(out) / "tokenizer")
     return tokenizer
 
@@ -81,8 +81,7 @@ def _finish(
         raise TokenizerCollapseError(f"the tokenizer collapsed: {reason}")
     by_neighbors, by_chance = shared_tokens(ids_IM.cpu().numpy(), train)
     health = replace(health, shared_by_neighbors=by_neighbors, shared_by_chance=by_chance)
-    chunks = zip(ids_IM.split(CHUNK), vectors_IV.split(CHUNK), strict=True)
-    quantized_IE = torch.cat([quantizer.mix(ids_XM, vectors_XV) for ids_XM, vectors_XV in chunks]).cpu()
+    quantized_IE = by_chunks(lambda i, v: (quantizer.mix(i, v),), ids_IM, vectors_IV)[0].cpu()
     if config.collision_token:
         ids_IM = torch.cat([ids_IM, collision_token(ids_IM, config.codebook_size)], dim=1)
     return Tokenizer(config, quantizer.cpu(), views, ids_IM.to("cpu", torch.int32), quantized_IE, health, card)

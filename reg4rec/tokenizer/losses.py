@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from reg4rec import ops
+from reg4rec import distributed, ops
 from reg4rec.tokenizer.config import OrthogonalityForm, TokenizerConfig
 from reg4rec.tokenizer.mpq import MPQ
 from reg4rec.tokenizer.quantizer import Quantizer
@@ -112,7 +112,7 @@ def latent_cosine(latents_BME: Tensor) -> Tensor:
     """Mean squared cosine between the latents of two different experts for the same item."""
     unit_BME = F.normalize(latents_BME, dim=2)
     cosine_BMM = unit_BME @ unit_BME.mT
-    return _mean_off_diagonal(cosine_BMM.square().mean(0))
+    return _mean_off_diagonal(distributed.mean(cosine_BMM.square(), 0))
 
 
 def codeword_cosine(codebooks_MKE: Tensor) -> Tensor:
@@ -129,10 +129,11 @@ def latent_covariance(latents_BME: Tensor) -> Tensor:
     cosines of single items miss rotated copies, whose tokens are nevertheless the same.
     """
     num_items, num_experts, dim = latents_BME.shape
-    centered_BME = latents_BME - latents_BME.mean(0)
-    scale_M1 = centered_BME.square().mean((0, 2)).add(1e-12).rsqrt().unsqueeze(1)
+    centered_BME = latents_BME - distributed.mean(latents_BME, 0)
+    scale_M1 = distributed.mean(centered_BME.square(), (0, 2)).add(1e-12).rsqrt().unsqueeze(1)
     flat_BX = (centered_BME * scale_M1).flatten(1)
-    covariance_MEME = (flat_BX.T @ flat_BX / num_items).view(num_experts, dim, num_experts, dim)
+    covariance_XX = distributed.ratio(flat_BX.T @ flat_BX, torch.tensor(num_items, device=flat_BX.device))
+    covariance_MEME = covariance_XX.view(num_experts, dim, num_experts, dim)
     return _mean_off_diagonal(covariance_MEME.square().sum((1, 3))) / dim
 
 
@@ -142,4 +143,4 @@ def _mean_off_diagonal(values_MM: Tensor) -> Tensor:
 
 
 def _squared_error(a: Tensor, b: Tensor) -> Tensor:
-    return (a - b).square().flatten(1).sum(1).mean()
+    return distributed.mean((a - b).square().flatten(1).sum(1))

@@ -1,12 +1,12 @@
 """The tokenizer as a stage of the training loop."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from reg4rec import ops
+from reg4rec import distributed, ops
 from reg4rec.errors import TokenizerCollapseError
 from reg4rec.tokenizer.codebooks import kmeans_codebooks, revive_dead, squared_distances
 from reg4rec.tokenizer.config import TokenizerConfig
@@ -16,7 +16,7 @@ from reg4rec.tokenizer.quantizer import Quantizer
 from reg4rec.tokenizer.residual import ResidualQuantizer, fill_codebooks
 from reg4rec.tokenizer.verdict import collapse_reason
 
-__all__ = ["TokenizerStage", "encode_all", "health_of", "nearest_all", "sampled_items"]
+__all__ = ["TokenizerStage", "by_chunks", "encode_all", "health_of", "nearest_all", "sampled_items"]
 
 CHUNK = 16384
 """items encoded at a time"""
@@ -54,7 +54,8 @@ class TokenizerStage:
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         rows_B, quantizing = batch
-        return tokenizer_loss(self.quantizer, self.vectors_IV[rows_B], self.config, quantizing)
+        vectors_BV = self.vectors_IV[rows_B[distributed.share()]]
+        return tokenizer_loss(self.quantizer, vectors_BV, self.config, quantizing)
 
     def end_epoch(self, epoch: int) -> dict[str, float]:
         if epoch + 1 < self.config.autoencoder_epochs:
@@ -107,19 +108,32 @@ def sampled_items(vectors_IV: Tensor, codebook_size: int, generator: torch.Gener
 
 @torch.no_grad()
 def encode_all(quantizer: Quantizer, vectors_IV: Tensor) -> Tensor:
-    """ids_IM of the nearest codewords, a chunk of items at a time."""
-    return torch.cat([quantizer.encode(vectors_BV)[0] for vectors_BV in vectors_IV.split(CHUNK)])
+    """ids_IM of the nearest codewords."""
+    return by_chunks(lambda vectors_BV: quantizer.encode(vectors_BV)[:1], vectors_IV)[0]
 
 
 @torch.no_grad()
 def nearest_all(quantizer: Quantizer, vectors_IV: Tensor) -> tuple[Tensor, Tensor]:
     """ids_IM of the nearest codewords and error_IM, the squared distances to them."""
-    ids, errors = [], []
-    for vectors_BV in vectors_IV.split(CHUNK):
+
+    def nearest(vectors_BV: Tensor) -> tuple[Tensor, ...]:
         latents_BME = quantizer.latents(vectors_BV)
-        ids.append(ops.mpq_quantize(latents_BME, quantizer.codebooks_MKE)[0])
-        errors.append(squared_distances(latents_BME, quantizer.codebooks_MKE, ids[-1]))
-    return torch.cat(ids), torch.cat(errors)
+        ids_BM = ops.mpq_quantize(latents_BME, quantizer.codebooks_MKE)[0]
+        return ids_BM, squared_distances(latents_BME, quantizer.codebooks_MKE, ids_BM)
+
+    ids_IM, error_IM = by_chunks(nearest, vectors_IV)
+    return ids_IM, error_IM
+
+
+@torch.no_grad()
+def by_chunks(function: Callable[..., tuple[Tensor, ...]], *rows: Tensor) -> list[Tensor]:
+    """What `function` makes of the rows of tensors, a chunk at a time; the processes of a group share the chunks."""
+    found = [empty.new_zeros(len(rows[0]), *empty.shape[1:]) for empty in function(*(tensor[:0] for tensor in rows))]
+    chunks = list(zip(*(tensor.split(CHUNK) for tensor in (*rows, *found)), strict=True))
+    for chunk in chunks[distributed.share()]:
+        for place, made in zip(chunk[len(rows) :], function(*chunk[: len(rows)]), strict=True):
+            place.copy_(made)
+    return [distributed.total(tensor) for tensor in found]
 
 
 @torch.no_grad()
@@ -127,7 +141,7 @@ def health_of(quantizer: Quantizer, vectors_IV: Tensor, ids_IM: Tensor | None = 
     """The health of the nearest codewords, or of the given ids."""
     nearest_IM = encode_all(quantizer, vectors_IV)
     codes_IM = nearest_IM if ids_IM is None else ids_IM
-    rebuilt_IV = torch.cat([quantizer.decode(quantizer.mix(i, v)) for i, v in _chunks(codes_IM, vectors_IV)])
+    (rebuilt_IV,) = by_chunks(lambda i, v: (quantizer.decode(quantizer.mix(i, v)),), codes_IM, vectors_IV)
     gate_sum_M = sum(quantizer.gate(v).sum(0) for v in vectors_IV.split(CHUNK))
     gate_mean_M = torch.as_tensor(gate_sum_M) / torch.as_tensor(gate_sum_M).sum()
     return measure_health(
@@ -138,7 +152,3 @@ def health_of(quantizer: Quantizer, vectors_IV: Tensor, ids_IM: Tensor | None = 
         gate_mean_M.cpu().numpy(),
         codebook_size=quantizer.codebooks_MKE.shape[1],
     )
-
-
-def _chunks(ids_IM: Tensor, vectors_IV: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    return zip(ids_IM.split(CHUNK), vectors_IV.split(CHUNK), strict=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from reg4rec import loop
+from reg4rec import distributed, loop
 from reg4rec.data import Dataset
 from reg4rec.infer import Recommender
 from reg4rec.settings import override
@@ -44,7 +44,7 @@ def align(
     before = stage.validate()
     result = loop.run(stage, config.loop, folder, resume, seed, progress)
     after = result.epochs[result.best_epoch]
-    for finding in align_symptoms(before, result.epochs):
+    for finding in align_symptoms(before, result.epochs) if distributed.is_first() else ():
         warnings.warn(f"reg4rec align: {finding}", stacklevel=2)
     helped = after[stage.monitor] > before[stage.monitor]
     aligned = stage.ranker if helped else recommender
@@ -52,7 +52,7 @@ def align(
     if helped:
         kept = None if folder is None else folder / "calibration.json"
         aligned = calibrated(aligned, data, config.validation_users, seed, kept, resume)
-    if folder is not None:
+    if folder is not None and distributed.is_first():
         write_json(folder / "align.json", record)
         aligned.save_pretrained(folder / "recommender")
     return aligned

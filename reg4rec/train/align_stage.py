@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from reg4rec.data import Dataset
 from reg4rec.data.fingerprint import fingerprint
+from reg4rec.distributed import mean, ratio, total, world
 from reg4rec.errors import InputError
 from reg4rec.infer import Recommender
 from reg4rec.infer.histories import padded
@@ -119,17 +120,17 @@ class AlignStage:
         self.policy.train()
         anchor = self.anchor.loss(batch.anchor)["loss"]
         item_reward = self._item_reward(batch, memory)
-        total = learned.objective + config.kl_weight * learned.kl + config.anchor_weight * anchor
+        loss = learned.objective + config.kl_weight * learned.kl + config.anchor_weight * anchor
         return {
-            "loss": total - config.item_weight * item_reward,
+            "loss": loss - config.item_weight * item_reward,
             "objective": learned.objective,
             "item_reward": item_reward,
             "kl": learned.kl,
             "clip_fraction": learned.clip_fraction,
             "anchor_loss": anchor,
-            "entropy": policy.entropy_BGS.mean(),
-            "dead_groups": dead_B.float().mean(),
-            "advantage": advantage_BG.abs().mean(),
+            "entropy": mean(policy.entropy_BGS),
+            "dead_groups": mean(dead_B.float()),
+            "advantage": mean(advantage_BG.abs()),
             **self._statistics(batch),
         }
 
@@ -144,18 +145,20 @@ class AlignStage:
         rollouts, values = batch.rollouts, {}
         for name, reward_BG, weight in zip(REWARDS, batch.rewards_RBG, self.mix.share_R, strict=True):
             dead_B = group_advantages(reward_BG, rollouts.valid_BG)[1]
-            values[f"reward_{name}"] = reward_BG[rollouts.valid_BG].mean()
-            values[f"spread_{name}"] = reward_BG.std(1, correction=0).mean()
-            values[f"dead_{name}"] = dead_B.float().mean()
+            values[f"reward_{name}"] = mean(reward_BG[rollouts.valid_BG])
+            values[f"spread_{name}"] = mean(reward_BG.std(1, correction=0))
+            values[f"dead_{name}"] = mean(dead_B.float())
             values[f"weight_{name}"] = weight
-        values["reward"] = self.mix(batch.rewards_RBG)[rollouts.valid_BG].mean()
+        values["reward"] = mean(self.mix(batch.rewards_RBG)[rollouts.valid_BG])
         tokens_NM = rollouts.tokens_BGM(self.policy.config.num_codebooks)[rollouts.valid_BG]
         user_N = rollouts.valid_BG.nonzero()[:, :1]
-        values["path_diversity"] = torch.tensor(len(torch.cat([user_N, tokens_NM], 1).unique(dim=0)) / len(tokens_NM))
+        different = torch.cat([user_N, tokens_NM], 1).unique(dim=0)
+        values["path_diversity"] = ratio(*(torch.tensor(len(x), device=self.device) for x in (different, tokens_NM)))
         _, items_T = items_with_tokens(tokens_NM.unique(dim=0), self.ranker.index)
-        values["unique_items"] = torch.tensor(float(len(items_T.unique())))
-        categories = batch.recorded.category_BGS[rollouts.valid_BG].flatten()
-        values["top_category"] = torch.bincount(categories.clamp(min=0)).max() / categories.numel()
+        values["unique_items"] = (total(items_T.bincount(minlength=self.data.num_items)) > 0).sum().float()
+        categories = batch.recorded.category_BGS[rollouts.valid_BG].flatten().clamp(min=0)
+        count_C = total(categories.bincount(minlength=len(self.data.items.category_names) or 1))
+        values["top_category"] = count_C.max() / count_C.sum()
         return values | {f"{name}_seconds": torch.tensor(seconds) for name, seconds in batch.seconds.items()}
 
     def _item_reward(self, batch: AlignBatch, memory: Memory) -> Tensor:
@@ -166,7 +169,7 @@ class AlignStage:
         user_BN = torch.arange(len(batch.items_BN), device=self.device)[:, None].expand_as(batch.items_BN)
         scores_BN = score(user_BN.flatten(), batch.items_BN.clamp(min=0).flatten()).view_as(batch.items_BN)
         future_BF = padded(batch.cut.futures, -1).to(self.device)
-        return expected_hit(scores_BN, batch.items_BN, future_BF, self._weights(future_BF)).mean()
+        return mean(expected_hit(scores_BN, batch.items_BN, future_BF, self._weights(future_BF)))
 
     def _weights(self, future_BF: Tensor) -> Tensor:
         return future_weights((future_BF >= 0).float(), self.config.decay)
@@ -199,7 +202,7 @@ class AlignStage:
         agreement = []
         for reward_BG in rewards_RBG:
             advantage_BG, _ = group_advantages(reward_BG, rollouts.valid_BG)
-            gradient = _direction((advantage_BG * log_probs_BG).mean(), weights)
+            gradient = _direction(mean(advantage_BG * log_probs_BG), weights)
             agreement.append(torch.cosine_similarity(gradient, wanted, dim=0))
         self.mix.follow(torch.stack(agreement))
 
@@ -252,9 +255,9 @@ class _OnPolicy(Sequence[AlignBatch]):
 
 
 def _direction(value: Tensor, weights: list[nn.Parameter]) -> Tensor:
-    """The gradient of a scalar by all weights, in one vector."""
+    """The gradient of a scalar, which is a mean over all processes, by all weights, in one vector."""
     grads = torch.autograd.grad(value, weights, retain_graph=True, allow_unused=True, materialize_grads=True)
-    return torch.cat([grad.flatten() for grad in grads])
+    return total(torch.cat([grad.flatten() for grad in grads])) / world()
 
 
 def anchor_config(model: Reg4RecModel) -> PretrainConfig:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy.typing as npt
 
+from reg4rec import distributed
 from reg4rec.data import Dataset
 from reg4rec.data.fingerprint import fingerprint
 from reg4rec.infer import Recommender, SearchConfig
@@ -50,7 +51,7 @@ def fit_recommender(
     if search is None and config.part == "train":
         kept = None if out is None else Path(out) / "calibration.json"
         recommender = calibrated(recommender, data, config.validation_users, seed, kept, resume)
-    if out is not None:
+    if out is not None and distributed.is_first():
         recommender.save_pretrained(Path(out) / "recommender")
     return recommender
 
@@ -68,7 +69,7 @@ def calibrated(
     if known.get("basis") == basis:
         return recommender.with_search(**asdict(SearchConfig.from_json(known["chosen"])))
     recommender, tried = calibrate(recommender, data, max_users=max_users, seed=seed)
-    if kept is not None:
+    if kept is not None and distributed.is_first():
         write_json(kept, {"basis": basis, "chosen": asdict(recommender.config), "tried": tried})
     return recommender
 

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from reg4rec import distributed
 from reg4rec.data import Sequences
 
 __all__ = ["Cut", "CutBatches"]
@@ -20,6 +21,8 @@ class Cut(NamedTuple):
 class CutBatches(Sequence[Cut]):
     """The batches of one epoch, the same for the same (seed, epoch): every user with two items and more, once.
 
+    In a group of processes a batch is this one's share of it.
+
     The cut leaves one item or more on either side, uniformly. Futures come from the given sequences alone, so that a
     training part gives training items.
     """
@@ -34,7 +37,7 @@ class CutBatches(Sequence[Cut]):
         return -(-len(self.sequences) // self.batch_users)
 
     def __getitem__(self, i: int) -> Cut:  # type: ignore[override]
-        rows = np.arange(len(self.sequences))[i * self.batch_users : (i + 1) * self.batch_users]
+        rows = np.arange(len(self.sequences))[i * self.batch_users : (i + 1) * self.batch_users][distributed.share()]
         whole, cut_B = self.sequences.take(rows), self.cut_B[rows]
         after_B = whole.lengths - cut_B
         futures = whole.last(after_B).without_last(np.maximum(0, after_B - self.window))

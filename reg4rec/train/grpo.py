@@ -5,6 +5,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from reg4rec import distributed
+
 __all__ = ["PolicyLoss", "group_advantages", "policy_loss"]
 
 EPSILON = 1e-6
@@ -50,9 +52,8 @@ def policy_loss(
     clipped = ratio.clamp(1 - clip, 1 + clip)
     gain = torch.minimum(ratio * advantages[..., None], clipped * advantages[..., None])
     apart = reference_log_probs - log_probs
-    count = taken.sum().clamp(min=1)
 
     def mean(values: Tensor) -> Tensor:
-        return torch.where(taken, values, 0).sum() / count
+        return distributed.ratio(torch.where(taken, values, 0).sum(), taken.sum())
 
     return PolicyLoss(-mean(gain), mean(apart.exp() - apart - 1), mean((ratio != clipped).float()))

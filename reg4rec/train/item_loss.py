@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from reg4rec import distributed
 from reg4rec.model import Reg4RecModel
 
 __all__ = ["draw_negatives", "item_loss", "sampled_softmax_loss"]
@@ -11,7 +12,8 @@ __all__ = ["draw_negatives", "item_loss", "sampled_softmax_loss"]
 def draw_negatives(weights_I: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """negatives_X (X = count) drawn in proportion to the weights, with replacement, and how often each is expected."""
     probability_I = weights_I / weights_I.sum()
-    negatives_X = torch.multinomial(probability_I, count, replacement=True)
+    generator = distributed.alike(weights_I.device)
+    negatives_X = torch.multinomial(probability_I, count, replacement=True, generator=generator)
     return negatives_X, count * probability_I[negatives_X]
 
 
@@ -62,4 +64,5 @@ def item_loss(
     logits_TX = states_BLD[filled_BL] @ negatives_XD.T - expected_X.log()
     met_BLX = (items_BL[:, :, None] == negatives_X).cumsum(1) > 0
     logits_TX = logits_TX.masked_fill(met_BLX[filled_BL], -torch.inf)
-    return (torch.cat([target_T[:, None], history_TL, logits_TX], dim=1).logsumexp(1) - target_T).mean()
+    losses_T = torch.cat([target_T[:, None], history_TL, logits_TX], dim=1).logsumexp(1) - target_T
+    return distributed.mean(losses_T)

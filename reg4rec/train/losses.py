@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from reg4rec import ops
+from reg4rec import distributed, ops
 from reg4rec.kernels.beam_step.index import TokenIndex
 from reg4rec.kernels.beam_step.reference import admissible_tokens
 from reg4rec.model import Reg4RecModel
@@ -44,7 +44,7 @@ def path_losses(
         open_NSM.flatten(0, 1),
         None if index is None else admissible_next(codes_NM, rank_NM, index).flatten(0, 1),
     )
-    losses = {"token_loss": token_loss_T.mean()}
+    losses = {"token_loss": distributed.mean(token_loss_T)}
     logits_NSC = model.category_logits(state_NSD[:, 1:])
     if logits_NSC is not None:
         losses |= _category_loss(logits_NSC, category_N)
@@ -63,7 +63,7 @@ def admissible_next(codes_NM: Tensor, rank_NM: Tensor, index: TokenIndex) -> Ten
 
 def _category_loss(logits_NSC: Tensor, category_N: Tensor) -> dict[str, Tensor]:
     target_NS = category_N[:, None].expand(logits_NSC.shape[:2])
-    known = (target_NS >= 0).sum().clamp(min=1)
+    known = (target_NS >= 0).sum()
     total = F.cross_entropy(logits_NSC.flatten(0, 1), target_NS.flatten(), ignore_index=-1, reduction="sum")
     hits = (logits_NSC.argmax(-1) == target_NS).sum()
-    return {"category_loss": total / known, "category_accuracy": hits / known}
+    return {"category_loss": distributed.ratio(total, known), "category_accuracy": distributed.ratio(hits, known)}

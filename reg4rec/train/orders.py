@@ -5,6 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from reg4rec import distributed
 from reg4rec.kernels.beam_step.index import TokenIndex
 from reg4rec.kernels.beam_step.reference import admissible_tokens
 from reg4rec.model import Reg4RecModel
@@ -22,16 +23,19 @@ def draw_order(
     codes_BTM: Tensor,
     column_T: Tensor,
     index: TokenIndex | None = None,
+    num_rows: int | None = None,
 ) -> Tensor:
     """order_BTM: for every target the codebooks in the order of emission (arguments as `Reg4RecModel.decode_on`).
 
     random: uniform permutations. fixed: 0..M-1. crss: the model's own, as in the search: at each step the unused
     codebook that holds the most probable token, the true token of which is fed; with an `index`, most probable among
-    those by which the path can still become an item. No gradient flows through it.
+    those by which the path can still become an item. No gradient flows through it. `num_rows` is B of the whole batch
+    where the rows are this process's share of it.
     Paper: pre-training, ours, D4 and D5.
     """
     if policy == "random":
-        return torch.rand(codes_BTM.shape, device=codes_BTM.device).argsort(-1)
+        rows = len(codes_BTM) if num_rows is None else num_rows
+        return distributed.uniform(rows, codes_BTM.shape[1:], codes_BTM.device).argsort(-1)
     if policy == "fixed":
         return torch.arange(codes_BTM.shape[-1], device=codes_BTM.device).expand_as(codes_BTM)
     return _confident_order(model, memory_BSD, number_S, codes_BTM, column_T, index)

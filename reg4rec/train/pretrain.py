@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reg4rec import loop
+from reg4rec import distributed, loop
 from reg4rec.data import Dataset
 from reg4rec.errors import InputError
 from reg4rec.infer import Recommender
@@ -48,6 +48,10 @@ def pretrain(
     name, `size="tiny"` or `epochs=5` for example. Paper: pre-training, stated, D4 and D6.
     """
     config = override(config or recipe_named(recipe).pretrain, overrides)
+    if config.precision == "ladq" and distributed.world() > 1:
+        raise InputError(
+            "precision is 'ladq', which samples and times layers in one process; choose another for several"
+        )
     chosen_device = loop.choose_device(device)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -115,7 +119,7 @@ class PretrainStage:
         return WindowBatches(self.sequences, self.config.max_history + 1, self.config.batch_targets, self.seed, epoch)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        items_BL = batch.items_BL.to(self.codes_IM.device)
+        items_BL = batch.items_BL[distributed.share()].to(self.codes_IM.device)
         filled_BL, rows_BL = items_BL >= 0, items_BL.clamp(min=0)
         codes_BLM = self.codes_IM[rows_BL]
         memory_BSD, number_S = self.module.encode(codes_BLM[:, :-1], rows_BL[:, :-1])
@@ -123,7 +127,8 @@ class PretrainStage:
         column_T = self._decoded_columns(items_BL.shape[1])
         codes_BTM, filled_BT = codes_BLM[:, column_T], filled_BL[:, column_T]
         index = self.index if self.config.renormalize else None
-        order_BTM = draw_order(self.order, self.module, memory_BSD, number_S, codes_BTM, column_T, index)
+        num_rows = len(batch.items_BL)
+        order_BTM = draw_order(self.order, self.module, memory_BSD, number_S, codes_BTM, column_T, index, num_rows)
         states_BTSD = self.module.decode_on(memory_BSD, number_S, codes_BTM, order_BTM, column_T)
         category_BT = self.category_I[rows_BL[:, column_T]]
         losses = path_losses(
@@ -148,7 +153,7 @@ class PretrainStage:
     def _decoded_columns(self, length: int) -> Tensor:
         """Places in the windows, ascending; the longest window of a batch has them all."""
         count = max(1, round(length * self.config.decoded_fraction))
-        chosen = torch.randperm(length)[:count].sort().values
+        chosen = torch.randperm(length, generator=distributed.alike("cpu"))[:count].sort().values
         return chosen.to(self.codes_IM.device)
 
     def end_epoch(self, epoch: int) -> dict[str, float]:

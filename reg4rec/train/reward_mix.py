@@ -6,6 +6,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from reg4rec import distributed
+
 __all__ = ["Mixing", "RewardMix"]
 
 Mixing = Literal["fixed", "variance", "learned"]
@@ -29,7 +31,7 @@ class RewardMix(nn.Module):
         """The mixed reward (B, G). `variance` divides each by its mean spread within a group, so that none drowns."""
         share_R11 = self.share_R[:, None, None]
         if self.mixing == "variance":
-            spread_R11 = rewards_RBG.std(2, correction=0).mean(1)[:, None, None]
+            spread_R11 = distributed.mean(rewards_RBG.std(2, correction=0), 1)[:, None, None]
             share_R11 = share_R11 / spread_R11.clamp(min=SMALLEST_SPREAD)
         return (share_R11 * rewards_RBG).sum(0)
 

@@ -1,0 +1,319 @@
+"""Several processes as one run: torchrun starts them, a batch is cut over them, and what is a mean is one over all.
+
+A process that torchrun did not start is alone; nothing here communicates then. In a group every process calls the same
+stages with the same arguments, each works on its share of the rows, and the first one writes. Files must be where all
+processes see them.
+"""
+
+import atexit
+import contextlib
+import copy
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import timedelta
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from reg4rec.errors import ProcessLostError
+
+__all__ = [
+    "Parallel",
+    "ParallelKind",
+    "agreed",
+    "alike",
+    "average",
+    "barrier",
+    "clip_grad_norm",
+    "cut_like",
+    "gather",
+    "is_first",
+    "losses_named",
+    "mean",
+    "random_states",
+    "rank",
+    "ratio",
+    "seed",
+    "set_random_states",
+    "share",
+    "summed",
+    "total",
+    "uniform",
+    "whole",
+    "world",
+]
+
+TIMEOUT = timedelta(minutes=10)
+"""How long a process waits for the others before it gives up; a process that ends is noticed at once."""
+
+ParallelKind = Literal["ddp", "fsdp"]
+
+_alike: dict[str, torch.Generator] = {}
+"""By type of device, what all processes of a group draw alike; empty in a process that is alone."""
+
+
+def world() -> int:
+    """How many processes the run has; the first call joins the group that torchrun describes in the environment."""
+    if not dist.is_initialized() and "MASTER_ADDR" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        _join()
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def _join() -> None:
+    on_gpu = torch.cuda.is_available()
+    if on_gpu:
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    with losses_named():
+        dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=TIMEOUT)
+    atexit.register(dist.destroy_process_group)
+
+
+def rank() -> int:
+    """The number of this process, from 0."""
+    return dist.get_rank() if world() > 1 else 0
+
+
+def is_first() -> bool:
+    """Whether this process writes and prints: the first of a group, or one that is alone."""
+    return rank() == 0
+
+
+def share() -> slice:
+    """Which rows of a batch are this process's: every `world`-th."""
+    return slice(rank(), None, world())
+
+
+@contextlib.contextmanager
+def losses_named() -> Iterator[None]:
+    """Answer what gloo and NCCL say when another process is gone by a ProcessLostError with the reason."""
+    try:
+        yield
+    except RuntimeError as error:
+        lost = isinstance(error, dist.DistError) or "gloo" in str(error).lower()
+        if not lost or isinstance(error, ProcessLostError):
+            raise
+        where = f"process {os.environ.get('RANK', '0')} of {os.environ.get('WORLD_SIZE', '?')}"
+        reason = str(error).partition("\n")[0]
+        raise ProcessLostError(
+            f"another process of this run is gone or was silent for {TIMEOUT} ({where} found: {reason}); "
+            "start the run again and it goes on from its last checkpoint"
+        ) from None
+
+
+class _Total(torch.autograd.Function):
+    """The sum over all processes; its gradient is the sum of theirs. A loss that is the same in all of them has `world`
+    times its gradient so, which the mean over the processes that DDP and FSDP2 take makes right."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        x = x.clone()
+        dist.all_reduce(x)
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return _Total.forward(ctx, grad)
+
+
+def total(x: Tensor) -> Tensor:
+    """The sum of x over all processes, with the gradient that the mean of all processes' gradients makes right."""
+    return x if world() == 1 else _Total.apply(x)
+
+
+def ratio(part: Tensor, count: Tensor) -> Tensor:
+    """A sum over a count that is at least 1, both over all processes."""
+    return total(part) / total(count).clamp(min=1)
+
+
+def mean(values: Tensor, dim: int | tuple[int, ...] | None = None) -> Tensor:
+    """The mean over the values, or rows along `dim`, of all processes; each may hold another number of them."""
+    if world() == 1:
+        return values.mean() if dim is None else values.mean(dim)
+    part = values.sum() if dim is None else values.sum(dim)
+    count = values.numel() / max(1, part.numel())
+    return ratio(part, torch.tensor(count, device=values.device))
+
+
+def summed(values: Mapping[str, float]) -> dict[str, float]:
+    """The sum over the processes of each named figure, in float64."""
+    if world() == 1:
+        return dict(values)
+    return dict(zip(values, total(torch.tensor(list(values.values()), dtype=torch.float64)).tolist(), strict=True))
+
+
+def average(values: Mapping[str, float]) -> dict[str, float]:
+    """The mean over the processes of each named figure, in float64."""
+    return {name: value / world() for name, value in summed(values).items()}
+
+
+def gather(x: Tensor) -> list[Tensor]:
+    """x of every process, in the order of their ranks; all have the same shape."""
+    if world() == 1:
+        return [x]
+    every = [torch.empty_like(x) for _ in range(world())]
+    dist.all_gather(every, x.contiguous())
+    return every
+
+
+def barrier() -> None:
+    """Wait until all processes are here."""
+    total(torch.zeros(1))
+
+
+def agreed(answer: bool) -> bool:
+    """What the first process answers; for what clocks decide."""
+    if world() == 1:
+        return answer
+    said = torch.tensor([float(answer and is_first())])
+    return bool(total(said))
+
+
+def seed(number: int) -> None:
+    """Seed torch: a process that is alone, and what a group draws alike, with `number`; each of a group differs."""
+    torch.manual_seed(number)
+    _alike.clear()
+    if world() > 1:
+        kinds = ["cpu"] + ["cuda"] * torch.cuda.is_available()
+        _alike.update({kind: torch.Generator(kind).manual_seed(number) for kind in kinds})
+        torch.manual_seed((number + (rank() + 1) * 0x9E3779B97F4A7C15) % (1 << 63))
+
+
+def alike(device: torch.device | str) -> torch.Generator | None:
+    """The generator on a device that all processes share the draws of; None, torch's own, in one that is alone."""
+    return _alike.get(torch.device(device).type)
+
+
+def uniform(num_rows: int, shape: Iterable[int], device: torch.device) -> Tensor:
+    """Uniform numbers for this process's share of a batch of `num_rows`: what one process alone would draw for them."""
+    return torch.rand(num_rows, *shape, device=device, generator=alike(device))[share()]
+
+
+def random_states() -> dict[str, Tensor]:
+    """For a checkpoint: `cpu` and `cuda`, of what one process draws or several draw alike, and the own of each."""
+    own = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        own["cuda"] = torch.cuda.get_rng_state()
+    if world() == 1:
+        return own
+    states = {name: generator.get_state() for name, generator in _alike.items()}
+    for name, state in own.items():
+        states |= {f"{name}.{r}of{world()}": of_rank for r, of_rank in enumerate(gather(state))}
+    return states
+
+
+def set_random_states(states: Mapping[str, Tensor]) -> None:
+    """Go on from `random_states`; where as many processes wrote it, each finds its own draws again."""
+    setters: dict[str, Callable[[Tensor], None]] = {"cpu": torch.set_rng_state}
+    if torch.cuda.is_available():
+        setters["cuda"] = torch.cuda.set_rng_state
+    for name, set_state in setters.items():
+        if world() > 1 and name in states:
+            _alike[name].set_state(states[name])
+        own = name if world() == 1 else f"{name}.{rank()}of{world()}"
+        if own in states:
+            set_state(states[own])
+
+
+def whole(x: Tensor) -> Tensor:
+    """A tensor that FSDP2 has cut, put together; every process must ask for it."""
+    return x.full_tensor() if hasattr(x, "full_tensor") else x
+
+
+def cut_like(x: Tensor, like: Any) -> Tensor:
+    """A whole tensor as this process holds `like`, which FSDP2 may have cut."""
+    if like is None or not hasattr(like, "full_tensor") or x.shape != like.shape:
+        return x
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(x.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
+
+
+def clip_grad_norm(module: nn.Module, max_norm: float) -> None:
+    """Scale the gradients of a module down to this norm, over all processes where FSDP2 has cut them."""
+    grads = [p.grad for p in module.parameters() if p.grad is not None]
+    if not any(hasattr(grad, "to_local") for grad in grads):
+        nn.utils.clip_grad_norm_(module.parameters(), max_norm)
+        return
+    pieces = [grad.to_local() if hasattr(grad, "to_local") else grad for grad in grads]
+    copies = [1 if hasattr(grad, "to_local") else world() for grad in grads]
+    squares = torch.stack([piece.square().sum() / n for piece, n in zip(pieces, copies, strict=True)])
+    scale = (max_norm / (total(squares.sum()).sqrt() + 1e-6)).clamp(max=1)
+    torch._foreach_mul_(pieces, scale)
+
+
+class _Loss(nn.Module):
+    """A stage's loss as the forward of a module, which is what DDP and FSDP2 wrap."""
+
+    def __init__(self, module: nn.Module, loss: Callable[[Any], dict[str, Tensor]]):
+        super().__init__()
+        self.module, self.loss = module, loss
+
+    def forward(self, batch: Any) -> dict[str, Tensor]:
+        values = self.loss(batch)
+        return {name: value if name == "loss" else value.detach() for name, value in values.items()}
+
+
+class Parallel:
+    """The loss of a stage, whose gradients are those of the whole batch: alone as it is, in a group by DDP or FSDP2.
+
+    FSDP2 cuts weights, gradients and the optimizer's state over the processes. Weights are put together for a whole
+    step, since a loss calls more of a model than its forward, and for what looks at the module between two (`gather`);
+    a stage may change buffers there, but no parameters.
+    """
+
+    def __init__(self, module: nn.Module, loss: Callable[[Any], dict[str, Tensor]], kind: ParallelKind):
+        self.module = module
+        self.run: Any = loss
+        self.plain: nn.Module | None = None
+        self.cut: Any = None
+        if world() > 1 and kind == "ddp":
+            # a head may be unused in a batch
+            self.run = nn.parallel.DistributedDataParallel(
+                _Loss(module, loss), broadcast_buffers=False, find_unused_parameters=True
+            )
+        elif world() > 1:
+            self._shard(loss)
+
+    def _shard(self, loss: Callable[[Any], dict[str, Tensor]]) -> None:
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import fully_shard
+
+        self.plain = copy.deepcopy(self.module)
+        for parameter in self.plain.parameters():
+            parameter.data = parameter.data.new_empty(0)
+        root, mesh = _Loss(self.module, loss), init_device_mesh(_device(self.module).type, (world(),))
+        scalars = {p for p in self.module.parameters() if p.dim() == 0}  # fully_shard takes none
+        for scalar in scalars:
+            scalar.register_post_accumulate_grad_hook(_average_grad)
+        self.cut = self.run = fully_shard(root, mesh=mesh, reshard_after_forward=False, ignored_params=scalars)
+
+    def __call__(self, batch: Any) -> dict[str, Tensor]:
+        self.gather()
+        return self.run(batch)
+
+    def gather(self) -> None:
+        """Put the weights together, for all that reads them other than through a step."""
+        if self.cut is not None:
+            self.cut.unshard()
+
+    def finish(self, weights: Mapping[str, Tensor]) -> None:
+        """Leave `weights` in a module that is whole in every process."""
+        if self.plain is not None:
+            device = _device(self.module)
+            for name, parameter in self.plain.named_parameters():
+                parameter.data = weights[name].to(device)
+            for module, plain in zip(list(self.module.modules()), self.plain.modules(), strict=True):
+                module.__class__, module.__dict__ = plain.__class__, plain.__dict__
+        self.module.load_state_dict(weights)
+
+
+def _device(module: nn.Module) -> torch.device:
+    return next(module.parameters()).device
+
+
+def _average_grad(parameter: Tensor) -> None:
+    assert parameter.grad is not None
+    dist.all_reduce(parameter.grad)
+    parameter.grad /= world()

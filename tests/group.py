@@ -1,0 +1,86 @@
+"""What the tests of several processes run, in one process or, as `torchrun tests/group.py NAME FOLDER OUT`, in two."""
+
+import os
+import signal
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+from reg4rec import distributed
+from reg4rec.data import Dataset
+from reg4rec.evaluation import evaluate
+from reg4rec.infer import Recommender
+from reg4rec.loop import LoopConfig
+from reg4rec.model import Reg4RecModel, transformer
+from reg4rec.storage import write_json
+from reg4rec.tokenizer import Tokenizer, TokenizerConfig, fit_tokenizer, stage
+from reg4rec.train import AlignConfig, PretrainConfig, align, pretrain
+from reg4rec.train.pretrain import PretrainStage
+
+LOOP = LoopConfig(epochs=3, learning_rate=3e-3, log_every=1, checkpoint_seconds=0.0)
+# windows in the last batches are fewer than two, so that one process has no row
+PRETRAIN = PretrainConfig(
+    size="tiny", max_history=4, batch_targets=999, validation_users=31, crss_fraction=0.34, dropout=0.0, loop=LOOP
+)
+ALIGN = AlignConfig(
+    rollout="beam", batch_users=333, group_size=4, anchor_weight=0.0, mixing="learned", validation_users=31,
+    loop=replace(LOOP, epochs=1, learning_rate=1e-3, updates_per_batch=2),
+)  # fmt: skip
+
+
+class Stopped(BaseException):
+    """Stands for anything that ends a process from inside."""
+
+
+def whole(folder: Path, out: Path, parallel: Any = "ddp", killed_at: int = -1, by_signal: bool = False) -> Reg4RecModel:
+    """Pre-training without dropout; the last process ends before step `killed_at`."""
+    loss, steps = PretrainStage.loss, 0
+
+    def loss_until_killed(self: PretrainStage, batch: Any) -> Any:
+        nonlocal steps
+        if steps == killed_at and distributed.rank() == distributed.world() - 1:
+            if by_signal:
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise Stopped
+        steps += 1
+        return loss(self, batch)
+
+    config = replace(PRETRAIN, loop=replace(LOOP, parallel=parallel))
+    data, tokenizer = Dataset.load(folder / "data"), Tokenizer.from_pretrained(folder / "tokenizer")
+    with (
+        patch.object(transformer, "RESIDUAL_DROPOUT", 0.0),
+        patch.object(PretrainStage, "loss", loss_until_killed),
+    ):
+        return pretrain(data, tokenizer, config, out, device="cpu", progress=False)
+
+
+def sharded(folder: Path, out: Path) -> Reg4RecModel:
+    return whole(folder, out, "fsdp")
+
+
+def killed(folder: Path, out: Path) -> Reg4RecModel:
+    return whole(folder, out, "fsdp", killed_at=9, by_signal=True)
+
+
+def others(folder: Path, out: Path) -> None:
+    """The tokenizer, alignment and evaluation."""
+    data = Dataset.load(folder / "data")
+    with patch.object(stage, "CHUNK", 20):
+        fit_tokenizer(data, TokenizerConfig(**CONFIG), out=out / "tokenizer", progress=False)
+    recommender = Recommender.from_pretrained(folder / "recommender", "cpu")
+    with patch.object(transformer, "RESIDUAL_DROPOUT", 0.0):
+        align(recommender, data, ALIGN, out / "align", progress=False)
+    reports = [evaluate(recommender, data, max_users=n) for n in (1, 101)]
+    if distributed.is_first():
+        write_json(out / "metrics.json", {"rows": [asdict(report.rows[0]) for report in reports]})
+
+
+CONFIG: dict[str, Any] = {
+    "num_codebooks": 3, "codebook_size": 16, "codeword_dim": 8, "hidden_dim": 32, "epochs": 4, "autoencoder_epochs": 2,
+    "batch_size": 64,
+}  # fmt: skip
+
+if __name__ == "__main__":
+    {"whole": whole, "sharded": sharded, "killed": killed, "others": others}[sys.argv[1]](*map(Path, sys.argv[2:]))
