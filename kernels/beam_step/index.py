@@ -65,7 +65,9 @@ def build_index(
     codes_MN = codes_IM[rows].int().T.contiguous()
     offsets, postings = _listed(list(codes_MN), codebook_size, rows)
     keys = [codes_MN[r] * codebook_size + codes_MN[s] for r, s in combinations(range(num_codebooks), 2)]
-    pair_offsets, pair_postings = _listed(keys, codebook_size**2, rows) if pairs and keys else (offsets[:0], postings[:0])
+    pair_offsets, pair_postings = (
+        _listed(keys, codebook_size**2, rows) if pairs and keys else (offsets[:0], postings[:0])
+    )
     return TokenIndex(
         codes_IM.int().contiguous(), offsets, postings, _counts_MK(offsets, codebook_size), pair_offsets, pair_postings
     )

@@ -23,7 +23,9 @@ def objection(
     for name, tensor in (("scores_BP", scores_BP), ("js_BP", js_BP)):
         if tensor is not None and tensor.dtype != torch.float32:
             return f"it reads float32, {name} is {tensor.dtype}"
-    if not all(tensor.is_contiguous() for tensor in (codes_IM, offsets, postings, counts_MK, pair_offsets, pair_postings)):
+    if not all(
+        tensor.is_contiguous() for tensor in (codes_IM, offsets, postings, counts_MK, pair_offsets, pair_postings)
+    ):
         return "it reads a contiguous index, as build_index makes it"
     return None
 

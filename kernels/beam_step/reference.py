@@ -163,7 +163,9 @@ def items_with_tokens(tokens_NM: Tensor, index: TokenIndex) -> tuple[Tensor, Ten
     path_T, item_T = _shortest_lists(slots.masked_fill(tokens_NM < 0, -1), index.offsets, index.postings)
     if index.lists_pairs:
         left_C, right_C = torch.combinations(books_M).T
-        begin_C = [pair_slot(num_codebooks, codebook_size, int(r), int(s)) for r, s in zip(left_C, right_C, strict=True)]
+        begin_C = [
+            pair_slot(num_codebooks, codebook_size, int(r), int(s)) for r, s in zip(left_C, right_C, strict=True)
+        ]
         both_NC = (tokens_NM[:, left_C] >= 0) & (tokens_NM[:, right_C] >= 0)
         slots = tokens_NM[:, left_C] * codebook_size + tokens_NM[:, right_C] + torch.tensor(begin_C).to(left_C)
         paired_N = both_NC.any(1)

@@ -223,7 +223,7 @@ class Reg4RecModel(nn.Module):
             config = ModelConfig(**header["config"])
             _check_weights(config, stored)
             model = cls(config)
-            model.load_state_dict(stored)
+            model.load_state_dict(stored, assign=True)  # mapped from the file, so that processes share its pages
         except InputError:
             raise
         except (KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -307,6 +308,17 @@ def test_a_saved_model_comes_back_as_the_same_bits(model: Reg4RecModel, case: Wi
     assert loaded.config == model.config
     assert not loaded.training
     assert torch.equal(decode_targets(loaded, *case), decode_targets(model.eval(), *case))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+def test_a_loaded_model_is_mapped_from_its_file_which_stays_as_it_is(tmp_path: Path) -> None:
+    make_model(replace(CONFIG, num_items=I)).float().save_pretrained(tmp_path)
+    before = (tmp_path / "model.safetensors").read_bytes()
+    loaded = Reg4RecModel.from_pretrained(tmp_path)
+    assert str(tmp_path / "model.safetensors") in Path("/proc/self/maps").read_text()
+    with torch.no_grad():
+        loaded.residual_ID.fill_(7)
+    assert (tmp_path / "model.safetensors").read_bytes() == before
 
 
 def test_a_model_of_version_1_is_one_of_tokens_alone(tmp_path: Path, case: Windows) -> None:

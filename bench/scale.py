@@ -1,0 +1,115 @@
+"""What a catalog costs by its size: the constants of docs/scale.md, `python bench/scale.py`, one thread."""
+
+import multiprocessing
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any, cast
+
+import numpy as np
+import psutil
+import pyarrow as pa
+import torch
+
+from bench.bench_recommend import BEAMS, CATEGORIES, CODEBOOKS, CODES, HISTORY, skewed_codes
+from reg4rec.data import ItemCatalog, ItemViews, Sequences, ViewConfig
+from reg4rec.infer import Recommender
+from reg4rec.model import Reg4RecModel
+from reg4rec.model.config import sized
+from reg4rec.tokenizer import Tokenizer, TokenizerConfig
+from reg4rec.tokenizer.kinds import build_quantizer
+
+USERS, ROUNDS, VECTOR_DIM = 64, 5, 256
+
+
+def build(num_items: int) -> Recommender:
+    """A model of size `small` with random weights: what it costs means something, what it says does not."""
+    torch.manual_seed(0)
+    model = Reg4RecModel(sized("small", CODEBOOKS, CODES, CATEGORIES, renormalize=True, num_items=num_items))
+    config = TokenizerConfig(num_codebooks=CODEBOOKS, codebook_size=CODES)
+    views = ItemViews(ViewConfig(), np.zeros((num_items, 8), dtype=np.float32), None, {}, {})
+    quantized_IE = torch.randn(num_items, config.codeword_dim)
+    health = cast("Any", None)  # nothing here looks at it
+    tokenizer = Tokenizer(config, build_quantizer(config, 8), views, skewed_codes(num_items), quantized_IE, health)
+    items = ItemCatalog.from_table(pa.table({"item_id": np.arange(num_items)}))
+    return Recommender(model, tokenizer, items, device="cpu", num_beams=BEAMS, prune_threshold=None)
+
+
+def bytes_per_item(recommender: Recommender) -> dict[str, float]:
+    """What is held for each item, by what holds it; what does not grow with the catalog is under 1 % of a million."""
+    tensors: dict[str, list[torch.Tensor]] = {
+        "residuals of the item score, float32": [recommender.model.residual_ID],
+        "codes of the model, int64": [recommender.codes_IM],
+        "codes of the tokenizer, int32": [recommender.tokenizer.codes_IM],
+        "codewords of the tokenizer, float32": [recommender.tokenizer.quantized_IE],
+        "index": list(recommender.index),
+        "orders, popularity, removed": [
+            recommender.rank_I, recommender.cosine_I, recommender.popularity_I, recommender.removed_I
+        ],
+    }  # fmt: skip
+    return {name: sum(x.nbytes for x in held) / len(recommender.items) for name, held in tensors.items()}
+
+
+def milliseconds_per_user(recommender: Recommender) -> float:
+    rng = np.random.default_rng(0)
+    sequences = Sequences.from_lists(rng.integers(0, len(recommender.items), (USERS, HISTORY)).tolist())
+    return 1000 / USERS * median(timed(lambda: list(recommender.search(sequences, 10, True))))
+
+
+def microseconds_to_encode() -> float:
+    """An item of `VECTOR_DIM` numbers, its latents and its nearest codewords."""
+    quantizer = build_quantizer(TokenizerConfig(num_codebooks=CODEBOOKS, codebook_size=CODES), VECTOR_DIM)
+    vectors_BV = torch.randn(16384, VECTOR_DIM)
+    with torch.inference_mode():
+        return 1e6 / len(vectors_BV) * median(timed(lambda: quantizer.encode(vectors_BV)))
+
+
+def timed(work: Any) -> list[float]:
+    work()
+    seconds = []
+    for _ in range(ROUNDS):
+        began = time.process_time()
+        work()
+        seconds.append(time.process_time() - began)
+    return seconds
+
+
+def hold_model(folder: str, ready: Any, done: Any) -> None:
+    torch.set_num_threads(1)
+    before = psutil.Process().memory_full_info()
+    model = Reg4RecModel.from_pretrained(folder)
+    model.residual_ID.sum()
+    ready.wait()
+    after = psutil.Process().memory_full_info()
+    print(f"  a process of two: {(after.uss - before.uss) / 1e6:.0f} MB of its own, "
+          f"{(after.pss - before.pss) / 1e6:.0f} MB with its half of what is shared", flush=True)  # fmt: skip
+    done.wait()
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    print(f"torch {torch.__version__}, load {psutil.getloadavg()[0]:.1f}; process time, median of {ROUNDS} rounds")
+    print(f"encode, {VECTOR_DIM} numbers: {microseconds_to_encode():.1f} us an item")
+    context = multiprocessing.get_context("spawn")
+    for num_items in (100_000, 1_000_000, 4_000_000):
+        recommender = build(num_items)
+        print(f"{num_items:,} items: {milliseconds_per_user(recommender):.2f} ms a user, {USERS} at once")
+        for name, count in bytes_per_item(recommender).items():
+            print(f"  {name}: {count:.1f} bytes an item")
+        if num_items > 1_000_000:
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            recommender.model.save_pretrained(folder)
+            size = (Path(folder) / "model.safetensors").stat().st_size
+            print(f"  model file {size / 1e6:.0f} MB, read by two processes")
+            ready, done = context.Barrier(2), context.Barrier(2)
+            processes = [context.Process(target=hold_model, args=(folder, ready, done)) for _ in range(2)]
+            for process in processes:
+                process.start()
+            for process in processes:
+                process.join()
+
+
+if __name__ == "__main__":
+    main()
