@@ -34,8 +34,8 @@ LOOK_EVERY = 20
 class LadqConfig:
     """When layers are sampled, and how their sensitivity becomes a format."""
 
-    sample_every: int = 200
-    """steps from one sample of the traces to the next"""
+    sample_every: int = 50
+    """steps from one sample of the traces to the next (docs/precision.md has what rarer samples miss)"""
     decay: float = 0.9
     """weight of the past in a layer's trace, a moving average over the samples"""
     fp32_share: float = 0.1
