@@ -69,7 +69,7 @@ def build_index(
         _listed(keys, codebook_size**2, rows) if pairs and keys else (offsets[:0], postings[:0])
     )
     return TokenIndex(
-        codes_IM.int().contiguous(), offsets, postings, _counts_MK(offsets, codebook_size), pair_offsets, pair_postings
+        codes_IM.int().contiguous(), offsets, postings, _lengths(offsets, codebook_size), pair_offsets, pair_postings
     )
 
 
@@ -83,7 +83,8 @@ def _listed(keys: list[Tensor], num_keys: int, rows_N: Tensor) -> tuple[Tensor, 
     return torch.cat(lengths).cumsum(0), postings.flatten()
 
 
-def _counts_MK(offsets: Tensor, codebook_size: int) -> Tensor:
+def _lengths(offsets: Tensor, codebook_size: int) -> Tensor:
+    """counts_MK"""
     return offsets.diff().int().view(-1, codebook_size)
 
 
@@ -96,7 +97,7 @@ def add_to_index(index: TokenIndex, codes_IM: Tensor, rows_N: Tensor) -> TokenIn
     added = build_index(codes_IM[rows_N], size, pairs=index.lists_pairs)
     offsets, postings = _merged(index.offsets, index.postings, added.offsets, rows_N[added.postings.long()])
     pairs = _merged(index.pair_offsets, index.pair_postings, added.pair_offsets, rows_N[added.pair_postings.long()])
-    return TokenIndex(codes_IM.int().contiguous(), offsets, postings, _counts_MK(offsets, size), *pairs)
+    return TokenIndex(codes_IM.int().contiguous(), offsets, postings, _lengths(offsets, size), *pairs)
 
 
 def _merged(offsets: Tensor, postings: Tensor, added_offsets: Tensor, added_Y: Tensor) -> tuple[Tensor, Tensor]:
@@ -129,7 +130,7 @@ def remove_from_index(index: TokenIndex, rows_N: Tensor) -> TokenIndex:
     is_removed_I[rows_N] = True
     offsets, postings = _without(index.offsets, index.postings, is_removed_I)
     pairs = _without(index.pair_offsets, index.pair_postings, is_removed_I)
-    return TokenIndex(index.codes_IM, offsets, postings, _counts_MK(offsets, index.counts_MK.shape[1]), *pairs)
+    return TokenIndex(index.codes_IM, offsets, postings, _lengths(offsets, index.counts_MK.shape[1]), *pairs)
 
 
 def _without(offsets: Tensor, postings: Tensor, is_removed_I: Tensor) -> tuple[Tensor, Tensor]:
@@ -164,5 +165,5 @@ def restored_index(stored: dict[str, Tensor], codes_IM: Tensor, codebook_size: i
             raise ValueError(f"{name}: {expected} expected, {found} found")
     if codes_IM.min() < 0 or codes_IM.max() >= codebook_size:
         raise ValueError(f"codes must lie in 0..{codebook_size - 1}")
-    counts_MK = _counts_MK(offsets, codebook_size)
+    counts_MK = _lengths(offsets, codebook_size)
     return TokenIndex(codes_IM.int().contiguous(), offsets, postings, counts_MK, pair_offsets, pair_postings)
