@@ -26,7 +26,7 @@ PRETRAIN = PretrainConfig(
 )
 ALIGN = AlignConfig(
     rollout="beam", batch_users=333, group_size=4, anchor_weight=0.0, mixing="learned", validation_users=31,
-    loop=replace(LOOP, epochs=1, learning_rate=1e-3, updates_per_batch=2),
+    loop=replace(LOOP, epochs=1, learning_rate=1e-3, updates_per_batch=2, parallel="fsdp"),
 )  # fmt: skip
 
 
