@@ -191,8 +191,8 @@ def run(
 def recorded(out: str | Path | None) -> Iterator[None]:
     """Leave why a run gave itself up in `out/failure.json`, for `reg4rec doctor`."""
     path = Path(out) / "failure.json" if out is not None and distributed.is_first() else None
-    if path is not None:
-        path.unlink(missing_ok=True)
+    if path is not None and path.exists():
+        path.unlink()
     try:
         yield
     except (FloatingPointError, TokenizerCollapseError) as error:
