@@ -8,6 +8,7 @@ processes see them.
 import atexit
 import contextlib
 import copy
+import gc
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import timedelta
@@ -67,7 +68,14 @@ def _join() -> None:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     with losses_named():
         dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=TIMEOUT)
-    atexit.register(dist.destroy_process_group)
+    atexit.register(_leave)
+
+
+def _leave() -> None:
+    """End the group's threads while Python still runs: one that lets go of a tensor later aborts the process."""
+    gc.collect()  # wrapped modules hold the group in cycles
+    dist.destroy_process_group()
+    gc.collect()
 
 
 def rank() -> int:
