@@ -2,7 +2,9 @@
 
 import argparse
 import contextlib
+import functools
 import io
+import operator
 import sys
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -15,9 +17,10 @@ from reg4rec.cli.compare import Compare
 from reg4rec.cli.demo import Demo
 from reg4rec.cli.doctor import Doctor
 from reg4rec.cli.info import Info
-from reg4rec.cli.study import StudyColdStart, StudyCorp, StudySampling
+from reg4rec.cli.study import StudyColdStart, StudyCorp, StudySampling, StudyVariants
 from reg4rec.errors import InputError, ProcessLostError, TokenizerCollapseError
 from reg4rec.ops import BackendError
+from reg4rec.studies import QUESTIONS
 from reg4rec.train import RECIPES, Recipe
 
 __all__ = ["main"]
@@ -25,11 +28,21 @@ __all__ = ["main"]
 ABOUT_DATA = "Fetch a public dataset or prepare your own."
 ABOUT_STUDIES = "Experiments that answer one question each."
 DataCommand = Annotated[DataGet, tyro.conf.subcommand("get")] | Annotated[DataPrepare, tyro.conf.subcommand("prepare")]
-StudyCommand = (
-    Annotated[StudyColdStart, tyro.conf.subcommand("cold-start")]
-    | Annotated[StudyCorp, tyro.conf.subcommand("corp")]
-    | Annotated[StudySampling, tyro.conf.subcommand("sampling")]
+STUDIES: tuple[Any, ...] = (
+    Annotated[StudyColdStart, tyro.conf.subcommand("cold-start")],
+    Annotated[StudyCorp, tyro.conf.subcommand("corp")],
+    Annotated[StudySampling, tyro.conf.subcommand("sampling")],
+    *(
+        Annotated[
+            StudyVariants,
+            tyro.conf.subcommand(
+                name, default=StudyVariants(tyro.MISSING, tyro.MISSING, name), description=question.title
+            ),
+        ]
+        for name, question in QUESTIONS.items()
+    ),
 )
+StudyCommand: Any = functools.reduce(operator.or_, STUDIES)
 MISTAKES = (InputError, TokenizerCollapseError, BackendError, FloatingPointError, ProcessLostError)
 SHARED = (Tokenize, Pretrain, Align, Evaluate)
 """Commands that several processes run as one."""

@@ -9,10 +9,19 @@ import tyro
 from reg4rec.cli.commands import trained_on
 from reg4rec.cli.output import show
 from reg4rec.data import load_dataset
-from reg4rec.studies import ColdStartConfig, CorpConfig, SamplingConfig, cold_start, corp, sampling
+from reg4rec.studies import (
+    ColdStartConfig,
+    CorpConfig,
+    SamplingConfig,
+    VariantConfig,
+    cold_start,
+    corp,
+    sampling,
+    study_variants,
+)
 from reg4rec.tokenizer import Tokenizer
 
-__all__ = ["StudyColdStart", "StudyCorp", "StudySampling"]
+__all__ = ["StudyColdStart", "StudyCorp", "StudySampling", "StudyVariants"]
 
 
 @dataclass(frozen=True)
@@ -75,3 +84,23 @@ class StudySampling:
         data, tokenizer = load_dataset(self.data), Tokenizer.from_pretrained(self.tokens)
         found = sampling(data, tokenizer, self.config, out=self.out, device=self.device)
         show(f"{found.markdown()}\n{self.out / 'sampling.md'}", found.as_dict(), self.json)
+
+
+@dataclass(frozen=True)
+class StudyVariants:
+    """One recipe fitted with changes: `reg4rec study tokenizers --data amazon2014-beauty --out runs/studies`."""
+
+    data: str
+    """dataset folder, or the name of a public dataset"""
+    out: Path
+    """folder for the table, the picture and the fits, which studies in one folder share; what is finished is kept"""
+    study: tyro.conf.Suppress[str]
+    config: Annotated[VariantConfig, tyro.conf.arg(name="")] = field(default_factory=VariantConfig)
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1 ..."""
+    json: bool = False
+    """print one JSON object instead of text"""
+
+    def run(self) -> None:
+        found = study_variants(self.study, load_dataset(self.data), self.config, out=self.out, device=self.device)
+        show(f"{found.markdown()}\n{self.out / f'{self.study}.md'}", found.as_dict(), self.json)

@@ -5,16 +5,23 @@ from reg4rec.studies.config import ColdStartConfig
 from reg4rec.studies.corp import CorpConfig, corp
 from reg4rec.studies.corp_findings import CorpFindings
 from reg4rec.studies.findings import ColdStartFindings
+from reg4rec.studies.questions import QUESTIONS
 from reg4rec.studies.sampling import SamplingConfig, SamplingFindings, sampling
+from reg4rec.studies.variant_findings import VariantFindings
+from reg4rec.studies.variants import VariantConfig, study_variants
 
 __all__ = [
+    "QUESTIONS",
     "ColdStartConfig",
     "ColdStartFindings",
     "CorpConfig",
     "CorpFindings",
     "SamplingConfig",
     "SamplingFindings",
+    "VariantConfig",
+    "VariantFindings",
     "cold_start",
     "corp",
     "sampling",
+    "study_variants",
 ]

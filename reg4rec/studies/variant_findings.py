@@ -1,0 +1,154 @@
+"""What a study of variants found, as Markdown, JSON and a picture."""
+
+import importlib.util
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from reg4rec.comparison.table import Spread, markdown_table
+from reg4rec.storage import atomic_file, write_json
+
+__all__ = ["Measured", "Row", "VariantFindings", "compared"]
+
+FORMAT, VERSION = "reg4rec-study", 1
+METRICS = {"recall@5": "Recall@5", "recall@10": "Recall@10", "ndcg@10": "NDCG@10", "recall@50": "Recall@50"}
+DRAWN = ("recall@10", "ndcg@10")
+FORMS = {
+    "collisions": "{:.1%}",
+    "category_accuracy": "{:.1%}",
+    "similarity": "{:.2f}",
+    "path_recall": "{:.4f}",
+    "paths_pruned": "{:.1f}",
+    "decoded": "{:.3g}",
+    "parameters": "{:,.0f}",
+    "train_seconds": "{:,.0f}",
+    "users_per_second": "{:,.0f}",
+}
+"""How the further values of a row are written."""
+
+
+class Measured(NamedTuple):
+    """One row with one seed: its values by name, and the 0-based rank of every user's target."""
+
+    facts: dict[str, float | None]
+    rank_B: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One variant; lists hold a value a seed.
+
+    `change` is the relative change of Recall@10 against the first row on the same users and seeds, and
+    `change_error` its standard error over the users; None for the first row, and where that was not measured.
+    """
+
+    name: str
+    seeds: list[int]
+    facts: dict[str, list[float | None]]
+    change: float | None
+    change_error: float | None
+
+
+def compared(rows: Mapping[str, Mapping[int, Measured]]) -> list[Row]:
+    """Rows by name from what was measured with each seed; the first of them is what the others are compared with."""
+    first_name, first = next(iter(rows.items()))
+    made = []
+    for name, measured in rows.items():
+        facts = {fact: [m.facts[fact] for m in measured.values()] for fact in next(iter(measured.values())).facts}
+        seeds = [] if name == first_name else sorted(measured.keys() & first.keys())
+        change = _change([measured[s].rank_B for s in seeds], [first[s].rank_B for s in seeds]) if seeds else None
+        made.append(Row(name, list(measured), facts, *(change or (None, None))))
+    return made
+
+
+def _change(own: Sequence[npt.NDArray[np.int64]], base: Sequence[npt.NDArray[np.int64]]) -> tuple[float, float] | None:
+    """Relative change of Recall@10 from `base` to `own`, ranks (B,) a seed, and its standard error."""
+    hit_B, base_B = np.concatenate(own) < 10, np.concatenate(base) < 10
+    if not base_B.any():
+        return None
+    difference_B = hit_B.astype(float) - base_B
+    error = difference_B.std(ddof=1) / math.sqrt(len(difference_B)) if len(difference_B) > 1 else math.nan
+    return float(difference_B.mean() / base_B.mean()), float(error / base_B.mean())
+
+
+@dataclass(frozen=True)
+class VariantFindings:
+    """All rows of a study, what each of them changes, the settings that they share, and what measured them."""
+
+    dataset: str
+    study: str
+    question: str
+    rows: list[Row]
+    shown: tuple[str, ...]
+    settings: dict[str, Any]
+    changes: dict[str, Any]
+    versions: dict[str, Any]
+    notes: list[str]
+
+    def save(self, folder: Path) -> None:
+        """Write `STUDY.json`, `STUDY.md` and, with matplotlib, `STUDY.png`; `notes` tells if that was left out."""
+        if problem := self._draw(folder / f"{self.study}.png"):
+            self.notes.append(f"{self.study}.png was left out: {problem}")
+        write_json(folder / f"{self.study}.json", self.as_dict())
+        with atomic_file(folder / f"{self.study}.md") as fresh:
+            fresh.write_text(self.markdown(), encoding="utf-8")
+
+    def as_dict(self) -> dict[str, Any]:
+        """What `STUDY.json` holds."""
+        return {"format": FORMAT, "version": VERSION, **asdict(self)}
+
+    def markdown(self) -> str:
+        """A table, and what it was measured under."""
+        head = ["", *METRICS.values(), "change of Recall@10", *(name.replace("_", " ") for name in self.shown)]
+        lines = [head]
+        for row in self.rows:
+            metrics = [str(_spread(row, metric)) for metric in METRICS]
+            change = "" if row.change is None else f"{row.change:+.1%} ± {row.change_error:.1%}"
+            lines.append([row.name, *metrics, change, *(_written(row, name) for name in self.shown)])
+        seeds = ", ".join(map(str, self.settings["seeds"]))
+        users = self.settings["max_users"]
+        note = (
+            f"Validation, {'all' if users is None else f'{users:,}'} users, protocol standard, seeds {seeds}. "
+            "Change: against the first row, with its standard error over the users. "
+            f"{', '.join(f'{name} {value}' for name, value in self.versions.items())}."
+        )
+        return (
+            "\n".join([f"# {self.dataset}: {self.question}\n", f"{markdown_table(lines)}\n", note, *self.notes]) + "\n"
+        )
+
+    def _draw(self, path: Path) -> str | None:
+        if importlib.util.find_spec("matplotlib") is None:
+            return "matplotlib is not installed (pip install 'reg4rec[plots]')"
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(10, 1.3 + 0.3 * len(self.rows)), layout="constrained")
+        panels = figure.subplots(1, len(DRAWN), sharey=True)
+        places = list(range(len(self.rows)))[::-1]
+        for panel, metric in zip(panels, DRAWN, strict=True):
+            spreads = [_spread(row, metric) for row in self.rows]
+            errors = [spread.std or 0.0 for spread in spreads]
+            panel.errorbar([s.mean for s in spreads], places, xerr=errors, fmt="o", capsize=3, color="C0")
+            panel.axvline(spreads[0].mean, color="0.6", linestyle=":", linewidth=1)
+            panel.set_title(METRICS[metric], fontsize=10)
+            panel.set_yticks(places, [row.name for row in self.rows], fontsize=8)
+            panel.grid(axis="y", linewidth=0.3)
+            panel.spines[["top", "right"]].set_visible(False)
+        figure.suptitle(f"{self.dataset}: {self.question}", fontsize=11)
+        with atomic_file(path) as fresh:
+            figure.savefig(fresh, format="png", dpi=150)
+        return None
+
+
+def _spread(row: Row, fact: str) -> Spread:
+    return Spread.of([value for value in row.facts[fact] if value is not None])
+
+
+def _written(row: Row, fact: str) -> str:
+    values = [value for value in row.facts.get(fact, []) if value is not None]
+    return FORMS[fact].format(statistics.fmean(values)) if values else ""

@@ -1,0 +1,241 @@
+"""Studies that fit one recipe with changes and compare the fits."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from reg4rec import loop
+from reg4rec.checkpoints import newest_checkpoint, read_counters
+from reg4rec.comparison.compare import versions
+from reg4rec.data import Dataset, ItemCatalog, Sequences
+from reg4rec.errors import InputError
+from reg4rec.evaluation import evaluate
+from reg4rec.evaluation.metrics import hit_ranks
+from reg4rec.infer import Recommender
+from reg4rec.loop import LoopConfig
+from reg4rec.settings import check_settings, override
+from reg4rec.storage import read_header, read_tensors, to_json, write_json, write_tensors
+from reg4rec.studies.questions import QUESTIONS, Variant
+from reg4rec.studies.variant_findings import Measured, VariantFindings, compared
+from reg4rec.tokenizer import Tokenizer, fit_tokenizer
+from reg4rec.train import RECIPES, AlignConfig, Recipe, fit_recommender
+from reg4rec.train.align_stage import AlignStage
+
+__all__ = ["VariantConfig", "study_variants"]
+
+FORMAT, VERSION = "reg4rec-variant", 1
+CUTS = (5, 10, 50)
+
+
+@dataclass(frozen=True)
+class VariantConfig:
+    """What all rows of a study share."""
+
+    rows: tuple[str, ...] = ()
+    """rows to fit now, by name; the table shows those fitted before too. None of them: all"""
+    seeds: tuple[int, ...] = (0,)
+    """every row is fitted once a seed, tokens included"""
+    max_users: int | None = None
+    """measure on a random sample of this many validation users, None for all"""
+    recipe: Recipe = field(default_factory=lambda: RECIPES["default"])
+    align: AlignConfig = field(default_factory=lambda: AlignConfig(loop=LoopConfig(epochs=1, learning_rate=5e-5)))
+    """of the rows that are aligned"""
+
+    def __post_init__(self) -> None:
+        distinct = len(set(self.seeds)) == len(self.seeds)
+        check_settings(
+            self,
+            ("seeds", bool(self.seeds) and distinct and min(self.seeds) >= 0, "distinct numbers from 0 up"),
+            ("max_users", self.max_users is None or self.max_users >= 1, "1 or more, or None"),
+        )
+
+
+def study_variants(
+    name: str,
+    data: Dataset,
+    config: VariantConfig | None = None,
+    *,
+    out: str | Path,
+    device: str = "auto",
+    **overrides: Any,
+) -> VariantFindings:
+    """Fit and measure the rows of a question of `QUESTIONS`; writes `NAME.md`, `NAME.json` and `NAME.png`.
+
+    Quality is that of `evaluate` on validation users, protocol `standard`; test is not read. Fits stand in `out/fits`,
+    named after all that decides them, so that studies in one folder share them; what is finished is not fitted or
+    measured again, what was killed goes on. A row whose settings this dataset cannot have stands as a note.
+    `overrides` replace fields of `config`. InputError for a question or rows that there are none of.
+    """
+    config, out = override(config or VariantConfig(), overrides), Path(out)
+    if name not in QUESTIONS:
+        raise InputError(f"there is no study {name!r} of variants; the studies are {', '.join(QUESTIONS)}")
+    question = QUESTIONS[name]
+    known = [variant.name for variant in question.variants]
+    if unknown := [row for row in config.rows if row not in known]:
+        raise InputError(f"rows holds {unknown[0]!r}; the rows of {name} are {'; '.join(known)}")
+    rows: dict[str, dict[int, Measured]] = {}
+    notes: list[str] = []
+    for variant in question.variants:
+        jobs = [_Job(data, variant, config, out / "fits", seed, device) for seed in config.seeds]
+        try:
+            if not config.rows or variant.name in config.rows:
+                for job in jobs:
+                    job.measure()
+        except InputError as error:
+            notes.append(f"{variant.name}: {error}")
+        if measured := {job.seed: job.read() for job in jobs if job.path.exists()}:
+            rows[variant.name] = measured
+    if not rows:
+        raise InputError(f"no row of {name} can be fitted on {data.name}: {'; '.join(notes)}")
+    settings = {name: value for name, value in asdict(config).items() if name != "rows"}
+    changes = {variant.name: _changes(variant) for variant in question.variants}
+    findings = VariantFindings(
+        data.name, name, question.title, compared(rows), question.shown, settings, changes, versions(device), notes
+    )
+    findings.save(out)
+    return findings
+
+
+def _changes(variant: Variant) -> dict[str, Any]:
+    """What a variant changes, by stage."""
+    changes = {name: value for name, value in vars(variant).items() if name != "name"}
+    return {name: value for name, value in changes.items() if value or (name == "align" and value is not None)}
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One row with one seed: its fits, each in a folder named after what decides it, and what was measured."""
+
+    data: Dataset
+    variant: Variant
+    config: VariantConfig
+    fits: Path
+    seed: int
+    device: str
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """All that decides the stages, those before included, as JSON has it."""
+        recipe, variant = self.config.recipe, self.variant
+        tokenizer = replace(override(recipe.tokenizer, dict(variant.tokenizer)), seed=self.seed)
+        stages: dict[str, Any] = {"dataset": self.data.card["fingerprint"], "tokenizer": asdict(tokenizer)}
+        pretrain = override(recipe.pretrain, dict(variant.pretrain))
+        stages["model"] = asdict(pretrain) | {"seed": self.seed, "mislabeled": variant.mislabeled}
+        if variant.align is not None:
+            stages["aligned"] = asdict(override(self.config.align, dict(variant.align)))
+        stages["measured"] = {"search": dict(variant.search), "max_users": self.config.max_users}
+        return json.loads(to_json(stages))
+
+    def folder(self, stage: str) -> Path:
+        """Where a stage stands: named after its settings and those of the stages before it."""
+        names = list(self.settings)
+        decisive = {name: self.settings[name] for name in names[: names.index(stage) + 1]}
+        digest = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
+        return self.fits / f"{stage}-{digest[:12]}"
+
+    @property
+    def path(self) -> Path:
+        return self.folder("measured") / "measured.json"
+
+    def measure(self) -> None:
+        """Fit what is not fitted yet and measure it, unless that was done before."""
+        if self.path.exists():
+            return
+        recommender = self._fitted()
+        recorded = _Recorded(recommender)
+        (row,) = evaluate(recorded, self.data, "validation", "standard", CUTS, self.config.max_users, self.seed).rows
+        health = recommender.tokenizer.health
+        write_tensors(self.path.with_name("ranks.safetensors"), {"rank_B": torch.from_numpy(recorded.ranks_B)})
+        facts = {
+            **row.metrics,
+            **row.extra,
+            "users_per_second": row.users_per_second,
+            "parameters": sum(p.numel() for p in recommender.model.parameters()),
+            "train_seconds": self._seconds(),
+            "collisions": health.collision_rate_nearest,
+            "similarity": health.max_similarity,
+            "decoded": recommender.config.num_steps or recommender.model.config.num_codebooks,
+        }
+        write_json(self.path, {"format": FORMAT, "version": VERSION, **self.settings, "facts": facts})
+
+    def read(self) -> Measured:
+        """What `measure` found."""
+        rank_B = read_tensors(self.path.with_name("ranks.safetensors"))["rank_B"].numpy()
+        return Measured(read_header(self.path, FORMAT, VERSION)["facts"], rank_B)
+
+    def _seconds(self) -> float:
+        """Time in training loops, validation included, of all stages."""
+        runs = [self.folder(stage) for stage in self.settings if stage in ("tokenizer", "model", "aligned")]
+        newest = [newest_checkpoint(run) for run in runs]
+        return sum(read_counters(checkpoint)["seconds"] for checkpoint in newest if checkpoint is not None)
+
+    def _fitted(self) -> Recommender:
+        """The row's recommender; stages that are finished are read."""
+        recipe, variant = self.config.recipe, self.variant
+        tokens, model = self.folder("tokenizer"), self.folder("model")
+        if not (tokens / "tokenizer").exists():
+            config = override(recipe.tokenizer, dict(variant.tokenizer))
+            fit_tokenizer(self.data, replace(config, seed=self.seed), out=tokens)
+        taught = _mislabeled(self.data, variant.mislabeled, self.seed)
+        if not (model / "recommender").exists():
+            tokenizer = Tokenizer.from_pretrained(tokens / "tokenizer")
+            plan = override(recipe.pretrain, dict(variant.pretrain))
+            fit_recommender(taught, tokenizer, plan, model, seed=self.seed, device=self.device)
+        recommender = Recommender.from_pretrained(model / "recommender", self.device)
+        if variant.align is not None:
+            # weights as the best epoch left them, better or worse than before, under the search chosen before
+            alignment = override(self.config.align, dict(variant.align))
+            stage = AlignStage(recommender, taught, alignment, self.seed)
+            loop.run(stage, alignment.loop, self.folder("aligned"), seed=self.seed)
+            recommender = stage.ranker
+        return recommender.with_search(**variant.search)
+
+
+class _Recorded:
+    """A recommender that an evaluation reads, and the rank of every user's target that it saw."""
+
+    def __init__(self, recommender: Recommender):
+        self.recommender, self.name, self.trained_on = recommender, recommender.name, recommender.trained_on
+        self.items, self.ranks = recommender.items, list[npt.NDArray[np.int64]]()
+
+    @property
+    def ranks_B(self) -> npt.NDArray[np.int64]:  # noqa: N802
+        """0-based, max(CUTS) where a target was not found."""
+        return np.concatenate(self.ranks)
+
+    def rank(self, histories: Sequences, k: int, filter_seen: bool) -> npt.NDArray[np.int32]:
+        return self.recommender.rank(histories, k, filter_seen)
+
+    def rank_with_details(
+        self, histories: Sequences, k: int, filter_seen: bool, targets: npt.NDArray[np.int32]
+    ) -> tuple[npt.NDArray[np.int32], dict[str, npt.NDArray[np.float64]]]:
+        ranked_BN, details = self.recommender.rank_with_details(histories, k, filter_seen, targets)
+        self.ranks.append(hit_ranks(ranked_BN, targets))
+        return ranked_BN, details
+
+
+@dataclass(frozen=True, eq=False)
+class _Mislabeled(ItemCatalog):
+    """A catalog in which a random part of the items with a category have that of another item; names stay in order."""
+
+    part: float
+    seed: int
+
+    @cached_property
+    def categories_I(self) -> npt.NDArray[np.int32]:  # noqa: N802
+        category_I, draw = ItemCatalog(self.table, self.category_level).categories_I, np.random.default_rng(self.seed)
+        known = np.flatnonzero(category_I >= 0)
+        chosen = draw.choice(known, round(self.part * len(known)), replace=False)
+        category_I[chosen] = category_I[draw.permutation(chosen)]
+        return category_I
+
+
+def _mislabeled(data: Dataset, part: float, seed: int) -> Dataset:
+    return replace(data, items=_Mislabeled(data.items.table, data.items.category_level, part, seed)) if part else data
