@@ -17,6 +17,7 @@ from reg4rec.cli.compare import Compare
 from reg4rec.cli.demo import Demo
 from reg4rec.cli.doctor import Doctor
 from reg4rec.cli.info import Info
+from reg4rec.cli.report import Report
 from reg4rec.cli.study import StudyColdStart, StudyCorp, StudySampling, StudyVariants
 from reg4rec.errors import InputError, ProcessLostError, TokenizerCollapseError
 from reg4rec.ops import BackendError
@@ -78,6 +79,7 @@ def _command(recipe: Recipe) -> Any:
         | Annotated[Recommend, tyro.conf.subcommand("recommend")]
         | Annotated[Info, tyro.conf.subcommand("info")]
         | Annotated[Doctor, tyro.conf.subcommand("doctor")]
+        | Annotated[Report, tyro.conf.subcommand("report")]
     )
     # these hold several configurations with equal field names, so their flags keep their prefixes
     whole = (

@@ -6,6 +6,7 @@ from reg4rec.studies.corp import CorpConfig, corp
 from reg4rec.studies.corp_findings import CorpFindings
 from reg4rec.studies.findings import ColdStartFindings
 from reg4rec.studies.questions import QUESTIONS
+from reg4rec.studies.report import gather, write_report
 from reg4rec.studies.sampling import SamplingConfig, SamplingFindings, sampling
 from reg4rec.studies.variant_findings import VariantFindings
 from reg4rec.studies.variants import VariantConfig, study_variants
@@ -22,6 +23,8 @@ __all__ = [
     "VariantFindings",
     "cold_start",
     "corp",
+    "gather",
     "sampling",
     "study_variants",
+    "write_report",
 ]

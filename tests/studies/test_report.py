@@ -1,0 +1,138 @@
+"""The report: every finding with its table, picture and settings on one page that asks nothing of anyone else."""
+
+import contextlib
+import io
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from reg4rec.cli import main
+from reg4rec.comparison.table import Comparison
+from reg4rec.comparison.table import Row as Method
+from reg4rec.errors import InputError
+from reg4rec.studies import ColdStartFindings, VariantFindings, gather, write_report
+from reg4rec.studies.findings import Row as ColdRow
+from reg4rec.studies.variant_findings import Measured, compared
+
+METRICS = {"recall@5": 0.1, "ndcg@5": 0.05, "recall@10": 0.2, "ndcg@10": 0.08, "recall@50": 0.4}
+
+
+class Page(HTMLParser):
+    """What a browser would fetch, and the texts of headings and cells."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.fetched: list[str] = []
+        self.texts: dict[str, list[str]] = {}
+        self.tags: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.fetched += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "action")]
+        if tag not in ("meta", "img", "br"):
+            self.tags.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.tags.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.tags:
+            self.texts.setdefault(self.tags[-1], []).append(data)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A comparison, two studies, and the runs beside them."""
+    out = tmp_path_factory.mktemp("runs")
+    measured = {"as it is": {0: Measured(dict(METRICS), np.array([0, 60]))}}
+    settings = {"seeds": (0,), "max_users": None, "recipe": {"size": "tiny"}}
+    VariantFindings(
+        "<script>alert(1)</script>", "sizes", "a question", compared(measured), (), settings, {}, {}, []
+    ).save(out / "studies")
+    method = Method(
+        "popularity",
+        "standard",
+        "train",
+        [0],
+        {n: [v] for n, v in METRICS.items()},
+        [5.0],
+        [0.0],
+        {"1": [1.0], "64": [2.0]},
+        [0],
+        0,
+    )
+    card = {"split": "test", "held_back": {"kind": "leave-one-out"}, "users": 2, "items": 9, "cold_targets": 0}
+    card |= {"cold_targets_dropped": False, "filter_seen": False}
+    Comparison("shop", [method], {"standard": card}, {"popularity": {}}, {"torch": "2"}).save(out / "compare")
+    row = ColdRow("items", "all", "chance", "all", {"recall@10": 0.25})
+    people = ColdRow("users", "new", "chance", "all", {"recall@10": 0.5})
+    ColdStartFindings("shop", [row, people], {"items": 3}, {"seed": 7}, {}).save(out / "studies" / "cold")
+    run = out / "compare" / "runs" / "popularity"
+    run.mkdir(parents=True)
+    for name in ("result.json", "result.md"):
+        (run / name).write_text("of a run, not a finding")
+    (out / "package.json").write_text('{"name": "of something else"}')
+    (out / "package.md").write_text("something else")
+    (out / "recommender.json").write_text('{"format": "reg4rec-recommender"}')
+    return out
+
+
+def test_everything_that_was_found_is_on_the_page(folder: Path, tmp_path: Path) -> None:
+    findings = gather([folder])
+    assert [f.place for f in findings] == ["compare/compare", "studies/sizes", "studies/cold/cold-start"]
+    write_report(findings, tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text()
+    page = Page(text)
+    assert page.tags == []
+    assert page.texts["h1"] == ["What was measured"]
+    assert page.texts["h2"] == [
+        "shop: methods compared",
+        "<script>alert(1)</script>: a question",
+        "shop: cold starts",
+    ]
+    assert {"standard", "New items", "New users"} == set(page.texts["h3"])
+    assert {"popularity", "0.2000", "as it is", "0.2500"} <= set(page.texts["td"])
+    assert any('"seed": 7' in block for block in page.texts["pre"])
+    assert any('"size": "tiny"' in block for block in page.texts["pre"])
+
+
+def test_the_page_needs_nothing_else_and_runs_nothing(folder: Path, tmp_path: Path) -> None:
+    write_report(gather([folder]), tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text()
+    fetched = Page(text).fetched
+    assert {place.partition(",")[0] for place in fetched if not place.startswith("#")} == {"data:image/png;base64"}
+    assert sorted(place for place in fetched if place.startswith("#")) == ["#f1", "#f2", "#f3"]
+    assert all(f'<section id="f{n}">' in text for n in (1, 2, 3))
+    assert "<script" not in text
+    assert "http" not in text.replace("http-equiv", "")
+
+
+def test_the_same_findings_give_the_same_bytes(folder: Path, tmp_path: Path) -> None:
+    for name in ("a.html", "b.html"):
+        write_report(gather([folder / "studies", folder / "compare"]), tmp_path / name)
+    assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
+
+
+def test_what_cannot_be_gathered_is_named(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"nowhere is not a folder; give folders that `reg4rec compare`"):
+        gather([folder, tmp_path / "nowhere"])
+    with pytest.raises(InputError, match=r"no finding lies in .*; give folders"):
+        gather([tmp_path])
+    (tmp_path / "corp.json").write_text("{")
+    (tmp_path / "corp.md").write_text("# torn")
+    with pytest.raises(InputError, match=r"corp\.json is not readable JSON"):
+        gather([tmp_path])
+
+
+def test_the_command_writes_the_page(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "page.html"
+    with contextlib.redirect_stdout(io.StringIO()) as shown:
+        main(["report", str(folder / "studies"), str(folder / "compare"), "--out", str(out), "--json"])
+    assert json.loads(shown.getvalue())["findings"] == ["sizes", "cold/cold-start", "compare"]
+    assert "shop: cold starts" in out.read_text()
+    with contextlib.redirect_stderr(io.StringIO()) as said, pytest.raises(SystemExit, match="2"):
+        main(["report", str(tmp_path / "nowhere")])
+    assert "is not a folder" in said.getvalue()
