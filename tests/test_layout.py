@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-GROUND = ("errors", "storage", "settings", "ops", "distributed", "checkpoints", "loop", "kernels", "_C")
+GROUND = ("errors", "storage", "settings", "page", "ops", "distributed", "checkpoints", "loop", "kernels", "_C")
 ROOMS = ("data", "tokenizer", "model", "infer", "evaluation", "train", "baselines", "comparison", "studies", "cli")
 SOURCES = sorted(
     path for folder in ("reg4rec", "kernels") for path in (ROOT / folder).rglob("*.py") if "csrc" not in path.parts

@@ -16,6 +16,7 @@ from reg4rec.cli.commands import Align, DataGet, DataPrepare, Evaluate, Pretrain
 from reg4rec.cli.compare import Compare
 from reg4rec.cli.demo import Demo
 from reg4rec.cli.doctor import Doctor
+from reg4rec.cli.explain import Explain
 from reg4rec.cli.info import Info
 from reg4rec.cli.report import Report
 from reg4rec.cli.study import StudyColdStart, StudyCorp, StudySampling, StudyVariants
@@ -77,6 +78,7 @@ def _command(recipe: Recipe) -> Any:
         | Annotated[Align, tyro.conf.subcommand("align")]
         | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
         | Annotated[Recommend, tyro.conf.subcommand("recommend")]
+        | Annotated[Explain, tyro.conf.subcommand("explain")]
         | Annotated[Info, tyro.conf.subcommand("info")]
         | Annotated[Doctor, tyro.conf.subcommand("doctor")]
         | Annotated[Report, tyro.conf.subcommand("report")]

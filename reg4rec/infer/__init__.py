@@ -1,8 +1,20 @@
 """From histories to items: CRSS, CORP, constrained search over unordered tokens, the recommender."""
 
+from reg4rec.infer.explain import Explanation, explain
 from reg4rec.infer.ranking import Ranking
 from reg4rec.infer.recommender import DType, Recommender
 from reg4rec.infer.search import Paths, SearchConfig, SearchOrder, search
 from reg4rec.infer.table import Results
 
-__all__ = ["DType", "Paths", "Ranking", "Recommender", "Results", "SearchConfig", "SearchOrder", "search"]
+__all__ = [
+    "DType",
+    "Explanation",
+    "Paths",
+    "Ranking",
+    "Recommender",
+    "Results",
+    "SearchConfig",
+    "SearchOrder",
+    "explain",
+    "search",
+]

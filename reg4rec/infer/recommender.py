@@ -18,7 +18,7 @@ from reg4rec.data.fingerprint import fingerprint
 from reg4rec.errors import InputError
 from reg4rec.infer.histories import allowed_rows, find_items, padded, read_histories
 from reg4rec.infer.ranking import ItemScores, bucket_ranks, rank_items
-from reg4rec.infer.search import SearchConfig, search
+from reg4rec.infer.search import Living, SearchConfig, search
 from reg4rec.infer.similar import nearest_items
 from reg4rec.infer.table import Results, results_table, similar_table
 from reg4rec.kernels.beam_step.index import (
@@ -172,9 +172,17 @@ class Recommender:
         self.rank_I = bucket_ranks(self.cosine_I, self.popularity_I)
 
     def search(
-        self, histories: Sequences, k: int, filter_seen: bool, allowed: npt.NDArray[np.int32] | None = None
+        self,
+        histories: Sequences,
+        k: int,
+        filter_seen: bool,
+        allowed: npt.NDArray[np.int32] | None = None,
+        trace: list[Living] | None = None,
     ) -> Iterator[Results]:
-        """Results of one batch of users after the other, for histories of item rows; `allowed` None allows all."""
+        """Results of one batch of users after the other, for histories of item rows; `allowed` None allows all.
+
+        `trace` receives what lives after each step of each batch (see `reg4rec.infer.search`).
+        """
         config = self._config_for(k)
         allowed_I, index = ~self.removed_I, self.index
         if allowed is not None:
@@ -183,7 +191,7 @@ class Recommender:
             allowed_I = torch.zeros_like(allowed_I).index_fill_(0, rows, True)
             index = build_index(self.codes_IM, self.model.config.codebook_size, rows)
         for batch in histories.batches(self.users_at_once(k)):
-            yield self._search_batch(batch, k, filter_seen, config, index, allowed_I)
+            yield self._search_batch(batch, k, filter_seen, config, index, allowed_I, trace)
 
     def users_at_once(self, k: int) -> int:
         """How many users are searched together for `k` items each."""
@@ -262,13 +270,20 @@ class Recommender:
         return self.model.remember(self.codes_IM[item_BL], length_B, item_BL)
 
     def _search_batch(
-        self, batch: Sequences, k: int, filter_seen: bool, config: SearchConfig, index: TokenIndex, allowed_I: Tensor
+        self,
+        batch: Sequences,
+        k: int,
+        filter_seen: bool,
+        config: SearchConfig,
+        index: TokenIndex,
+        allowed_I: Tensor,
+        trace: list[Living] | None,
     ) -> Results:
         history_BX = padded(batch, -1).to(self.device)
         exclude_BX = history_BX if filter_seen else None
         with torch.inference_mode(), self._autocast():
             memory = self.remember(batch)
-            paths = search(self.model, memory, index, config, exclude_BX)
+            paths = search(self.model, memory, index, config, exclude_BX, trace)
             item_scores = self.item_scores(memory.state_BD, history_BX) if self.model.scores_items else None
             ranking = rank_items(paths, index, self.rank_I, k, exclude_BX, allowed_I, item_scores, config.path_weight)
             return Results(ranking, paths)

@@ -13,7 +13,7 @@ from reg4rec.kernels.beam_step.index import TokenIndex, build_index
 from reg4rec.kernels.beam_step.reference import best_children, prune_paths
 from reg4rec.model import Memory, PathCache, Reg4RecModel
 
-__all__ = ["CORP_REGION", "Paths", "SearchConfig", "SearchOrder", "search"]
+__all__ = ["CORP_REGION", "Living", "Paths", "SearchConfig", "SearchOrder", "search"]
 
 SearchOrder = Literal["confidence", "fixed"]
 CORP_REGION = "reg4rec.corp"
@@ -90,6 +90,21 @@ class Paths(NamedTuple):
     fallbacks_B: Tensor
 
 
+class Living(NamedTuple):
+    """The paths of each user after a step, before any of them is judged; a missing one has score -inf.
+
+    Fields as in `Paths`, steps not yet taken left out. js_BP: how far the last two category distributions diverge
+    (nats), None where there are no two or CORP is off.
+    """
+
+    tokens_BPM: Tensor
+    order_BPS: Tensor
+    scores_BP: Tensor
+    categories_BPS: Tensor
+    confidences_BPS: Tensor
+    js_BP: Tensor | None
+
+
 @torch.inference_mode()
 def search(
     model: Reg4RecModel,
@@ -97,6 +112,7 @@ def search(
     index: TokenIndex,
     config: SearchConfig,
     exclude_BX: Tensor | None = None,
+    trace: list[Living] | None = None,
 ) -> Paths:
     """Decode the best `num_beams` token sets of existing items for each encoded history (`Reg4RecModel.remember`).
 
@@ -105,7 +121,8 @@ def search(
     Each step takes, over all unused codebooks, the tokens of highest probability within their own codebook (CRSS),
     merges paths that hold the same set, and drops those whose category distribution jumped (CORP; not in a model
     without categories). Items in exclude_BX (rows, -1 for none) are never reached. In fixed order a step sees the
-    codebooks up to its own alone, which makes the search that of a trie over the items' token sequences.
+    codebooks up to its own alone, which makes the search that of a trie over the items' token sequences. `trace`
+    receives what lives after each step.
     Paper: CRSS, figure and stated, D5; CORP, stated, D10.
     """
     device = memory.state_BD.device
@@ -132,6 +149,8 @@ def search(
         beam.grow(parent_BP, token_BP, scores_BP)
         if step < num_steps or threshold is not None:
             beam.decode(model, memory, token_BP, step, threshold, temperature_M, step == num_steps)
+        if trace is not None:
+            trace.append(beam.living())
     return beam.finish(config.num_beams, threshold)
 
 
@@ -222,6 +241,11 @@ class _Beam:
                     self.js_BP = _divergence(self.category_logits_BPC, logits_BPC, threshold)
             self.category_logits_BPC = logits_BPC
         self.categories_BPS = torch.cat([self.categories_BPS, category_BP[..., None]], dim=-1)
+
+    def living(self) -> Living:
+        return Living(
+            self.tokens_BPM, self.order_BPS, self.scores_BP, self.categories_BPS, self.confidences_BPS, self.js_BP
+        )
 
     def finish(self, num_beams: int, threshold: float | None) -> Paths:
         """Judge the last tokens too and keep the best `num_beams` paths."""

@@ -11,6 +11,7 @@ from typing import Any
 from markdown_it import MarkdownIt
 
 from reg4rec.errors import InputError
+from reg4rec.page import html_page
 from reg4rec.storage import atomic_file, read_json, to_json
 
 __all__ = ["Finding", "gather", "write_report"]
@@ -19,31 +20,6 @@ SHOWN = ("settings", "changes", "cards", "counts", "versions", "machine")
 """Parts of a finding that tell how it was made; its rows stand in the table."""
 PASSED_OVER = {"checkpoints", "fits", "runs"}
 """Folders of runs: they hold no findings, and much else."""
-STYLE = """
-:root { color-scheme: light dark; --ink: #1d2330; --paper: #fff; --soft: #f3f5f8; --line: #d5dae2; --link: #1c5fb8; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e3e7ee; --paper: #14171c; --soft: #1e232b; --line: #39414d; --link: #8bb8f5; }
-  img { filter: invert(.9) hue-rotate(180deg); }
-}
-* { box-sizing: border-box; }
-body { margin: 0 auto; padding: 1.5rem 1rem 4rem; max-width: 76rem; color: var(--ink); background: var(--paper);
-  font: 16px/1.5 system-ui, sans-serif; overflow-wrap: break-word; }
-h1 { font-size: 1.6rem; } h2 { font-size: 1.25rem; margin: 0 0 .3rem; }
-h3 { font-size: 1.05rem; margin: 1.2rem 0 .3rem; }
-a { color: var(--link); }
-nav ol { padding-left: 1.4rem; }
-section { border-top: 1px solid var(--line); padding-top: 1.5rem; margin-top: 2rem; }
-.table { overflow-x: auto; margin: .8rem 0; }
-table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .3rem .7rem; border-bottom: 1px solid var(--line); white-space: nowrap; }
-th { background: var(--soft); text-align: left; }
-td:first-child { padding-left: .3rem; white-space: normal; min-width: 8.5rem; }
-img { display: block; max-width: 100%; height: auto; margin: 1rem 0; }
-details { margin: .8rem 0; } summary { cursor: pointer; }
-pre { overflow-x: auto; background: var(--soft); padding: .8rem; font-size: .8rem; line-height: 1.35; }
-.where { color: color-mix(in srgb, var(--ink) 65%, transparent); font-size: .875rem; margin: 0 0 .6rem; }
-@media print { details { display: none; } section { break-inside: avoid; } }
-"""
 
 
 @dataclass(frozen=True)
@@ -95,22 +71,7 @@ def write_report(findings: Sequence[Finding], out: Path, title: str = "What was 
     """Write findings as one HTML page that needs nothing else; the same findings give the same bytes."""
     sections = [_section(number, finding) for number, finding in enumerate(findings, start=1)]
     entries = "\n".join(f'<li><a href="#f{number}">{name}</a></li>' for number, (name, _) in enumerate(sections, 1))
-    page = f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{html.escape(title)}</title>
-<style>{STYLE}</style>
-</head>
-<body>
-<h1>{html.escape(title)}</h1>
-<nav><ol>
-{entries}
-</ol></nav>
-{"".join(body for _, body in sections)}</body>
-</html>
-"""
+    page = html_page(title, f"<nav><ol>\n{entries}\n</ol></nav>\n{''.join(body for _, body in sections)}")
     with atomic_file(out) as fresh:
         fresh.write_text(page, encoding="utf-8")
 
@@ -124,7 +85,7 @@ def _section(number: int, finding: Finding) -> tuple[str, str]:
         picture = f'<img src="data:image/png;base64,{data}" alt="{title}: the table as a picture">\n'
     settings = {name: finding.header[name] for name in SHOWN if name in finding.header}
     details = f"<details><summary>Exact settings</summary><pre>{html.escape(to_json(settings))}</pre></details>\n"
-    place = f'<p class="where">{html.escape(finding.place)}</p>\n'
+    place = f'<p class="quiet">{html.escape(finding.place)}</p>\n'
     return title, f'<section id="f{number}">\n<h2>{title}</h2>\n{place}{text}{picture}{details}</section>\n'
 
 

@@ -4,12 +4,14 @@ from reg4rec.tokenizer.config import Floors, TokenizerConfig, suggested_codebook
 from reg4rec.tokenizer.fit import fit_tokenizer
 from reg4rec.tokenizer.health import Health
 from reg4rec.tokenizer.mpq import MPQ
+from reg4rec.tokenizer.naming import TokenNames
 from reg4rec.tokenizer.tokenizer import Tokenizer
 
 __all__ = [
     "MPQ",
     "Floors",
     "Health",
+    "TokenNames",
     "Tokenizer",
     "TokenizerConfig",
     "fit_tokenizer",

@@ -1,0 +1,83 @@
+"""`reg4rec explain`: why a user gets these items."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import pyarrow as pa
+import tyro
+
+from reg4rec.cli.commands import trained_on
+from reg4rec.cli.output import show
+from reg4rec.data import Dataset
+from reg4rec.errors import InputError
+from reg4rec.infer import Recommender, explain
+from reg4rec.storage import atomic_file
+
+__all__ = ["Explain"]
+
+
+@dataclass(frozen=True)
+class Explain:
+    """The paths to one user's items, in words: `reg4rec explain --model DIR --data ml-100k --user 7`."""
+
+    model: Path
+    """recommender folder"""
+    data: str | None = None
+    """the dataset that it was trained on, whose user is meant"""
+    user: str | None = None
+    """id of a user of --data, whose whole history is read"""
+    items: tuple[str, ...] = ()
+    """ids of items, oldest first: a history in place of a user's"""
+    k: Annotated[int, tyro.conf.arg(aliases=["-k"])] = 5
+    """items to recommend"""
+    theta: float | None = None
+    """CORP's threshold in nats, instead of the recommender's own"""
+    html: Path | None = None
+    """write the explanation as a page of its own, too"""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1 ..."""
+    json: bool = False
+    """print one JSON object instead of text"""
+
+    def run(self) -> None:
+        recommender, history, user = self._asked_for()
+        if self.theta is not None:
+            recommender = recommender.with_search(prune_threshold=self.theta)
+        explanation = explain(recommender, history, self.k, user)
+        text = explanation.text()
+        if self.html is not None:
+            with atomic_file(self.html) as fresh:
+                fresh.write_text(explanation.html(), encoding="utf-8")
+            text += f"\n\n{self.html}"
+        show(text, explanation.as_dict(), self.json)
+
+    def _asked_for(self) -> tuple[Recommender, list[Any], str]:
+        """The recommender, the ids of a history, and whose it is."""
+        if bool(self.items) == (self.user is not None) or (self.user is not None and self.data is None):
+            raise InputError("give either --data and --user, or --items, so that there is one history to explain")
+        if self.user is None:
+            recommender = Recommender.from_pretrained(self.model, self.device)
+            return recommender, _typed(self.items, recommender.items.ids.type, "items"), "these items"
+        recommender, data = trained_on(self.model, str(self.data), self.device)
+        return recommender, _history_of(self.user, data), f"user {self.user}"
+
+
+def _history_of(user: str, data: Dataset) -> list[Any]:
+    """The ids of all of a user's items."""
+    (wanted,) = _typed((user,), data.user_ids.type, "user")
+    row = data.user_ids.index(pa.scalar(wanted, data.user_ids.type)).as_py()
+    if row < 0:
+        examples = ", ".join(str(known) for known in data.user_ids[:3].to_pylist())
+        raise InputError(f"user {user!r} is not in {data.name}; its users are {examples} ...")
+    ids: list[Any] = data.items.ids.take(pa.array(data.sequences[row])).to_pylist()
+    return ids
+
+
+def _typed(words: tuple[str, ...], kind: pa.DataType, role: str) -> list[Any]:
+    """Ids as they were typed, in the type that the catalog has."""
+    try:
+        ids: list[Any] = pa.array(words, pa.string()).cast(kind).to_pylist()
+    except pa.ArrowInvalid:
+        raise InputError(f"{role} holds {words[0]!r} where ids of type {kind} were expected") from None
+    return ids
