@@ -25,6 +25,7 @@ _HOMES = {
     "TokenizerConfig": "tokenizer",
     "Reg4RecModel": "model",
     "Recommender": "infer",
+    "explain": "infer",
     "evaluate": "evaluation",
     "pretrain": "train",
     "fit_recommender": "train",
