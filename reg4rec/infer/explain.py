@@ -115,7 +115,7 @@ class Explanation:
             return "CORP is off: no path was dropped for its categories"
         shown = f", the {LISTED} most probable of them below" if len(self.pruned) > LISTED else ""
         return (
-            f"paths that CORP dropped, because their categories moved by more than {self.threshold:g} nats: "
+            f"Paths that CORP dropped, because their categories moved by more than {self.threshold:g} nats: "
             f"{len(self.pruned)}{shown}; steps at which none was left and the least divergent lived on: "
             f"{self.fallbacks}; paths that gave way to better ones: {self.outranked}"
         )
