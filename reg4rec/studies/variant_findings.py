@@ -57,9 +57,9 @@ class Row:
 
 def compared(rows: Mapping[str, Mapping[int, Measured]]) -> list[Row]:
     """Rows by name from what was measured with each seed; the first of them is what the others are compared with."""
-    first_name, first = next(iter(rows.items()))
-    made = []
+    made: list[Row] = []
     for name, measured in rows.items():
+        first_name, first = next(iter(rows.items()))
         facts = {fact: [m.facts[fact] for m in measured.values()] for fact in next(iter(measured.values())).facts}
         seeds = [] if name == first_name else sorted(measured.keys() & first.keys())
         change = _change([measured[s].rank_B for s in seeds], [first[s].rank_B for s in seeds]) if seeds else None

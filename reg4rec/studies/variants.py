@@ -15,7 +15,7 @@ from reg4rec import loop
 from reg4rec.checkpoints import newest_checkpoint, read_counters
 from reg4rec.comparison.compare import versions
 from reg4rec.data import Dataset, ItemCatalog, Sequences
-from reg4rec.errors import InputError
+from reg4rec.errors import InputError, TokenizerCollapseError
 from reg4rec.evaluation import evaluate
 from reg4rec.evaluation.metrics import hit_ranks
 from reg4rec.infer import Recommender
@@ -70,7 +70,8 @@ def study_variants(
 
     Quality is that of `evaluate` on validation users, protocol `standard`; test is not read. Fits stand in `out/fits`,
     named after all that decides them, so that studies in one folder share them; what is finished is not fitted or
-    measured again, what was killed goes on. A row whose settings this dataset cannot have stands as a note.
+    measured again, what was killed goes on. The table is written anew after every row. A row whose settings this
+    dataset cannot have, or whose tokens collapse, stands as a note.
     `overrides` replace fields of `config`. InputError for a question or rows that there are none of.
     """
     config, out = override(config or VariantConfig(), overrides), Path(out)
@@ -80,27 +81,43 @@ def study_variants(
     known = [variant.name for variant in question.variants]
     if unknown := [row for row in config.rows if row not in known]:
         raise InputError(f"rows holds {unknown[0]!r}; the rows of {name} are {'; '.join(known)}")
-    rows: dict[str, dict[int, Measured]] = {}
     notes: list[str] = []
     for variant in question.variants:
-        jobs = [_Job(data, variant, config, out / "fits", seed, device) for seed in config.seeds]
+        if config.rows and variant.name not in config.rows:
+            continue
         try:
-            if not config.rows or variant.name in config.rows:
-                for job in jobs:
-                    job.measure()
-        except InputError as error:
+            for job in _jobs(variant, data, config, out, device):
+                job.measure()
+        except (InputError, TokenizerCollapseError) as error:
             notes.append(f"{variant.name}: {error}")
+        findings = _findings(name, data, config, out, device, [*notes])
+        if findings.rows:
+            findings.save(out)
+    if not findings.rows:
+        raise InputError(f"no row of {name} can be fitted on {data.name}: {'; '.join(notes)}")
+    return findings
+
+
+def _jobs(variant: Variant, data: Dataset, config: VariantConfig, out: Path, device: str) -> "list[_Job]":
+    """A row's jobs, one a seed."""
+    return [_Job(data, variant, config, out / "fits", seed, device) for seed in config.seeds]
+
+
+def _findings(
+    name: str, data: Dataset, config: VariantConfig, out: Path, device: str, notes: list[str]
+) -> VariantFindings:
+    """What has been measured so far."""
+    question = QUESTIONS[name]
+    rows: dict[str, dict[int, Measured]] = {}
+    for variant in question.variants:
+        jobs = _jobs(variant, data, config, out, device)
         if measured := {job.seed: job.read() for job in jobs if job.path.exists()}:
             rows[variant.name] = measured
-    if not rows:
-        raise InputError(f"no row of {name} can be fitted on {data.name}: {'; '.join(notes)}")
-    settings = {name: value for name, value in asdict(config).items() if name != "rows"}
+    settings = {key: value for key, value in asdict(config).items() if key != "rows"}
     changes = {variant.name: _changes(variant) for variant in question.variants}
-    findings = VariantFindings(
+    return VariantFindings(
         data.name, name, question.title, compared(rows), question.shown, settings, changes, versions(device), notes
     )
-    findings.save(out)
-    return findings
 
 
 def _changes(variant: Variant) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from reg4rec.studies import QUESTIONS, VariantConfig, VariantFindings, study_var
 from reg4rec.studies.questions import AS_IT_IS
 from reg4rec.studies.variant_findings import Measured, Row, compared
 from reg4rec.studies.variants import _mislabeled
-from reg4rec.tokenizer import TokenizerConfig
+from reg4rec.tokenizer import Floors, TokenizerConfig
 from reg4rec.train import AlignConfig, PretrainConfig, Recipe
 
 VIEWS = ViewConfig(text_dim=24, collaborative_dim=8)
@@ -119,6 +119,12 @@ def test_a_row_that_the_data_cannot_have_is_a_note(rewards: VariantFindings, sho
     assert "K 1024: codebook_size is 1024 for 60 items" in found.markdown()
     with pytest.raises(InputError, match=r"no row of tokenizers can be fitted .*codebook_size is 1024"):
         study_variants("tokenizers", shop, CONFIG, out=out / "alone", rows=rows[1:])
+
+
+def test_a_row_whose_tokens_collapse_is_named_with_the_reason(shop: SyntheticShop, tmp_path: Path) -> None:
+    strict = override(TOKENS, {"floors": Floors(max_similarity=-1.0)})
+    with pytest.raises(InputError, match=r"M 2: the tokenizer collapsed: two codebooks are copies"):
+        study_variants("sizes", shop, CONFIG, out=tmp_path, rows=("M 2",), recipe=Recipe(strict, PRETRAIN))
 
 
 def test_a_change_and_its_error_are_those_of_the_same_users() -> None:
