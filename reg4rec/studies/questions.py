@@ -73,6 +73,15 @@ QUESTIONS: dict[str, Question] = {
             Variant("weight 0.005", tokenizer={"orthogonality": "weight", "orthogonality_weight": 0.005}),
             *(Variant(form, tokenizer={"orthogonality": form}) for form in ("latent", "codeword")),
             Variant("no orthogonality", tokenizer={"orthogonality_weight": 0.0}),
+            Variant("E 256", tokenizer={"codeword_dim": 256}),
+            *(
+                Variant(f"batches of {size}, E 192", tokenizer={"batch_size": size, "codeword_dim": 192})
+                for size in (256, 128)
+            ),
+            Variant(
+                "batches of 256, E 192, decorrelation 3",
+                tokenizer={"batch_size": 256, "codeword_dim": 192, "orthogonality_weight": 3.0},
+            ),
             Variant("collisions left", tokenizer={"separate_collisions": False}),
             *(Variant(f"M {m}", tokenizer={"num_codebooks": m}) for m in (2, 3, 6, 8)),
             *(Variant(f"K {k}", tokenizer={"codebook_size": k}) for k in (64, 128, 512, 1024)),
@@ -145,7 +154,7 @@ QUESTIONS: dict[str, Question] = {
             Variant(AS_IT_IS),
             Variant("tiny", pretrain={"size": "tiny"}),
             Variant("base", pretrain={"size": "base"}),
-            *(Variant(f"{n} beams", search={"num_beams": n}) for n in (75, 100, 200)),
+            *(Variant(f"{n} beams", search={"num_beams": n}) for n in (100, 200)),
             *(Variant(f"M {m}", tokenizer={"num_codebooks": m}) for m in (2, 3, 6, 8)),
         ),
         shown=("path_recall", "parameters", "train_seconds", "users_per_second"),

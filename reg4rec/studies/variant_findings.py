@@ -18,7 +18,6 @@ __all__ = ["Measured", "Row", "VariantFindings", "compared"]
 
 FORMAT, VERSION = "reg4rec-study", 1
 METRICS = {"recall@5": "Recall@5", "recall@10": "Recall@10", "ndcg@10": "NDCG@10", "recall@50": "Recall@50"}
-DRAWN = ("recall@10", "ndcg@10")
 FORMS = {
     "collisions": "{:.1%}",
     "category_accuracy": "{:.1%}",
@@ -128,14 +127,18 @@ class VariantFindings:
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(10, 1.3 + 0.3 * len(self.rows)), layout="constrained")
-        panels = figure.subplots(1, len(DRAWN), sharey=True)
         places = list(range(len(self.rows)))[::-1]
-        for panel, metric in zip(panels, DRAWN, strict=True):
-            spreads = [_spread(row, metric) for row in self.rows]
-            errors = [spread.std or 0.0 for spread in spreads]
-            panel.errorbar([s.mean for s in spreads], places, xerr=errors, fmt="o", capsize=3, color="C0")
-            panel.axvline(spreads[0].mean, color="0.6", linestyle=":", linewidth=1)
-            panel.set_title(METRICS[metric], fontsize=10)
+        changed, level = figure.subplots(1, 2, sharey=True)
+        changes = [100 * (row.change or 0.0) for row in self.rows]
+        errors = [100 * (row.change_error or 0.0) for row in self.rows]
+        changed.errorbar(changes, places, xerr=errors, fmt="o", capsize=3, color="C0")
+        changed.axvline(0, color="0.6", linestyle=":", linewidth=1)
+        changed.set_title("change of Recall@10, % (standard error over users)", fontsize=10)
+        spreads = [_spread(row, "ndcg@10") for row in self.rows]
+        level.errorbar([s.mean for s in spreads], places, xerr=[s.std or 0.0 for s in spreads], fmt="o", capsize=3)
+        level.set_title("NDCG@10", fontsize=10)
+        for panel in (changed, level):
+            panel.locator_params(axis="x", nbins=6)
             panel.set_yticks(places, [row.name for row in self.rows], fontsize=8)
             panel.grid(axis="y", linewidth=0.3)
             panel.spines[["top", "right"]].set_visible(False)

@@ -103,9 +103,9 @@ def test_studies_share_their_fits_and_a_row_can_come_later(
     rewards: VariantFindings, shop: SyntheticShop, out: Path
 ) -> None:
     models = len(fits(out, "model"))
-    found = study_variants("sizes", shop, CONFIG, out=out, rows=(AS_IT_IS, "75 beams"))
+    found = study_variants("sizes", shop, CONFIG, out=out, rows=(AS_IT_IS, "100 beams"))
     assert len(fits(out, "model")) == models
-    there = [AS_IT_IS, "tiny", "75 beams"]  # tiny is what all rows are here
+    there = [AS_IT_IS, "tiny", "100 beams"]  # tiny is what all rows are here
     assert [row.name for row in found.rows] == there
     found = study_variants("sizes", shop, CONFIG, out=out, rows=("M 2",))
     assert [row.name for row in found.rows] == [*there, "M 2"]
