@@ -37,6 +37,18 @@ def rotate(x: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
     return x * cos + torch.cat([-high, low], dim=-1) * sin
 
 
+def attend(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None) -> Tensor:
+    """Attention (..., t, head_dim) of queries (..., t, head_dim) over S keys and values (..., S, head_dim).
+
+    visible: which keys a query may see, broadcast against (..., t, S), at least one for each; None: all.
+    """
+    if q.is_cuda:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=visible)
+    # torch's fused kernel for CPUs is slow at so few and short rows (docs/findings.md)
+    scores = (q * q.shape[-1] ** -0.5) @ k.mT
+    return (scores if visible is None else scores.masked_fill(~visible, -torch.inf)).softmax(-1) @ v
+
+
 def split_heads(x: Tensor, num_heads: int) -> Tensor:
     """(..., D) -> (..., heads, D / heads)."""
     return x.unflatten(-1, (num_heads, -1))
@@ -76,9 +88,7 @@ class EncoderBlock(nn.Module):
     def forward(self, x_BSD: Tensor, turn_S: tuple[Tensor, Tensor], visible_SS: Tensor) -> Tensor:
         q, k, v = self.qkv(x_BSD).unflatten(-1, (3, self.num_heads, -1)).unbind(-3)
         q, k = rotate(q, turn_S), rotate(k, turn_S)
-        mixed = F.scaled_dot_product_attention(
-            q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=visible_SS
-        )
+        mixed = attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), visible_SS)
         x_BSD = self.norm_attention(x_BSD + self.dropout(self.out(mixed.transpose(1, 2).flatten(2))))
         return self.norm_ffn(x_BSD + self.dropout(self.ffn(x_BSD)))
 
@@ -119,14 +129,14 @@ class DecoderBlock(nn.Module):
         q, k, v = q.transpose(2, 3), k.transpose(2, 3), v.transpose(2, 3)
         if past is not None:
             k, v = torch.cat([past[0], k], dim=3), torch.cat([past[1], v], dim=3)
-        mixed = F.scaled_dot_product_attention(
-            q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1), is_causal=past is None and q.shape[3] > 1
-        )
-        mixed = mixed.unflatten(0, q.shape[:2]).transpose(2, 3).flatten(3)
+        earlier = None
+        if past is None and q.shape[3] > 1:
+            earlier = torch.ones(q.shape[3], q.shape[3], dtype=torch.bool, device=q.device).tril()
+        mixed = attend(q, k, v, earlier).transpose(2, 3).flatten(3)
         x_BQtD = self.norm_self(x_BQtD + self.dropout(self.out(mixed)))
 
         cross = rotate(split_heads(self.cross_q(x_BQtD), self.num_heads), turn)
-        seen = F.scaled_dot_product_attention(cross.flatten(1, 2).transpose(1, 2), *memory, attn_mask=visible)
+        seen = attend(cross.flatten(1, 2).transpose(1, 2), *memory, visible)
         seen = seen.transpose(1, 2).flatten(2).view_as(x_BQtD)
         x_BQtD = self.norm_cross(x_BQtD + self.dropout(self.cross_out(seen)))
         return self.norm_ffn(x_BQtD + self.dropout(self.ffn(x_BQtD))), (k, v)
