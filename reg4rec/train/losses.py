@@ -28,10 +28,11 @@ def path_losses(
     """Mean losses of N decoded targets: `token_loss`, and `category_loss` where the model has categories.
 
     state_NSD (S = M + 1) comes from `Reg4RecModel.decode_on`. Step t predicts the tokens of all codebooks that are
-    still open: loss_t is the mean of their cross-entropies. With `targets` "next" it predicts only the token that is
-    fed next, as in the usual next-token loss. With an `index` of the items the probability of a token is among those by
-    which the path can still become an item. The category is predicted from every state that has consumed a token;
-    targets of category -1 are ignored. Paper: pre-training, ours, D4 and D6.
+    still open, and the loss is the mean over all these predictions: each counts the same, at whichever step it is made.
+    With `targets` "next" a step predicts only the token that is fed next, as in the usual next-token loss. With an
+    `index` of the items the probability of a token is among those by which the path can still become an item. The
+    category is predicted from every state that has consumed a token; targets of category -1 are ignored.
+    Paper: pre-training, ours, D4 and D6.
     """
     num_codebooks = codes_NM.shape[-1]
     rank_NM = order_NM.argsort(-1)
@@ -44,7 +45,8 @@ def path_losses(
         open_NSM.flatten(0, 1),
         None if index is None else admissible_next(codes_NM, rank_NM, index).flatten(0, 1),
     )
-    losses = {"token_loss": distributed.mean(token_loss_T)}
+    num_open_T = open_NSM.flatten(0, 1).sum(1)
+    losses = {"token_loss": distributed.ratio((token_loss_T * num_open_T).sum(), num_open_T.sum())}
     logits_NSC = model.category_logits(state_NSD[:, 1:])
     if logits_NSC is not None:
         losses |= _category_loss(logits_NSC, category_N)

@@ -54,7 +54,7 @@ def _confident_order(
     model.eval()
     order = codes_BTM[..., :0]
     used_BTM = torch.zeros_like(codes_BTM, dtype=torch.bool)
-    for step in range(codes_BTM.shape[-1]):
+    for step in range(codes_BTM.shape[-1] - 1):
         state_BTD = model.decode_on(memory_BSD, number_S, codes_BTM, order, column_T)[:, :, step]
         logits_BTMK = model.token_logits(state_BTD)
         if index is not None:
@@ -66,4 +66,5 @@ def _confident_order(
         used_BTM.scatter_(-1, chosen, True)
         order = torch.cat([order, chosen], dim=-1)
     model.train(was_training)
-    return order
+    last = used_BTM.int().argmin(-1, keepdim=True)  # the one that is left needs no look at the model
+    return torch.cat([order, last], dim=-1)

@@ -76,11 +76,9 @@ def slow_losses(model: Reg4RecModel, batch: Batch, targets: StepTargets, renorma
             logits_MK = model.token_logits(state[0, 0]).tolist()
             predicted = order[step:] if targets == "open" else order[step : step + 1]
             reached = [item for item in catalog if all(item[r] == codes[r] for r in order[:step])]
-            terms = []
             for r in predicted:
                 among = {item[r] for item in reached} if renormalize else range(K)
-                terms.append(cross_entropy(logits_MK[r], codes[r], among))
-            token_losses.append(sum(terms) / len(terms))
+                token_losses.append(cross_entropy(logits_MK[r], codes[r], among))
             fed = torch.tensor([[order[step] * K + codes[order[step]]]])
             state, cache = model.decode_step(memory, fed, step + 1, cache)
             if category_BL[b, item] >= 0:
