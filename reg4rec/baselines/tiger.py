@@ -24,6 +24,7 @@ def _tokenizer() -> TokenizerConfig:
         codebook_size=256,
         codeword_dim=32,
         hidden_dim=512,
+        batch_size=256,
         separate_collisions=False,
         collision_token=True,
         views=ViewConfig(collaborative_dim=0),
