@@ -19,7 +19,7 @@ def main(interactions: str, items: str, out: str, epochs: int = 10) -> None:
     data.save(run / "data")
 
     codebook_size = suggested_codebook_size(data.num_items)
-    tokenizer = reg4rec.fit_tokenizer(data, codebook_size=codebook_size, out=run / "mpq")
+    tokenizer = reg4rec.fit_tokenizer(data, codebook_size=codebook_size, out=run / "tokens")
     print(tokenizer.describe())
 
     rec = reg4rec.fit_recommender(data, tokenizer, out=run / "pretrain", epochs=epochs)

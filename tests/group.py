@@ -78,6 +78,7 @@ def others(folder: Path, out: Path) -> None:
 
 
 CONFIG: dict[str, Any] = {
+    "kind": "mpq",
     "num_codebooks": 3, "codebook_size": 16, "codeword_dim": 8, "hidden_dim": 32, "epochs": 4, "autoencoder_epochs": 2,
     "batch_size": 64,
 }  # fmt: skip

@@ -18,7 +18,7 @@ from reg4rec.data import Dataset
 from reg4rec.data.shop import SyntheticShop
 
 SMALL_TOKENIZER = (
-    "--num-codebooks 3 --codebook-size 8 --codeword-dim 8 --hidden-dim 16 --epochs 6 --autoencoder-epochs 2 "
+    "--kind mpq --num-codebooks 3 --codebook-size 8 --codeword-dim 8 --hidden-dim 16 --epochs 6 --autoencoder-epochs 2 "
     "--text-dim 16 --collaborative-dim 8"
 )
 SMALL_MODEL = "--size tiny --epochs 1 --validation-users 20 --device cpu"

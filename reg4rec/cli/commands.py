@@ -97,7 +97,7 @@ class DataPrepare:
 
 @dataclass(frozen=True)
 class Tokenize:
-    """Fit MPQ and give every item one token from each codebook: `reg4rec tokenize --data data/mine --out runs/mpq`."""
+    """Give every item one token from each of M codebooks: `reg4rec tokenize --data data/mine --out runs/tokens`."""
 
     data: str
     """dataset folder, or the name of a public dataset"""
@@ -117,7 +117,7 @@ class Tokenize:
 
 @dataclass(frozen=True)
 class Pretrain:
-    """Train the encoder-decoder: `reg4rec pretrain --data data/mine --tokens runs/mpq/tokenizer --out runs/mine`."""
+    """Train the encoder-decoder: `reg4rec pretrain --data data/mine --tokens runs/tokens/tokenizer --out runs/mine`."""
 
     data: str
     """dataset folder, or the name of a public dataset"""

@@ -39,16 +39,17 @@ class Floors:
 
 @dataclass(frozen=True)
 class TokenizerConfig:
-    """MPQ: M experts, each with a codebook of K codewords of E dimensions; or one of the kinds it is compared with."""
+    """M codebooks of K codewords: k-means of rotated item vectors (OPQ), the paper's MPQ, or others to compare with."""
 
-    kind: Kind = "mpq"
-    """mpq; rq-vae as in TIGER; k-means of item vectors, residual or in rotated blocks (OPQ), without epochs, E and H"""
+    kind: Kind = "product-k-means"
+    """k-means of item vectors in rotated blocks (OPQ) or residual, without epochs, E and H; mpq: trained experts with a
+    codebook each, as the paper has them; rq-vae as in TIGER. OPQ recommends best (ours, measured: docs/tokenizer.md)"""
     num_codebooks: int = 4
     """M, tokens of an item (ours for public data, studied over 2 to 16: D2; large catalogs: 8)"""
     codebook_size: int = 256
     """K, codewords of a codebook (ours, D2; large catalogs: up to 4096). Small catalogs want less: about I / 8"""
-    codeword_dim: int = 64
-    """E, dimensions of a codeword (ours, measured: docs/tokenizer.md)"""
+    codeword_dim: int = 192
+    """E, dimensions of a codeword (ours, measured: docs/findings.md)"""
     hidden_dim: int = 256
     """H, hidden width of the experts and of the decoder (ours); of an RQ-VAE the widest of three layers: H, H/2, H/4"""
     orthogonality: OrthogonalityForm = "decorrelation"
@@ -65,8 +66,8 @@ class TokenizerConfig:
     """passes over the items (ours, measured)"""
     autoencoder_epochs: int = 10
     """of these, passes without codebooks, before k-means starts them (ours, measured)"""
-    batch_size: int = 1024
-    """most items of a step; a small catalog takes fewer, so that an epoch has 12 steps (ours)"""
+    batch_size: int = 256
+    """most items of a step; a small catalog takes fewer, so that an epoch has 12 steps (ours, docs/findings.md)"""
     learning_rate: float = 3e-3
     """peak learning rate of AdamW (ours, measured)"""
     views: ViewConfig = field(default_factory=ViewConfig)
@@ -112,10 +113,10 @@ class TokenizerConfig:
 
     @classmethod
     def from_json(cls, stored: dict[str, Any]) -> "TokenizerConfig":
-        """The configuration that `dataclasses.asdict` and JSON made of one."""
+        """The configuration that `dataclasses.asdict` and JSON made of one; those without a kind are of MPQ alone."""
         views: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in stored["views"].items()}
         rest = {name: value for name, value in stored.items() if name not in ("views", "floors")}
-        return cls(**rest, views=ViewConfig(**views), floors=Floors(**stored["floors"]))
+        return cls(**{"kind": "mpq", **rest}, views=ViewConfig(**views), floors=Floors(**stored["floors"]))
 
 
 def suggested_codebook_size(num_items: int) -> int:

@@ -24,23 +24,22 @@ class Recipe:
 RECIPES: dict[RecipeName, Recipe] = {
     "default": Recipe(),
     "paper": Recipe(
-        TokenizerConfig(orthogonality="weight", orthogonality_weight=0.005, separate_collisions=False),
+        TokenizerConfig(kind="mpq"),
         PretrainConfig(
             score_items=False,
             renormalize=False,
             decoded_fraction=1.0,
-            order="crss",
-            history_layout="flat",
+            category_weight=0.2,
+            crss_fraction=0.15,
             max_history=20,
             dropout=0.1,
             num_beams=20,
-            loop=LoopConfig(epochs=15, learning_rate=2e-3, weight_decay=0.1, patience=4),
+            loop=LoopConfig(epochs=14, learning_rate=2e-3, weight_decay=0.1, patience=4),
         ),
     ),
 }
-"""They differ in orthogonality and collisions (docs/tokenizer.md), in item scores, in probabilities among existing
-items, in the length and layout of histories, in beams, dropout and epochs. `paper` decodes every target and feeds its
-tokens in the model's own order, from which it learned more than from random ones (docs/findings.md)."""
+"""They differ in the kind of tokens, in item scores, in probabilities among existing items, in the length of histories, in
+beams, dropout and epochs. `paper` decodes every target and feeds its tokens in the model's own order at the end (D4)."""
 
 
 def recipe_named(name: str) -> Recipe:

@@ -157,7 +157,7 @@ def artifacts(tmp_path_factory: pytest.TempPathFactory, shop: SyntheticShop) -> 
     views = ViewConfig(text_dim=6, collaborative_dim=4)
     ItemViews.fit(shop, views).save(root / "views")
     sizes = {"num_codebooks": 2, "codebook_size": 4, "codeword_dim": 4, "hidden_dim": 8, "epochs": 3}
-    config = TokenizerConfig(autoencoder_epochs=1, views=views, **sizes)  # type: ignore[arg-type]
+    config = TokenizerConfig(kind="mpq", autoencoder_epochs=1, views=views, **sizes)  # type: ignore[arg-type]
     tokenizer = fit_tokenizer(shop, config, progress=False)
     tokenizer.save_pretrained(root / "tokenizer")
     shape = {"dim": 8, "num_heads": 2, "ffn_dim": 8, "num_blocks": 1, "num_items": shop.num_items}

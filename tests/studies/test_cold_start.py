@@ -23,7 +23,7 @@ from reg4rec.studies.held_out import HeldOut, hold_out
 from reg4rec.studies.text_neighbor import TextNeighbor
 from reg4rec.train import RECIPES, Recipe
 
-TOKENS = {"num_codebooks": 2, "codebook_size": 8, "codeword_dim": 8, "hidden_dim": 16, "epochs": 6}
+TOKENS = {"kind": "mpq", "num_codebooks": 2, "codebook_size": 8, "codeword_dim": 8, "hidden_dim": 16, "epochs": 6}
 CONFIG = ColdStartConfig(
     newest=(1,),
     reg4rec=Recipe(

@@ -122,7 +122,7 @@ def test_a_row_that_the_data_cannot_have_is_a_note(rewards: VariantFindings, sho
 
 
 def test_a_row_whose_tokens_collapse_is_named_with_the_reason(shop: SyntheticShop, tmp_path: Path) -> None:
-    strict = override(TOKENS, {"floors": Floors(max_similarity=-1.0)})
+    strict = override(TOKENS, {"kind": "mpq", "floors": Floors(max_similarity=-1.0)})
     with pytest.raises(InputError, match=r"M 2: the tokenizer collapsed in epoch \d: two codebooks are copies"):
         study_variants("sizes", shop, CONFIG, out=tmp_path, rows=("M 2",), recipe=Recipe(strict, PRETRAIN))
 

@@ -5,6 +5,7 @@ from reg4rec.data import Dataset, ViewConfig, synthetic_shop
 from reg4rec.tokenizer import MPQ, Tokenizer, TokenizerConfig, fit_tokenizer
 
 SMALL = TokenizerConfig(
+    kind="mpq",
     num_codebooks=3,
     codebook_size=16,
     codeword_dim=8,

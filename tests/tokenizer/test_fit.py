@@ -137,7 +137,7 @@ def test_suggested_codebook_size(items: int, size: int) -> None:
 )
 def test_batches_are_even_and_every_item_comes_once(items: int, steps: int) -> None:
     mpq = MPQ(2, 1, 2, 2, 2)
-    stage = TokenizerStage(mpq, torch.zeros(items, 2), TokenizerConfig(), {})
+    stage = TokenizerStage(mpq, torch.zeros(items, 2), TokenizerConfig(batch_size=1024), {})
     rows = [rows_B for rows_B, _ in stage.batches(3)]
     assert len(rows) == steps
     assert max(map(len, rows)) - min(map(len, rows)) <= 1
