@@ -16,6 +16,7 @@ from torch import Tensor
 from reg4rec.data import ItemCatalog, Sequences
 from reg4rec.data.fingerprint import fingerprint
 from reg4rec.errors import InputError
+from reg4rec.infer.checks import check_fit, check_temperatures, chosen_dtype
 from reg4rec.infer.histories import allowed_rows, find_items, padded, read_histories
 from reg4rec.infer.ranking import ItemScores, bucket_ranks, rank_items
 from reg4rec.infer.search import Living, SearchConfig, search
@@ -74,13 +75,13 @@ class Recommender:
         index: TokenIndex | None = None,
         **search: Any,
     ):
-        _check_fit(model, tokenizer, items)
+        check_fit(model, tokenizer, items)
         self.device = choose_device(device)
-        self.dtype = _dtype(dtype, self.device)
+        self.dtype = chosen_dtype(dtype, self.device)
         self.model = model.to(self.device).eval()
         self.tokenizer, self.items = tokenizer, items
         self.config = override(SearchConfig(), search)
-        _check_temperatures(self.config, model)
+        check_temperatures(self.config, model)
         self.trained_on: TrainedOn = trained_on
         self.codes_IM = tokenizer.codes_IM.long().to(self.device)
         popularity = np.zeros(len(items)) if popularity_I is None else np.asarray(popularity_I)
@@ -246,12 +247,12 @@ class Recommender:
         """The same recommender (weights shared) with other fields of `SearchConfig`; its `config` is the search's."""
         other = copy.copy(self)
         other.config = override(self.config, changes)
-        _check_temperatures(other.config, self.model)
+        check_temperatures(other.config, self.model)
         return other
 
     def with_model(self, model: Reg4RecModel) -> "Recommender":
         """The same recommender with another model of the same tokens and items, on its device; `model` is shared."""
-        _check_fit(model, self.tokenizer, self.items)
+        check_fit(model, self.tokenizer, self.items)
         other = copy.copy(self)
         other.model = model.to(self.device).eval()
         return other
@@ -366,30 +367,3 @@ def _index_of(folder: Path, tokenizer: Tokenizer, removed_X: Tensor, device: tor
             f"{folder / INDEX} is not the index of these items ({error}); save the recommender again"
         ) from None
     return TokenIndex(*(tensor.to(device) for tensor in index))
-
-
-def _check_fit(model: Reg4RecModel, tokenizer: Tokenizer, items: ItemCatalog) -> None:
-    num_items, num_codebooks = tokenizer.codes_IM.shape
-    if num_items != len(items):
-        raise InputError(f"the tokenizer was fitted on {num_items} items, the catalog has {len(items)}")
-    shape = (num_codebooks, tokenizer.config.codebook_size)
-    if shape != (model.config.num_codebooks, model.config.codebook_size):
-        raise InputError(
-            f"the model was trained for {model.config.num_codebooks} codebooks of {model.config.codebook_size} "
-            f"codewords, the tokenizer has {shape[0]} of {shape[1]}"
-        )
-    if model.config.num_items not in (0, num_items):
-        raise InputError(f"the model scores {model.config.num_items} items, the catalog has {num_items}")
-
-
-def _check_temperatures(config: SearchConfig, model: Reg4RecModel) -> None:
-    if config.temperatures is not None and len(config.temperatures) != model.config.num_codebooks:
-        raise InputError(f"temperatures are {len(config.temperatures)} for {model.config.num_codebooks} codebooks")
-
-
-def _dtype(name: str, device: torch.device) -> torch.dtype:
-    if name == "auto":
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
-    if name not in ("float32", "bfloat16"):
-        raise InputError(f"dtype is auto, float32 or bfloat16, found {name!r}")
-    return torch.float32 if name == "float32" else torch.bfloat16
