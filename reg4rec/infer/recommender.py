@@ -19,7 +19,7 @@ from reg4rec.errors import InputError
 from reg4rec.infer.checks import check_fit, check_temperatures, chosen_dtype
 from reg4rec.infer.histories import allowed_rows, find_items, padded, read_histories
 from reg4rec.infer.ranking import ItemScores, bucket_ranks, rank_items
-from reg4rec.infer.search import Living, SearchConfig, search
+from reg4rec.infer.search import Living, SearchConfig, search, step_indexes
 from reg4rec.infer.similar import nearest_items
 from reg4rec.infer.table import Results, results_table, similar_table
 from reg4rec.kernels.beam_step.index import (
@@ -284,7 +284,8 @@ class Recommender:
         exclude_BX = history_BX if filter_seen else None
         with torch.inference_mode(), self._autocast():
             memory = self.remember(batch)
-            paths = search(self.model, memory, index, config, exclude_BX, trace)
+            indexes = step_indexes(index, config.order)
+            paths = search(self.model, memory, indexes, config, exclude_BX, trace)
             item_scores = self.item_scores(memory.state_BD, history_BX) if self.model.scores_items else None
             ranking = rank_items(paths, index, self.rank_I, k, exclude_BX, allowed_I, item_scores, config.path_weight)
             return Results(ranking, paths)
