@@ -17,9 +17,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from bench.machine import synchronized
 from reg4rec import ops
 from reg4rec.data import ItemCatalog, ItemViews, Sequences, ViewConfig
-from reg4rec.infer import Recommender
+from reg4rec.infer import Recommender, Results
 from reg4rec.kernels.beam_step.index import (
     add_to_index,
     build_index,
@@ -59,7 +60,7 @@ def whole_index(num_items: int, pairs: bool | None = None) -> ops.TokenIndex:
 
 
 @cache
-def recommender_of(num_codebooks: int) -> Recommender:
+def recommender_of(num_codebooks: int, device: str = "cpu") -> Recommender:
     torch.manual_seed(0)
     model = Reg4RecModel(sized("small", num_codebooks, CODES, CATEGORIES, renormalize=True, num_items=ITEMS))
     config = TokenizerConfig(num_codebooks=num_codebooks, codebook_size=CODES)
@@ -69,7 +70,7 @@ def recommender_of(num_codebooks: int) -> Recommender:
     codes_IM = skewed_codes(ITEMS, num_codebooks)
     tokenizer = Tokenizer(config, build_quantizer(config, 8), views, codes_IM, quantized_IE, health)
     items = ItemCatalog.from_table(pa.table({"item_id": np.arange(ITEMS)}))
-    return Recommender(model, tokenizer, items, device="cpu", num_beams=BEAMS, prune_threshold=None)
+    return Recommender(model, tokenizer, items, device=device, num_beams=BEAMS, prune_threshold=None)
 
 
 @pytest.fixture
@@ -99,6 +100,30 @@ def bench_recommend(
         assert (ranked_BN >= 0).all()
     else:
         assert (ranked_BN == recommender.rank(sequences, 10, True)).all()
+
+
+@pytest.mark.parametrize("how", ["cuda graph", "cuda", "eager"])
+@pytest.mark.parametrize("users", [1, 8, 64, 256])
+@pytest.mark.parametrize("threshold", [None, 0.06])
+def bench_recommend_on_a_gpu(
+    benchmark: Any, users: int, how: str, threshold: float | None, environment: dict[str, Any], device: str
+) -> None:
+    """In bfloat16, with a graph for encoder and search, launch by launch, and with the eager definitions of the ops."""
+    if device != "cuda":
+        pytest.skip("needs a GPU")
+    sequences, chosen = histories(users), recommender_of(CODEBOOKS, device).with_search(prune_threshold=threshold)
+
+    def run(how: str) -> list[Results]:
+        with ops.use_backend("eager" if how == "eager" else "cuda"):
+            return list(chosen.search(sequences, 10, True, trace=[] if how == "cuda" else None))  # no graph is traced
+
+    benchmark.group = f"recommend/users={users}, {'CORP off' if threshold is None else f'theta {threshold}'}/cuda"
+    benchmark.extra_info.update(environment, backend=how)
+    (results,) = benchmark(synchronized(lambda: run(how), device))
+    assert (results.ranking.items_BN >= 0).all()
+    (eager,) = run("eager")
+    same_BN = results.ranking.items_BN == eager.ranking.items_BN
+    assert same_BN.double().mean() > 0.9  # bfloat16 rounds by the shape of a product
 
 
 @needs_extension

@@ -14,10 +14,11 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
 
 from .machine import backend_problem, machine_problem
 
-__all__ = ["BACKENDS", "BackendError", "Choice", "Op", "all_ops", "status", "use_backend"]
+__all__ = ["BACKENDS", "BackendError", "Choice", "Op", "all_ops", "forced_backend", "status", "use_backend"]
 
 BACKENDS = ("cuda", "triton", "cpp", "eager")
 
@@ -48,6 +49,11 @@ def use_backend(backend: str) -> Iterator[None]:
         yield
     finally:
         _forced.reset(token)
+
+
+def forced_backend() -> str | None:
+    """The backend that calls are forced to, None where each op chooses its own."""
+    return _forced.get()
 
 
 class Op:
@@ -93,7 +99,7 @@ class Op:
 
     def __call__(self, *args: Any) -> Any:
         flat = self.check(*args)
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() or isinstance(flat[0], FakeTensor):
             return self.library(*flat)
         if torch.is_grad_enabled() and any(isinstance(a, torch.Tensor) and a.requires_grad for a in flat):
             if self._function is not None:

@@ -3,7 +3,7 @@
 from reg4rec.infer.explain import Explanation, explain
 from reg4rec.infer.ranking import Ranking
 from reg4rec.infer.recommender import DType, Recommender
-from reg4rec.infer.search import Paths, SearchConfig, SearchOrder, search
+from reg4rec.infer.search import Paths, SearchConfig, SearchOrder, search, step_indexes
 from reg4rec.infer.table import Results
 
 __all__ = [
@@ -17,4 +17,5 @@ __all__ = [
     "SearchOrder",
     "explain",
     "search",
+    "step_indexes",
 ]

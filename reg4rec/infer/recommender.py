@@ -1,6 +1,5 @@
 """A trained model with its tokens and its catalog: histories in, items out."""
 
-import contextlib
 import copy
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, replace
@@ -16,9 +15,12 @@ from torch import Tensor
 from reg4rec.data import ItemCatalog, Sequences
 from reg4rec.data.fingerprint import fingerprint
 from reg4rec.errors import InputError
+from reg4rec.infer.checks import check_fit, check_temperatures, chosen_dtype
+from reg4rec.infer.engine import SearchEngine
+from reg4rec.infer.graphs import Batch
 from reg4rec.infer.histories import allowed_rows, find_items, padded, read_histories
 from reg4rec.infer.ranking import ItemScores, bucket_ranks, rank_items
-from reg4rec.infer.search import Living, SearchConfig, search
+from reg4rec.infer.search import Living, SearchConfig
 from reg4rec.infer.similar import nearest_items
 from reg4rec.infer.table import Results, results_table, similar_table
 from reg4rec.kernels.beam_step.index import (
@@ -43,8 +45,6 @@ __all__ = ["DType", "Recommender"]
 
 FORMAT, VERSION = "reg4rec-recommender", 2
 INDEX = "index.safetensors"
-LOGITS_AT_ONCE = 1 << 23
-"""Token logits held at a time, which sets how many users are searched together."""
 
 TrainedOn = Literal["train", "train+validation"]
 DType = Literal["auto", "float32", "bfloat16"]
@@ -74,13 +74,13 @@ class Recommender:
         index: TokenIndex | None = None,
         **search: Any,
     ):
-        _check_fit(model, tokenizer, items)
+        check_fit(model, tokenizer, items)
         self.device = choose_device(device)
-        self.dtype = _dtype(dtype, self.device)
+        self.dtype = chosen_dtype(dtype, self.device)
         self.model = model.to(self.device).eval()
         self.tokenizer, self.items = tokenizer, items
         self.config = override(SearchConfig(), search)
-        _check_temperatures(self.config, model)
+        check_temperatures(self.config, model)
         self.trained_on: TrainedOn = trained_on
         self.codes_IM = tokenizer.codes_IM.long().to(self.device)
         popularity = np.zeros(len(items)) if popularity_I is None else np.asarray(popularity_I)
@@ -91,6 +91,14 @@ class Recommender:
         self.cosine_I = tokenizer.path_cosines().to(self.device)
         self.rank_I = bucket_ranks(self.cosine_I, self.popularity_I)
         self.index = index or build_index(self.codes_IM, model.config.codebook_size)
+        self._engine = SearchEngine(self.model, self.codes_IM, self.index, self.dtype)
+
+    @property
+    def engine(self) -> SearchEngine:
+        """What encodes and searches with the present model and items; a new one, without graphs, after they changed."""
+        if not self._engine.serves(self.model, self.codes_IM, self.index, self.dtype):
+            self._engine = SearchEngine(self.model, self.codes_IM, self.index, self.dtype)
+        return self._engine
 
     def recommend(
         self,
@@ -184,20 +192,19 @@ class Recommender:
         `trace` receives what lives after each step of each batch (see `reg4rec.infer.search`).
         """
         config = self._config_for(k)
-        allowed_I, index = ~self.removed_I, self.index
+        allowed_I, engine = ~self.removed_I, self.engine
         if allowed is not None:
             rows = torch.from_numpy(allowed).long().to(self.device)
             rows = rows[allowed_I[rows]]
             allowed_I = torch.zeros_like(allowed_I).index_fill_(0, rows, True)
             index = build_index(self.codes_IM, self.model.config.codebook_size, rows)
-        for batch in histories.batches(self.users_at_once(k)):
-            yield self._search_batch(batch, k, filter_seen, config, index, allowed_I, trace)
+            engine = SearchEngine(self.model, self.codes_IM, index, self.dtype, passing=True)
+        for batch in histories.batches(engine.users_at_once(config)):
+            yield self._search_batch(batch, k, filter_seen, config, engine, allowed_I, trace)
 
     def users_at_once(self, k: int) -> int:
         """How many users are searched together for `k` items each."""
-        config = self._config_for(k)
-        per_user = (config.num_beams + config.num_spares) * self.model.tokens_MKD[..., 0].numel()
-        return max(1, LOGITS_AT_ONCE // per_user)
+        return self.engine.users_at_once(self._config_for(k))
 
     def fingerprint(self) -> str:
         """The sha256 of all that decides what is recommended: weights, tokens, items and the search."""
@@ -246,12 +253,12 @@ class Recommender:
         """The same recommender (weights shared) with other fields of `SearchConfig`; its `config` is the search's."""
         other = copy.copy(self)
         other.config = override(self.config, changes)
-        _check_temperatures(other.config, self.model)
+        check_temperatures(other.config, self.model)
         return other
 
     def with_model(self, model: Reg4RecModel) -> "Recommender":
         """The same recommender with another model of the same tokens and items, on its device; `model` is shared."""
-        _check_fit(model, self.tokenizer, self.items)
+        check_fit(model, self.tokenizer, self.items)
         other = copy.copy(self)
         other.model = model.to(self.device).eval()
         return other
@@ -264,10 +271,11 @@ class Recommender:
 
     def remember(self, histories: Sequences) -> Memory:
         """Histories of item rows, cut to the newest that the model reads and encoded."""
+        return self.engine.remember(self._batch_of(histories, None))
+
+    def _batch_of(self, histories: Sequences, exclude_BX: Tensor | None) -> Batch:
         newest = histories.last(self.model.config.max_history)
-        item_BL = padded(newest, 0).to(self.device)
-        length_B = torch.from_numpy(newest.lengths).to(self.device)
-        return self.model.remember(self.codes_IM[item_BL], length_B, item_BL)
+        return Batch(padded(newest, 0), torch.from_numpy(newest.lengths), exclude_BX)
 
     def _search_batch(
         self,
@@ -275,17 +283,18 @@ class Recommender:
         k: int,
         filter_seen: bool,
         config: SearchConfig,
-        index: TokenIndex,
+        engine: SearchEngine,
         allowed_I: Tensor,
         trace: list[Living] | None,
     ) -> Results:
         history_BX = padded(batch, -1).to(self.device)
         exclude_BX = history_BX if filter_seen else None
-        with torch.inference_mode(), self._autocast():
-            memory = self.remember(batch)
-            paths = search(self.model, memory, index, config, exclude_BX, trace)
-            item_scores = self.item_scores(memory.state_BD, history_BX) if self.model.scores_items else None
-            ranking = rank_items(paths, index, self.rank_I, k, exclude_BX, allowed_I, item_scores, config.path_weight)
+        with torch.inference_mode():
+            state_BD, paths = engine.run(self._batch_of(batch, exclude_BX), config, trace)
+            item_scores = self.item_scores(state_BD, history_BX) if self.model.scores_items else None
+            ranking = rank_items(
+                paths, engine.index, self.rank_I, k, exclude_BX, allowed_I, item_scores, config.path_weight
+            )
             return Results(ranking, paths)
 
     def item_scores(self, state_BD: Tensor, history_BX: Tensor) -> ItemScores:
@@ -299,10 +308,6 @@ class Recommender:
             return score_T + self.model.repeat_bias * repeated_T
 
         return scores
-
-    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
-        enabled = self.dtype != torch.float32
-        return torch.autocast(self.device.type, self.dtype) if enabled else contextlib.nullcontext()
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the whole recommender, replacing what was there."""
@@ -366,30 +371,3 @@ def _index_of(folder: Path, tokenizer: Tokenizer, removed_X: Tensor, device: tor
             f"{folder / INDEX} is not the index of these items ({error}); save the recommender again"
         ) from None
     return TokenIndex(*(tensor.to(device) for tensor in index))
-
-
-def _check_fit(model: Reg4RecModel, tokenizer: Tokenizer, items: ItemCatalog) -> None:
-    num_items, num_codebooks = tokenizer.codes_IM.shape
-    if num_items != len(items):
-        raise InputError(f"the tokenizer was fitted on {num_items} items, the catalog has {len(items)}")
-    shape = (num_codebooks, tokenizer.config.codebook_size)
-    if shape != (model.config.num_codebooks, model.config.codebook_size):
-        raise InputError(
-            f"the model was trained for {model.config.num_codebooks} codebooks of {model.config.codebook_size} "
-            f"codewords, the tokenizer has {shape[0]} of {shape[1]}"
-        )
-    if model.config.num_items not in (0, num_items):
-        raise InputError(f"the model scores {model.config.num_items} items, the catalog has {num_items}")
-
-
-def _check_temperatures(config: SearchConfig, model: Reg4RecModel) -> None:
-    if config.temperatures is not None and len(config.temperatures) != model.config.num_codebooks:
-        raise InputError(f"temperatures are {len(config.temperatures)} for {model.config.num_codebooks} codebooks")
-
-
-def _dtype(name: str, device: torch.device) -> torch.dtype:
-    if name == "auto":
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
-    if name not in ("float32", "bfloat16"):
-        raise InputError(f"dtype is auto, float32 or bfloat16, found {name!r}")
-    return torch.float32 if name == "float32" else torch.bfloat16

@@ -1,5 +1,6 @@
 """Beam search over item tokens: CRSS chooses the order, CORP drops paths that contradict themselves."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -13,7 +14,7 @@ from reg4rec.kernels.beam_step.index import TokenIndex, build_index
 from reg4rec.kernels.beam_step.reference import best_children, prune_paths
 from reg4rec.model import Memory, PathCache, Reg4RecModel
 
-__all__ = ["CORP_REGION", "Living", "Paths", "SearchConfig", "SearchOrder", "search"]
+__all__ = ["CORP_REGION", "Living", "Paths", "SearchConfig", "SearchOrder", "corp", "search", "step_indexes"]
 
 SearchOrder = Literal["confidence", "fixed"]
 CORP_REGION = "reg4rec.corp"
@@ -105,34 +106,38 @@ class Living(NamedTuple):
     js_BP: Tensor | None
 
 
+def corp(model: Reg4RecModel, config: SearchConfig) -> tuple[float | None, int]:
+    """The threshold and the spares with which a model is searched: None and 0 where CORP is off or lacks categories."""
+    on = config.prune_threshold is not None and model.category_head is not None
+    return (config.prune_threshold, config.num_spares) if on else (None, 0)
+
+
 @torch.inference_mode()
 def search(
     model: Reg4RecModel,
     memory: Memory,
-    index: TokenIndex,
+    indexes: Sequence[TokenIndex],
     config: SearchConfig,
     exclude_BX: Tensor | None = None,
     trace: list[Living] | None = None,
 ) -> Paths:
     """Decode the best `num_beams` token sets of existing items for each encoded history (`Reg4RecModel.remember`).
 
+    indexes: one for each step, from `step_indexes`. Constrained, nothing here waits for the GPU.
+
     Unconstrained, of all token sets: probabilities are over whole codebooks, whatever items exist or are excluded.
 
     Each step takes, over all unused codebooks, the tokens of highest probability within their own codebook (CRSS),
     merges paths that hold the same set, and drops those whose category distribution jumped (CORP; not in a model
-    without categories). Items in exclude_BX (rows, -1 for none) are never reached. In fixed order a step sees the
-    codebooks up to its own alone, which makes the search that of a trie over the items' token sequences. `trace`
-    receives what lives after each step.
+    without categories). Items in exclude_BX (rows, -1 for none) are never reached. `trace` receives what lives after
+    each step.
     Paper: CRSS, figure and stated, D5; CORP, stated, D10.
     """
-    device = memory.state_BD.device
-    temperature_M = None if config.temperatures is None else torch.tensor(config.temperatures, device=device)
+    temperature_M = None if config.temperatures is None else _on_device(config.temperatures, memory.state_BD.device)
     beam = _Beam.begin(model, memory, temperature_M)
-    threshold = config.prune_threshold if model.category_head is not None else None
-    spares = 0 if threshold is None else config.num_spares
+    threshold, spares = corp(model, config)
     num_steps = min(config.num_steps or model.config.num_codebooks, model.config.num_codebooks)
-    indexes = [index] * num_steps if config.order == "confidence" else _prefix_indexes(index)[:num_steps]
-    for step, step_index in enumerate(indexes, start=1):
+    for step, step_index in enumerate(indexes[:num_steps], start=1):
         seen = step_index.codes_IM.shape[1]
         logits_BPMK, tokens_BPM = beam.logits_BPMK[:, :, :seen], beam.tokens_BPM[:, :, :seen]
         if config.constrained:
@@ -274,9 +279,14 @@ class _Beam:
         )
 
 
-def _prefix_indexes(index: TokenIndex) -> list[TokenIndex]:
-    """For each step of a fixed order, the index of the same items over the codebooks up to that step's."""
+def step_indexes(index: TokenIndex, order: SearchOrder) -> list[TokenIndex]:
+    """For each step of a search the index that it reads, which in fixed order has the codebooks up to its own alone.
+
+    That makes a search in fixed order the search of a trie over the items' token sequences.
+    """
     num_codebooks, codebook_size = index.counts_MK.shape
+    if order == "confidence":
+        return [index] * num_codebooks
     rows = index.postings[: index.offsets[codebook_size]]  # an item has one token of the first codebook
     return [build_index(index.codes_IM[:, :m], codebook_size, rows) for m in range(1, num_codebooks + 1)]
 
@@ -287,6 +297,11 @@ def _take(x: Tensor, rows_BP: Tensor) -> Tensor:
     return x[users, rows_BP]
 
 
+def _on_device(values_M: tuple[float, ...], device: torch.device) -> Tensor:
+    """A tensor that is filled where it is: copying it there would wait for the GPU."""
+    return torch.stack([torch.full((), value, device=device) for value in values_M])
+
+
 def _tempered(logits_BPMK: Tensor, temperature_M: Tensor | None) -> Tensor:
     logits_BPMK = logits_BPMK.float()
     return logits_BPMK if temperature_M is None else logits_BPMK / temperature_M[:, None]
@@ -295,5 +310,5 @@ def _tempered(logits_BPMK: Tensor, temperature_M: Tensor | None) -> Tensor:
 def _divergence(before_BPC: Tensor, after_BPC: Tensor, threshold: float) -> Tensor:
     """js_BP, moved to the side of the threshold on which the op decided that the row lies."""
     js_N, keep_N = ops.js_divergence(before_BPC.flatten(0, 1), after_BPC.flatten(0, 1), threshold)
-    just_above = torch.nextafter(js_N.new_tensor(threshold), js_N.new_tensor(1.0))
+    just_above = torch.nextafter(js_N.new_full((), threshold), js_N.new_ones(()))
     return torch.where(keep_N, js_N.clamp(max=threshold), js_N.maximum(just_above)).view(before_BPC.shape[:2])

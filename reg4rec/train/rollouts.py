@@ -8,7 +8,7 @@ from torch import Tensor
 
 from reg4rec import ops
 from reg4rec.infer import SearchConfig
-from reg4rec.infer.search import search
+from reg4rec.infer.search import search, step_indexes
 from reg4rec.kernels.beam_step.index import TokenIndex
 from reg4rec.kernels.beam_step.reference import admissible_tokens
 from reg4rec.model import Memory, Reg4RecModel
@@ -123,7 +123,8 @@ class _Steps:
 
 def _best_paths(model: Reg4RecModel, memory: Memory, index: TokenIndex, group_size: int, num_steps: int) -> Rollouts:
     # without CORP: a path that contradicts itself must be seen to be punished
-    paths = search(model, memory, index, SearchConfig(group_size, prune_threshold=None, num_steps=num_steps))
+    config = SearchConfig(group_size, prune_threshold=None, num_steps=num_steps)
+    paths = search(model, memory, step_indexes(index, config.order), config)
     order_BGS = paths.order_BWM[..., :num_steps].clamp(min=0)
     return recorded_paths(order_BGS, paths.tokens_BWM.clamp(min=0), index, paths.scores_BW > -torch.inf)
 

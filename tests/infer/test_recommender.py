@@ -204,7 +204,7 @@ def test_batches_follow_one_another(
     recommender: Recommender, histories: dict[str, list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = recommender.recommend(histories, k=5)
-    monkeypatch.setattr("reg4rec.infer.recommender.LOGITS_AT_ONCE", 24 * 48 * 7)  # seven users at a time
+    monkeypatch.setattr("reg4rec.infer.engine.LOGITS_AT_ONCE", 24 * 48 * 7)  # seven users at a time
     table = recommender.recommend(histories, k=5)
     assert table["user_id"].to_list() == expected["user_id"].to_list()
     assert share(table["item_id"] == expected["item_id"]) > 0.95

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from reg4rec.data.shop import SyntheticShop
 from reg4rec.errors import InputError
-from reg4rec.infer import Paths, Recommender, SearchConfig, search
-from reg4rec.kernels.beam_step.index import build_index
+from reg4rec.infer import Paths, Recommender, SearchConfig, SearchOrder, search, step_indexes
+from reg4rec.kernels.beam_step.index import TokenIndex, build_index
 from reg4rec.model import HistoryLayout, Memory, ModelConfig, Reg4RecModel
 
 M, K, C, I = 3, 4, 5, 14  # noqa: E741
@@ -139,6 +139,11 @@ def small_model(
     return model
 
 
+def steps_of(codes_IM: Tensor, codebook_size: int = K, order: SearchOrder = "confidence") -> list[TokenIndex]:
+    """What each step of a search over all items reads."""
+    return step_indexes(build_index(codes_IM, codebook_size), order)
+
+
 def small_catalog(seed: int) -> Tensor:
     """codes_IM, with a few items that share all tokens."""
     codes_IM = torch.randint(0, K, (I, M), generator=torch.Generator().manual_seed(seed))
@@ -187,7 +192,7 @@ def test_the_search_equals_a_plain_one(
     excluded = [[1, 4], [], list(range(I)), [3, 5, 8]]
     exclude_BX = torch.tensor([x + [-1] * (I - len(x)) for x in excluded])
     memory = remember(model, codes_IM, histories)
-    paths = search(model, memory, build_index(codes_IM, K), config, exclude_BX)
+    paths = search(model, memory, steps_of(codes_IM, order=config.order), config, exclude_BX)
     for b, history in enumerate(histories):
         allowed = [i for i in range(I) if i not in excluded[b]]
         alone = remember(model, codes_IM, [history])
@@ -201,7 +206,7 @@ def test_renormalized_paths_have_the_scores_of_a_plain_search(num_steps: int) ->
     config = SearchConfig(WIDE, 0, None, num_steps=num_steps)
     memory = remember(model, codes_IM, [[1, 4, 9, 2]])
     excluded = [1, 4, 8]
-    paths = search(model, memory, build_index(codes_IM, K), config, torch.tensor([excluded]))
+    paths = search(model, memory, steps_of(codes_IM), config, torch.tensor([excluded]))
     found = {
         frozenset((r, j) for r, j in enumerate(row) if j >= 0): score
         for row, score in zip(paths.tokens_BWM[0].tolist(), paths.scores_BW[0].tolist(), strict=True)
@@ -248,7 +253,7 @@ def test_wide_beams_find_every_set_by_its_best_order(seed: int, constrained: boo
             log_probs = decode(model, memory, tokens)[0].log_softmax(-1)
             score = sum(float(log_probs[step, r, j]) for step, (r, j) in enumerate(tokens))
             best[codes] = max(best.get(codes, NEVER), score)
-    paths = search(model, memory, build_index(codes_IM, K), SearchConfig(WIDE, constrained=constrained))
+    paths = search(model, memory, steps_of(codes_IM), SearchConfig(WIDE, constrained=constrained))
     found = {
         tuple(row): score
         for row, score in zip(paths.tokens_BWM[0].tolist(), paths.scores_BW[0].tolist(), strict=True)
@@ -311,7 +316,7 @@ def test_a_trained_model_returns_items_that_exist(
     index = build_index(codes_IM, recommender.model.config.codebook_size, some)
     model = copy.copy(recommender.model)
     model.config = replace(model.config, renormalize=False)
-    paths = search(model, users.memory, index, SearchConfig(8, 4, threshold), users.history_BX)
+    paths = search(model, users.memory, [index] * codes_IM.shape[1], SearchConfig(8, 4, threshold), users.history_BX)
     seen = [set(row[row >= 0].tolist()) for row in users.history_BX]
     check_promises(paths, model, users.alone, codes_IM, [set(some.tolist()) - s for s in seen])
 
@@ -325,7 +330,7 @@ def adjacent_divergences(model: Reg4RecModel, memory: Memory, paths: Paths, b: i
 
 def test_without_a_threshold_nothing_is_pruned(users: Users, recommender: Recommender) -> None:
     config = SearchConfig(8, 4, None)
-    paths = search(recommender.model, users.memory, recommender.index, config)
+    paths = search(recommender.model, users.memory, step_indexes(recommender.index, "confidence"), config)
     assert (paths.scores_BW[:, 0] > NEVER).all()
     assert not paths.pruned_B.any()
     assert not paths.fallbacks_B.any()
@@ -336,7 +341,7 @@ def test_with_a_threshold_every_survivor_is_consistent(
     users: Users, recommender: Recommender, threshold: float
 ) -> None:
     config = SearchConfig(8, 4, threshold)
-    paths = search(recommender.model, users.memory, recommender.index, config)
+    paths = search(recommender.model, users.memory, step_indexes(recommender.index, "confidence"), config)
     consistent = 0
     for b, memory in enumerate(users.alone):
         for w in range(int((paths.scores_BW[b] > NEVER).sum())):
@@ -349,7 +354,9 @@ def test_with_a_threshold_every_survivor_is_consistent(
 
 def test_a_threshold_of_zero_is_a_fallback_for_everyone(users: Users, recommender: Recommender) -> None:
     steps_judged = recommender.codes_IM.shape[1] - 1
-    paths = search(recommender.model, users.memory, recommender.index, SearchConfig(8, 4, 0.0))
+    paths = search(
+        recommender.model, users.memory, step_indexes(recommender.index, "confidence"), SearchConfig(8, 4, 0.0)
+    )
     assert (paths.fallbacks_B == steps_judged).all()
     assert ((paths.scores_BW > NEVER).sum(1) == 1).all()
 

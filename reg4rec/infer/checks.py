@@ -1,0 +1,41 @@
+"""What model, tokens, items and settings of a recommender must agree on."""
+
+import torch
+
+from reg4rec.data import ItemCatalog
+from reg4rec.errors import InputError
+from reg4rec.infer.search import SearchConfig
+from reg4rec.model import Reg4RecModel
+from reg4rec.tokenizer import Tokenizer
+
+__all__ = ["check_fit", "check_temperatures", "chosen_dtype"]
+
+
+def check_fit(model: Reg4RecModel, tokenizer: Tokenizer, items: ItemCatalog) -> None:
+    """InputError unless a model, a tokenizer and a catalog are of the same items and codebooks."""
+    num_items, num_codebooks = tokenizer.codes_IM.shape
+    if num_items != len(items):
+        raise InputError(f"the tokenizer was fitted on {num_items} items, the catalog has {len(items)}")
+    shape = (num_codebooks, tokenizer.config.codebook_size)
+    if shape != (model.config.num_codebooks, model.config.codebook_size):
+        raise InputError(
+            f"the model was trained for {model.config.num_codebooks} codebooks of {model.config.codebook_size} "
+            f"codewords, the tokenizer has {shape[0]} of {shape[1]}"
+        )
+    if model.config.num_items not in (0, num_items):
+        raise InputError(f"the model scores {model.config.num_items} items, the catalog has {num_items}")
+
+
+def check_temperatures(config: SearchConfig, model: Reg4RecModel) -> None:
+    """InputError unless each codebook has a temperature, or none has."""
+    if config.temperatures is not None and len(config.temperatures) != model.config.num_codebooks:
+        raise InputError(f"temperatures are {len(config.temperatures)} for {model.config.num_codebooks} codebooks")
+
+
+def chosen_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The dtype of that name, "auto" by the device."""
+    if name == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    if name not in ("float32", "bfloat16"):
+        raise InputError(f"dtype is auto, float32 or bfloat16, found {name!r}")
+    return torch.float32 if name == "float32" else torch.bfloat16

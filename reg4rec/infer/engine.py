@@ -1,0 +1,113 @@
+"""Encoder and search over one index: a call after the other, or on a GPU as a CUDA graph."""
+
+import contextlib
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from reg4rec import ops
+from reg4rec.infer.graphs import Batch, Found, SearchGraphs
+from reg4rec.infer.search import Living, SearchConfig, SearchOrder, corp, search, step_indexes
+from reg4rec.kernels.beam_step.index import TokenIndex
+from reg4rec.kernels.dispatch import forced_backend
+from reg4rec.model import Memory, Reg4RecModel
+
+__all__ = ["SearchEngine"]
+
+LOGITS_AT_ONCE = 1 << 23
+"""Token logits held at a time, which sets how many users are searched together."""
+
+
+class SearchEngine:
+    """Encodes and searches with a model, the codes of its items, the index of those that may be found, and a dtype.
+
+    Batches lie anywhere, what is found on the device of the codes. `passing`: the engine serves one call, for which no
+    graph is worth its capture.
+    """
+
+    def __init__(
+        self, model: Reg4RecModel, codes_IM: Tensor, index: TokenIndex, dtype: torch.dtype, passing: bool = False
+    ):
+        self.model, self.codes_IM, self.index, self.dtype, self.passing = model, codes_IM, index, dtype, passing
+        self.device = codes_IM.device
+        self.graphs = SearchGraphs(self.device)
+        self._indexes: dict[SearchOrder, list[TokenIndex]] = {}
+        self._step_objections: dict[SearchConfig, str | None] = {}
+
+    def serves(self, model: Reg4RecModel, codes_IM: Tensor, index: TokenIndex, dtype: torch.dtype) -> bool:
+        """Whether the engine was made of these very objects."""
+        same = self.model is model and self.codes_IM is codes_IM and self.index is index
+        return same and self.dtype == dtype
+
+    def indexes(self, order: SearchOrder) -> list[TokenIndex]:
+        """`step_indexes`, built once."""
+        if order not in self._indexes:
+            self._indexes[order] = step_indexes(self.index, order)
+        return self._indexes[order]
+
+    def remember(self, batch: Batch) -> Memory:
+        """The encoded histories of the batch."""
+        item_BL, length_B, _ = batch.to(self.device)
+        return self.model.remember(self.codes_IM[item_BL], length_B, item_BL)
+
+    def users_at_once(self, config: SearchConfig) -> int:
+        """How many users a batch has at most."""
+        per_user = (config.num_beams + config.num_spares) * self.index.counts_MK.numel()
+        return max(1, LOGITS_AT_ONCE // per_user)
+
+    @torch.inference_mode()
+    def run(self, batch: Batch, config: SearchConfig, trace: list[Living] | None = None) -> Found:
+        """`plain`, by a CUDA graph where there is no `graph_objection`."""
+        if self.graph_objection(config, trace) is not None:
+            return self.plain(batch.to(self.device), config, trace)
+        self.indexes(config.order)  # not within a capture
+        decode = partial(self.plain, config=config)
+        most_users, max_history = self.users_at_once(config), self.model.config.max_history
+        same = replace(config, path_weight=0.0)  # which is the ranking's
+        return self.graphs.run(decode, same, batch, most_users, max_history)
+
+    @torch.inference_mode()
+    def plain(self, batch: Batch, config: SearchConfig, trace: list[Living] | None = None) -> Found:
+        """Encode and search a batch on the device; constrained, with CUDA kernels, nothing waits for the GPU."""
+        with self._autocast():
+            memory = self.remember(batch)
+            paths = search(self.model, memory, self.indexes(config.order), config, batch.exclude_BX, trace)
+            return Found(memory.state_BD, paths)
+
+    def graph_objection(self, config: SearchConfig, trace: list[Living] | None = None) -> str | None:
+        """Why a search is not run as a CUDA graph, or None."""
+        forced = forced_backend()
+        if trace is not None:
+            return "a trace of the search was asked for, and a graph keeps its result alone"
+        if not config.constrained:
+            return "the search is unconstrained, whose steps run on eager PyTorch"
+        if self.model.training:
+            return "the model is in training mode, and a graph would stay in it; call eval()"
+        if self.passing:
+            return "its items were chosen for this call, and a graph pays from the second call on"
+        if forced not in (None, "cuda"):
+            return f"the backend {forced} was asked for, and a graph holds CUDA kernels"
+        if self.device.type != "cuda":
+            return f"the recommender is on the {self.device.type}, a CUDA graph needs a GPU"
+        if config not in self._step_objections:
+            self._step_objections[config] = self._step_objection(config)
+        return self._step_objections[config]
+
+    def _step_objection(self, config: SearchConfig) -> str | None:
+        """Why a step runs on eager PyTorch, which waits for the GPU."""
+        num_spares = corp(self.model, config)[1]
+        shape = (1, config.num_beams + num_spares)
+        logits_BPMK = torch.empty(*shape, *self.index.counts_MK.shape, device=self.device)
+        scores_BP = torch.empty(shape, device=self.device)
+        tokens_BPM = torch.empty(*shape, self.codes_IM.shape[1], dtype=torch.int64, device=self.device)
+        choice = ops.which(
+            "beam_step", logits_BPMK, scores_BP, tokens_BPM, None, self.index, config.num_beams, num_spares
+        )
+        return None if choice.backend == "cuda" else f"beam_step runs on {choice.backend}: {choice.reasons['cuda']}"
+
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+        enabled = self.dtype != torch.float32
+        return torch.autocast(self.device.type, self.dtype) if enabled else contextlib.nullcontext()
