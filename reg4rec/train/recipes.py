@@ -38,8 +38,9 @@ RECIPES: dict[RecipeName, Recipe] = {
         ),
     ),
 }
-"""They differ in the kind of tokens, in item scores, in probabilities among existing items, in the length of histories,
-in beams, dropout and epochs. `paper` decodes every target, and feeds tokens in the model's own order at the end (D4)."""
+"""They differ in the kind of tokens, in item scores, in probabilities among existing items, in the length of
+histories, in beams, dropout and epochs. `paper` decodes every target, and feeds tokens in the model's own order at the
+end (D4)."""
 
 
 def recipe_named(name: str) -> Recipe:
