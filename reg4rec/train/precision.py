@@ -16,7 +16,7 @@ from torch.utils.hooks import RemovableHandle
 
 from reg4rec.checkpoints import newest_checkpoint, read_counters
 from reg4rec.errors import InputError
-from reg4rec.kernels.fp8_linear.reference import E4M3, quantize_tensorwise
+from reg4rec.kernels.fp8_linear.reference import E4M3, quantize
 from reg4rec.model import Format, Linear
 from reg4rec.settings import check_settings
 from reg4rec.train.format_costs import FormatCosts, LayerSize, format_costs
@@ -245,8 +245,8 @@ def set_formats(layers: dict[str, Linear], wanted: Format) -> None:
 def sensitivity(weight: Tensor, trace: float) -> dict[Format, float]:
     """By format: the mean curvature of a weight times the mean squared error of rounding it."""
     exact = weight.detach().float()
-    fp8, scale = quantize_tensorwise(exact, E4M3)
-    errors = {"bf16": exact.bfloat16().float() - exact, "fp8": fp8.float() * scale - exact}
+    fp8 = quantize(exact, E4M3, rowwise=False)
+    errors = {"bf16": exact.bfloat16().float() - exact, "fp8": fp8.values.float() * fp8.scale - exact}
     return {name: trace / exact.numel() * float(error.square().mean()) for name, error in errors.items()}  # type: ignore[misc]
 
 
