@@ -20,6 +20,7 @@ from reg4rec.model import Reg4RecModel, transformer
 from reg4rec.storage import write_json
 from reg4rec.tokenizer import Tokenizer, TokenizerConfig, fit_tokenizer, stage
 from reg4rec.train import AlignConfig, PretrainConfig, align, pretrain
+from reg4rec.train.precision import LadqConfig
 from reg4rec.train.pretrain import PretrainStage
 
 LOOP = LoopConfig(epochs=3, learning_rate=3e-3, log_every=1, checkpoint_seconds=0.0)
@@ -77,7 +78,9 @@ def kept_fp8(folder: Path, out: Path) -> None:
         return fp8_linear(x_TD, weight_OD, bias_O, weight8=weight8)
 
     data, tokenizer = Dataset.load(folder / "data"), Tokenizer.from_pretrained(folder / "tokenizer")
-    config = replace(PRETRAIN, precision="fp8", loop=replace(LOOP, epochs=1, parallel="fsdp"))
+    config = replace(
+        PRETRAIN, precision="fp8", ladq=LadqConfig(sample_every=2), loop=replace(LOOP, epochs=1, parallel="fsdp")
+    )
     with patch.object(ops, "fp8_linear", compared):
         pretrain(data, tokenizer, config, out, device="cpu", progress=False)
 
