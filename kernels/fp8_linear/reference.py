@@ -30,6 +30,7 @@ class Operand(NamedTuple):
 
 
 def quantize(tensor_AX: torch.Tensor, dtype: torch.dtype, rowwise: bool) -> Operand:
+    """The tensor in fp8, with one scale or one for each row."""
     tensor_AX = tensor_AX.detach()
     if tensor_AX.numel():
         largest = tensor_AX.abs().amax(1 if rowwise else (0, 1), keepdim=True)
