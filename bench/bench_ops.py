@@ -60,7 +60,7 @@ def operations(name: str, sizes: Sizes) -> int:
         batch, paths, books, codes, _ = sizes
         return 5 * batch * paths * books * codes
     if name == "fp8_linear":
-        rows, out, width = sizes
+        rows, out, width, _ = sizes
         return 2 * rows * out * width
     rows, books, codes, width, *hidden = sizes
     if name == "token_cross_entropy":  # of a row about half the codebooks are open

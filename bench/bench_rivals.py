@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy, linear
 
 from bench.bench_ops import Args, arguments, expected, num_bytes, operations
 from bench.conftest import Timed
-from reg4rec.kernels.fp8_linear.reference import E4M3, quantize_tensorwise
+from reg4rec.kernels.fp8_linear.reference import E4M3, quantize
 from tests.ops.cases import CASES
 
 Call = Callable[[], Any]
@@ -71,19 +71,23 @@ def _mixed(ids_BM: Tensor, codebooks_MKE: Tensor, gate_BM: Tensor) -> tuple[Tens
     return ids_BM, mixed_BE
 
 
-def scaled_mm(x_TD: Tensor, weight_OD: Tensor, bias_O: Tensor) -> Call:
+def scaled_mm(x_TD: Tensor, weight_OD: Tensor, bias_O: Tensor, scaling: str) -> Call:
     def run() -> Tensor:
-        (x8_TD, x_scale), (weight8_OD, scale) = quantize_tensorwise(x_TD, E4M3), quantize_tensorwise(weight_OD, E4M3)
-        return torch._scaled_mm(x8_TD, weight8_OD.T, scale_a=x_scale, scale_b=scale, out_dtype=x_TD.dtype) + bias_O
+        x8, weight8 = (quantize(one, E4M3, scaling == "rowwise") for one in (x_TD, weight_OD))
+        # bfloat16, since not every version of torch gives float32 with scales per row
+        y_TO = torch._scaled_mm(
+            x8.values, weight8.values.T, scale_a=x8.scale, scale_b=weight8.scale.T, out_dtype=torch.bfloat16
+        )
+        return y_TO + bias_O
 
     return run
 
 
-def linear_fp32(x_TD: Tensor, weight_OD: Tensor, bias_O: Tensor) -> Call:
+def linear_fp32(x_TD: Tensor, weight_OD: Tensor, bias_O: Tensor, _: str) -> Call:
     return lambda: linear(x_TD, weight_OD, bias_O)
 
 
-def linear_bf16(x_TD: Tensor, weight_OD: Tensor, bias_O: Tensor) -> Call:
+def linear_bf16(x_TD: Tensor, weight_OD: Tensor, bias_O: Tensor, _: str) -> Call:
     x_TD, weight_OD, bias_O = (t.bfloat16() for t in (x_TD, weight_OD, bias_O))
     return lambda: linear(x_TD, weight_OD, bias_O)
 

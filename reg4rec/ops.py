@@ -8,7 +8,7 @@ from typing import Any
 
 from .kernels.beam_step import TokenIndex, beam_step, build_index
 from .kernels.dispatch import BACKENDS, BackendError, Choice, all_ops, status, use_backend
-from .kernels.fp8_linear import fp8_linear
+from .kernels.fp8_linear import Fp8Weight, Scaling, fp8_linear, fp8_weight
 from .kernels.item_topk import item_topk
 from .kernels.js_divergence import js_divergence
 from .kernels.mpq_quantize import mpq_quantize
@@ -19,10 +19,13 @@ __all__ = [
     "BACKENDS",
     "BackendError",
     "Choice",
+    "Fp8Weight",
+    "Scaling",
     "TokenIndex",
     "beam_step",
     "build_index",
     "fp8_linear",
+    "fp8_weight",
     "item_topk",
     "js_divergence",
     "mpq_quantize",

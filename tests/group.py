@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from reg4rec import distributed
+import torch
+from torch import Tensor
+
+from reg4rec import distributed, ops
 from reg4rec.data import Dataset
 from reg4rec.evaluation import evaluate
 from reg4rec.infer import Recommender
@@ -17,6 +20,7 @@ from reg4rec.model import Reg4RecModel, transformer
 from reg4rec.storage import write_json
 from reg4rec.tokenizer import Tokenizer, TokenizerConfig, fit_tokenizer, stage
 from reg4rec.train import AlignConfig, PretrainConfig, align, pretrain
+from reg4rec.train.precision import LadqConfig
 from reg4rec.train.pretrain import PretrainStage
 
 LOOP = LoopConfig(epochs=3, learning_rate=3e-3, log_every=1, checkpoint_seconds=0.0)
@@ -64,6 +68,23 @@ def killed(folder: Path, out: Path) -> Reg4RecModel:
     return whole(folder, out, "fsdp", killed_at=9, by_signal=True)
 
 
+def kept_fp8(folder: Path, out: Path) -> None:
+    """FSDP2 writes new weights where the old ones were: those that layers keep in fp8 must be the new ones."""
+    fp8_linear = ops.fp8_linear
+
+    def compared(x_TD: Tensor, weight_OD: Tensor, bias_O: Tensor | None, weight8: ops.Fp8Weight) -> Tensor:
+        for kept, fresh in zip(weight8, ops.fp8_weight(weight_OD), strict=True):
+            assert torch.equal(kept.float(), fresh.float())
+        return fp8_linear(x_TD, weight_OD, bias_O, weight8=weight8)
+
+    data, tokenizer = Dataset.load(folder / "data"), Tokenizer.from_pretrained(folder / "tokenizer")
+    config = replace(
+        PRETRAIN, precision="fp8", ladq=LadqConfig(sample_every=2), loop=replace(LOOP, epochs=1, parallel="fsdp")
+    )
+    with patch.object(ops, "fp8_linear", compared):
+        pretrain(data, tokenizer, config, out, device="cpu", progress=False)
+
+
 def others(folder: Path, out: Path) -> None:
     """The tokenizer, alignment and evaluation."""
     data = Dataset.load(folder / "data")
@@ -84,4 +105,6 @@ CONFIG: dict[str, Any] = {
 }  # fmt: skip
 
 if __name__ == "__main__":
-    {"whole": whole, "sharded": sharded, "killed": killed, "others": others}[sys.argv[1]](*map(Path, sys.argv[2:]))
+    {"whole": whole, "sharded": sharded, "killed": killed, "kept_fp8": kept_fp8, "others": others}[sys.argv[1]](
+        *map(Path, sys.argv[2:])
+    )

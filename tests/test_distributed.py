@@ -99,6 +99,12 @@ def test_what_one_process_began_two_finish(folder: Path, alone: Path, tmp_path: 
     check_same_curve(tmp_path, alone)
 
 
+def test_weights_kept_in_fp8_follow_those_that_are_cut(folder: Path, tmp_path: Path) -> None:
+    done = in_two("kept_fp8", folder, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert rows_of(tmp_path)[-1]["fp8_not_finite"] == 0
+
+
 def test_tokens_alignment_and_evaluation_are_those_of_one_process(folder: Path, tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     group.others(folder, one)

@@ -1,58 +1,97 @@
-"""The definition of `fp8_linear` in PyTorch: one scale per tensor, real fp8 products."""
+"""The definition of `fp8_linear` in PyTorch: a scale per tensor, or per row of every operand; real fp8 products."""
+
+from typing import NamedTuple
 
 import torch
 from torch.nn.functional import pad
 
-__all__ = ["fp8_linear_backward_reference", "fp8_linear_reference", "quantize_tensorwise"]
+__all__ = [
+    "Operand",
+    "fp8_linear_backward_reference",
+    "fp8_linear_reference",
+    "fp8_weight_reference",
+    "kept",
+    "quantize",
+]
 
 E4M3, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2
 
 
-def fp8_linear_reference(x_TD: torch.Tensor, weight_OD: torch.Tensor, bias_O: torch.Tensor | None) -> torch.Tensor:
-    """y_TO"""
-    x8_TD, x_scale = quantize_tensorwise(x_TD, E4M3)
-    weight8_OD, weight_scale = quantize_tensorwise(weight_OD, E4M3)
-    y_TO = _product(x8_TD, x_scale, weight8_OD, weight_scale, x_TD.dtype)
+class Operand(NamedTuple):
+    """fp8 values with the summed axis last, and the largest magnitude of all, (1, 1), or of each row, (A, 1)."""
+
+    values: torch.Tensor
+    largest: torch.Tensor
+
+    @property
+    def scale(self) -> torch.Tensor:
+        """float32, what turns the values back: the largest magnitude is the format's largest."""
+        return _scale(self.largest, self.values.dtype)
+
+
+def quantize(tensor_AX: torch.Tensor, dtype: torch.dtype, rowwise: bool) -> Operand:
+    """The tensor in fp8, with one scale or one for each row."""
+    tensor_AX = tensor_AX.detach()
+    if tensor_AX.numel():
+        largest = tensor_AX.abs().amax(1 if rowwise else (0, 1), keepdim=True)
+    else:
+        largest = tensor_AX.new_zeros(len(tensor_AX) if rowwise else 1, 1)
+    return Operand((tensor_AX.float() / _scale(largest, dtype)).to(dtype).contiguous(), largest)
+
+
+def fp8_weight_reference(weight_OD: torch.Tensor, rowwise: bool) -> tuple[torch.Tensor, ...]:
+    """The fields of `Fp8Weight`"""
+    return *quantize(weight_OD, E4M3, rowwise), *quantize(weight_OD.T, E4M3, rowwise)
+
+
+def fp8_linear_reference(
+    x_TD: torch.Tensor,
+    weight_OD: torch.Tensor,
+    bias_O: torch.Tensor | None,
+    rowwise: bool,
+    *weight8: torch.Tensor | None,
+) -> torch.Tensor:
+    """y_TO; weight8: the fields of `Fp8Weight`, or None for each"""
+    right = kept(*weight8[:2]) or quantize(weight_OD, E4M3, rowwise)
+    y_TO = _product(quantize(x_TD, E4M3, rowwise), right, x_TD.dtype)
     return y_TO if bias_O is None else y_TO + bias_O
 
 
 def fp8_linear_backward_reference(
-    grad_TO: torch.Tensor, x_TD: torch.Tensor, weight_OD: torch.Tensor
+    grad_TO: torch.Tensor, x_TD: torch.Tensor, weight_OD: torch.Tensor, rowwise: bool, *columns8: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(x_grad_TD, weight_grad_OD)"""
-    grad8_TO, grad_scale = quantize_tensorwise(grad_TO, E5M2)
-    x8_TD, x_scale = quantize_tensorwise(x_TD, E4M3)
-    weight8_OD, weight_scale = quantize_tensorwise(weight_OD, E4M3)
-    x_grad_TD = _product(grad8_TO, grad_scale, weight8_OD.T, weight_scale, x_TD.dtype)
-    weight_grad_OD = _product(_rows_of_16(grad8_TO).T, grad_scale, _rows_of_16(x8_TD).T, x_scale, x_TD.dtype)
+    """(x_grad_TD, weight_grad_OD); a row of an operand is a row of the result, so that no scale changes inside a sum"""
+    right = kept(*columns8) or quantize(weight_OD.T, E4M3, rowwise)
+    x_grad_TD = _product(quantize(grad_TO, E5M2, rowwise), right, x_TD.dtype)
+    weight_grad_OD = _product(quantize(grad_TO.T, E5M2, rowwise), quantize(x_TD.T, E4M3, rowwise), x_TD.dtype)
     return x_grad_TD, weight_grad_OD
 
 
-def quantize_tensorwise(tensor: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-    """(the tensor in fp8, the float32 scale that turns it back); the largest magnitude becomes the format's largest."""
-    largest = tensor.detach().abs().amax().float() if tensor.numel() else tensor.new_zeros((), dtype=torch.float32)
-    scale = torch.where(largest == 0, 1.0, largest / torch.finfo(dtype).max)
-    return (tensor.detach().float() / scale).to(dtype), scale
+def kept(values: torch.Tensor | None, largest: torch.Tensor | None) -> Operand | None:
+    """A layout of the weight that the caller gives."""
+    return None if values is None or largest is None else Operand(values, largest)
 
 
-def _product(
-    left_AX: torch.Tensor,
-    left_scale: torch.Tensor,
-    right_BX: torch.Tensor,
-    right_scale: torch.Tensor,
-    dtype: torch.dtype,
-) -> torch.Tensor:
-    """left @ right.T with both operands along the axis that is summed."""
-    left_AX, right_BX = left_AX.contiguous(), right_BX.contiguous()
+def _scale(largest: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    return torch.where(largest == 0, 1.0, largest.float() / torch.finfo(dtype).max)
+
+
+def _product(left: Operand, right: Operand, dtype: torch.dtype) -> torch.Tensor:
+    """left_AX @ right_BX.T in `dtype`."""
+    left_AX, right_BX = left.values, right.values
     if left_AX.numel() == 0:
         return torch.zeros(len(left_AX), len(right_BX), dtype=dtype, device=left_AX.device)
     if left_AX.is_cuda:
-        return torch._scaled_mm(left_AX, right_BX.T, scale_a=left_scale, scale_b=right_scale, out_dtype=dtype)
-    # the same sums: fp8 products are exact in float32, and torch's own CPU loop takes a thousand times longer
-    return (left_AX.float() @ right_BX.float().T * (left_scale * right_scale)).to(dtype)
+        one = left_AX.new_ones((), dtype=torch.float32)
+        left_AX, right_BX = _filled(left_AX), _filled(right_BX)
+        sums_AB = torch._scaled_mm(left_AX, right_BX.T, scale_a=one, scale_b=one, out_dtype=torch.float32)
+    else:
+        # the same sums: fp8 products are exact in float32, and torch's own CPU loop takes a thousand times longer
+        sums_AB = left_AX.float() @ right_BX.float().T
+    return (sums_AB * (left.scale * right.scale.T)).to(dtype)
 
 
-def _rows_of_16(tensor_TD: torch.Tensor) -> torch.Tensor:
-    """Rows of zeros up to a multiple of 16, which fp8 products need along the axis that they sum."""
-    missing = -len(tensor_TD) % 16
-    return pad(tensor_TD.view(torch.uint8), (0, 0, 0, missing)).view(tensor_TD.dtype) if missing else tensor_TD
+def _filled(values_AX: torch.Tensor) -> torch.Tensor:
+    """Zeros up to a multiple of 16 along the axis that is summed, which GPUs need."""
+    missing = -values_AX.shape[1] % 16
+    return pad(values_AX.view(torch.uint8), (0, missing)).view(values_AX.dtype) if missing else values_AX

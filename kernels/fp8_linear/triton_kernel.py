@@ -1,7 +1,5 @@
 """`fp8_linear` in Triton: a pass writes fp8 along the axis that is summed, then a product of tiles that TMA fetches."""
 
-from typing import NamedTuple
-
 import torch
 import triton
 import triton.language as tl
@@ -9,11 +7,10 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from ..machine import interpreted
 from ..triton_parts import cast, dot, on_device
-from .reference import E4M3
+from .reference import E4M3, Operand, kept
 
 __all__ = [
     "QUANTIZE_TILES",
-    "Operand",
     "multiply",
     "objection",
     "product_kernel",
@@ -28,17 +25,10 @@ _MULTIPROCESSORS = 132
 """Of an H100 or H200."""
 
 
-class Operand(NamedTuple):
-    """fp8 values with the summed axis last, and the magnitude that became the format's largest."""
-
-    values: torch.Tensor
-    largest: torch.Tensor
-
-
 @triton.jit
-def load_scale(largest_ptr, HIGHEST: tl.constexpr):
-    """What turns fp8 back; NaN where the tensor has a NaN or inf."""
-    largest = tl.load(largest_ptr).to(tl.float32)
+def load_scale(largest_ptr, ok, HIGHEST: tl.constexpr):
+    """What turns fp8 back; NaN where a tensor or row has a NaN or inf."""
+    largest = tl.load(largest_ptr, mask=ok, other=0.0).to(tl.float32)
     scale = tl.where(largest > 0, tl.div_rn(largest, HIGHEST), 1.0)
     return tl.where(largest < float("inf"), scale, float("nan"))
 
@@ -46,11 +36,14 @@ def load_scale(largest_ptr, HIGHEST: tl.constexpr):
 @triton.jit(do_not_specialize=["num_rows"])
 def quantize_kernel(
     x_ptr,
-    largest_ptr,
+    row_largest_ptr,
+    column_largest_ptr,
     rows_ptr,
     columns_ptr,
     stride_xt,
     stride_xd,
+    stride_rt,
+    stride_ld,
     stride_cd,
     num_rows,
     width,
@@ -60,20 +53,26 @@ def quantize_kernel(
     BLOCK_T: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """x / scale in fp8 as rows (T, D), as columns (D, T), or both; columns end in zeros up to their stride."""
+    """x / scale in fp8 as rows (T, D), as columns (D, T), or both; columns end in zeros up to their stride.
+
+    Where all share one scale, its strides are 0.
+    """
     t = tl.program_id(0).to(tl.int64) * BLOCK_T + tl.arange(0, BLOCK_T)
     d = tl.program_id(1).to(tl.int64) * BLOCK_D + tl.arange(0, BLOCK_D)
     ok_TD = (t < num_rows)[:, None] & (d < width)
     x_TD = tl.load(x_ptr + t[:, None] * stride_xt + d * stride_xd, mask=ok_TD, other=0.0).to(tl.float32)
-    x8_TD = cast(tl.div_rn(x_TD, load_scale(largest_ptr, HIGHEST)), DTYPE, INTERPRETED)
     if rows_ptr is not None:
+        scale_T = load_scale(row_largest_ptr + t * stride_rt, t < num_rows, HIGHEST)
+        x8_TD = cast(tl.div_rn(x_TD, scale_T[:, None]), DTYPE, INTERPRETED)
         tl.store(rows_ptr + t[:, None] * width + d, x8_TD, mask=ok_TD)
     if columns_ptr is not None:
+        scale_D = load_scale(column_largest_ptr + d * stride_ld, d < width, HIGHEST)
+        x8_TD = cast(tl.div_rn(x_TD, scale_D[None, :]), DTYPE, INTERPRETED)
         ok_DT = (d < width)[:, None] & (t < stride_cd)
         tl.store(columns_ptr + d[:, None] * stride_cd + t, tl.trans(x8_TD), mask=ok_DT)
 
 
-@triton.jit(do_not_specialize=["depth"])
+@triton.jit(do_not_specialize=["num_rows", "depth"])
 def product_kernel(
     a_desc,
     b_desc,
@@ -81,7 +80,10 @@ def product_kernel(
     a_largest_ptr,
     b_largest_ptr,
     bias_ptr,
+    stride_a,
+    stride_b,
     stride_bias,
+    num_rows,
     num_columns,
     depth,
     A_HIGHEST: tl.constexpr,
@@ -101,47 +103,69 @@ def product_kernel(
         b_BD = b_desc.load([start_b, start_d])
         # matrix units keep few bits of an fp8 sum, so that each tile is added outside of them
         y_AB += dot(a_AD, b_BD.T, INTERPRETED)
-    y_AB *= load_scale(a_largest_ptr, A_HIGHEST) * load_scale(b_largest_ptr, B_HIGHEST)
+    a, b = start_a + tl.arange(0, BLOCK_A), start_b + tl.arange(0, BLOCK_B)
+    a_scale_A = load_scale(a_largest_ptr + a * stride_a, a < num_rows, A_HIGHEST)
+    b_scale_B = load_scale(b_largest_ptr + b * stride_b, b < num_columns, B_HIGHEST)
+    y_AB *= a_scale_A[:, None] * b_scale_B[None, :]
     if bias_ptr is not None:
-        b = start_b + tl.arange(0, BLOCK_B)
         y_AB += tl.load(bias_ptr + b * stride_bias, mask=b < num_columns, other=0.0).to(tl.float32)
     y_desc.store([start_a, start_b], cast(y_AB, y_desc.dtype, INTERPRETED))
 
 
-def objection(x_TD: torch.Tensor, *_: torch.Tensor | None) -> str | None:
+def objection(x_TD: torch.Tensor, *_: object) -> str | None:
     if not interpreted() and torch.cuda.get_device_capability(x_TD.device) < (9, 0):
         return "it multiplies on fp8 matrix units, and needs a GPU of compute capability 9.0 or higher"
     return None
 
 
-def run(x_TD: torch.Tensor, weight_OD: torch.Tensor, bias_O: torch.Tensor | None) -> torch.Tensor:
+def run(
+    x_TD: torch.Tensor,
+    weight_OD: torch.Tensor,
+    bias_O: torch.Tensor | None,
+    rowwise: bool,
+    *weight8: torch.Tensor | None,
+) -> torch.Tensor:
     if len(x_TD) == 0:
         return x_TD.new_empty(0, len(weight_OD))
     with on_device(x_TD):
-        (x8_TD,) = quantize(x_TD, E4M3, rows=True)
-        (weight8_OD,) = quantize(weight_OD, E4M3, rows=True)
+        (x8_TD,) = quantize(x_TD, E4M3, rowwise, rows=True)
+        weight8_OD = kept(*weight8[:2]) or quantize(weight_OD, E4M3, rowwise, rows=True)[0]
         return multiply(x8_TD, weight8_OD, x_TD.dtype, bias_O)
 
 
 def quantize(
-    x_TD: torch.Tensor, dtype: torch.dtype, *, rows: bool = False, columns: bool = False
+    x_TD: torch.Tensor, dtype: torch.dtype, rowwise: bool, *, rows: bool = False, columns: bool = False
 ) -> tuple[Operand, ...]:
     """The tensor in fp8 as rows (T, D), as columns (D, T), or both in one pass; T is not 0."""
     num_rows, width = x_TD.shape
-    largest = torch.linalg.vector_norm(x_TD, torch.inf)
+    row_largest = column_largest = None if rowwise else _largest(x_TD, None)
+    if rowwise and rows:
+        row_largest = _largest(x_TD, 1)
+    if rowwise and columns:
+        column_largest = _largest(x_TD, 0)
     rows_TD = torch.empty(num_rows, width, dtype=dtype, device=x_TD.device) if rows else None
     stride = triton.cdiv(num_rows, 16) * 16
     columns_DT = torch.empty(width, stride, dtype=dtype, device=x_TD.device) if columns else None
     block_t, block_d = QUANTIZE_TILES["BLOCK_T"], QUANTIZE_TILES["BLOCK_D"]
     quantize_kernel[(triton.cdiv(num_rows, block_t), triton.cdiv(width, block_d))](
-        *(x_TD, largest, rows_TD, columns_DT, *x_TD.stride(), stride, num_rows, width),
+        *(x_TD, row_largest, column_largest, rows_TD, columns_DT),
+        *(*x_TD.stride(), int(rowwise), int(rowwise), stride, num_rows, width),
         HIGHEST=torch.finfo(dtype).max,
         DTYPE=tl.float8e4nv if dtype == E4M3 else tl.float8e5,
         INTERPRETED=interpreted(),
         **QUANTIZE_TILES,
     )
-    wanted = (rows_TD, None if columns_DT is None else columns_DT[:, :num_rows])
-    return tuple(Operand(values, largest) for values in wanted if values is not None)
+    operands = []
+    if rows_TD is not None and row_largest is not None:
+        operands.append(Operand(rows_TD, row_largest))
+    if columns_DT is not None and column_largest is not None:
+        operands.append(Operand(columns_DT[:, :num_rows], column_largest))
+    return tuple(operands)
+
+
+def _largest(x_TD: torch.Tensor, axis: int | None) -> torch.Tensor:
+    """The largest magnitude of all, (1, 1), or along an axis, (T, 1) or (D, 1)."""
+    return torch.linalg.vector_norm(x_TD, torch.inf, axis, keepdim=True).view(-1, 1)
 
 
 def multiply(a: Operand, b: Operand, dtype: torch.dtype, bias_B: torch.Tensor | None = None) -> torch.Tensor:
@@ -150,11 +174,13 @@ def multiply(a: Operand, b: Operand, dtype: torch.dtype, bias_B: torch.Tensor | 
     y_AB = torch.empty(num_rows, num_columns, dtype=dtype, device=a.values.device)
     tiles = product_tiles(num_rows, num_columns)
     block_a, block_b, block_d = tiles["BLOCK_A"], tiles["BLOCK_B"], tiles["BLOCK_D"]
+    strides = [0 if len(operand.largest) == 1 else 1 for operand in (a, b)]
     product_kernel[(triton.cdiv(num_rows, block_a), triton.cdiv(num_columns, block_b))](
         TensorDescriptor.from_tensor(a.values, [block_a, block_d]),
         TensorDescriptor.from_tensor(b.values, [block_b, block_d]),
         TensorDescriptor.from_tensor(y_AB, [block_a, block_b]),
-        *(a.largest, b.largest, bias_B, 1 if bias_B is None else bias_B.stride(0), num_columns, depth),
+        *(a.largest, b.largest, bias_B, *strides, 1 if bias_B is None else bias_B.stride(0)),
+        *(num_rows, num_columns, depth),
         A_HIGHEST=torch.finfo(a.values.dtype).max,
         B_HIGHEST=torch.finfo(b.values.dtype).max,
         INTERPRETED=interpreted(),

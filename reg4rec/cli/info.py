@@ -15,7 +15,8 @@ from reg4rec.checkpoints import newest_checkpoint, read_counters
 from reg4rec.cli.output import show
 from reg4rec.errors import InputError
 from reg4rec.storage import read_json
-from reg4rec.train.precision import LayerReport, precision_report
+from reg4rec.train.fp8_counts import Fp8Counts
+from reg4rec.train.precision import LayerReport, fp8_report, precision_report
 from reg4rec.train.precision_plot import draw_formats
 
 __all__ = ["Info"]
@@ -65,12 +66,15 @@ class Info:
             "seconds": round(counters["seconds"], 1),
             "best": {"epoch": best + 1, **counters["epochs"][best]} if best >= 0 else {},
         }
+        text = "\n".join(f"{name:8} {_line(value)}" for name, value in facts.items())
         if counters["controller"]:
-            layers = precision_report(folder)
-            facts["layers"] = [asdict(layer) for layer in layers]
-        text = "\n".join(f"{name:8} {_line(value)}" for name, value in facts.items() if name != "layers")
-        if "layers" in facts:
-            text += "\n\n" + _precision_table(layers)
+            if settings["precision"] == "ladq":
+                layers = precision_report(folder)
+                facts["layers"] = [asdict(layer) for layer in layers]
+                text += "\n\n" + _precision_table(layers)
+            fp8 = fp8_report(folder)
+            facts["fp8"] = {name: counts._asdict() for name, counts in fp8.items()}
+            text += "\n\n" + _fp8_table(fp8)
         if self.plot is not None:
             problem = draw_formats(folder, self.plot)
             text += f"\n{problem or self.plot}"
@@ -92,6 +96,15 @@ def _precision_table(layers: list[LayerReport]) -> str:
         times = " ".join(f"{1e3 * row.seconds.get(name, float('nan')):8.3f}" for name in ("fp32", "bf16", "fp8"))
         lines.append(f"{row.layer:22} {harm} {times}  {row.format:6}  {row.changes[-1][0]}")
     return "\n".join(lines)
+
+
+def _fp8_table(layers: dict[str, Fp8Counts]) -> str:
+    """What fp8 made zero at the last sample."""
+    head = "made zero by fp8"
+    lines = [f"{head:22} {'inputs':>8} {'weight':>8} {'gradients':>9}  NaN or inf"] if layers else []
+    for name, row in layers.items():
+        lines.append(f"{name:22} {row.inputs:8.2%} {row.weight:8.2%} {row.grads:9.2%}  {row.not_finite}")
+    return "\n".join(lines) or "no layer was in fp8 when it was sampled"
 
 
 def _text(facts: dict[str, Any]) -> str:

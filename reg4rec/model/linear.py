@@ -1,10 +1,12 @@
 """A linear layer whose products run in the number format that it was given; its weights stay as they are."""
 
+import functools
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from reg4rec import ops
 
@@ -18,11 +20,23 @@ ROWS = 64
 class Linear(nn.Linear):
     """`torch.nn.Linear`, which while training multiplies in `format`; input, output and weights keep their dtype.
 
+    In fp8 it keeps the quantized weight until an optimizer has made a step, the weight has been written to or replaced,
+    or `format` is set. A write through `weight.data` shows nowhere: set `format` after it.
+
     Paper: LADQ, stated, D12.
     """
 
-    format: Format = "fp32"
-    """fp32 stands for the dtype of the weights"""
+    _format: Format = "fp32"
+    _kept: tuple[object, ops.Fp8Weight] | None = None
+
+    @property
+    def format(self) -> Format:
+        """fp32 stands for the dtype of the weights"""
+        return self._format
+
+    @format.setter
+    def format(self, wanted: Format) -> None:
+        self._format, self._kept = wanted, None
 
     @property
     def formats(self) -> tuple[Format, ...]:
@@ -35,7 +49,7 @@ class Linear(nn.Linear):
         if not self.training or self.format == "fp32":
             return super().forward(x)
         x_TD = x.flatten(0, -2)
-        y_TO = self._bf16(x_TD) if self.format == "bf16" else ops.fp8_linear(x_TD, self.weight, self.bias)
+        y_TO = self._bf16(x_TD) if self.format == "bf16" else self._fp8(x_TD)
         return y_TO.unflatten(0, x.shape[:-1])
 
     def _bf16(self, x_TD: Tensor) -> Tensor:
@@ -43,3 +57,27 @@ class Linear(nn.Linear):
         filled_TD = F.pad(x_TD.to(torch.bfloat16), (0, 0, 0, missing))
         bias_O = None if self.bias is None else self.bias.to(torch.bfloat16)
         return F.linear(filled_TD, self.weight.to(torch.bfloat16), bias_O)[: len(x_TD)].to(x_TD.dtype)
+
+    def _fp8(self, x_TD: Tensor) -> Tensor:
+        if torch.compiler.is_compiling():  # a graph cannot tell whether the weight has changed
+            return ops.fp8_linear(x_TD, self.weight, self.bias)
+        state = (self.weight.data_ptr(), self.weight.device, self.weight._version, _optimizers().steps)
+        if self._kept is None or self._kept[0] != state:
+            self._kept = (state, ops.fp8_weight(self.weight))
+        return ops.fp8_linear(x_TD, self.weight, self.bias, weight8=self._kept[1])
+
+
+class _Optimizers:
+    """Counts the steps of this process: fused optimizers and FSDP2 change weights without raising their `_version`."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+        register_optimizer_step_post_hook(self._count)
+
+    def _count(self, *_: object) -> None:
+        self.steps += 1
+
+
+@functools.cache
+def _optimizers() -> _Optimizers:
+    return _Optimizers()

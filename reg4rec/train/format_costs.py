@@ -66,7 +66,7 @@ def _measured(size: LayerSize, device: torch.device) -> dict[Format, float]:
     seconds: dict[Format, list[float]] = {name: [] for name in layer.formats}
     for _ in range(1 + ROUNDS):
         for name, times in seconds.items():
-            layer.format = name
+            layer.format = name  # set anew, it quantizes the weight as after a step of training
             began = _now(device)
             layer(x_TD).backward(grad_TO)
             times.append(_now(device) - began)

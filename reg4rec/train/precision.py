@@ -16,12 +16,13 @@ from torch.utils.hooks import RemovableHandle
 
 from reg4rec.checkpoints import newest_checkpoint, read_counters
 from reg4rec.errors import InputError
-from reg4rec.kernels.fp8_linear.reference import E4M3, quantize_tensorwise
+from reg4rec.kernels.fp8_linear.reference import E4M3, quantize
 from reg4rec.model import Format, Linear
 from reg4rec.settings import check_settings
 from reg4rec.train.format_costs import FormatCosts, LayerSize, format_costs
+from reg4rec.train.fp8_counts import Fp8Counts, Fp8Sample, fp8_metrics, read_counts
 
-__all__ = ["Ladq", "LadqConfig", "LayerReport", "Precision", "precision_report", "set_formats"]
+__all__ = ["Ladq", "LadqConfig", "LayerReport", "Precision", "fp8_report", "precision_report", "set_formats"]
 
 Precision = Literal["fp32", "bf16", "fp8", "ladq"]
 COARSER: tuple[Format, ...] = ("fp32", "bf16", "fp8")
@@ -35,7 +36,8 @@ class LadqConfig:
     """When layers are sampled, and how their sensitivity becomes a format."""
 
     sample_every: int = 50
-    """steps from one sample of the traces to the next (docs/precision.md has what rarer samples miss)"""
+    """steps from one sample of the traces to the next (docs/precision.md has what rarer samples miss); of fp8's counts
+    with precision fp8 too"""
     decay: float = 0.9
     """weight of the past in a layer's trace, a moving average over the samples"""
     fp32_share: float = 0.1
@@ -79,6 +81,8 @@ class LayerReport:
     format: Format
     changes: list[tuple[int, Format]]
     """(step, format): what the layer was given, and each change after it"""
+    fp8_counts: Fp8Counts | None
+    """None where it was not in fp8 when it was sampled"""
 
 
 class LayerSample(NamedTuple):
@@ -88,6 +92,7 @@ class LayerSample(NamedTuple):
     bf16: float
     fp8: float
     format: Format
+    fp8_counts: Fp8Counts | None = None
 
 
 @dataclass
@@ -122,6 +127,7 @@ class Ladq:
         self.run = LadqState()
         self.norms: dict[str, _Norms] = {}
         self.hooks: list[RemovableHandle] = []
+        self.fp8 = Fp8Sample({})
         self.loss, self.spiked = torch.tensor(torch.nan), torch.tensor(False)
 
     def before_forward(self, step: int) -> None:
@@ -130,20 +136,26 @@ class Ladq:
             self.hooks = [
                 layer.register_forward_hook(self.norms[name].of_inputs) for name, layer in self.layers.items()
             ]
+            self.fp8 = Fp8Sample(self.layers)
 
     def after_backward(self, step: int, loss: Tensor) -> None:
         if self.hooks:
             for hook in self.hooks:
                 hook.remove()
             self.hooks = []
-            self._take(step, dict(zip(self.norms, _traces(self.norms.values()), strict=True)))
+            traces = dict(zip(self.norms, _traces(self.norms.values()), strict=True))
+            self._take(step, traces, self.fp8.finish())
         self._watch(step, loss.detach())
 
     def report(self) -> dict[str, float]:
-        """How many layers have each format, and how often the loss has spiked."""
+        """How many layers have each format, how often the loss has spiked, and what fp8 made zero."""
         formats = [layer.format for layer in self.layers.values()]
         counts = {f"layers_{name}": float(formats.count(name)) for name in COARSER}
-        return {**counts, "loss_spikes": float(len(self.run.spikes))}
+        return {
+            **counts,
+            "loss_spikes": float(len(self.run.spikes)),
+            **fp8_metrics(_fp8_counts(rows) for _, rows in self.run.history),
+        }
 
     def precision_report(self) -> list[LayerReport]:
         """A row a layer, in the order of the module; empty before the first sample."""
@@ -161,12 +173,12 @@ class Ladq:
         for name, layer in self.layers.items():
             layer.format = last[name].format if name in last else "fp32"
 
-    def _take(self, step: int, traces: dict[str, float]) -> None:
+    def _take(self, step: int, traces: dict[str, float], fp8_counts: dict[str, Fp8Counts]) -> None:
         run, decay = self.run, self.config.decay
         if run.fresh is None:
             for name, trace in traces.items():
                 run.traces[name] = decay * run.traces.get(name, trace) + (1 - decay) * trace
-            self._assign(step)
+            self._assign(step, fp8_counts)
             return
         run.fresh.append(traces)
         if len(run.fresh) == self.config.fresh_samples:
@@ -177,9 +189,9 @@ class Ladq:
             run.fresh = None if stable else []
             if stable:
                 run.traces = means
-                self._assign(step)
+                self._assign(step, fp8_counts)
 
-    def _assign(self, step: int) -> None:
+    def _assign(self, step: int, fp8_counts: dict[str, Fp8Counts]) -> None:
         """Rank the layers by what fp8 would cost them, give each its class, and by the class its cheapest format."""
         run = self.run
         if not run.costs:
@@ -192,7 +204,10 @@ class Ladq:
             seconds = run.costs[run.sizes[name]]
             allowed = COARSER[: COARSER.index(run.classes[name]) + 1]
             layer.format = min((f for f in allowed if f in seconds), key=lambda f: seconds[f])
-        samples = {n: LayerSample(run.traces[n], **cost[n], format=layer.format) for n, layer in self.layers.items()}
+        samples = {
+            n: LayerSample(run.traces[n], **cost[n], format=layer.format, fp8_counts=fp8_counts.get(n))
+            for n, layer in self.layers.items()
+        }
         run.history.append((step, samples))
 
     def _watch(self, step: int, loss: Tensor) -> None:
@@ -245,8 +260,8 @@ def set_formats(layers: dict[str, Linear], wanted: Format) -> None:
 def sensitivity(weight: Tensor, trace: float) -> dict[Format, float]:
     """By format: the mean curvature of a weight times the mean squared error of rounding it."""
     exact = weight.detach().float()
-    fp8, scale = quantize_tensorwise(exact, E4M3)
-    errors = {"bf16": exact.bfloat16().float() - exact, "fp8": fp8.float() * scale - exact}
+    fp8 = quantize(exact, E4M3, rowwise=False)
+    errors = {"bf16": exact.bfloat16().float() - exact, "fp8": fp8.values.float() * fp8.scale - exact}
     return {name: trace / exact.numel() * float(error.square().mean()) for name, error in errors.items()}  # type: ignore[misc]
 
 
@@ -275,16 +290,46 @@ def precision_report(run: str | Path) -> list[LayerReport]:
 
 def read_ladq(run: str | Path) -> LadqState:
     """What LADQ knew at a run's last checkpoint. InputError where no LADQ has been at work."""
-    newest = newest_checkpoint(Path(run))
-    controller = read_counters(newest).get("controller") if newest is not None else None
-    if not controller:
+    controller = _controller_state(run)
+    if "traces" not in controller:
         raise InputError(f"{run} holds no run that was trained with precision ladq (no checkpoint tells of one)")
     return _read_state(controller)
 
 
+def fp8_report(run: str | Path) -> dict[str, Fp8Counts]:
+    """What fp8 did to each layer that was in it at the last sample of a run folder, by its last checkpoint.
+
+    InputError where neither precision fp8 nor ladq has been at work.
+    """
+    state = _controller_state(run)
+    if not state:
+        raise InputError(f"{run} holds no run that was trained with precision fp8 or ladq (no checkpoint tells of one)")
+    if "traces" in state:
+        samples = [_fp8_counts(rows) for _, rows in _read_state(state).history]
+    else:
+        samples = [rows for _, rows in read_counts(state)]
+    return samples[-1] if samples else {}
+
+
+def _controller_state(run: str | Path) -> dict[str, Any]:
+    newest = newest_checkpoint(Path(run))
+    return read_counters(newest).get("controller", {}) if newest is not None else {}
+
+
 def _read_state(state: dict[str, Any]) -> LadqState:
-    history = [(step, {name: LayerSample(*values) for name, values in rows.items()}) for step, rows in state["history"]]
+    history = [
+        (step, {name: _read_sample(*values) for name, values in rows.items()}) for step, rows in state["history"]
+    ]
     return LadqState(**{**state, "history": history})
+
+
+def _read_sample(trace: float, bf16: float, fp8: float, given: Format, counts: Any = None) -> LayerSample:
+    return LayerSample(trace, bf16, fp8, given, counts and Fp8Counts(*counts))
+
+
+def _fp8_counts(samples: dict[str, LayerSample]) -> dict[str, Fp8Counts]:
+    """Of the layers that were in fp8."""
+    return {name: sample.fp8_counts for name, sample in samples.items() if sample.fp8_counts is not None}
 
 
 def _reports(run: LadqState) -> list[LayerReport]:
@@ -293,5 +338,6 @@ def _reports(run: LadqState) -> list[LayerReport]:
         given = [(step, rows[name].format) for step, rows in run.history]
         changes = [now for before, now in zip([(0, None), *given], given, strict=False) if now[1] != before[1]]
         costs: dict[Format, float] = {"bf16": last.bf16, "fp8": last.fp8}
-        reports.append(LayerReport(name, last.trace, costs, run.costs[run.sizes[name]], last.format, changes))
+        seconds = run.costs[run.sizes[name]]
+        reports.append(LayerReport(name, last.trace, costs, seconds, last.format, changes, last.fp8_counts))
     return reports

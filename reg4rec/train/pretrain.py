@@ -18,6 +18,7 @@ from reg4rec.model import Reg4RecModel, sized
 from reg4rec.settings import override
 from reg4rec.tokenizer import Tokenizer
 from reg4rec.train.config import PretrainConfig
+from reg4rec.train.fp8_counts import Fp8Watch
 from reg4rec.train.item_loss import draw_negatives, item_loss
 from reg4rec.train.losses import path_losses
 from reg4rec.train.orders import OrderPolicy, draw_order
@@ -57,7 +58,11 @@ def pretrain(
         torch.manual_seed(seed)
         stage = PretrainStage(data, tokenizer, config, seed, chosen_device)
     layers = linear_layers(stage.module)
-    controller = Ladq(stage.module, config.ladq) if config.precision == "ladq" else None
+    controller: loop.Controller | None = None
+    if config.precision == "ladq":
+        controller = Ladq(stage.module, config.ladq)
+    elif config.precision == "fp8":
+        controller = Fp8Watch(layers, config.ladq.sample_every)
     set_formats(layers, "fp32" if config.precision == "ladq" else config.precision)
     loop.run(stage, config.loop, out, resume, seed, progress, controller)
     set_formats(layers, "fp32")

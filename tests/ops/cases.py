@@ -8,7 +8,7 @@ import torch
 from torch import Generator, Tensor
 
 from reg4rec import ops
-from reg4rec.kernels.fp8_linear.reference import E4M3, quantize_tensorwise
+from reg4rec.kernels.fp8_linear.reference import E4M3, quantize
 
 Sizes = tuple[int, ...]
 Make = Callable[[Sizes, torch.dtype, Generator], tuple[Any, ...]]
@@ -138,13 +138,15 @@ def _topk_truth(log_probs_BMK: Tensor, ids_IM: Tensor, k: int, exclude_BX: Tenso
 
 
 def _fp8(sizes: Sizes, dtype: torch.dtype, g: Generator) -> tuple[Any, ...]:
-    rows, out, width = sizes
-    return _normal((rows, width), dtype, g), _normal((out, width), dtype, g), _normal((out,), dtype, g)
+    rows, out, width, rowwise = sizes
+    scaling = "rowwise" if rowwise else "tensorwise"
+    return _normal((rows, width), dtype, g), _normal((out, width), dtype, g), _normal((out,), dtype, g), scaling
 
 
-def _fp8_truth(x_TD: Tensor, weight_OD: Tensor, bias_O: Tensor) -> Tensor:
-    (x8_TD, x_scale), (weight8_OD, weight_scale) = quantize_tensorwise(x_TD, E4M3), quantize_tensorwise(weight_OD, E4M3)
-    return x8_TD.double() @ weight8_OD.double().T * (x_scale.double() * weight_scale.double()) + bias_O.double()
+def _fp8_truth(x_TD: Tensor, weight_OD: Tensor, bias_O: Tensor, scaling: str) -> Tensor:
+    operands = (quantize(one, E4M3, scaling == "rowwise") for one in (x_TD, weight_OD))
+    x_TD, weight_OD = (one.values.double() * one.scale.double() for one in operands)
+    return x_TD @ weight_OD.T + bias_O.double()
 
 
 def _tce(sizes: Sizes, dtype: torch.dtype, g: Generator) -> tuple[Any, ...]:
@@ -208,8 +210,12 @@ CASES: dict[str, Case] = {
     ),
     "fp8_linear": Case(
         make=_fp8,
-        sizes=((0, 16, 32), (1, 16, 16), (17, 48, 32), (37, 32, 80)),
-        bench={"512x256x512": (512, 256, 512), "8192x2048x512": (8192, 2048, 512)},
+        sizes=tuple((*sizes, r) for sizes in ((0, 16, 32), (1, 16, 16), (17, 48, 32), (37, 32, 80)) for r in (0, 1)),
+        bench={
+            "512x256x512": (512, 256, 512, 0),
+            "8192x2048x512": (8192, 2048, 512, 0),
+            "8192x2048x512-rowwise": (8192, 2048, 512, 1),
+        },
         gradients=(0, 1, 2),
         truth=_fp8_truth,
     ),

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from reg4rec import ops
-from reg4rec.kernels.fp8_linear.reference import E4M3, quantize_tensorwise
+from reg4rec.kernels.fp8_linear.reference import E4M3, quantize
 from tests.ops.cases import inputs
 
 DOUBLE = torch.float64
@@ -98,18 +98,22 @@ def test_token_cross_entropy_is_the_mean_over_open_codebooks(monkeypatch: pytest
     torch.testing.assert_close(found, torch.autograd.grad((expected_T * weight_T).sum(), wanted))
 
 
-def test_fp8_linear_is_the_scaled_product_of_torch() -> None:
-    x_TD, weight_OD, bias_O = inputs("fp8_linear", (17, 48, 32))
-    (x8_TD, x_scale), (weight8_OD, weight_scale) = (quantize_tensorwise(t, E4M3) for t in (x_TD, weight_OD))
-    expected_TO = torch._scaled_mm(x8_TD, weight8_OD.T, scale_a=x_scale, scale_b=weight_scale, out_dtype=x_TD.dtype)
-    torch.testing.assert_close(ops.fp8_linear(x_TD, weight_OD, bias_O), expected_TO + bias_O)
+@pytest.mark.parametrize("rowwise", [0, 1])
+def test_fp8_linear_is_the_scaled_product_of_torch(rowwise: int) -> None:
+    x_TD, weight_OD, bias_O, scaling = inputs("fp8_linear", (17, 48, 32, rowwise))
+    x8, weight8 = (quantize(t, E4M3, bool(rowwise)) for t in (x_TD, weight_OD))
+    expected_TO = torch._scaled_mm(
+        x8.values, weight8.values.T, scale_a=x8.scale, scale_b=weight8.scale.T, out_dtype=x_TD.dtype
+    )
+    torch.testing.assert_close(ops.fp8_linear(x_TD, weight_OD, bias_O, scaling), expected_TO + bias_O)
 
 
+@pytest.mark.parametrize("rowwise", [0, 1])
 @pytest.mark.parametrize("rows", [16, 37])
-def test_fp8_linear_and_its_gradients_stay_above_18_decibels(rows: int) -> None:
-    args = inputs("fp8_linear", (rows, 48, 64))
-    wanted = [a.requires_grad_() for a in args]
-    found_TO, exact_TO = ops.fp8_linear(*args), F.linear(*args)
+def test_fp8_linear_and_its_gradients_stay_above_18_decibels(rows: int, rowwise: int) -> None:
+    x_TD, weight_OD, bias_O, scaling = inputs("fp8_linear", (rows, 48, 64, rowwise))
+    wanted = [a.requires_grad_() for a in (x_TD, weight_OD, bias_O)]
+    found_TO, exact_TO = ops.fp8_linear(x_TD, weight_OD, bias_O, scaling), F.linear(x_TD, weight_OD, bias_O)
     grad_TO = torch.randn_like(exact_TO)
     pairs = [(found_TO, exact_TO)]
     pairs += zip(

@@ -1,14 +1,18 @@
-"""fp8_linear on every backend: its gradients in fp64, NaN, and which GPUs it asks for."""
+"""fp8_linear on every backend: its gradients in fp64, NaN, the kept weight, and which GPUs it asks for."""
 
 import math
+from typing import get_args
 
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from reg4rec.kernels.fp8_linear.reference import E4M3, E5M2, quantize_tensorwise
+from reg4rec import ops
+from reg4rec.kernels.dispatch import all_ops
+from reg4rec.kernels.fp8_linear.reference import E4M3, E5M2, Operand, quantize
 from tests.ops.cases import inputs
-from tests.ops.test_ops import DEVICE, call, gradients, largest_error
+from tests.ops.test_ops import DEVICE, OPCHECKS, call, gradients, largest_error
 
 pytestmark = [pytest.mark.gpu] if DEVICE == "cuda" else []
 
@@ -20,60 +24,152 @@ def backend(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-def exact_gradients(grad_TO: Tensor, x_TD: Tensor, weight_OD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The products of the quantized operands in fp64."""
-    quantized = (quantize_tensorwise(*one) for one in ((grad_TO, E5M2), (x_TD, E4M3), (weight_OD, E4M3)))
-    g_TO, x_TD, w_OD = (values.double() * scale.double() for values, scale in quantized)
-    return g_TO @ w_OD, g_TO.T @ x_TD, grad_TO.double().sum(0)
+@pytest.fixture(params=[0, 1], ids=get_args(ops.Scaling))
+def rowwise(request: pytest.FixtureRequest) -> int:
+    return int(request.param)
+
+
+def exact(operand: Operand) -> Tensor:
+    return operand.values.double() * operand.scale.double()
+
+
+def exact_gradients(
+    grad_TO: Tensor, x_TD: Tensor, weight_OD: Tensor, bias_O: Tensor, scaling: str
+) -> tuple[Tensor, ...]:
+    """The products of the quantized operands in fp64, whose scales go along the axes that are not summed."""
+    by_row = scaling == "rowwise"
+    x_grad_TD = exact(quantize(grad_TO, E5M2, by_row)) @ exact(quantize(weight_OD.T, E4M3, by_row)).T
+    weight_grad_OD = exact(quantize(grad_TO.T, E5M2, by_row)) @ exact(quantize(x_TD.T, E4M3, by_row)).T
+    return x_grad_TD, weight_grad_OD, grad_TO.double().sum(0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("sizes", SIZES)
 def test_gradients_are_the_products_of_quantized_operands(
-    backend: str, sizes: tuple[int, ...], dtype: torch.dtype
+    backend: str, rowwise: int, sizes: tuple[int, ...], dtype: torch.dtype
 ) -> None:
-    args = inputs("fp8_linear", sizes, dtype)
+    args = inputs("fp8_linear", (*sizes, rowwise), dtype)
     grad_TO = torch.arange(sizes[0] * sizes[1]).double().cos().to(dtype).view(sizes[:2])
     found, eager = gradients("fp8_linear", backend, args), gradients("fp8_linear", "eager", args)
-    for one, plain, exact in zip(found, eager, exact_gradients(grad_TO, *args[:2]), strict=True):
+    for one, plain, right in zip(found, eager, exact_gradients(grad_TO, *args), strict=True):
         assert one.dtype == dtype
-        largest = float(exact.abs().max())
-        assert largest_error(one, exact) <= sizes[0] * torch.finfo(dtype).eps * largest
-        assert largest_error(one, exact) <= 2 * largest_error(plain, exact) + torch.finfo(dtype).eps * largest
+        largest = float(right.abs().max())
+        assert largest_error(one, right) <= sizes[0] * torch.finfo(dtype).eps * largest
+        assert largest_error(one, right) <= 2 * largest_error(plain, right) + torch.finfo(dtype).eps * largest
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 @pytest.mark.parametrize("at", [0, 1], ids=["x", "weight"])
-def test_what_is_no_number_spreads_to_every_row(backend: str, at: int, bad: float) -> None:
-    args = inputs("fp8_linear", (17, 48, 32))
+def test_what_is_no_number_spreads_as_far_as_its_scale(backend: str, rowwise: int, at: int, bad: float) -> None:
+    args = inputs("fp8_linear", (17, 48, 32, rowwise))
     args[at][3, 5] = bad
-    assert call("fp8_linear", backend, args)[0].isnan().all()
+    (y_TO,) = call("fp8_linear", backend, args)
+    expected_TO = torch.full_like(y_TO, not rowwise, dtype=torch.bool)
+    (expected_TO if at == 0 else expected_TO.T)[3] = True
+    assert torch.equal(y_TO.isnan(), expected_TO)
 
 
-def test_zeros_and_a_missing_bias(backend: str) -> None:
-    x_TD, weight_OD, _ = inputs("fp8_linear", (17, 48, 32))
-    assert (call("fp8_linear", backend, (torch.zeros_like(x_TD), weight_OD))[0] == 0).all()
-    for grad in gradients("fp8_linear", backend, (x_TD[:0], weight_OD, weight_OD[:, 0])):
+def test_zeros_and_a_missing_bias(backend: str, rowwise: int) -> None:
+    x_TD, weight_OD, _, scaling = inputs("fp8_linear", (17, 48, 32, rowwise))
+    assert (call("fp8_linear", backend, (torch.zeros_like(x_TD), weight_OD, None, scaling))[0] == 0).all()
+    for grad in gradients("fp8_linear", backend, (x_TD[:0], weight_OD, weight_OD[:, 0], scaling)):
         assert (grad == 0).all()
+
+
+def test_strided_inputs_and_gradients_give_the_same(backend: str, rowwise: int) -> None:
+    args = inputs("fp8_linear", (37, 32, 80, rowwise))
+    strided = tuple(torch.stack([a, a], -1)[..., 0] if isinstance(a, Tensor) else a for a in args)
+    for one, other in zip(
+        gradients("fp8_linear", backend, strided), gradients("fp8_linear", backend, args), strict=True
+    ):
+        torch.testing.assert_close(one, other)
+
+
+def test_rows_with_scales_of_their_own_do_not_depend_on_the_batch(backend: str) -> None:
+    x_TD, *rest = inputs("fp8_linear", (37, 32, 80, 1))
+    parts = [call("fp8_linear", backend, (part_TD, *rest))[0] for part_TD in (x_TD[:5], x_TD[5:])]
+    torch.testing.assert_close(torch.cat(parts), call("fp8_linear", backend, (x_TD, *rest))[0])
+
+
+def test_a_kept_weight_changes_no_bit(backend: str, rowwise: int) -> None:
+    args = inputs("fp8_linear", (37, 32, 80, rowwise))
+    kept = call("fp8_weight", backend, (args[1], args[3]))
+    for one, other in zip(kept, call("fp8_weight", "eager", (args[1], args[3])), strict=True):
+        assert torch.equal(one.float(), other.float())  # made by any backend, for any
+    assert torch.equal(
+        call("fp8_linear", backend, (*args, ops.Fp8Weight(*kept)))[0], call("fp8_linear", backend, args)[0]
+    )
+    for one, other in zip(
+        gradients("fp8_linear", backend, (*args, ops.Fp8Weight(*kept))),
+        gradients("fp8_linear", backend, args),
+        strict=True,
+    ):
+        assert torch.equal(one, other)
+
+
+def test_a_kept_weight_is_checked_and_compiled(rowwise: int) -> None:
+    x_TD, weight_OD, bias_O, scaling = inputs("fp8_linear", (17, 48, 32, rowwise))
+    weight8 = ops.fp8_weight(weight_OD, scaling)
+    other = ops.fp8_weight(weight_OD, "tensorwise" if rowwise else "rowwise")
+    with pytest.raises(ValueError, match=f"make it by fp8_weight\\(weight_OD, '{scaling}'\\)"):
+        ops.fp8_linear(x_TD, weight_OD, bias_O, scaling, other)
+    with pytest.raises(ValueError, match="fp8_linear: rows8_OD has shape"):
+        ops.fp8_linear(x_TD, weight_OD[:16], None, scaling, weight8)
+    with pytest.raises(ValueError, match="fp8_weight: scaling must be one of tensorwise, rowwise, found 'columns'"):
+        ops.fp8_weight(weight_OD, "columns")  # type: ignore[arg-type]
+    checks = OPCHECKS[1:]  # the first compares tensors by sums, which torch does not have in fp8
+    torch.library.opcheck(all_ops()["fp8_weight"].library, (weight_OD, bool(rowwise)), test_utils=checks)
+    flat = all_ops()["fp8_linear"].check(x_TD.requires_grad_(), weight_OD, bias_O, scaling, weight8)
+    torch.library.opcheck(all_ops()["fp8_linear"].library, flat, test_utils=checks)
+
+
+@pytest.mark.parametrize("dtype", [E4M3, E5M2])
+def test_nothing_saturates_and_casts_stay_above_25_decibels(rowwise: int, dtype: torch.dtype) -> None:
+    x_TD = torch.randn(512, 256, generator=torch.Generator().manual_seed(0))
+    operand = quantize(x_TD, dtype, bool(rowwise))
+    largest_A = operand.values.float().abs().amax(1)
+    assert (largest_A.max() if not rowwise else largest_A.min()) == torch.finfo(dtype).max
+    assert decibels(exact(operand), x_TD) >= 25
+
+
+def decibels(found: Tensor, right: Tensor) -> float:
+    """The signal against what rounding did to it."""
+    noise = (found - right).square().sum().clamp_min(1e-30)
+    return float(10 * torch.log10(right.square().sum() / noise))
+
+
+@pytest.mark.parametrize("outlier", [1.0, 1e3, 1e6])
+def test_scales_per_row_keep_small_rows_beside_large_ones(outlier: float) -> None:
+    """One row of x and of weight are so many times as large; what is measured is the rest of y."""
+    x_TD, weight_OD, _, _ = inputs("fp8_linear", (65, 48, 256, 1))
+    x_TD[0] *= outlier
+    weight_OD[0] *= outlier
+    right_TO = F.linear(x_TD, weight_OD)[1:, 1:]
+    by_tensor, by_row = (
+        decibels(ops.fp8_linear(x_TD, weight_OD, None, scaling)[1:, 1:], right_TO) for scaling in get_args(ops.Scaling)
+    )
+    assert by_row >= max(18, by_tensor - 0.5)
+    if outlier == 1e6:
+        assert by_tensor < 10
 
 
 def test_an_older_gpu_is_objected_to(monkeypatch: pytest.MonkeyPatch) -> None:
     kernel = pytest.importorskip("reg4rec.kernels.fp8_linear.triton_kernel")
     monkeypatch.setattr(kernel, "interpreted", lambda: False)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
-    assert "compute capability 9.0" in kernel.objection(*inputs("fp8_linear", (1, 16, 16)))
+    assert "compute capability 9.0" in kernel.objection(*inputs("fp8_linear", (1, 16, 16, 0)))
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
-    assert kernel.objection(*inputs("fp8_linear", (1, 16, 16))) is None
+    assert kernel.objection(*inputs("fp8_linear", (1, 16, 16, 0))) is None
 
 
-def test_operands_are_rounded_as_torch_rounds() -> None:
+def test_operands_are_rounded_as_torch_rounds(rowwise: int) -> None:
     """Values from far below the smallest fp8 number to the largest, halfway cases among them."""
     kernel = pytest.importorskip("reg4rec.kernels.fp8_linear.triton_kernel")
     x_TD = (torch.arange(-3000, 3000).double() / 16).view(-1, 48).float()
     x_TD = torch.cat([x_TD, x_TD * 2.0**-9, x_TD * 2.0**-18]).to(DEVICE)
     for dtype in (E4M3, E5M2):
-        expected_TD, scale = quantize_tensorwise(x_TD, dtype)
-        rows, columns = kernel.quantize(x_TD, dtype, rows=True, columns=True)
-        assert torch.equal(rows.values.float(), expected_TD.float())
-        assert torch.equal(columns.values.T.float(), expected_TD.float())
-        assert rows.largest / torch.finfo(dtype).max == scale
+        found = kernel.quantize(x_TD, dtype, bool(rowwise), rows=True, columns=True)
+        for one, tensor in zip(found, (x_TD, x_TD.T), strict=True):
+            expected = quantize(tensor, dtype, bool(rowwise))
+            assert torch.equal(one.values.float(), expected.values.float())
+            assert torch.equal(one.scale, expected.scale)

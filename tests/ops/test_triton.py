@@ -12,7 +12,7 @@ pytestmark = pytest.mark.skipif(find_spec("triton") is None, reason="needs trito
 
 # in a process of its own: the interpreter, which the other tests use, is chosen when the kernel is decorated
 COMPILE = """
-import json, os, re, subprocess, tempfile
+import itertools, json, os, re, subprocess, tempfile
 import torch, triton
 import triton.language as tl
 from triton.backends.compiler import GPUTarget
@@ -47,16 +47,18 @@ def variants(dtype):
 
 def fp8_variants(dtype):
     for name, kind in (("fp8e4nv", tl.float8e4nv), ("fp8e5", tl.float8e5)):
-        for missing in ("rows_ptr", "columns_ptr", None):
+        for missing, rowwise in itertools.product(("rows_ptr", "columns_ptr", None), (False, True)):
             outputs = {one: None if one == missing else "*" + name for one in ("rows_ptr", "columns_ptr")}
-            yield fp8.quantize_kernel, {"HIGHEST": 448.0, "DTYPE": kind, **outputs, **fp8.QUANTIZE_TILES}
+            strides = {"stride_rt": 1, "stride_ld": 1} if rowwise else {}
+            yield fp8.quantize_kernel, {"HIGHEST": 448.0, "DTYPE": kind, **outputs, **strides, **fp8.QUANTIZE_TILES}
         for size in (64, 4096):
             tiles = fp8.product_tiles(size, size)
             a, b, d = tiles["BLOCK_A"], tiles["BLOCK_B"], tiles["BLOCK_D"]
             tensors = {"a": f"{name}[{a}, {d}]", "b": f"fp8e4nv[{b}, {d}]", "y": f"{dtype}[{a}, {b}]"}
             tensors = {one + "_desc": f"tensordesc<{tensor}>" for one, tensor in tensors.items()}
-            for bias in ({}, {"bias_ptr": None}):
-                yield fp8.product_kernel, {"A_HIGHEST": 448.0, "B_HIGHEST": 448.0, **tensors, **bias, **tiles}
+            for bias, strides in itertools.product(({}, {"bias_ptr": None}), ({}, {"stride_a": 1, "stride_b": 1})):
+                highest = {"A_HIGHEST": 448.0, "B_HIGHEST": 448.0}
+                yield fp8.product_kernel, {**highest, **tensors, **bias, **strides, **tiles}
 
 
 def compiled(kernel, dtype, arch, settings):

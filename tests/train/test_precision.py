@@ -163,6 +163,27 @@ def test_a_format_is_given_only_where_it_is_faster(
     assert ladq.report()["layers_fp32"] == expected.count("fp32")
 
 
+def test_a_sample_tells_what_fp8_did_to_layers_that_were_in_it(cache: Path) -> None:
+    module, config = network((16,) * 5), LadqConfig(fp32_share=0.25, fp8_share=0.5)
+    x, loss_of = torch.randn(8, 16), lambda y: y.square().sum(1).mean()
+    sample(Ladq(module, config), module, x, loss_of)
+    known_costs(cache, {"fp32": 3.0, "bf16": 2.0, "fp8": 1.0})
+    set_formats(linear_layers(module), "fp32")
+    ladq = Ladq(module, config)
+    sample(ladq, module, x, loss_of)
+    assert all(row.fp8_counts is None for row in ladq.precision_report())
+    assert "fp8_not_finite" not in ladq.report()
+    given = [row.layer for row in ladq.precision_report() if row.format == "fp8"]
+    x[0, 0] = torch.nan
+    sample(ladq, module, x, loss_of)
+    counts = {row.layer: row.fp8_counts for row in ladq.precision_report() if row.fp8_counts is not None}
+    assert list(counts) == given
+    assert ladq.report()["fp8_not_finite"] == sum(row.not_finite for row in counts.values()) > 0
+    again = Ladq(network((16,) * 5), config)
+    again.restore(json.loads(json.dumps(ladq.state())))
+    assert {row.layer: row.fp8_counts for row in again.precision_report() if row.fp8_counts is not None} == counts
+
+
 def test_a_spike_sends_all_layers_to_fp32_until_fresh_traces_agree(cache: Path) -> None:
     module, config = network((16,) * 5), LadqConfig(sample_every=10, fresh_samples=3, stability=0.2)
     ladq = Ladq(module, config)

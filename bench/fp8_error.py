@@ -1,0 +1,120 @@
+"""What fp8 leaves of a model's values and products with each scaling: `python bench/fp8_error.py`, the table of
+docs/precision.md. It trains a model in fp32 and looks at every layer in one more step."""
+
+from collections.abc import Callable
+from functools import partial
+from statistics import median
+from typing import NamedTuple
+
+import torch
+import tyro
+from torch import Tensor, nn
+
+from reg4rec.data import Dataset, ViewConfig, load_dataset
+from reg4rec.kernels.fp8_linear.reference import (
+    E4M3,
+    E5M2,
+    fp8_linear_backward_reference,
+    fp8_linear_reference,
+    quantize,
+)
+from reg4rec.loop import make_optimizer
+from reg4rec.model import Linear, Size
+from reg4rec.tokenizer import TokenizerConfig, fit_tokenizer
+from reg4rec.train import PretrainConfig
+from reg4rec.train.precision import linear_layers
+from reg4rec.train.pretrain import PretrainStage
+
+OUTLIERS = (1e3, 1e4, 1e5)
+
+
+class Seen(NamedTuple):
+    """A layer in one step."""
+
+    x_TD: Tensor
+    weight_OD: Tensor
+    grad_TO: Tensor
+
+
+def trained_step(data: Dataset, size: Size, steps: int) -> list[Seen]:
+    """All calls of all layers in the step after so many."""
+    views = ViewConfig(text_dim=32, collaborative_dim=0)
+    kind = TokenizerConfig(kind="product-k-means", num_codebooks=4, codebook_size=256, codeword_dim=8, views=views)
+    torch.manual_seed(0)
+    tokenizer = fit_tokenizer(data, kind, progress=False)
+    stage = PretrainStage(data, tokenizer, PretrainConfig(size=size), 0, torch.device("cpu"))
+    optimizer, taken = make_optimizer(stage.module.train(), stage.config.loop), 0
+    seen: list[Seen] = []
+
+    def look(layer: nn.Module, args: tuple[Tensor], output: Tensor) -> None:
+        assert isinstance(layer, Linear)
+        x_TD, weight_OD = args[0].detach().flatten(0, -2), layer.weight.detach().clone()
+        output.register_hook(lambda grad: seen.append(Seen(x_TD, weight_OD, grad.detach().flatten(0, -2).clone())))
+
+    for epoch in range(steps):
+        for batch in stage.batches(epoch):
+            if taken == steps:
+                for layer in linear_layers(stage.module).values():
+                    layer.register_forward_hook(look)
+            optimizer.zero_grad()
+            stage.loss(batch)["loss"].backward()
+            if taken == steps:
+                return [layer for layer in seen if layer.grad_TO.any()]
+            optimizer.step()
+            taken += 1
+    raise AssertionError("an epoch has at least one step")
+
+
+def decibels(found: Tensor, right: Tensor) -> float:
+    """The signal against what rounding did to it."""
+    return float(10 * torch.log10(right.square().sum() / (found.double() - right).square().sum().clamp_min(1e-300)))
+
+
+def cast(tensor: Tensor, dtype: torch.dtype, rowwise: bool) -> float:
+    operand = quantize(tensor, dtype, rowwise)
+    return decibels(operand.values.double() * operand.scale.double(), tensor.double())
+
+
+def product(which: int, layer: Seen, rowwise: bool) -> float:
+    """0: the output, 1: the gradient of the input, 2: that of the weight."""
+    x_TD, weight_OD, grad_TO = layer
+    none = (None, None)
+    if which == 0:
+        found = fp8_linear_reference(x_TD, weight_OD, None, rowwise, *none, *none)
+    else:
+        found = fp8_linear_backward_reference(grad_TO, x_TD, weight_OD, rowwise, *none)[which - 1]
+    x_TD, weight_OD, grad_TO = (t.double() for t in layer)
+    return decibels(found, (x_TD @ weight_OD.T, grad_TO @ weight_OD, grad_TO.T @ x_TD)[which])
+
+
+def beside_outliers(factor: float, layer: Seen, rowwise: bool) -> float:
+    """The outputs of the other rows, where one row of the input and one of the weight are so many times as large."""
+    x_TD, weight_OD = layer.x_TD.clone(), layer.weight_OD.clone()
+    x_TD[0] *= factor
+    weight_OD[0] *= factor
+    found_TO = fp8_linear_reference(x_TD, weight_OD, None, rowwise, None, None, None, None)
+    return decibels(found_TO[1:, 1:], (x_TD.double() @ weight_OD.double().T)[1:, 1:])
+
+
+MEASURES: dict[str, Callable[[Seen, bool], float]] = {
+    "inputs, e4m3": lambda layer, rowwise: cast(layer.x_TD, E4M3, rowwise),
+    "weight, e4m3": lambda layer, rowwise: cast(layer.weight_OD, E4M3, rowwise),
+    "output gradients, e5m2": lambda layer, rowwise: cast(layer.grad_TO, E5M2, rowwise),
+    "output": partial(product, 0),
+    "gradient of the input": partial(product, 1),
+    "gradient of the weight": partial(product, 2),
+    **{f"output beside rows {factor:,.0f} times as large": partial(beside_outliers, factor) for factor in OUTLIERS},
+}
+
+
+def main(data: str = "amazon2014-beauty", size: Size = "tiny", steps: int = 600) -> None:
+    """Print the table: decibels, median over the layers and the worst of them."""
+    layers = trained_step(load_dataset(data), size, steps)
+    print("| | tensorwise | worst layer | rowwise | worst layer |\n|---|---:|---:|---:|---:|")
+    for name, measure in MEASURES.items():
+        values = [[measure(layer, rowwise) for layer in layers] for rowwise in (False, True)]
+        print(f"| {name} | {' | '.join(f'{median(row):.1f} | {min(row):.1f}' for row in values)} |")
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
