@@ -63,7 +63,7 @@ def whole_index(num_items: int, pairs: bool | None = None) -> ops.TokenIndex:
 def recommender_of(num_codebooks: int, device: str = "cpu") -> Recommender:
     torch.manual_seed(0)
     model = Reg4RecModel(sized("small", num_codebooks, CODES, CATEGORIES, renormalize=True, num_items=ITEMS))
-    config = TokenizerConfig(num_codebooks=num_codebooks, codebook_size=CODES)
+    config = TokenizerConfig("mpq", num_codebooks, CODES, codeword_dim=64)
     views = ItemViews(ViewConfig(), np.zeros((ITEMS, 8), dtype=np.float32), None, {}, {})
     quantized_IE = torch.randn(ITEMS, config.codeword_dim)
     health = cast("Any", None)  # nothing here looks at it

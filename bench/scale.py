@@ -27,7 +27,7 @@ def build(num_items: int) -> Recommender:
     """A model of size `small` with random weights: what it costs means something, what it says does not."""
     torch.manual_seed(0)
     model = Reg4RecModel(sized("small", CODEBOOKS, CODES, CATEGORIES, renormalize=True, num_items=num_items))
-    config = TokenizerConfig(num_codebooks=CODEBOOKS, codebook_size=CODES)
+    config = TokenizerConfig("mpq", CODEBOOKS, CODES, codeword_dim=64)
     views = ItemViews(ViewConfig(), np.zeros((num_items, 8), dtype=np.float32), None, {}, {})
     quantized_IE = torch.randn(num_items, config.codeword_dim)
     health = cast("Any", None)  # nothing here looks at it
@@ -59,7 +59,7 @@ def milliseconds_per_user(recommender: Recommender) -> float:
 
 def microseconds_to_encode() -> float:
     """An item of `VECTOR_DIM` numbers, its latents and its nearest codewords."""
-    quantizer = build_quantizer(TokenizerConfig(num_codebooks=CODEBOOKS, codebook_size=CODES), VECTOR_DIM)
+    quantizer = build_quantizer(TokenizerConfig("mpq", CODEBOOKS, CODES, codeword_dim=64), VECTOR_DIM)
     vectors_BV = torch.randn(16384, VECTOR_DIM)
     with torch.inference_mode():
         return 1e6 / len(vectors_BV) * median(timed(lambda: quantizer.encode(vectors_BV)))

@@ -41,7 +41,7 @@ def random_recommender(device: str, dtype: DType = "float32") -> Recommender:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = random_model()
-        config = TokenizerConfig(num_codebooks=M, codebook_size=K)
+        config = TokenizerConfig("mpq", M, K)
         codes_IM, quantized_IE = torch.randint(0, K, (I, M)).int(), torch.randn(I, config.codeword_dim)
         quantizer = build_quantizer(config, 8)
     views = ItemViews(ViewConfig(), np.zeros((I, 8), dtype=np.float32), None, {}, {})
