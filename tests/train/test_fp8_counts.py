@@ -99,11 +99,11 @@ def test_a_run_in_fp8_tells_of_them(
 ) -> None:
     model = pretrain(shop, tokenizer, RUN, tmp_path / "run", device="cpu", progress=False)
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert 0 < rows[-1]["fp8_zeroed_grads"] < 1
+    assert 0 < rows[-1]["fp8_zeroed_inputs"] < 1
     assert rows[-1]["fp8_not_finite"] == 0
     report = fp8_report(tmp_path / "run")
     assert list(report) == list(linear_layers(model))
-    assert max(row.grads for row in report.values()) == rows[-1]["fp8_zeroed_grads"]
+    assert max(row.inputs for row in report.values()) == rows[-1]["fp8_zeroed_inputs"]
     main(["info", str(tmp_path / "run")])
     assert "made zero by fp8" in capsys.readouterr().out
     main(["info", str(tmp_path / "run"), "--json"])
