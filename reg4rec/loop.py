@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
     from tqdm.auto import tqdm
 
-__all__ = ["Controller", "LoopConfig", "LoopResult", "Stage", "choose_device", "recorded", "run"]
+__all__ = ["Controller", "LoopConfig", "LoopResult", "Stage", "choose_device", "open_folder", "recorded", "run"]
 
 WATCHING = ("log_every", "checkpoint_seconds", "tensorboard", "parallel")
 """Settings that may change when a run is resumed: they do not touch what is learned."""
@@ -201,6 +201,29 @@ def recorded(out: str | Path | None) -> Iterator[None]:
         raise
 
 
+def open_folder(out: Path, settings: Mapping[str, Any], resume: bool) -> None:
+    """Make `out` the run folder of these settings; InputError if, with `resume`, it is that of others."""
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out} was to become a run folder, but a file of that name is there; choose another name")
+    path = out / "config.json"
+    found = read_json(path) if resume and path.exists() else settings
+    differing = sorted(k for k in found.keys() | settings.keys() if found.get(k) != settings.get(k))
+    if differing:
+        raise InputError(
+            f"{out} holds a run with other settings ({', '.join(differing)} differ); "
+            "choose another folder, the same settings, or start over with resume off"
+        )
+    distributed.barrier()  # all have looked
+    if distributed.is_first():
+        sweep(out)
+        if not resume or newest_checkpoint(out) is None:
+            shutil.rmtree(out / "checkpoints", ignore_errors=True)
+            for name in ("metrics.jsonl", "best.safetensors"):
+                (out / name).unlink(missing_ok=True)
+            write_json(path, settings)
+    distributed.barrier()
+
+
 def choose_device(device: str | torch.device) -> torch.device:
     """The device of that name; "auto" is a GPU where there is one. InputError if it cannot be used here.
 
@@ -262,7 +285,9 @@ class _Run:
 
     def train(self, resume: bool, show: bool) -> LoopResult:
         if self.out is not None:
-            self._open_folder(self.out, resume)
+            open_folder(self.out, self.settings, resume)
+            if (newest := newest_checkpoint(self.out)) is not None:
+                self._restore(newest)
         if self.config.tensorboard and distributed.is_first():
             self.board = open_board(self.out, self.progress.step)
         p, started = self.progress, time.monotonic() - self.progress.seconds
@@ -376,33 +401,6 @@ class _Run:
         best = read_tensors(self.out / "best.safetensors") if self.out is not None else self.best
         assert best is not None
         self.parallel.finish(best)
-
-    def _open_folder(self, out: Path, resume: bool) -> None:
-        if out.exists() and not out.is_dir():
-            raise InputError(f"{out} was to become a run folder, but a file of that name is there; choose another name")
-        newest = newest_checkpoint(out)
-        if resume and newest is not None:
-            found = read_json(out / "config.json")
-            differing = sorted(k for k in found.keys() | self.settings.keys() if found.get(k) != self.settings.get(k))
-            if differing:
-                raise InputError(
-                    f"{out} holds a run with other settings ({', '.join(differing)} differ); "
-                    "choose another folder, the same settings, or start over with resume off"
-                )
-        distributed.barrier()  # all have looked
-        if distributed.is_first():
-            sweep(out)
-            if newest is None or not resume:
-                self._clear(out)
-        distributed.barrier()
-        if resume and newest is not None:
-            self._restore(newest)
-
-    def _clear(self, out: Path) -> None:
-        shutil.rmtree(out / "checkpoints", ignore_errors=True)
-        for name in ("metrics.jsonl", "best.safetensors"):
-            (out / name).unlink(missing_ok=True)
-        write_json(out / "config.json", self.settings)
 
     def _checkpoint(self) -> None:
         self.last_checkpoint = time.monotonic()

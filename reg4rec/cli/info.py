@@ -27,7 +27,7 @@ class Info:
     """Versions, devices, and for every backend whether it can be used and why not; or a run: `reg4rec info RUN`."""
 
     run_folder: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")] = None
-    """run folder: how far it is, its best epoch and, where LADQ chose them, the number format of every layer"""
+    """run folder: how far it is, its best epoch, the number formats that LADQ chose, what fp8 lost"""
     plot: Path | None = None
     """with RUN: draw LADQ's formats over the steps into this PNG"""
     json: bool = False
@@ -58,7 +58,7 @@ class Info:
         settings, counters = read_json(folder / "config.json"), read_counters(newest)
         best = counters["best_epoch"]
         facts: dict[str, Any] = {
-            "stage": settings["stage"],
+            "stage": settings.get("stage", "tokenizer"),
             "seed": settings["seed"],
             "epochs": f"{counters['epoch']} of {settings['loop']['epochs']}",
             "steps": counters["step"],

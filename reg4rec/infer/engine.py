@@ -33,14 +33,15 @@ class SearchEngine:
     ):
         self.model, self.codes_IM, self.index, self.dtype, self.passing = model, codes_IM, index, dtype, passing
         self.device = codes_IM.device
+        self.places = _places(model)
         self.graphs = SearchGraphs(self.device)
         self._indexes: dict[SearchOrder, list[TokenIndex]] = {}
         self._step_objections: dict[SearchConfig, str | None] = {}
 
     def serves(self, model: Reg4RecModel, codes_IM: Tensor, index: TokenIndex, dtype: torch.dtype) -> bool:
-        """Whether the engine was made of these very objects."""
-        same = self.model is model and self.codes_IM is codes_IM and self.index is index
-        return same and self.dtype == dtype
+        """Whether the engine was made of these very objects, and the weights lie where they lay."""
+        same = self.model is model and self.codes_IM is codes_IM and self.index is index and self.dtype == dtype
+        return same and self.places == _places(model)
 
     def indexes(self, order: SearchOrder) -> list[TokenIndex]:
         """`step_indexes`, built once."""
@@ -109,5 +110,12 @@ class SearchEngine:
         return None if choice.backend == "cuda" else f"beam_step runs on {choice.backend}: {choice.reasons['cuda']}"
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
-        enabled = self.dtype != torch.float32
-        return torch.autocast(self.device.type, self.dtype) if enabled else contextlib.nullcontext()
+        if self.dtype == torch.float32:
+            return contextlib.nullcontext()
+        # without its cache: a graph may not use what was cast outside of it
+        return torch.autocast(self.device.type, self.dtype, cache_enabled=False)
+
+
+def _places(model: Reg4RecModel) -> list[int]:
+    """Where the weights lie: a graph holds their addresses."""
+    return [tensor.data_ptr() for tensor in (*model.parameters(), *model.buffers())]

@@ -85,8 +85,8 @@ def _slots(needed: int, max_history: int) -> int:
 class SearchGraphs:
     """The CUDA graphs of one way to decode: one for each search and bucket, the most recently used ones kept.
 
-    They share one memory pool, in which each overwrites what others found, so that calls must come from one stream. A
-    graph holds addresses: what `decode` reads besides its batch must stay where it is as long as the graphs live.
+    They share one memory pool, in which each overwrites what others found: replays wait for one another. A graph holds
+    addresses: what `decode` reads besides its batch must stay where it is as long as the graphs live.
     """
 
     def __init__(self, device: torch.device):
@@ -105,11 +105,18 @@ class SearchGraphs:
                 if len(self._graphs) > MOST_GRAPHS:  # only now: a pool that no graph uses is gone
                     self._graphs.popitem(last=False)
             self._graphs.move_to_end(key)
-            return self._graphs[key].replay(padded).first(len(batch.item_BL))
+            self._last.wait()  # for what another stream found, which is overwritten now
+            found = self._graphs[key].replay(padded).first(len(batch.item_BL))
+            self._last.record()
+            return found
 
     @cached_property
     def _stream(self) -> torch.cuda.Stream:
         return torch.cuda.Stream()
+
+    @cached_property
+    def _last(self) -> torch.cuda.Event:
+        return torch.cuda.Event()
 
     @cached_property
     def _pool(self) -> Any:
@@ -126,11 +133,9 @@ class _Graph:
         with torch.cuda.stream(stream):
             decode(self.batch)  # loads kernels and makes what is made once, which a capture may not
         self.graph = torch.cuda.CUDAGraph()
-        torch.clear_autocast_cache()  # weights that autocast has cast live as long as the graph, and in it alone
         # thread_local: other threads may go on using the GPU
         with torch.cuda.graph(self.graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
             self.found = decode(self.batch)
-        torch.clear_autocast_cache()
 
     def _fill(self, batch: Batch) -> None:
         for buffer, values in zip(self.batch, batch, strict=True):

@@ -27,7 +27,7 @@ class Linear(nn.Linear):
     """
 
     _format: Format = "fp32"
-    _kept: tuple[object, ops.Fp8Weight] | None = None
+    _kept: tuple[object, Tensor, ops.Fp8Weight] | None = None
 
     @property
     def format(self) -> Format:
@@ -63,8 +63,9 @@ class Linear(nn.Linear):
             return ops.fp8_linear(x_TD, self.weight, self.bias)
         state = (self.weight.data_ptr(), self.weight.device, self.weight._version, _optimizers().steps)
         if self._kept is None or self._kept[0] != state:
-            self._kept = (state, ops.fp8_weight(self.weight))
-        return ops.fp8_linear(x_TD, self.weight, self.bias, weight8=self._kept[1])
+            # the weight itself is held too, so that no other can take its address
+            self._kept = (state, self.weight.detach(), ops.fp8_weight(self.weight))
+        return ops.fp8_linear(x_TD, self.weight, self.bias, weight8=self._kept[2])
 
 
 class _Optimizers:

@@ -1,5 +1,6 @@
 """Fitting the tokenizer: item views, training, tokens, health."""
 
+import json
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -37,9 +38,10 @@ def fit_tokenizer(
 ) -> Tokenizer:
     """Learn tokens for all items of a dataset, from texts, matrices and the interactions of `part`.
 
-    `overrides` replace fields of `config` by name, `kind="rq-vae"` or `text_dim=64` for example. With `out` the run
-    lies there (`metrics.jsonl`, `checkpoints/`), a killed one resumes from it, and the tokenizer is saved in
-    `out/tokenizer`. The same seed gives the same bits on the CPU with the same number of threads.
+    `overrides` replace fields of `config` by name, `kind="rq-vae"` or `text_dim=64` for example. With `out` the
+    tokenizer is saved in `out/tokenizer`, beside the run that made it; with `resume` a killed one of a trained kind
+    goes on, and a folder of other settings is refused. The same seed gives the same bits on the CPU with the same
+    number of threads.
 
     InputError for settings that do not fit the catalog; TokenizerCollapseError, with the reason and a remedy, when
     the tokens could not carry a recommender.
@@ -51,11 +53,14 @@ def fit_tokenizer(
     vectors_IV = torch.from_numpy(views.vectors_IV).to(device)
     quantizer = build_quantizer(config, views.dim, torch.Generator().manual_seed(config.seed)).to(device)
     card = {"dataset": dataset.card.get("fingerprint"), "part": part}
+    settings = json.loads(json.dumps(asdict(config) | card))
     if config.kind in TRAINED:
-        stage = TokenizerStage(quantizer, vectors_IV, config, asdict(config) | card)
+        stage = TokenizerStage(quantizer, vectors_IV, config, settings)
         plan = loop.LoopConfig(epochs=config.epochs, learning_rate=config.learning_rate)
         loop.run(stage, plan, out, resume, config.seed, progress)
     else:
+        if out is not None:
+            loop.open_folder(Path(out), settings, resume)
         fit_by_kmeans(quantizer, vectors_IV, config.seed)
     with loop.recorded(out):
         tokenizer = _finish(quantizer.eval(), vectors_IV, views, config, card, dataset.part(part))

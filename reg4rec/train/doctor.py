@@ -64,7 +64,7 @@ def _epochs(path: Path) -> list[dict[str, float]]:
 
 def _state(run: Path) -> str:
     newest = newest_checkpoint(run)
-    if newest is None:
-        return "no checkpoint yet"
+    if newest is None:  # k-means takes no steps
+        return "finished" if (run / "tokenizer").exists() else "no checkpoint yet"
     counters = read_counters(newest)
     return "finished" if counters["finished"] else f"at step {counters['step']}; the same command goes on from there"

@@ -60,7 +60,8 @@ def _count_layer(counts_33: Tensor, layer: nn.Module, args: tuple[Tensor], outpu
 
     if output.requires_grad and isinstance(layer, Linear):
         counts_33[0] += _counted(args[0], E4M3)
-        counts_33[1] = _counted(layer.weight, E4M3)
+        if distributed.is_first():  # all have the same weight
+            counts_33[1] = _counted(layer.weight, E4M3)
         output.register_hook(count_grads)
 
 
@@ -116,4 +117,5 @@ class Fp8Watch:
 
 def read_counts(state: dict[str, Any]) -> list[tuple[int, dict[str, Fp8Counts]]]:
     """The history in the state that a checkpoint has of an `Fp8Watch`."""
-    return [(step, {name: Fp8Counts(*values) for name, values in rows.items()}) for step, rows in state["history"]]
+    history = state.get("history", ())  # runs began before there were counts
+    return [(step, {name: Fp8Counts(*values) for name, values in rows.items()}) for step, rows in history]

@@ -190,6 +190,11 @@ def test_graphs_are_those_of_the_present_model_and_items() -> None:
     assert recommender.engine is engine
     recommender.remove_items([5])
     assert recommender.engine is not engine
+    engine = recommender.engine
+    recommender.model.load_state_dict(random_model().state_dict())
+    assert recommender.engine is engine
+    recommender.model.load_state_dict(random_model().state_dict(), assign=True)  # these lie elsewhere
+    assert recommender.engine is not engine
 
 
 def plain_in_bucket(engine: SearchEngine, batch: Batch, config: SearchConfig) -> Found:

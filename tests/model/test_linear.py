@@ -86,11 +86,18 @@ def replace_parameter(layer: Linear) -> None:
     layer.weight = torch.nn.Parameter(torch.randn(48, 32))
 
 
+def drop_then_replace(layer: Linear) -> None:
+    del layer.weight  # its memory may be taken by the next one
+    layer.weight = torch.nn.Parameter(torch.randn(48, 32))
+
+
 def load(layer: Linear) -> None:
     layer.load_state_dict(Linear(32, 48).state_dict())
 
 
-@pytest.mark.parametrize("change", [copy_in_place, set_format_after_a_write, replace_data, replace_parameter, load])
+@pytest.mark.parametrize(
+    "change", [copy_in_place, set_format_after_a_write, replace_data, replace_parameter, drop_then_replace, load]
+)
 def test_any_other_change_makes_it_anew(layer: Linear, change: Callable[[Linear], None]) -> None:
     step(layer)
     change(layer)

@@ -206,6 +206,19 @@ def test_a_folder_from_before_there_were_kinds_is_mpq(tokenizer: Tokenizer, tmp_
     assert Tokenizer.from_pretrained(tmp_path).config == tokenizer.config
 
 
+def test_a_folder_is_that_of_one_kind_and_its_settings(shop: Dataset, deeper: TokenizerConfig, tmp_path: Path) -> None:
+    by_kmeans, trained = replace(deeper, kind="product-k-means"), replace(deeper, kind="rq-vae")
+    first = fit_tokenizer(shop, by_kmeans, out=tmp_path, progress=False)
+    assert torch.equal(fit_tokenizer(shop, by_kmeans, out=tmp_path, progress=False).codes_IM, first.codes_IM)
+    for other in (trained, replace(by_kmeans, seed=by_kmeans.seed + 1)):
+        with pytest.raises(InputError, match="holds a run with other settings"):
+            fit_tokenizer(shop, other, out=tmp_path, progress=False)
+    assert Tokenizer.from_pretrained(tmp_path / "tokenizer").config == by_kmeans
+    fit_tokenizer(shop, trained, out=tmp_path, resume=False, progress=False)
+    with pytest.raises(InputError, match="holds a run with other settings"):
+        fit_tokenizer(shop, by_kmeans, out=tmp_path, progress=False)
+
+
 def test_an_unknown_kind_is_refused_with_those_that_there_are(shop: Dataset) -> None:
     with pytest.raises(InputError, match=r"kind is 'vq'.*product-k-means"):
         fit_tokenizer(shop, kind="vq", progress=False)

@@ -60,8 +60,10 @@ def test_healthy_runs_are_called_healthy(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    fit(large_shop, tmp_path / "tokens")
-    assert diagnose(tmp_path / "tokens").findings == []
+    for kind in ("mpq", "product-k-means"):
+        fit(large_shop, tmp_path / kind, kind=kind)
+        diagnosis = diagnose(tmp_path / kind)
+        assert (diagnosis.stage, diagnosis.state, diagnosis.findings) == ("tokenizer", "finished", [])
     training = replace(TRAINING, loop=replace(TRAINING.loop, epochs=14))
     pretrain(shop, tokenizer, training, tmp_path / "model", device="cpu", progress=False)
     assert diagnose(tmp_path / "model").findings == []
