@@ -39,7 +39,7 @@ class Seen(NamedTuple):
 def trained_step(data: Dataset, size: Size, steps: int) -> list[Seen]:
     """All calls of all layers in the step after so many."""
     views = ViewConfig(text_dim=32, collaborative_dim=0)
-    kind = TokenizerConfig(kind="product-k-means", num_codebooks=4, codebook_size=256, codeword_dim=8, views=views)
+    kind = TokenizerConfig(kind="product-k-means", num_codebooks=4, codebook_size=256, views=views)
     torch.manual_seed(0)
     tokenizer = fit_tokenizer(data, kind, progress=False)
     stage = PretrainStage(data, tokenizer, PretrainConfig(size=size), 0, torch.device("cpu"))

@@ -104,13 +104,15 @@ class Tokenize:
     out: Path
     """run folder; a killed run started again goes on, and RUN/tokenizer holds the result"""
     recipe: RecipeName = "default"
-    """default: the best that we measured; paper: what the paper states. It sets the defaults of the options below"""
+    """default: the best that we measured; paper: MPQ, as in the paper. It sets the defaults of the options below"""
     config: Annotated[TokenizerConfig, tyro.conf.arg(name="")] = field(default_factory=TokenizerConfig)
+    resume: bool = True
+    """go on from the last checkpoint in the run folder, and refuse one of other settings"""
     json: bool = False
     """print one JSON object instead of text"""
 
     def run(self) -> None:
-        tokenizer = fit_tokenizer(load_dataset(self.data), self.config, out=self.out)
+        tokenizer = fit_tokenizer(load_dataset(self.data), self.config, out=self.out, resume=self.resume)
         text = f"{tokenizer.describe()}\ntokenizer: {self.out / 'tokenizer'}"
         show(text, {"tokenizer": self.out / "tokenizer", **asdict(tokenizer.health)}, self.json)
 
@@ -126,7 +128,7 @@ class Pretrain:
     out: Path
     """run folder; a killed run started again goes on, and RUN/recommender holds the result"""
     recipe: RecipeName = "default"
-    """default: the best that we measured; paper: what the paper states. It sets the defaults of the options below"""
+    """default: the best that we measured; paper: the paper's parts alone. It sets the defaults of the options below"""
     config: Annotated[PretrainConfig, tyro.conf.arg(name="")] = field(default_factory=PretrainConfig)
     resume: bool = True
     """go on from the last checkpoint in the run folder"""

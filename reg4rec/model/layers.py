@@ -45,7 +45,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None) -> Tensor:
     if q.is_cuda:
         flat_q, flat_k, flat_v = (x.flatten(0, -4) for x in (q, k, v))  # fused kernels take four dimensions
         return F.scaled_dot_product_attention(flat_q, flat_k, flat_v, attn_mask=visible).unflatten(0, q.shape[:-3])
-    # torch's fused kernel for CPUs is slow at so few and short rows (docs/findings.md)
+    # torch's fused kernel for CPUs takes longer at so few and short rows (docs/precision.md)
     scores = (q * q.shape[-1] ** -0.5) @ k.mT
     return (scores if visible is None else scores.masked_fill(~visible, -torch.inf)).softmax(-1) @ v
 

@@ -1,4 +1,4 @@
-"""Items become tokens: MPQ, one token from each of M parallel codebooks, and the tokenizers it is compared with."""
+"""Items become tokens, one from each of M codebooks: OPQ, the paper's MPQ, and what they are compared with."""
 
 from reg4rec.tokenizer.config import Floors, TokenizerConfig, suggested_codebook_size
 from reg4rec.tokenizer.fit import fit_tokenizer

@@ -43,7 +43,7 @@ class TokenizerConfig:
 
     kind: Kind = "product-k-means"
     """k-means of item vectors in rotated blocks (OPQ) or residual, without epochs, E and H; mpq: trained experts with a
-    codebook each, as the paper has them; rq-vae as in TIGER. OPQ recommends best (ours, measured: docs/tokenizer.md)"""
+    codebook each, as the paper has them; rq-vae as in TIGER. OPQ recommends best (ours, measured: docs/findings.md)"""
     num_codebooks: int = 4
     """M, tokens of an item (ours for public data, studied over 2 to 16: D2; large catalogs: 8)"""
     codebook_size: int = 256

@@ -24,7 +24,7 @@ def collapse_reason(health: Health, floors: Floors) -> str | None:
     if health.max_similarity > floors.max_similarity:
         return (
             f"two codebooks are copies (similarity {health.max_similarity:.3f}, limit {floors.max_similarity:.3f}); "
-            "lower num_codebooks, or of mpq use orthogonality='decorrelation' or raise orthogonality_weight"
+            "lower num_codebooks, or with kind='mpq' use orthogonality='decorrelation' or raise orthogonality_weight"
         )
     if collisions > floors.max_collision_rate:
         return (
@@ -83,7 +83,7 @@ def _warnings(health: Health) -> Iterator[str]:
     if health.max_similarity > 0.5:
         yield (
             f"two codebooks tell much the same (similarity {health.max_similarity:.2f}); "
-            "lower num_codebooks, or of mpq raise orthogonality_weight"
+            "lower num_codebooks, or with kind='mpq' raise orthogonality_weight"
         )
     if len(health.gate_mean) > 1 and max(health.gate_mean) > 0.6:
         yield (
