@@ -125,7 +125,7 @@ def test_tokens_that_collapse(
     [
         (1e-7, 3, 0.3, "nothing was learned", "learning_rate"),
         (4e-3, 2, 0.3, "still rose", "more epochs"),
-        (5e-3, 150, 0.0, "overfits", "dropout"),
+        (5e-3, 300, 0.0, "overfits", "dropout"),
         (1e-7, 3, 0.3, "category after a token", "category_weight"),
     ],
 )
