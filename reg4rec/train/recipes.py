@@ -1,4 +1,4 @@
-"""Named settings of the whole road: `paper` has the paper's parts alone, `default` the best measured."""
+"""Named settings of the whole road: `paper` ranks by the paper's paths alone, `default` is the best measured."""
 
 from dataclasses import dataclass, field
 from typing import Literal, get_args
@@ -40,8 +40,8 @@ RECIPES: dict[RecipeName, Recipe] = {
 }
 """They differ in the kind of tokens, in item scores, in probabilities among existing items, in the length of
 histories, in beams, dropout, epochs and the weight of the categories. `paper` decodes every target, and feeds tokens in
-the model's own order at the end (D4). Where the paper is silent it takes what was measured to be better: decorrelated
-experts, separated collisions, pooled histories."""
+the model's own order at the end (D4). Three things are ours, because they were measured to be better: decorrelated
+experts, separated collisions, and pooled histories where the paper's figure has flat ones."""
 
 
 def recipe_named(name: str) -> Recipe:
