@@ -151,6 +151,35 @@ def bench_corp(benchmark: Any, recommender: Recommender, threshold: float | None
     assert results.paths.categories_BWM[..., -1].ge(0).any() == (threshold is not None)
 
 
+@pytest.mark.parametrize("users", [1, 8, 64])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def bench_layers_of_a_recommendation(
+    benchmark: Any, recommender: Recommender, users: int, dtype: str, environment: dict[str, Any]
+) -> None:
+    """The encoder and as many decoder steps as a search takes: what every way of searching has to pay.
+
+    What a whole recommendation takes beside them is choosing, moving and ranking paths.
+    """
+    sequences, model = histories(users), recommender.model
+
+    @torch.inference_mode()
+    def run() -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16"):
+            memory = recommender.remember(sequences)
+            state, begun = model.decode_step(memory, None, 0, None)
+            cache = [(k.expand(-1, BEAMS, -1, -1, -1), v.expand(-1, BEAMS, -1, -1, -1)) for k, v in begun]
+            for step in range(1, CODEBOOKS):
+                model.token_logits(state)
+                state, cache = model.decode_step(memory, token_BP, step, cache)
+            return model.token_logits(state)
+
+    token_BP = torch.arange(BEAMS).expand(users, BEAMS)
+    benchmark.group = f"recommend/users={users}/cpu"
+    benchmark.extra_info.update(environment, backend=f"layers alone{'' if dtype == 'float32' else ' bfloat16'}")
+    logits_BPMK = benchmark(run)
+    assert logits_BPMK.shape == (users, BEAMS, CODEBOOKS, CODES)
+
+
 @needs_extension
 def bench_all_items_by_token_scores(benchmark: Any, recommender: Recommender, environment: dict[str, Any]) -> None:
     """What a search replaces: the best items by the sum of their tokens' log-probabilities before the first step."""

@@ -5,11 +5,13 @@ from typing import Literal, get_args
 
 from reg4rec.baselines import SASRecConfig, TigerConfig
 from reg4rec.errors import InputError
-from reg4rec.train import RECIPES, Recipe
+from reg4rec.train import RECIPES, AlignConfig, Recipe
 
 __all__ = ["CompareConfig", "MethodName", "ProtocolName"]
 
-MethodName = Literal["popularity", "sasrec", "tiger", "reg4rec-paper", "reg4rec"]
+MethodName = Literal[
+    "popularity", "sasrec", "tiger", "reg4rec-paper", "reg4rec", "reg4rec-paper-aligned", "reg4rec-aligned"
+]
 ProtocolName = Literal["standard", "filtered", "final"]
 
 
@@ -29,6 +31,8 @@ class CompareConfig:
     """the comparison's seed replaces the tokenizer's, here and below"""
     paper: Recipe = field(default_factory=lambda: RECIPES["paper"])
     """what the method reg4rec-paper is fitted with"""
+    align: AlignConfig = field(default_factory=AlignConfig)
+    """what the methods that end in -aligned do to the fit of the method before that ending"""
 
     def __post_init__(self) -> None:
         for name, known in (("methods", get_args(MethodName)), ("protocols", get_args(ProtocolName))):
@@ -37,6 +41,12 @@ class CompareConfig:
                 raise InputError(f"{name} are one or more of {', '.join(known)}, each once; found {list(chosen)}")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
             raise InputError(f"seeds are one or more numbers from 0 up, each once; found {list(self.seeds)}")
+        aligned = [name for name in self.methods if name.endswith("-aligned")]
+        if aligned and "final" in self.protocols:
+            raise InputError(
+                f"{aligned[0]} has no protocol final: its fit trains on the validation items, by which alignment "
+                "stops; leave out the one or the other"
+            )
         trained = (self.sasrec, self.tiger.pretrain, self.paper.pretrain, self.reg4rec.pretrain)
         if {config.part for config in trained} != {"train"}:
             raise InputError("a comparison sets part itself; the protocol final trains on the validation items too")

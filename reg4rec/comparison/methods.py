@@ -14,7 +14,7 @@ from reg4rec.evaluation import Ranker
 from reg4rec.infer import Recommender
 from reg4rec.loop import LoopConfig
 from reg4rec.tokenizer import fit_tokenizer
-from reg4rec.train import Recipe, fit_recommender
+from reg4rec.train import Recipe, align, fit_recommender
 
 __all__ = ["METHODS", "Fitted", "Job", "Method"]
 
@@ -95,19 +95,38 @@ def _fit_recipe(job: Job, own: Recipe) -> Fitted:
     return Fitted(model, _size(model.model) + _size(tokenizer.quantizer))
 
 
+def _fit_aligned(job: Job, fit: Callable[[Job], Fitted], start: str) -> Fitted:
+    """The fit of the method `start` with the same seed, which is made where it does not stand yet, and aligned."""
+    first = fit(replace(job, out=job.out.parents[1] / start / job.out.name))
+    assert isinstance(first.ranker, Recommender)
+    return Fitted(align(first.ranker, job.data, job.config.align, job.out, seed=job.seed), first.parameters)
+
+
 def _size(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
+
+
+def _fit_paper(job: Job) -> Fitted:
+    return _fit_recipe(job, job.config.paper)
+
+
+def _fit_default(job: Job) -> Fitted:
+    return _fit_recipe(job, job.config.reg4rec)
 
 
 METHODS: dict[str, Method] = {
     "popularity": Method(_fit_popularity, lambda config: {}, seeded=False),
     "sasrec": Method(_fit_sasrec, lambda config: config.sasrec),
     "tiger": Method(_fit_tiger, lambda config: config.tiger, model_run="model"),
-    "reg4rec-paper": Method(
-        lambda job: _fit_recipe(job, job.config.paper), lambda config: config.paper, model_run="model"
+    "reg4rec-paper": Method(_fit_paper, lambda config: config.paper, model_run="model"),
+    "reg4rec": Method(_fit_default, lambda config: config.reg4rec, model_run="model"),
+    "reg4rec-paper-aligned": Method(
+        lambda job: _fit_aligned(job, _fit_paper, "reg4rec-paper"),
+        lambda config: {"start": config.paper, "align": config.align},
     ),
-    "reg4rec": Method(
-        lambda job: _fit_recipe(job, job.config.reg4rec), lambda config: config.reg4rec, model_run="model"
+    "reg4rec-aligned": Method(
+        lambda job: _fit_aligned(job, _fit_default, "reg4rec"),
+        lambda config: {"start": config.reg4rec, "align": config.align},
     ),
 }
 """By name; the settings of a method are what makes two of its runs the same run."""

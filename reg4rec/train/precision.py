@@ -41,7 +41,10 @@ class LadqConfig:
     decay: float = 0.9
     """weight of the past in a layer's trace, a moving average over the samples"""
     fp32_share: float = 0.1
-    """part of the layers, the most sensitive, that stay in fp32"""
+    """part of the layers, the most sensitive, that are to stay in fp32"""
+    slowdown: float = 0.02
+    """they stay, the most sensitive first, while the layers take no longer than this part more than the faster of fp32
+    and bf16 for all; 1 keeps them all"""
     fp8_share: float = 0.5
     """part of the layers, the least sensitive, that may take fp8; the others may take bf16"""
     hysteresis: float = 0.05
@@ -59,6 +62,7 @@ class LadqConfig:
             ("sample_every", self.sample_every >= 1, "1 or more"),
             ("decay", 0 <= self.decay < 1, "from 0 to below 1"),
             ("fp32_share", 0 <= self.fp32_share <= 1, "between 0 and 1"),
+            ("slowdown", self.slowdown >= 0, "0 or more"),
             ("fp8_share", 0 <= self.fp8_share <= 1 - self.fp32_share, "at least 0, with fp32_share at most 1"),
             ("hysteresis", 0 <= self.hysteresis < 1, "from 0 to below 1"),
             ("spike", self.spike > 1, "above 1"),
@@ -192,18 +196,18 @@ class Ladq:
                 self._assign(step, fp8_counts)
 
     def _assign(self, step: int, fp8_counts: dict[str, Fp8Counts]) -> None:
-        """Rank the layers by what fp8 would cost them, give each its class, and by the class its cheapest format."""
+        """Rank the layers by what fp8 would cost them, give each its class, and by class and time its format."""
         run = self.run
         if not run.costs:
             sizes = {name: LayerSize.of(layer, self.norms[name].rows) for name, layer in self.layers.items()}
             run.sizes = {name: str(size) for name, size in sizes.items()}
             run.costs = format_costs(sizes.values(), next(iter(self.layers.values())).weight.device)
         cost = {name: sensitivity(layer.weight, run.traces[name]) for name, layer in self.layers.items()}
-        run.classes = classes_of({name: of["fp8"] for name, of in cost.items()}, run.classes, self.config)
-        for name, layer in self.layers.items():
-            seconds = run.costs[run.sizes[name]]
-            allowed = COARSER[: COARSER.index(run.classes[name]) + 1]
-            layer.format = min((f for f in allowed if f in seconds), key=lambda f: seconds[f])
+        fp8_cost = {name: of["fp8"] for name, of in cost.items()}
+        run.classes = classes_of(fp8_cost, run.classes, self.config)
+        seconds = {name: run.costs[run.sizes[name]] for name in self.layers}
+        for name, chosen in formats_of(run.classes, fp8_cost, seconds, self.config.slowdown).items():
+            self.layers[name].format = chosen
         samples = {
             n: LayerSample(run.traces[n], **cost[n], format=layer.format, fp8_counts=fp8_counts.get(n))
             for n, layer in self.layers.items()
@@ -281,6 +285,30 @@ def classes_of(cost: dict[str, float], before: dict[str, Format], config: LadqCo
                 continue
         classes[name] = next(c for c in COARSER if place < borders[c][1] or c == "fp8")
     return classes
+
+
+def formats_of(
+    classes: dict[str, Format], cost: dict[str, float], seconds: dict[str, dict[Format, float]], slowdown: float
+) -> dict[str, Format]:
+    """Each layer's fastest format of those that its class allows.
+
+    Layers of class fp32 have it, those of largest cost first, as long as all layers together take at most `slowdown`
+    longer than with the faster of fp32 and bf16 for all; those left over take what the class bf16 may.
+    """
+
+    def fastest(name: str) -> Format:
+        allowed = COARSER[: max(2, COARSER.index(classes[name]) + 1)]
+        return min((f for f in allowed if f in seconds[name]), key=lambda f: seconds[name][f])
+
+    formats = {name: fastest(name) for name in classes}
+    single = min(sum(of[whole] for of in seconds.values()) for whole in COARSER[:2])
+    left = (1 + slowdown) * single - sum(seconds[name][chosen] for name, chosen in formats.items())
+    exact = [name for name, kept in classes.items() if kept == "fp32"]
+    for name in sorted(exact, key=lambda name: (-cost[name], name)):
+        extra = seconds[name]["fp32"] - seconds[name][formats[name]]
+        if extra <= left:
+            formats[name], left = "fp32", left - extra
+    return formats
 
 
 def precision_report(run: str | Path) -> list[LayerReport]:

@@ -21,7 +21,7 @@ from reg4rec.evaluation import evaluate
 from reg4rec.infer import Recommender, SearchConfig
 from reg4rec.loop import LoopConfig
 from reg4rec.settings import override
-from reg4rec.train import RECIPES, Recipe, RecipeName
+from reg4rec.train import RECIPES, AlignConfig, Recipe, RecipeName
 
 SHORT = LoopConfig(epochs=2, learning_rate=5e-3)
 TOKENS = {
@@ -187,6 +187,42 @@ def test_a_final_fit_searches_as_validation_chose_before(
     assert final.config == replace(first.config, temperatures=None) == SearchConfig(**settings)  # type: ignore[arg-type]
 
 
+def test_an_aligned_method_starts_from_the_fit_of_the_same_seed(
+    small: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[Any] = []
+
+    def kept(recommender: Recommender, data: Dataset, config: AlignConfig, out: Path, seed: int) -> Recommender:
+        started.append((recommender.fingerprint(), recommender.model.scores_items, config, out, seed))
+        return recommender
+
+    monkeypatch.setattr(methods, "align", kept)
+    names: Any = ("reg4rec", "reg4rec-aligned", "reg4rec-paper-aligned")
+    found = compare(small, CONFIG, out=tmp_path, device="cpu", seeds=(1,), methods=names, protocols=("standard",))
+    runs = tmp_path / "runs"
+    starts = [runs / name / "seed-1" / "model" / "recommender" for name in ("reg4rec", "reg4rec-paper")]
+    outs = [runs / name / "seed-1" for name in names[1:]]
+    assert started == [
+        (Recommender.from_pretrained(start, "cpu").fingerprint(), scores_items, CONFIG.align, out, 1)
+        for start, scores_items, out in zip(starts, (True, False), outs, strict=True)
+    ]
+    before, after, _ = found.rows
+    assert after.metrics == before.metrics
+    with pytest.raises(InputError, match=r"settings\.align\.window"):
+        compare(small, CONFIG, out=tmp_path, seeds=(1,), methods=names, align=AlignConfig(window=2))
+
+
+@pytest.mark.filterwarnings("ignore:reg4rec align")
+def test_alignment_is_compared_for_real(small: Dataset, tmp_path: Path) -> None:
+    align = AlignConfig(group_size=2, validation_users=20, loop=replace(SHORT, epochs=1))
+    names: Any = ("reg4rec-aligned",)
+    found = compare(small, replace(CONFIG, align=align), out=tmp_path, device="cpu", seeds=(0,), methods=names)
+    record = json.loads((tmp_path / "runs" / "reg4rec-aligned" / "seed-0" / "align.json").read_text())
+    assert record["kept"] == (record["after"]["validation_recall@10"] > record["before"]["validation_recall@10"])
+    assert [(row.protocol, row.epochs) for row in found.rows] == [("standard", [1]), ("filtered", [1])]
+    assert min(found.rows[0].train_seconds) > 0
+
+
 def test_without_matplotlib_the_picture_is_left_out_and_that_is_said(
     small: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -215,6 +251,7 @@ def test_a_run_with_other_settings_is_refused(small: Dataset, folder: Path, comp
         ({"seeds": ()}, "seeds are one or more"),
         ({"seeds": (1, 1)}, "each once"),
         ({"sasrec": SASRecConfig(part="train+validation")}, "the protocol final"),
+        ({"methods": ("reg4rec-aligned",), "protocols": ("final",)}, "reg4rec-aligned has no protocol final"),
     ],
 )
 def test_comparisons_that_make_no_sense_are_refused(wrong: dict[str, Any], said: str) -> None:

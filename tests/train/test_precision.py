@@ -25,6 +25,7 @@ from reg4rec.train.precision import (
     Ladq,
     LadqConfig,
     classes_of,
+    formats_of,
     linear_layers,
     precision_report,
     read_ladq,
@@ -150,7 +151,7 @@ def test_classes_follow_the_ranking_and_keep_near_a_border() -> None:
 def test_a_format_is_given_only_where_it_is_faster(
     cache: Path, seconds: dict[Format, float], expected: list[str]
 ) -> None:
-    module, config = network((16,) * 5), LadqConfig(fp32_share=0.25, fp8_share=0.5)
+    module, config = network((16,) * 5), LadqConfig(fp32_share=0.25, fp8_share=0.5, slowdown=1.0)
     x, loss_of = torch.randn(8, 16), lambda y: y.square().sum(1).mean()
     sample(Ladq(module, config), module, x, loss_of)
     known_costs(cache, seconds)
@@ -161,6 +162,30 @@ def test_a_format_is_given_only_where_it_is_faster(
     assert [row.format for row in ranked] == expected
     assert [layer.format for layer in ladq.layers.values()] == [row.format for row in ladq.precision_report()]
     assert ladq.report()["layers_fp32"] == expected.count("fp32")
+
+
+@pytest.mark.parametrize(
+    ("slowdown", "expected"),
+    [
+        (0.0, ["bf16", "bf16", "bf16", "bf16"]),
+        (0.02, ["bf16", "fp32", "bf16", "bf16"]),  # what the first takes is beyond the limit, what the second is not
+        (0.3, ["fp32", "bf16", "bf16", "bf16"]),  # the first is the more sensitive and leaves nothing
+        (1.0, ["fp32", "fp32", "bf16", "bf16"]),
+    ],
+)
+def test_sensitive_layers_stay_in_fp32_while_that_costs_little(slowdown: float, expected: list[Format]) -> None:
+    classes: dict[str, Format] = {"a": "fp32", "b": "fp32", "c": "bf16", "d": "fp8"}
+    cost = {"a": 4.0, "b": 3.0, "c": 2.0, "d": 1.0}
+    seconds: dict[str, dict[Format, float]] = {name: {"fp32": 40.0, "bf16": 10.0} for name in cost}
+    seconds["b"] = {"fp32": 71.0, "bf16": 70.0}  # 100 in bf16 for all
+    assert list(formats_of(classes, cost, seconds, slowdown).values()) == expected
+
+
+def test_what_fp8_saves_pays_for_fp32() -> None:
+    classes: dict[str, Format] = {"a": "fp32", "b": "fp8"}
+    seconds: dict[str, dict[Format, float]] = {name: {"fp32": 40.0, "bf16": 20.0, "fp8": 10.0} for name in classes}
+    assert formats_of(classes, {"a": 2.0, "b": 1.0}, seconds, 0.0) == {"a": "bf16", "b": "fp8"}
+    assert formats_of(classes, {"a": 2.0, "b": 1.0}, seconds, 0.25) == {"a": "fp32", "b": "fp8"}
 
 
 def test_a_sample_tells_what_fp8_did_to_layers_that_were_in_it(cache: Path) -> None:
@@ -311,6 +336,7 @@ def test_a_module_without_layers_to_choose_for() -> None:
         ("decay", 1.0),
         ("fp32_share", 1.1),
         ("fp8_share", 0.95),
+        ("slowdown", -0.1),
         ("hysteresis", -0.1),
         ("spike", 1.0),
         ("fresh_samples", 1),
