@@ -33,13 +33,12 @@ RECIPES: dict[RecipeName, Recipe] = {
             crss_fraction=0.15,
             max_history=20,
             dropout=0.1,
-            num_beams=20,
             loop=LoopConfig(epochs=14, learning_rate=2e-3, weight_decay=0.1, patience=4),
         ),
     ),
 }
 """They differ in the kind of tokens, in item scores, in probabilities among existing items, in the length of
-histories, in beams, dropout, epochs and the weight of the categories. `paper` decodes every target, and feeds tokens in
+histories, in dropout, epochs and the weight of the categories. `paper` decodes every target, and feeds tokens in
 the model's own order at the end (D4). Three things are ours, because they were measured to be better: decorrelated
 experts, separated collisions, and pooled histories where the paper's figure has flat ones."""
 
