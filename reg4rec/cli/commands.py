@@ -158,6 +158,8 @@ class Align:
     """the dataset that it was trained on"""
     out: Path
     """run folder; a killed run started again goes on, and RUN/recommender holds the result"""
+    recipe: RecipeName = "default"
+    """the one by which the recommender was fitted. It sets the defaults of the options below"""
     config: Annotated[AlignConfig, tyro.conf.arg(name="")] = field(default_factory=AlignConfig)
     resume: bool = True
     """go on from the last checkpoint in the run folder"""

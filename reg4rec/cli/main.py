@@ -70,12 +70,13 @@ def _command(recipe: Recipe) -> Any:
     """The type of all commands, with a recipe's settings as the defaults of the stages."""
     tokenize = Tokenize(tyro.MISSING, tyro.MISSING, config=recipe.tokenizer)
     pretrain = Pretrain(tyro.MISSING, tyro.MISSING, tyro.MISSING, config=recipe.pretrain)
+    align = Align(tyro.MISSING, tyro.MISSING, tyro.MISSING, config=recipe.align)
     stage = (
         Annotated[Demo, tyro.conf.subcommand("demo")]
         | Annotated[DataCommand, tyro.conf.subcommand("data", description=ABOUT_DATA)]
         | Annotated[Tokenize, tyro.conf.subcommand("tokenize", default=tokenize)]
         | Annotated[Pretrain, tyro.conf.subcommand("pretrain", default=pretrain)]
-        | Annotated[Align, tyro.conf.subcommand("align")]
+        | Annotated[Align, tyro.conf.subcommand("align", default=align)]
         | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
         | Annotated[Recommend, tyro.conf.subcommand("recommend")]
         | Annotated[Explain, tyro.conf.subcommand("explain")]

@@ -5,7 +5,7 @@ from typing import Literal, get_args
 
 from reg4rec.baselines import SASRecConfig, TigerConfig
 from reg4rec.errors import InputError
-from reg4rec.train import RECIPES, AlignConfig, Recipe
+from reg4rec.train import RECIPES, Recipe
 
 __all__ = ["CompareConfig", "MethodName", "ProtocolName"]
 
@@ -31,8 +31,6 @@ class CompareConfig:
     """the comparison's seed replaces the tokenizer's, here and below"""
     paper: Recipe = field(default_factory=lambda: RECIPES["paper"])
     """what the method reg4rec-paper is fitted with"""
-    align: AlignConfig = field(default_factory=AlignConfig)
-    """what the methods that end in -aligned do to the fit of the method before that ending"""
 
     def __post_init__(self) -> None:
         for name, known in (("methods", get_args(MethodName)), ("protocols", get_args(ProtocolName))):

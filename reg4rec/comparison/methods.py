@@ -95,38 +95,37 @@ def _fit_recipe(job: Job, own: Recipe) -> Fitted:
     return Fitted(model, _size(model.model) + _size(tokenizer.quantizer))
 
 
-def _fit_aligned(job: Job, fit: Callable[[Job], Fitted], start: str) -> Fitted:
+def _fit_aligned(job: Job, own: Recipe, start: str) -> Fitted:
     """The fit of the method `start` with the same seed, which is made where it does not stand yet, and aligned."""
-    first = fit(replace(job, out=job.out.parents[1] / start / job.out.name))
+    first = _fit_recipe(replace(job, out=job.out.parents[1] / start / job.out.name), own)
     assert isinstance(first.ranker, Recommender)
-    return Fitted(align(first.ranker, job.data, job.config.align, job.out, seed=job.seed), first.parameters)
+    return Fitted(align(first.ranker, job.data, own.align, job.out, seed=job.seed), first.parameters)
+
+
+def _fitted_by(own: Recipe) -> dict[str, Any]:
+    """What of a recipe decides a fit without alignment."""
+    return {"tokenizer": own.tokenizer, "pretrain": own.pretrain}
 
 
 def _size(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
-def _fit_paper(job: Job) -> Fitted:
-    return _fit_recipe(job, job.config.paper)
-
-
-def _fit_default(job: Job) -> Fitted:
-    return _fit_recipe(job, job.config.reg4rec)
-
-
 METHODS: dict[str, Method] = {
     "popularity": Method(_fit_popularity, lambda config: {}, seeded=False),
     "sasrec": Method(_fit_sasrec, lambda config: config.sasrec),
     "tiger": Method(_fit_tiger, lambda config: config.tiger, model_run="model"),
-    "reg4rec-paper": Method(_fit_paper, lambda config: config.paper, model_run="model"),
-    "reg4rec": Method(_fit_default, lambda config: config.reg4rec, model_run="model"),
+    "reg4rec-paper": Method(
+        lambda job: _fit_recipe(job, job.config.paper), lambda config: _fitted_by(config.paper), model_run="model"
+    ),
+    "reg4rec": Method(
+        lambda job: _fit_recipe(job, job.config.reg4rec), lambda config: _fitted_by(config.reg4rec), model_run="model"
+    ),
     "reg4rec-paper-aligned": Method(
-        lambda job: _fit_aligned(job, _fit_paper, "reg4rec-paper"),
-        lambda config: {"start": config.paper, "align": config.align},
+        lambda job: _fit_aligned(job, job.config.paper, "reg4rec-paper"), lambda config: config.paper
     ),
     "reg4rec-aligned": Method(
-        lambda job: _fit_aligned(job, _fit_default, "reg4rec"),
-        lambda config: {"start": config.reg4rec, "align": config.align},
+        lambda job: _fit_aligned(job, job.config.reg4rec, "reg4rec"), lambda config: config.reg4rec
     ),
 }
 """By name; the settings of a method are what makes two of its runs the same run."""

@@ -38,7 +38,7 @@ class Question:
 def _rewarded(name: str, *rewards: str, **changes: Any) -> Variant:
     """Aligned by these rewards alone, without the reward of the found items' order."""
     return Variant(
-        name, align={reward: float(reward in rewards) for reward in REWARDS} | {"item_weight": 0.0, **changes}
+        name, align={reward: float(reward in rewards) for reward in REWARDS} | {"order_weight": 0.0, **changes}
     )
 
 

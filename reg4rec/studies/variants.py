@@ -19,19 +19,20 @@ from reg4rec.errors import InputError, TokenizerCollapseError
 from reg4rec.evaluation import evaluate
 from reg4rec.evaluation.metrics import hit_ranks
 from reg4rec.infer import Recommender
-from reg4rec.loop import LoopConfig
 from reg4rec.settings import check_settings, override
 from reg4rec.storage import read_header, read_tensors, to_json, write_json, write_tensors
 from reg4rec.studies.questions import QUESTIONS, Variant
 from reg4rec.studies.variant_findings import Measured, VariantFindings, compared
 from reg4rec.tokenizer import Tokenizer, fit_tokenizer
-from reg4rec.train import RECIPES, AlignConfig, Recipe, fit_recommender
+from reg4rec.train import RECIPES, Recipe, fit_recommender
 from reg4rec.train.align_stage import AlignStage
 
 __all__ = ["VariantConfig", "study_variants"]
 
 FORMAT, VERSION = "reg4rec-variant", 1
 CUTS = (5, 10, 50)
+ONE_EPOCH = override(RECIPES["default"].align, {"epochs": 1, "patience": 0})
+"""Alignment as a study has it."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +45,8 @@ class VariantConfig:
     """every row is fitted once a seed, tokens included"""
     max_users: int | None = None
     """measure on a random sample of this many validation users, None for all"""
-    recipe: Recipe = field(default_factory=lambda: RECIPES["default"])
-    align: AlignConfig = field(default_factory=lambda: AlignConfig(loop=LoopConfig(epochs=1, learning_rate=5e-5)))
-    """of the rows that are aligned"""
+    recipe: Recipe = field(default_factory=lambda: override(RECIPES["default"], {"align": ONE_EPOCH}))
+    """alignment of the rows that are aligned included"""
 
     def __post_init__(self) -> None:
         distinct = len(set(self.seeds)) == len(self.seeds)
@@ -146,7 +146,7 @@ class _Job:
         pretrain = override(recipe.pretrain, dict(variant.pretrain))
         stages["model"] = asdict(pretrain) | {"seed": self.seed, "mislabeled": variant.mislabeled}
         if variant.align is not None:
-            stages["aligned"] = asdict(override(self.config.align, dict(variant.align)))
+            stages["aligned"] = asdict(override(recipe.align, dict(variant.align)))
         stages["measured"] = {"search": dict(variant.search), "max_users": self.config.max_users}
         return json.loads(to_json(stages))
 
@@ -208,7 +208,7 @@ class _Job:
         recommender = Recommender.from_pretrained(model / "recommender", self.device)
         if variant.align is not None:
             # weights as the best epoch left them, better or worse than before, under the search chosen before
-            alignment = override(self.config.align, dict(variant.align))
+            alignment = override(recipe.align, dict(variant.align))
             stage = AlignStage(recommender, taught, alignment, self.seed)
             loop.run(stage, alignment.loop, self.folder("aligned"), seed=self.seed)
             recommender = stage.ranker

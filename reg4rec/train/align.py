@@ -14,6 +14,7 @@ from reg4rec.storage import write_json
 from reg4rec.train.align_config import AlignConfig
 from reg4rec.train.align_stage import AlignStage
 from reg4rec.train.fit import calibrated
+from reg4rec.train.recipes import RecipeName, recipe_named
 from reg4rec.train.symptoms import align_symptoms
 
 __all__ = ["align"]
@@ -27,16 +28,18 @@ def align(
     resume: bool = True,
     seed: int = 0,
     progress: bool = True,
+    recipe: RecipeName = "default",
     **overrides: Any,
 ) -> Recommender:
     """A recommender whose model was aligned on the training part of `data`, on the device of the given one.
 
     The given one stays as it is, and is what comes back when no epoch beats it on validation. The search is set up by
     validation again, as after pre-training. `out` is the run folder (see `reg4rec.loop`): `align.json` holds the
-    validation figures before and after, `recommender/` the result. `overrides` replace fields of `config`, of its
-    `rewards` or its `loop` by name. Paper: PARS and MSRA, stated, D7 to D9.
+    validation figures before and after, `recommender/` the result. Without a `config` the settings are those of the
+    `recipe`, best the one by which the recommender was fitted. `overrides` replace fields of them, of their `rewards`
+    or their `loop` by name. Paper: PARS and MSRA, stated, D7 to D9.
     """
-    config = override(config or AlignConfig(), overrides)
+    config = override(config or recipe_named(recipe).align, overrides)
     folder = None if out is None else Path(out)
     with torch.random.fork_rng():
         torch.manual_seed(seed)

@@ -49,8 +49,8 @@ class AlignConfig:
     decay: float = 0.8
     """w, by which each further future item counts less (MSRA)"""
     rewards: RewardWeights = field(default_factory=RewardWeights)
-    item_weight: float = 10.0
-    """weight of the reward that the order of the found items is expected to earn, in models that score items"""
+    order_weight: float = 1.0
+    """weight of the reward of the order in which the found items come"""
     mixing: Mixing = "fixed"
     """fixed: as the weights say; variance: each divided by its spread; learned: moved to what helps on validation"""
     consistency_threshold: float = 0.06
@@ -79,7 +79,7 @@ class AlignConfig:
             ("consistency_threshold", self.consistency_threshold >= 0, "0 nats or more"),
             ("clip", 0 < self.clip < 1, "between 0 and 1"),
             ("kl_weight", self.kl_weight >= 0, "0 or more"),
-            ("item_weight", self.item_weight >= 0, "0 or more"),
+            ("order_weight", self.order_weight >= 0, "0 or more"),
             ("anchor_weight", self.anchor_weight >= 0, "0 or more"),
             ("batch_users", self.batch_users >= 1, "1 or more"),
             ("validation_users", self.validation_users >= 1, "1 or more"),

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from reg4rec.data import Dataset
+from reg4rec.data import Dataset, Sequences
 from reg4rec.data.fingerprint import fingerprint
 from reg4rec.distributed import mean, ratio, total, world
 from reg4rec.errors import InputError
@@ -28,10 +28,10 @@ from reg4rec.train.reward_mix import RewardMix
 from reg4rec.train.rewards import (
     REWARDS,
     category_hit,
-    expected_hit,
     future_weights,
     global_path,
     matched_tokens,
+    order_reward,
     step_consistency,
     step_hit,
 )
@@ -50,7 +50,8 @@ class AlignBatch(NamedTuple):
     """One step's material: users cut in two, rollouts of the policy as it stood, and a batch of pre-training.
 
     old and reference: log-probabilities (B, G, S) of the actions at rollout time and under the pre-trained model.
-    rewards_RBG: each of REWARDS for each path. items_BN: what the search recommends, -1 for none.
+    rewards_RBG: each of REWARDS for each path. found: what the search recommends, items (B, N; -1 for none) where the
+    model scores them, else the paths whose probabilities rank.
     """
 
     cut: Cut
@@ -58,7 +59,7 @@ class AlignBatch(NamedTuple):
     recorded: Policy
     reference_BGS: Tensor
     rewards_RBG: Tensor
-    items_BN: Tensor
+    found: Tensor | Rollouts
     anchor: Batch
     seconds: dict[str, float]
 
@@ -119,12 +120,13 @@ class AlignStage:
         )
         self.policy.train()
         anchor = self.anchor.loss(batch.anchor)["loss"]
-        item_reward = self._item_reward(batch, memory)
+        reward_B = self._order_reward(batch, memory)
         loss = learned.objective + config.kl_weight * learned.kl + config.anchor_weight * anchor
         return {
-            "loss": loss - config.item_weight * item_reward,
+            "loss": loss - config.order_weight * mean(reward_B),
             "objective": learned.objective,
-            "item_reward": item_reward,
+            "reward_order": mean(reward_B.detach()),
+            "found_futures": mean((reward_B != 0).float()),
             "kl": learned.kl,
             "clip_fraction": learned.clip_fraction,
             "anchor_loss": anchor,
@@ -161,18 +163,32 @@ class AlignStage:
         values["top_category"] = count_C.max() / count_C.sum()
         return values | {f"{name}_seconds": torch.tensor(seconds) for name, seconds in batch.seconds.items()}
 
-    def _item_reward(self, batch: AlignBatch, memory: Memory) -> Tensor:
-        """Mean over the users, with a gradient into the scores; 0 for a model that does not score items."""
-        if not self.policy.scores_items:
-            return memory.state_BD.new_zeros(())
-        score = self.ranker.item_scores(memory.state_BD, padded(batch.cut.histories, -1).to(self.device))
-        user_BN = torch.arange(len(batch.items_BN), device=self.device)[:, None].expand_as(batch.items_BN)
-        scores_BN = score(user_BN.flatten(), batch.items_BN.clamp(min=0).flatten()).view_as(batch.items_BN)
+    def _order_reward(self, batch: AlignBatch, memory: Memory) -> Tensor:
+        """reward_B of the order of the found items, with a gradient into what orders them."""
         future_BF = padded(batch.cut.futures, -1).to(self.device)
-        return mean(expected_hit(scores_BN, batch.items_BN, future_BF, self._weights(future_BF)))
+        if isinstance(batch.found, Rollouts):
+            found_BN, tokens_BNM = batch.found.valid_BG, batch.found.tokens_BGM(self.policy.config.num_codebooks)
+            scores_BN = evaluate_paths(self.policy, memory, batch.found, 1.0).log_probs_BGS.sum(-1)
+            codes_B1FM = self.anchor.codes_IM[future_BF.clamp(min=0)][:, None]
+            hit_BNF = matched_tokens(tokens_BNM[:, :, None], codes_B1FM) == self.num_steps
+        else:
+            found_BN = batch.found >= 0
+            score = self.ranker.item_scores(memory.state_BD, padded(batch.cut.histories, -1).to(self.device))
+            user_BN = torch.arange(len(batch.found), device=self.device)[:, None].expand_as(batch.found)
+            scores_BN = score(user_BN.flatten(), batch.found.clamp(min=0).flatten()).view_as(batch.found)
+            hit_BNF = batch.found[:, :, None] == future_BF[:, None]
+        return order_reward(scores_BN, (hit_BNF * self._weights(future_BF)[:, None]).sum(2), found_BN)
 
     def _weights(self, future_BF: Tensor) -> Tensor:
         return future_weights((future_BF >= 0).float(), self.config.decay)
+
+    def found(self, histories: Sequences, memory: Memory) -> Tensor | Rollouts:
+        """`AlignBatch.found` for these histories; a path has the probability by which the search ranks it."""
+        if self.policy.scores_items:
+            return torch.from_numpy(self.ranker.rank(histories, max(KS), filter_seen=False)).long().to(self.device)
+        paths = roll_out(self.policy, memory, self.ranker.index, max(KS), self.num_steps, 1.0, "beam")
+        renormalized = self.policy.config.renormalize
+        return paths if renormalized else paths._replace(open_BGSK=torch.ones_like(paths.open_BGSK))
 
     @torch.no_grad()
     def rewards(self, cut: Cut, rollouts: Rollouts, recorded: Policy) -> Tensor:
@@ -247,11 +263,10 @@ class _OnPolicy(Sequence[AlignBatch]):
         rewards_RBG = stage.rewards(cut, rollouts, recorded)
         if config.mixing == "learned" and i % LEARN_EVERY == 0:
             stage.learn_mix(cut, rollouts, rewards_RBG, i)
-        items_BN = torch.from_numpy(stage.ranker.rank(cut.histories, max(KS), filter_seen=False)).long()
+        found = stage.found(cut.histories, memory)
         seconds = {"rollout": rolled - began, "reward": time.perf_counter() - rolled}
         anchor = self.anchors[i % len(self.anchors)]
-        reference_BGS, items_BN = reference.log_probs_BGS, items_BN.to(stage.device)
-        return AlignBatch(cut, rollouts, recorded, reference_BGS, rewards_RBG, items_BN, anchor, seconds)
+        return AlignBatch(cut, rollouts, recorded, reference.log_probs_BGS, rewards_RBG, found, anchor, seconds)
 
 
 def _direction(value: Tensor, weights: list[nn.Parameter]) -> Tensor:

@@ -6,6 +6,7 @@ from typing import Literal, get_args
 from reg4rec.errors import InputError
 from reg4rec.loop import LoopConfig
 from reg4rec.tokenizer import TokenizerConfig
+from reg4rec.train.align_config import AlignConfig
 from reg4rec.train.config import PretrainConfig
 
 __all__ = ["RECIPES", "Recipe", "RecipeName", "recipe_named"]
@@ -15,10 +16,11 @@ RecipeName = Literal["default", "paper"]
 
 @dataclass(frozen=True)
 class Recipe:
-    """Settings of both stages."""
+    """Settings of all stages."""
 
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
+    align: AlignConfig = field(default_factory=AlignConfig)
 
 
 RECIPES: dict[RecipeName, Recipe] = {
@@ -35,12 +37,13 @@ RECIPES: dict[RecipeName, Recipe] = {
             dropout=0.1,
             loop=LoopConfig(epochs=14, learning_rate=2e-3, weight_decay=0.1, patience=4),
         ),
+        AlignConfig(kl_weight=0.1, loop=LoopConfig(epochs=1, learning_rate=1e-4)),
     ),
 }
 """They differ in the kind of tokens, in item scores, in probabilities among existing items, in the length of
-histories, in dropout, epochs and the weight of the categories. `paper` decodes every target, and feeds tokens in
-the model's own order at the end (D4). Three things are ours, because they were measured to be better: decorrelated
-experts, separated collisions, and pooled histories where the paper's figure has flat ones."""
+histories, in dropout, epochs, the weight of the categories, and in how far alignment may go. `paper` decodes every
+target, and feeds tokens in the model's own order at the end (D4). Three things are ours, because they were measured to
+be better: decorrelated experts, separated collisions, and pooled histories where the paper's figure has flat ones."""
 
 
 def recipe_named(name: str) -> Recipe:

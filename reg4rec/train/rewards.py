@@ -10,10 +10,10 @@ from torch import Tensor
 __all__ = [
     "REWARDS",
     "category_hit",
-    "expected_hit",
     "future_weights",
     "global_path",
     "matched_tokens",
+    "order_reward",
     "step_consistency",
     "step_hit",
 ]
@@ -50,15 +50,18 @@ def global_path(matched: Tensor, num_steps: int) -> Tensor:
     return torch.where(matched >= fewest, matched / num_steps, 0.0)
 
 
-def expected_hit(scores_BN: Tensor, items_BN: Tensor, future_BF: Tensor, weight_BF: Tensor) -> Tensor:
-    """expected_B: the weight of future items (-1 for none) that a draw from the softmax of the scores is to hit.
+def order_reward(scores_BN: Tensor, hit_BN: Tensor, found_BN: Tensor) -> Tensor:
+    """reward_B: log of what a draw from the softmax of the found items' scores earns; 0 where none earns anything.
 
-    The last choice of a path, which of the found items (-1 for none) comes first, in models that score items. There are
-    few of them, so that the mean over all draws takes no draws. Ours, D7.
+    hit_BN: what each of them earns, 0 or more; found_BN: False for places that the search left empty. The order is the
+    last choice after the paths; there are few found items, so that the mean over all draws takes no draws. By the
+    logarithm a user whose next item stands far down counts as much as one whose stands first. Ours, D7.
     """
-    scores_BN = scores_BN.masked_fill(items_BN < 0, torch.finfo(scores_BN.dtype).min)
-    hit_BNF = (items_BN[:, :, None] == future_BF[:, None]) & (items_BN[:, :, None] >= 0)
-    return (scores_BN.softmax(1) * (hit_BNF * weight_BF[:, None]).sum(2)).sum(1)
+    lowest = torch.finfo(scores_BN.dtype).min
+    scores_BN, hit_BN = scores_BN.masked_fill(~found_BN, lowest), hit_BN.masked_fill(~found_BN, 0)
+    earns_BN = hit_BN > 0
+    earned_BN = torch.where(earns_BN, scores_BN + torch.where(earns_BN, hit_BN, 1).log(), lowest)
+    return torch.where(earns_BN.any(1), earned_BN.logsumexp(1) - scores_BN.logsumexp(1), 0)
 
 
 def future_weights(filled_BF: Tensor, decay: float) -> Tensor:

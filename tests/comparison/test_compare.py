@@ -203,21 +203,31 @@ def test_an_aligned_method_starts_from_the_fit_of_the_same_seed(
     starts = [runs / name / "seed-1" / "model" / "recommender" for name in ("reg4rec", "reg4rec-paper")]
     outs = [runs / name / "seed-1" for name in names[1:]]
     assert started == [
-        (Recommender.from_pretrained(start, "cpu").fingerprint(), scores_items, CONFIG.align, out, 1)
-        for start, scores_items, out in zip(starts, (True, False), outs, strict=True)
+        (Recommender.from_pretrained(start, "cpu").fingerprint(), scores_items, recipe.align, out, 1)
+        for start, scores_items, out, recipe in zip(
+            starts, (True, False), outs, (CONFIG.reg4rec, CONFIG.paper), strict=True
+        )
     ]
     before, after, _ = found.rows
     assert after.metrics == before.metrics
     with pytest.raises(InputError, match=r"settings\.align\.window"):
-        compare(small, CONFIG, out=tmp_path, seeds=(1,), methods=names, align=AlignConfig(window=2))
+        compare(
+            small,
+            CONFIG,
+            out=tmp_path,
+            seeds=(1,),
+            methods=names,
+            reg4rec=replace(CONFIG.reg4rec, align=AlignConfig(window=2)),
+        )
 
 
 @pytest.mark.filterwarnings("ignore:reg4rec align")
 def test_alignment_is_compared_for_real(small: Dataset, tmp_path: Path) -> None:
     align = AlignConfig(group_size=2, validation_users=20, loop=replace(SHORT, epochs=1))
-    names: Any = ("reg4rec-aligned",)
-    found = compare(small, replace(CONFIG, align=align), out=tmp_path, device="cpu", seeds=(0,), methods=names)
-    record = json.loads((tmp_path / "runs" / "reg4rec-aligned" / "seed-0" / "align.json").read_text())
+    names: Any = ("reg4rec-paper-aligned",)
+    config = replace(CONFIG, paper=replace(CONFIG.paper, align=align))
+    found = compare(small, config, out=tmp_path, device="cpu", seeds=(0,), methods=names)
+    record = json.loads((tmp_path / "runs" / "reg4rec-paper-aligned" / "seed-0" / "align.json").read_text())
     assert record["kept"] == (record["after"]["validation_recall@10"] > record["before"]["validation_recall@10"])
     assert [(row.protocol, row.epochs) for row in found.rows] == [("standard", [1]), ("filtered", [1])]
     assert min(found.rows[0].train_seconds) > 0

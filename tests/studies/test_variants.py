@@ -32,7 +32,7 @@ TOKENS = TokenizerConfig(
 LOOP = LoopConfig(epochs=2, learning_rate=4e-3, log_every=1000)
 PRETRAIN = PretrainConfig(size="tiny", max_history=20, num_beams=12, validation_users=60, loop=LOOP)
 ALIGN = AlignConfig(validation_users=60, batch_users=256, loop=LoopConfig(epochs=1, learning_rate=5e-5))
-CONFIG = VariantConfig(max_users=200, recipe=Recipe(TOKENS, PRETRAIN), align=ALIGN)
+CONFIG = VariantConfig(max_users=200, recipe=Recipe(TOKENS, PRETRAIN, ALIGN))
 REWARD_ROWS = ("not aligned", "step hit alone", "all")
 
 

@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 
 from reg4rec.train.rewards import (
     category_hit,
-    expected_hit,
     future_weights,
     global_path,
     matched_tokens,
+    order_reward,
     step_consistency,
     step_hit,
 )
@@ -74,22 +74,21 @@ def test_future_weights_of_the_paper() -> None:
     assert weights[2].tolist() == [1, 0, 0]
 
 
-def test_the_expected_hit_is_the_mean_of_many_draws() -> None:
+def test_the_order_is_rewarded_by_what_a_draw_would_earn() -> None:
     torch.manual_seed(0)
-    scores_BN, items_BN = torch.randn(2, 5), torch.tensor([[4, 7, 2, 9, -1], [1, 3, -1, -1, -1]])
-    future_BF, weight_BF = torch.tensor([[2, 4, 8], [3, -1, -1]]), torch.tensor([[0.5, 0.3, 0.2], [1, 0, 0]])
-    drawn_BD = torch.multinomial(scores_BN.masked_fill(items_BN < 0, -torch.inf).softmax(1), 40_000, replacement=True)
-    hit_BDF = items_BN.gather(1, drawn_BD)[:, :, None] == future_BF[:, None]
-    expected_B = (hit_BDF * weight_BF[:, None]).sum(2).mean(1)
-    torch.testing.assert_close(expected_hit(scores_BN, items_BN, future_BF, weight_BF), expected_B, atol=0.01, rtol=0)
+    scores_BN, hit_BN = torch.randn(2, 5), torch.tensor([[0.3, 0, 0.5, 0, 9.0], [0, 1.0, 9, 9, 9]])
+    found_BN = torch.tensor([[True, True, True, True, False], [True, True, False, False, False]])
+    drawn_BD = torch.multinomial(scores_BN.masked_fill(~found_BN, -torch.inf).softmax(1), 40_000, replacement=True)
+    earned_B = hit_BN.gather(1, drawn_BD).mean(1)
+    torch.testing.assert_close(order_reward(scores_BN, hit_BN, found_BN).exp(), earned_B, atol=0.01, rtol=0)
 
 
-def test_a_user_for_whom_nothing_was_found_hits_nothing() -> None:
-    nothing_BN, future_BF = torch.full((1, 3), -1), torch.tensor([[5, -1]])
+@pytest.mark.parametrize("found", [True, False])
+def test_a_user_for_whom_no_future_item_was_found_teaches_no_order(found: bool) -> None:
     scores_BN = torch.zeros(1, 3, requires_grad=True)
-    expected_B = expected_hit(scores_BN, nothing_BN, future_BF, torch.tensor([[1.0, 0.0]]))
-    expected_B.sum().backward()
-    assert expected_B.tolist() == [0]
+    reward_B = order_reward(scores_BN, torch.zeros(1, 3), torch.full((1, 3), found))
+    reward_B.sum().backward()
+    assert reward_B.tolist() == [0]
     assert not scores_BN.grad.any()  # type: ignore[union-attr]
 
 
