@@ -17,6 +17,7 @@ from reg4rec.evaluation import evaluate
 from reg4rec.infer import Recommender
 from reg4rec.loop import LoopConfig
 from reg4rec.model import Reg4RecModel, transformer
+from reg4rec.model.layers import Dropout
 from reg4rec.storage import write_json
 from reg4rec.tokenizer import Tokenizer, TokenizerConfig, fit_tokenizer, stage
 from reg4rec.train import AlignConfig, PretrainConfig, align, pretrain
@@ -91,8 +92,10 @@ def others(folder: Path, out: Path) -> None:
     with patch.object(stage, "CHUNK", 20):
         fit_tokenizer(data, TokenizerConfig(**CONFIG), out=out / "tokenizer", progress=False)
     recommender = Recommender.from_pretrained(folder / "recommender", "cpu")
-    with patch.object(transformer, "RESIDUAL_DROPOUT", 0.0):
-        align(recommender, data, ALIGN, out / "align", progress=False)
+    for module in recommender.model.modules():
+        if isinstance(module, Dropout):
+            module.p = 0.0  # the order of the found paths is learned under dropout
+    align(recommender, data, ALIGN, out / "align", progress=False)
     reports = [evaluate(recommender, data, max_users=n) for n in (1, 101)]
     if distributed.is_first():
         write_json(out / "metrics.json", {"rows": [asdict(report.rows[0]) for report in reports]})

@@ -162,6 +162,7 @@ def test_ill_alignment(shop: SyntheticShop, tokenizer: Tokenizer, token_model: R
         batch_users=125,
         group_size=4,
         validation_users=30,
+        order_weight=0.0,
         kl_weight=0.0,
         anchor_weight=0.0,
         loop=LoopConfig(epochs=3, learning_rate=4e-3, updates_per_batch=8),
