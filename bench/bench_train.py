@@ -80,7 +80,8 @@ def trainer(stage: PretrainStage, precision: str) -> Epoch:
         return float(torch.stack([take(batch, next(steps)) for batch in stage.batches(0)]).mean())
 
     if ladq:
-        take(stage.batches(0)[0], ladq.config.sample_every - 1)  # formats are given before the first round
+        # formats are given before the first round, by a batch of full size
+        take(max(stage.batches(0), key=lambda batch: batch.items_BL.numel()), ladq.config.sample_every - 1)
     return epoch
 
 

@@ -105,6 +105,8 @@ class LadqState:
 
     traces: dict[str, float] = field(default_factory=dict)
     classes: dict[str, Format] = field(default_factory=dict)
+    rows: dict[str, int] = field(default_factory=dict)
+    """most rows that a layer has had at a sample: batches differ in length, and the largest take most of the time"""
     sizes: dict[str, str] = field(default_factory=dict)
     costs: FormatCosts = field(default_factory=dict)
     history: list[tuple[int, dict[str, LayerSample]]] = field(default_factory=list)
@@ -198,9 +200,11 @@ class Ladq:
     def _assign(self, step: int, fp8_counts: dict[str, Fp8Counts]) -> None:
         """Rank the layers by what fp8 would cost them, give each its class, and by class and time its format."""
         run = self.run
-        if not run.costs:
-            sizes = {name: LayerSize.of(layer, self.norms[name].rows) for name, layer in self.layers.items()}
-            run.sizes = {name: str(size) for name, size in sizes.items()}
+        run.rows = {name: max(self.norms[name].rows, run.rows.get(name, 0)) for name in self.layers}
+        sizes = {name: LayerSize.of(layer, run.rows[name]) for name, layer in self.layers.items()}
+        named = {name: str(size) for name, size in sizes.items()}
+        if named != run.sizes:
+            run.sizes = named
             run.costs = format_costs(sizes.values(), next(iter(self.layers.values())).weight.device)
         cost = {name: sensitivity(layer.weight, run.traces[name]) for name, layer in self.layers.items()}
         fp8_cost = {name: of["fp8"] for name, of in cost.items()}
