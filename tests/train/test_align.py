@@ -16,7 +16,8 @@ import torch
 import reg4rec.train.align_stage as align_stage
 from reg4rec.data.shop import SyntheticShop
 from reg4rec.errors import InputError
-from reg4rec.infer import Recommender
+from reg4rec.infer import Recommender, SearchConfig
+from reg4rec.infer.search import search, step_indexes
 from reg4rec.loop import LoopConfig
 from reg4rec.model import Reg4RecModel
 from reg4rec.tokenizer import Tokenizer
@@ -123,6 +124,30 @@ def test_the_first_update_of_a_batch_is_on_policy(shop: SyntheticShop, start: Re
     gradients = torch.autograd.grad(values["loss"], [ours, theirs], allow_unused=True)
     assert gradients[0].any()
     assert gradients[1] is None
+
+
+def test_the_order_of_paths_is_rewarded_by_the_scores_of_the_search(shop: SyntheticShop, start: Recommender) -> None:
+    assert not start.model.scores_items
+    stage = AlignStage(start, shop, QUICK, 0)
+    batch = stage.batches(0)[0]
+    values = stage.loss(batch)
+    memory = start.remember(batch.cut.histories)
+    config = SearchConfig(50, prune_threshold=None)
+    paths = search(start.model, memory, step_indexes(start.index, "confidence"), config)
+    rewards = []
+    for user, probability_W in enumerate(paths.scores_BW.double().softmax(1)):
+        future_F = torch.from_numpy(batch.cut.futures[user]).long()
+        weight_F = 0.8 ** torch.arange(len(future_F)).double()
+        hit_WF = (paths.tokens_BWM[user][:, None] == start.codes_IM[future_F]).all(-1)
+        earned = (probability_W[:, None] * hit_WF * weight_F / weight_F.sum()).sum()
+        rewards.append(earned.log() if earned > 0 else earned)
+    found = [reward != 0 for reward in rewards]
+    assert 0 < sum(found) < len(found)
+    assert float(values["found_futures"]) == pytest.approx(sum(found) / len(found))
+    with torch.no_grad():
+        stage.policy.eval()
+        reward_B = stage._order_reward(batch, memory)
+    torch.testing.assert_close(reward_B.double(), torch.stack(rewards), atol=1e-4, rtol=1e-4)
 
 
 def test_a_model_without_categories_is_rewarded_for_its_tokens(shop: SyntheticShop, tokenizer: Tokenizer) -> None:

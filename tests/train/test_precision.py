@@ -181,6 +181,17 @@ def test_sensitive_layers_stay_in_fp32_while_that_costs_little(slowdown: float, 
     assert list(formats_of(classes, cost, seconds, slowdown).values()) == expected
 
 
+def test_layers_are_timed_at_the_largest_batch_so_far(cache: Path) -> None:
+    module = network((16, 16))
+    ladq = Ladq(module, LadqConfig())
+    sizes = []
+    for rows in (8, 40, 20):
+        sample(ladq, module, torch.randn(rows, 16), lambda y: y.square().sum(1).mean())
+        sizes.append(set(ladq.run.sizes.values()))
+    assert sizes == [{"8 x 16 -> 16"}, {"64 x 16 -> 16"}, {"64 x 16 -> 16"}]
+    assert set(ladq.run.costs) == {"64 x 16 -> 16"}
+
+
 def test_what_fp8_saves_pays_for_fp32() -> None:
     classes: dict[str, Format] = {"a": "fp32", "b": "fp8"}
     seconds: dict[str, dict[Format, float]] = {name: {"fp32": 40.0, "bf16": 20.0, "fp8": 10.0} for name in classes}
