@@ -120,13 +120,14 @@ class AlignStage:
         )
         self.policy.train()
         anchor = self.anchor.loss(batch.anchor)["loss"]
-        reward_B = self._order_reward(batch, memory)
+        order_B = self._order_reward(batch, memory)
+        reward_order = mean(order_B)
         loss = learned.objective + config.kl_weight * learned.kl + config.anchor_weight * anchor
         return {
-            "loss": loss - config.order_weight * mean(reward_B),
+            "loss": loss - config.order_weight * reward_order,
             "objective": learned.objective,
-            "reward_order": mean(reward_B.detach()),
-            "found_futures": mean((reward_B != 0).float()),
+            "reward_order": reward_order,
+            "found_futures": mean((order_B != 0).float()),
             "kl": learned.kl,
             "clip_fraction": learned.clip_fraction,
             "anchor_loss": anchor,
