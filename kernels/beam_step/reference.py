@@ -10,6 +10,7 @@ __all__ = [
     "beam_step_reference",
     "best_children",
     "is_excluded",
+    "items_sharing_tokens",
     "items_with_tokens",
     "prune_paths",
 ]
@@ -177,16 +178,44 @@ def items_with_tokens(tokens_NM: Tensor, index: TokenIndex) -> tuple[Tensor, Ten
     return path_T[fits_T], item_T[fits_T]
 
 
+def items_sharing_tokens(tokens_NM: Tensor, fewest_N: Tensor, index: TokenIndex) -> tuple[Tensor, Tensor, Tensor]:
+    """All (path, item) pairs, by path, that share `fewest_N` (1 or more) of the path's tokens, and how many they share.
+
+    An item that shares f of d tokens carries one of any d - f + 1 of them: those of the shortest posting lists are read.
+    """
+    num_codebooks, codebook_size = index.counts_MK.shape
+    slots = tokens_NM + torch.arange(num_codebooks, device=tokens_NM.device) * codebook_size
+    slots = slots.masked_fill(tokens_NM < 0, -1)
+    nearest_NM = _list_lengths(slots, index.offsets).sort(dim=1, stable=True).indices
+    num_lists_N1 = ((tokens_NM >= 0).sum(1) - fewest_N + 1)[:, None]
+    path_L, place_L = (torch.arange(num_codebooks, device=slots.device) < num_lists_N1).nonzero(as_tuple=True)
+    list_T, item_T = _listed(slots.gather(1, nearest_NM)[path_L, place_L], index.offsets, index.postings)
+    path_T = path_L[list_T]
+    shared_TM = index.codes_IM[item_T] == tokens_NM[path_T]
+    # an item that stands in several of a path's lists is taken from the first
+    seen_before_TM = shared_TM.gather(1, nearest_NM[path_T]).cumsum(1).gather(1, place_L[list_T, None]) > 1
+    shared_T = shared_TM.sum(1)
+    taken_T = (shared_T >= fewest_N[path_T]) & ~seen_before_TM.squeeze(1)
+    return path_T[taken_T], item_T[taken_T], shared_T[taken_T]
+
+
 def _shortest_lists(slots_NR: Tensor, offsets: Tensor, postings: Tensor) -> tuple[Tensor, Tensor]:
     """(path, item) of the shortest list of each path among its slots (-1 for none)."""
-    lengths_NR = (offsets[slots_NR + 1] - offsets[slots_NR]).masked_fill(slots_NR < 0, 2**62)
-    shortest_N1 = lengths_NR.argmin(1, keepdim=True)
-    slot_N = slots_NR.gather(1, shortest_N1).squeeze(1)
-    length_N = lengths_NR.gather(1, shortest_N1).squeeze(1).masked_fill(slot_N < 0, 0)
-    path_T = torch.repeat_interleave(length_N)
-    begin_N = length_N.cumsum(0) - length_N
-    place_T = torch.arange(len(path_T), device=path_T.device) - begin_N[path_T] + offsets[slot_N[path_T]]
-    return path_T, postings[place_T].long()
+    shortest_N1 = _list_lengths(slots_NR, offsets).argmin(1, keepdim=True)
+    return _listed(slots_NR.gather(1, shortest_N1).squeeze(1), offsets, postings)
+
+
+def _list_lengths(slots_NR: Tensor, offsets: Tensor) -> Tensor:
+    """Items in the list of each slot; beyond any for -1."""
+    return (offsets[slots_NR + 1] - offsets[slots_NR]).masked_fill(slots_NR < 0, 2**62)
+
+
+def _listed(slot_N: Tensor, offsets: Tensor, postings: Tensor) -> tuple[Tensor, Tensor]:
+    """(place in slot_N, item) of all items in the lists of some slots, -1 for an empty one."""
+    length_N = (offsets[slot_N + 1] - offsets[slot_N]).masked_fill(slot_N < 0, 0)
+    place_T = torch.repeat_interleave(length_N)
+    begin_N = offsets[slot_N] - (length_N.cumsum(0) - length_N)
+    return place_T, postings[torch.arange(len(place_T), device=slot_N.device) + begin_N[place_T]].long()
 
 
 def is_excluded(user_T: Tensor, item_T: Tensor, num_items: int, exclude_BX: Tensor) -> Tensor:

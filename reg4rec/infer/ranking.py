@@ -9,9 +9,9 @@ from torch import Tensor
 from reg4rec import ops
 from reg4rec.infer.search import Paths
 from reg4rec.kernels.beam_step.index import TokenIndex
-from reg4rec.kernels.beam_step.reference import is_excluded, items_with_tokens
+from reg4rec.kernels.beam_step.reference import is_excluded, items_sharing_tokens, items_with_tokens
 
-__all__ = ["SOURCES", "ItemScores", "Ranking", "bucket_ranks", "rank_items", "relaxed_matches"]
+__all__ = ["SOURCES", "ItemScores", "Ranking", "bucket_ranks", "rank_items"]
 
 SOURCES = ("path", "relaxed", "tokens", "item score")
 """Where an item came from: an exact path; a path with a few wrong tokens; the scores of its tokens before step 1; a
@@ -54,8 +54,10 @@ def rank_items(
     Paper: CORP, ours, D3 and D11.
     """
     ranking = _exact(paths, index, rank_I, num_items, exclude_BX, item_scores, path_weight)
-    for b in (ranking.items_BN < 0).any(1).nonzero().squeeze(1).tolist():
-        _fill_user(ranking, b, paths, index, rank_I, exclude_BX, allowed_I)
+    if len(short_S := _with_open_places(ranking)):
+        _fill_relaxed(ranking, short_S, paths, index, rank_I, exclude_BX)
+        for b in _with_open_places(ranking).tolist():
+            _fill_by_tokens(ranking, b, paths, index, exclude_BX, allowed_I)
     return ranking
 
 
@@ -64,23 +66,6 @@ def bucket_ranks(cosine_I: Tensor, popularity_I: Tensor) -> Tensor:
     order = popularity_I.sort(descending=True, stable=True).indices
     order = order[cosine_I[order].sort(descending=True, stable=True).indices]
     return torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
-
-
-def relaxed_matches(tokens_WM: Tensor, scores_W: Tensor, codes_IM: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Per item the most tokens that it shares with one living path, the best score of a path with that count, its row.
-
-    Paper: path-to-item matching, ours, D11.
-    """
-    matched_I = torch.zeros(len(codes_IM), dtype=torch.int64, device=codes_IM.device)
-    score_I = torch.full(matched_I.shape, -torch.inf, device=codes_IM.device)
-    path_I = torch.full_like(matched_I, -1)
-    for w in (scores_W > -torch.inf).nonzero().squeeze(1).tolist():  # best first: the first of equal counts stays
-        matched = (codes_IM == tokens_WM[w]).sum(1)
-        better = matched > matched_I
-        matched_I = torch.where(better, matched, matched_I)
-        score_I = torch.where(better, scores_W[w], score_I)
-        path_I = torch.where(better, w, path_I)
-    return matched_I, score_I, path_I
 
 
 def _exact(
@@ -102,70 +87,96 @@ def _exact(
     is_valid = torch.zeros_like(path_B, dtype=torch.bool).index_fill_(0, path_T, True)
     invalid_B = torch.bincount(path_B[~is_valid], minlength=batch)
     # paths stand best first, so the first of an item is its best
-    key_T, order = (path_B[path_T] * len(rank_I) + item_T).sort(stable=True)
-    first = order[torch.nn.functional.pad(key_T[1:] != key_T[:-1], (1, 0), value=True)[: len(key_T)]]
-    path_T, item_T = path_T[first], item_T[first]
+    path_T, item_T = _first_of_each(path_B[path_T] * len(rank_I) + item_T, path_T, item_T)
     user_T, row_T = path_B[path_T], path_W[path_T]
     scores_T = paths.scores_BW[user_T, row_T]
     if item_scores is not None:
         scores_T = item_scores(user_T, item_T).to(scores_T.dtype) + path_weight * scores_T
-    order = rank_I[item_T].sort(stable=True).indices
-    order = order[row_T[order].sort(stable=True).indices]
-    order = order[scores_T[order].sort(descending=True, stable=True).indices]
-    order = order[user_T[order].sort(stable=True).indices]
-    user_T, row_T, item_T, scores_T = user_T[order], row_T[order], item_T[order], scores_T[order]
-    begin_B = torch.searchsorted(user_T, torch.arange(batch, device=device))
-    place_T = torch.arange(len(user_T), device=device) - begin_B[user_T]
-    fits_T = place_T < num_items
-    at = (user_T[fits_T], place_T[fits_T])
-
-    def table(fill: float, values_T: Tensor) -> Tensor:
-        return torch.full((batch, num_items), fill, dtype=values_T.dtype, device=device).index_put_(
-            at, values_T[fits_T]
-        )
-
-    return Ranking(
-        table(-1, item_T), table(-torch.inf, scores_T), table(-1, torch.zeros_like(item_T)), table(-1, row_T), invalid_B
+    nowhere_BN = torch.full((batch, num_items), -1, device=device)
+    ranking = Ranking(
+        nowhere_BN,
+        torch.full(nowhere_BN.shape, -torch.inf, dtype=scores_T.dtype, device=device),
+        nowhere_BN.clone(),
+        nowhere_BN.clone(),
+        invalid_B,
     )
+    order = _order(rank_I[item_T], row_T, -scores_T, user_T)
+    _append(ranking, user_T[order], item_T[order], scores_T[order], row_T[order], SOURCES.index("path"))
+    return ranking
 
 
-def _fill_user(
+def _fill_relaxed(
     ranking: Ranking,
-    b: int,
+    short_S: Tensor,
     paths: Paths,
     index: TokenIndex,
     rank_I: Tensor,
     exclude_BX: Tensor | None,
-    allowed_I: Tensor,
 ) -> None:
-    """Fill the empty places of one user by relaxed matching, then by token scores."""
-    first = int((ranking.items_BN[b] >= 0).sum())
-    open_I = allowed_I.clone()
-    if exclude_BX is not None:
-        open_I[exclude_BX[b][exclude_BX[b] >= 0]] = False
-    open_I[ranking.items_BN[b, :first]] = False
+    """Put items that share most of a path's tokens into the open places of some users.
 
-    matched_I, score_I, path_I = relaxed_matches(paths.tokens_BWM[b], paths.scores_BW[b], index.codes_IM)
-    decoded = int((paths.tokens_BWM[b] >= 0).sum(1).amax())
-    fewest = max(1, decoded - max(1, decoded // 3))
-    close_X = (open_I & (matched_I >= fewest)).nonzero().squeeze(1)
-    close_X = close_X[rank_I[close_X].sort(stable=True).indices]
-    close_X = close_X[score_I[close_X].sort(descending=True, stable=True).indices]
-    close_X = close_X[matched_I[close_X].sort(descending=True, stable=True).indices]
-    first = _write(ranking, b, first, close_X, score_I[close_X], 1, path_I[close_X])
-    open_I[close_X] = False
+    Those that share more come first, then those of better paths; of an item the path with which it shares most counts.
+    Paper: path-to-item matching, ours, D11.
+    """
+    living_SW = paths.scores_BW[short_S] > -torch.inf
+    path_S, path_W = living_SW.nonzero(as_tuple=True)
+    tokens_NM = paths.tokens_BWM[short_S[path_S], path_W]
+    decoded_S = (paths.tokens_BWM[short_S] >= 0).sum(2).amax(1)
+    fewest_S = (decoded_S - (decoded_S // 3).clamp(min=1)).clamp(min=1)
+    path_T, item_T, shared_T = items_sharing_tokens(tokens_NM, fewest_S[path_S], index)
+    user_T = short_S[path_S[path_T]]
+    ranked_BX = ranking.items_BN if exclude_BX is None else torch.cat([exclude_BX, ranking.items_BN], dim=1)
+    open_T = (~is_excluded(user_T, item_T, len(rank_I), ranked_BX)).nonzero().squeeze(1)
+    best_T = open_T[_order(-shared_T[open_T])]
+    (best_T,) = _first_of_each((user_T * len(rank_I) + item_T)[best_T], best_T)
+    user_T, item_T, shared_T, row_T = user_T[best_T], item_T[best_T], shared_T[best_T], path_W[path_T[best_T]]
+    scores_T = paths.scores_BW[user_T, row_T]
+    order = _order(rank_I[item_T], -scores_T, -shared_T, user_T)
+    _append(ranking, user_T[order], item_T[order], scores_T[order], row_T[order], SOURCES.index("relaxed"))
 
-    rest_X = open_I.nonzero().squeeze(1)
-    wanted = min(ranking.items_BN.shape[1] - first, len(rest_X))
+
+def _fill_by_tokens(
+    ranking: Ranking, b: int, paths: Paths, index: TokenIndex, exclude_BX: Tensor | None, allowed_I: Tensor
+) -> None:
+    """Put the items of the likeliest tokens before the first step into the open places of one user."""
+    ranked_BN = ranking.items_BN[b]
+    ranked_X = ranked_BN if exclude_BX is None else torch.cat([exclude_BX[b], ranked_BN])
+    rest_X = allowed_I.index_fill(0, ranked_X[ranked_X >= 0], False).nonzero().squeeze(1)
+    wanted = min(int((ranked_BN < 0).sum()), len(rest_X))
     scores_1N, place_1N = ops.item_topk(paths.first_log_probs_BMK[b : b + 1], index.codes_IM[rest_X], wanted)
-    _write(ranking, b, first, rest_X[place_1N[0]], scores_1N[0], 2, torch.full_like(place_1N[0], -1))
+    user_N, no_path_N = torch.full_like(place_1N[0], b), torch.full_like(place_1N[0], -1)
+    _append(ranking, user_N, rest_X[place_1N[0]], scores_1N[0], no_path_N, SOURCES.index("tokens"))
 
 
-def _write(ranking: Ranking, b: int, first: int, items: Tensor, scores: Tensor, source: int, path: Tensor) -> int:
-    last = min(first + len(items), ranking.items_BN.shape[1])
-    count = last - first
-    ranking.items_BN[b, first:last] = items[:count]
-    ranking.scores_BN[b, first:last] = scores[:count]
-    ranking.source_BN[b, first:last] = source
-    ranking.path_BN[b, first:last] = path[:count]
-    return last
+def _with_open_places(ranking: Ranking) -> Tensor:
+    """The users whose lists are not full yet."""
+    return (ranking.items_BN < 0).any(1).nonzero().squeeze(1)
+
+
+def _order(*keys_T: Tensor) -> Tensor:
+    """Places in ascending order of the last key, equal ones of the one before it, and so on; then as they stand."""
+    order = torch.arange(len(keys_T[0]), device=keys_T[0].device)
+    for key_T in keys_T:
+        order = order[key_T[order].sort(stable=True).indices]
+    return order
+
+
+def _first_of_each(key_T: Tensor, *values_T: Tensor) -> list[Tensor]:
+    """The values at the first place of every key, by key."""
+    sorted_T, order = key_T.sort(stable=True)
+    first = order[torch.nn.functional.pad(sorted_T[1:] != sorted_T[:-1], (1, 0), value=True)[: len(key_T)]]
+    return [value_T[first] for value_T in values_T]
+
+
+def _append(
+    ranking: Ranking, user_T: Tensor, item_T: Tensor, scores_T: Tensor, row_T: Tensor, source: int
+) -> None:
+    """Write items, given by user and best first, after those that users have, as far as there are places."""
+    batch, num_items = ranking.items_BN.shape
+    begin_B = torch.searchsorted(user_T, torch.arange(batch, device=user_T.device))
+    filled_B = (ranking.items_BN >= 0).sum(1)
+    place_T = torch.arange(len(user_T), device=user_T.device) + (filled_B - begin_B)[user_T]
+    fits_T = place_T < num_items
+    at = user_T[fits_T], place_T[fits_T]
+    ranking.items_BN[at], ranking.scores_BN[at] = item_T[fits_T], scores_T[fits_T].to(ranking.scores_BN.dtype)
+    ranking.path_BN[at], ranking.source_BN[at] = row_T[fits_T], source

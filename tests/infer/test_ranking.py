@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from reg4rec.infer.ranking import SOURCES, Ranking, bucket_ranks, rank_items, relaxed_matches
+from reg4rec.infer.ranking import SOURCES, Ranking, bucket_ranks, rank_items
 from reg4rec.infer.search import Paths
 from reg4rec.kernels.beam_step.index import build_index
 
@@ -61,13 +61,16 @@ def test_bucket_order_is_cosine_then_popularity_then_lowest_row() -> None:
 
 
 def test_relaxed_matches_take_the_most_tokens_then_the_best_path() -> None:
-    tokens_WM = torch.tensor([[0, 0, 0], [1, 1, 0], [1, 1, 1], [2, 2, 2]])
-    scores_W = torch.tensor([-1.0, -2.0, -3.0, NEVER])
-    codes_IM = torch.tensor([[0, 1, 1], [1, 1, 3], [3, 3, 3], [2, 2, 2], [0, 0, 0], [0, 3, 0]])
-    matched_I, score_I, path_I = relaxed_matches(tokens_WM, scores_W, codes_IM)
-    assert matched_I.tolist() == [2, 2, 0, 0, 3, 2]
-    assert path_I.tolist() == [2, 1, -1, -1, 0, 0]  # item 1 shares two tokens with paths 1 and 2: the better one
-    assert score_I.tolist() == [-3.0, -2.0, NEVER, NEVER, -1.0, -1.0]
+    paths = paths_of([[0, 0, 0], [1, 1, 0], [1, 1, 1], [-1, -1, -1]], [-1.0, -2.0, -3.0, NEVER])
+    codes = [[0, 1, 1], [1, 1, 3], [3, 3, 3], [2, 2, 2], [0, 0, 0], [0, 3, 0]]
+    found = rank(paths, codes, 6)
+    assert found[:4] == [
+        (4, "path", 0, -1.0),
+        (5, "relaxed", 0, -1.0),
+        (1, "relaxed", 1, -2.0),  # shares two tokens with paths 1 and 2: the better one
+        (0, "relaxed", 2, -3.0),
+    ]
+    assert {source for _, source, *_ in found[4:]} == {"tokens"}
 
 
 def test_items_of_better_paths_come_first_and_a_bucket_by_its_order() -> None:
