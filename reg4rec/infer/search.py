@@ -153,7 +153,7 @@ def search(
         beam.count(threshold, fallback_B)
         beam.grow(parent_BP, token_BP, scores_BP)
         if step < num_steps or threshold is not None:
-            beam.decode(model, memory, token_BP, step, threshold, temperature_M, step == num_steps)
+            beam.decode(model, memory, parent_BP, token_BP, step, threshold, temperature_M, step == num_steps)
         if trace is not None:
             trace.append(beam.living())
     return beam.finish(config.num_beams, threshold)
@@ -217,15 +217,13 @@ class _Beam:
         gained_BP1 = (scores_BP - self.scores_BP.gather(1, parent_BP)).exp()[..., None]
         self.confidences_BPS = torch.cat([_take(self.confidences_BPS, parent_BP), gained_BP1], dim=-1)
         self.categories_BPS = _take(self.categories_BPS, parent_BP)
-        if self.category_logits_BPC is not None:
-            self.category_logits_BPC = _take(self.category_logits_BPC, parent_BP)
-        self.cache = [(_take(k, parent_BP), _take(v, parent_BP)) for k, v in self.cache]
         self.scores_BP = scores_BP
 
     def decode(
         self,
         model: Reg4RecModel,
         memory: Memory,
+        parent_BP: Tensor,
         token_BP: Tensor,
         step: int,
         threshold: float | None,
@@ -233,7 +231,9 @@ class _Beam:
         is_last: bool,
     ) -> None:
         """Feed the chosen tokens: distributions of the next step, categories, and their divergence from before."""
-        state_BPD, self.cache = model.decode_step(memory, token_BP.clamp(min=0), step, self.cache)
+        parent_BP = parent_BP.clamp(min=0)
+        cache = [(_take(k, parent_BP), _take(v, parent_BP)) for k, v in self.cache]
+        state_BPD, self.cache = model.decode_step(memory, token_BP.clamp(min=0), step, cache)
         if not is_last:
             self.logits_BPMK = _tempered(model.token_logits(state_BPD), temperature_M)
         logits_BPC = model.category_logits(state_BPD)
@@ -243,7 +243,7 @@ class _Beam:
             category_BP = logits_BPC.argmax(-1)
             if threshold is not None and self.category_logits_BPC is not None:
                 with record_function(CORP_REGION):
-                    self.js_BP = _divergence(self.category_logits_BPC, logits_BPC, threshold)
+                    self.js_BP = _divergence(_take(self.category_logits_BPC, parent_BP), logits_BPC, threshold)
             self.category_logits_BPC = logits_BPC
         self.categories_BPS = torch.cat([self.categories_BPS, category_BP[..., None]], dim=-1)
 
@@ -293,8 +293,9 @@ def step_indexes(index: TokenIndex, order: SearchOrder) -> list[TokenIndex]:
 
 def _take(x: Tensor, rows_BP: Tensor) -> Tensor:
     """x[b, rows[b, p]] for x (B, P0, ...)."""
-    users = torch.arange(len(rows_BP), device=rows_BP.device)[:, None]
-    return x[users, rows_BP]
+    first_B1 = torch.arange(0, len(x) * x.shape[1], x.shape[1], device=x.device)[:, None]
+    # whole rows move as blocks of memory, in half the time of indexing by two tensors
+    return x.flatten(0, 1).index_select(0, (first_B1 + rows_BP).flatten()).unflatten(0, rows_BP.shape)
 
 
 def _on_device(values_M: tuple[float, ...], device: torch.device) -> Tensor:

@@ -72,7 +72,8 @@ class FeedForward(nn.Module):
         self.up, self.down = Linear(dim, ffn_dim), Linear(ffn_dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down(F.relu(self.up(x)))
+        # not in place where LADQ may read the gradient of what `up` returns
+        return self.down(F.relu(self.up(x), inplace=not torch.is_grad_enabled()))
 
 
 class EncoderBlock(nn.Module):
@@ -110,21 +111,23 @@ class DecoderBlock(nn.Module):
     def memory(self, memory_BSD: Tensor, turn_S: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """Keys and values of the encoder's output, (B, heads, S, head_dim), made once a user."""
         k, v = self.cross_kv(memory_BSD).unflatten(-1, (2, self.num_heads, -1)).unbind(-3)
-        return rotate(k, turn_S).transpose(1, 2), v.transpose(1, 2)
+        # products of stacked matrices would copy them at every step of a search
+        return rotate(k, turn_S).transpose(1, 2).contiguous(), v.transpose(1, 2).contiguous()
 
     def forward(
         self,
         x_BQtD: Tensor,
         past: tuple[Tensor, Tensor] | None,
         memory: tuple[Tensor, Tensor],
-        turn: tuple[Tensor, Tensor],
+        turn: tuple[Tensor, Tensor] | None,
         visible: Tensor,
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Q paths (or training targets) a user, t new positions each.
 
         past: keys and values of the positions before, (B, Q, heads, t0, head_dim) each. turn: the rotation of the
-        paths' item position, broadcast against (B, Q, t, heads, head_dim). visible: which of the S memory slots a
-        path may see, broadcast against (B, heads, Q * t, S). Returns the new states and the longer keys and values.
+        paths' item position, broadcast against (B, Q, t, heads, head_dim), None where the keys of the memory are turned
+        back by it instead. visible: which of the S memory slots a path may see, broadcast against (B, heads, Q * t, S).
+        Returns the new states and the longer keys and values.
         """
         q, k, v = self.qkv(x_BQtD).unflatten(-1, (3, self.num_heads, -1)).unbind(-3)
         q, k, v = q.transpose(2, 3), k.transpose(2, 3), v.transpose(2, 3)
@@ -136,7 +139,8 @@ class DecoderBlock(nn.Module):
         mixed = attend(q, k, v, earlier).transpose(2, 3).flatten(3)
         x_BQtD = self.norm_self(x_BQtD + self.dropout(self.out(mixed)))
 
-        cross = rotate(split_heads(self.cross_q(x_BQtD), self.num_heads), turn)
+        cross = split_heads(self.cross_q(x_BQtD), self.num_heads)
+        cross = cross if turn is None else rotate(cross, turn)
         seen = attend(cross.flatten(1, 2).transpose(1, 2), *memory, visible)
         seen = seen.transpose(1, 2).flatten(2).view_as(x_BQtD)
         x_BQtD = self.norm_cross(x_BQtD + self.dropout(self.cross_out(seen)))

@@ -29,13 +29,12 @@ PathCache = list[tuple[Tensor, Tensor]]
 class Memory(NamedTuple):
     """What the decoder needs of the encoded histories, stored once a user and shared by all of its paths.
 
-    blocks: keys and values per decoder block, (B, heads, S, head_dim). visible_B11S: filled slots.
-    position_B: the item number of the next item. state_BD: the encoder's output after the last item.
+    blocks: keys and values per decoder block, (B, heads, S, head_dim), the keys rotated by how far before the next item
+    they stand. visible_B11S: filled slots. state_BD: the encoder's output after the last item.
     """
 
     blocks: list[tuple[Tensor, Tensor]]
     visible_B11S: Tensor
-    position_B: Tensor
     state_BD: Tensor
 
 
@@ -140,10 +139,10 @@ class Reg4RecModel(nn.Module):
     def remember(self, codes_BLM: Tensor, length_B: Tensor, items_BL: Tensor | None = None) -> Memory:
         """Encode histories, oldest item first and padded at the end, for decoding the item that follows them."""
         x_BSD, number_S = self.encode(codes_BLM, items_BL)
-        turn_S = self.rotary(number_S)
-        blocks = [block.memory(x_BSD, turn_S) for block in self._decoder_blocks()]
+        turn_BS = self.rotary(number_S - length_B[:, None] - 1)
+        blocks = [block.memory(x_BSD, turn_BS) for block in self._decoder_blocks()]
         state_BD = x_BSD[torch.arange(len(x_BSD), device=x_BSD.device), length_B * self.slots_per_item]
-        return Memory(blocks, (number_S <= length_B[:, None])[:, None, None, :], length_B + 1, state_BD)
+        return Memory(blocks, (number_S <= length_B[:, None])[:, None, None, :], state_BD)
 
     def decode_step(
         self, memory: Memory, token_BP: Tensor | None, step: int, cache: PathCache | None
@@ -155,10 +154,9 @@ class Reg4RecModel(nn.Module):
         state_B1D = memory.state_BD[:, None]
         x_BPD = self._begin(state_B1D) if token_BP is None else self.embed_tokens(token_BP, token_BP.new_zeros(()))
         x = self.norm_path(x_BPD + self.steps[step])[:, :, None]
-        turn = tuple(t[:, None, None] for t in self.rotary(memory.position_B))
         grown: PathCache = []
         for i, block in enumerate(self.decoder):
-            x, keys_values = block(x, cache[i] if cache else None, memory.blocks[i], turn, memory.visible_B11S)
+            x, keys_values = block(x, cache[i] if cache else None, memory.blocks[i], None, memory.visible_B11S)
             grown.append(keys_values)
         return self._refined(state_B1D, x[:, :, 0]), grown
 
