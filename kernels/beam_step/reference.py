@@ -181,7 +181,7 @@ def items_with_tokens(tokens_NM: Tensor, index: TokenIndex) -> tuple[Tensor, Ten
 def items_sharing_tokens(tokens_NM: Tensor, fewest_N: Tensor, index: TokenIndex) -> tuple[Tensor, Tensor, Tensor]:
     """All (path, item) pairs, by path, that share `fewest_N` (1 or more) of the path's tokens, and how many they share.
 
-    An item that shares f of d tokens carries one of any d - f + 1 of them: those of the shortest posting lists are read.
+    An item that shares f of d tokens carries one of any d - f + 1 of them: those of the shortest lists are read.
     """
     num_codebooks, codebook_size = index.counts_MK.shape
     slots = tokens_NM + torch.arange(num_codebooks, device=tokens_NM.device) * codebook_size

@@ -168,9 +168,7 @@ def _first_of_each(key_T: Tensor, *values_T: Tensor) -> list[Tensor]:
     return [value_T[first] for value_T in values_T]
 
 
-def _append(
-    ranking: Ranking, user_T: Tensor, item_T: Tensor, scores_T: Tensor, row_T: Tensor, source: int
-) -> None:
+def _append(ranking: Ranking, user_T: Tensor, item_T: Tensor, scores_T: Tensor, row_T: Tensor, source: int) -> None:
     """Write items, given by user and best first, after those that users have, as far as there are places."""
     batch, num_items = ranking.items_BN.shape
     begin_B = torch.searchsorted(user_T, torch.arange(batch, device=user_T.device))
