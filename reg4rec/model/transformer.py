@@ -37,6 +37,11 @@ class Memory(NamedTuple):
     visible_B11S: Tensor
     state_BD: Tensor
 
+    def of_users(self, user_N: Tensor) -> "Memory":
+        """What is stored of some users."""
+        blocks = [(keys[user_N], values[user_N]) for keys, values in self.blocks]
+        return Memory(blocks, self.visible_B11S[user_N], self.state_BD[user_N])
+
 
 class Reg4RecModel(nn.Module):
     """Encoder, decoder, heads per codebook tied to the codebook embeddings, category head per step.
@@ -166,6 +171,19 @@ class Reg4RecModel(nn.Module):
     def _refined(self, state: Tensor, x: Tensor) -> Tensor:
         return state + self.refine(x) if self.scores_items else x
 
+    def decode_paths(self, memory: Memory, token_BPS: Tensor) -> Tensor:
+        """States (B, P, S + 1, D) of the decoder before, between and after the tokens (r * K + j) of known paths.
+
+        What `decode_step` gives one token after the other, in one pass.
+        """
+        state_B11D = memory.state_BD[:, None, None]
+        begin = self._begin(state_B11D).expand(-1, token_BPS.shape[1], -1, -1)
+        fed = self.embed_tokens(token_BPS, token_BPS.new_zeros(()))
+        x = self.norm_path(torch.cat([begin, fed], dim=2) + self.steps[: token_BPS.shape[2] + 1])
+        for block, keys_values in zip(self._decoder_blocks(), memory.blocks, strict=True):
+            x, _ = block(x, None, keys_values, None, memory.visible_B11S)
+        return self._refined(state_B11D, x)
+
     def decode_on(
         self, memory_BSD: Tensor, number_S: Tensor, codes_BTM: Tensor, order_BTM: Tensor, column_T: Tensor
     ) -> Tensor:
@@ -191,6 +209,14 @@ class Reg4RecModel(nn.Module):
     def token_logits(self, state: Tensor) -> Tensor:
         """Logits (..., M, K) of every codebook for states (..., D)."""
         return (state @ self.tokens_MKD.flatten(0, 1).T).unflatten(-1, self.tokens_MKD.shape[:2])
+
+    def codebook_logits(self, state: Tensor, codebooks: Tensor) -> Tensor:
+        """Logits (..., K) of one codebook (...) for each state (..., D)."""
+        order_N = codebooks.flatten().sort(stable=True).indices
+        sizes = codebooks.flatten().bincount(minlength=self.config.num_codebooks).tolist()
+        parts = state.flatten(0, -2)[order_N].split(sizes)
+        logits_NK = torch.cat([part @ tokens_KD.T for part, tokens_KD in zip(parts, self.tokens_MKD, strict=True)])
+        return logits_NK[order_N.argsort()].unflatten(0, codebooks.shape)
 
     def category_logits(self, state: Tensor) -> Tensor | None:
         """Logits (..., C) for states (..., D) that have consumed a token; None without categories."""

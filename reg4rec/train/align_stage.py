@@ -167,18 +167,24 @@ class AlignStage:
     def _order_reward(self, batch: AlignBatch, memory: Memory) -> Tensor:
         """reward_B of the order of the found items, with a gradient into what orders them."""
         future_BF = padded(batch.cut.futures, -1).to(self.device)
+        weight_B1F = self._weights(future_BF)[:, None]
         if isinstance(batch.found, Rollouts):
             found_BN, tokens_BNM = batch.found.valid_BG, batch.found.tokens_BGM(self.policy.config.num_codebooks)
-            scores_BN = evaluate_paths(self.policy, memory, batch.found, 1.0).log_probs_BGS.sum(-1)
             codes_B1FM = self.anchor.codes_IM[future_BF.clamp(min=0)][:, None]
             hit_BNF = matched_tokens(tokens_BNM[:, :, None], codes_B1FM) == self.num_steps
+            hit_BN = (hit_BNF * weight_B1F).sum(2) * found_BN
+            # the others have no reward to learn from
+            user_U = hit_BN.any(1).nonzero().squeeze(1)
+            paths = Rollouts(*(values[user_U] for values in batch.found))
+            log_probs_UNS = evaluate_paths(self.policy, memory.of_users(user_U), paths, 1.0).log_probs_BGS
+            scores_BN = torch.zeros_like(hit_BN).index_put((user_U,), log_probs_UNS.sum(-1))
         else:
             found_BN = batch.found >= 0
             score = self.ranker.item_scores(memory.state_BD, padded(batch.cut.histories, -1).to(self.device))
             user_BN = torch.arange(len(batch.found), device=self.device)[:, None].expand_as(batch.found)
             scores_BN = score(user_BN.flatten(), batch.found.clamp(min=0).flatten()).view_as(batch.found)
-            hit_BNF = batch.found[:, :, None] == future_BF[:, None]
-        return order_reward(scores_BN, (hit_BNF * self._weights(future_BF)[:, None]).sum(2), found_BN)
+            hit_BN = ((batch.found[:, :, None] == future_BF[:, None]) * weight_B1F).sum(2)
+        return order_reward(scores_BN, hit_BN, found_BN)
 
     def _weights(self, future_BF: Tensor) -> Tensor:
         return future_weights((future_BF >= 0).float(), self.config.decay)

@@ -78,15 +78,14 @@ def fit_temperatures(recommender: Recommender, data: Dataset, max_users: int, se
         memory = recommender.remember(histories.take(part))
         codes, rank = codes_BM[part], rank_BM[part]
         admissible_BSMK = admissible_next(codes, rank, recommender.index) if model.config.renormalize else None
-        token_BP, cache = None, None
+        order = rank.argsort(1)
+        token_B1S = (order * model.config.codebook_size + codes.gather(1, order))[:, None]
+        state_BSD = model.decode_paths(memory, token_B1S)[:, 0, :-1]
         for step in range(codes.shape[1]):
-            state, cache = model.decode_step(memory, token_BP, step, cache)
-            logits_BMK = model.token_logits(state[:, 0])
+            logits_BMK = model.token_logits(state_BSD[:, step])
             if admissible_BSMK is not None:
                 logits_BMK = logits_BMK.masked_fill(~admissible_BSMK[:, step], -torch.inf)
             loss_FM += _losses(logits_BMK, codes, rank >= step)
-            codebook_B1 = (rank == step).int().argmax(1, keepdim=True)
-            token_BP = codebook_B1 * model.config.codebook_size + codes.gather(1, codebook_B1)
     return tuple(float(TEMPERATURES[f]) for f in loss_FM.argmin(0).tolist())
 
 

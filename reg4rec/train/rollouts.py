@@ -1,6 +1,5 @@
 """Rollouts: groups of reasoning paths of the present policy, and what the policy thinks of paths that were recorded."""
 
-from itertools import pairwise
 from typing import Literal, NamedTuple
 
 import torch
@@ -68,10 +67,13 @@ def roll_out(
     batch, num_codebooks = len(memory.state_BD), model.config.num_codebooks
     tokens_BGM = torch.full((batch, group_size, num_codebooks), -1, device=memory.state_BD.device)
     alive_BG = torch.ones_like(tokens_BGM[..., 0], dtype=torch.bool)
-    steps = _Steps(model, memory, group_size)
+    state_BGD, cache = model.decode_step(memory, None, 0, None)
+    copies = (-1, group_size, -1, -1, -1)
+    cache = [(keys.expand(copies), values.expand(copies)) for keys, values in cache]
+    state_BGD = state_BGD.expand(-1, group_size, -1)
     taken: list[tuple[Tensor, Tensor, Tensor]] = []
     for step in range(num_steps):
-        logits_BGMK = model.token_logits(steps.state_BGD).float()
+        logits_BGMK = model.token_logits(state_BGD).float()
         open_BGMK = admissible_tokens(tokens_BGM, alive_BG, index)
         counted = logits_BGMK.masked_fill(~open_BGMK, -torch.inf) if model.config.renormalize else logits_BGMK
         confidence_BGM = counted.softmax(-1).nan_to_num(0).masked_fill(~open_BGMK, -1).amax(-1)
@@ -82,43 +84,22 @@ def roll_out(
         taken.append((codebook_BG, code_BG, open_BGK))
         tokens_BGM = tokens_BGM.scatter(2, codebook_BG[..., None], code_BG[..., None])
         if step + 1 < num_steps:
-            steps.feed(codebook_BG, code_BG)
+            token_BG = codebook_BG * model.config.codebook_size + code_BG
+            state_BGD, cache = model.decode_step(memory, token_BG, step + 1, cache)
     order, code, open_ = (torch.stack(values, dim=2) for values in zip(*taken, strict=True))
     return Rollouts(order, code, open_, alive_BG)
 
 
 def evaluate_paths(model: Reg4RecModel, memory: Memory, rollouts: Rollouts, temperature: float) -> Policy:
     """The policy of `model` at every step of the paths; codebooks and admissible tokens are those recorded (D8)."""
-    steps = _Steps(model, memory, rollouts.order_BGS.shape[1])
-    log_probs, entropies, logits = [], [], []
-    for step in range(rollouts.order_BGS.shape[2]):
-        codebook_BG, code_BG = rollouts.order_BGS[:, :, step], rollouts.code_BGS[:, :, step]
-        logits_BGK = _of_codebook(model.token_logits(steps.state_BGD).float(), codebook_BG)
-        log_probs_BGK = _log_policy(logits_BGK, rollouts.open_BGSK[:, :, step], temperature)
-        log_probs.append(log_probs_BGK.gather(2, code_BG[..., None]).squeeze(2))
-        entropies.append(torch.special.entr(log_probs_BGK.detach().exp()).sum(-1))
-        steps.feed(codebook_BG, code_BG)
-        logits_BGC = model.category_logits(steps.state_BGD)
-        if logits_BGC is not None:
-            logits.append(logits_BGC.detach())
-    category, js = _categories(logits, rollouts.order_BGS)
-    return Policy(torch.stack(log_probs, 2), torch.stack(entropies, 2), category, js)
-
-
-class _Steps:
-    """Paths that grow by a token a step; `state_BGD` is the decoder's after the newest."""
-
-    def __init__(self, model: Reg4RecModel, memory: Memory, group_size: int):
-        self.model, self.memory, self.step = model, memory, 0
-        state_B1D, cache = model.decode_step(memory, None, 0, None)
-        self.state_BGD = state_B1D.expand(-1, group_size, -1)
-        copies = (-1, group_size, -1, -1, -1)
-        self.cache = [(keys.expand(copies), values.expand(copies)) for keys, values in cache]
-
-    def feed(self, codebook_BG: Tensor, code_BG: Tensor) -> None:
-        self.step += 1
-        token_BG = codebook_BG * self.model.config.codebook_size + code_BG
-        self.state_BGD, self.cache = self.model.decode_step(self.memory, token_BG, self.step, self.cache)
+    order_BGS, code_BGS = rollouts.order_BGS, rollouts.code_BGS
+    state_BGTD = model.decode_paths(memory, order_BGS * model.config.codebook_size + code_BGS)
+    logits_BGSK = model.codebook_logits(state_BGTD[:, :, :-1], order_BGS).float()
+    log_probs_BGSK = _log_policy(logits_BGSK, rollouts.open_BGSK, temperature)
+    log_probs_BGS = log_probs_BGSK.gather(3, code_BGS[..., None]).squeeze(3)
+    entropy_BGS = torch.special.entr(log_probs_BGSK.detach().exp()).sum(-1)
+    with torch.no_grad():
+        return Policy(log_probs_BGS, entropy_BGS, *_categories(model.category_logits(state_BGTD[:, :, 1:]), order_BGS))
 
 
 def _best_paths(model: Reg4RecModel, memory: Memory, index: TokenIndex, group_size: int, num_steps: int) -> Rollouts:
@@ -149,16 +130,13 @@ def _of_codebook(values_BGMK: Tensor, codebook_BG: Tensor) -> Tensor:
     return values_BGMK.gather(2, at).squeeze(2)
 
 
-def _log_policy(logits_BGK: Tensor, open_BGK: Tensor, temperature: float) -> Tensor:
-    return (logits_BGK / temperature).masked_fill(~open_BGK, -torch.inf).log_softmax(-1)
+def _log_policy(logits: Tensor, open_: Tensor, temperature: float) -> Tensor:
+    return (logits / temperature).masked_fill(~open_, -torch.inf).log_softmax(-1)
 
 
-def _categories(logits: list[Tensor], order_BGS: Tensor) -> tuple[Tensor, Tensor]:
-    if not logits:
+def _categories(logits_BGSC: Tensor | None, order_BGS: Tensor) -> tuple[Tensor, Tensor]:
+    if logits_BGSC is None:
         return torch.full_like(order_BGS, -1), torch.zeros(*order_BGS.shape[:2], 0, device=order_BGS.device)
-    js = [
-        ops.js_divergence(before.flatten(0, 1), after.flatten(0, 1)).view(before.shape[:2])
-        for before, after in pairwise(logits)
-    ]
-    js_BGS = torch.stack(js, dim=2) if js else torch.zeros(*order_BGS.shape[:2], 0, device=order_BGS.device)
-    return torch.stack([x.argmax(-1) for x in logits], dim=2), js_BGS
+    before_BGTC, after_BGTC = logits_BGSC[:, :, :-1], logits_BGSC[:, :, 1:]
+    js_N = ops.js_divergence(before_BGTC.flatten(0, 2), after_BGTC.flatten(0, 2))
+    return logits_BGSC.argmax(-1), js_N.view(before_BGTC.shape[:3])

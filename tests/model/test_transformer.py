@@ -116,14 +116,30 @@ def test_many_paths_of_many_users_equal_each_path_alone(model: Reg4RecModel, cas
     memory = model.remember(codes_BLM, torch.tensor(lengths), items_BL)
     state_BPD, cache = model.decode_step(memory, None, 0, None)
     assert state_BPD.shape == (BATCH, 1, CONFIG.dim)
+    token_BPS = torch.tensor([[[r * K + j for r, j in path] for path in paths]] * BATCH)
+    whole_BPTD = model.decode_paths(memory, token_BPS)
+    close(whole_BPTD[:, :, 0], state_BPD.expand(-1, 4, -1))
+    some = model.decode_paths(memory.of_users(torch.tensor([2, 0])), token_BPS[:2])
+    close(some, whole_BPTD[[2, 0]])
     cache = [(k.expand(-1, 4, -1, -1, -1), v.expand(-1, 4, -1, -1, -1)) for k, v in cache]
     for step in range(1, M + 1):
-        token_BP = torch.tensor([[path[step - 1][0] * K + path[step - 1][1] for path in paths]] * BATCH)
-        state_BPD, cache = model.decode_step(memory, token_BP, step, cache)
+        state_BPD, cache = model.decode_step(memory, token_BPS[:, :, step - 1], step, cache)
+        close(state_BPD, whole_BPTD[:, :, step])
         for b, length in enumerate(lengths):
             for p, path in enumerate(paths):
                 alone = path_states(model, codes_BLM[b, :length], items_BL[b, :length], path[:step])
                 close(state_BPD[b, p], alone[-1])
+
+
+@pytest.mark.parametrize("used", [[0, 1, 2], [2, 0], [1]])
+@torch.no_grad()
+def test_logits_of_one_codebook_are_those_among_all(model: Reg4RecModel, used: list[int]) -> None:
+    g = torch.Generator().manual_seed(0)
+    state_BPD = torch.randn(4, 6, CONFIG.dim, generator=g, dtype=torch.float64)
+    codebook_BP = torch.tensor(used)[torch.randint(0, len(used), (4, 6), generator=g)]
+    among_all = model.token_logits(state_BPD).gather(2, codebook_BP[..., None, None].expand(-1, -1, 1, K))[:, :, 0]
+    close(model.codebook_logits(state_BPD, codebook_BP), among_all)
+    assert model.codebook_logits(state_BPD[:0], codebook_BP[:0]).shape == (0, 6, K)
 
 
 @torch.no_grad()
