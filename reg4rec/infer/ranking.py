@@ -56,8 +56,8 @@ def rank_items(
     ranking = _exact(paths, index, rank_I, num_items, exclude_BX, item_scores, path_weight)
     if len(short_S := _with_open_places(ranking)):
         _fill_relaxed(ranking, short_S, paths, index, rank_I, exclude_BX)
-        for b in _with_open_places(ranking).tolist():
-            _fill_by_tokens(ranking, b, paths, index, exclude_BX, allowed_I)
+    if len(short_S := _with_open_places(ranking)):
+        _fill_by_tokens(ranking, short_S, paths, index, exclude_BX, allowed_I)
     return ranking
 
 
@@ -125,8 +125,8 @@ def _fill_relaxed(
     fewest_S = (decoded_S - (decoded_S // 3).clamp(min=1)).clamp(min=1)
     path_T, item_T, shared_T = items_sharing_tokens(tokens_NM, fewest_S[path_S], index)
     user_T = short_S[path_S[path_T]]
-    ranked_BX = ranking.items_BN if exclude_BX is None else torch.cat([exclude_BX, ranking.items_BN], dim=1)
-    open_T = (~is_excluded(user_T, item_T, len(rank_I), ranked_BX)).nonzero().squeeze(1)
+    open_T = ~is_excluded(user_T, item_T, len(rank_I), _not_to_rank(ranking, exclude_BX))
+    open_T = open_T.nonzero().squeeze(1)
     best_T = open_T[_order(-shared_T[open_T])]
     (best_T,) = _first_of_each((user_T * len(rank_I) + item_T)[best_T], best_T)
     user_T, item_T, shared_T, row_T = user_T[best_T], item_T[best_T], shared_T[best_T], path_W[path_T[best_T]]
@@ -136,16 +136,30 @@ def _fill_relaxed(
 
 
 def _fill_by_tokens(
-    ranking: Ranking, b: int, paths: Paths, index: TokenIndex, exclude_BX: Tensor | None, allowed_I: Tensor
+    ranking: Ranking,
+    short_S: Tensor,
+    paths: Paths,
+    index: TokenIndex,
+    exclude_BX: Tensor | None,
+    allowed_I: Tensor,
 ) -> None:
-    """Put the items of the likeliest tokens before the first step into the open places of one user."""
-    ranked_BN = ranking.items_BN[b]
-    ranked_X = ranked_BN if exclude_BX is None else torch.cat([exclude_BX[b], ranked_BN])
-    rest_X = allowed_I.index_fill(0, ranked_X[ranked_X >= 0], False).nonzero().squeeze(1)
-    wanted = min(int((ranked_BN < 0).sum()), len(rest_X))
-    scores_1N, place_1N = ops.item_topk(paths.first_log_probs_BMK[b : b + 1], index.codes_IM[rest_X], wanted)
-    user_N, no_path_N = torch.full_like(place_1N[0], b), torch.full_like(place_1N[0], -1)
-    _append(ranking, user_N, rest_X[place_1N[0]], scores_1N[0], no_path_N, SOURCES.index("tokens"))
+    """Put the items of the likeliest tokens before the first step into the open places of some users."""
+    allowed_N = allowed_I.nonzero().squeeze(1)
+    place_I = torch.full_like(allowed_I, -1, dtype=torch.int64)
+    place_I[allowed_N] = torch.arange(len(allowed_N), device=allowed_N.device)
+    ranked_SX = _not_to_rank(ranking, exclude_BX)[short_S]
+    gone_SX = place_I[ranked_SX].masked_fill(ranked_SX < 0, -1)
+    wanted = min(ranking.items_BN.shape[1], len(allowed_N))
+    log_probs_SMK, codes_NM = paths.first_log_probs_BMK[short_S], index.codes_IM[allowed_N]
+    scores_SN, place_SN = ops.item_topk(log_probs_SMK, codes_NM, wanted, gone_SX)
+    row_T, column_T = (place_SN >= 0).nonzero(as_tuple=True)
+    item_T, scores_T = allowed_N[place_SN[row_T, column_T]], scores_SN[row_T, column_T]
+    _append(ranking, short_S[row_T], item_T, scores_T, torch.full_like(item_T, -1), SOURCES.index("tokens"))
+
+
+def _not_to_rank(ranking: Ranking, exclude_BX: Tensor | None) -> Tensor:
+    """The items that a user must not get, or has got already; -1 for none."""
+    return ranking.items_BN if exclude_BX is None else torch.cat([exclude_BX, ranking.items_BN], dim=1)
 
 
 def _with_open_places(ranking: Ranking) -> Tensor:

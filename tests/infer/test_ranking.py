@@ -212,3 +212,66 @@ def test_every_user_has_item_scores_of_his_own() -> None:
     )
     assert found.items_BN.tolist() == [[2, 1, 0], [0, 1, -1]]
     assert found.scores_BN.tolist() == [[3.0, 2.0, 1.0], [5.0, 4.0, NEVER]]
+
+
+def filled_by_definition(
+    paths: Paths, b: int, codes_IM: Tensor, rank_I: Tensor, banned: set[int], num_items: int
+) -> list[tuple[int, str, int]]:
+    """(item, source, path) of a user's places, straight from D11."""
+    living = [w for w, score in enumerate(paths.scores_BW[b].tolist()) if score > NEVER]
+    tokens_WM, num_codebooks = paths.tokens_BWM[b], codes_IM.shape[1]
+    fewest = num_codebooks - max(1, num_codebooks // 3)
+    matches: dict[int, tuple[int, int]] = {}
+    for item in sorted(set(range(len(codes_IM))) - banned):
+        shared = {w: int((codes_IM[item] == tokens_WM[w]).sum()) for w in living}
+        best = min(shared, key=lambda w: (-shared[w], w), default=-1)
+        if living and shared[best] >= fewest:
+            matches[item] = (shared[best], best)
+
+    def place(item: int) -> tuple[int, float, int]:
+        shared, w = matches[item]
+        return (-shared, -float(paths.scores_BW[b, w]), int(rank_I[item]))
+
+    def likeliness(item: int) -> tuple[float, int]:
+        return (-float(paths.first_log_probs_BMK[b, range(num_codebooks), codes_IM[item]].sum()), item)
+
+    found = [
+        (item, "path" if matches[item][0] == num_codebooks else "relaxed", matches[item][1])
+        for item in sorted(matches, key=place)
+    ]
+    rest = set(range(len(codes_IM))) - banned - matches.keys()
+    return (found + [(item, "tokens", -1) for item in sorted(rest, key=likeliness)])[:num_items]
+
+
+@pytest.mark.parametrize("num_items", [3, 12, 60])
+@pytest.mark.parametrize("num_codebooks", [2, 3, 6])
+def test_users_of_a_batch_are_filled_by_definition(num_codebooks: int, num_items: int) -> None:
+    g = torch.Generator().manual_seed(num_codebooks)
+    users, width, catalog = 9, 4, 50
+    codes_IM = torch.randint(0, K, (catalog, num_codebooks), generator=g)
+    drawn_BW = torch.randint(0, catalog, (users, width), generator=g)
+    tokens_BWM = codes_IM[drawn_BW]  # paths of items, one token of the second replaced, and no path twice
+    tokens_BWM[:, 1, 0] = (tokens_BWM[:, 1, 0] + 1) % K
+    scores_BW = -torch.rand(users, width, generator=g).sort(1).values
+    for b in range(users):
+        seen = set[tuple[int, ...]]()
+        for w in range(width):
+            path = tuple(tokens_BWM[b, w].tolist())
+            if path in seen or w >= b:  # user 0 has no path at all
+                tokens_BWM[b, w:], scores_BW[b, w:] = -1, NEVER
+            seen.add(path)
+    log_probs_BMK = torch.randn(users, num_codebooks, K, generator=g).log_softmax(-1)
+    none = torch.zeros(users, dtype=torch.int64)
+    paths = Paths(tokens_BWM, tokens_BWM, scores_BW, tokens_BWM, tokens_BWM, log_probs_BMK, none, none)
+    rank_I = torch.randperm(catalog, generator=g)
+    allowed_I = torch.rand(catalog, generator=g) < 0.9
+    exclude_BX = torch.randint(-1, catalog, (users, 5), generator=g)
+    index = build_index(codes_IM, K, allowed_I.nonzero().squeeze(1))
+    found = rank_items(paths, index, rank_I, num_items, exclude_BX, allowed_I)
+    for b in range(users):
+        banned = {*exclude_BX[b].tolist(), *(~allowed_I).nonzero().squeeze(1).tolist()}
+        expected = filled_by_definition(paths, b, codes_IM, rank_I, banned, num_items)
+        columns = (found.items_BN[b], found.source_BN[b], found.path_BN[b])
+        places = list(zip(*(column.tolist() for column in columns), strict=True))
+        assert [(item, SOURCES[s], w) for item, s, w in places[: len(expected)]] == expected
+        assert all(place == (-1, -1, -1) for place in places[len(expected) :])
