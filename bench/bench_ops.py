@@ -27,6 +27,7 @@ CURVES: dict[str, tuple[str, int, Sizes]] = {
     "mpq_quantize_fused": ("rows", 0, (1, 64, 512, 4096)),
     "beam_step": ("items", 4, (1000, 10_000, 100_000)),
     "item_topk": ("items", 3, (1000, 10_000, 100_000, 1_000_000)),
+    "path_attention": ("steps", 4, (1, 2, 4, 8, 16)),
     "fp8_linear": ("rows", 0, (16, 128, 1024, 8192)),
     "token_cross_entropy": ("rows", 0, (64, 512, 4000, 16_000)),
 }
@@ -59,6 +60,9 @@ def operations(name: str, sizes: Sizes) -> int:
     if name == "beam_step":
         batch, paths, books, codes, _ = sizes
         return 5 * batch * paths * books * codes
+    if name == "path_attention":
+        users, paths, heads, width, steps = sizes
+        return users * paths * heads * steps * (4 * width + 3)
     if name == "fp8_linear":
         rows, out, width, _ = sizes
         return 2 * rows * out * width

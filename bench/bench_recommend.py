@@ -167,7 +167,7 @@ def bench_layers_of_a_recommendation(
         with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16"):
             memory = recommender.remember(sequences)
             state, begun = model.decode_step(memory, None, 0, None)
-            cache = [(k.expand(-1, BEAMS, -1, -1, -1), v.expand(-1, BEAMS, -1, -1, -1)) for k, v in begun]
+            cache = begun.of_paths(torch.zeros_like(token_BP))
             for step in range(1, CODEBOOKS):
                 model.token_logits(state)
                 state, cache = model.decode_step(memory, token_BP, step, cache)

@@ -5,6 +5,7 @@
 #include <limits>
 #include <vector>
 
+#include "bf16.h"
 #include "isa.h"
 #include "threads.h"
 
@@ -335,11 +336,8 @@ class Stepper {
   }
 
   float logit(int64_t offset) const {
-    if (!args_.is_bf16) return static_cast<const float*>(args_.logits.data)[offset];
-    const uint32_t bits = uint32_t{static_cast<const uint16_t*>(args_.logits.data)[offset]} << 16;
-    float value;
-    __builtin_memcpy(&value, &bits, sizeof value);
-    return value;
+    return args_.is_bf16 ? float_of_bf16(static_cast<const uint16_t*>(args_.logits.data)[offset])
+                         : static_cast<const float*>(args_.logits.data)[offset];
   }
 
   // A set of t tokens has at most t parents, so that the num_ranked_ best children hold all the sets asked for.

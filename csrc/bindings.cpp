@@ -13,6 +13,7 @@
 #include "js_divergence.h"
 #include "launch.h"
 #include "mpq_quantize.h"
+#include "path_attention.h"
 
 namespace py = pybind11;
 
@@ -144,6 +145,26 @@ PYBIND11_MODULE(_C, m) {
                                           reinterpret_cast<void*>(mixed)};
           py::gil_scoped_release release;
           reg4rec::mpq_quantize_cpu(args, num_threads);
+        });
+  m.def("path_attention_cpu",
+        [](std::array<int64_t, 5> shape, std::array<int64_t, 5> q, std::array<int64_t, 6> keys,
+           std::array<int64_t, 6> values, bool is_bf16, uintptr_t rows, uintptr_t mixed, int num_threads) {
+          const reg4rec::PathAttention args{shape[0],
+                                            shape[1],
+                                            shape[2],
+                                            shape[3],
+                                            shape[4],
+                                            reinterpret_cast<const void*>(q[0]),
+                                            {q[1], q[2], q[3]},
+                                            reinterpret_cast<const void*>(keys[0]),
+                                            {keys[1], keys[2], keys[3], keys[4]},
+                                            reinterpret_cast<const void*>(values[0]),
+                                            {values[1], values[2], values[3], values[4]},
+                                            is_bf16,
+                                            reinterpret_cast<const int64_t*>(rows),
+                                            reinterpret_cast<void*>(mixed)};
+          py::gil_scoped_release release;
+          reg4rec::path_attention_cpu(args, num_threads);
         });
 #ifdef REG4REC_CUDA
   m.def("launch_cuda", [](const std::string& kernel, unsigned grid, unsigned block, size_t shared,

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "aligned.h"
+#include "bf16.h"
 #include "isa.h"
 #include "threads.h"
 
@@ -37,11 +38,7 @@ Rows rows_for(Isa isa) {
 }
 
 double logit(const void* logits, bool is_bf16, int64_t at) {
-  if (!is_bf16) return static_cast<const float*>(logits)[at];
-  const uint32_t bits = static_cast<uint32_t>(static_cast<const uint16_t*>(logits)[at]) << 16;
-  float x;
-  __builtin_memcpy(&x, &bits, sizeof x);
-  return x;
+  return is_bf16 ? float_of_bf16(static_cast<const uint16_t*>(logits)[at]) : static_cast<const float*>(logits)[at];
 }
 
 void softmax(const void* logits, bool is_bf16, int64_t offset, int64_t stride, std::vector<double>& row) {

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "aligned.h"
+#include "bf16.h"
 #include "isa.h"
 #include "threads.h"
 
@@ -148,12 +149,6 @@ int64_t decide(const Search& search, int64_t row, int64_t m, const float* latent
   return id;
 }
 
-uint16_t rounded_bf16(float x) {
-  uint32_t bits;
-  __builtin_memcpy(&bits, &x, sizeof bits);
-  return static_cast<uint16_t>(std::isnan(x) ? 0x7fc0 : (bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-}
-
 // Adds in the order of the codebooks.
 void mix(const Search& search, int64_t row, float* codeword, float* mixed) {
   const MpqQuantize& args = search.args;
@@ -168,7 +163,7 @@ void mix(const Search& search, int64_t row, float* codeword, float* mixed) {
   }
   if (args.codebooks.is_bf16) {
     uint16_t* to = static_cast<uint16_t*>(args.mixed) + row * width;
-    for (int64_t d = 0; d < width; ++d) to[d] = rounded_bf16(mixed[d]);
+    for (int64_t d = 0; d < width; ++d) to[d] = bf16_of_float(mixed[d]);
   } else {
     std::copy(mixed, mixed + width, static_cast<float*>(args.mixed) + row * width);
   }

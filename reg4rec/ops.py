@@ -13,6 +13,7 @@ from .kernels.item_topk import item_topk
 from .kernels.js_divergence import js_divergence
 from .kernels.mpq_quantize import mpq_quantize
 from .kernels.mpq_quantize_fused import mpq_quantize_fused
+from .kernels.path_attention import path_attention
 from .kernels.token_cross_entropy import token_cross_entropy
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "js_divergence",
     "mpq_quantize",
     "mpq_quantize_fused",
+    "path_attention",
     "status",
     "token_cross_entropy",
     "use_backend",

@@ -232,8 +232,7 @@ class _Beam:
     ) -> None:
         """Feed the chosen tokens: distributions of the next step, categories, and their divergence from before."""
         parent_BP = parent_BP.clamp(min=0)
-        cache = [(_take(k, parent_BP), _take(v, parent_BP)) for k, v in self.cache]
-        state_BPD, self.cache = model.decode_step(memory, token_BP.clamp(min=0), step, cache)
+        state_BPD, self.cache = model.decode_step(memory, token_BP.clamp(min=0), step, self.cache.of_paths(parent_BP))
         if not is_last:
             self.logits_BPMK = _tempered(model.token_logits(state_BPD), temperature_M)
         logits_BPC = model.category_logits(state_BPD)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from reg4rec import ops
 from reg4rec.model.linear import Linear
 
 __all__ = ["DecoderBlock", "Dropout", "EncoderBlock", "Rotary"]
@@ -117,31 +118,71 @@ class DecoderBlock(nn.Module):
     def forward(
         self,
         x_BQtD: Tensor,
-        past: tuple[Tensor, Tensor] | None,
         memory: tuple[Tensor, Tensor],
         turn: tuple[Tensor, Tensor] | None,
         visible: Tensor,
-    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Q paths (or training targets) a user, t new positions each.
+    ) -> Tensor:
+        """New states of Q whole paths (or training targets) a user, t positions each.
 
-        past: keys and values of the positions before, (B, Q, heads, t0, head_dim) each. turn: the rotation of the
-        paths' item position, broadcast against (B, Q, t, heads, head_dim), None where the keys of the memory are turned
-        back by it instead. visible: which of the S memory slots a path may see, broadcast against (B, heads, Q * t, S).
-        Returns the new states and the longer keys and values.
+        turn: the rotation of the paths' item position, broadcast against (B, Q, t, heads, head_dim), None where the
+        keys of the memory are turned back by it instead. visible: which of the S memory slots a path may see, broadcast
+        against (B, heads, Q * t, S).
         """
-        q, k, v = self.qkv(x_BQtD).unflatten(-1, (3, self.num_heads, -1)).unbind(-3)
-        q, k, v = q.transpose(2, 3), k.transpose(2, 3), v.transpose(2, 3)
-        if past is not None:
-            k, v = torch.cat([past[0], k], dim=3), torch.cat([past[1], v], dim=3)
-        earlier = None
-        if past is None and q.shape[3] > 1:
-            earlier = torch.ones(q.shape[3], q.shape[3], dtype=torch.bool, device=q.device).tril()
-        mixed = attend(q, k, v, earlier).transpose(2, 3).flatten(3)
-        x_BQtD = self.norm_self(x_BQtD + self.dropout(self.out(mixed)))
+        q, k, v = (x.transpose(2, 3) for x in self._queries_keys_values(x_BQtD))
+        earlier = torch.ones(q.shape[3], q.shape[3], dtype=torch.bool, device=q.device).tril()
+        return self._read(x_BQtD, attend(q, k, v, earlier).transpose(2, 3), memory, turn, visible)
 
+    def step(
+        self,
+        x_BPD: Tensor,
+        past: tuple[Tensor, Tensor] | None,
+        rows_BPS: Tensor,
+        memory: tuple[Tensor, Tensor],
+        visible: Tensor,
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """New states of P paths a user that are one position longer, and the keys and values of all positions.
+
+        past and rows_BPS: as in `reg4rec.ops.path_attention`, the last step's own rows among them; `past` is written
+        to where it has room. memory: with keys turned back. Without gradient.
+        """
+        q_BPHD, k_BPHD, v_BPHD = self._queries_keys_values(x_BPD)
+        if past is None:
+            keys, values = k_BPHD[:, None], v_BPHD[:, None]
+        else:
+            keys, values = (
+                _with_step(*pair, rows_BPS.shape[2] - 1) for pair in zip(past, (k_BPHD, v_BPHD), strict=True)
+            )
+        mixed_BPHD = ops.path_attention(q_BPHD, keys, values, rows_BPS)
+        return self._read(x_BPD[:, :, None], mixed_BPHD[:, :, None], memory, None, visible)[:, :, 0], (keys, values)
+
+    def _queries_keys_values(self, x: Tensor) -> tuple[Tensor, ...]:
+        """(..., heads, head_dim) each."""
+        return self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).unbind(-3)
+
+    def _read(
+        self,
+        x_BQtD: Tensor,
+        mixed: Tensor,
+        memory: tuple[Tensor, Tensor],
+        turn: tuple[Tensor, Tensor] | None,
+        visible: Tensor,
+    ) -> Tensor:
+        """What follows the self-attention, whose heads are in `mixed` (B, Q, t, heads, head_dim)."""
+        x_BQtD = self.norm_self(x_BQtD + self.dropout(self.out(mixed.flatten(3))))
         cross = split_heads(self.cross_q(x_BQtD), self.num_heads)
         cross = cross if turn is None else rotate(cross, turn)
         seen = attend(cross.flatten(1, 2).transpose(1, 2), *memory, visible)
         seen = seen.transpose(1, 2).flatten(2).view_as(x_BQtD)
         x_BQtD = self.norm_cross(x_BQtD + self.dropout(self.cross_out(seen)))
-        return self.norm_ffn(x_BQtD + self.dropout(self.ffn(x_BQtD))), (k, v)
+        return self.norm_ffn(x_BQtD + self.dropout(self.ffn(x_BQtD)))
+
+
+def _with_step(kept_BTRHD: Tensor, new_BPHD: Tensor, step: int) -> Tensor:
+    """The keys or values of the steps so far and of one more, moved only where there is no room for it."""
+    num_rows = new_BPHD.shape[1]
+    if kept_BTRHD.shape[1] <= step or kept_BTRHD.shape[2] < num_rows:
+        room = new_BPHD.new_empty(len(new_BPHD), 2 * step + 3, *new_BPHD.shape[1:])
+        room[:, :step, : kept_BTRHD.shape[2]] = kept_BTRHD[:, :step]
+        kept_BTRHD = room
+    kept_BTRHD[:, step, :num_rows] = new_BPHD
+    return kept_BTRHD

@@ -22,8 +22,20 @@ RESIDUAL_DROPOUT = 0.3
 REPEAT_SCALE = 10.0
 """Lets AdamW's small steps take the repeat bias as far as it must go within the first epochs."""
 
-PathCache = list[tuple[Tensor, Tensor]]
-"""Per decoder block, keys and values (B, P, heads, t, head_dim) of the positions decoded so far."""
+
+class PathCache(NamedTuple):
+    """What the decoder keeps of the paths' steps, where they were made; a path names the rows of those it goes through.
+
+    blocks: per decoder block keys and values (B, T, R, heads, head_dim). rows_BPS: the row of step s of each path.
+    """
+
+    blocks: list[tuple[Tensor, Tensor]]
+    rows_BPS: Tensor
+
+    def of_paths(self, parent_BP: Tensor) -> "PathCache":
+        """The cache of the children of these paths; keys and values stay where they are."""
+        rows_BPS = self.rows_BPS.gather(1, parent_BP[..., None].expand(-1, -1, self.rows_BPS.shape[2]))
+        return PathCache(self.blocks, rows_BPS)
 
 
 class Memory(NamedTuple):
@@ -149,21 +161,26 @@ class Reg4RecModel(nn.Module):
         state_BD = x_BSD[torch.arange(len(x_BSD), device=x_BSD.device), length_B * self.slots_per_item]
         return Memory(blocks, (number_S <= length_B[:, None])[:, None, None, :], state_BD)
 
+    @torch.no_grad()
     def decode_step(
         self, memory: Memory, token_BP: Tensor | None, step: int, cache: PathCache | None
     ) -> tuple[Tensor, PathCache]:
         """Feed one more token to every path: state (B, P, D) after it and the grown cache.
 
-        token_BP holds r * K + j; None begins one path a user.
+        token_BP holds r * K + j; None begins one path a user. The cache's tensors are written to: go on from it once.
+        Without gradient, which `decode_paths` has.
         """
         state_B1D = memory.state_BD[:, None]
         x_BPD = self._begin(state_B1D) if token_BP is None else self.embed_tokens(token_BP, token_BP.new_zeros(()))
-        x = self.norm_path(x_BPD + self.steps[step])[:, :, None]
-        grown: PathCache = []
-        for i, block in enumerate(self.decoder):
-            x, keys_values = block(x, cache[i] if cache else None, memory.blocks[i], None, memory.visible_B11S)
+        x_BPD = self.norm_path(x_BPD + self.steps[step])
+        own_BP1 = torch.arange(x_BPD.shape[1], device=x_BPD.device)[:, None].expand(*x_BPD.shape[:2], 1)
+        rows_BPS = own_BP1 if cache is None else torch.cat([cache.rows_BPS, own_BP1], dim=2)
+        grown = []
+        for i, block in enumerate(self._decoder_blocks()):
+            past = None if cache is None else cache.blocks[i]
+            x_BPD, keys_values = block.step(x_BPD, past, rows_BPS, memory.blocks[i], memory.visible_B11S)
             grown.append(keys_values)
-        return self._refined(state_B1D, x[:, :, 0]), grown
+        return self._refined(state_B1D, x_BPD), PathCache(grown, rows_BPS)
 
     def _begin(self, state: Tensor) -> Tensor:
         return self.begin + state if self.scores_items else self.begin.expand_as(state)
@@ -181,7 +198,7 @@ class Reg4RecModel(nn.Module):
         fed = self.embed_tokens(token_BPS, token_BPS.new_zeros(()))
         x = self.norm_path(torch.cat([begin, fed], dim=2) + self.steps[: token_BPS.shape[2] + 1])
         for block, keys_values in zip(self._decoder_blocks(), memory.blocks, strict=True):
-            x, _ = block(x, None, keys_values, None, memory.visible_B11S)
+            x = block(x, keys_values, None, memory.visible_B11S)
         return self._refined(state_B11D, x)
 
     def decode_on(
@@ -203,7 +220,7 @@ class Reg4RecModel(nn.Module):
         turn_S = self.rotary(number_S)
         turn = tuple(t[:, None] for t in self.rotary(target_T))
         for block in self._decoder_blocks():
-            x, _ = block(x, None, block.memory(memory_BSD, turn_S), turn, visible)
+            x = block(x, block.memory(memory_BSD, turn_S), turn, visible)
         return self._refined(state_BT1D, x)
 
     def token_logits(self, state: Tensor) -> Tensor:

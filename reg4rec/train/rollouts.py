@@ -68,8 +68,7 @@ def roll_out(
     tokens_BGM = torch.full((batch, group_size, num_codebooks), -1, device=memory.state_BD.device)
     alive_BG = torch.ones_like(tokens_BGM[..., 0], dtype=torch.bool)
     state_BGD, cache = model.decode_step(memory, None, 0, None)
-    copies = (-1, group_size, -1, -1, -1)
-    cache = [(keys.expand(copies), values.expand(copies)) for keys, values in cache]
+    cache = cache.of_paths(torch.zeros(batch, group_size, dtype=torch.int64, device=memory.state_BD.device))
     state_BGD = state_BGD.expand(-1, group_size, -1)
     taken: list[tuple[Tensor, Tensor, Tensor]] = []
     for step in range(num_steps):

@@ -54,7 +54,7 @@ def item_scores(recommender: Recommender, histories: Sequences) -> Tensor:
     memory = recommender.remember(histories)
     state, cache = model.decode_step(memory, None, 0, None)
     state = state.expand(num_users, num_items, -1)
-    cache = [tuple(x.expand(-1, num_items, -1, -1, -1) for x in pair) for pair in cache]  # type: ignore[misc]
+    cache = cache.of_paths(torch.zeros(len(histories), num_items, dtype=torch.int64))
     scores_BI = torch.zeros(num_users, num_items)
     for m in range(num_codebooks):
         log_probs_BIK = model.token_logits(state)[:, :, m].log_softmax(-1)

@@ -121,7 +121,7 @@ def test_many_paths_of_many_users_equal_each_path_alone(model: Reg4RecModel, cas
     close(whole_BPTD[:, :, 0], state_BPD.expand(-1, 4, -1))
     some = model.decode_paths(memory.of_users(torch.tensor([2, 0])), token_BPS[:2])
     close(some, whole_BPTD[[2, 0]])
-    cache = [(k.expand(-1, 4, -1, -1, -1), v.expand(-1, 4, -1, -1, -1)) for k, v in cache]
+    cache = cache.of_paths(torch.zeros(BATCH, 4, dtype=torch.int64))
     for step in range(1, M + 1):
         state_BPD, cache = model.decode_step(memory, token_BPS[:, :, step - 1], step, cache)
         close(state_BPD, whole_BPTD[:, :, step])

@@ -137,6 +137,13 @@ def _topk_truth(log_probs_BMK: Tensor, ids_IM: Tensor, k: int, exclude_BX: Tenso
     return scores_BN, items_BN.masked_fill(scores_BN == -torch.inf, -1)
 
 
+def _paths(sizes: Sizes, dtype: torch.dtype, g: Generator) -> tuple[Any, ...]:
+    users, paths, heads, width, steps = sizes
+    kept = (users, steps + 1, paths + 2, heads, width)
+    rows_BPS = _integers(paths + 2, (users, paths, steps), g)
+    return _normal((users, paths, heads, width), dtype, g), _normal(kept, dtype, g), _normal(kept, dtype, g), rows_BPS
+
+
 def _fp8(sizes: Sizes, dtype: torch.dtype, g: Generator) -> tuple[Any, ...]:
     rows, out, width, rowwise = sizes
     scaling = "rowwise" if rowwise else "tensorwise"
@@ -207,6 +214,12 @@ CASES: dict[str, Case] = {
         },
         batched=(0, 3),
         truth=_topk_truth,
+    ),
+    "path_attention": Case(
+        make=_paths,
+        sizes=((0, 3, 2, 4, 2), (1, 1, 1, 1, 1), (3, 5, 2, 7, 4), (2, 7, 4, 32, 5), (5, 3, 3, 35, 17), (2, 0, 2, 4, 3)),
+        bench={"64x20-H4-D32-S4": (64, 20, 4, 32, 4), "8x256-H4-D32-S16": (8, 256, 4, 32, 16)},
+        batched=(0, 1, 2, 3),
     ),
     "fp8_linear": Case(
         make=_fp8,

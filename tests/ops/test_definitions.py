@@ -127,3 +127,15 @@ def test_fp8_linear_and_its_gradients_stay_above_18_decibels(rows: int, rowwise:
 def test_fp8_linear_refuses_sizes_that_are_no_multiple_of_16() -> None:
     with pytest.raises(ValueError, match="fp8_linear: D must be a multiple of 16, found 24"):
         ops.fp8_linear(torch.zeros(4, 24), torch.zeros(16, 24))
+
+
+def test_path_attention_is_attention_on_the_rows_that_a_path_names() -> None:
+    q_BPHD, keys_BTRHD, values_BTRHD, rows_BPS = inputs("path_attention", (3, 5, 2, 7, 4), DOUBLE)
+    mixed_BPHD = ops.path_attention(q_BPHD, keys_BTRHD, values_BTRHD, rows_BPS)
+    for b, p in [(b, p) for b in range(3) for p in range(5)]:
+        rows = rows_BPS[b, p].tolist()
+        keys_HSD, values_HSD = (
+            torch.stack([x[b, s, r] for s, r in enumerate(rows)], dim=1) for x in (keys_BTRHD, values_BTRHD)
+        )
+        expected_H1D = F.scaled_dot_product_attention(q_BPHD[b, p][:, None], keys_HSD, values_HSD)
+        torch.testing.assert_close(mixed_BPHD[b, p], expected_H1D[:, 0])
