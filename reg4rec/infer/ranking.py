@@ -17,6 +17,8 @@ SOURCES = ("path", "relaxed", "tokens", "item score")
 """Where an item came from: an exact path; a path with a few wrong tokens; the scores of its tokens before step 1; a
 score of the item itself, in models that have no tokens."""
 
+LISTED_AT_ONCE = 1 << 22
+"""Items looked at together for relaxed matches, which bounds the memory in large catalogs."""
 
 ItemScores = Callable[[Tensor, Tensor], Tensor]
 """Scores (T,) of items (rows, T) for users (places in the batch, T)."""
@@ -54,8 +56,8 @@ def rank_items(
     Paper: CORP, ours, D3 and D11.
     """
     ranking = _exact(paths, index, rank_I, num_items, exclude_BX, item_scores, path_weight)
-    if len(short_S := _with_open_places(ranking)):
-        _fill_relaxed(ranking, short_S, paths, index, rank_I, exclude_BX)
+    for some_S in _with_open_places(ranking).split(_users_at_once(paths, index)):
+        _fill_relaxed(ranking, some_S, paths, index, rank_I, exclude_BX)
     if len(short_S := _with_open_places(ranking)):
         _fill_by_tokens(ranking, short_S, paths, index, exclude_BX, allowed_I)
     return ranking
@@ -133,6 +135,13 @@ def _fill_relaxed(
     scores_T = paths.scores_BW[user_T, row_T]
     order = _order(rank_I[item_T], -scores_T, -shared_T, user_T)
     _append(ranking, user_T[order], item_T[order], scores_T[order], row_T[order], SOURCES.index("relaxed"))
+
+
+def _users_at_once(paths: Paths, index: TokenIndex) -> int:
+    """Of how many users the posting lists of all tokens have about LISTED_AT_ONCE items."""
+    _, width, num_codebooks = paths.tokens_BWM.shape
+    mean_length = -(-len(index.postings) // index.counts_MK.numel())
+    return max(1, LISTED_AT_ONCE // max(1, width * num_codebooks * mean_length))
 
 
 def _fill_by_tokens(

@@ -245,7 +245,11 @@ def filled_by_definition(
 
 @pytest.mark.parametrize("num_items", [3, 12, 60])
 @pytest.mark.parametrize("num_codebooks", [2, 3, 6])
-def test_users_of_a_batch_are_filled_by_definition(num_codebooks: int, num_items: int) -> None:
+@pytest.mark.parametrize("listed_at_once", [1, 10_000])
+def test_users_of_a_batch_are_filled_by_definition(
+    num_codebooks: int, num_items: int, listed_at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("reg4rec.infer.ranking.LISTED_AT_ONCE", listed_at_once)
     g = torch.Generator().manual_seed(num_codebooks)
     users, width, catalog = 9, 4, 50
     codes_IM = torch.randint(0, K, (catalog, num_codebooks), generator=g)
