@@ -21,6 +21,8 @@ from bench.machine import synchronized
 from reg4rec import ops
 from reg4rec.data import ItemCatalog, ItemViews, Sequences, ViewConfig
 from reg4rec.infer import Recommender, Results
+from reg4rec.infer.ranking import rank_items
+from reg4rec.infer.search import Paths
 from reg4rec.kernels.beam_step.index import (
     add_to_index,
     build_index,
@@ -285,3 +287,28 @@ def bench_step(benchmark: Any, catalog: str, pairs: bool, step: int, environment
     _, token_BP, best_BP, _ = benchmark(ops.beam_step, logits_BPMK, scores_BP, tokens_BPM, None, index, BEAMS, 0)
     assert ((token_BP >= 0) == (best_BP > -torch.inf)).all()
     assert (token_BP[:, 0] >= 0).all()
+
+
+@needs_extension
+@pytest.mark.parametrize("catalog", CATALOGS)
+def bench_open_places(benchmark: Any, catalog: str, environment: dict[str, Any]) -> None:
+    """Ranking 8 users of whom every path leads to an item that they have seen: what else fills their lists.
+
+    Relaxed matches first, then token scores.
+    """
+    num_items = CATALOGS[catalog]
+    if benchmark.disabled and num_items >= LARGE:
+        pytest.skip("takes long, and does what smaller catalogs do")
+    codes_IM, index = skewed_codes(num_items), whole_index(num_items)
+    g = torch.Generator().manual_seed(2)
+    seen_BX = torch.randint(num_items, (8, BEAMS), generator=g)
+    tokens_BWM = codes_IM[seen_BX].long()
+    scores_BW = -torch.rand(8, BEAMS, generator=g).sort(1).values
+    log_probs_BMK = torch.randn(8, CODEBOOKS, CODES, generator=g).log_softmax(-1)
+    none = torch.zeros(8, dtype=torch.int64)
+    paths = Paths(tokens_BWM, tokens_BWM, scores_BW, tokens_BWM, scores_BW, log_probs_BMK, none, none)
+    rank_I, allowed_I = torch.arange(num_items), torch.ones(num_items, dtype=torch.bool)
+    benchmark.group = f"open places/items={num_items}/cpu"
+    benchmark.extra_info.update(environment, backend="8 users")
+    ranking = benchmark(rank_items, paths, index, rank_I, 50, seen_BX, allowed_I)
+    assert (ranking.items_BN >= 0).all()

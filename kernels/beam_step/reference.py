@@ -158,20 +158,11 @@ def _is_indexed(item_T: Tensor, index: TokenIndex) -> Tensor:
 
 def items_with_tokens(tokens_NM: Tensor, index: TokenIndex) -> tuple[Tensor, Tensor]:
     """All (path, item) pairs where the item carries every token of the path: its shortest posting list, filtered."""
-    num_codebooks, codebook_size = index.counts_MK.shape
-    books_M = torch.arange(num_codebooks, device=tokens_NM.device)
-    slots = tokens_NM.clamp(min=0) + books_M * codebook_size
-    path_T, item_T = _shortest_lists(slots.masked_fill(tokens_NM < 0, -1), index.offsets, index.postings)
+    path_T, item_T = _shortest_lists(_token_slots(tokens_NM, index), index.offsets, index.postings)
     if index.lists_pairs:
-        left_C, right_C = torch.combinations(books_M).T
-        begin_C = [
-            pair_slot(num_codebooks, codebook_size, int(r), int(s)) for r, s in zip(left_C, right_C, strict=True)
-        ]
-        both_NC = (tokens_NM[:, left_C] >= 0) & (tokens_NM[:, right_C] >= 0)
-        slots = tokens_NM[:, left_C] * codebook_size + tokens_NM[:, right_C] + torch.tensor(begin_C).to(left_C)
-        paired_N = both_NC.any(1)
-        pair_T, pair_item_T = _shortest_lists(slots.masked_fill(~both_NC, -1), index.pair_offsets, index.pair_postings)
-        alone_T = ~paired_N[path_T]
+        slots_NC, _ = _pair_slots(tokens_NM, index)
+        pair_T, pair_item_T = _shortest_lists(slots_NC, index.pair_offsets, index.pair_postings)
+        alone_T = (slots_NC < 0).all(1)[path_T]
         path_T, item_T = torch.cat([path_T[alone_T], pair_T]), torch.cat([item_T[alone_T], pair_item_T])
     wanted_TM = tokens_NM[path_T]
     fits_T = ((wanted_TM < 0) | (wanted_TM == index.codes_IM[item_T])).all(1)
@@ -181,22 +172,47 @@ def items_with_tokens(tokens_NM: Tensor, index: TokenIndex) -> tuple[Tensor, Ten
 def items_sharing_tokens(tokens_NM: Tensor, fewest_N: Tensor, index: TokenIndex) -> tuple[Tensor, Tensor, Tensor]:
     """All (path, item) pairs, by path, that share `fewest_N` (1 or more) of the path's tokens, and how many they share.
 
-    An item that shares f of d tokens carries one of any d - f + 1 of them: those of the shortest lists are read.
+    An item that shares f of d tokens carries one of any d - f + 1 of them, so the shortest lists of so many are read.
+    With the codebooks in f - 1 groups it carries two of one group, so pairs within groups do where pairs are listed.
     """
-    num_codebooks, codebook_size = index.counts_MK.shape
-    slots = tokens_NM + torch.arange(num_codebooks, device=tokens_NM.device) * codebook_size
-    slots = slots.masked_fill(tokens_NM < 0, -1)
-    nearest_NM = _list_lengths(slots, index.offsets).sort(dim=1, stable=True).indices
-    num_lists_N1 = ((tokens_NM >= 0).sum(1) - fewest_N + 1)[:, None]
-    path_L, place_L = (torch.arange(num_codebooks, device=slots.device) < num_lists_N1).nonzero(as_tuple=True)
-    list_T, item_T = _listed(slots.gather(1, nearest_NM)[path_L, place_L], index.offsets, index.postings)
-    path_T = path_L[list_T]
+    if index.lists_pairs and bool((fewest_N > 1).all()):
+        offsets, postings = index.pair_offsets, index.pair_postings
+        slots_NX, (left_X, right_X) = _pair_slots(tokens_NM, index)
+        num_groups_N1 = fewest_N[:, None] - 1
+        read_NX = (slots_NX >= 0) & (left_X % num_groups_N1 == right_X % num_groups_N1)
+    else:
+        offsets, postings = index.offsets, index.postings
+        slots_NX = _token_slots(tokens_NM, index)
+        left_X = right_X = torch.arange(slots_NX.shape[1], device=slots_NX.device)
+        place_NX = _list_lengths(slots_NX, offsets).sort(dim=1, stable=True).indices.argsort(1)
+        read_NX = place_NX < ((tokens_NM >= 0).sum(1) - fewest_N + 1)[:, None]
+    path_L, list_L = read_NX.nonzero(as_tuple=True)
+    at_T, item_T = _listed(slots_NX[path_L, list_L], offsets, postings)
+    path_T = path_L[at_T]
     shared_TM = index.codes_IM[item_T] == tokens_NM[path_T]
-    # an item that stands in several of a path's lists is taken from the first
-    seen_before_TM = shared_TM.gather(1, nearest_NM[path_T]).cumsum(1).gather(1, place_L[list_T, None]) > 1
     shared_T = shared_TM.sum(1)
-    taken_T = (shared_T >= fewest_N[path_T]) & ~seen_before_TM.squeeze(1)
+    # an item that stands in several of a path's lists is taken from the first
+    standing_TX = shared_TM[:, left_X] & shared_TM[:, right_X] & read_NX[path_T]
+    first_T = standing_TX.cumsum(1).gather(1, list_L[at_T, None]).squeeze(1) == 1
+    taken_T = first_T & (shared_T >= fewest_N[path_T])
     return path_T[taken_T], item_T[taken_T], shared_T[taken_T]
+
+
+def _token_slots(tokens_NM: Tensor, index: TokenIndex) -> Tensor:
+    """slots_NM: the posting lists of a path's tokens, -1 for none."""
+    num_codebooks, codebook_size = index.counts_MK.shape
+    first_M = torch.arange(num_codebooks, device=tokens_NM.device) * codebook_size
+    return (tokens_NM + first_M).masked_fill(tokens_NM < 0, -1)
+
+
+def _pair_slots(tokens_NM: Tensor, index: TokenIndex) -> tuple[Tensor, Tensor]:
+    """slots_NC: the lists of the pairs of a path's tokens, -1 for none, and the codebooks of each pair (2, C)."""
+    num_codebooks, codebook_size = index.counts_MK.shape
+    books_2C = torch.combinations(torch.arange(num_codebooks, device=tokens_NM.device)).T
+    first_C = torch.tensor([pair_slot(num_codebooks, codebook_size, r, s) for r, s in books_2C.T.tolist()])
+    left_NC, right_NC = tokens_NM[:, books_2C[0]], tokens_NM[:, books_2C[1]]
+    slots_NC = left_NC * codebook_size + right_NC + first_C.to(tokens_NM.device)
+    return slots_NC.masked_fill((left_NC < 0) | (right_NC < 0), -1), books_2C
 
 
 def _shortest_lists(slots_NR: Tensor, offsets: Tensor, postings: Tensor) -> tuple[Tensor, Tensor]:

@@ -74,16 +74,19 @@ def test_items_with_tokens_are_those_that_carry_them_all(num_used: int) -> None:
         assert sorted(zip(path_T.tolist(), item_T.tolist(), strict=True)) == [(n, i) for n, i in expected]
 
 
+@pytest.mark.parametrize("pairs", [False, True])
 @pytest.mark.parametrize("fewest", [1, 2, 3, 4])
 @pytest.mark.parametrize("num_used", [1, 3, 4])
-def test_items_sharing_tokens_are_each_found_once_with_how_many_they_share(num_used: int, fewest: int) -> None:
+def test_items_sharing_tokens_are_each_found_once_with_how_many_they_share(
+    num_used: int, fewest: int, pairs: bool
+) -> None:
     codes_IM = random_codes(300, 4, 6)
     used_NM = torch.rand(50, 4, generator=torch.Generator().manual_seed(1)).argsort(1) < num_used
     tokens_NM = torch.where(used_NM, random_codes(50, 4, 6, seed=2), -1)
     shared_NI = (tokens_NM[:, None] == codes_IM).sum(2)
-    fewest_N = torch.full((50,), fewest).index_fill_(0, torch.tensor([7]), 1)
+    fewest_N = torch.full((50,), fewest).index_fill_(0, torch.tensor([7]), min(fewest, 2))
     expected = (shared_NI >= fewest_N[:, None]).nonzero().tolist()
-    path_T, item_T, shared_T = items_sharing_tokens(tokens_NM, fewest_N, build_index(codes_IM, 6))
+    path_T, item_T, shared_T = items_sharing_tokens(tokens_NM, fewest_N, build_index(codes_IM, 6, pairs=pairs))
     assert path_T.tolist() == sorted(path_T.tolist())
     assert sorted(zip(path_T.tolist(), item_T.tolist(), strict=True)) == [(n, i) for n, i in expected]
     assert shared_T.tolist() == shared_NI[path_T, item_T].tolist()
