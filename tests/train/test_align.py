@@ -23,6 +23,7 @@ from reg4rec.model import Reg4RecModel
 from reg4rec.tokenizer import Tokenizer
 from reg4rec.train import AlignConfig, RewardWeights, align
 from reg4rec.train.align_stage import AlignStage
+from reg4rec.train.rollouts import Rollouts
 
 QUICK = AlignConfig(
     batch_users=250,
@@ -148,6 +149,20 @@ def test_the_order_of_paths_is_rewarded_by_the_scores_of_the_search(shop: Synthe
         stage.policy.eval()
         reward_B = stage._order_reward(batch, memory)
     torch.testing.assert_close(reward_B.double(), torch.stack(rewards), atol=1e-4, rtol=1e-4)
+
+
+def test_a_batch_of_whom_no_one_is_found_an_item_learns_without_the_order(
+    shop: SyntheticShop, start: Recommender
+) -> None:
+    stage = AlignStage(start, shop, QUICK, 0)
+    batch = stage.batches(0)[0]
+    assert isinstance(batch.found, Rollouts)
+    nothing = batch.found._replace(valid_BG=torch.zeros_like(batch.found.valid_BG))
+    values = stage.loss(batch._replace(found=nothing))
+    assert values["reward_order"] == 0
+    assert values["found_futures"] == 0
+    (gradient,) = torch.autograd.grad(values["loss"], stage.policy.tokens_MKD)
+    assert gradient.isfinite().all()
 
 
 def test_a_model_without_categories_is_rewarded_for_its_tokens(shop: SyntheticShop, tokenizer: Tokenizer) -> None:
