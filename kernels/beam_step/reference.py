@@ -158,12 +158,15 @@ def _is_indexed(item_T: Tensor, index: TokenIndex) -> Tensor:
 
 def items_with_tokens(tokens_NM: Tensor, index: TokenIndex) -> tuple[Tensor, Tensor]:
     """All (path, item) pairs where the item carries every token of the path: its shortest posting list, filtered."""
-    path_T, item_T = _shortest_lists(_token_slots(tokens_NM, index), index.offsets, index.postings)
+    slots_NM = _token_slots(tokens_NM, index)
     if index.lists_pairs:
         slots_NC, _ = _pair_slots(tokens_NM, index)
+        paired_N1 = (slots_NC >= 0).any(1, keepdim=True)
+        alone_T, alone_item_T = _shortest_lists(slots_NM.masked_fill(paired_N1, -1), index.offsets, index.postings)
         pair_T, pair_item_T = _shortest_lists(slots_NC, index.pair_offsets, index.pair_postings)
-        alone_T = (slots_NC < 0).all(1)[path_T]
-        path_T, item_T = torch.cat([path_T[alone_T], pair_T]), torch.cat([item_T[alone_T], pair_item_T])
+        path_T, item_T = torch.cat([alone_T, pair_T]), torch.cat([alone_item_T, pair_item_T])
+    else:
+        path_T, item_T = _shortest_lists(slots_NM, index.offsets, index.postings)
     wanted_TM = tokens_NM[path_T]
     fits_T = ((wanted_TM < 0) | (wanted_TM == index.codes_IM[item_T])).all(1)
     return path_T[fits_T], item_T[fits_T]
