@@ -149,6 +149,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("path_attention_cpu",
         [](std::array<int64_t, 5> shape, std::array<int64_t, 5> q, std::array<int64_t, 6> keys,
            std::array<int64_t, 6> values, bool is_bf16, uintptr_t rows, uintptr_t mixed, int num_threads) {
+          if (shape[4] > reg4rec::kMostSteps) throw std::invalid_argument("paths have too many steps");
           const reg4rec::PathAttention args{shape[0],
                                             shape[1],
                                             shape[2],

@@ -18,7 +18,7 @@ SOURCES = ("path", "relaxed", "tokens", "item score")
 score of the item itself, in models that have no tokens."""
 
 LISTED_AT_ONCE = 1 << 22
-"""Items looked at together for relaxed matches, which bounds the memory in large catalogs."""
+"""About how many items are looked at together for relaxed matches, so that memory stays small in large catalogs."""
 
 ItemScores = Callable[[Tensor, Tensor], Tensor]
 """Scores (T,) of items (rows, T) for users (places in the batch, T)."""
@@ -52,7 +52,8 @@ def rank_items(
     A path leads to all items that carry its tokens. With `item_scores` these come by their own score, to which that of
     their best path is added with `path_weight`. Without, items of better paths come first, and items of one path by
     rank_I (see `bucket_ranks`). Scores are these for `path`, the path's for `relaxed`, the sum of the tokens'
-    first-step log-probabilities for `tokens`, so they fall within a source and not always across two.
+    first-step log-probabilities for `tokens`, so they fall within a source and not always across two. The index
+    lists the allowed items and no others.
     Paper: CORP, ours, D3 and D11.
     """
     ranking = _exact(paths, index, rank_I, num_items, exclude_BX, item_scores, path_weight)
@@ -127,8 +128,8 @@ def _fill_relaxed(
     fewest_S = (decoded_S - (decoded_S // 3).clamp(min=1)).clamp(min=1)
     path_T, item_T, shared_T = items_sharing_tokens(tokens_NM, fewest_S[path_S], index)
     user_T = short_S[path_S[path_T]]
-    open_T = ~is_excluded(user_T, item_T, len(rank_I), _not_to_rank(ranking, exclude_BX))
-    open_T = open_T.nonzero().squeeze(1)
+    ranked_SX = _not_to_rank(ranking, exclude_BX)[short_S]
+    open_T = (~is_excluded(path_S[path_T], item_T, len(rank_I), ranked_SX)).nonzero().squeeze(1)
     best_T = open_T[_order(-shared_T[open_T])]
     (best_T,) = _first_of_each((user_T * len(rank_I) + item_T)[best_T], best_T)
     user_T, item_T, shared_T, row_T = user_T[best_T], item_T[best_T], shared_T[best_T], path_W[path_T[best_T]]
@@ -138,10 +139,13 @@ def _fill_relaxed(
 
 
 def _users_at_once(paths: Paths, index: TokenIndex) -> int:
-    """Of how many users the posting lists of all tokens have about LISTED_AT_ONCE items."""
+    """Of how many users the lists of their paths' tokens, or pairs, have about LISTED_AT_ONCE items."""
     _, width, num_codebooks = paths.tokens_BWM.shape
-    mean_length = -(-len(index.postings) // index.counts_MK.numel())
-    return max(1, LISTED_AT_ONCE // max(1, width * num_codebooks * mean_length))
+    num_lists, offsets = num_codebooks, index.offsets
+    if index.lists_pairs:
+        num_lists, offsets = num_codebooks * (num_codebooks - 1) // 2, index.pair_offsets
+    mean_length = 1 + len(index.codes_IM) * num_lists // (len(offsets) - 1)
+    return max(1, LISTED_AT_ONCE // (width * num_lists * mean_length))
 
 
 def _fill_by_tokens(

@@ -51,6 +51,14 @@ def attend(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None) -> Tensor:
     return (scores if visible is None else scores.masked_fill(~visible, -torch.inf)).softmax(-1) @ v
 
 
+def attend_gathered(q_BPHD: Tensor, keys_BTRHD: Tensor, values_BTRHD: Tensor, rows_BPS: Tensor) -> Tensor:
+    """`reg4rec.ops.path_attention` by `attend`, with a copy of the keys and values that the paths name."""
+    user_B11 = torch.arange(len(q_BPHD), device=q_BPHD.device)[:, None, None]
+    step_S = torch.arange(rows_BPS.shape[2], device=q_BPHD.device)
+    k, v = (x[user_B11, step_S, rows_BPS].transpose(2, 3) for x in (keys_BTRHD, values_BTRHD))
+    return attend(q_BPHD[:, :, :, None], k, v, None).squeeze(3)
+
+
 def split_heads(x: Tensor, num_heads: int) -> Tensor:
     """(..., D) -> (..., heads, D / heads)."""
     return x.unflatten(-1, (num_heads, -1))
@@ -112,8 +120,8 @@ class DecoderBlock(nn.Module):
     def memory(self, memory_BSD: Tensor, turn_S: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """Keys and values of the encoder's output, (B, heads, S, head_dim), made once a user."""
         k, v = self.cross_kv(memory_BSD).unflatten(-1, (2, self.num_heads, -1)).unbind(-3)
-        # products of stacked matrices would copy them at every step of a search
-        return rotate(k, turn_S).transpose(1, 2).contiguous(), v.transpose(1, 2).contiguous()
+        k = rotate(k, turn_S).to(v.dtype)  # which autocast would do at every step of a search,
+        return k.transpose(1, 2).contiguous(), v.transpose(1, 2).contiguous()  # as products would copy what is strided
 
     def forward(
         self,
@@ -152,7 +160,9 @@ class DecoderBlock(nn.Module):
             keys, values = (
                 _with_step(*pair, rows_BPS.shape[2] - 1) for pair in zip(past, (k_BPHD, v_BPHD), strict=True)
             )
-        mixed_BPHD = ops.path_attention(q_BPHD, keys, values, rows_BPS)
+        # torch's fused kernel on a GPU, where the op has none
+        look_back = attend_gathered if q_BPHD.is_cuda else ops.path_attention
+        mixed_BPHD = look_back(q_BPHD, keys, values, rows_BPS)
         return self._read(x_BPD[:, :, None], mixed_BPHD[:, :, None], memory, None, visible)[:, :, 0], (keys, values)
 
     def _queries_keys_values(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -181,8 +191,9 @@ def _with_step(kept_BTRHD: Tensor, new_BPHD: Tensor, step: int) -> Tensor:
     """The keys or values of the steps so far and of one more, moved only where there is no room for it."""
     num_rows = new_BPHD.shape[1]
     if kept_BTRHD.shape[1] <= step or kept_BTRHD.shape[2] < num_rows:
-        room = new_BPHD.new_empty(len(new_BPHD), 2 * step + 3, *new_BPHD.shape[1:])
-        room[:, :step, : kept_BTRHD.shape[2]] = kept_BTRHD[:, :step]
+        num_users, _, num_kept = kept_BTRHD.shape[:3]
+        room = new_BPHD.new_empty(num_users, 2 * step + 3, max(num_rows, num_kept), *new_BPHD.shape[2:])
+        room[:, :step, :num_kept] = kept_BTRHD[:, :step]
         kept_BTRHD = room
     kept_BTRHD[:, step, :num_rows] = new_BPHD
     return kept_BTRHD

@@ -167,8 +167,8 @@ class Reg4RecModel(nn.Module):
     ) -> tuple[Tensor, PathCache]:
         """Feed one more token to every path: state (B, P, D) after it and the grown cache.
 
-        token_BP holds r * K + j; None begins one path a user. The cache's tensors are written to: go on from it once.
-        Without gradient, which `decode_paths` has.
+        token_BP holds r * K + j; None begins one path a user. The cache's tensors are written to: go on from it once,
+        and outside inference mode only where it was made so. Without gradient, which `decode_paths` has.
         """
         state_B1D = memory.state_BD[:, None]
         x_BPD = self._begin(state_B1D) if token_BP is None else self.embed_tokens(token_BP, token_BP.new_zeros(()))

@@ -246,8 +246,9 @@ def filled_by_definition(
 @pytest.mark.parametrize("num_items", [3, 12, 60])
 @pytest.mark.parametrize("num_codebooks", [2, 3, 6])
 @pytest.mark.parametrize("listed_at_once", [1, 10_000])
+@pytest.mark.parametrize("pairs", [False, True])
 def test_users_of_a_batch_are_filled_by_definition(
-    num_codebooks: int, num_items: int, listed_at_once: int, monkeypatch: pytest.MonkeyPatch
+    num_codebooks: int, num_items: int, pairs: bool, listed_at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("reg4rec.infer.ranking.LISTED_AT_ONCE", listed_at_once)
     g = torch.Generator().manual_seed(num_codebooks)
@@ -270,7 +271,7 @@ def test_users_of_a_batch_are_filled_by_definition(
     rank_I = torch.randperm(catalog, generator=g)
     allowed_I = torch.rand(catalog, generator=g) < 0.9
     exclude_BX = torch.randint(-1, catalog, (users, 5), generator=g)
-    index = build_index(codes_IM, K, allowed_I.nonzero().squeeze(1))
+    index = build_index(codes_IM, K, allowed_I.nonzero().squeeze(1), pairs)
     found = rank_items(paths, index, rank_I, num_items, exclude_BX, allowed_I)
     for b in range(users):
         banned = {*exclude_BX[b].tolist(), *(~allowed_I).nonzero().squeeze(1).tolist()}

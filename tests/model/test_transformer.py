@@ -14,6 +14,7 @@ from torch import Tensor
 
 from reg4rec.errors import InputError
 from reg4rec.model import HistoryLayout, ModelConfig, Reg4RecModel
+from reg4rec.model.layers import DecoderBlock
 
 CONFIG = ModelConfig(
     num_codebooks=3,
@@ -129,6 +130,23 @@ def test_many_paths_of_many_users_equal_each_path_alone(model: Reg4RecModel, cas
             for p, path in enumerate(paths):
                 alone = path_states(model, codes_BLM[b, :length], items_BL[b, :length], path[:step])
                 close(state_BPD[b, p], alone[-1])
+
+
+@torch.no_grad()
+def test_fewer_paths_go_on_where_the_cache_must_grow(model: Reg4RecModel, case: Windows) -> None:
+    """After step 4 there is no room left; rows of paths that ended are kept for those that go through them."""
+    block, g = model.decoder[0], torch.Generator().manual_seed(0)
+    assert isinstance(block, DecoderBlock)
+    memory = model.remember(case[0], torch.tensor([5, 0, 3]), case[2])
+    x_TBPD = torch.randn(6, BATCH, 4, CONFIG.dim, generator=g, dtype=torch.float64)
+    rows_BPS, past = torch.zeros(BATCH, 4, 0, dtype=torch.int64), None
+    for step, x_BPD in enumerate(x_TBPD):
+        kept = [1, 3] if step == 5 else [0, 1, 2, 3]
+        own_BP1 = torch.arange(len(kept)).expand(BATCH, -1)[..., None]
+        rows_BPS = torch.cat([rows_BPS[:, kept], own_BP1], dim=2)
+        found, past = block.step(x_BPD[:, kept], past, rows_BPS, memory.blocks[0], memory.visible_B11S)
+    whole_BPTD = block(x_TBPD[:, :, [1, 3]].permute(1, 2, 0, 3), memory.blocks[0], None, memory.visible_B11S)
+    close(found, whole_BPTD[:, :, -1])
 
 
 @pytest.mark.parametrize("used", [[0, 1, 2], [2, 0], [1]])

@@ -7,6 +7,7 @@ from torch import Tensor
 from reg4rec import ops
 from reg4rec.kernels.machine import native_problem
 from reg4rec.kernels.path_attention.native import objection
+from reg4rec.model.layers import attend_gathered
 from tests.ops.cases import inputs, truth
 
 pytestmark = pytest.mark.skipif(native_problem() is not None, reason="needs the extension")
@@ -34,6 +35,12 @@ def test_other_rows_and_later_steps_are_not_read(backend: str) -> None:
         whole = ops.path_attention(q_BPHD, keys, values, rows_BPS)
         keys[~read], values[~read] = torch.nan, torch.nan
         assert torch.equal(ops.path_attention(q_BPHD, keys, values, rows_BPS), whole)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_a_gpu_runs_in_its_place_says_the_same(dtype: torch.dtype) -> None:
+    args = inputs("path_attention", (4, 6, 2, 8, 3), dtype)
+    assert error(attend_gathered(*args), ops.path_attention(*args).double()) < 8 * torch.finfo(dtype).eps
 
 
 @pytest.mark.parametrize("backend", ["cpp", "eager"])
