@@ -33,15 +33,15 @@ class SearchEngine:
     ):
         self.model, self.codes_IM, self.index, self.dtype, self.passing = model, codes_IM, index, dtype, passing
         self.device = codes_IM.device
-        self.places = _places(model)
+        self.places = self._places(model)
         self.graphs = SearchGraphs(self.device)
         self._indexes: dict[SearchOrder, list[TokenIndex]] = {}
         self._step_objections: dict[SearchConfig, str | None] = {}
 
     def serves(self, model: Reg4RecModel, codes_IM: Tensor, index: TokenIndex, dtype: torch.dtype) -> bool:
-        """Whether the engine was made of these very objects, and the weights lie where they lay."""
+        """Whether the engine was made of these very objects, and graphs would find the weights where they lay."""
         same = self.model is model and self.codes_IM is codes_IM and self.index is index and self.dtype == dtype
-        return same and self.places == _places(model)
+        return same and self.places == self._places(model)
 
     def indexes(self, order: SearchOrder) -> list[TokenIndex]:
         """`step_indexes`, built once."""
@@ -115,7 +115,8 @@ class SearchEngine:
         # without its cache: a graph may not use what was cast outside of it
         return torch.autocast(self.device.type, self.dtype, cache_enabled=False)
 
-
-def _places(model: Reg4RecModel) -> list[int]:
-    """Where the weights lie: a graph holds their addresses."""
-    return [tensor.data_ptr() for tensor in (*model.parameters(), *model.buffers())]
+    def _places(self, model: Reg4RecModel) -> list[int]:
+        """Where the weights lie, whose addresses a graph holds."""
+        if self.device.type != "cuda":
+            return []
+        return [tensor.data_ptr() for tensor in (*model.parameters(), *model.buffers())]

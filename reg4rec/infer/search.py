@@ -153,7 +153,7 @@ def search(
         beam.count(threshold, fallback_B)
         beam.grow(parent_BP, token_BP, scores_BP)
         if step < num_steps or threshold is not None:
-            beam.decode(model, memory, parent_BP, token_BP, step, threshold, temperature_M, step == num_steps)
+            beam.decode(model, memory, parent_BP, token_BP, threshold, temperature_M, step == num_steps)
         if trace is not None:
             trace.append(beam.living())
     return beam.finish(config.num_beams, threshold)
@@ -161,16 +161,20 @@ def search(
 
 @dataclass
 class _Beam:
-    """The living paths of a batch of users, and what each of them carries."""
+    """The living paths of a batch of users, and what each of them carries.
+
+    codebooks_SBP, confidences_SBP, categories_SBP: of every step so far, where its paths stood then; the rows of the
+    cache say through which of them a path goes.
+    """
 
     first_log_probs_BMK: Tensor
     logits_BPMK: Tensor
     cache: PathCache
     scores_BP: Tensor
     tokens_BPM: Tensor
-    order_BPS: Tensor
-    confidences_BPS: Tensor
-    categories_BPS: Tensor
+    codebooks_SBP: list[Tensor]
+    confidences_SBP: list[Tensor]
+    categories_SBP: list[Tensor]
     category_logits_BPC: Tensor | None
     js_BP: Tensor | None
     pruned_B: Tensor
@@ -182,17 +186,16 @@ class _Beam:
         logits_BPMK = _tempered(model.token_logits(state_BPD), temperature_M)
         batch, _, num_codebooks, _ = logits_BPMK.shape
         device = logits_BPMK.device
-        none = torch.full((batch, 1, num_codebooks), -1, device=device)
         zeros_B = torch.zeros(batch, dtype=torch.int64, device=device)
         return cls(
             first_log_probs_BMK=logits_BPMK[:, 0].log_softmax(-1),
             logits_BPMK=logits_BPMK,
             cache=cache,
             scores_BP=torch.zeros(batch, 1, device=device),
-            tokens_BPM=none,
-            order_BPS=none[..., :0],
-            confidences_BPS=none[..., :0].float(),
-            categories_BPS=none[..., :0],
+            tokens_BPM=torch.full((batch, 1, num_codebooks), -1, device=device),
+            codebooks_SBP=[],
+            confidences_SBP=[],
+            categories_SBP=[],
             category_logits_BPC=None,
             js_BP=None,
             pruned_B=zeros_B,
@@ -209,15 +212,15 @@ class _Beam:
         """Replace the paths by their chosen children; a missing child becomes a dead copy of path 0."""
         parent_BP, alive_BP = parent_BP.clamp(min=0), token_BP >= 0
         codebook_size = self.logits_BPMK.shape[-1]
-        codebook_BP1 = torch.where(alive_BP, token_BP // codebook_size, 0)[..., None]
-        code_BP1 = torch.where(alive_BP, token_BP % codebook_size, -1)[..., None]
-        self.tokens_BPM = _take(self.tokens_BPM, parent_BP).scatter(2, codebook_BP1, code_BP1)
-        self.tokens_BPM = self.tokens_BPM.masked_fill(~alive_BP[..., None], -1)
-        self.order_BPS = torch.cat([_take(self.order_BPS, parent_BP), codebook_BP1], dim=-1)
-        gained_BP1 = (scores_BP - self.scores_BP.gather(1, parent_BP)).exp()[..., None]
-        self.confidences_BPS = torch.cat([_take(self.confidences_BPS, parent_BP), gained_BP1], dim=-1)
-        self.categories_BPS = _take(self.categories_BPS, parent_BP)
+        codebook_BP = torch.where(alive_BP, token_BP // codebook_size, 0)
+        code_BP = torch.where(alive_BP, token_BP % codebook_size, -1)
+        tokens_BPM = _take(self.tokens_BPM, parent_BP).scatter(2, codebook_BP[..., None], code_BP[..., None])
+        self.tokens_BPM = tokens_BPM.masked_fill(~alive_BP[..., None], -1)
+        self.codebooks_SBP.append(codebook_BP)
+        self.categories_SBP.append(torch.full_like(codebook_BP, -1))
+        self.confidences_SBP.append((scores_BP - self.scores_BP.gather(1, parent_BP)).exp())
         self.scores_BP = scores_BP
+        self.cache = self.cache.of_paths(parent_BP)
 
     def decode(
         self,
@@ -225,31 +228,38 @@ class _Beam:
         memory: Memory,
         parent_BP: Tensor,
         token_BP: Tensor,
-        step: int,
         threshold: float | None,
         temperature_M: Tensor | None,
         is_last: bool,
     ) -> None:
         """Feed the chosen tokens: distributions of the next step, categories, and their divergence from before."""
-        parent_BP = parent_BP.clamp(min=0)
-        state_BPD, self.cache = model.decode_step(memory, token_BP.clamp(min=0), step, self.cache.of_paths(parent_BP))
+        step = len(self.codebooks_SBP)
+        state_BPD, self.cache = model.decode_step(memory, token_BP.clamp(min=0), step, self.cache)
         if not is_last:
             self.logits_BPMK = _tempered(model.token_logits(state_BPD), temperature_M)
         logits_BPC = model.category_logits(state_BPD)
-        if logits_BPC is None:
-            category_BP = torch.full_like(token_BP, -1)
-        else:
-            category_BP = logits_BPC.argmax(-1)
+        if logits_BPC is not None:
+            self.categories_SBP[-1] = logits_BPC.argmax(-1)
             if threshold is not None and self.category_logits_BPC is not None:
                 with record_function(CORP_REGION):
-                    self.js_BP = _divergence(_take(self.category_logits_BPC, parent_BP), logits_BPC, threshold)
+                    before_BPC = _take(self.category_logits_BPC, parent_BP.clamp(min=0))
+                    self.js_BP = _divergence(before_BPC, logits_BPC, threshold)
             self.category_logits_BPC = logits_BPC
-        self.categories_BPS = torch.cat([self.categories_BPS, category_BP[..., None]], dim=-1)
 
     def living(self) -> Living:
-        return Living(
-            self.tokens_BPM, self.order_BPS, self.scores_BP, self.categories_BPS, self.confidences_BPS, self.js_BP
-        )
+        order_BPS, categories_BPS, confidences_BPS = self._steps_of(self._rows())
+        return Living(self.tokens_BPM, order_BPS, self.scores_BP, categories_BPS, confidences_BPS, self.js_BP)
+
+    def _rows(self) -> Tensor:
+        """rows_BPS: where each living path stood after every step."""
+        begun_BPS = self.cache.rows_BPS
+        own_BP1 = torch.arange(begun_BPS.shape[1], device=begun_BPS.device)[:, None].expand_as(begun_BPS[..., :1])
+        return torch.cat([begun_BPS[..., 1:], own_BP1], dim=2)[..., : len(self.codebooks_SBP)]
+
+    def _steps_of(self, rows_BPS: Tensor) -> list[Tensor]:
+        """The codebook, the category and the confidence of each step of the paths of these rows, (B, P, S) each."""
+        steps = (self.codebooks_SBP, self.categories_SBP, self.confidences_SBP)
+        return [torch.stack(values_SBP, dim=2).gather(1, rows_BPS) for values_SBP in steps]
 
     def finish(self, num_beams: int, threshold: float | None) -> Paths:
         """Judge the last tokens too and keep the best `num_beams` paths."""
@@ -260,18 +270,17 @@ class _Beam:
         order_BW = scores_BP.sort(dim=1, descending=True, stable=True).indices[:, :num_beams]
         scores_BW = scores_BP.gather(1, order_BW)
         dead = (scores_BW == -torch.inf)[..., None]
-        num_codebooks = self.tokens_BPM.shape[-1]
-
-        def whole(steps_BPS: Tensor) -> Tensor:
-            padded_BPM = torch.nn.functional.pad(steps_BPS, (0, num_codebooks - steps_BPS.shape[-1]), value=-1)
-            return _take(padded_BPM, order_BW).masked_fill(dead, -1)
-
+        missing = self.tokens_BPM.shape[-1] - len(self.codebooks_SBP)
+        order_BWM, categories_BWM, confidences_BWM = (
+            torch.nn.functional.pad(values_BWS.masked_fill(dead, -1), (0, missing), value=-1)
+            for values_BWS in self._steps_of(_take(self._rows(), order_BW))
+        )
         return Paths(
             _take(self.tokens_BPM, order_BW).masked_fill(dead, -1),
-            whole(self.order_BPS),
+            order_BWM,
             scores_BW,
-            whole(self.categories_BPS),
-            whole(self.confidences_BPS),
+            categories_BWM,
+            confidences_BWM,
             self.first_log_probs_BMK,
             self.pruned_B,
             self.fallbacks_B,

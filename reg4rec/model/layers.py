@@ -67,7 +67,9 @@ class Dropout(nn.Dropout):
     """`torch.nn.Dropout`; on the CPU four decisions share one random number of 64 bits, a quarter of torch's time."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training or self.p == 0 or x.is_cuda:
+        if not self.training or self.p == 0:
+            return x
+        if x.is_cuda:
             return super().forward(x)
         drawn = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
         kept = drawn.view(torch.int16)[: x.numel()].view(x.shape) >= round((self.p - 0.5) * 2**16)
