@@ -1,8 +1,10 @@
 """What the tests of several processes run, in one process or, as `torchrun tests/group.py NAME FOLDER OUT`, in two."""
 
+import contextlib
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -35,12 +37,24 @@ ALIGN = AlignConfig(
 )  # fmt: skip
 
 
+@contextlib.contextmanager
+def double() -> Iterator[None]:
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 class Stopped(BaseException):
     """Stands for anything that ends a process from inside."""
 
 
 def whole(folder: Path, out: Path, parallel: Any = "ddp", killed_at: int = -1, by_signal: bool = False) -> Reg4RecModel:
-    """Pre-training without dropout; the last process ends before step `killed_at`."""
+    """Pre-training without dropout in float64; the last process ends before step `killed_at`.
+
+    In float32 sums of another order may decide near ties: which codebook comes first in the model's own order.
+    """
     loss, steps = PretrainStage.loss, 0
 
     def loss_until_killed(self: PretrainStage, batch: Any) -> Any:
@@ -57,6 +71,7 @@ def whole(folder: Path, out: Path, parallel: Any = "ddp", killed_at: int = -1, b
     with (
         patch.object(transformer, "RESIDUAL_DROPOUT", 0.0),
         patch.object(PretrainStage, "loss", loss_until_killed),
+        double(),
     ):
         return pretrain(data, tokenizer, config, out, device="cpu", progress=False)
 
