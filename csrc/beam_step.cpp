@@ -11,17 +11,8 @@
 
 namespace reg4rec {
 
-#define DECLARE_SUM(isa)                                                                                             \
-  namespace isa {                                                                                                    \
-  double exponential_sum(const void* logits, bool is_bf16, int64_t offset, int64_t stride, int64_t size, float* row, \
-                         float* largest);                                                                            \
-  }
-DECLARE_SUM(base)
-#ifdef REG4REC_X86
-DECLARE_SUM(avx2)
-DECLARE_SUM(avx512)
-#endif
-#undef DECLARE_SUM
+DECLARE_FOR_ISAS(double exponential_sum(const void* logits, bool is_bf16, int64_t offset, int64_t stride, int64_t size,
+                                        float* row, float* largest);)
 
 namespace {
 
@@ -29,14 +20,6 @@ using ExponentialSum = double (*)(const void*, bool, int64_t, int64_t, int64_t, 
 
 constexpr int64_t kGrain = 1 << 14;  // logits per range
 constexpr float kNever = -std::numeric_limits<float>::infinity();
-
-ExponentialSum exponential_sum_for(Isa isa) {
-#ifdef REG4REC_X86
-  if (isa == Isa::kAvx512) return avx512::exponential_sum;
-  if (isa == Isa::kAvx2) return avx2::exponential_sum;
-#endif
-  return base::exponential_sum;
-}
 
 struct Token {
   int64_t codebook, code;
@@ -416,7 +399,7 @@ void run_range(void* context, int64_t begin, int64_t end) {
 }  // namespace
 
 void beam_step_cpu(const BeamStep& args, int num_threads) {
-  Context context{args, exponential_sum_for(current_isa())};
+  Context context{args, FOR_ISA(current_isa(), exponential_sum)};
   const int64_t num_logits = args.num_paths * args.num_codebooks * args.codebook_size;
   parallel_for(num_threads, args.batch, std::max<int64_t>(1, kGrain / std::max<int64_t>(1, num_logits)), run_range,
                &context);

@@ -14,3 +14,22 @@ std::string isa_name(Isa isa);
 void select_isa(const std::string& name);
 
 }  // namespace reg4rec
+
+// Declares in the namespace of every instruction set what a unit compiled for it defines.
+#define DECLARE_FOR_ISAS(...) \
+  namespace base {            \
+  __VA_ARGS__                 \
+  }                           \
+  namespace avx2 {            \
+  __VA_ARGS__                 \
+  }                           \
+  namespace avx512 {          \
+  __VA_ARGS__                 \
+  }
+
+// The function of that name for the instruction set `isa`.
+#ifdef REG4REC_X86
+#define FOR_ISA(isa, name) ((isa) == Isa::kAvx512 ? avx512::name : (isa) == Isa::kAvx2 ? avx2::name : base::name)
+#else
+#define FOR_ISA(isa, name) base::name
+#endif

@@ -13,17 +13,9 @@ namespace reg4rec {
 
 using namespace topk;
 
-#define DECLARE_SCORES(isa)                                                                                 \
-  namespace isa {                                                                                           \
-  void score_users(const float* table, int64_t num_codes, const Tile& tile, Best* best, float* thresholds); \
-  void score_items(const float* row, int64_t stride_m, const Tile& tile, Best& best);                       \
-  }
-DECLARE_SCORES(base)
-#ifdef REG4REC_X86
-DECLARE_SCORES(avx2)
-DECLARE_SCORES(avx512)
-#endif
-#undef DECLARE_SCORES
+DECLARE_FOR_ISAS(void score_users(const float* table, int64_t num_codes, const Tile& tile, Best* best,
+                                  float* thresholds);)
+DECLARE_FOR_ISAS(void score_items(const float* row, int64_t stride_m, const Tile& tile, Best& best);)
 
 namespace {
 
@@ -31,14 +23,6 @@ struct Kernels {
   void (*score_users)(const float*, int64_t, const Tile&, Best*, float*);
   void (*score_items)(const float*, int64_t, const Tile&, Best&);
 };
-
-Kernels kernels_for(Isa isa) {
-#ifdef REG4REC_X86
-  if (isa == Isa::kAvx512) return {avx512::score_users, avx512::score_items};
-  if (isa == Isa::kAvx2) return {avx2::score_users, avx2::score_items};
-#endif
-  return {base::score_users, base::score_items};
-}
 
 constexpr int64_t kNoItem = std::numeric_limits<int64_t>::min();
 constexpr int64_t kAboveItems = std::numeric_limits<int64_t>::max();
@@ -99,7 +83,8 @@ struct Plan {
 };
 
 Plan make_plan(const ItemTopk& args, int num_threads) {
-  Plan plan{args, kernels_for(current_isa()), false, 0, 0, 1, args.num_items, {}};
+  const Kernels kernels{FOR_ISA(current_isa(), score_users), FOR_ISA(current_isa(), score_items)};
+  Plan plan{args, kernels, false, 0, 0, 1, args.num_items, {}};
   plan.capacity = std::min(args.num_items, std::max(2 * args.k, args.k + kUsers));
   plan.users_at_once = std::clamp<int64_t>(kKeysAtOnce / std::max<int64_t>(plan.capacity, 1), 1, kUsersAtOnce);
   const int64_t num_groups = (args.num_users + plan.users_at_once - 1) / plan.users_at_once;

@@ -12,30 +12,13 @@
 
 namespace reg4rec {
 
-#define DECLARE_ROWS(isa)                                                                        \
-  namespace isa {                                                                                \
-  void js_divergence_rows(const JsDivergence& args, int64_t begin, int64_t end, float* scratch); \
-  }
-DECLARE_ROWS(base)
-#ifdef REG4REC_X86
-DECLARE_ROWS(avx2)
-DECLARE_ROWS(avx512)
-#endif
-#undef DECLARE_ROWS
+DECLARE_FOR_ISAS(void js_divergence_rows(const JsDivergence& args, int64_t begin, int64_t end, float* scratch);)
 
 namespace {
 
 using Rows = void (*)(const JsDivergence&, int64_t, int64_t, float*);
 
 constexpr int64_t kGrain = 1 << 14;  // classes per range
-
-Rows rows_for(Isa isa) {
-#ifdef REG4REC_X86
-  if (isa == Isa::kAvx512) return avx512::js_divergence_rows;
-  if (isa == Isa::kAvx2) return avx2::js_divergence_rows;
-#endif
-  return base::js_divergence_rows;
-}
 
 double logit(const void* logits, bool is_bf16, int64_t at) {
   return is_bf16 ? float_of_bf16(static_cast<const uint16_t*>(logits)[at]) : static_cast<const float*>(logits)[at];
@@ -85,7 +68,7 @@ void run_range(void* context, int64_t begin, int64_t end) {
 }  // namespace
 
 void js_divergence_cpu(const JsDivergence& args, int num_threads) {
-  Context context{args, rows_for(current_isa())};
+  Context context{args, FOR_ISA(current_isa(), js_divergence_rows)};
   parallel_for(num_threads, args.num_rows, std::max<int64_t>(1, kGrain / args.num_classes), run_range, &context);
 }
 

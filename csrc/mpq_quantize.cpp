@@ -14,29 +14,11 @@ namespace reg4rec {
 
 using namespace mpq;
 
-namespace base {
-Kernels search_kernels();
-}
-#ifdef REG4REC_X86
-namespace avx2 {
-Kernels search_kernels();
-}
-namespace avx512 {
-Kernels search_kernels();
-}
-#endif
+DECLARE_FOR_ISAS(Kernels search_kernels();)
 
 namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
-
-Kernels kernels_for(Isa isa) {
-#ifdef REG4REC_X86
-  if (isa == Isa::kAvx512) return avx512::search_kernels();
-  if (isa == Isa::kAvx2) return avx2::search_kernels();
-#endif
-  return base::search_kernels();
-}
 
 struct Search {
   const MpqQuantize& args;
@@ -80,7 +62,7 @@ void pack_tiles(void* context, int64_t begin, int64_t end) {
 }
 
 Search make_search(const MpqQuantize& args, int num_threads) {
-  Search search{args, kernels_for(current_isa()), 0, AlignedFloats(), AlignedFloats(), {}, {}};
+  Search search{args, FOR_ISA(current_isa(), search_kernels)(), 0, AlignedFloats(), AlignedFloats(), {}, {}};
   const int64_t codes_at_once = search.kernels.codes_at_once;
   search.num_tiles = (args.num_codes + codes_at_once - 1) / codes_at_once;
   const int64_t padded_codes = search.num_tiles * codes_at_once;

@@ -8,30 +8,13 @@
 
 namespace reg4rec {
 
-#define DECLARE_PATHS(isa)                                                                       \
-  namespace isa {                                                                                \
-  void path_attention_paths(const PathAttention& args, int64_t begin, int64_t end, float scale); \
-  }
-DECLARE_PATHS(base)
-#ifdef REG4REC_X86
-DECLARE_PATHS(avx2)
-DECLARE_PATHS(avx512)
-#endif
-#undef DECLARE_PATHS
+DECLARE_FOR_ISAS(void path_attention_paths(const PathAttention& args, int64_t begin, int64_t end, float scale);)
 
 namespace {
 
 using Paths = void (*)(const PathAttention&, int64_t, int64_t, float);
 
 constexpr int64_t kGrain = 1 << 15;  // products per range
-
-Paths paths_for(Isa isa) {
-#ifdef REG4REC_X86
-  if (isa == Isa::kAvx512) return avx512::path_attention_paths;
-  if (isa == Isa::kAvx2) return avx2::path_attention_paths;
-#endif
-  return base::path_attention_paths;
-}
 
 struct Context {
   const PathAttention& args;
@@ -47,7 +30,8 @@ void run_range(void* context, int64_t begin, int64_t end) {
 }  // namespace
 
 void path_attention_cpu(const PathAttention& args, int num_threads) {
-  Context context{args, paths_for(current_isa()), static_cast<float>(1 / std::sqrt(static_cast<double>(args.width)))};
+  Context context{args, FOR_ISA(current_isa(), path_attention_paths),
+                  static_cast<float>(1 / std::sqrt(static_cast<double>(args.width)))};
   const int64_t products = std::max<int64_t>(1, args.num_heads * args.width * args.num_steps);
   const int64_t grain = std::max<int64_t>(1, kGrain / products);
   parallel_for(num_threads, args.num_users * args.num_paths, grain, run_range, &context);
