@@ -35,7 +35,7 @@ from reg4rec.train.rewards import (
     step_consistency,
     step_hit,
 )
-from reg4rec.train.rollouts import Policy, Rollouts, evaluate_paths, recorded_paths, roll_out
+from reg4rec.train.rollouts import Policy, Rollouts, best_paths, evaluate_paths, recorded_paths, roll_out
 from reg4rec.train.validation import validation_metrics
 from reg4rec.train.windows import Batch
 
@@ -193,9 +193,8 @@ class AlignStage:
         """`AlignBatch.found` for these histories; a path has the probability by which the search ranks it."""
         if self.policy.scores_items:
             return torch.from_numpy(self.ranker.rank(histories, max(KS), filter_seen=False)).long().to(self.device)
-        paths = roll_out(self.policy, memory, self.ranker.index, max(KS), self.num_steps, 1.0, "beam")
         renormalized = self.policy.config.renormalize
-        return paths if renormalized else paths._replace(open_BGSK=torch.ones_like(paths.open_BGSK))
+        return best_paths(self.policy, memory, self.ranker.index, max(KS), self.num_steps, renormalized)
 
     @torch.no_grad()
     def rewards(self, cut: Cut, rollouts: Rollouts, recorded: Policy) -> Tensor:

@@ -12,7 +12,7 @@ from reg4rec.kernels.beam_step.index import TokenIndex
 from reg4rec.kernels.beam_step.reference import admissible_tokens
 from reg4rec.model import Memory, Reg4RecModel
 
-__all__ = ["Policy", "RolloutKind", "Rollouts", "evaluate_paths", "recorded_paths", "roll_out"]
+__all__ = ["Policy", "RolloutKind", "Rollouts", "best_paths", "evaluate_paths", "recorded_paths", "roll_out"]
 
 RolloutKind = Literal["sample", "beam"]
 
@@ -63,7 +63,7 @@ def roll_out(
     Paper: rollouts, ours, D8.
     """
     if kind == "beam":
-        return _best_paths(model, memory, index, group_size, num_steps)
+        return best_paths(model, memory, index, group_size, num_steps)
     batch, num_codebooks = len(memory.state_BD), model.config.num_codebooks
     tokens_BGM = torch.full((batch, group_size, num_codebooks), -1, device=memory.state_BD.device)
     alive_BG = torch.ones_like(tokens_BGM[..., 0], dtype=torch.bool)
@@ -101,12 +101,22 @@ def evaluate_paths(model: Reg4RecModel, memory: Memory, rollouts: Rollouts, temp
         return Policy(log_probs_BGS, entropy_BGS, *_categories(model.category_logits(state_BGTD[:, :, 1:]), order_BGS))
 
 
-def _best_paths(model: Reg4RecModel, memory: Memory, index: TokenIndex, group_size: int, num_steps: int) -> Rollouts:
-    # without CORP: a path that contradicts itself must be seen to be punished
+@torch.no_grad()
+def best_paths(
+    model: Reg4RecModel, memory: Memory, index: TokenIndex, group_size: int, num_steps: int, constrained: bool = True
+) -> Rollouts:
+    """The best paths of a search without CORP: a path that contradicts itself must be seen to be punished.
+
+    constrained: only tokens by which an item is still reached count as those that could be taken, else all.
+    """
     config = SearchConfig(group_size, prune_threshold=None, num_steps=num_steps)
     paths = search(model, memory, step_indexes(index, config.order), config)
-    order_BGS = paths.order_BWM[..., :num_steps].clamp(min=0)
-    return recorded_paths(order_BGS, paths.tokens_BWM.clamp(min=0), index, paths.scores_BW > -torch.inf)
+    order_BGS, valid_BG = paths.order_BWM[..., :num_steps].clamp(min=0), paths.scores_BW > -torch.inf
+    tokens_BGM = paths.tokens_BWM.clamp(min=0)
+    if constrained:
+        return recorded_paths(order_BGS, tokens_BGM, index, valid_BG)
+    open_BGSK = valid_BG.new_ones(*order_BGS.shape, model.config.codebook_size)
+    return Rollouts(order_BGS, tokens_BGM.gather(2, order_BGS), open_BGSK, valid_BG)
 
 
 def recorded_paths(
