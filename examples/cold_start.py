@@ -14,15 +14,16 @@ def main(folder: str) -> None:
     rec = reg4rec.Recommender.from_pretrained(folder)
 
     print("a new user, without and with a first item")
-    first = rec.items.ids[0].as_py()
+    ids = rec.items.ids.to_pylist()
+    first, new = ids[0], "new" if isinstance(ids[0], str) else max(ids) + 1
     print(rec.recommend({"nothing yet": [], "one item": [first]}, k=3))
 
     print("a new item gets tokens from its text, and can be recommended at once")
     known = rec.items.table.slice(0, 1)
     columns = {name: known[name] for name in known.column_names if name != "item_id"}
-    rec.add_items(pa.table({"item_id": ["new"], **columns}))
-    print(rec.similar_items(["new"], k=3))
-    print(rec.recommend({"one item": [first]}, k=3, candidates=["new", *rec.items.ids[1:20].to_pylist()]))
+    rec.add_items(pa.table({"item_id": [new], **columns}))
+    print(rec.similar_items([new], k=3))
+    print(rec.recommend({"one item": [first]}, k=3, candidates=[new, *ids[1:20]]))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ def path_attention(
     (float64 for float64), the result has the dtype of q_BPHD. Without gradient. B and P may be 0, S may not.
     ValueError for a wrong dtype, device or shape.
 
-    Paper: decoding, ours, DESIGN 3: the decoder's cache is indexed by path, never copied.
+    Paper: decoding, ours: the decoder's cache is indexed by path, never copied.
     """
     return OP(q_BPHD, keys_BTRHD, values_BTRHD, rows_BPS)
 

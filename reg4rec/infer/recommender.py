@@ -303,7 +303,9 @@ class Recommender:
         def scores(user_T: Tensor, item_T: Tensor) -> Tensor:
             # half precision would make ties of what the final order must tell apart
             with torch.autocast(self.device.type, enabled=False):
-                score_T = self.model.score_items(state_BD.to(self.model.begin.dtype), user_T, self.codes_IM[item_T], item_T)
+                score_T = self.model.score_items(
+                    state_BD.to(self.model.begin.dtype), user_T, self.codes_IM[item_T], item_T
+                )
             repeated_T = is_excluded(user_T, item_T, len(self.codes_IM), history_BX)
             return score_T + self.model.repeat_bias * repeated_T
 

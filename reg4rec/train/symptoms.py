@@ -45,7 +45,7 @@ def pretrain_symptoms(epochs: Sequence[Mapping[str, float]]) -> list[str]:
     if last.get("loss_spikes", 0) > SPIKES:
         found.append(
             f"the loss spiked {last['loss_spikes']:.0f} times under LADQ: its traces were sampled again each time, and "
-            "training diverged again; lower learning_rate, or sample more often (--ladq.sample-every)"
+            "training diverged again; lower learning_rate, or sample more often (--sample-every)"
         )
     return found
 
