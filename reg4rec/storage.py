@@ -25,6 +25,7 @@ __all__ = [
     "atomic_file",
     "atomic_folder",
     "explained",
+    "held",
     "read_header",
     "read_json",
     "read_tensors",
@@ -69,6 +70,35 @@ class _UnwritableError(InputError):
             f"{path} cannot be written: {reason}; what was there is unchanged, free some space or choose another place"
         )
         self.reason = reason
+
+
+@contextlib.contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Make a folder that is filled file by file, and keep other processes of this kind out of it until the block ends.
+
+    InputError where one is at work there. Where the system cannot lock a folder, all are let in.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise InputError(f"{folder} was to become a folder, but a file is in its way; choose another name") from None
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise InputError(
+                    f"another process is writing to {folder}; wait until it has ended, or choose another folder"
+                ) from None
+        yield
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager
@@ -144,11 +174,11 @@ def write_json(path: str | Path, value: Mapping[str, Any]) -> None:
         fresh.write_text(to_json(value) + "\n", encoding="utf-8")
 
 
-def read_json(path: str | Path) -> dict[str, Any]:
-    """The object in a JSON file; InputError if the file is missing or is not one JSON object."""
+def read_json(path: str | Path, most_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
+    """The object in a JSON file; InputError if the file is missing, longer, or is not one JSON object."""
     path = Path(path)
     try:
-        if path.stat().st_size > MAX_JSON_BYTES:
+        if path.stat().st_size > most_bytes:
             raise InputError(f"{path} has {path.stat().st_size:,} bytes; no header of reg4rec is that long")
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -162,9 +192,11 @@ def read_json(path: str | Path) -> dict[str, Any]:
     return value
 
 
-def read_header(path: str | Path, format: str, version: int, oldest: int = 1) -> dict[str, Any]:
+def read_header(
+    path: str | Path, format: str, version: int, oldest: int = 1, most_bytes: int = MAX_JSON_BYTES
+) -> dict[str, Any]:
     """The JSON header of an artifact: `format` must match, `version` lies between `oldest` and ours."""
-    header = read_json(path)
+    header = read_json(path, most_bytes)
     if header.get("format") != format:
         raise InputError(f"{path} has format {header.get('format')!r} where {format!r} was expected")
     found = header.get("version")

@@ -10,6 +10,7 @@ __all__ = [
     "TokenIndex",
     "add_to_index",
     "build_index",
+    "listed_items",
     "pair_slot",
     "remove_from_index",
     "restored_index",
@@ -139,6 +140,12 @@ def _without(offsets: Tensor, postings: Tensor, is_removed_I: Tensor) -> tuple[T
     return offsets - torch.searchsorted(lost_Y, offsets), postings[~is_lost]
 
 
+def listed_items(index: TokenIndex) -> Tensor:
+    """Which items the index lists (I,)."""
+    rows = index.postings[: index.offsets[index.counts_MK.shape[1]]]  # every item has one token of the first codebook
+    return torch.zeros(len(index.codes_IM), dtype=torch.bool, device=rows.device).index_fill_(0, rows.long(), True)
+
+
 LISTS = ("offsets", "postings", "pair_offsets", "pair_postings")
 
 
@@ -148,7 +155,7 @@ def stored_index(index: TokenIndex) -> dict[str, Tensor]:
 
 
 def restored_index(stored: dict[str, Tensor], codes_IM: Tensor, codebook_size: int, num_items: int) -> TokenIndex:
-    """The index of `num_items` of the items; KeyError or ValueError where the lists are not of these sizes."""
+    """The index of `num_items` of the items; KeyError or ValueError where the lists cannot be theirs."""
     num_codebooks = codes_IM.shape[1]
     num_pairs = num_codebooks * (num_codebooks - 1) // 2
     offsets, postings, pair_offsets, pair_postings = (stored[name] for name in LISTS)
@@ -163,6 +170,11 @@ def restored_index(stored: dict[str, Tensor], codes_IM: Tensor, codebook_size: i
     for name, (expected, found) in sizes.items():
         if expected != found:
             raise ValueError(f"{name}: {expected} expected, {found} found")
+    for begins, rows in ((offsets, postings), (pair_offsets, pair_postings)):
+        if int(begins[0]) != 0 or bool((begins.diff() < 0).any()):
+            raise ValueError("offsets must rise from 0")
+        if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < len(codes_IM):
+            raise ValueError(f"rows must lie in 0..{len(codes_IM) - 1}")
     if codes_IM.min() < 0 or codes_IM.max() >= codebook_size:
         raise ValueError(f"codes must lie in 0..{codebook_size - 1}")
     counts_MK = _lengths(offsets, codebook_size)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from .index import TokenIndex, pair_slot
+from .index import TokenIndex, listed_items, pair_slot
 
 __all__ = [
     "admissible_tokens",
@@ -143,17 +143,10 @@ def _open_at_root(batch: int, index: TokenIndex, exclude_BX: Tensor | None) -> T
         user_T, slot_T = first.nonzero(as_tuple=True)
         item_T = distinct[user_T, slot_T]
         token_TM = index.codes_IM[item_T].long() + torch.arange(num_codebooks, device=item_T.device) * codebook_size
-        indexed_T = _is_indexed(item_T, index)
+        indexed_T = listed_items(index)[item_T]
         gone = (user_T[:, None] * counts_BR.shape[1] + token_TM)[indexed_T].reshape(-1)
         counts_BR.view(-1).index_add_(0, gone, torch.full_like(gone, -1, dtype=counts_BR.dtype))
     return (counts_BR > 0).view(batch, num_codebooks, codebook_size)
-
-
-def _is_indexed(item_T: Tensor, index: TokenIndex) -> Tensor:
-    """Whether an item has postings; an index over some items leaves the others out."""
-    known = torch.zeros(index.codes_IM.shape[0], dtype=torch.bool, device=item_T.device)
-    known[index.postings.long()] = True
-    return known[item_T]
 
 
 def items_with_tokens(tokens_NM: Tensor, index: TokenIndex) -> tuple[Tensor, Tensor]:

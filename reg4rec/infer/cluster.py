@@ -20,7 +20,7 @@ from reg4rec.errors import InputError
 from reg4rec.infer.job import Job, PartMaker, Record, open_job, part_name
 from reg4rec.infer.recommender import DType, Recommender
 from reg4rec.infer.users import UserFile
-from reg4rec.storage import atomic_file, explained, read_json
+from reg4rec.storage import atomic_file, explained, held, read_json
 
 __all__ = ["recommend_on_cluster"]
 
@@ -102,7 +102,7 @@ def recommend_on_cluster(
     file, job = open_job(recommender, users, k, filter_seen, return_paths, users_in_part)
     num_gpus = 1 if recommender.device.type == "cuda" else 0
     _check_room(ray, num_gpus)
-    with explained(out):
+    with explained(out), held(out):
         record = Record(out, job, resume)
         if record.finished(file.num_rows):
             return read_json(out / "summary.json")

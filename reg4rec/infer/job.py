@@ -26,7 +26,7 @@ from reg4rec.errors import InputError
 from reg4rec.infer.recommender import Recommender
 from reg4rec.infer.table import Results, results_arrow
 from reg4rec.infer.users import UserFile, UserPart
-from reg4rec.storage import atomic_file, explained, read_header, read_json, write_json
+from reg4rec.storage import atomic_file, explained, held, read_header, read_json, write_json
 
 __all__ = ["Job", "PartMaker", "Record", "open_job", "part_name", "plan_batches", "recommend_to_folder"]
 
@@ -34,6 +34,10 @@ FORMAT, VERSION = "reg4rec-recommendations", 1
 HISTORY_SLOTS_AT_ONCE = 1 << 17
 """History items, padding included, that a batch may hold beside its limit of users."""
 PARTS_AHEAD = 2
+MANIFEST_SECONDS, MANIFEST_SHARE = 1.0, 0.05
+"""The manifest, which grows with the parts, is written for so many seconds and this part of a job's time at most; parts
+that it lacks after a kill are made again."""
+MAX_MANIFEST_BYTES = 1 << 34
 Job = dict[str, Any]
 PATH_COUNTS = ("paths", "paths_invalid", "paths_pruned", "fallbacks")
 COUNTS = ("users", "rejected", "unknown_items", "recommendations", *PATH_COUNTS)
@@ -54,11 +58,11 @@ def recommend_to_folder(
 
     `part-N.parquet` has the columns of `results_arrow`, users in the order of the file; `rejected.parquet` names the
     rows that could not be used. With `resume` an unfinished job goes on and a finished one is left alone; without, it
-    starts over. InputError where `out` holds another job or other files.
+    starts over. InputError where `out` holds another job or other files, or another process is writing there.
     """
     users, out = Path(users), Path(out)
     file, job = open_job(recommender, users, k, filter_seen, return_paths, users_in_part)
-    with explained(out), contextlib.closing(file.file):
+    with explained(out), contextlib.closing(file.file), held(out):
         maker = PartMaker(recommender, out, job)
         return _Run(maker, Record(out, job, resume), progress).finish(file)
 
@@ -154,21 +158,30 @@ class Record:
         self.out, self.job = out, job
         self.parts = _open_folder(out, job, resume)
         self.num_resumed, self.started = len(self.parts), time.monotonic()
+        self.writing_seconds = 0.0
 
     def add(self, part: dict[str, Any]) -> None:
         """Take in a finished part."""
         self.parts[part["file"]] = part
-        parts = sorted(self.parts.values(), key=lambda made: made["first_row"])
-        write_json(self.out / "manifest.json", {"format": FORMAT, "version": VERSION, "job": self.job, "parts": parts})
+        if self.writing_seconds <= MANIFEST_SECONDS + MANIFEST_SHARE * (time.monotonic() - self.started):
+            self._write()
+
+    def _write(self) -> None:
+        began = time.monotonic()
+        _write_manifest(self.out, self.job, self._sorted())
+        self.writing_seconds += time.monotonic() - began
+
+    def _sorted(self) -> list[dict[str, Any]]:
+        return sorted(self.parts.values(), key=lambda made: made["first_row"])
 
     def finished(self, num_rows: int) -> bool:
         """Whether all parts and the summary of a file of so many rows are there."""
         return (self.out / "summary.json").exists() and len(self.parts) == -(-num_rows // self.job["users_in_part"])
 
     def summarize(self, batch_seconds: Sequence[float], num_searched: int) -> dict[str, Any]:
-        """Write and return the summary: counts of the whole job, times since the folder was opened."""
-        seconds = time.monotonic() - self.started
-        parts = sorted(self.parts.values(), key=lambda made: made["first_row"])
+        """Write the manifest of all parts and the summary: counts of the whole, times since the folder was opened."""
+        self._write()
+        seconds, parts = time.monotonic() - self.started, self._sorted()
         sources = sum((Counter(part["sources"]) for part in parts), Counter())
         milliseconds = np.multiply(1000, batch_seconds)
         summary = {
@@ -250,19 +263,19 @@ def _ahead(reading: ThreadPoolExecutor, parts: Iterator[UserPart]) -> Iterator[U
 def _open_folder(out: Path, job: Job, resume: bool) -> dict[str, dict[str, Any]]:
     """The finished parts in `out`, by file name; InputError if it holds another job or other files."""
     manifest = out / "manifest.json"
-    if out.exists() and not out.is_dir():
-        raise InputError(f"{out} was to become a folder, but a file of that name is there; choose another name")
     if not manifest.exists():
-        if out.exists() and any(out.iterdir()):
+        sweep(out)  # a first manifest that was not finished
+        if any(out.iterdir()):
             raise InputError(f"{out} holds files of something else; choose an empty folder or another name")
-        write_json(manifest, {"format": FORMAT, "version": VERSION, "job": job, "parts": []})
+        _write_manifest(out, job, [])
         return {}
-    header = read_header(manifest, FORMAT, VERSION)
+    header = read_header(manifest, FORMAT, VERSION, most_bytes=MAX_MANIFEST_BYTES)
     sweep(out)
     if not resume:
-        for file in (*out.glob("part-*.parquet"), out / "rejected.parquet", out / "summary.json", manifest):
+        for file in (out / "summary.json", out / "rejected.parquet", *out.glob("part-*.parquet")):
             file.unlink(missing_ok=True)
-        return _open_folder(out, job, True)
+        _write_manifest(out, job, [])
+        return {}
     try:
         found, parts = dict(header["job"]), {part["file"]: part for part in header["parts"]}
         differing = sorted(name for name in found.keys() | job.keys() if found.get(name) != job.get(name))
@@ -275,6 +288,10 @@ def _open_folder(out: Path, job: Job, resume: bool) -> dict[str, dict[str, Any]]
             "choose another folder, the same job, or start over with resume off"
         )
     return whole
+
+
+def _write_manifest(out: Path, job: Job, parts: list[dict[str, Any]]) -> None:
+    write_json(out / "manifest.json", {"format": FORMAT, "version": VERSION, "job": job, "parts": parts})
 
 
 def _is_whole(path: Path, sha256: str) -> bool:

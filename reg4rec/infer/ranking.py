@@ -52,8 +52,8 @@ def rank_items(
     A path leads to all items that carry its tokens. With `item_scores` these come by their own score, to which that of
     their best path is added with `path_weight`. Without, items of better paths come first, and items of one path by
     rank_I (see `bucket_ranks`). Scores are these for `path`, the path's for `relaxed`, the sum of the tokens'
-    first-step log-probabilities for `tokens`, so they fall within a source and not always across two. The index
-    lists the allowed items and no others.
+    first-step log-probabilities for `tokens`, so they fall within a source (`relaxed`: among items that share as
+    many tokens) and not always across two. The index lists the allowed items and no others.
     Paper: CORP, ours, D3 and D11.
     """
     ranking = _exact(paths, index, rank_I, num_items, exclude_BX, item_scores, path_weight)

@@ -27,6 +27,7 @@ from reg4rec.kernels.beam_step.index import (
     TokenIndex,
     add_to_index,
     build_index,
+    listed_items,
     remove_from_index,
     restored_index,
     stored_index,
@@ -87,10 +88,10 @@ class Recommender:
         if popularity.shape != (len(items),):
             raise InputError(f"popularity_I has shape {popularity.shape} where ({len(items)},) was expected")
         self.popularity_I = torch.as_tensor(popularity, dtype=torch.int64, device=self.device)
-        self.removed_I = torch.zeros(len(items), dtype=torch.bool, device=self.device)
         self.cosine_I = tokenizer.path_cosines().to(self.device)
         self.rank_I = bucket_ranks(self.cosine_I, self.popularity_I)
         self.index = index or build_index(self.codes_IM, model.config.codebook_size)
+        self.removed_I = ~listed_items(self.index)
         self._engine = SearchEngine(self.model, self.codes_IM, self.index, self.dtype)
 
     @property
@@ -114,12 +115,12 @@ class Recommender:
         histories: see `read_histories`; a user without history gets what suits an unknown user. Items of the history
         (with `filter_seen`), in `exclude`, or not in `candidates` (item ids) are never returned; a user gets fewer
         than `k` items only where fewer are allowed. `path`, left out without `return_paths`, holds a struct (token,
-        category, confidence) for each step (see `results_arrow`); `score` falls within one `source` (see
-        `reg4rec.infer.ranking`).
+        category, confidence) for each step (see `results_arrow`); `score` falls within one `source`, among
+        `relaxed` ones within those that share as many tokens (see `reg4rec.infer.ranking`).
         """
         users, sequences = read_histories(histories, self.items)
-        ranked = list(self.search(sequences, k, filter_seen, allowed_rows(self.items, exclude, candidates)))
-        return results_table(users, self.items, ranked, return_paths)
+        found = self.search(sequences, k, filter_seen, allowed_rows(self.items, exclude, candidates))
+        return results_table(users, self.items, found, return_paths)
 
     def similar_items(self, item_ids: Iterable[Any], k: int = 10) -> "pl.DataFrame":
         """The `k` items nearest to each given one: item_id, rank (from 1), similar_item_id, score.
@@ -212,7 +213,8 @@ class Recommender:
         arrays |= {"codes": self.codes_IM.cpu().numpy(), "rank": self.rank_I.cpu().numpy()}
         arrays["removed"] = self.removed_I.cpu().numpy()
         columns = {name: self.items.table[name] for name in ("item_id", "categories")}
-        return fingerprint(columns, arrays, asdict(self.config))
+        settings = {"search": asdict(self.config), "model": asdict(self.model.config)}
+        return fingerprint(columns, arrays, {**settings, "category_level": self.items.category_level})
 
     def rank(self, histories: Sequences, k: int, filter_seen: bool) -> npt.NDArray[np.int32]:
         """(B, k) item rows, best first, -1 where there are no more: what `reg4rec.evaluate` calls."""
@@ -267,7 +269,8 @@ class Recommender:
         if k < 1:
             raise InputError(f"k is the number of items to recommend, from 1 up, found {k}")
         # the last step merges paths that complete the same set: k beams would fill fewer than k places
-        return replace(self.config, num_beams=max(self.config.num_beams, k + k // 2))
+        most = min(k, len(self.items))
+        return replace(self.config, num_beams=max(self.config.num_beams, most + most // 2))
 
     def remember(self, histories: Sequences) -> Memory:
         """Histories of item rows, cut to the newest that the model reads and encoded."""
@@ -345,7 +348,7 @@ class Recommender:
         num_items = min(len(popularity_I), tokenizer.num_items)
         if removed_X.dtype != torch.int64 or not bool(((removed_X >= 0) & (removed_X < num_items)).all()):
             raise InputError(f"{folder / 'items.safetensors'} names removed items that there are none of")
-        recommender = cls(
+        return cls(
             Reg4RecModel.from_pretrained(folder),
             tokenizer,
             ItemCatalog.load(folder / "items.parquet", level),
@@ -356,8 +359,6 @@ class Recommender:
             index=_index_of(folder, tokenizer, removed_X, choose_device(device)),
             **asdict(config),
         )
-        recommender.removed_I[removed_X.to(recommender.device)] = True
-        return recommender
 
 
 def _index_of(folder: Path, tokenizer: Tokenizer, removed_X: Tensor, device: torch.device) -> TokenIndex:

@@ -47,8 +47,10 @@ class SearchConfig:
             raise InputError(f"num_beams starts at 1 and num_spares at 0, found {self.num_beams}, {self.num_spares}")
         if self.prune_threshold is not None and not self.prune_threshold >= 0:
             raise InputError(f"prune_threshold is a number of nats from 0 up, or None, found {self.prune_threshold}")
-        if self.temperatures is not None and not all(t > 0 for t in self.temperatures):
-            raise InputError(f"temperatures are positive numbers, found {self.temperatures}")
+        if self.temperatures is not None:
+            object.__setattr__(self, "temperatures", tuple(self.temperatures))  # settings are keys
+            if not all(t > 0 for t in self.temperatures):
+                raise InputError(f"temperatures are positive numbers, found {self.temperatures}")
         if self.order not in get_args(SearchOrder):
             raise InputError(f"order is one of {get_args(SearchOrder)}, found {self.order!r}")
         if self.num_steps is not None and self.num_steps < 1:

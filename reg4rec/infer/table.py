@@ -1,6 +1,6 @@
 """What a search found, as a table with the caller's ids."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
@@ -28,7 +28,7 @@ class Results(NamedTuple):
 
 
 def results_table(
-    users: pa.Array, items: ItemCatalog, results: Sequence[tuple[Ranking, Paths | None]], return_paths: bool = True
+    users: pa.Array, items: ItemCatalog, results: Iterable[tuple[Ranking, Paths | None]], return_paths: bool = True
 ) -> "pl.DataFrame":
     """`results_arrow` for polars."""
     import polars as pl
@@ -37,7 +37,7 @@ def results_table(
 
 
 def results_arrow(
-    users: pa.Array, items: ItemCatalog, results: Sequence[tuple[Ranking, Paths | None]], return_paths: bool = True
+    users: pa.Array, items: ItemCatalog, results: Iterable[tuple[Ranking, Paths | None]], return_paths: bool = True
 ) -> pa.Table:
     """user_id, rank (from 1), item_id, score, path, source; a row an item. `users` are those of all `results`.
 

@@ -57,41 +57,48 @@ class UserFile:
             raise InputError(f"item ids are {catalog.ids.type} in the catalog, {flat.type} in {path}") from None
         self.rejected_schema = pa.schema({"row": pa.int64(), "user_id": self.user_type, "reason": pa.string()})
 
-    def parts(self, size: int) -> Iterator[UserPart]:
-        """All rows in order, `size` at a time."""
-        columns = ["user_id", "items"] if self.has_users else ["items"]
-        first = 0
+    def parts(self, size: int, first: int = 0) -> Iterator[UserPart]:
+        """All rows from `first` on in order, `size` at a time."""
+        pieces: list[pa.RecordBatch] = []
         try:
-            for batch in self.file.iter_batches(size, columns=columns):
-                yield self._part(first, batch)
-                first += len(batch)
+            for batch in self._batches(size, first):
+                missing = size - sum(map(len, pieces))
+                pieces.append(batch[:missing])
+                if len(batch) < missing:
+                    continue
+                yield self._part(first, _joined(pieces))
+                first += size
+                pieces = [batch[missing:]] if len(batch) > missing else []
         except UNREADABLE as error:
             raise InputError(f"{self.path} cannot be read from row {first} on: {error}") from None
+        if pieces:
+            yield self._part(first, _joined(pieces))
 
     def part(self, first: int, size: int) -> UserPart:
         """The rows from `first` on, `size` at most, out of the row groups that hold them."""
+        return next(self.parts(size, first))
+
+    def _batches(self, size: int, first: int) -> Iterator[pa.RecordBatch]:
+        """The rows from `first` on, in batches of `size` at most that no reader of dictionaries cuts differently."""
         columns = ["user_id", "items"] if self.has_users else ["items"]
-        metadata = self.file.metadata
-        ends = np.cumsum([metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)])
-        begins = np.append(0, ends[:-1])
-        groups = np.flatnonzero((ends > first) & (begins < first + size)).tolist()
-        skipped = first - int(begins[groups[0]])
-        pieces: list[pa.RecordBatch] = []
-        try:
-            for batch in self.file.iter_batches(size, row_groups=groups, columns=columns):
-                pieces.append(batch[skipped : skipped + size])
-                skipped = max(0, skipped - len(batch))
-                size -= len(pieces[-1])
-                if not size:
-                    break
-        except UNREADABLE as error:
-            raise InputError(f"{self.path} cannot be read from row {first} on: {error}") from None
-        return self._part(first, pa.Table.from_batches(pieces).combine_chunks().to_batches()[0])
+        for group in range(self.file.metadata.num_row_groups):
+            num_rows = self.file.metadata.row_group(group).num_rows
+            if first >= num_rows:
+                first -= num_rows
+                continue
+            # several groups at once give no lists of dictionaries
+            for batch in self.file.iter_batches(size, row_groups=[group], columns=columns):
+                rows = batch[first:]
+                first = max(0, first - len(batch))
+                if len(rows):
+                    yield pa.RecordBatch.from_arrays(
+                        [column.cast(_plain(column.type)) for column in rows.columns], names=columns
+                    )
 
     def _part(self, first: int, batch: pa.RecordBatch) -> UserPart:
         users = pa.array(np.arange(first, first + len(batch)))
         if self.has_users:
-            users = batch["user_id"].cast(self.user_type)
+            users = batch["user_id"]
         lists = batch["items"]
         reasons: dict[int, str] = {}
         if self._problem(users, lists) is not None:
@@ -128,7 +135,18 @@ class UserFile:
 
 
 def _plain(kind: pa.DataType) -> pa.DataType:
+    """The type without dictionaries."""
+    if pa.types.is_list(kind):
+        return pa.list_(_plain(kind.value_type))
+    if pa.types.is_large_list(kind):
+        return pa.large_list(_plain(kind.value_type))
+    if pa.types.is_fixed_size_list(kind):
+        return pa.list_(_plain(kind.value_type), kind.list_size)
     return kind.value_type if pa.types.is_dictionary(kind) else kind
+
+
+def _joined(pieces: list[pa.RecordBatch]) -> pa.RecordBatch:
+    return pieces[0] if len(pieces) == 1 else pa.Table.from_batches(pieces).combine_chunks().to_batches()[0]
 
 
 def _known(user: pa.Array) -> object:

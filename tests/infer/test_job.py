@@ -18,8 +18,10 @@ import pytest
 
 from reg4rec.data import Sequences
 from reg4rec.errors import InputError
-from reg4rec.infer import Recommender
+from reg4rec.infer import Recommender, job
 from reg4rec.infer.job import plan_batches, recommend_to_folder
+from reg4rec.infer.users import UserFile
+from reg4rec.storage import held
 from tests.infer.lists import check_lists
 
 TEXTS = pa.list_(pa.string())
@@ -136,6 +138,26 @@ def test_text_that_is_not_utf8_and_ids_of_another_kind_are_rejected(
     assert recommended(tmp_path / "numbers")["user_id"].to_list() == [0, 2]
 
 
+def test_columns_of_categories_are_cut_into_the_same_parts(
+    recommender: Recommender, histories: dict[str, list[str]], users: Path, tmp_path: Path
+) -> None:
+    """Readers end a batch of dictionaries where a row group ends."""
+    categories = pl.DataFrame({"user_id": list(histories), "items": list(histories.values())}).cast(
+        {"user_id": pl.Categorical, "items": pl.List(pl.Categorical)}
+    )
+    path = tmp_path / "categories.parquet"
+    pq.write_table(categories.to_arrow(), path, row_group_size=11)
+    assert pa.types.is_dictionary(pq.read_schema(path).field("user_id").type)
+    for found, expected in zip(*(UserFile(p, recommender.items).parts(10) for p in (path, users)), strict=True):
+        assert (found.first_row, found.num_rows) == (expected.first_row, expected.num_rows)
+        assert found.users.to_pylist() == expected.users.to_pylist()
+        np.testing.assert_array_equal(found.histories.items, expected.histories.items)
+        np.testing.assert_array_equal(found.histories.offsets, expected.histories.offsets)
+    for name, read in (("categories", path), ("text", users)):
+        recommend_to_folder(recommender, read, tmp_path / name, k=2, users_in_part=10)
+    assert recommended(tmp_path / "categories").rows() == recommended(tmp_path / "text").rows()
+
+
 def test_users_without_ids_are_numbered_by_their_row(recommender: Recommender, tmp_path: Path) -> None:
     users = write_users(tmp_path / "users.parquet", [["item0"], ["item1"], None, ["item2"]])
     recommend_to_folder(recommender, users, tmp_path / "out", k=1, users_in_part=2)
@@ -199,6 +221,40 @@ def test_a_finished_job_is_left_alone_and_started_over_on_demand(
     assert contents(out) == before
     wider = recommend_to_folder(recommender, users, out, k=2, users_in_part=20, resume=False)
     assert wider["parts"] == len(list(out.glob("part-*.parquet"))) == 2
+
+
+def test_a_manifest_that_may_not_be_written_after_each_part_is_whole_at_the_end(
+    recommender: Recommender, users: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recommend_to_folder(recommender, users, tmp_path / "often", k=2, users_in_part=3)
+    monkeypatch.setattr(job, "MANIFEST_SECONDS", 0.0)
+    monkeypatch.setattr(job, "MANIFEST_SHARE", 0.0)
+    written: list[int] = []
+    write = job._write_manifest
+    monkeypatch.setattr(job, "_write_manifest", lambda out, *args: written.append(len(args[1])) or write(out, *args))
+    recommend_to_folder(recommender, users, tmp_path / "seldom", k=2, users_in_part=3)
+    assert written == [0, 1, 11]
+    assert contents(tmp_path / "seldom") == contents(tmp_path / "often")
+
+
+def test_files_beside_the_parts_stay_when_a_job_starts_over(
+    recommender: Recommender, users: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / ".manifest.json.0123abcd.tmp").write_text("{")  # of a job that was killed at once
+    recommend_to_folder(recommender, users, out, k=2)
+    before = contents(out)
+    (out / "_SUCCESS").touch()
+    recommend_to_folder(recommender, users, out, k=2, resume=False)
+    assert contents(out) == before | {"_SUCCESS": b""}
+
+
+def test_two_processes_do_not_write_to_one_folder(recommender: Recommender, users: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with held(out), pytest.raises(InputError, match=r"another process is writing to .*out; wait until it has ended"):
+        recommend_to_folder(recommender, users, out, k=2)
+    assert recommend_to_folder(recommender, users, out, k=2)["users"] == 31
 
 
 def test_a_folder_of_another_job_or_of_something_else_is_refused(

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 import pytest
 import torch
 from polars.testing import assert_frame_equal
@@ -63,6 +64,33 @@ def test_seen_items_stay_where_they_are_wanted(recommender: Recommender, histori
 def test_more_items_than_there_are(recommender: Recommender, histories: dict[str, list[str]]) -> None:
     table = recommender.recommend(histories, k=1000)
     check_lists(table, histories, 1000, set(recommender.items.ids.to_pylist()))
+
+
+def test_beams_grow_with_the_catalog_not_with_what_is_asked_for(recommender: Recommender) -> None:
+    assert recommender.users_at_once(10**9) == recommender.users_at_once(60) < recommender.users_at_once(10)
+
+
+def test_an_index_of_some_items_leaves_the_others_out(
+    recommender: Recommender, histories: dict[str, list[str]]
+) -> None:
+    rows = torch.arange(0, 60, 2)
+    index = ops.build_index(recommender.codes_IM, recommender.model.config.codebook_size, rows)
+    some = Recommender(recommender.model, recommender.tokenizer, recommender.items, device="cpu", index=index)
+    ids = recommender.items.ids.take(pa.array(rows.numpy())).to_pylist()
+    check_lists(some.recommend(histories, k=60), histories, 60, set(ids))
+    some.add_items(recommender.items.table.slice(1, 1))
+    check_lists(some.recommend(histories, k=60), histories, 60, {*ids, recommender.items.ids[1].as_py()})
+
+
+def test_the_fingerprint_is_of_all_that_decides(recommender: Recommender) -> None:
+    model = copy.deepcopy(recommender.model)
+    assert recommender.with_model(model).fingerprint() == recommender.fingerprint()
+    model.config = replace(model.config, max_history=3)
+    assert recommender.with_model(model).fingerprint() != recommender.fingerprint()
+
+
+def test_temperatures_may_come_as_a_list(recommender: Recommender) -> None:
+    assert recommender.with_search(temperatures=[1.0, 2.0, 3.0]).config.temperatures == (1.0, 2.0, 3.0)
 
 
 def tokens_of(path: list[dict[str, Any]]) -> list[str]:

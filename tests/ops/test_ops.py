@@ -91,7 +91,7 @@ def test_a_split_batch_gives_the_same(name: str, backend: str) -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_autocast_changes_nothing(name: str) -> None:
     args = middle_inputs(name)
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(DEVICE, torch.bfloat16):
         found = call(name, "eager", args)
     for one, other in zip(found, call(name, "eager", args), strict=True):
         assert torch.equal(one, other)
