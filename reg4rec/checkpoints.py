@@ -14,6 +14,8 @@ from reg4rec.storage import atomic_folder, read_header, read_tensors, write_json
 __all__ = ["load_checkpoint", "newest_checkpoint", "read_counters", "save_checkpoint", "sweep"]
 
 FORMAT, VERSION = "reg4rec-checkpoint", 1
+MAX_COUNTER_BYTES = 1 << 32
+"""LADQ's history grows with the run."""
 
 
 def save_checkpoint(
@@ -66,7 +68,7 @@ def load_checkpoint(folder: Path, module: nn.Module, optimizer: torch.optim.Opti
 
 def read_counters(folder: Path) -> dict[str, Any]:
     """The counters alone of a checkpoint."""
-    header = read_header(folder / "checkpoint.json", FORMAT, VERSION)
+    header = read_header(folder / "checkpoint.json", FORMAT, VERSION, most_bytes=MAX_COUNTER_BYTES)
     return {name: value for name, value in header.items() if name not in ("format", "version")}
 
 

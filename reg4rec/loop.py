@@ -280,7 +280,7 @@ class _Run:
         self.optimizer = make_optimizer(stage.module, config)
         self.progress = _Progress()
         self.best: dict[str, Tensor] | None = None
-        self.last_checkpoint = time.monotonic()
+        self.started = self.last_checkpoint = time.monotonic()
         self.board: SummaryWriter | None = None
 
     def train(self, resume: bool, show: bool) -> LoopResult:
@@ -290,10 +290,9 @@ class _Run:
                 self._restore(newest)
         if self.config.tensorboard and distributed.is_first():
             self.board = open_board(self.out, self.progress.step)
-        p, started = self.progress, time.monotonic() - self.progress.seconds
+        p, self.started = self.progress, time.monotonic() - self.progress.seconds
         while not p.finished:
             self._epoch(show)
-            p.seconds = time.monotonic() - started
             p.stopped_early = 0 < self.config.patience <= p.epoch - 1 - p.best_epoch
             p.finished = p.stopped_early or p.epoch >= self.config.epochs
             self._checkpoint()
@@ -404,6 +403,7 @@ class _Run:
 
     def _checkpoint(self) -> None:
         self.last_checkpoint = time.monotonic()
+        self.progress.seconds = self.last_checkpoint - self.started
         if self.controller is not None:
             self.progress.controller = self.controller.state()
         if self.out is not None:

@@ -38,7 +38,7 @@ class TextView:
 
     @classmethod
     def fit(cls, texts: Sequence[str], dim: int, seed: int) -> "TextView | None":
-        """The view of the given texts with at most `dim` dimensions; None when no two of them share a telling term."""
+        """The view of the texts with at most `dim` dimensions; None when they share fewer than two telling terms."""
         from sklearn.decomposition import TruncatedSVD
         from sklearn.feature_extraction.text import TfidfVectorizer
 
@@ -46,6 +46,8 @@ class TextView:
         try:
             counts = vectorizer.fit_transform(texts)
         except ValueError:  # what scikit-learn raises for an empty vocabulary
+            return None
+        if counts.shape[1] < 2:  # which scikit-learn does not decompose
             return None
         svd = TruncatedSVD(min(dim, *counts.shape), random_state=seed).fit(counts)
         terms = vectorizer.get_feature_names_out().tolist()

@@ -53,8 +53,8 @@ class ModelConfig:
             raise InputError(
                 f"num_categories and num_items start at 0, dim at 2 and all other sizes at 1, found {self}"
             )
-        if not 0 <= self.dropout <= 1:
-            raise InputError(f"dropout lies between 0 and 1, found {self.dropout}")
+        if not 0 <= self.dropout < 1:
+            raise InputError(f"dropout lies from 0 to below 1, found {self.dropout}")
         if self.dim % self.num_heads or self.dim // self.num_heads % 2:
             raise InputError(f"dim must be an even multiple of num_heads, found {self.dim} and {self.num_heads}")
         if self.history_layout not in get_args(HistoryLayout):

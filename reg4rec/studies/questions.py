@@ -1,7 +1,7 @@
 """The questions that are answered by fitting one recipe with changes, and the changes."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from reg4rec.train.rewards import REWARDS
@@ -51,14 +51,12 @@ def _mpq(name: str, **changes: Any) -> Variant:
 
 
 def _labels(name: str, mislabeled: float) -> tuple[Variant, ...]:
-    only_category = {reward: float(reward == "category_hit") for reward in REWARDS}
     return (
         Variant(name, mislabeled=mislabeled, search={"prune_threshold": None}),
         Variant(f"{name}, CORP 0.06", mislabeled=mislabeled, search={"prune_threshold": 0.06}),
-        Variant(
-            f"{name}, category hit rewarded, CORP 0.06",
+        replace(
+            _rewarded(f"{name}, category hit rewarded, CORP 0.06", "category_hit"),
             mislabeled=mislabeled,
-            align=only_category,
             search={"prune_threshold": 0.06},
         ),
     )

@@ -165,7 +165,7 @@ def sampling(
     must be frequent enough to catch phase changes).
     """
     config, out = override(config or SamplingConfig(), overrides), Path(out)
-    everything_fp32 = LadqConfig(sample_every=config.every, decay=0.0, fp32_share=1.0, fp8_share=0.0)
+    everything_fp32 = LadqConfig(sample_every=config.every, decay=0.0, fp32_share=1.0, fp8_share=0.0, slowdown=1e9)
     settings = replace(config.pretrain, precision="ladq", ladq=everything_fp32)
     pretrain(data, tokenizer, settings, out / "run", seed=config.seed, device=device)
     history = read_ladq(out / "run").history

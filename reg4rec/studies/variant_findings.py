@@ -67,11 +67,14 @@ def compared(rows: Mapping[str, Mapping[int, Measured]]) -> list[Row]:
 
 
 def _change(own: Sequence[npt.NDArray[np.int64]], base: Sequence[npt.NDArray[np.int64]]) -> tuple[float, float] | None:
-    """Relative change of Recall@10 from `base` to `own`, ranks (B,) a seed, and its standard error."""
-    hit_B, base_B = np.concatenate(own) < 10, np.concatenate(base) < 10
+    """Relative change of Recall@10 from `base` to `own`, ranks (B,) of the same users a seed, and its standard error.
+
+    A user counts once, by the mean over the seeds.
+    """
+    hit_B, base_B = ((np.stack(ranks) < 10).mean(0) for ranks in (own, base))
     if not base_B.any():
         return None
-    difference_B = hit_B.astype(float) - base_B
+    difference_B = hit_B - base_B
     error = difference_B.std(ddof=1) / math.sqrt(len(difference_B)) if len(difference_B) > 1 else math.nan
     return float(difference_B.mean() / base_B.mean()), float(error / base_B.mean())
 

@@ -44,7 +44,7 @@ class VariantConfig:
     seeds: tuple[int, ...] = (0,)
     """every row is fitted once a seed, tokens included"""
     max_users: int | None = None
-    """measure on a random sample of this many validation users, None for all"""
+    """measure on a random sample of this many validation users, the same for all seeds; None for all users"""
     recipe: Recipe = field(default_factory=lambda: override(RECIPES["default"], {"align": ONE_EPOCH}))
     """alignment of the rows that are aligned included"""
 
@@ -167,7 +167,7 @@ class _Job:
             return
         recommender = self._fitted()
         recorded = _Recorded(recommender)
-        (row,) = evaluate(recorded, self.data, "validation", "standard", CUTS, self.config.max_users, self.seed).rows
+        (row,) = evaluate(recorded, self.data, "validation", "standard", CUTS, self.config.max_users).rows
         health = recommender.tokenizer.health
         write_tensors(self.path.with_name("ranks.safetensors"), {"rank_B": torch.from_numpy(recorded.ranks_B)})
         facts = {
@@ -211,7 +211,7 @@ class _Job:
             alignment = override(recipe.align, dict(variant.align))
             stage = AlignStage(recommender, taught, alignment, self.seed)
             loop.run(stage, alignment.loop, self.folder("aligned"), seed=self.seed)
-            recommender = stage.ranker
+            recommender = recommender.with_model(stage.policy)
         return recommender.with_search(**variant.search)
 
 

@@ -75,13 +75,22 @@ class AlignStage:
             raise InputError(f"alignment needs a search in the order of confidence, found {recommender.config.order!r}")
         if not recommender.items.ids.equals(data.items.ids):
             raise InputError(f"the recommender's items are not those of {data.name}; align it on its own training data")
+        if recommender.trained_on != "train":
+            raise InputError(
+                f"the recommender was trained on {recommender.trained_on}, so that validation cannot choose its epoch; "
+                "align one that was trained on the training part"
+            )
+        if not len(CutBatches(data.part("train"), config.window, config.batch_users, seed, 0)):
+            raise InputError(f"no user of {data.name} has two items to train on: there is no future to align for")
+        recommender = recommender.with_search(temperatures=None)  # rollouts draw without; validation fits them anew
         self.data, self.config, self.seed = data, config, seed
         self.device = recommender.device
         self.start = recommender
         policy = copy.deepcopy(recommender.model).requires_grad_(True)
         self.anchor = PretrainStage(data, recommender.tokenizer, anchor_config(policy), seed, self.device, policy)
         self.ranker = recommender.with_model(policy)  # shares the weights, so it ranks with the present ones
-        self.num_steps = recommender.config.num_steps or policy.config.num_codebooks
+        num_codebooks = policy.config.num_codebooks
+        self.num_steps = min(recommender.config.num_steps or num_codebooks, num_codebooks)
         weights = {name: getattr(config.rewards, name) for name in REWARDS}
         if policy.category_head is None:
             weights |= {"category_hit": 0.0, "step_consistency": 0.0}

@@ -60,11 +60,13 @@ def calibrate(
 
 @torch.no_grad()
 def fit_temperatures(recommender: Recommender, data: Dataset, max_users: int, seed: int) -> tuple[float, ...]:
-    """Per codebook, the temperature at which the true tokens of validation targets are most probable.
+    """Per codebook, the temperature at which the tokens of validation targets (no removed items) are most probable.
 
     Tokens are fed in a random order, or in the search's fixed one; every step scores the codebooks that are still open.
     """
     users, targets = data.targets("validation")
+    there = ~recommender.removed_I.cpu().numpy()[targets]
+    users, targets = users[there], targets[there]
     draw = np.random.default_rng(seed)
     chosen = np.sort(draw.choice(len(users), min(max_users, len(users)), replace=False))
     histories, model = data.part("train").take(users[chosen]), recommender.model

@@ -68,7 +68,7 @@ class PretrainConfig:
             ("precision", self.precision in get_args(Precision), f"one of {get_args(Precision)}"),
             ("part", self.part in ("train", "train+validation"), "train or train+validation"),
             ("max_history", self.max_history >= 1, "1 or more"),
-            ("dropout", 0 <= self.dropout <= 1, "between 0 and 1"),
+            ("dropout", 0 <= self.dropout < 1, "from 0 to below 1"),
             ("crss_fraction", 0 <= self.crss_fraction <= 1, "between 0 and 1"),
             ("num_negatives", self.num_negatives >= 1, "1 or more"),
             ("token_weight", self.token_weight > 0, "above 0"),

@@ -16,6 +16,9 @@ from reg4rec.train.symptoms import align_symptoms, pretrain_symptoms
 __all__ = ["Diagnosis", "diagnose"]
 
 
+STAGES = ("tokenizer", "pretrain", "align")
+
+
 @dataclass(frozen=True)
 class Diagnosis:
     """A sentence for each failure that a run shows, with its remedy; none for a healthy one."""
@@ -33,6 +36,8 @@ def diagnose(run: str | Path) -> Diagnosis:
         raise InputError(f"{run} is no run folder (config.json is missing); give what a training command wrote")
     settings = read_json(run / "config.json")
     stage = settings.get("stage", "tokenizer")
+    if stage not in STAGES:
+        raise InputError(f"{run} is a run of {stage}; the doctor knows runs of {', '.join(STAGES)}")
     epochs = _epochs(run / "metrics.jsonl")
     failure = run / "failure.json"
     findings = [f"the run gave itself up: {read_json(failure)['reason']}"] if failure.exists() else []

@@ -10,6 +10,7 @@ from reg4rec import distributed
 __all__ = ["PolicyLoss", "group_advantages", "policy_loss"]
 
 EPSILON = 1e-6
+"""Beside the spread of a group, and the spread below which, relative to rewards above 1, all are equal."""
 
 
 class PolicyLoss(NamedTuple):
@@ -31,7 +32,9 @@ def group_advantages(rewards_BG: Tensor, valid_BG: Tensor | None = None) -> tupl
     mean_B1 = rewards_BG.masked_fill(~valid_BG, 0).sum(1, keepdim=True) / count_B1
     away_BG = (rewards_BG - mean_B1).masked_fill(~valid_BG, 0)
     std_B1 = (away_BG.square().sum(1, keepdim=True) / count_B1).sqrt()
-    dead_B = std_B1.squeeze(1) <= EPSILON
+    highest_B = rewards_BG.masked_fill(~valid_BG, -torch.inf).amax(1)
+    lowest_B = rewards_BG.masked_fill(~valid_BG, torch.inf).amin(1)
+    dead_B = highest_B - lowest_B <= EPSILON * highest_B.abs().clamp(min=1)
     return (away_BG / (std_B1 + EPSILON)).masked_fill(dead_B[:, None], 0), dead_B
 
 

@@ -44,7 +44,7 @@ class LadqConfig:
     """part of the layers, the most sensitive, that are to stay in fp32"""
     slowdown: float = 0.02
     """they stay, the most sensitive first, while the layers take no longer than this part more than the faster of fp32
-    and bf16 for all; 1 keeps them all"""
+    and bf16 for all; 100 keeps them all on any machine"""
     fp8_share: float = 0.5
     """part of the layers, the least sensitive, that may take fp8; the others may take bf16"""
     hysteresis: float = 0.05

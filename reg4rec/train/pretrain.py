@@ -90,6 +90,11 @@ class PretrainStage:
                 f"the tokenizer was fitted on another dataset (fingerprint {known}, this one is "
                 f"{data.card['fingerprint']}); fit a tokenizer on this dataset"
             )
+        if config.part == "train" and tokenizer.card.get("part", "train") != "train":
+            raise InputError(
+                f"the tokenizer was fitted on {tokenizer.card['part']}, so that its tokens know what validation asks; "
+                "fit one on the training part"
+            )
         self.data, self.config, self.seed = data, config, seed
         self.sequences = data.part(config.part)
         self.codes_IM = tokenizer.codes_IM.long().to(device)
@@ -118,8 +123,8 @@ class PretrainStage:
         }
 
     def batches(self, epoch: int) -> Sequence[Batch]:
-        first_crss = round(self.config.loop.epochs * (1 - self.config.crss_fraction))
-        if self.config.order == "random":
+        if self.config.order == "random" and self.config.crss_fraction:
+            first_crss = round(self.config.loop.epochs * (1 - self.config.crss_fraction))
             self.order = "crss" if epoch >= first_crss else "random"
         return WindowBatches(self.sequences, self.config.max_history + 1, self.config.batch_targets, self.seed, epoch)
 

@@ -11,6 +11,7 @@ import pytest
 
 from reg4rec.data import Dataset, ItemCatalog, ItemViews, Sequences, ViewConfig, load_dataset, synthetic_shop
 from reg4rec.data.collaborative_view import cooccurrence, positive_pmi
+from reg4rec.data.text_view import TextView
 from reg4rec.errors import InputError
 
 
@@ -178,3 +179,8 @@ def test_beauty_takes_seconds() -> None:
     assert time.process_time() - began < 50  # cores times seconds
     assert views.vectors_IV.shape == (12101, 192)
     assert np.isfinite(views.vectors_IV).all()
+
+
+@pytest.mark.parametrize("texts", [["", ""], ["red", "red"]], ids=["no term", "one term"])
+def test_texts_that_tell_nothing_make_no_view(texts: list[str]) -> None:
+    assert TextView.fit(texts, 8, 0) is None

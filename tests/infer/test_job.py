@@ -231,7 +231,12 @@ def test_a_manifest_that_may_not_be_written_after_each_part_is_whole_at_the_end(
     monkeypatch.setattr(job, "MANIFEST_SHARE", 0.0)
     written: list[int] = []
     write = job._write_manifest
-    monkeypatch.setattr(job, "_write_manifest", lambda out, *args: written.append(len(args[1])) or write(out, *args))
+
+    def counted(out: Path, what: job.Job, parts: list[dict[str, Any]]) -> None:
+        written.append(len(parts))
+        write(out, what, parts)
+
+    monkeypatch.setattr(job, "_write_manifest", counted)
     recommend_to_folder(recommender, users, tmp_path / "seldom", k=2, users_in_part=3)
     assert written == [0, 1, 11]
     assert contents(tmp_path / "seldom") == contents(tmp_path / "often")

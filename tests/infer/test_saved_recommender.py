@@ -64,6 +64,9 @@ def test_a_large_index_is_stored_and_mapped(
         ("postings", stored["postings"][1:]),
         ("pair_offsets", stored["pair_offsets"][:-1]),
         ("offsets", stored["offsets"] - 1),
+        ("pair_postings", stored["pair_postings"] + 2**30),
+        ("postings", -1 - stored["postings"]),
+        ("pair_offsets", torch.cat([stored["pair_offsets"][:1] + 5, stored["pair_offsets"][1:]])),
     ):
         write_tensors(tmp_path / "large" / "index.safetensors", {**stored, name: damaged})
         with pytest.raises(InputError, match="is not the index of these items"):

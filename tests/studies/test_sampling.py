@@ -55,6 +55,16 @@ def test_a_replayed_controller_is_the_one_that_trains(
     assert replayed[-1] == read_ladq(tmp_path).classes
 
 
+def test_the_run_is_in_fp32_where_bf16_is_faster_too(
+    findings: SamplingFindings, shop: SyntheticShop, tokenizer: Tokenizer, cache: Path, tmp_path: Path
+) -> None:
+    costs = {m: {size: {"fp32": 5.0, "bf16": 1.0} for size in sizes} for m, sizes in read_json(cache).items()}
+    write_json(cache, costs)
+    sampling(shop, tokenizer, CONFIG, out=tmp_path, device="cpu")
+    history = read_ladq(tmp_path / "run").history
+    assert {layer.format for _, layers in history for layer in layers.values()} == {"fp32"}
+
+
 def test_the_findings(findings: SamplingFindings, folder: Path) -> None:
     assert [row.period for row in findings.rows] == [1, 4, 8]
     assert [row.first_step for row in findings.rows] == [0, 3, 7]

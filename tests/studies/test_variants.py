@@ -136,6 +136,8 @@ def test_a_change_and_its_error_are_those_of_the_same_users() -> None:
     error = math.sqrt(sum((d - 1 / 8) ** 2 for d in difference) / 7 / 8)
     assert first.change is None
     assert (second.change, second.change_error) == pytest.approx((1 / 3, error / (3 / 8)))
+    again = {name: {0: measured[0], 1: measured[0]} for name, measured in rows.items()}
+    assert compared(again)[1].change_error == second.change_error  # the same users once more are no further users
     nothing = {"first": {0: Measured({}, base + 50)}, "second": {0: Measured({}, own)}}
     assert compared(nothing)[1].change is None
 

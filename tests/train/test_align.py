@@ -202,6 +202,30 @@ def test_another_dataset_is_refused(shop: SyntheticShop, start: Recommender) -> 
         align(more, shop, QUICK)
 
 
+def test_nothing_to_align_for_is_said_before_training(shop: SyntheticShop, start: Recommender) -> None:
+    final = start.with_search()
+    final.trained_on = "train+validation"
+    with pytest.raises(InputError, match=r"trained on train\+validation, so that validation cannot choose"):
+        align(final, shop, QUICK)
+    short = replace(shop, sequences=shop.sequences.last(3))
+    with pytest.raises(InputError, match="no user of synthetic-shop has two items to train on"):
+        align(start, short, QUICK)
+
+
+def test_rollouts_and_rewards_are_of_the_search_without_temperatures(shop: SyntheticShop, start: Recommender) -> None:
+    """With more steps than there are codebooks, too."""
+    stage = AlignStage(start.with_search(temperatures=(0.5, 2.0, 1.0), num_steps=9), shop, QUICK, 0)
+    histories = shop.part("train").take(torch.arange(40).numpy())
+    found = stage.found(histories, stage.ranker.remember(histories))
+    assert isinstance(found, Rollouts)
+    assert found.order_BGS.shape[2] == stage.num_steps == 3
+    (searched,) = start.search(histories, 50, filter_seen=False)
+    num_paths = found.order_BGS.shape[1]
+    assert torch.equal(found.order_BGS[:, 0], searched.paths.order_BWM[:, 0])
+    assert torch.equal(found.tokens_BGM(3)[:, 0], searched.paths.tokens_BWM[:, 0])
+    assert num_paths == 50
+
+
 def test_a_search_in_fixed_order_is_refused(shop: SyntheticShop, start: Recommender) -> None:
     with pytest.raises(InputError, match="order of confidence, found 'fixed'"):
         align(start.with_search(order="fixed"), shop, QUICK)

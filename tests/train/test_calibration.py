@@ -29,6 +29,9 @@ def test_temperatures_undo_a_scale_put_on_the_logits(
     louder = copy.deepcopy(model)
     louder.__class__ = Louder
     after = fit_temperatures(Recommender(louder, tokenizer, shop.items, device="cpu"), shop, 200, seed=0)
+    fewer = recommender.with_search()
+    fewer.remove_items(shop.items.ids[:3].to_pylist())
+    assert not set(fit_temperatures(fewer, shop, 200, seed=0)) & {TEMPERATURES[0], TEMPERATURES[-1]}
     step = TEMPERATURES[1] / TEMPERATURES[0]
     for r, scale in enumerate((1.0, 1.5, 0.8)):
         assert 1 / step <= after[r] / before[r] / scale <= step

@@ -15,6 +15,7 @@ from reg4rec.errors import InputError, TokenizerCollapseError
 from reg4rec.infer import Recommender
 from reg4rec.loop import LoopConfig
 from reg4rec.model import Reg4RecModel
+from reg4rec.storage import write_json
 from reg4rec.tokenizer import Tokenizer, TokenizerConfig, fit_tokenizer
 from reg4rec.tokenizer.stage import TokenizerStage
 from reg4rec.train import AlignConfig, PretrainConfig, align, pretrain
@@ -183,4 +184,7 @@ def test_spikes_under_ladq(
 
 def test_what_is_no_run(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is no run folder"):
+        diagnose(tmp_path)
+    write_json(tmp_path / "config.json", {"stage": "sasrec"})
+    with pytest.raises(InputError, match="is a run of sasrec; the doctor knows runs of tokenizer, pretrain, align"):
         diagnose(tmp_path)

@@ -75,6 +75,18 @@ def test_the_first_update_is_plain_policy_gradient() -> None:
     assert loss.kl == 0
 
 
+def test_equal_rewards_are_dead_however_large() -> None:
+    """The rounding of their mean is no advantage."""
+    equal_BG = (torch.rand(4000, 1, generator=torch.Generator().manual_seed(0)) * 1000).expand(-1, 8)
+    valid_BG = torch.ones(4000, 8, dtype=torch.bool)
+    valid_BG[::2, 5:] = False
+    advantage_BG, dead_B = group_advantages(torch.where(valid_BG, equal_BG, -1.0), valid_BG)
+    assert dead_B.all()
+    assert not advantage_BG.any()
+    one_better_BG = equal_BG + torch.eye(8)[0]
+    assert not group_advantages(one_better_BG)[1].any()
+
+
 def test_a_batch_of_dead_groups_is_no_division_by_zero() -> None:
     rewards = torch.zeros(2, 4)
     advantage, dead = group_advantages(rewards)

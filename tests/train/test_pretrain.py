@@ -211,9 +211,23 @@ def test_a_tokenizer_of_another_dataset_is_refused(tokenizer: Tokenizer) -> None
             train(other, tokenizer, QUICK)
 
 
+def test_tokens_that_know_the_validation_items_are_for_a_final_fit(shop: SyntheticShop, tokenizer: Tokenizer) -> None:
+    final = replace(tokenizer, card={**tokenizer.card, "part": "train+validation"})
+    with pytest.raises(InputError, match=r"the tokenizer was fitted on train\+validation"):
+        train(shop, final, QUICK)
+
+
+def test_without_a_fraction_no_epoch_is_in_the_models_own_order(shop: SyntheticShop, tokenizer: Tokenizer) -> None:
+    """An alignment may take more epochs from its anchor than pre-training has."""
+    stage = PretrainStage(shop, tokenizer, replace(QUICK, crss_fraction=0.0), 0, torch.device("cpu"))
+    stage.batches(100)
+    assert stage.order == "random"
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
+        ({"dropout": 1.0}, "dropout is 1.0; it must be from 0 to below 1"),
         ({"crss_fraction": 1.5}, "crss_fraction is 1.5"),
         ({"category_weight": -1.0}, "category_weight is -1.0"),
         ({"batch_targets": 0}, "batch_targets is 0"),
