@@ -150,7 +150,8 @@ class AlignStage:
         return self.validate()
 
     def validate(self) -> dict[str, float]:
-        return validation_metrics(self.ranker, self.data, self.config.validation_users, self.seed, KS)
+        """Of other users than chose the epoch of a pre-training with this seed: those find it better than it is."""
+        return validation_metrics(self.ranker, self.data, self.config.validation_users, self.seed + 1, KS)
 
     def _statistics(self, batch: AlignBatch) -> dict[str, Tensor]:
         """Means over the batch of what must not go wrong unseen."""
