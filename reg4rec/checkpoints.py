@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from reg4rec import distributed
 from reg4rec.errors import InputError
-from reg4rec.storage import atomic_folder, read_header, read_tensors, write_json, write_tensors
+from reg4rec.storage import atomic_folder, is_temporary, read_header, read_tensors, write_json, write_tensors
 
 __all__ = ["load_checkpoint", "newest_checkpoint", "read_counters", "save_checkpoint", "sweep"]
 
@@ -29,7 +29,7 @@ def save_checkpoint(
     if not distributed.is_first():
         return
     folder = run / "checkpoints" / f"step-{step:09d}"
-    with atomic_folder(folder) as fresh:
+    with atomic_folder(folder, "checkpoint.json") as fresh:
         write_tensors(fresh / "state.safetensors", tensors)
         write_json(fresh / "checkpoint.json", {"format": FORMAT, "version": VERSION, **counters})
     for older in folder.parent.glob("step-*"):
@@ -74,8 +74,8 @@ def read_counters(folder: Path) -> dict[str, Any]:
 
 def sweep(run: Path) -> None:
     """Remove what a killed run left under temporary names."""
-    for leftover in [*run.glob(".*.tmp"), *(run / "checkpoints").glob(".*.tmp")]:
-        if leftover.is_dir():
+    for leftover in filter(is_temporary, [*run.glob(".*.tmp"), *(run / "checkpoints").glob(".*.tmp")]):
+        if leftover.is_dir() and not leftover.is_symlink():
             shutil.rmtree(leftover)
         else:
             leftover.unlink()

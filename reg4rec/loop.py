@@ -201,12 +201,21 @@ def recorded(out: str | Path | None) -> Iterator[None]:
         raise
 
 
+WRITTEN = ("checkpoints", "metrics.jsonl", "best.safetensors", "dataset.json", "recommender.json", "tokenizer.json")
+"""What a run writes or is made of: where one of these stands without its config.json, a folder is something else."""
+
+
 def open_folder(out: Path, settings: Mapping[str, Any], resume: bool) -> None:
     """Make `out` the run folder of these settings; InputError if, with `resume`, it is that of others."""
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} was to become a run folder, but a file of that name is there; choose another name")
     path = out / "config.json"
-    found = read_json(path) if resume and path.exists() else settings
+    stored = read_json(path) if path.exists() else None
+    if stored is None and (taken := [name for name in WRITTEN if (out / name).exists()]):
+        raise InputError(f"{out} is no run folder, but holds {taken[0]}, which would be lost; choose another folder")
+    if stored is not None and "seed" not in stored:
+        raise InputError(f"{path} is of something else than a run of reg4rec; choose another folder")
+    found = stored if resume and stored is not None else settings
     differing = sorted(k for k in found.keys() | settings.keys() if found.get(k) != settings.get(k))
     if differing:
         raise InputError(

@@ -8,9 +8,11 @@ import contextlib
 import errno
 import json
 import os
+import re
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ __all__ = [
     "atomic_folder",
     "explained",
     "held",
+    "is_temporary",
     "read_header",
     "read_json",
     "read_tensors",
@@ -42,6 +45,11 @@ UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT
 
 def _temporary_beside(path: Path) -> Path:
     return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+
+
+def is_temporary(path: Path) -> bool:
+    """Whether a name is one under which something was to be written."""
+    return re.fullmatch(r"\..+\.[0-9a-f]{8}\.tmp", path.name) is not None
 
 
 def _make_parent(path: Path) -> None:
@@ -102,15 +110,33 @@ def held(folder: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def atomic_folder(path: str | Path) -> Iterator[Path]:
-    """Yield an empty folder that becomes `path` when the block ends without an error, replacing what was there."""
-    path = Path(path)
-    with explained(path), _whole_folder(path) as fresh:
+def atomic_folder(path: str | Path, mark: str, also: Sequence[str] = ()) -> Iterator[Path]:
+    """Yield an empty folder that becomes `path` when the block ends without an error.
+
+    It replaces a folder of its kind: one that holds the file `mark` and no others than the new one has or the patterns
+    `also` allow. InputError for a folder with anything else in it, which stays as it is.
+    """
+    path = Path(path).resolve()
+    with explained(path), _whole_folder(path, mark, also) as fresh:
         yield fresh
 
 
+def _check_replaceable(path: Path, fresh: Path, mark: str, also: Sequence[str]) -> None:
+    if path == Path.cwd() or path in Path.cwd().parents:
+        raise InputError(f"{path} is where you are; give the name of a folder in it")
+    if not path.exists():
+        return
+    known = {mark, *(entry.name for entry in fresh.iterdir())}
+    names = sorted(entry.name for entry in path.iterdir())
+    foreign = [name for name in names if name not in known and not any(fnmatch(name, pattern) for pattern in also)]
+    if foreign or (names and mark not in names):
+        raise InputError(
+            f"{path} holds other files ({', '.join((foreign or names)[:3])}), which would be lost; choose a new folder"
+        )
+
+
 @contextlib.contextmanager
-def _whole_folder(path: Path) -> Iterator[Path]:
+def _whole_folder(path: Path, mark: str, also: Sequence[str]) -> Iterator[Path]:
     _make_parent(path)
     if path.exists() and not path.is_dir():
         raise InputError(
@@ -120,6 +146,7 @@ def _whole_folder(path: Path) -> Iterator[Path]:
     fresh.mkdir()
     try:
         yield fresh
+        _check_replaceable(path, fresh, mark, also)
         if path.exists():
             path.rename(retired)
         fresh.rename(path)
@@ -213,10 +240,13 @@ def write_tensors(path: str | Path, tensors: Mapping[str, torch.Tensor]) -> None
     """Write named tensors as safetensors (contiguous copies on the CPU; aliases are stored twice)."""
     with atomic_file(path) as fresh:
         copies = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
+        fresh.touch()
+        mode = fresh.stat().st_mode  # safetensors lets its owner alone read a file
         try:
             save_file(copies, fresh)
         except SafetensorError as error:  # which hides the errno of a full disk
             raise OSError(errno.ENOSPC, str(error)) from None
+        fresh.chmod(mode)
 
 
 def read_tensors(path: str | Path) -> dict[str, torch.Tensor]:
@@ -224,6 +254,8 @@ def read_tensors(path: str | Path) -> dict[str, torch.Tensor]:
     try:
         return load_file(path)
     except FileNotFoundError:
+        if Path(path).exists():
+            raise InputError(f"{path} may not be read by this user; let its owner change that") from None
         raise InputError(f"{path} is missing; is {Path(path).parent} the folder that was meant?") from None
     except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise InputError(f"{path} is not a readable safetensors file: {error}") from None

@@ -166,6 +166,19 @@ def test_other_settings_are_refused(tmp_path: Path, change: dict[str, Any], name
     assert stage.steps_run == 0
 
 
+@pytest.mark.parametrize("resume", [True, False])
+def test_a_folder_of_something_else_loses_nothing(tmp_path: Path, resume: bool) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "epoch9.pt").write_text("mine")
+    (tmp_path / ".mine.tmp").write_text("mine")
+    with pytest.raises(InputError, match="is no run folder, but holds checkpoints, which would be lost"):
+        train(Regression(), tmp_path, resume=resume)
+    (tmp_path / "config.json").write_text('{"architectures": []}')
+    with pytest.raises(InputError, match="is of something else than a run of reg4rec"):
+        train(Regression(), tmp_path, resume=resume)
+    assert (tmp_path / "checkpoints" / "epoch9.pt").read_text() == (tmp_path / ".mine.tmp").read_text() == "mine"
+
+
 def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
     train(Regression(), tmp_path)
     (state,) = tmp_path.glob("checkpoints/step-*/state.safetensors")

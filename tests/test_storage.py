@@ -32,7 +32,7 @@ def stop_half_way(writing: AbstractContextManager[Path], error: type[BaseExcepti
 
 def test_a_folder_appears_when_whole(tmp_path: Path) -> None:
     target = tmp_path / "deep" / "artifact"
-    with atomic_folder(target) as fresh:
+    with atomic_folder(target, "a.txt") as fresh:
         (fresh / "a.txt").write_text("new")
         assert not target.exists()
     assert tree(tmp_path) == {"deep/artifact/a.txt": "new"}
@@ -40,33 +40,74 @@ def test_a_folder_appears_when_whole(tmp_path: Path) -> None:
 
 def test_a_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
     for name in ("old", "new"):
-        with atomic_folder(tmp_path / "artifact") as fresh:
-            (fresh / f"{name}.txt").write_text(name)
-    assert tree(tmp_path) == {"artifact/new.txt": "new"}
+        with atomic_folder(tmp_path / "artifact", "a.txt", ["*.part"]) as fresh:
+            (fresh / "a.txt").write_text(name)
+            (fresh / f"{name}.part").write_text(name)
+    assert tree(tmp_path) == {"artifact/a.txt": "new", "artifact/new.part": "new"}
     assert [p.name for p in tmp_path.iterdir()] == ["artifact"]
+
+
+@pytest.mark.parametrize("there", [["b.txt"], ["a.txt", "mine.csv"], ["a.txt", "more/b.txt"]], ids=str)
+def test_a_folder_of_something_else_is_not_replaced(tmp_path: Path, there: list[str]) -> None:
+    for name in there:
+        (tmp_path / "artifact" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "artifact" / name).write_text("mine")
+    before = tree(tmp_path)
+    with (
+        pytest.raises(InputError, match=r"artifact holds other files \(.*, which would be lost"),
+        atomic_folder(tmp_path / "artifact", "a.txt") as fresh,
+    ):
+        (fresh / "a.txt").write_text("new")
+    assert tree(tmp_path) == before
+    assert [p.name for p in tmp_path.iterdir()] == ["artifact"]
+
+
+def test_a_link_to_a_folder_stays_one_and_the_present_folder_is_no_artifact(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "disk")
+    with atomic_folder(tmp_path / "link", "a.txt") as fresh:
+        (fresh / "a.txt").write_text("new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "disk" / "a.txt").read_text() == "new"
+    monkeypatch.chdir(tmp_path / "disk")
+    for place in (".", ".."):
+        with pytest.raises(InputError, match="is where you are"), atomic_folder(place, "a.txt") as fresh:
+            (fresh / "a.txt").write_text("newer")
+    assert (tmp_path / "disk" / "a.txt").read_text() == "new"
+
+
+def test_tensors_may_be_read_by_whom_other_files_may(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {})
+    write_tensors(tmp_path / "a.safetensors", {"x": torch.zeros(2)})
+    assert (tmp_path / "a.safetensors").stat().st_mode == (tmp_path / "a.json").stat().st_mode
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 def test_an_error_leaves_the_old_folder_and_nothing_else(tmp_path: Path, error: type[BaseException]) -> None:
-    with atomic_folder(tmp_path / "artifact") as fresh:
+    with atomic_folder(tmp_path / "artifact", "a.txt") as fresh:
         (fresh / "a.txt").write_text("old")
     with pytest.raises(error):
-        stop_half_way(atomic_folder(tmp_path / "artifact"), error, "a.txt")
+        stop_half_way(atomic_folder(tmp_path / "artifact", "a.txt"), error, "a.txt")
     assert tree(tmp_path) == {"artifact/a.txt": "old"}
     assert [p.name for p in tmp_path.iterdir()] == ["artifact"]
 
 
 def test_an_error_leaves_no_folder_where_there_was_none(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="stop"), atomic_folder(tmp_path / "artifact"):
+    with pytest.raises(ValueError, match="stop"), atomic_folder(tmp_path / "artifact", "a.txt"):
         raise ValueError("stop")
     assert not list(tmp_path.iterdir())
 
 
 def test_a_file_in_the_place_of_a_folder_is_kept_and_named(tmp_path: Path) -> None:
     (tmp_path / "artifact").write_text("mine")
-    with pytest.raises(InputError, match="a file of that name is there"), atomic_folder(tmp_path / "artifact"):
+    with pytest.raises(InputError, match="a file of that name is there"), atomic_folder(tmp_path / "artifact", "a.txt"):
         pytest.fail("the block must not run")
-    with pytest.raises(InputError, match=r"artifact.* is not a folder"), atomic_folder(tmp_path / "artifact" / "inner"):
+    with (
+        pytest.raises(InputError, match=r"artifact.* is not a folder"),
+        atomic_folder(tmp_path / "artifact" / "inner", "a.txt"),
+    ):
         pytest.fail("the block must not run")
     assert tree(tmp_path) == {"artifact": "mine"}
 

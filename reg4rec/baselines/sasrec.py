@@ -170,7 +170,7 @@ class SASRec:
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the whole recommender, replacing what was there."""
-        with atomic_folder(folder) as fresh:
+        with atomic_folder(folder, "sasrec.json") as fresh:
             header = {"format": FORMAT, "version": VERSION, "category_level": self.items.category_level}
             write_json(fresh / "sasrec.json", {**header, "config": asdict(self.config)})
             write_tensors(fresh / "model.safetensors", self.network.state_dict())

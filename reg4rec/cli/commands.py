@@ -1,5 +1,6 @@
 """The stages as commands: each reads folders and writes a folder."""
 
+import warnings
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -294,4 +295,10 @@ def trained_on(model: Path, name: str, device: str) -> tuple[Recommender, Datase
     recommender, data = Recommender.from_pretrained(model, device), load_dataset(name)
     if not recommender.items.ids.equals(data.items.ids):
         raise InputError(f"{model} was not trained on {name}: their items are not the same")
+    if recommender.tokenizer.card.get("dataset") != data.card["fingerprint"]:
+        warnings.warn(
+            f"reg4rec: {model} was trained on other interactions or another split than {name}; "
+            "it may know the items that it is asked for",
+            stacklevel=2,
+        )
     return recommender, data

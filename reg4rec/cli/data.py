@@ -49,5 +49,7 @@ def describe(data: Dataset, out: Path) -> str:
         f"{data.name}: {data.num_users:,} users, {data.num_items:,} items, {interactions:,} interactions, "
         f"{len(data.items.category_names)} categories, {data.split.kind} split: {out}"
     )
+    if 0 < (missing := data.card.get("items_not_described", 0)) < data.num_items:
+        line += f"\nwithout a row in the items file: {missing:,} of {data.num_items:,} items"
     malformed = data.card.get("malformed_lines", {"count": 0, "first": []})
     return line + (f"\nleft out: {malformed['count']} malformed lines" if malformed["count"] else "")

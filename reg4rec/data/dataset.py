@@ -165,7 +165,7 @@ class Dataset:
 
     def save(self, folder: str | Path) -> None:
         """Write the dataset folder, replacing what was there."""
-        with atomic_folder(folder) as fresh:
+        with atomic_folder(folder, "dataset.json", ["vectors.safetensors"]) as fresh:
             header = {"format": FORMAT, "version": VERSION, "name": self.name, "split": self.split.to_json()}
             body = {"category_level": self.items.category_level, "card": self.card}
             write_json(fresh / "dataset.json", header | body)

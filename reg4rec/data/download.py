@@ -55,7 +55,7 @@ def get_ml_100k(cache: Path) -> Path:
         except (OSError, ValueError, subprocess.SubprocessError, zipfile.BadZipFile) as error:
             failures.append(f"{road.__name__.removeprefix('_from_').replace('_', ' ')}: {error}")
             continue
-        with atomic_folder(folder) as fresh:
+        with atomic_folder(folder, "u.data") as fresh:
             for name, content in files.items():
                 (fresh / name).write_bytes(content)
         return folder

@@ -92,6 +92,12 @@ def assemble(
     item_ids = events.item_ids.take(pa.array(kept_items))
     rows = _described_rows(described, item_ids)
     counts: dict[str, Any] = {"items_not_described": int((rows < 0).sum())}
+    if described is not None and (rows < 0).all():
+        listed = f"which has {described['item_id'][0]!r}" if len(described) else "which is empty"
+        raise InputError(
+            f"the items file describes no item of the interactions, for example not {item_ids[0].as_py()!r}, {listed}; "
+            "ids must be spelled alike in both files"
+        )
     aligned = {key: _aligned(key, matrix, described, rows, item_ids) for key, matrix in matrices.items()}
     counts |= {"vectors": {key: report for key, (_, report) in aligned.items() if report}} if aligned else {}
     if bad.count:

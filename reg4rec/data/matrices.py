@@ -97,6 +97,13 @@ def match_rows(matrix: KeyedMatrix, item_ids: pa.Array) -> tuple[npt.NDArray[Any
         given, item_ids = _as_text(given), _as_text(item_ids)
     found = np.asarray(pc.fill_null(pc.index_in(item_ids, value_set=given), -1), dtype=np.int64)
     missing = found < 0
+    if missing.all():
+        raise InputError(
+            f"the vectors are of none of the items: their ids are like {given[0].as_py()!r}, those of the items like "
+            f"{item_ids[0].as_py()!r}"
+            if len(given)
+            else "the file of vectors has no row"
+        )
     rows = np.where(missing[:, None], 0, matrix.values[found])
     return rows, {"items_missing": int(missing.sum()), "rows_unused": len(given) - int((~missing).sum())}
 

@@ -25,7 +25,7 @@ Repair = Callable[[Path, bytes, BadLines], bytes]
 def read_log(path: Path, user: str, item: str, time: str | None, bad: BadLines) -> pl.DataFrame:
     """The interactions of a file as `user_id`, `item_id` and, unless `time` is None, `timestamp`."""
     wanted = [user, item] + ([time] if time is not None else [])
-    table = read_table(path, bad, wanted, ids=(user, item))
+    table = read_table(path, bad, wanted, ids=(user, item), complete=tuple(wanted))
     if not len(table):
         raise InputError(f"{path} holds no interaction")
     columns = {"user_id": as_ids(path, table[user]), "item_id": as_ids(path, table[item])}
@@ -40,7 +40,7 @@ def read_items_table(
     """The items of a file: `item_id`, those of `title`, `brand`, `categories` that it has, and all other columns."""
     named = dict(zip(TEXT_NAMES, (title, brand, categories), strict=True))
     wanted = [item] + [column for column in named.values() if column is not None]
-    table = read_table(path, bad, wanted, ids=(item,), others=True)
+    table = read_table(path, bad, wanted, ids=(item,), complete=(item,), others=True)
     sources = {name: named[name] or name for name in TEXT_NAMES if (named[name] or name) in table.columns}
     columns = {"item_id": as_ids(path, table[item])} | {name: table[column] for name, column in sources.items()}
     if "categories" in columns:
@@ -54,11 +54,17 @@ def read_items_table(
 
 
 def read_table(
-    path: Path, bad: BadLines, wanted: list[str], ids: tuple[str, ...] = (), others: bool = False
+    path: Path,
+    bad: BadLines,
+    wanted: list[str],
+    ids: tuple[str, ...] = (),
+    complete: tuple[str, ...] = (),
+    others: bool = False,
 ) -> pl.DataFrame:
     """The `wanted` columns (with `others`, all) of a Parquet, CSV, TSV, JSONL or atomic file, perhaps gzipped.
 
-    Columns `ids` of a CSV file come as the whole numbers or the text that stands there.
+    Columns `ids` of a CSV file come as the whole numbers or the text that stands there. A line without a value in a
+    `complete` column is a malformed one.
     """
     if not path.is_file():
         raise InputError(f"there is no file {path}")
@@ -68,7 +74,7 @@ def read_table(
     content = read_text(path)
     try:
         table = _attempt(path, read, content)
-        mended = any(table[name].null_count() for name in wanted if name in table.columns)
+        mended = any(table[name].null_count() for name in complete if name in table.columns)
     except InputError:
         mended = True
     if mended:  # lines that are too long stop the fast reader, those that are too short give nulls
@@ -162,6 +168,8 @@ def as_ids(path: Path, ids: pl.Series) -> pl.Series:
 
 def as_times(path: Path, time: pl.Series) -> pl.Series:
     """Times as Int64 or Float64; dates and moments become microseconds since 1970."""
+    if isinstance(time.dtype, pl.Time | pl.Duration):
+        raise InputError(f"column {time.name} of {path} is a time of day or a duration; join it with its date")
     if not (time.dtype.is_numeric() or time.dtype.is_temporal()):
         first = "" if time.dtype != pl.String else f" (for example {time.drop_nulls().head(1).to_list()})"
         raise InputError(f"column {time.name} of {path} is {time.dtype}{first}; times must be numbers or dates")

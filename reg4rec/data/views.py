@@ -153,7 +153,7 @@ class ItemViews:
 
     def save(self, folder: str | Path) -> None:
         """Write the folder, replacing what was there."""
-        with atomic_folder(folder) as fresh:
+        with atomic_folder(folder, "views.json", ["vocabulary.parquet", "text.safetensors"]) as fresh:
             body = {"config": asdict(self.config), "widths": self.widths, "card": self.card}
             write_json(fresh / "views.json", {"format": FORMAT, "version": VERSION} | body)
             write_tensors(fresh / "vectors.safetensors", {"vectors": torch.from_numpy(self.vectors_IV)})

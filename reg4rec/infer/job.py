@@ -26,7 +26,7 @@ from reg4rec.errors import InputError
 from reg4rec.infer.recommender import Recommender
 from reg4rec.infer.table import Results, results_arrow
 from reg4rec.infer.users import UserFile, UserPart
-from reg4rec.storage import atomic_file, explained, held, read_header, read_json, write_json
+from reg4rec.storage import atomic_file, explained, held, is_temporary, read_header, read_json, write_json
 
 __all__ = ["Job", "PartMaker", "Record", "open_job", "part_name", "plan_batches", "recommend_to_folder"]
 
@@ -264,9 +264,9 @@ def _open_folder(out: Path, job: Job, resume: bool) -> dict[str, dict[str, Any]]
     """The finished parts in `out`, by file name; InputError if it holds another job or other files."""
     manifest = out / "manifest.json"
     if not manifest.exists():
-        sweep(out)  # a first manifest that was not finished
-        if any(out.iterdir()):
+        if not all(map(is_temporary, out.iterdir())):
             raise InputError(f"{out} holds files of something else; choose an empty folder or another name")
+        sweep(out)  # a first manifest that was not finished
         _write_manifest(out, job, [])
         return {}
     header = read_header(manifest, FORMAT, VERSION, most_bytes=MAX_MANIFEST_BYTES)

@@ -316,7 +316,7 @@ class Recommender:
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the whole recommender, replacing what was there."""
-        with atomic_folder(folder) as fresh:
+        with atomic_folder(folder, "recommender.json", ["*.safetensors"]) as fresh:
             header = {"format": FORMAT, "version": VERSION, "trained_on": self.trained_on}
             write_json(
                 fresh / "recommender.json",

@@ -122,7 +122,7 @@ class Tokenizer:
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the tokenizer folder, replacing what was there."""
-        with atomic_folder(folder) as fresh:
+        with atomic_folder(folder, "tokenizer.json", ["*.safetensors"]) as fresh:
             header = {"format": FORMAT, "version": VERSION, "vector_dim": self.views.dim, "num_items": self.num_items}
             write_json(fresh / "tokenizer.json", header | {"config": asdict(self.config), "card": self.card})
             write_json(fresh / "health.json", asdict(self.health) | {"warnings": warnings(self.health)})

@@ -167,7 +167,7 @@ def test_a_folder_that_may_not_be_written_is_said(
 
 
 def test_other_errors_inside_a_folder_pass_unchanged(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError), atomic_folder(tmp_path / "x"):
+    with pytest.raises(FileNotFoundError), atomic_folder(tmp_path / "x", "a"):
         (tmp_path / "nothing").read_bytes()
 
 

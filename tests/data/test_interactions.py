@@ -1,5 +1,6 @@
 """Reading the user's own tables."""
 
+import datetime as dt
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +138,36 @@ def test_an_items_file_may_list_ids_alone(tmp_path: Path) -> None:
     dataset = read_interactions(log, items, min_interactions=1)
     assert dataset.items.ids.to_pylist() == [10, 20, 30]
     assert dataset.card["items_not_described"] == 1
+
+
+def test_files_that_describe_none_of_the_items_are_refused(tmp_path: Path) -> None:
+    log = write(tmp_path / "log.csv", LOG)
+    items = write(tmp_path / "items.csv", {"item_id": ["B001"], "title": ["shoe"]})
+    with pytest.raises(
+        InputError, match=r"describes no item of .* for example not '10', which has 'B001'"
+    ):
+        read_interactions(log, items, min_interactions=1)
+    (tmp_path / "items.csv").write_text("item_id,title\n")
+    with pytest.raises(InputError, match=r"describes no item of the interactions.* which is empty"):
+        read_interactions(log, items, min_interactions=1)
+    pl.DataFrame({"item_id": ["B001"], "vector": [[1.0, 2.0]]}).write_parquet(tmp_path / "image.parquet")
+    with pytest.raises(InputError, match="vectors are of none of the items: their ids are like 'B001'"):
+        read_interactions(log, vectors={"image": tmp_path / "image.parquet"}, min_interactions=1)
+
+
+def test_texts_of_several_lines_stay_whole_beside_an_empty_one(tmp_path: Path) -> None:
+    log = write(tmp_path / "log.csv", LOG)
+    rows = ["item_id,title,description", '10,sock,"of wool\nand warm"', "20,,plain", '30,shoe,"of\nleather"']
+    (tmp_path / "items.csv").write_text("\n".join(rows) + "\n")
+    table = read_interactions(log, tmp_path / "items.csv", title="title", min_interactions=1).items.table
+    assert table["title"].to_pylist() == ["sock", None, "shoe"]
+    assert table["description"].to_pylist() == ["of wool\nand warm", "plain", "of\nleather"]
+
+
+def test_a_time_of_day_is_no_time(tmp_path: Path) -> None:
+    times = [dt.time(hour) for hour in range(6)]
+    with pytest.raises(InputError, match="is a time of day or a duration; join it with its date"):
+        read_interactions(write(tmp_path / "log.parquet", LOG | {"timestamp": times}), min_interactions=1)
 
 
 def test_numbers_and_texts_meet_as_text(tmp_path: Path) -> None:

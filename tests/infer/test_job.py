@@ -276,8 +276,10 @@ def test_a_folder_of_another_job_or_of_something_else_is_refused(
     ):
         with pytest.raises(InputError, match=rf"another job \({what} differ\).* start over with resume off"):
             how()
+    (tmp_path / ".draft.tmp").write_text("mine")
     with pytest.raises(InputError, match="holds files of something else"):
         recommend_to_folder(recommender, users, tmp_path, k=2)
+    assert (tmp_path / ".draft.tmp").read_text() == "mine"
     (out / "manifest.json").write_text('{"format": "reg4rec-recommendations", "version": 1, "job": {}, "parts": [3]}')
     with pytest.raises(InputError, match="incomplete or damaged"):
         recommend_to_folder(recommender, users, out, k=2)
