@@ -231,7 +231,7 @@ def test_words_that_make_no_command_exit_with_2(command: list[str], capsys: pyte
         ("tokenize --data d --out o --text-dim=-1", "--text-dim is -1; it must be 0 or more"),
         ("tokenize --data d --out o --min-usage 3", "--min-usage is 3.0; it must be between 0 and 1"),
         ("pretrain --data d --tokens t --out o --epochs 0", "--epochs is 0; it must be 1 or more"),
-        ("pretrain --data d --tokens t --out o --dropout 1.5", "--dropout is 1.5; it must be between 0 and 1"),
+        ("pretrain --data d --tokens t --out o --dropout 1.5", "--dropout is 1.5; it must be from 0 to below 1"),
         ("compare --data d --out o --seeds", "--seeds are one or more numbers from 0 up, each once; found []"),
         ("study cold-start --data d --out o --items 1.5", "--items is 1.5; it must be above 0 and below 1"),
         ("compare --data d --out o --sasrec.loop.epochs 0", "--sasrec.loop.epochs is 0; it must be 1 or more"),
