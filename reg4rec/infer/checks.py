@@ -24,11 +24,6 @@ def check_fit(model: Reg4RecModel, tokenizer: Tokenizer, items: ItemCatalog) -> 
         )
     if model.config.num_items not in (0, num_items):
         raise InputError(f"the model scores {model.config.num_items} items, the catalog has {num_items}")
-    if model.config.num_categories > len(items.category_names):
-        raise InputError(
-            f"the model was trained for {model.config.num_categories} categories, the catalog has "
-            f"{len(items.category_names)}; take the items and the category level that it was trained with"
-        )
 
 
 def check_temperatures(config: SearchConfig, model: Reg4RecModel) -> None:

@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 from torch import Tensor
 
 from reg4rec.data import ItemCatalog
+from reg4rec.errors import InputError
 from reg4rec.infer.ranking import SOURCES, Ranking
 from reg4rec.infer.search import Paths
 
@@ -97,6 +98,11 @@ def _path_column(paths: Paths | None, user_T: Tensor, path_T: Tensor, items: Ite
     token = pc.binary_join_element_wise(
         "<t", _array(codebook).cast(pa.string()), "_", _array(code).cast(pa.string()), ">", ""
     )
+    if category.max(initial=-1) >= len(items.category_names):
+        raise InputError(
+            f"the model predicts category {category.max()}, the catalog has {len(items.category_names)}; "
+            "take the items and the category level that it was trained with"
+        )
     names = pa.array(items.category_names, pa.string()).take(pa.array(category, mask=category < 0))
     offsets = np.concatenate([[0], np.cumsum(taken_TM.sum(1).numpy())]).astype(np.int32)
     steps = pa.StructArray.from_arrays([token, names, _array(confidence_TM[taken_TM])], fields=list(STEP))

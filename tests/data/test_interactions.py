@@ -143,9 +143,7 @@ def test_an_items_file_may_list_ids_alone(tmp_path: Path) -> None:
 def test_files_that_describe_none_of_the_items_are_refused(tmp_path: Path) -> None:
     log = write(tmp_path / "log.csv", LOG)
     items = write(tmp_path / "items.csv", {"item_id": ["B001"], "title": ["shoe"]})
-    with pytest.raises(
-        InputError, match=r"describes no item of .* for example not '10', which has 'B001'"
-    ):
+    with pytest.raises(InputError, match=r"describes no item of .* for example not '10', which has 'B001'"):
         read_interactions(log, items, min_interactions=1)
     (tmp_path / "items.csv").write_text("item_id,title\n")
     with pytest.raises(InputError, match=r"describes no item of the interactions.* which is empty"):

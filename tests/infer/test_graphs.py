@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from reg4rec import ops
 from reg4rec.data import ItemCatalog, ItemViews, Sequences, ViewConfig
+from reg4rec.errors import InputError
 from reg4rec.infer import DType, Recommender, SearchConfig, SearchOrder, graphs, search, step_indexes
 from reg4rec.infer.engine import SearchEngine
 from reg4rec.infer.graphs import Batch, Found, bucketed
@@ -176,6 +177,11 @@ def test_where_there_is_no_graph_it_says_why() -> None:
         assert "the backend eager was asked for" in str(engine.graph_objection(config))
     engine.model.train()
     assert "training mode" in str(engine.graph_objection(config))
+
+
+def test_categories_that_the_catalog_lacks_are_said_to_be_another_levels() -> None:
+    with pytest.raises(InputError, match=r"the model predicts category \d+, the catalog has 0; take the items and the"):
+        random_recommender("cpu").recommend([[1, 2, 3]], k=3)
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=on_gpu)])
