@@ -27,6 +27,7 @@ from reg4rec.settings import check_settings
 from reg4rec.storage import (
     atomic_file,
     explained,
+    held,
     read_json,
     read_tensors,
     write_json,
@@ -177,11 +178,13 @@ def run(
     """Train `stage.module` in place and leave its best weights in it.
 
     `out` None keeps everything in memory. `resume` goes on from the newest checkpoint in `out`, if there is one;
-    InputError if that run had other settings. The global random state of torch is left as it was.
+    InputError if that run had other settings, or another process is at work there. The global random state of torch is
+    left as it was.
     """
     if seed < 0:
         raise InputError(f"seed is {seed}; it must be 0 or more")
-    with recorded(out), torch.random.fork_rng(), distributed.losses_named():
+    alone = held(Path(out)) if out is not None and distributed.is_first() else contextlib.nullcontext()
+    with alone, recorded(out), torch.random.fork_rng(), distributed.losses_named():
         distributed.seed(seed)
         run = _Run(stage, config, None if out is None else Path(out), seed, controller)
         return run.train(resume, progress and distributed.is_first())

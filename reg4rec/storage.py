@@ -87,7 +87,8 @@ def held(folder: Path) -> Iterator[None]:
     InputError where one is at work there. Where the system cannot lock a folder, all are let in.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        with explained(folder):
+            folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
         raise InputError(f"{folder} was to become a folder, but a file is in its way; choose another name") from None
     try:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from reg4rec import loop
 from reg4rec.errors import InputError
 from reg4rec.loop import LoopConfig
+from reg4rec.storage import held
 
 STEPS = 5  # in an epoch
 CONFIG = LoopConfig(epochs=4, learning_rate=1e-2, weight_decay=0.1, log_every=2, checkpoint_seconds=0.0)
@@ -177,6 +178,12 @@ def test_a_folder_of_something_else_loses_nothing(tmp_path: Path, resume: bool) 
     with pytest.raises(InputError, match="is of something else than a run of reg4rec"):
         train(Regression(), tmp_path, resume=resume)
     assert (tmp_path / "checkpoints" / "epoch9.pt").read_text() == (tmp_path / ".mine.tmp").read_text() == "mine"
+
+
+def test_two_processes_do_not_train_in_one_folder(tmp_path: Path) -> None:
+    with held(tmp_path), pytest.raises(InputError, match="another process is writing to"):
+        train(Regression(), tmp_path)
+    train(Regression(), tmp_path)
 
 
 def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:

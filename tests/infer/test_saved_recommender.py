@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ import pytest
 import torch
 from polars.testing import assert_frame_equal
 
-from reg4rec.data import ItemCatalog
+from reg4rec.cli.commands import trained_on
+from reg4rec.data import ItemCatalog, synthetic_shop
 from reg4rec.data.shop import SyntheticShop
 from reg4rec.errors import InputError
 from reg4rec.infer import Recommender
@@ -190,3 +192,14 @@ def test_half_precision_on_the_cpu_recommends_much_the_same(
     expected = items_by_user(recommender.with_search(prune_threshold=None).recommend(histories, k=10))
     shared = [len(set(found[user]) & set(expected[user])) for user in histories]
     assert sum(shared) > 8 * len(shared)
+
+
+def test_a_model_of_other_interactions_is_warned_of(shop: SyntheticShop, saved: Path, tmp_path: Path) -> None:
+    """It may know what a split of its own would hold back."""
+    shop.save(tmp_path / "own")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        trained_on(saved, str(tmp_path / "own"), "cpu")
+    synthetic_shop(num_users=20, num_items=60).save(tmp_path / "other")
+    with pytest.warns(UserWarning, match="trained on other interactions or another split than .*other"):
+        trained_on(saved, str(tmp_path / "other"), "cpu")
