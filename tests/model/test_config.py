@@ -43,8 +43,8 @@ def test_the_encoder_and_the_decoder_have_as_many_blocks() -> None:
         ({"max_history": 0}, "all other sizes at 1"),
         ({"num_categories": -1}, "num_categories and num_items start at 0"),
         ({"num_items": -1}, "num_categories and num_items start at 0"),
-        ({"dropout": 1.5}, "dropout lies between 0 and 1"),
-        ({"dropout": math.nan}, "dropout lies between 0 and 1"),
+        ({"dropout": 1.5}, "dropout lies from 0 to below 1"),
+        ({"dropout": math.nan}, "dropout lies from 0 to below 1"),
         ({"history_layout": "round"}, "history_layout is one of"),
     ],
 )
