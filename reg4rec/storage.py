@@ -89,8 +89,9 @@ def held(folder: Path) -> Iterator[None]:
     try:
         with explained(folder):
             folder.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise InputError(f"{folder} was to become a folder, but a file is in its way; choose another name") from None
+    except (FileExistsError, NotADirectoryError) as error:
+        where = "of that name is there" if isinstance(error, FileExistsError) else "is in its way"
+        raise InputError(f"{folder} was to become a folder, but a file {where}; choose another name") from None
     try:
         import fcntl
     except ImportError:  # Windows
