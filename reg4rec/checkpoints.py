@@ -1,6 +1,8 @@
-"""A training run's state on disk: weights, optimizer, random states and counters in one folder, written whole."""
+"""A training run's folder: whose it is, why it gave itself up, and its checkpoints, each written whole."""
 
+import contextlib
 import shutil
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,14 +10,66 @@ import torch
 from torch import Tensor, nn
 
 from reg4rec import distributed
-from reg4rec.errors import InputError
-from reg4rec.storage import atomic_folder, is_temporary, read_header, read_tensors, write_json, write_tensors
+from reg4rec.errors import InputError, TokenizerCollapseError
+from reg4rec.storage import atomic_folder, is_temporary, read_header, read_json, read_tensors, write_json, write_tensors
 
-__all__ = ["load_checkpoint", "newest_checkpoint", "read_counters", "save_checkpoint", "sweep"]
+__all__ = [
+    "load_checkpoint",
+    "newest_checkpoint",
+    "open_folder",
+    "read_counters",
+    "recorded",
+    "save_checkpoint",
+    "sweep",
+]
 
 FORMAT, VERSION = "reg4rec-checkpoint", 1
 MAX_COUNTER_BYTES = 1 << 32
 """LADQ's history grows with the run."""
+WRITTEN = ("checkpoints", "metrics.jsonl", "best.safetensors", "dataset.json", "recommender.json", "tokenizer.json")
+"""What a run writes or is made of: where one of these stands without its config.json, a folder is something else."""
+
+
+def open_folder(out: Path, settings: Mapping[str, Any], resume: bool) -> None:
+    """Make `out` the run folder of these settings; InputError if, with `resume`, it is that of others."""
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out} was to become a run folder, but a file of that name is there; choose another name")
+    path = out / "config.json"
+    stored = read_json(path) if path.exists() else None
+    if stored is None and (taken := [name for name in WRITTEN if (out / name).exists()]):
+        raise InputError(f"{out} is no run folder, but holds {taken[0]}, which would be lost; choose another folder")
+    if stored is not None and "seed" not in stored:
+        raise InputError(f"{path} is of something else than a run of reg4rec; choose another folder")
+    found = stored if resume and stored is not None else settings
+    differing = sorted(k for k in found.keys() | settings.keys() if found.get(k) != settings.get(k))
+    if differing:
+        raise InputError(
+            f"{out} holds a run with other settings ({', '.join(differing)} differ); "
+            "choose another folder, the same settings, or start over with resume off"
+        )
+    distributed.barrier()  # all have looked
+    if distributed.is_first():
+        sweep(out)
+        if not resume or newest_checkpoint(out) is None:
+            shutil.rmtree(out / "checkpoints", ignore_errors=True)
+            for name in ("metrics.jsonl", "best.safetensors"):
+                (out / name).unlink(missing_ok=True)
+            write_json(path, settings)
+    distributed.barrier()
+
+
+@contextlib.contextmanager
+def recorded(out: str | Path | None) -> Iterator[None]:
+    """Leave why a run gave itself up in `out/failure.json`, for `reg4rec doctor`."""
+    path = Path(out) / "failure.json" if out is not None and distributed.is_first() else None
+    if path is not None and path.exists():
+        path.unlink()
+    try:
+        yield
+    except (FloatingPointError, TokenizerCollapseError) as error:
+        if path is not None:
+            write_json(path, {"error": type(error).__name__, "reason": str(error)})
+        raise
 
 
 def save_checkpoint(

@@ -9,10 +9,9 @@ Under torchrun the processes train as one (`reg4rec.distributed`); any number of
 import contextlib
 import json
 import math
-import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, get_args
@@ -21,16 +20,14 @@ import torch
 from torch import Tensor, nn
 
 from reg4rec import distributed
-from reg4rec.checkpoints import load_checkpoint, newest_checkpoint, save_checkpoint, sweep
-from reg4rec.errors import InputError, TokenizerCollapseError
+from reg4rec.checkpoints import load_checkpoint, newest_checkpoint, open_folder, recorded, save_checkpoint
+from reg4rec.errors import InputError
 from reg4rec.settings import check_settings
 from reg4rec.storage import (
     atomic_file,
     explained,
     held,
-    read_json,
     read_tensors,
-    write_json,
     write_tensors,
 )
 
@@ -38,7 +35,7 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
     from tqdm.auto import tqdm
 
-__all__ = ["Controller", "LoopConfig", "LoopResult", "Stage", "choose_device", "open_folder", "recorded", "run"]
+__all__ = ["Controller", "LoopConfig", "LoopResult", "Stage", "choose_device", "run"]
 
 WATCHING = ("log_every", "checkpoint_seconds", "tensorboard", "parallel")
 """Settings that may change when a run is resumed: they do not touch what is learned."""
@@ -188,52 +185,6 @@ def run(
         distributed.seed(seed)
         run = _Run(stage, config, None if out is None else Path(out), seed, controller)
         return run.train(resume, progress and distributed.is_first())
-
-
-@contextlib.contextmanager
-def recorded(out: str | Path | None) -> Iterator[None]:
-    """Leave why a run gave itself up in `out/failure.json`, for `reg4rec doctor`."""
-    path = Path(out) / "failure.json" if out is not None and distributed.is_first() else None
-    if path is not None and path.exists():
-        path.unlink()
-    try:
-        yield
-    except (FloatingPointError, TokenizerCollapseError) as error:
-        if path is not None:
-            write_json(path, {"error": type(error).__name__, "reason": str(error)})
-        raise
-
-
-WRITTEN = ("checkpoints", "metrics.jsonl", "best.safetensors", "dataset.json", "recommender.json", "tokenizer.json")
-"""What a run writes or is made of: where one of these stands without its config.json, a folder is something else."""
-
-
-def open_folder(out: Path, settings: Mapping[str, Any], resume: bool) -> None:
-    """Make `out` the run folder of these settings; InputError if, with `resume`, it is that of others."""
-    if out.exists() and not out.is_dir():
-        raise InputError(f"{out} was to become a run folder, but a file of that name is there; choose another name")
-    path = out / "config.json"
-    stored = read_json(path) if path.exists() else None
-    if stored is None and (taken := [name for name in WRITTEN if (out / name).exists()]):
-        raise InputError(f"{out} is no run folder, but holds {taken[0]}, which would be lost; choose another folder")
-    if stored is not None and "seed" not in stored:
-        raise InputError(f"{path} is of something else than a run of reg4rec; choose another folder")
-    found = stored if resume and stored is not None else settings
-    differing = sorted(k for k in found.keys() | settings.keys() if found.get(k) != settings.get(k))
-    if differing:
-        raise InputError(
-            f"{out} holds a run with other settings ({', '.join(differing)} differ); "
-            "choose another folder, the same settings, or start over with resume off"
-        )
-    distributed.barrier()  # all have looked
-    if distributed.is_first():
-        sweep(out)
-        if not resume or newest_checkpoint(out) is None:
-            shutil.rmtree(out / "checkpoints", ignore_errors=True)
-            for name in ("metrics.jsonl", "best.safetensors"):
-                (out / name).unlink(missing_ok=True)
-            write_json(path, settings)
-    distributed.barrier()
 
 
 def choose_device(device: str | torch.device) -> torch.device:

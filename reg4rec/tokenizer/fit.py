@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from reg4rec import distributed, loop
+from reg4rec import checkpoints, distributed, loop
 from reg4rec.data import Dataset, ItemViews, Sequences
 from reg4rec.errors import TokenizerCollapseError
 from reg4rec.settings import override
@@ -60,9 +60,9 @@ def fit_tokenizer(
         loop.run(stage, plan, out, resume, config.seed, progress)
     else:
         if out is not None:
-            loop.open_folder(Path(out), settings, resume)
+            checkpoints.open_folder(Path(out), settings, resume)
         fit_by_kmeans(quantizer, vectors_IV, config.seed)
-    with loop.recorded(out):
+    with checkpoints.recorded(out):
         tokenizer = _finish(quantizer.eval(), vectors_IV, views, config, card, dataset.part(part))
     if out is not None and distributed.is_first():
         tokenizer.save_pretrained(Path(out) / "tokenizer")
