@@ -45,7 +45,8 @@ SANITIZED := $(BIN)/cmake -S . -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/n
   -DPython_EXECUTABLE=$(abspath $(BIN))/python -Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir) -DREG4REC_CUDA=OFF
 PRELOAD = $(shell $(CXX) -print-file-name=libasan.so) $(shell $(CXX) -print-file-name=libstdc++.so)
 CPP_TESTS := tests/ops/test_ops.py tests/ops/test_js_divergence.py tests/ops/test_item_topk.py \
-  tests/ops/test_mpq_quantize.py tests/ops/test_beam_step_cpp.py tests/ops/test_path_attention.py
+  tests/ops/test_mpq_quantize.py tests/ops/test_beam_step_cpp.py tests/ops/test_path_attention.py \
+  tests/ops/test_blocks.py
 sanitize: sanitize-threads
 	$(SANITIZED) -B build/address -DREG4REC_SANITIZE=address
 	$(BIN)/cmake --build build/address

@@ -3,7 +3,8 @@
 faiss is no dependency: its rows are skipped where it is not installed (`pip install faiss-cpu`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Any
 
 import pytest
@@ -13,7 +14,11 @@ from torch.nn.functional import cross_entropy, linear
 
 from bench.bench_ops import Args, arguments, expected, num_bytes, operations
 from bench.conftest import Timed
+from reg4rec.kernels.decoder_blocks import reference as decoder
+from reg4rec.kernels.encoder_blocks import reference as encoder
 from reg4rec.kernels.fp8_linear.reference import E4M3, quantize
+from reg4rec.kernels.panels import Shapes, unpack
+from reg4rec.model.layers import DecoderBlock, EncoderBlock
 from tests.ops.cases import CASES
 
 Call = Callable[[], Any]
@@ -101,6 +106,61 @@ def whole_logits(hidden_TD: Tensor, weight_MKD: Tensor, ids_TM: Tensor, open_TM:
     return run
 
 
+def encoder_layers(
+    x_BSE: Tensor, seen_S: Tensor, cos_SD: Tensor, sin_SD: Tensor, weights_YN: Tensor, ffn_dim: int
+) -> Call:
+    dim, head_dim = x_BSE.shape[2], cos_SD.shape[1]
+    blocks = [EncoderBlock(dim, dim // head_dim, ffn_dim, 0.0).eval() for _ in weights_YN]
+    _load(blocks, weights_YN, encoder.layer_shapes(dim, ffn_dim), encoder.NORMS)
+    turn_S = cos_SD[:, None], sin_SD[:, None]
+    visible_SS = torch.arange(len(seen_S)) < seen_S[:, None]
+
+    @torch.inference_mode()
+    def run() -> Tensor:
+        y_BSE = x_BSE
+        for block in blocks:
+            y_BSE = block(y_BSE, turn_S, visible_SS)
+        return y_BSE
+
+    return run
+
+
+def decoder_layers(
+    x_BPE: Tensor,
+    kept_BTRZHD: Tensor,
+    rows_BPS: Tensor,
+    memory_BZHLD: Tensor,
+    visible_BL: Tensor,
+    weights_YN: Tensor,
+    ffn_dim: int,
+) -> Call:
+    dim, num_heads, num_paths = x_BPE.shape[2], memory_BZHLD.shape[2], x_BPE.shape[1]
+    blocks = [DecoderBlock(dim, num_heads, ffn_dim, 0.0).eval() for _ in weights_YN]
+    _load(blocks, weights_YN, decoder.layer_shapes(dim, ffn_dim), decoder.NORMS)
+    own_BP1 = torch.arange(num_paths)[:, None].expand(len(x_BPE), num_paths, 1)
+    path_BPS, kept = torch.cat([rows_BPS, own_BP1], dim=2), kept_BTRZHD.clone()
+    memory = memory_BZHLD.transpose(0, 1).contiguous()
+
+    @torch.inference_mode()
+    def run() -> Tensor:
+        y_BPE = x_BPE
+        for i, block in enumerate(blocks):
+            seen = memory[2 * i], memory[2 * i + 1]
+            y_BPE = block.step(y_BPE, kept[:, :, :, 2 * i : 2 * i + 2], path_BPS, seen, visible_BL[:, None, None])
+        return y_BPE
+
+    return run
+
+
+def _load(blocks: Sequence[EncoderBlock | DecoderBlock], weights_YN: Tensor, shapes: Shapes, num_norms: int) -> None:
+    for block, weights_N in zip(blocks, weights_YN, strict=True):
+        groups = zip(
+            block.parts(), unpack(weights_N, shapes, num_norms, block.norm_ffn.normalized_shape[0]), strict=True
+        )
+        for part, (weight, bias) in chain.from_iterable(zip(*group, strict=True) for group in groups):
+            part.weight, part.bias = torch.nn.Parameter(weight.contiguous()), torch.nn.Parameter(bias.clone())
+
+
 def _nearly_all_equal(found: Any, right: Right, _: Args) -> None:
     """Without fp64 a near-tie may go the other way."""
     assert (found[0] == right[0]).float().mean() > 0.999
@@ -119,7 +179,7 @@ def _close_to_fp8(found: Any, right: Right, _: Args) -> None:
     assert (found.float() - right[0]).norm() < 2**-4 * right[0].norm()
 
 
-def _same_loss(found: Any, right: Right, _: Args) -> None:
+def _same_first(found: Any, right: Right, _: Args) -> None:
     torch.testing.assert_close(found, right[0])
 
 
@@ -131,7 +191,9 @@ RIVALS: dict[str, tuple[str, Callable[..., Call], Callable[[Any, Right, Args], N
     "torch._scaled_mm": ("fp8_linear", scaled_mm, _close_to_fp8),
     "linear fp32": ("fp8_linear", linear_fp32, _close_to_fp8),
     "linear bf16": ("fp8_linear", linear_bf16, _close_to_fp8),
-    "whole logits": ("token_cross_entropy", whole_logits, _same_loss),
+    "torch layers of the encoder": ("encoder_blocks", encoder_layers, _same_first),
+    "torch layers of the decoder": ("decoder_blocks", decoder_layers, _same_first),
+    "whole logits": ("token_cross_entropy", whole_logits, _same_first),
 }
 """Name -> the op, what prepares its call, what asserts the result."""
 

@@ -42,17 +42,6 @@ inline float dot(const void* a, int64_t a_at, const void* b, int64_t b_at, int64
   return rest;
 }
 
-// Replaces the logits of the steps by their softmax.
-inline void softmax(float* weights, int64_t num_steps) {
-  float largest = weights[0], total = 0;
-  for (int64_t s = 1; s < num_steps; ++s) largest = weights[s] > largest ? weights[s] : largest;
-  for (int64_t s = 0; s < num_steps; s += SIMD_LANES) {
-    store(weights + s, exp_negative(load(weights + s) - largest));
-  }
-  for (int64_t s = 0; s < num_steps; ++s) total += weights[s];
-  for (int64_t s = 0; s < num_steps; ++s) weights[s] /= total;
-}
-
 template <typename Numbers>
 void attend(const PathAttention& args, int64_t begin, int64_t end, float scale) {
   float weights[kMostSteps] = {};

@@ -107,6 +107,15 @@ inline Float exp_negative(Float x) {
   return y * (Float)(((Int)shifted - (Int)magic + 127) << 23);
 }
 
+// Replaces logits by their softmax; there is room for whole vectors.
+inline void softmax(float* logits, int64_t size) {
+  float largest = logits[0], total = 0;
+  for (int64_t n = 1; n < size; ++n) largest = logits[n] > largest ? logits[n] : largest;
+  for (int64_t n = 0; n < size; n += SIMD_LANES) store(logits + n, exp_negative(load(logits + n) - largest));
+  for (int64_t n = 0; n < size; ++n) total += logits[n];
+  for (int64_t n = 0; n < size; ++n) logits[n] /= total;
+}
+
 // ln x for normal x > 0, relative error 1e-7 also next to 1.
 inline Float log_positive(Float x) {
   const Int exponent = ((Int)x - 0x3f3504f3) >> 23;  // such that the mantissa lies in [sqrt(1/2), sqrt(2))

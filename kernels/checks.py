@@ -1,5 +1,6 @@
 """Checks of dtype, device and shape that every op makes on every call; values are checked where data is loaded."""
 
+import functools
 from collections.abc import Mapping
 
 import torch
@@ -53,8 +54,13 @@ def _check_dtype(op: str, name: str, tensor: torch.Tensor, dtypes: tuple[torch.d
         raise ValueError(f"{op}: {name} must be one of {', '.join(map(str, dtypes))}, found {tensor.dtype}")
 
 
+@functools.cache
+def _letters(name: str) -> str:
+    return name.rpartition("_")[2]
+
+
 def _bind_shape(op: str, name: str, tensor: torch.Tensor, sizes: dict[str, int]) -> None:
-    letters, shape = name.rpartition("_")[2], tensor.shape
+    letters, shape = _letters(name), tensor.shape
     if len(shape) != len(letters):
         raise ValueError(f"{op}: {name} must have {len(letters)} axes ({letters}), found shape {tuple(shape)}")
     for letter, size in zip(letters, shape, strict=True):

@@ -56,6 +56,11 @@ def forced_backend() -> str | None:
     return _forced.get()
 
 
+def native_is_asked_for() -> bool:
+    """Whether calls on the CPU run in C++ where an op has no objection."""
+    return forced_backend() in (None, "cpp") and backend_problem("cpp", "cpu", asked=False) is None
+
+
 class Op:
     """One op: its checks, its eager definition, its accelerated implementations and its gradient.
 

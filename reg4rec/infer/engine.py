@@ -12,13 +12,15 @@ from reg4rec import ops
 from reg4rec.infer.graphs import Batch, Found, SearchGraphs
 from reg4rec.infer.search import Living, SearchConfig, SearchOrder, corp, search, step_indexes
 from reg4rec.kernels.beam_step.index import TokenIndex
-from reg4rec.kernels.dispatch import forced_backend
+from reg4rec.kernels.dispatch import forced_backend, native_is_asked_for
 from reg4rec.model import Memory, Reg4RecModel
 
 __all__ = ["SearchEngine"]
 
 LOGITS_AT_ONCE = 1 << 23
 """Token logits held at a time, which sets how many users are searched together."""
+MANY_PATHS = 512
+"""From so many in a batch a CPU is faster in bfloat16 than in float32, which needs no casts (docs/findings.md)."""
 
 
 class SearchEngine:
@@ -73,7 +75,7 @@ class SearchEngine:
     @torch.inference_mode()
     def plain(self, batch: Batch, config: SearchConfig, trace: list[Living] | None = None) -> Found:
         """Encode and search a batch on the device; constrained, with CUDA kernels, nothing waits for the GPU."""
-        with self._autocast():
+        with self._autocast(len(batch.item_BL) * (config.num_beams + corp(self.model, config)[1])):
             memory = self.remember(batch)
             paths = search(self.model, memory, self.indexes(config.order), config, batch.exclude_BX, trace)
             return Found(memory.state_BD, paths)
@@ -109,8 +111,9 @@ class SearchEngine:
         )
         return None if choice.backend == "cuda" else f"beam_step runs on {choice.backend}: {choice.reasons['cuda']}"
 
-    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
-        if self.dtype == torch.float32:
+    def _autocast(self, num_paths: int) -> contextlib.AbstractContextManager[Any]:
+        few = self.device.type == "cpu" and num_paths < MANY_PATHS and native_is_asked_for()
+        if self.dtype == torch.float32 or few:
             return contextlib.nullcontext()
         # without its cache: a graph may not use what was cast outside of it
         return torch.autocast(self.device.type, self.dtype, cache_enabled=False)

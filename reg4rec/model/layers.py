@@ -4,15 +4,22 @@ Positions are item numbers, not token numbers, and enter attention by rotation, 
 two items counts and a history may start anywhere.
 """
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from reg4rec import ops
+from reg4rec.kernels.dispatch import native_is_asked_for
+from reg4rec.kernels.panels import Affine, pack
 from reg4rec.kernels.path_attention.reference import gathered
-from reg4rec.model.linear import Linear
+from reg4rec.model.linear import Linear, state_of
 
-__all__ = ["DecoderBlock", "Dropout", "EncoderBlock", "Rotary"]
+__all__ = ["DecoderBlock", "Dropout", "EncoderBlock", "PackedWeights", "Rotary", "packed_block"]
+
+Parts = tuple[list[nn.Module], list[nn.Module]]
+"""The linear layers and the norms of a block."""
 
 
 class Rotary(nn.Module):
@@ -97,6 +104,10 @@ class EncoderBlock(nn.Module):
         self.norm_attention, self.norm_ffn = nn.LayerNorm(dim), nn.LayerNorm(dim)
         self.dropout = Dropout(dropout)
 
+    def parts(self) -> Parts:
+        """Layers and norms in the order of `reg4rec.ops.encoder_blocks`."""
+        return [self.qkv, self.out, self.ffn.up, self.ffn.down], [self.norm_attention, self.norm_ffn]
+
     def forward(self, x_BSD: Tensor, turn_S: tuple[Tensor, Tensor], visible_SS: Tensor) -> Tensor:
         q, k, v = self.qkv(x_BSD).unflatten(-1, (3, self.num_heads, -1)).unbind(-3)
         q, k = rotate(q, turn_S), rotate(k, turn_S)
@@ -118,11 +129,16 @@ class DecoderBlock(nn.Module):
         self.norm_self, self.norm_cross, self.norm_ffn = nn.LayerNorm(dim), nn.LayerNorm(dim), nn.LayerNorm(dim)
         self.dropout = Dropout(dropout)
 
+    def parts(self) -> Parts:
+        """Layers and norms in the order of `reg4rec.ops.decoder_blocks`."""
+        layers: list[nn.Module] = [self.qkv, self.out, self.cross_q, self.cross_out, self.ffn.up, self.ffn.down]
+        return layers, [self.norm_self, self.norm_cross, self.norm_ffn]
+
     def memory(self, memory_BSD: Tensor, turn_S: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """Keys and values of the encoder's output, (B, heads, S, head_dim), made once a user."""
         k, v = self.cross_kv(memory_BSD).unflatten(-1, (2, self.num_heads, -1)).unbind(-3)
-        k = rotate(k, turn_S).to(v.dtype)  # which autocast would do at every step of a search,
-        return k.transpose(1, 2).contiguous(), v.transpose(1, 2).contiguous()  # as products would copy what is strided
+        k = rotate(k, turn_S).to(v.dtype)  # which autocast would do at every step of a search
+        return k.transpose(1, 2), v.transpose(1, 2)
 
     def forward(
         self,
@@ -144,27 +160,24 @@ class DecoderBlock(nn.Module):
     def step(
         self,
         x_BPD: Tensor,
-        past: tuple[Tensor, Tensor] | None,
+        kept_BTR2HD: Tensor,
         rows_BPS: Tensor,
         memory: tuple[Tensor, Tensor],
         visible: Tensor,
-    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """New states of P paths a user that are one position longer, and the keys and values of all positions.
+    ) -> Tensor:
+        """New states of P paths a user that are one position longer.
 
-        past and rows_BPS: as in `reg4rec.ops.path_attention`, the last step's own rows among them; `past` is written
-        to where it has room. memory: with keys turned back. Without gradient.
+        kept_BTR2HD: keys and values of this block, where those of the new position are written to. rows_BPS: as in
+        `reg4rec.ops.path_attention`, the paths' own rows among them. memory: with keys turned back. Without gradient.
         """
-        q_BPHD, k_BPHD, v_BPHD = self._queries_keys_values(x_BPD)
-        if past is None:
-            keys, values = k_BPHD[:, None], v_BPHD[:, None]
-        else:
-            keys, values = (
-                _with_step(*pair, rows_BPS.shape[2] - 1) for pair in zip(past, (k_BPHD, v_BPHD), strict=True)
-            )
+        q_BPHD, *own = self._queries_keys_values(x_BPD)
+        keys, values = kept_BTR2HD.unbind(3)
+        for kept_BTRHD, own_BPHD in zip((keys, values), own, strict=True):
+            kept_BTRHD[:, rows_BPS.shape[2] - 1, : x_BPD.shape[1]] = own_BPHD
         # torch's fused kernel on a GPU, where the op has none
         look_back = attend_gathered if q_BPHD.is_cuda else ops.path_attention
         mixed_BPHD = look_back(q_BPHD, keys, values, rows_BPS)
-        return self._read(x_BPD[:, :, None], mixed_BPHD[:, :, None], memory, None, visible)[:, :, 0], (keys, values)
+        return self._read(x_BPD[:, :, None], mixed_BPHD[:, :, None], memory, None, visible)[:, :, 0]
 
     def _queries_keys_values(self, x: Tensor) -> tuple[Tensor, ...]:
         """(..., heads, head_dim) each."""
@@ -188,13 +201,42 @@ class DecoderBlock(nn.Module):
         return self.norm_ffn(x_BQtD + self.dropout(self.ffn(x_BQtD)))
 
 
-def _with_step(kept_BTRHD: Tensor, new_BPHD: Tensor, step: int) -> Tensor:
-    """The keys or values of the steps so far and of one more, moved only where there is no room for it."""
-    num_rows = new_BPHD.shape[1]
-    if kept_BTRHD.shape[1] <= step or kept_BTRHD.shape[2] < num_rows:
-        num_users, _, num_kept = kept_BTRHD.shape[:3]
-        room = new_BPHD.new_empty(num_users, 2 * step + 3, max(num_rows, num_kept), *new_BPHD.shape[2:])
-        room[:, :step, :num_kept] = kept_BTRHD[:, :step]
-        kept_BTRHD = room
-    kept_BTRHD[:, step, :num_rows] = new_BPHD
-    return kept_BTRHD
+class PackedWeights:
+    """The weights of an encoder's or a decoder's blocks as the ops take them, packed anew when they have changed."""
+
+    def __init__(self, blocks: nn.ModuleList) -> None:
+        self._blocks = [cast("EncoderBlock | DecoderBlock", block) for block in blocks]
+        modules = [part for block in self._blocks for group in block.parts() for part in group]
+        self._homes = [part._parameters for part in modules]  # a fifth of the time of looking for attributes
+        self._kept: tuple[object, list[nn.Parameter], Tensor] | None = None
+
+    def current(self) -> Tensor | None:
+        """weights_YN, or None where torch's layers run: on a GPU, with gradient or dropout, and in other dtypes.
+
+        Under autocast too, whose products are faster in large batches.
+        """
+        if torch.is_grad_enabled() or torch.is_autocast_enabled("cpu") or not native_is_asked_for():
+            return None
+        weights = [weight for home in self._homes for weight in home.values() if weight is not None]
+        if self._blocks[0].training or any(_is_foreign(weight) for weight in weights):
+            return None
+        state = state_of(*weights)
+        if self._kept is None or self._kept[0] != state:
+            # the weights themselves are held too, so that no other can take their addresses
+            self._kept = (state, weights, torch.stack([packed_block(block) for block in self._blocks]))
+        return self._kept[2]
+
+
+def packed_block(block: EncoderBlock | DecoderBlock) -> Tensor:
+    """weights_N of a block."""
+    layers, norms = ([_affine(part) for part in group] for group in block.parts())
+    return pack(layers, norms)
+
+
+def _affine(part: nn.Module) -> Affine:
+    return part.get_parameter("weight"), part.get_parameter("bias")
+
+
+def _is_foreign(weight: Tensor) -> bool:
+    """Whether the ops' C++ does not take it: FSDP2 cuts parameters, which are of another type then."""
+    return type(weight) is not nn.Parameter or weight.is_cuda or weight.dtype != torch.float32

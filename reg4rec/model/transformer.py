@@ -8,9 +8,10 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
+from reg4rec import ops
 from reg4rec.errors import InputError
 from reg4rec.model.config import ModelConfig
-from reg4rec.model.layers import DecoderBlock, Dropout, EncoderBlock, Rotary
+from reg4rec.model.layers import DecoderBlock, Dropout, EncoderBlock, PackedWeights, Rotary
 from reg4rec.storage import read_header, read_tensors, write_json, write_tensors
 
 __all__ = ["Memory", "PathCache", "Reg4RecModel"]
@@ -26,33 +27,60 @@ REPEAT_SCALE = 10.0
 class PathCache(NamedTuple):
     """What the decoder keeps of the paths' steps, where they were made; a path names the rows of those it goes through.
 
-    blocks: per decoder block keys and values (B, T, R, heads, head_dim). rows_BPS: the row of step s of each path.
+    kept_BTRZHD: keys and values of all blocks: those of block n at 2 n and 2 n + 1. rows_BPS: the row of step s of each
+    path.
     """
 
-    blocks: list[tuple[Tensor, Tensor]]
+    kept_BTRZHD: Tensor
     rows_BPS: Tensor
+
+    @classmethod
+    def empty(cls, memory: "Memory", num_paths: int) -> "PathCache":
+        """Of paths that have made no step."""
+        num_both, num_users, num_heads, _, head_dim = memory.kept_ZBHSD.shape
+        kept_BTRZHD = memory.kept_ZBHSD.new_empty(num_users, 0, 0, num_both, num_heads, head_dim)
+        rows_BPS = torch.empty(num_users, num_paths, 0, dtype=torch.int64, device=kept_BTRZHD.device)
+        return cls(kept_BTRZHD, rows_BPS)
+
+    def grown(self) -> "PathCache":
+        """With one more step, made in the paths' own rows; what is kept moves only where there is no room for it."""
+        num_users, num_paths, step = self.rows_BPS.shape
+        own_BP1 = torch.arange(num_paths, device=self.rows_BPS.device)[:, None].expand(num_users, num_paths, 1)
+        kept_BTRZHD = self.kept_BTRZHD
+        if kept_BTRZHD.shape[1] <= step or kept_BTRZHD.shape[2] < num_paths:
+            num_rows = kept_BTRZHD.shape[2]
+            room = kept_BTRZHD.new_empty(num_users, 2 * step + 3, max(num_paths, num_rows), *kept_BTRZHD.shape[3:])
+            room[:, :step, :num_rows] = kept_BTRZHD[:, :step]
+            kept_BTRZHD = room
+        return PathCache(kept_BTRZHD, torch.cat([self.rows_BPS, own_BP1], dim=2))
 
     def of_paths(self, parent_BP: Tensor) -> "PathCache":
         """The cache of the children of these paths; keys and values stay where they are."""
         rows_BPS = self.rows_BPS.gather(1, parent_BP[..., None].expand(-1, -1, self.rows_BPS.shape[2]))
-        return PathCache(self.blocks, rows_BPS)
+        return PathCache(self.kept_BTRZHD, rows_BPS)
 
 
 class Memory(NamedTuple):
     """What the decoder needs of the encoded histories, stored once a user and shared by all of its paths.
 
-    blocks: keys and values per decoder block, (B, heads, S, head_dim), the keys rotated by how far before the next item
-    they stand. visible_B11S: filled slots. state_BD: the encoder's output after the last item.
+    kept_ZBHSD: keys and values of all decoder blocks, as in `PathCache`, the keys rotated by how far before the next
+    item they stand. visible_B11S: filled slots. state_BD: the encoder's output after the last item. weights_YN: the
+    blocks' as `reg4rec.ops.decoder_blocks` takes them, None where torch's layers decode.
     """
 
-    blocks: list[tuple[Tensor, Tensor]]
+    kept_ZBHSD: Tensor
     visible_B11S: Tensor
     state_BD: Tensor
+    weights_YN: Tensor | None
+
+    def of_block(self, block: int) -> tuple[Tensor, Tensor]:
+        """Keys and values of one block."""
+        return self.kept_ZBHSD[2 * block], self.kept_ZBHSD[2 * block + 1]
 
     def of_users(self, user_N: Tensor) -> "Memory":
         """What is stored of some users."""
-        blocks = [(keys[user_N], values[user_N]) for keys, values in self.blocks]
-        return Memory(blocks, self.visible_B11S[user_N], self.state_BD[user_N])
+        kept_ZBHSD = self.kept_ZBHSD[:, user_N]
+        return Memory(kept_ZBHSD, self.visible_B11S[user_N], self.state_BD[user_N], self.weights_YN)
 
 
 class Reg4RecModel(nn.Module):
@@ -81,6 +109,7 @@ class Reg4RecModel(nn.Module):
         self.decoder = nn.ModuleList(DecoderBlock(*shape) for _ in range(c.num_blocks))
         self.category_head = nn.Linear(c.dim, c.num_categories) if c.num_categories else None
         self.rotary = Rotary(c.dim // c.num_heads)
+        self._encoder_weights, self._decoder_weights = PackedWeights(self.encoder), PackedWeights(self.decoder)
         if c.num_items:
             self.residual_ID = nn.Parameter(torch.zeros(c.num_items, c.dim))
             self.residual_dropout = Dropout(RESIDUAL_DROPOUT)
@@ -149,6 +178,11 @@ class Reg4RecModel(nn.Module):
         x_BSD, number_S = self.embed_history(codes_BLM, items_BL)
         visible_SS = number_S[None, :] <= number_S[:, None]
         turn_S = self.rotary(number_S)
+        if (weights_YN := self._encoder_weights.current()) is not None:
+            cos_SD, sin_SD = (x_S1D.squeeze(1) for x_S1D in turn_S)
+            return ops.encoder_blocks(
+                x_BSD, visible_SS.sum(1), cos_SD, sin_SD, weights_YN, self.config.ffn_dim
+            ), number_S
         for block in self.encoder:
             x_BSD = block(x_BSD, turn_S, visible_SS)
         return x_BSD, number_S
@@ -157,9 +191,10 @@ class Reg4RecModel(nn.Module):
         """Encode histories, oldest item first and padded at the end, for decoding the item that follows them."""
         x_BSD, number_S = self.encode(codes_BLM, items_BL)
         turn_BS = self.rotary(number_S - length_B[:, None] - 1)
-        blocks = [block.memory(x_BSD, turn_BS) for block in self._decoder_blocks()]
+        kept = [keys_or_values for block in self._decoder_blocks() for keys_or_values in block.memory(x_BSD, turn_BS)]
         state_BD = x_BSD[torch.arange(len(x_BSD), device=x_BSD.device), length_B * self.slots_per_item]
-        return Memory(blocks, (number_S <= length_B[:, None])[:, None, None, :], state_BD)
+        visible_B11S = (number_S <= length_B[:, None])[:, None, None, :]
+        return Memory(torch.stack(kept), visible_B11S, state_BD, self._decoder_weights.current())
 
     @torch.no_grad()
     def decode_step(
@@ -173,14 +208,19 @@ class Reg4RecModel(nn.Module):
         state_B1D = memory.state_BD[:, None]
         x_BPD = self._begin(state_B1D) if token_BP is None else self.embed_tokens(token_BP, token_BP.new_zeros(()))
         x_BPD = self.norm_path(x_BPD + self.steps[step])
-        own_BP1 = torch.arange(x_BPD.shape[1], device=x_BPD.device)[:, None].expand(*x_BPD.shape[:2], 1)
-        rows_BPS = own_BP1 if cache is None else torch.cat([cache.rows_BPS, own_BP1], dim=2)
-        grown = []
-        for i, block in enumerate(self._decoder_blocks()):
-            past = None if cache is None else cache.blocks[i]
-            x_BPD, keys_values = block.step(x_BPD, past, rows_BPS, memory.blocks[i], memory.visible_B11S)
-            grown.append(keys_values)
-        return self._refined(state_B1D, x_BPD), PathCache(grown, rows_BPS)
+        before = PathCache.empty(memory, x_BPD.shape[1]) if cache is None else cache
+        cache = before.grown()
+        if memory.weights_YN is None:
+            for i, block in enumerate(self._decoder_blocks()):
+                kept_BTR2HD = cache.kept_BTRZHD[:, :, :, 2 * i : 2 * i + 2]
+                x_BPD = block.step(x_BPD, kept_BTR2HD, cache.rows_BPS, memory.of_block(i), memory.visible_B11S)
+        else:
+            memory_BZHSD, visible_BS = memory.kept_ZBHSD.transpose(0, 1), memory.visible_B11S.flatten(1)
+            x_BPD, cache.kept_BTRZHD[:, step, : x_BPD.shape[1]] = ops.decoder_blocks(
+                *(x_BPD, cache.kept_BTRZHD, before.rows_BPS, memory_BZHSD, visible_BS, memory.weights_YN),
+                self.config.ffn_dim,
+            )
+        return self._refined(state_B1D, x_BPD), cache
 
     def _begin(self, state: Tensor) -> Tensor:
         return self.begin + state if self.scores_items else self.begin.expand_as(state)
@@ -197,8 +237,8 @@ class Reg4RecModel(nn.Module):
         begin = self._begin(state_B11D).expand(-1, token_BPS.shape[1], -1, -1)
         fed = self.embed_tokens(token_BPS, token_BPS.new_zeros(()))
         x = self.norm_path(torch.cat([begin, fed], dim=2) + self.steps[: token_BPS.shape[2] + 1])
-        for block, keys_values in zip(self._decoder_blocks(), memory.blocks, strict=True):
-            x = block(x, keys_values, None, memory.visible_B11S)
+        for i, block in enumerate(self._decoder_blocks()):
+            x = block(x, memory.of_block(i), None, memory.visible_B11S)
         return self._refined(state_B11D, x)
 
     def decode_on(

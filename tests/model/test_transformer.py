@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from reg4rec.errors import InputError
-from reg4rec.model import HistoryLayout, ModelConfig, Reg4RecModel
+from reg4rec.model import HistoryLayout, ModelConfig, PathCache, Reg4RecModel
 from reg4rec.model.layers import DecoderBlock
 
 CONFIG = ModelConfig(
@@ -139,13 +139,13 @@ def test_fewer_paths_go_on_where_the_cache_must_grow(model: Reg4RecModel, case: 
     assert isinstance(block, DecoderBlock)
     memory = model.remember(case[0], torch.tensor([5, 0, 3]), case[2])
     x_TBPD = torch.randn(6, BATCH, 4, CONFIG.dim, generator=g, dtype=torch.float64)
-    rows_BPS, past = torch.zeros(BATCH, 4, 0, dtype=torch.int64), None
+    cache = PathCache.empty(memory, 4)
     for step, x_BPD in enumerate(x_TBPD):
-        kept = [1, 3] if step == 5 else [0, 1, 2, 3]
-        own_BP1 = torch.arange(len(kept)).expand(BATCH, -1)[..., None]
-        rows_BPS = torch.cat([rows_BPS[:, kept], own_BP1], dim=2)
-        found, past = block.step(x_BPD[:, kept], past, rows_BPS, memory.blocks[0], memory.visible_B11S)
-    whole_BPTD = block(x_TBPD[:, :, [1, 3]].permute(1, 2, 0, 3), memory.blocks[0], None, memory.visible_B11S)
+        living = [1, 3] if step == 5 else [0, 1, 2, 3]
+        cache = PathCache(cache.kept_BTRZHD, cache.rows_BPS[:, living]).grown()
+        kept_BTR2HD = cache.kept_BTRZHD[:, :, :, :2]
+        found = block.step(x_BPD[:, living], kept_BTR2HD, cache.rows_BPS, memory.of_block(0), memory.visible_B11S)
+    whole_BPTD = block(x_TBPD[:, :, [1, 3]].permute(1, 2, 0, 3), memory.of_block(0), None, memory.visible_B11S)
     close(found, whole_BPTD[:, :, -1])
 
 

@@ -8,7 +8,10 @@ import torch
 from torch import Generator, Tensor
 
 from reg4rec import ops
+from reg4rec.kernels.decoder_blocks import reference as decoder
+from reg4rec.kernels.encoder_blocks import reference as encoder
 from reg4rec.kernels.fp8_linear.reference import E4M3, quantize
+from reg4rec.kernels.panels import Shapes, pack
 
 Sizes = tuple[int, ...]
 Make = Callable[[Sizes, torch.dtype, Generator], tuple[Any, ...]]
@@ -144,6 +147,39 @@ def _paths(sizes: Sizes, dtype: torch.dtype, g: Generator) -> tuple[Any, ...]:
     return _normal((users, paths, heads, width), dtype, g), _normal(kept, dtype, g), _normal(kept, dtype, g), rows_BPS
 
 
+def _weights(shapes: Shapes, num_norms: int, dim: int, dtype: torch.dtype, g: Generator) -> Tensor:
+    layers = [(_normal(shape, dtype, g) * shape[1] ** -0.5, _normal(shape[:1], dtype, g)) for shape in shapes]
+    return pack(layers, [(1 + _normal((dim,), dtype, g) / 4, _normal((dim,), dtype, g)) for _ in range(num_norms)])
+
+
+def _encoder(sizes: Sizes, dtype: torch.dtype, g: Generator) -> tuple[Any, ...]:
+    users, slots, blocks, heads, width, ffn_dim = sizes
+    dim, shapes = heads * width, encoder.layer_shapes(heads * width, ffn_dim)
+    turn_SD = torch.rand(slots, width // 2, generator=g).repeat(1, 2).to(dtype)
+    return (
+        _normal((users, slots, dim), dtype, g),
+        1 + _integers(slots, (slots,), g),
+        turn_SD.cos(),
+        turn_SD.sin(),
+        torch.stack([_weights(shapes, encoder.NORMS, dim, dtype, g) for _ in range(blocks)]),
+        ffn_dim,
+    )
+
+
+def _decoder(sizes: Sizes, dtype: torch.dtype, g: Generator) -> tuple[Any, ...]:
+    users, paths, blocks, heads, width, steps, slots, ffn_dim = sizes
+    dim, both, shapes = heads * width, 2 * blocks, decoder.layer_shapes(heads * width, ffn_dim)
+    return (
+        _normal((users, paths, dim), dtype, g),
+        _normal((users, steps + 1, paths + 2, both, heads, width), dtype, g),
+        _integers(paths + 2, (users, paths, steps), g),
+        _normal((users, both, heads, slots, width), dtype, g),
+        torch.rand(users, slots, generator=g).argsort(1) <= _integers(slots, (users, 1), g),
+        torch.stack([_weights(shapes, decoder.NORMS, dim, dtype, g) for _ in range(blocks)]),
+        ffn_dim,
+    )
+
+
 def _fp8(sizes: Sizes, dtype: torch.dtype, g: Generator) -> tuple[Any, ...]:
     rows, out, width, rowwise = sizes
     scaling = "rowwise" if rowwise else "tensorwise"
@@ -220,6 +256,30 @@ CASES: dict[str, Case] = {
         sizes=((0, 3, 2, 4, 2), (1, 1, 1, 1, 1), (3, 5, 2, 7, 4), (2, 7, 4, 32, 5), (5, 3, 3, 35, 17), (2, 0, 2, 4, 3)),
         bench={"64x20-H4-D32-S4": (64, 20, 4, 32, 4), "8x256-H4-D32-S16": (8, 256, 4, 32, 16)},
         batched=(0, 1, 2, 3),
+    ),
+    "encoder_blocks": Case(
+        make=_encoder,
+        sizes=(
+            *((0, 3, 1, 2, 4, 5), (1, 1, 1, 1, 2, 1), (3, 6, 2, 2, 6, 33), (2, 21, 2, 4, 32, 512)),
+            *((7, 5, 1, 3, 10, 65), (1, 70, 1, 2, 40, 31)),
+        ),
+        bench={"1x21-2x128-F512": (1, 21, 2, 4, 32, 512), "64x21-2x128-F512": (64, 21, 2, 4, 32, 512)},
+        dtypes=(F32,),
+        batched=(0,),
+    ),
+    "decoder_blocks": Case(
+        make=_decoder,
+        sizes=(
+            *((0, 3, 1, 2, 4, 2, 3, 5), (1, 1, 1, 1, 1, 0, 1, 1), (3, 5, 2, 2, 7, 4, 6, 33)),
+            *((2, 27, 2, 4, 32, 3, 21, 512), (2, 0, 1, 2, 4, 3, 5, 7), (5, 1, 3, 3, 11, 1, 37, 65)),
+            *((1, 70, 1, 2, 40, 2, 3, 31), (9, 4, 1, 1, 3, 1, 2, 3)),
+        ),
+        bench={
+            "1x20-2x128-F512-S3-L21": (1, 20, 2, 4, 32, 3, 21, 512),
+            "64x20-2x128-F512-S3-L21": (64, 20, 2, 4, 32, 3, 21, 512),
+        },
+        dtypes=(F32,),
+        batched=(0, 1, 2, 3, 4),
     ),
     "fp8_linear": Case(
         make=_fp8,

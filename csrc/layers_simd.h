@@ -1,0 +1,148 @@
+// Parts of transformer layers on float32 rows, for the instruction set of the including unit.
+#pragma once
+
+#include "panels.h"
+#include "simd.h"
+
+namespace {
+
+using reg4rec::AttentionScratch;
+using reg4rec::kPanel;
+using reg4rec::Layer;
+using reg4rec::Norm;
+using reg4rec::whole_panels;
+
+constexpr int kVectors = kPanel / SIMD_LANES;
+constexpr int kRowsAtOnce = SIMD_LANES == 16 ? 8 : SIMD_LANES == 8 ? 2 : 1;  // sums and factors fit into registers
+
+// Outputs of one panel for R rows of x.
+template <int R>
+inline void panel_rows(const float* x, int64_t x_stride, int64_t in, const float* panel, const float* bias, float* y,
+                       int64_t y_stride) {
+  Float totals[R][kVectors];
+  for (int v = 0; v < kVectors; ++v) {
+    for (int r = 0; r < R; ++r) totals[r][v] = load(bias + v * SIMD_LANES);
+  }
+  for (int64_t c = 0; c < in; ++c, panel += kPanel) {
+    Float weights[kVectors];
+    for (int v = 0; v < kVectors; ++v) weights[v] = load(panel + v * SIMD_LANES);
+    for (int r = 0; r < R; ++r) {
+      const float factor = x[r * x_stride + c];
+      for (int v = 0; v < kVectors; ++v) totals[r][v] += factor * weights[v];
+    }
+  }
+  for (int r = 0; r < R; ++r) {
+    for (int v = 0; v < kVectors; ++v) store(y + r * y_stride + v * SIMD_LANES, totals[r][v]);
+  }
+}
+
+template <int R>
+inline void panel_all_rows(const float* x, int64_t x_stride, int64_t rows, int64_t in, const float* panel,
+                           const float* bias, float* y, int64_t y_stride) {
+  int64_t n = 0;
+  for (; n + R <= rows; n += R) {
+    panel_rows<R>(x + n * x_stride, x_stride, in, panel, bias, y + n * y_stride, y_stride);
+  }
+  if constexpr (R > 1) {
+    panel_all_rows<R / 2>(x + n * x_stride, x_stride, rows - n, in, panel, bias, y + n * y_stride, y_stride);
+  }
+}
+
+// y = x W' + b; rows of y have room for whole panels. Sums run over the channels in order, whatever the number of rows.
+inline void linear(const Layer& layer, const float* x, int64_t x_stride, int64_t rows, float* y, int64_t y_stride) {
+  for (int64_t first = 0; first < layer.out; first += kPanel) {
+    const float* panel = layer.panels + first * layer.in;
+    panel_all_rows<kRowsAtOnce>(x, x_stride, rows, layer.in, panel, layer.bias + first, y + first, y_stride);
+  }
+}
+
+inline void relu(float* x, int64_t size) {
+  for (int64_t c = 0; c < size; ++c) x[c] = x[c] < 0 ? 0 : x[c];  // NaN stays
+}
+
+// to = norm(x + y) for one row.
+inline void add_norm(const Norm& norm, const float* x, const float* y, int64_t width, float* to) {
+  Float totals = splat(0);
+  float total = 0;
+  int64_t c = 0;
+  for (; c + SIMD_LANES <= width; c += SIMD_LANES) {
+    const Float both = load(x + c) + load(y + c);
+    store(to + c, both);
+    totals += both;
+  }
+  for (; c < width; ++c) total += to[c] = x[c] + y[c];
+  const float mean = (sum(totals) + total) / width;
+  Float squares = splat(0);
+  float square = 0;
+  for (c = 0; c + SIMD_LANES <= width; c += SIMD_LANES) {
+    const Float off = load(to + c) - mean;
+    squares += off * off;
+  }
+  for (; c < width; ++c) square += (to[c] - mean) * (to[c] - mean);
+  const float scale = 1 / __builtin_sqrtf((sum(squares) + square) / width + norm.epsilon);
+  for (c = 0; c + SIMD_LANES <= width; c += SIMD_LANES) {
+    store(to + c, (load(to + c) - mean) * scale * load(norm.gain + c) + load(norm.bias + c));
+  }
+  for (; c < width; ++c) to[c] = (to[c] - mean) * scale * norm.gain[c] + norm.bias[c];
+}
+
+// The same for some rows.
+inline void add_norm_rows(const Norm& norm, const float* x, int64_t x_stride, const float* y, int64_t y_stride,
+                          int64_t rows, int64_t width, float* to, int64_t to_stride) {
+  for (int64_t r = 0; r < rows; ++r) add_norm(norm, x + r * x_stride, y + r * y_stride, width, to + r * to_stride);
+}
+
+inline float dot(const float* a, const float* b, int64_t size) {
+  Float totals = splat(0);
+  int64_t c = 0;
+  for (; c + SIMD_LANES <= size; c += SIMD_LANES) totals += load(a + c) * load(b + c);
+  float total = sum(totals);
+  for (; c < size; ++c) total += a[c] * b[c];
+  return total;
+}
+
+// to = the sum of the rows values(n) with these weights, over `width` channels.
+template <typename Values>
+inline void mix(const float* weights, int64_t size, Values values, int64_t width, float* to) {
+  int64_t c = 0;
+  for (; c + SIMD_LANES <= width; c += SIMD_LANES) {
+    Float mixed = splat(0);
+    for (int64_t n = 0; n < size; ++n) mixed += weights[n] * load(values(n) + c);
+    store(to + c, mixed);
+  }
+  for (; c < width; ++c) {
+    float mixed = 0;
+    for (int64_t n = 0; n < size; ++n) mixed += weights[n] * values(n)[c];
+    to[c] = mixed;
+  }
+}
+
+// Loads the n-th of `size` keys and values, of `width` channels, as weights of two layers: queries to logits, logits to
+// values.
+inline void load_key(const AttentionScratch& scratch, int64_t width, int64_t size, int64_t n, const float* key,
+                     float scale, const float* value) {
+  float* column = scratch.keys + n / kPanel * kPanel * width + n % kPanel;
+  for (int64_t c = 0; c < width; ++c) column[c * kPanel] = scale * key[c];
+  for (int64_t c = 0; c < width; c += kPanel) {
+    const int64_t part = width - c < kPanel ? width - c : kPanel;
+    __builtin_memcpy(scratch.values + c * size + n * kPanel, value + c, part * sizeof(float));
+  }
+}
+
+// Attention of rows of queries to the keys that were loaded; row r sees the first seen(r) of them.
+template <typename Seen>
+inline void attend_loaded(const AttentionScratch& scratch, const float* q, int64_t stride, int64_t rows, int64_t width,
+                          int64_t size, Seen seen, float* to, int64_t to_stride) {
+  const int64_t logits = whole_panels(size), mixed = whole_panels(width);
+  linear({width, size, scratch.keys, scratch.zeros}, q, stride, rows, scratch.logits, logits);
+  for (int64_t r = 0; r < rows; ++r) {
+    softmax(scratch.logits + r * logits, seen(r));
+    for (int64_t n = seen(r); n < size; ++n) scratch.logits[r * logits + n] = 0;
+  }
+  linear({size, width, scratch.values, scratch.zeros}, scratch.logits, logits, rows, scratch.mixed, mixed);
+  for (int64_t r = 0; r < rows; ++r) {
+    __builtin_memcpy(to + r * to_stride, scratch.mixed + r * mixed, width * sizeof(float));
+  }
+}
+
+}  // namespace
