@@ -57,8 +57,9 @@ def rank_items(
     Paper: CORP, ours, D3 and D11.
     """
     ranking = _exact(paths, index, rank_I, num_items, exclude_BX, item_scores, path_weight)
-    for some_S in _with_open_places(ranking).split(_users_at_once(paths, index)):
-        _fill_relaxed(ranking, some_S, paths, index, rank_I, exclude_BX)
+    if len(short_S := _with_open_places(ranking)):  # or splitting would give one part, of none
+        for some_S in short_S.split(_users_at_once(paths, index)):
+            _fill_relaxed(ranking, some_S, paths, index, rank_I, exclude_BX)
     if len(short_S := _with_open_places(ranking)):
         _fill_by_tokens(ranking, short_S, paths, index, exclude_BX, allowed_I)
     return ranking
