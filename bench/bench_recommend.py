@@ -162,11 +162,12 @@ def bench_layers_of_a_recommendation(
 
     What a whole recommendation takes beside them is choosing, moving and ranking paths.
     """
-    sequences, model = histories(users), recommender.model
+    sequences, model, chosen = histories(users), recommender.model, copy.copy(recommender)
+    chosen.dtype = getattr(torch, dtype)
 
     @torch.inference_mode()
     def run() -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16"):
+        with chosen.engine.autocast(users * BEAMS):
             memory = recommender.remember(sequences)
             state, begun = model.decode_step(memory, None, 0, None)
             cache = begun.of_paths(torch.zeros_like(token_BP))

@@ -75,7 +75,7 @@ class SearchEngine:
     @torch.inference_mode()
     def plain(self, batch: Batch, config: SearchConfig, trace: list[Living] | None = None) -> Found:
         """Encode and search a batch on the device; constrained, with CUDA kernels, nothing waits for the GPU."""
-        with self._autocast(len(batch.item_BL) * (config.num_beams + corp(self.model, config)[1])):
+        with self.autocast(len(batch.item_BL) * (config.num_beams + corp(self.model, config)[1])):
             memory = self.remember(batch)
             paths = search(self.model, memory, self.indexes(config.order), config, batch.exclude_BX, trace)
             return Found(memory.state_BD, paths)
@@ -99,6 +99,14 @@ class SearchEngine:
             self._step_objections[config] = self._step_objection(config)
         return self._step_objections[config]
 
+    def autocast(self, num_paths: int) -> contextlib.AbstractContextManager[Any]:
+        """What a batch of so many paths is computed under: few of them in float32 on a CPU, whatever the dtype."""
+        few = self.device.type == "cpu" and num_paths < MANY_PATHS and native_is_asked_for()
+        if self.dtype == torch.float32 or few:
+            return contextlib.nullcontext()
+        # without its cache: a graph may not use what was cast outside of it
+        return torch.autocast(self.device.type, self.dtype, cache_enabled=False)
+
     def _step_objection(self, config: SearchConfig) -> str | None:
         """Why a step runs on eager PyTorch, which waits for the GPU."""
         num_spares = corp(self.model, config)[1]
@@ -110,13 +118,6 @@ class SearchEngine:
             "beam_step", logits_BPMK, scores_BP, tokens_BPM, None, self.index, config.num_beams, num_spares
         )
         return None if choice.backend == "cuda" else f"beam_step runs on {choice.backend}: {choice.reasons['cuda']}"
-
-    def _autocast(self, num_paths: int) -> contextlib.AbstractContextManager[Any]:
-        few = self.device.type == "cpu" and num_paths < MANY_PATHS and native_is_asked_for()
-        if self.dtype == torch.float32 or few:
-            return contextlib.nullcontext()
-        # without its cache: a graph may not use what was cast outside of it
-        return torch.autocast(self.device.type, self.dtype, cache_enabled=False)
 
     def _places(self, model: Reg4RecModel) -> list[int]:
         """Where the weights lie, whose addresses a graph holds."""
