@@ -316,3 +316,16 @@ def test_a_real_process_says_one_sentence(tmp_path: Path) -> None:
     assert done.stdout == ""
     assert done.stderr.startswith("reg4rec: there is no dataset or folder 'nowhere'")
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["study --help", "info --json", "tokenize --data nowhere --out nowhere"])
+def test_output_that_nobody_reads_ends_quietly(command: str, tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    call = [sys.executable, "-m", "reg4rec.cli", *command.split()]
+    with (tmp_path / "said").open("w") as said, os.fdopen(writer, "wb") as pipe:
+        errors = pipe if "nowhere" in command else said
+        done = subprocess.run(call, env=environment, stdout=pipe, stderr=errors, check=False)
+    assert done.returncode == 141
+    assert (tmp_path / "said").read_text() == ""

@@ -5,6 +5,7 @@ import contextlib
 import functools
 import io
 import operator
+import os
 import sys
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -51,8 +52,21 @@ SHARED = (Tokenize, Pretrain, Align, Evaluate)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one command; exit 2 with one sentence on a mistake of the user, 130 when interrupted."""
-    words = sys.argv[1:] if arguments is None else arguments
+    """Run one command; exit 2 with one sentence on a mistake of the user, 130 when interrupted.
+
+    Where the reader of the output goes away (`| head`), exit 141 without a word.
+    """
+    try:
+        try:
+            _answer(sys.argv[1:] if arguments is None else arguments)
+        finally:
+            print(end="", flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that Python's last flush does not fail
+        sys.exit(141)
+
+
+def _answer(words: Sequence[str]) -> None:
     try:
         command = _parse(words)
         if not isinstance(command, SHARED) and distributed.world() > 1:
