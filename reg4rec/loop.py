@@ -230,7 +230,9 @@ def open_board(out: Path | None, first_step: int) -> "SummaryWriter":
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        raise InputError("tensorboard is not installed; pip install 'reg4rec[tensorboard]', or turn it off") from None
+        raise InputError(
+            "the package tensorboard is missing; pip install 'reg4rec[tensorboard]', or turn it off"
+        ) from None
     return SummaryWriter(str(out / "tensorboard"), purge_step=first_step + 1)
 
 

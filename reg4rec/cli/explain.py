@@ -12,6 +12,7 @@ from reg4rec.cli.output import show
 from reg4rec.data import Dataset
 from reg4rec.errors import InputError
 from reg4rec.infer import Recommender, explain
+from reg4rec.settings import check_settings
 from reg4rec.storage import atomic_file
 
 __all__ = ["Explain"]
@@ -41,6 +42,7 @@ class Explain:
     """print one JSON object instead of text"""
 
     def run(self) -> None:
+        check_settings(self, ("theta", self.theta is None or self.theta >= 0, "a number of nats from 0 up"))
         recommender, history, user = self._asked_for()
         if self.theta is not None:
             recommender = recommender.with_search(prune_threshold=self.theta)
@@ -76,8 +78,10 @@ def _history_of(user: str, data: Dataset) -> list[Any]:
 
 def _typed(words: tuple[str, ...], kind: pa.DataType, role: str) -> list[Any]:
     """Ids as they were typed, in the type that the catalog has."""
-    try:
-        ids: list[Any] = pa.array(words, pa.string()).cast(kind).to_pylist()
-    except pa.ArrowInvalid:
-        raise InputError(f"{role} holds {words[0]!r} where ids of type {kind} were expected") from None
+    ids: list[Any] = []
+    for word in words:
+        try:
+            ids.append(pa.scalar(word).cast(kind).as_py())
+        except pa.ArrowInvalid:
+            raise InputError(f"{role} holds {word!r} where ids of type {kind} were expected") from None
     return ids

@@ -160,7 +160,7 @@ def _cast(name: str, column: pa.ChunkedArray, kind: pa.DataType) -> pa.Array:
     try:
         return _flat(column.cast(kind))
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        raise InputError(f"item column {name} has type {column.type} where {kind} was expected") from None
+        raise InputError(f"column {name} of the items has type {column.type} where {kind} was expected") from None
 
 
 def _check_ids(ids: pa.ChunkedArray) -> None:

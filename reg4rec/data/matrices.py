@@ -112,6 +112,4 @@ def _as_text(ids: pa.Array) -> pa.Array:
     try:
         return ids.cast(pa.string())
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        raise InputError(
-            f"item ids of type {ids.type} do not match those of the dataset; use text or numbers"
-        ) from None
+        raise InputError(f"ids of type {ids.type} do not match the items of the dataset; use text or numbers") from None

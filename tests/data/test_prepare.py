@@ -50,3 +50,12 @@ def test_too_many_malformed_lines_prepare_nothing(tmp_path: Path, capsys: pytest
         main(["data", "prepare", str(log), "--out", str(tmp_path / "out"), "--max-malformed", "0"])
     assert "log.csv line 38 has 2 fields where 3 were expected" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_column_is_not_taken_for_an_option(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = write_log(tmp_path / "log.csv")
+    pl.DataFrame({"item_id": [1, 2], "title": [["a"], ["b"]]}).write_parquet(tmp_path / "items.parquet")
+    command = ["data", "prepare", str(log), "--items", str(tmp_path / "items.parquet"), "--out", str(tmp_path / "out")]
+    with pytest.raises(SystemExit, match="2"):
+        main([*command, "--item", "item_id", "--min-interactions", "1"])
+    assert "reg4rec: column title of the items has type" in capsys.readouterr().err

@@ -171,8 +171,20 @@ def test_the_command_explains_a_user_or_a_history(
         ([*of_user, "--items", "item1"], "give either --data and --user, or --items"),
         (["--user", "user3"], "give either --data and --user, or --items"),
         ([*of_user[:3], "nobody"], "user 'nobody' is not in synthetic-shop; its users are user0, user1, user2"),
-        (["--items", "nothing"], "items names 1 items that are not in the catalog"),
+        (["--items", "nothing"], "--items names 1 items that are not in the catalog"),
+        (["--items", "item1", "--theta=-1"], "--theta is -1.0; it must be a number of nats from 0 up"),
     ):
         with contextlib.redirect_stderr(io.StringIO()) as said, pytest.raises(SystemExit, match="2"):
             main([*model, *wrong])
         assert reason in said.getvalue()
+
+
+def test_the_word_that_is_no_id_is_named(strict: Recommender, tmp_path: Path) -> None:
+    table = strict.items.table
+    numbered = table.set_column(table.column_names.index("item_id"), "item_id", [list(range(len(table)))])
+    catalog = ItemCatalog.from_table(numbered, 2)
+    Recommender(strict.model, strict.tokenizer, catalog, device="cpu").save_pretrained(tmp_path)
+    words = ["explain", "--model", str(tmp_path), "--device", "cpu", "--items", "1", "seven", "3"]
+    with contextlib.redirect_stderr(io.StringIO()) as said, pytest.raises(SystemExit, match="2"):
+        main(words)
+    assert said.getvalue() == "reg4rec: --items holds 'seven' where ids of type int64 were expected\n"
