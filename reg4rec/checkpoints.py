@@ -18,8 +18,10 @@ __all__ = [
     "newest_checkpoint",
     "open_folder",
     "read_counters",
+    "read_settings",
     "recorded",
     "save_checkpoint",
+    "state_of",
     "sweep",
 ]
 
@@ -35,11 +37,9 @@ def open_folder(out: Path, settings: Mapping[str, Any], resume: bool) -> None:
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} was to become a run folder, but a file of that name is there; choose another name")
     path = out / "config.json"
-    stored = read_json(path) if path.exists() else None
+    stored = read_settings(out) if path.exists() else None
     if stored is None and (taken := [name for name in WRITTEN if (out / name).exists()]):
         raise InputError(f"{out} is no run folder, but holds {taken[0]}, which would be lost; choose another folder")
-    if stored is not None and "seed" not in stored:
-        raise InputError(f"{path} is of something else than a run of reg4rec; choose another folder")
     found = stored if resume and stored is not None else settings
     differing = sorted(k for k in found.keys() | settings.keys() if found.get(k) != settings.get(k))
     if differing:
@@ -56,6 +56,28 @@ def open_folder(out: Path, settings: Mapping[str, Any], resume: bool) -> None:
                 (out / name).unlink(missing_ok=True)
             write_json(path, settings)
     distributed.barrier()
+
+
+def read_settings(run: Path) -> dict[str, Any]:
+    """What makes it the same run, of its config.json; InputError for a folder that is no run's."""
+    path = run / "config.json"
+    if not path.exists():
+        raise InputError(f"{run} is no run folder (config.json is missing); give what a training command wrote")
+    settings = read_json(path)
+    if "seed" not in settings:
+        raise InputError(f"{path} is of something else than a run of reg4rec; choose another folder")
+    return settings
+
+
+def state_of(run: Path) -> str:
+    """How a run stands: finished, failed, or at which step it was when it was last seen."""
+    if (run / "failure.json").exists():
+        return "failed"
+    newest = newest_checkpoint(run)
+    if newest is None:  # k-means takes no steps
+        return "finished" if (run / "tokenizer").exists() else "no checkpoint yet"
+    counters = read_counters(newest)
+    return "finished" if counters["finished"] else f"at step {counters['step']}; the same command goes on from there"
 
 
 @contextlib.contextmanager

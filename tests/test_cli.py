@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -306,6 +307,20 @@ def test_info_names_versions_backends_and_ops(capsys: pytest.CaptureFixture[str]
     shown = capsys.readouterr().out
     for word in ("reg4rec", "torch", "CPU threads", "cuda", "triton", "cpp", "eager", "beam_step", "js_divergence"):
         assert word in shown
+
+
+def test_info_describes_a_tokenizer_that_took_no_steps(chain: Chain, capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = "--num-codebooks 3 --codebook-size 8 --text-dim 16 --collaborative-dim 8"
+    said = printed_by(f"tokenize --data ROOT/data --out ROOT/opq {sizes}", chain.root)
+    shown = printed_by("info ROOT/opq", chain.root)
+    assert re.search(r"^state +finished$", shown, re.MULTILINE)
+    assert f"product-k-means: {said.partition('tokenizer:')[0].strip()}" in shown
+    assert json.loads(printed_by("info ROOT/opq --json", chain.root))["health"]["num_items"] == 60
+    shutil.rmtree(chain.root / "opq" / "tokenizer")
+    assert re.search(r"^state +no checkpoint yet$", printed_by("info ROOT/opq", chain.root), re.MULTILINE)
+    with pytest.raises(SystemExit, match="2"):
+        main(words("info ROOT/data", chain.root))
+    assert "data is no run folder (config.json is missing)" in capsys.readouterr().err
 
 
 def test_a_real_process_says_one_sentence(tmp_path: Path) -> None:

@@ -11,10 +11,10 @@ import tyro
 
 import reg4rec
 from reg4rec import ops
-from reg4rec.checkpoints import newest_checkpoint, read_counters
+from reg4rec.checkpoints import newest_checkpoint, read_counters, read_settings, state_of
 from reg4rec.cli.output import show
 from reg4rec.errors import InputError
-from reg4rec.storage import read_json
+from reg4rec.tokenizer import Tokenizer
 from reg4rec.train.fp8_counts import Fp8Counts
 from reg4rec.train.precision import LayerReport, fp8_report, precision_report
 from reg4rec.train.precision_plot import draw_formats
@@ -27,7 +27,7 @@ class Info:
     """Versions, devices, and for every backend whether it can be used and why not; or a run: `reg4rec info RUN`."""
 
     run_folder: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")] = None
-    """run folder: how far it is, its best epoch, the number formats that LADQ chose, what fp8 lost"""
+    """run folder: how far it is, its best epoch, a tokenizer's health, LADQ's number formats, what fp8 lost"""
     plot: Path | None = None
     """with RUN: draw LADQ's formats over the steps into this PNG"""
     json: bool = False
@@ -52,22 +52,18 @@ class Info:
         show(_text(facts), facts, self.json)
 
     def _run(self, folder: Path) -> None:
-        newest = newest_checkpoint(folder)
-        if newest is None:
-            raise InputError(f"{folder} is not a run folder with a checkpoint; give what a training command wrote")
-        settings, counters = read_json(folder / "config.json"), read_counters(newest)
-        best = counters["best_epoch"]
-        facts: dict[str, Any] = {
-            "stage": settings.get("stage", "tokenizer"),
-            "seed": settings["seed"],
-            "epochs": f"{counters['epoch']} of {settings['loop']['epochs']}",
-            "steps": counters["step"],
-            "state": "finished" if counters["finished"] else "not finished",
-            "seconds": round(counters["seconds"], 1),
-            "best": {"epoch": best + 1, **counters["epochs"][best]} if best >= 0 else {},
-        }
+        settings, newest = read_settings(folder), newest_checkpoint(folder)
+        counters = None if newest is None else read_counters(newest)
+        stage = settings.get("stage", "tokenizer")
+        facts: dict[str, Any] = {"stage": stage, "seed": settings["seed"], "state": state_of(folder)}
+        if counters is not None:
+            facts |= _progress(settings, counters)
         text = "\n".join(f"{name:8} {_line(value)}" for name, value in facts.items())
-        if counters["controller"]:
+        if stage == "tokenizer" and (folder / "tokenizer").exists():
+            tokenizer = Tokenizer.from_pretrained(folder / "tokenizer")
+            facts |= {"kind": tokenizer.config.kind, "health": asdict(tokenizer.health)}
+            text += f"\n\n{tokenizer.config.kind}: {tokenizer.describe()}"
+        if counters is not None and counters["controller"]:
             if settings["precision"] == "ladq":
                 layers = precision_report(folder)
                 facts["layers"] = [asdict(layer) for layer in layers]
@@ -79,6 +75,17 @@ class Info:
             problem = draw_formats(folder, self.plot)
             text += f"\n{problem or self.plot}"
         show(text, facts, self.json)
+
+
+def _progress(settings: dict[str, Any], counters: dict[str, Any]) -> dict[str, Any]:
+    """How far a run is that trains in epochs, and its best one."""
+    best = counters["best_epoch"]
+    return {
+        "epochs": f"{counters['epoch']} of {settings['loop']['epochs']}",
+        "steps": counters["step"],
+        "seconds": round(counters["seconds"], 1),
+        "best": {"epoch": best + 1, **counters["epochs"][best]} if best >= 0 else {},
+    }
 
 
 def _line(value: Any) -> str:

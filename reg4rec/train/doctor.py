@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reg4rec.checkpoints import newest_checkpoint, read_counters
+from reg4rec.checkpoints import read_settings, state_of
 from reg4rec.errors import InputError
 from reg4rec.storage import read_json
 from reg4rec.tokenizer.config import Floors
@@ -32,9 +32,7 @@ class Diagnosis:
 def diagnose(run: str | Path) -> Diagnosis:
     """Look at the run folder of a tokenizer, a pre-training or an alignment. InputError where it is none of them."""
     run = Path(run)
-    if not (run / "config.json").exists():
-        raise InputError(f"{run} is no run folder (config.json is missing); give what a training command wrote")
-    settings = read_json(run / "config.json")
+    settings = read_settings(run)
     stage = settings.get("stage", "tokenizer")
     if stage not in STAGES:
         raise InputError(f"{run} is a run of {stage}; the doctor knows runs of {', '.join(STAGES)}")
@@ -48,7 +46,7 @@ def diagnose(run: str | Path) -> Diagnosis:
     elif stage == "align" and epochs:
         record = run / "align.json"  # written at the end; until then the first epoch stands for what was before it
         findings += align_symptoms(read_json(record)["before"] if record.exists() else epochs[0], epochs)
-    return Diagnosis(stage, "failed" if failure.exists() else _state(run), findings)
+    return Diagnosis(stage, state_of(run), findings)
 
 
 def _of_tokenizer(folder: Path, settings: dict[str, Any]) -> list[str]:
@@ -65,11 +63,3 @@ def _epochs(path: Path) -> list[dict[str, float]]:
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
     rows = [json.loads(line) for line in lines if line.endswith("\n")]  # the last line of a killed run may be cut
     return [row for row in rows if "epoch" in row]
-
-
-def _state(run: Path) -> str:
-    newest = newest_checkpoint(run)
-    if newest is None:  # k-means takes no steps
-        return "finished" if (run / "tokenizer").exists() else "no checkpoint yet"
-    counters = read_counters(newest)
-    return "finished" if counters["finished"] else f"at step {counters['step']}; the same command goes on from there"

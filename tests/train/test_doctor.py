@@ -185,6 +185,6 @@ def test_spikes_under_ladq(
 def test_what_is_no_run(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is no run folder"):
         diagnose(tmp_path)
-    write_json(tmp_path / "config.json", {"stage": "sasrec"})
+    write_json(tmp_path / "config.json", {"stage": "sasrec", "seed": 0})
     with pytest.raises(InputError, match="is a run of sasrec; the doctor knows runs of tokenizer, pretrain, align"):
         diagnose(tmp_path)
