@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from reg4rec import distributed
 from reg4rec.checkpoints import load_checkpoint, newest_checkpoint, open_folder, recorded, save_checkpoint
 from reg4rec.errors import InputError
-from reg4rec.settings import check_settings
+from reg4rec.settings import check_seed, check_settings
 from reg4rec.storage import (
     atomic_file,
     explained,
@@ -178,8 +178,7 @@ def run(
     InputError if that run had other settings, or another process is at work there. The global random state of torch is
     left as it was.
     """
-    if seed < 0:
-        raise InputError(f"seed is {seed}; it must be 0 or more")
+    check_seed(seed)
     alone = held(Path(out)) if out is not None and distributed.is_first() else contextlib.nullcontext()
     with alone, recorded(out), torch.random.fork_rng(), distributed.losses_named():
         distributed.seed(seed)

@@ -5,9 +5,13 @@ from typing import Any, TypeVar
 
 from reg4rec.errors import InputError
 
-__all__ = ["check_settings", "override"]
+__all__ = ["SEEDS", "SEED_RANGE", "check_seed", "check_settings", "override"]
 
 Config = TypeVar("Config")
+
+SEEDS = range(1 << 31)
+"""scikit-learn takes seeds below 2^32, and the codebooks count up from theirs."""
+SEED_RANGE = f"from {SEEDS[0]} to {SEEDS[-1]}"
 
 
 def check_settings(config: object, *rules: tuple[str, bool, str]) -> None:
@@ -15,6 +19,12 @@ def check_settings(config: object, *rules: tuple[str, bool, str]) -> None:
     for name, holds, wanted in rules:
         if not holds:
             raise InputError(f"{name} is {getattr(config, name)!r}; it must be {wanted}")
+
+
+def check_seed(seed: int) -> None:
+    """InputError for a seed that not every source of random numbers takes."""
+    if seed not in SEEDS:
+        raise InputError(f"seed is {seed}; it must be {SEED_RANGE}")
 
 
 def override(config: Config, changes: dict[str, Any]) -> Config:

@@ -37,6 +37,9 @@ STAGES = {
 }
 
 
+HUGE = 1 << 64
+
+
 @dataclass(frozen=True)
 class Chain:
     """The folder in which the commands wrote one from the other, and what each of them printed."""
@@ -170,7 +173,12 @@ def test_a_finished_stage_run_again_gives_the_same(chain: Chain) -> None:
         ("pretrain --data ROOT/data --tokens ROOT/data --out ROOT/new", "tokenizer.json is missing"),
         ("pretrain --data ROOT/other --tokens ROOT/mpq/tokenizer --out ROOT/new", "fitted on another dataset"),
         (f"{PRETRAIN} --seed 3", "holds a run with other settings (seed differ)"),
-        (f"{PRETRAIN} --out ROOT/new --seed=-1", "--seed is -1; it must be 0 or more"),
+        (f"{PRETRAIN} --out ROOT/new --seed=-1", "--seed is -1; it must be from 0 to 2147483647"),
+        (
+            f"align --model ROOT/run/recommender --data ROOT/data --out ROOT/new --seed {HUGE}",
+            f"--seed is {HUGE}; it must be from 0 to 2147483647",
+        ),
+        (f"{PRETRAIN} --out ROOT/new --seed {HUGE}", f"--seed is {HUGE}; it must be from 0 to 2147483647"),
         (f"{PRETRAIN} --out ROOT/clicks.csv", "a file of that name is there"),
         (f"{PRETRAIN} --out ROOT/new --device abacus", "device 'abacus' cannot be used"),
         (f"{EVALUATE} --model ROOT/run", "recommender.json is missing"),
@@ -233,7 +241,17 @@ def test_words_that_make_no_command_exit_with_2(command: list[str], capsys: pyte
         ("tokenize --data d --out o --min-usage 3", "--min-usage is 3.0; it must be between 0 and 1"),
         ("pretrain --data d --tokens t --out o --epochs 0", "--epochs is 0; it must be 1 or more"),
         ("pretrain --data d --tokens t --out o --dropout 1.5", "--dropout is 1.5; it must be from 0 to below 1"),
-        ("compare --data d --out o --seeds", "--seeds are one or more numbers from 0 up, each once; found []"),
+        (
+            "compare --data d --out o --seeds",
+            "--seeds are one or more numbers from 0 to 2147483647, each once; found []",
+        ),
+        (f"demo --out o --seed {HUGE}", f"--seed is {HUGE}; it must be from 0 to 2147483647"),
+        (f"tokenize --data d --out o --seed {HUGE}", f"--seed is {HUGE}; it must be from 0 to 2147483647"),
+        (f"study corp --model m --data d --out o --seed {HUGE}", f"--seed is {HUGE}; it must be from 0 to 2147483647"),
+        (
+            f"study sizes --data d --out o --seeds {HUGE}",
+            f"--seeds is ({HUGE},); it must be distinct numbers from 0 to 2147483647",
+        ),
         ("study cold-start --data d --out o --items 1.5", "--items is 1.5; it must be above 0 and below 1"),
         ("compare --data d --out o --sasrec.loop.epochs 0", "--sasrec.loop.epochs is 0; it must be 1 or more"),
         ("compare --data d --out o --sasrec.num-heads 3", "--sasrec.num-heads is 3; it must be a divisor of dim / 2"),

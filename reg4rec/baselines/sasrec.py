@@ -18,7 +18,7 @@ from reg4rec.infer.histories import allowed_rows, padded, read_histories
 from reg4rec.infer.ranking import SOURCES, Ranking
 from reg4rec.infer.table import results_table
 from reg4rec.loop import LoopConfig
-from reg4rec.settings import check_settings, override
+from reg4rec.settings import check_seed, check_settings, override
 from reg4rec.storage import atomic_folder, read_header, read_tensors, write_json, write_tensors
 from reg4rec.train.item_loss import draw_negatives, sampled_softmax_loss
 from reg4rec.train.validation import validation_metrics
@@ -108,6 +108,7 @@ class SASRec:
         `out` is the run folder (see `reg4rec.loop`); with `resume` a killed run goes on from its last checkpoint.
         `overrides` replace fields of `config` or of its `loop` by name, `dim=32` or `epochs=5` for example.
         """
+        check_seed(seed)
         config = override(config or SASRecConfig(), overrides)
         with torch.random.fork_rng():
             torch.manual_seed(seed)

@@ -5,6 +5,7 @@ from typing import Literal, get_args
 
 from reg4rec.baselines import SASRecConfig, TigerConfig
 from reg4rec.errors import InputError
+from reg4rec.settings import SEED_RANGE, SEEDS
 from reg4rec.train import RECIPES, Recipe
 
 __all__ = ["CompareConfig", "MethodName", "ProtocolName"]
@@ -37,8 +38,8 @@ class CompareConfig:
             chosen = getattr(self, name)
             if not chosen or set(chosen) - set(known) or len(set(chosen)) < len(chosen):
                 raise InputError(f"{name} are one or more of {', '.join(known)}, each once; found {list(chosen)}")
-        if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
-            raise InputError(f"seeds are one or more numbers from 0 up, each once; found {list(self.seeds)}")
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds) or not all(seed in SEEDS for seed in self.seeds):
+            raise InputError(f"seeds are one or more numbers {SEED_RANGE}, each once; found {list(self.seeds)}")
         aligned = [name for name in self.methods if name.endswith("-aligned")]
         if aligned and "final" in self.protocols:
             raise InputError(

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from reg4rec.baselines import SASRecConfig
 from reg4rec.errors import InputError
-from reg4rec.settings import check_settings
+from reg4rec.settings import SEED_RANGE, SEEDS, check_settings
 from reg4rec.train import RECIPES, Recipe
 
 __all__ = ["ColdStartConfig"]
@@ -31,7 +31,7 @@ class ColdStartConfig:
             ("items", 0 < self.items < 1, "above 0 and below 1"),
             ("users", 0 < self.users < 1, "above 0 and below 1"),
             ("newest", all(n >= 1 for n in self.newest), "lengths from 1 up"),
-            ("seed", self.seed >= 0, "0 or more"),
+            ("seed", self.seed in SEEDS, SEED_RANGE),
         )
         if {self.reg4rec.pretrain.part, self.sasrec.part} != {"train"}:
             raise InputError("a study of cold starts trains on the training part; leave part as it is")

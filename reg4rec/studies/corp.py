@@ -18,7 +18,7 @@ from reg4rec.errors import InputError
 from reg4rec.evaluation import evaluate
 from reg4rec.infer import Recommender
 from reg4rec.infer.search import CORP_REGION, SearchConfig
-from reg4rec.settings import check_settings, override
+from reg4rec.settings import SEED_RANGE, SEEDS, check_settings, override
 from reg4rec.storage import read_header, write_json
 from reg4rec.studies.corp_findings import CorpFindings, Row
 
@@ -61,7 +61,7 @@ class CorpConfig:
             ("timed_users", self.timed_users >= 1, "1 or more"),
             ("repeats", self.repeats >= 1, "1 or more"),
             ("clock", self.clock in get_args(Clock), f"one of {get_args(Clock)}"),
-            ("seed", self.seed >= 0, "0 or more"),
+            ("seed", self.seed in SEEDS, SEED_RANGE),
         )
 
 

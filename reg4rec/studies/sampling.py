@@ -14,7 +14,7 @@ from reg4rec.comparison.table import markdown_table
 from reg4rec.data import Dataset
 from reg4rec.errors import InputError
 from reg4rec.model import Format
-from reg4rec.settings import check_settings, override
+from reg4rec.settings import SEED_RANGE, SEEDS, check_settings, override
 from reg4rec.storage import atomic_file, write_json
 from reg4rec.tokenizer import Tokenizer
 from reg4rec.train import PretrainConfig, pretrain
@@ -48,7 +48,7 @@ class SamplingConfig:
             self,
             ("every", self.every >= 1, "1 or more"),
             ("periods", fitting, f"multiples of every, {self.every}"),
-            ("seed", self.seed >= 0, "0 or more"),
+            ("seed", self.seed in SEEDS, SEED_RANGE),
         )
 
 

@@ -19,7 +19,7 @@ from reg4rec.errors import InputError, TokenizerCollapseError
 from reg4rec.evaluation import evaluate
 from reg4rec.evaluation.metrics import hit_ranks
 from reg4rec.infer import Recommender
-from reg4rec.settings import check_settings, override
+from reg4rec.settings import SEED_RANGE, SEEDS, check_settings, override
 from reg4rec.storage import read_header, read_tensors, to_json, write_json, write_tensors
 from reg4rec.studies.questions import QUESTIONS, Variant
 from reg4rec.studies.variant_findings import Measured, VariantFindings, compared
@@ -49,10 +49,10 @@ class VariantConfig:
     """alignment of the rows that are aligned included"""
 
     def __post_init__(self) -> None:
-        distinct = len(set(self.seeds)) == len(self.seeds)
+        distinct = len(set(self.seeds)) == len(self.seeds) and all(seed in SEEDS for seed in self.seeds)
         check_settings(
             self,
-            ("seeds", bool(self.seeds) and distinct and min(self.seeds) >= 0, "distinct numbers from 0 up"),
+            ("seeds", bool(self.seeds) and distinct, f"distinct numbers {SEED_RANGE}"),
             ("max_users", self.max_users is None or self.max_users >= 1, "1 or more, or None"),
         )
 

@@ -5,7 +5,7 @@ from typing import Any, Literal, get_args
 
 from reg4rec.data import ViewConfig
 from reg4rec.errors import InputError
-from reg4rec.settings import check_settings
+from reg4rec.settings import SEED_RANGE, SEEDS, check_settings
 
 __all__ = ["Floors", "Kind", "OrthogonalityForm", "TokenizerConfig", "suggested_codebook_size"]
 
@@ -79,7 +79,7 @@ class TokenizerConfig:
 
     def __post_init__(self) -> None:
         sizes = ("num_codebooks", "codebook_size", "codeword_dim", "hidden_dim", "epochs", "batch_size")
-        weights = ("orthogonality_weight", "commitment", "seed")
+        weights = ("orthogonality_weight", "commitment")
         check_settings(
             self,
             ("kind", self.kind in get_args(Kind), f"one of {', '.join(get_args(Kind))}"),
@@ -92,6 +92,7 @@ class TokenizerConfig:
                 f"from 0 to below epochs, {self.epochs}",
             ),
             ("learning_rate", self.learning_rate > 0, "positive"),
+            ("seed", self.seed in SEEDS, SEED_RANGE),
         )
 
     @property

@@ -9,7 +9,7 @@ import torch
 from reg4rec import distributed, loop
 from reg4rec.data import Dataset
 from reg4rec.infer import Recommender
-from reg4rec.settings import override
+from reg4rec.settings import check_seed, override
 from reg4rec.storage import write_json
 from reg4rec.train.align_config import AlignConfig
 from reg4rec.train.align_stage import AlignStage
@@ -39,6 +39,7 @@ def align(
     `recipe`, best the one by which the recommender was fitted. `overrides` replace fields of them, of their `rewards`
     or their `loop` by name. Paper: PARS and MSRA, stated, D7 to D9.
     """
+    check_seed(seed)
     config = override(config or recipe_named(recipe).align, overrides)
     folder = None if out is None else Path(out)
     with torch.random.fork_rng():

@@ -15,7 +15,7 @@ from reg4rec.errors import InputError
 from reg4rec.infer import Recommender
 from reg4rec.kernels.beam_step.index import build_index
 from reg4rec.model import Reg4RecModel, sized
-from reg4rec.settings import override
+from reg4rec.settings import check_seed, override
 from reg4rec.tokenizer import Tokenizer
 from reg4rec.train.config import PretrainConfig
 from reg4rec.train.fp8_counts import Fp8Watch
@@ -48,6 +48,7 @@ def pretrain(
     Without a `config` the settings are those of the `recipe`. `overrides` replace fields of them or of their `loop` by
     name, `size="tiny"` or `epochs=5` for example. Paper: pre-training, stated, D4 and D6.
     """
+    check_seed(seed)
     config = override(config or recipe_named(recipe).pretrain, overrides)
     if config.precision == "ladq" and distributed.world() > 1:
         raise InputError(
