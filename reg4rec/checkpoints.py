@@ -1,6 +1,7 @@
 """A training run's folder: whose it is, why it gave itself up, and its checkpoints, each written whole."""
 
 import contextlib
+import json
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,6 +19,7 @@ __all__ = [
     "newest_checkpoint",
     "open_folder",
     "read_counters",
+    "read_metrics",
     "read_settings",
     "recorded",
     "save_checkpoint",
@@ -78,6 +80,23 @@ def state_of(run: Path) -> str:
         return "finished" if (run / "tokenizer").exists() else "no checkpoint yet"
     counters = read_counters(newest)
     return "finished" if counters["finished"] else f"at step {counters['step']}; the same command goes on from there"
+
+
+def read_metrics(run: Path) -> list[dict[str, float]]:
+    """The rows of a run's metrics.jsonl; the last line of a killed run may be cut. InputError for any other damage."""
+    path = run / "metrics.jsonl"
+    rows = []
+    for number, line in enumerate(path.read_bytes().splitlines(keepends=True) if path.exists() else [], start=1):
+        if not line.endswith(b"\n"):
+            break
+        try:
+            row = json.loads(line.decode())
+        except ValueError:
+            row = None
+        if not isinstance(row, dict) or "step" not in row:
+            raise InputError(f"{path} line {number} is damaged: no JSON object with a step; remove that line")
+        rows.append(row)
+    return rows
 
 
 @contextlib.contextmanager

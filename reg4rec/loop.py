@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from reg4rec import distributed
-from reg4rec.checkpoints import load_checkpoint, newest_checkpoint, open_folder, recorded, save_checkpoint
+from reg4rec.checkpoints import load_checkpoint, newest_checkpoint, open_folder, read_metrics, recorded, save_checkpoint
 from reg4rec.errors import InputError
 from reg4rec.settings import check_seed, check_settings
 from reg4rec.storage import (
@@ -342,7 +342,7 @@ class _Run:
         if self.out is not None and distributed.is_first():
             path = self.out / "metrics.jsonl"
             with explained(path), path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
+                file.write(_line(row))
         if self.board is not None:
             for name, value in row.items():
                 self.board.add_scalar(f"{'epoch' if 'epoch' in row else 'step'}/{name}", value, row["step"])
@@ -383,8 +383,10 @@ class _Run:
     def _cut_metrics(self) -> None:
         """Drop the lines written after the checkpoint: their steps will be run again."""
         assert self.out is not None
-        path = self.out / "metrics.jsonl"
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= self.progress.step]
-        with atomic_file(path) as fresh:
-            fresh.write_text("".join(kept), encoding="utf-8")
+        kept = [row for row in read_metrics(self.out) if row["step"] <= self.progress.step]
+        with atomic_file(self.out / "metrics.jsonl") as fresh:
+            fresh.write_text("".join(map(_line, kept)), encoding="utf-8")
+
+
+def _line(row: dict[str, float]) -> str:
+    return json.dumps(row) + "\n"

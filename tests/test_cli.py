@@ -362,3 +362,16 @@ def test_output_that_nobody_reads_ends_quietly(command: str, tmp_path: Path) -> 
         done = subprocess.run(call, env=environment, stdout=pipe, stderr=errors, check=False)
     assert done.returncode == 141
     assert (tmp_path / "said").read_text() == ""
+
+
+@pytest.mark.parametrize("error", [PermissionError(13, "Permission denied"), IsADirectoryError(21, "Is a directory")])
+def test_what_the_system_refuses_is_one_sentence(
+    error: OSError, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(path: Path) -> None:
+        raise type(error)(*error.args, str(path))
+
+    monkeypatch.setattr(Path, "is_dir", refused)
+    with pytest.raises(SystemExit, match="2"):
+        main(["tokenize", "--data", "theirs", "--out", "o"])
+    assert capsys.readouterr().err.startswith(f"reg4rec: theirs cannot be used: {error.strerror}; mend its")

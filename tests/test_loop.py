@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from reg4rec import loop
+from reg4rec.checkpoints import read_metrics
 from reg4rec.errors import InputError
 from reg4rec.loop import LoopConfig
 from reg4rec.storage import held
@@ -346,3 +347,16 @@ def test_tensorboard_gets_every_epoch_once_though_the_run_was_killed(tmp_path: P
     assert steps == sorted(set(steps))
     with pytest.raises(InputError, match="run folder"):
         train(Regression(), None, config)
+
+
+@pytest.mark.parametrize("line", [b"{", b"7", b'{"epoch": 1}', b"\xff\xfe", b"\0\0\0"])
+def test_a_damaged_line_of_metrics_is_named(tmp_path: Path, line: bytes) -> None:
+    train(Regression(), tmp_path)
+    path = tmp_path / "metrics.jsonl"
+    whole = path.read_bytes()
+    path.write_bytes(whole + line)  # cut by a kill
+    assert read_metrics(tmp_path) == [json.loads(row) for row in whole.splitlines()]
+    path.write_bytes(line + b"\n" + whole)
+    for reads in (read_metrics, lambda run: train(Regression(), run)):
+        with pytest.raises(InputError, match=r"metrics\.jsonl line 1 is damaged"):
+            reads(tmp_path)

@@ -75,6 +75,12 @@ def _answer(words: Sequence[str]) -> None:
     except MISTAKES as error:
         print(f"reg4rec: {_as_typed(str(error), words)}", file=sys.stderr)
         sys.exit(2)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        reason = f"{error.filename} cannot be used: {error.strerror}"
+        print(f"reg4rec: {reason}; mend its permissions, or give another file or folder", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
         print("reg4rec: interrupted; run the same command again to go on from the last checkpoint", file=sys.stderr)
         sys.exit(130)

@@ -44,6 +44,7 @@ class ItemCatalog:
         """
         table = _with_text_columns(table)
         _check_ids(table["item_id"])
+        _check_paths(table)
         level = choose_level(table["categories"].to_pylist()) if category_level is None else category_level
         if level < 0:
             raise InputError(f"category_level is {level}; it counts the elements of a path that make a category")
@@ -161,6 +162,15 @@ def _cast(name: str, column: pa.ChunkedArray, kind: pa.DataType) -> pa.Array:
         return _flat(column.cast(kind))
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         raise InputError(f"column {name} of the items has type {column.type} where {kind} was expected") from None
+
+
+def _check_paths(table: pa.Table) -> None:
+    paths = _flat(table["categories"])
+    gaps = paths.flatten().is_null()
+    if pc.any(gaps).as_py():
+        row = pc.list_parent_indices(paths).filter(gaps)[0].as_py()
+        item, path = table["item_id"][row].as_py(), paths[row].as_py()
+        raise InputError(f"the categories of item {item!r} are {path}; fill the null, or leave it out")
 
 
 def _check_ids(ids: pa.ChunkedArray) -> None:

@@ -12,9 +12,13 @@ __all__ = ["read_parquet", "write_parquet"]
 
 
 def write_parquet(path: str | Path, table: pa.Table) -> None:
-    """Write `table` under a temporary name, then rename."""
+    """Write `table` under a temporary name, then rename; InputError for columns that Parquet has no form for."""
     with atomic_file(path) as fresh:
-        pq.write_table(table, fresh)
+        try:
+            pq.write_table(table, fresh)
+        except pa.ArrowNotImplementedError as error:
+            reason = str(error).partition(".")[0]
+            raise InputError(f"{Path(path).name} cannot be written: {reason}; leave that column out") from None
 
 
 def read_parquet(path: str | Path, columns: tuple[str, ...] = ()) -> pa.Table:

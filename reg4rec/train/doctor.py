@@ -1,11 +1,10 @@
 """What ails a run, read from its folder, whichever stage it is of."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reg4rec.checkpoints import read_settings, state_of
+from reg4rec.checkpoints import read_metrics, read_settings, state_of
 from reg4rec.errors import InputError
 from reg4rec.storage import read_json
 from reg4rec.tokenizer.config import Floors
@@ -36,7 +35,7 @@ def diagnose(run: str | Path) -> Diagnosis:
     stage = settings.get("stage", "tokenizer")
     if stage not in STAGES:
         raise InputError(f"{run} is a run of {stage}; the doctor knows runs of {', '.join(STAGES)}")
-    epochs = _epochs(run / "metrics.jsonl")
+    epochs = [row for row in read_metrics(run) if "epoch" in row]
     failure = run / "failure.json"
     findings = [f"the run gave itself up: {read_json(failure)['reason']}"] if failure.exists() else []
     if stage == "tokenizer":
@@ -57,9 +56,3 @@ def _of_tokenizer(folder: Path, settings: dict[str, Any]) -> list[str]:
     health = Health(**{name: value for name, value in stored.items() if name != "warnings"})
     fatal = collapse_reason(health, Floors(**settings["floors"]))
     return [*([fatal] if fatal else []), *warnings(health)]
-
-
-def _epochs(path: Path) -> list[dict[str, float]]:
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-    rows = [json.loads(line) for line in lines if line.endswith("\n")]  # the last line of a killed run may be cut
-    return [row for row in rows if "epoch" in row]

@@ -176,3 +176,12 @@ def test_no_warning_without_malformed_lines(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert read(tmp_path / "log.csv").card["malformed_lines"] == {"count": 0, "first": []}
+
+
+def test_a_column_that_parquet_cannot_hold_is_named(tmp_path: Path) -> None:
+    (tmp_path / "log.jsonl").write_text('{"user_id": "a", "item_id": 1, "timestamp": 3}\n')
+    (tmp_path / "items.jsonl").write_text('{"item_id": 1, "extra": {}}\n')
+    dataset = read(tmp_path / "log.jsonl", items=tmp_path / "items.jsonl")
+    with pytest.raises(InputError, match=r"items\.parquet cannot be written: .*'extra'.*; leave that column out"):
+        dataset.save(tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -188,3 +188,13 @@ def test_what_is_no_run(tmp_path: Path) -> None:
     write_json(tmp_path / "config.json", {"stage": "sasrec", "seed": 0})
     with pytest.raises(InputError, match="is a run of sasrec; the doctor knows runs of tokenizer, pretrain, align"):
         diagnose(tmp_path)
+
+
+def test_damaged_metrics_are_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_json(tmp_path / "config.json", {"stage": "pretrain", "seed": 0})
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "lo\n')
+    with pytest.raises(SystemExit, match="2"):
+        main(["doctor", str(tmp_path)])
+    assert capsys.readouterr().err == (
+        f"reg4rec: {tmp_path / 'metrics.jsonl'} line 2 is damaged: no JSON object with a step; remove that line\n"
+    )
