@@ -12,7 +12,16 @@ from torch import Tensor, nn
 
 from reg4rec import distributed
 from reg4rec.errors import InputError, TokenizerCollapseError
-from reg4rec.storage import atomic_folder, is_temporary, read_header, read_json, read_tensors, write_json, write_tensors
+from reg4rec.storage import (
+    atomic_folder,
+    check_replaceable,
+    is_temporary,
+    read_header,
+    read_json,
+    read_tensors,
+    write_json,
+    write_tensors,
+)
 
 __all__ = [
     "load_checkpoint",
@@ -32,16 +41,29 @@ MAX_COUNTER_BYTES = 1 << 32
 """LADQ's history grows with the run."""
 WRITTEN = ("checkpoints", "metrics.jsonl", "best.safetensors", "dataset.json", "recommender.json", "tokenizer.json")
 """What a run writes or is made of: where one of these stands without its config.json, a folder is something else."""
+RESULTS = {"tokenizer": "tokenizer", "pretrain": "recommender", "align": "recommender"}
+"""The folder that a stage makes of its run."""
+CONTENTS = {
+    "tokenizer": ("health.json", "views", "*.safetensors"),
+    "recommender": ("model.json", "items.parquet", "tokenizer", "*.safetensors"),
+}
+"""What lies in such a folder beside the header, which is called as it."""
 
 
 def open_folder(out: Path, settings: Mapping[str, Any], resume: bool) -> None:
-    """Make `out` the run folder of these settings; InputError if, with `resume`, it is that of others."""
+    """Make `out` the run folder of these settings; InputError if, with `resume`, it is that of others.
+
+    Without `resume` the run starts over, and nothing stays of the one that was there; that must be of the same stage.
+    """
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} was to become a run folder, but a file of that name is there; choose another name")
     path = out / "config.json"
     stored = read_settings(out) if path.exists() else None
     if stored is None and (taken := [name for name in WRITTEN if (out / name).exists()]):
         raise InputError(f"{out} is no run folder, but holds {taken[0]}, which would be lost; choose another folder")
+    stage = settings.get("stage", "tokenizer")
+    if stored is not None and (other := stored.get("stage", "tokenizer")) != stage:
+        raise InputError(f"{out} holds a run of {other}, not of {stage}; choose another folder")
     found = stored if resume and stored is not None else settings
     differing = sorted(k for k in found.keys() | settings.keys() if found.get(k) != settings.get(k))
     if differing:
@@ -49,15 +71,29 @@ def open_folder(out: Path, settings: Mapping[str, Any], resume: bool) -> None:
             f"{out} holds a run with other settings ({', '.join(differing)} differ); "
             "choose another folder, the same settings, or start over with resume off"
         )
+    starts_over = stored is not None and not resume
+    result = RESULTS.get(stage) if starts_over else None
+    if result is not None:
+        check_replaceable((out / result).resolve(), f"{result}.json", CONTENTS[result])
     distributed.barrier()  # all have looked
     if distributed.is_first():
         sweep(out)
+        if starts_over:
+            _remove_results(out, result)
         if not resume or newest_checkpoint(out) is None:
             shutil.rmtree(out / "checkpoints", ignore_errors=True)
             for name in ("metrics.jsonl", "best.safetensors"):
                 (out / name).unlink(missing_ok=True)
             write_json(path, settings)
     distributed.barrier()
+
+
+def _remove_results(out: Path, result: str | None) -> None:
+    """Before the settings are replaced, so that a folder never holds what others than its own made."""
+    if result is not None and (out / result).is_dir():
+        shutil.rmtree((out / result).resolve())
+    for name in ("calibration.json", "align.json", "failure.json"):
+        (out / name).unlink(missing_ok=True)
 
 
 def read_settings(run: Path) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from reg4rec.errors import InputError
 __all__ = [
     "atomic_file",
     "atomic_folder",
+    "check_replaceable",
     "explained",
     "held",
     "is_temporary",
@@ -123,14 +124,14 @@ def atomic_folder(path: str | Path, mark: str, also: Sequence[str] = ()) -> Iter
         yield fresh
 
 
-def _check_replaceable(path: Path, fresh: Path, mark: str, also: Sequence[str]) -> None:
+def check_replaceable(path: Path, mark: str, own: Sequence[str]) -> None:
+    """InputError for a folder that holds anything but `mark` and what the patterns `own` allow."""
     if path == Path.cwd() or path in Path.cwd().parents:
         raise InputError(f"{path} is where you are; give the name of a folder in it")
-    if not path.exists():
+    if not path.is_dir():
         return
-    known = {mark, *(entry.name for entry in fresh.iterdir())}
     names = sorted(entry.name for entry in path.iterdir())
-    foreign = [name for name in names if name not in known and not any(fnmatch(name, pattern) for pattern in also)]
+    foreign = [name for name in names if not any(fnmatch(name, pattern) for pattern in (mark, *own))]
     if foreign or (names and mark not in names):
         raise InputError(
             f"{path} holds other files ({', '.join((foreign or names)[:3])}), which would be lost; choose a new folder"
@@ -148,7 +149,7 @@ def _whole_folder(path: Path, mark: str, also: Sequence[str]) -> Iterator[Path]:
     fresh.mkdir()
     try:
         yield fresh
-        _check_replaceable(path, fresh, mark, also)
+        check_replaceable(path, mark, [*also, *(entry.name for entry in fresh.iterdir())])
         if path.exists():
             path.rename(retired)
         fresh.rename(path)

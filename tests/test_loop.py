@@ -360,3 +360,26 @@ def test_a_damaged_line_of_metrics_is_named(tmp_path: Path, line: bytes) -> None
     for reads in (read_metrics, lambda run: train(Regression(), run)):
         with pytest.raises(InputError, match=r"metrics\.jsonl line 1 is damaged"):
             reads(tmp_path)
+
+
+def test_a_run_that_starts_over_holds_nothing_of_the_old_one(tmp_path: Path) -> None:
+    train(Regression(settings={"stage": "pretrain", "size": "old"}), tmp_path)
+    result = tmp_path / "recommender"
+    result.mkdir()
+    for path in (result / "recommender.json", result / "notes.txt", tmp_path / "calibration.json"):
+        path.write_text("old")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+    def start_over() -> None:
+        train(Regression(settings={"stage": "pretrain", "size": "new"}, killed_at=0), tmp_path, resume=False)
+
+    with pytest.raises(InputError, match=r"recommender holds other files \(notes\.txt\), which would be lost"):
+        start_over()
+    with pytest.raises(InputError, match="holds a run of pretrain, not of regression; choose another folder"):
+        train(Regression(), tmp_path, resume=False)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    (result / "notes.txt").unlink()
+    with pytest.raises(Killed):
+        start_over()
+    assert json.loads((tmp_path / "config.json").read_text())["size"] == "new"
+    assert [path.name for path in tmp_path.iterdir() if path.name != "checkpoints"] == ["config.json"]

@@ -11,7 +11,7 @@ from sklearn.cluster import KMeans
 from torch import Tensor, nn
 
 from reg4rec.data import Dataset
-from reg4rec.errors import InputError
+from reg4rec.errors import InputError, TokenizerCollapseError
 from reg4rec.tokenizer import Tokenizer, TokenizerConfig, fit_tokenizer
 from reg4rec.tokenizer.buckets import bucket_sizes
 from reg4rec.tokenizer.collisions import collision_token
@@ -217,6 +217,16 @@ def test_a_folder_is_that_of_one_kind_and_its_settings(shop: Dataset, deeper: To
     fit_tokenizer(shop, trained, out=tmp_path, resume=False, progress=False)
     with pytest.raises(InputError, match="holds a run with other settings"):
         fit_tokenizer(shop, by_kmeans, out=tmp_path, progress=False)
+
+
+def test_a_collapse_leaves_no_tokens_of_other_settings(shop: Dataset, deeper: TokenizerConfig, tmp_path: Path) -> None:
+    by_kmeans = replace(deeper, kind="product-k-means")
+    fit_tokenizer(shop, by_kmeans, out=tmp_path, progress=False)
+    strict = replace(by_kmeans, floors=replace(by_kmeans.floors, max_relative_error=0.0))
+    with pytest.raises(TokenizerCollapseError):
+        fit_tokenizer(shop, strict, out=tmp_path, resume=False, progress=False)
+    assert json.loads((tmp_path / "config.json").read_text())["floors"]["max_relative_error"] == 0.0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "failure.json"]
 
 
 def test_an_unknown_kind_is_refused_with_those_that_there_are(shop: Dataset) -> None:
