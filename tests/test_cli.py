@@ -165,6 +165,14 @@ def test_a_finished_stage_run_again_gives_the_same(chain: Chain) -> None:
             "--validation-from=-1",
             "--validation-from is -1.0; no interaction is earlier",
         ),
+        (
+            f"data prepare ROOT/clicks.csv --out ROOT/new {COLUMNS} --test-from 0.7",
+            "--test-from is 0.7; it must be left out without --split time",
+        ),
+        (
+            "data get ml-100k --out ROOT/new --cut-unit timestamp",
+            "--cut-unit is 'timestamp'; it must be left out without --split time",
+        ),
         (f"data prepare ROOT/clicks.csv --out ROOT/clicks.csv {COLUMNS}", "a file of that name is there"),
         ("data get ml-9k --out ROOT/new", "no dataset or folder 'ml-9k'"),
         ("tokenize --data nowhere --out ROOT/new", "no dataset or folder 'nowhere'"),

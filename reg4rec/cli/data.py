@@ -8,6 +8,7 @@ import tyro
 
 from reg4rec.data import CutUnit, Dataset, SplitKind, sentence_view
 from reg4rec.errors import InputError
+from reg4rec.settings import check_settings
 
 __all__ = ["DataOptions", "describe"]
 
@@ -18,12 +19,12 @@ class DataOptions:
 
     split: SplitKind = "leave-one-out"
     """leave-one-out: each user's last two interactions are held back; time: all from two moments on"""
-    validation_from: float = 0.8
-    """where validation begins in a time split"""
-    test_from: float = 0.9
-    """where test begins in a time split"""
-    cut_unit: CutUnit = "quantile"
-    """whether the two are shares of all interactions or timestamps"""
+    validation_from: float | None = None
+    """where validation begins in a time split, by default 0.8"""
+    test_from: float | None = None
+    """where test begins in a time split, by default 0.9"""
+    cut_unit: CutUnit | None = None
+    """whether the two are quantiles, shares of all interactions (the default), or timestamps"""
     vectors: Annotated[dict[str, Path], tyro.conf.arg(help_behavior_hint="(default: none)")] = field(
         default_factory=dict
     )
@@ -31,14 +32,21 @@ class DataOptions:
     sentences: str | None = None
     """folder or installed package of a sentence encoder; its vectors of the items' texts become matrix `sentences`"""
 
+    def __post_init__(self) -> None:
+        of_time = ("validation_from", "test_from", "cut_unit")
+        kept = self.split == "time"
+        check_settings(self, *((n, kept or getattr(self, n) is None, "left out without --split time") for n in of_time))
+
     def apply(self, data: Dataset) -> Dataset:
         """The dataset with the chosen split and sentence vectors; `vectors` are the reader's affair."""
         if self.sentences is not None:
             data = data.with_vectors({"sentences": sentence_view(data.items, self.sentences)})
         if self.split == "time":
-            data = data.with_time_split(self.validation_from, self.test_from, self.cut_unit)
+            first = 0.8 if self.validation_from is None else self.validation_from
+            last = 0.9 if self.test_from is None else self.test_from
+            data = data.with_time_split(first, last, self.cut_unit or "quantile")
             if not len(data.part("train").items):
-                raise InputError(f"validation_from is {self.validation_from}; no interaction is earlier, to train on")
+                raise InputError(f"validation_from is {first}; no interaction is earlier, to train on")
         return data
 
 
