@@ -192,15 +192,19 @@ def _require(path: Path, found: list[str], columns: list[str]) -> None:
 def _as_paths(path: Path, column: pl.Series) -> pl.Series:
     """Category paths as lists: a list, the first of several lists, or text.
 
-    Text is separated by "|" or ">"; in atomic files by ", ", or by spaces, where the first word is the category. Quoted
-    labels, as in RecBole's Amazon sets, stand in no order: the label of more items comes first, as on a path.
+    Whole numbers are names. Text is separated by "|" or ">"; in atomic files by ", ", or by spaces, where the first
+    word is the category. Quoted labels, as in RecBole's Amazon sets, stand in no order: the label of more items comes
+    first, as on a path.
     """
-    if column.dtype == pl.List(pl.List(pl.String)):
-        return column.list.first()
-    if column.dtype in (pl.List(pl.String), pl.List(pl.Null)):
+    if isinstance(column.dtype, pl.List) and isinstance(column.dtype.inner, pl.List):
+        column = column.list.first()
+    kind = column.dtype.inner if isinstance(column.dtype, pl.List) else column.dtype
+    if not (kind in (pl.String, pl.Categorical, pl.Null) or kind.is_integer()):
+        raise InputError(
+            f"column {column.name} of {path} is {column.dtype}; categories must be text, whole numbers or lists of them"
+        )
+    if isinstance(column.dtype, pl.List):
         return column.cast(pl.List(pl.String))
-    if column.dtype not in (pl.String, pl.Categorical, pl.Null):
-        raise InputError(f"column {column.name} of {path} is {column.dtype}; categories must be lists or text")
     text = column.cast(pl.String)
     if file_kind(path) in ATOMIC:
         if (text.str.contains(r"^['\"]") | (text == "")).all():

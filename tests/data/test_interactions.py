@@ -210,3 +210,22 @@ def test_bad_files_are_refused(tmp_path: Path) -> None:
     twice = write(tmp_path / "items.csv", {"item_id": [10, 10]})
     with pytest.raises(InputError, match="item 10 more than once"):
         read_interactions(log, twice)
+
+
+@pytest.mark.parametrize(
+    ("name", "categories"),
+    [("items.parquet", [7, 7, 12]), ("items.csv", [7, 7, 12]), ("items.parquet", [[7, 1], [7, 1], [12, 1]])],
+)
+def test_numbers_are_names_of_categories(tmp_path: Path, name: str, categories: list[Any]) -> None:
+    log = write(tmp_path / "log.parquet", {"user_id": ["u"] * 3, "item_id": [10, 20, 30], "timestamp": [1, 2, 3]})
+    items = write(tmp_path / name, {"item_id": [10, 20, 30], "categories": categories})
+    found = read_interactions(log, items, min_interactions=1).items
+    assert found.category_names == (["7", "12"] if isinstance(categories[0], int) else ["7 > 1", "12 > 1"])
+    assert found.categories_I.tolist() == [0, 0, 1]
+
+
+def test_categories_that_are_no_names_are_refused(tmp_path: Path) -> None:
+    log = write(tmp_path / "log.parquet", {"user_id": ["u"], "item_id": [10], "timestamp": [1]})
+    items = write(tmp_path / "items.parquet", {"item_id": [10], "categories": [0.5]})
+    with pytest.raises(InputError, match="is Float64; categories must be text, whole numbers or lists of them"):
+        read_interactions(log, items, min_interactions=1)
