@@ -30,8 +30,24 @@ def read_log(path: Path, user: str, item: str, time: str | None, bad: BadLines) 
         raise InputError(f"{path} holds no interaction")
     columns = {"user_id": as_ids(path, table[user]), "item_id": as_ids(path, table[item])}
     if time is not None:
+        if table[time].dtype.is_temporal() and file_kind(path) in SEPARATORS:
+            _check_dates(path, read_table(path, BadLines(bad.limit), [time], ids=(time,))[time])
         columns["timestamp"] = as_times(path, table[time])
     return pl.DataFrame(columns)
+
+
+def _check_dates(path: Path, written: pl.Series) -> None:
+    """InputError for dates that do not begin with the year, unless one shows which number is the day.
+
+    polars reads the day first, and years of two digits as of the first century.
+    """
+    year_last = written.filter(written.str.contains(r"^\d{1,2}\D"))
+    days = year_last.str.extract(r"^(\d+)\D\d{1,2}\D\d{4}").cast(pl.Int64)
+    if len(year_last) and not (days > 12).any():
+        raise InputError(
+            f"column {written.name} of {path} has dates such as {year_last[0]!r}, which can be read in two ways; "
+            "write them with the year first (2021-04-03), or as seconds since 1970"
+        )
 
 
 def read_items_table(

@@ -229,3 +229,24 @@ def test_categories_that_are_no_names_are_refused(tmp_path: Path) -> None:
     items = write(tmp_path / "items.parquet", {"item_id": [10], "categories": [0.5]})
     with pytest.raises(InputError, match="is Float64; categories must be text, whole numbers or lists of them"):
         read_interactions(log, items, min_interactions=1)
+
+
+def dated(path: Path, *dates: str) -> Path:
+    path.write_text("user_id,item_id,timestamp\n" + "".join(f"u,{i},{date}\n" for i, date in enumerate(dates)))
+    return path
+
+
+@pytest.mark.parametrize("date", ["03/04/2021", "3-4-2021", "03.04.2021 10:00", "25/04/21"])
+def test_dates_that_can_be_read_in_two_ways_are_refused(tmp_path: Path, date: str) -> None:
+    log = dated(tmp_path / "log.csv", date, date)
+    with pytest.raises(InputError, match=f"column timestamp of .* has dates such as '{date}', .*2021-04-03"):
+        read_interactions(log, min_interactions=1)
+
+
+@pytest.mark.parametrize(
+    "dates", [("03/04/2021", "25/04/2021"), ("2021/04/03", "2021/04/25"), ("2021-04-03", "2021-04-25")]
+)
+def test_dates_that_one_of_them_explains_are_read(tmp_path: Path, dates: tuple[str, str]) -> None:
+    times = read_interactions(dated(tmp_path / "log.csv", *dates), min_interactions=1).times
+    assert times is not None
+    assert times.tolist() == [int(dt.datetime(2021, 4, day, tzinfo=dt.UTC).timestamp()) * 10**6 for day in (3, 25)]
