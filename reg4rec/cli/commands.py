@@ -172,6 +172,9 @@ class Align:
     """print one JSON object instead of text"""
 
     def run(self) -> None:
+        if not self.resume and self.model.resolve().is_relative_to(self.out.resolve()):
+            lost = f"model is {self.model}, in a run that was to start over, which removes it"
+            raise InputError(f"{lost}; choose another folder for --out")
         recommender, data = trained_on(self.model, self.data, self.device)
         align(recommender, data, self.config, self.out, self.resume, self.seed)
         distributed.barrier()  # the first process has written the record

@@ -46,8 +46,8 @@ def _without(reward: str) -> Variant:
     return _rewarded(f"all but {reward.replace('_', ' ')}", *(name for name in REWARDS if name != reward))
 
 
-def _mpq(name: str, **changes: Any) -> Variant:
-    return Variant(f"mpq, {name}", tokenizer={"kind": "mpq", **changes})
+def _orthogonal(form: str) -> Variant:
+    return Variant(form, tokenizer={"orthogonality": form, "orthogonality_weight": 1.0})
 
 
 def _labels(name: str, mislabeled: float) -> tuple[Variant, ...]:
@@ -68,14 +68,13 @@ TOKENS_ALONE = {"score_items": False, "token_weight": 1.0}
 
 QUESTIONS: dict[str, Question] = {
     "tokenizers": Question(
-        "OPQ against MPQ and other tokenizers, orthogonality forms, numbers and sizes of codebooks",
+        "MPQ against OPQ and other tokenizers, orthogonality forms, numbers and sizes of codebooks",
         (
             Variant(AS_IT_IS),
-            *(Variant(kind, tokenizer={"kind": kind}) for kind in ("mpq", "rq-vae", "residual-k-means")),
-            _mpq("weight 0.005", orthogonality="weight", orthogonality_weight=0.005),
-            *(_mpq(form, orthogonality=form) for form in ("latent", "codeword")),
-            _mpq("no orthogonality", orthogonality_weight=0.0),
-            _mpq("batches of 1024, E 64", batch_size=1024, codeword_dim=64),
+            *(Variant(kind, tokenizer={"kind": kind}) for kind in ("product-k-means", "rq-vae", "residual-k-means")),
+            *(_orthogonal(form) for form in ("decorrelation", "latent", "codeword")),
+            Variant("no orthogonality", tokenizer={"orthogonality_weight": 0.0}),
+            Variant("batches of 1024, E 64", tokenizer={"batch_size": 1024, "codeword_dim": 64}),
             Variant("collisions left", tokenizer={"separate_collisions": False}),
             *(Variant(f"M {m}", tokenizer={"num_codebooks": m}) for m in (2, 3, 6, 8)),
             *(Variant(f"K {k}", tokenizer={"codebook_size": k}) for k in (64, 128, 512, 1024)),

@@ -1,4 +1,4 @@
-"""Items become tokens, one from each of M codebooks: OPQ, the paper's MPQ, and what they are compared with."""
+"""Items become tokens, one from each of M codebooks: the paper's MPQ, and what it is compared with."""
 
 from reg4rec.tokenizer.config import Floors, TokenizerConfig, suggested_codebook_size
 from reg4rec.tokenizer.fit import fit_tokenizer

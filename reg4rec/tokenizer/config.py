@@ -39,11 +39,11 @@ class Floors:
 
 @dataclass(frozen=True)
 class TokenizerConfig:
-    """M codebooks of K codewords: k-means of rotated item vectors (OPQ), the paper's MPQ, or others to compare with."""
+    """M codebooks of K codewords: the paper's trained experts (MPQ), OPQ, or others to compare with."""
 
-    kind: Kind = "product-k-means"
-    """k-means of item vectors in rotated blocks (OPQ) or residual, without epochs, E and H; mpq: trained experts with a
-    codebook each, as the paper has them; rq-vae as in TIGER. OPQ recommends best (ours, measured: docs/findings.md)"""
+    kind: Kind = "mpq"
+    """mpq: trained experts with a codebook each, as the paper has them; product-k-means (OPQ) or residual-k-means of
+    item vectors, without epochs, E and H; rq-vae as in TIGER. MPQ recommends best (measured: docs/findings.md)"""
     num_codebooks: int = 4
     """M, tokens of an item (ours for public data, studied over 2 to 16: D2; large catalogs: 8)"""
     codebook_size: int = 256
@@ -52,10 +52,11 @@ class TokenizerConfig:
     """E, dimensions of a codeword (ours, measured: docs/findings.md)"""
     hidden_dim: int = 256
     """H, hidden width of the experts and of the decoder (ours); of an RQ-VAE the widest of three layers: H, H/2, H/4"""
-    orthogonality: OrthogonalityForm = "decorrelation"
+    orthogonality: OrthogonalityForm = "weight"
     """what keeps experts from becoming copies (docs/tokenizer.md): `weight` as in MMQ, the others are ours (D2)"""
-    orthogonality_weight: float = 1.0
-    """lambda of L_MPQ (ours, measured; 0.005 goes with `weight`: D2)"""
+    orthogonality_weight: float = 0.005
+    """lambda of L_MPQ (D2); the other forms want about 1. Stronger ones recommend worse in `default`, better in `paper`
+    (measured: docs/findings.md)"""
     commitment: float = 0.25
     """weight of ||e - sg[z]||^2 (ours, D2; the usual VQ-VAE value)"""
     separate_collisions: bool = True

@@ -7,6 +7,9 @@ from reg4rec.tokenizer.health import Health
 
 __all__ = ["collapse_reason", "warnings"]
 
+MOVED, SIMILAR = 0.5, 0.75
+"""Beyond what tokens have that recommend best: up to 0.34 and 0.65 (docs/findings.md)."""
+
 
 def collapse_reason(health: Health, floors: Floors) -> str | None:
     """Why these tokens cannot carry a recommender and what to do about it, in one line; None if they can."""
@@ -75,12 +78,12 @@ def _warnings(health: Health) -> Iterator[str]:
             f"{health.collision_rate:.1%} of the items share all tokens with another item; "
             "raise codebook_size or num_codebooks, or turn separate_collisions on"
         )
-    if health.moved_rate > 0.3:
+    if health.moved_rate > MOVED:
         yield (
             f"{health.moved_rate:.1%} of the items were moved off their nearest codewords to avoid collisions; "
             "raise codebook_size or num_codebooks"
         )
-    if health.max_similarity > 0.5:
+    if health.max_similarity > SIMILAR:
         yield (
             f"two codebooks tell much the same (similarity {health.max_similarity:.2f}); "
             "lower num_codebooks, or with kind='mpq' raise orthogonality_weight"

@@ -26,7 +26,7 @@ class Recipe:
 RECIPES: dict[RecipeName, Recipe] = {
     "default": Recipe(),
     "paper": Recipe(
-        TokenizerConfig(kind="mpq"),
+        TokenizerConfig(orthogonality="decorrelation", orthogonality_weight=1.0),
         PretrainConfig(
             score_items=False,
             renormalize=False,
@@ -40,11 +40,11 @@ RECIPES: dict[RecipeName, Recipe] = {
         AlignConfig(kl_weight=0.1, loop=LoopConfig(epochs=1, learning_rate=1e-4)),
     ),
 }
-"""They differ in the kind of tokens, in item scores, in probabilities among existing items, in the length of
-histories, in dropout, epochs, the weight of the categories, and in how far alignment may go. `paper` decodes every
-target, and feeds tokens in the model's own order at the end (D4). It is trained to that end, for its validation Recall
-wavers while it learns (docs/findings.md). Three things are ours, because they were measured to be better: decorrelated
-experts, separated collisions, and pooled histories where the paper's figure has flat ones."""
+"""They differ in how far tokens may repeat one another, in item scores, in probabilities among existing items, in the
+length of histories, in dropout, epochs, the weight of the categories, and in how far alignment may go. `paper` decodes
+every target, and feeds tokens in the model's own order at the end (D4). It is trained to that end, for its validation
+Recall wavers while it learns (docs/findings.md). Three things are ours, because they were measured to be better:
+decorrelated experts, separated collisions, and pooled histories where the paper's figure has flat ones."""
 
 
 def recipe_named(name: str) -> Recipe:
