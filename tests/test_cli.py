@@ -336,7 +336,7 @@ def test_info_names_versions_backends_and_ops(capsys: pytest.CaptureFixture[str]
 
 
 def test_info_describes_a_tokenizer_that_took_no_steps(chain: Chain, capsys: pytest.CaptureFixture[str]) -> None:
-    sizes = "--num-codebooks 3 --codebook-size 8 --text-dim 16 --collaborative-dim 8"
+    sizes = "--kind product-k-means --num-codebooks 3 --codebook-size 8 --text-dim 16 --collaborative-dim 8"
     said = printed_by(f"tokenize --data ROOT/data --out ROOT/opq {sizes}", chain.root)
     shown = printed_by("info ROOT/opq", chain.root)
     assert re.search(r"^state +finished$", shown, re.MULTILINE)

@@ -14,10 +14,9 @@ import torch
 from reg4rec import loop
 from reg4rec.checkpoints import newest_checkpoint, read_counters
 from reg4rec.comparison.compare import versions
-from reg4rec.data import Dataset, ItemCatalog, Sequences
+from reg4rec.data import Dataset, ItemCatalog
 from reg4rec.errors import InputError, TokenizerCollapseError
-from reg4rec.evaluation import evaluate
-from reg4rec.evaluation.metrics import hit_ranks
+from reg4rec.evaluation import RecordedRanks, evaluate
 from reg4rec.infer import Recommender
 from reg4rec.settings import SEED_RANGE, SEEDS, check_settings, override
 from reg4rec.storage import read_header, read_tensors, to_json, write_json, write_tensors
@@ -166,7 +165,7 @@ class _Job:
         if self.path.exists():
             return
         recommender = self._fitted()
-        recorded = _Recorded(recommender)
+        recorded = RecordedRanks(recommender)
         (row,) = evaluate(recorded, self.data, "validation", "standard", CUTS, self.config.max_users).rows
         health = recommender.tokenizer.health
         write_tensors(self.path.with_name("ranks.safetensors"), {"rank_B": torch.from_numpy(recorded.ranks_B)})
@@ -213,29 +212,6 @@ class _Job:
             loop.run(stage, alignment.loop, self.folder("aligned"), seed=self.seed)
             recommender = recommender.with_model(stage.policy)
         return recommender.with_search(**variant.search)
-
-
-class _Recorded:
-    """A recommender that an evaluation reads, and the rank of every user's target that it saw."""
-
-    def __init__(self, recommender: Recommender):
-        self.recommender, self.name, self.trained_on = recommender, recommender.name, recommender.trained_on
-        self.items, self.ranks = recommender.items, list[npt.NDArray[np.int64]]()
-
-    @property
-    def ranks_B(self) -> npt.NDArray[np.int64]:  # noqa: N802
-        """0-based, max(CUTS) where a target was not found."""
-        return np.concatenate(self.ranks)
-
-    def rank(self, histories: Sequences, k: int, filter_seen: bool) -> npt.NDArray[np.int32]:
-        return self.recommender.rank(histories, k, filter_seen)
-
-    def rank_with_details(
-        self, histories: Sequences, k: int, filter_seen: bool, targets: npt.NDArray[np.int32]
-    ) -> tuple[npt.NDArray[np.int32], dict[str, npt.NDArray[np.float64]]]:
-        ranked_BN, details = self.recommender.rank_with_details(histories, k, filter_seen, targets)
-        self.ranks.append(hit_ranks(ranked_BN, targets))
-        return ranked_BN, details
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,18 +2,20 @@
 
 import copy
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 
 from reg4rec.data.shop import SyntheticShop
-from reg4rec.evaluation import evaluate
+from reg4rec.evaluation import RecordedRanks, evaluate
 from reg4rec.infer import Recommender
 from reg4rec.model import Reg4RecModel
 from reg4rec.tokenizer import Tokenizer
 from reg4rec.train import calibrate
-from reg4rec.train.calibration import TEMPERATURES, fit_temperatures
+from reg4rec.train.calibration import TEMPERATURES, fit_temperatures, is_higher
 
 
 def test_temperatures_undo_a_scale_put_on_the_logits(
@@ -42,14 +44,21 @@ def test_one_setting_after_the_other_is_chosen_on_validation(shop: SyntheticShop
     assert chosen.model is recommender.model
     assert recommender.config.temperatures is None
     names = ("num_steps", "path_weight", "temperatures", "prune_threshold")
+
+    def ndcg(row: dict[str, Any]) -> npt.NDArray[np.float64]:
+        recorded = RecordedRanks(recommender.with_search(**{name: row[name] for name in names}))
+        evaluate(recorded, shop, "validation", ks=(10,), max_users=100)
+        return np.where(recorded.ranks_B < 10, 1 / np.log2(2.0 + recorded.ranks_B), 0.0)
+
     best, changes = tried[0], []
-    assert [best[name] for name in names] == [None, 0.0, None, None]
+    assert [best[name] for name in names] == [2, 0.0, None, None]
     for row in tried[1:]:
         (changed,) = (name for name in names if row[name] != best[name])
         changes.append((changed, row[changed]))
-        best = row if row["ndcg@10"] > best["ndcg@10"] else best
+        gain_B = ndcg(row) - ndcg(best)
+        best = row if gain_B.mean() > gain_B.std() / len(gain_B) ** 0.5 else best
     assert changes == [
-        ("num_steps", 2),
+        ("num_steps", None),
         *(("path_weight", weight) for weight in (0.1, 0.3, 1.0)),
         ("temperatures", fit_temperatures(recommender, shop, 100, seed=0)),
         *(("prune_threshold", threshold) for threshold in (0.0, 0.3)),
@@ -67,7 +76,18 @@ def test_ties_keep_what_was_tried_first(
     )
     chosen, tried = calibrate(recommender, shop, thresholds=(None, 0.3), max_users=10)
     assert len(tried) == 7
-    assert chosen.config == replace(recommender.config, prune_threshold=None)
+    assert chosen.config == replace(recommender.config, num_steps=2, prune_threshold=None)
+
+
+def test_a_gain_within_its_standard_error_is_none() -> None:
+    before_B = np.zeros(100)
+    some_B, few_B = before_B.copy(), before_B.copy()
+    some_B[:30], some_B[30:40] = 1.0, -1.0
+    few_B[:3], few_B[3:5] = 1.0, -1.0
+    assert is_higher(some_B, before_B)
+    assert not is_higher(few_B, before_B)  # 0.01 on average, its error is 0.022
+    assert not is_higher(before_B, before_B)
+    assert is_higher(before_B + 0.001, before_B)  # all agree
 
 
 def test_a_model_of_tokens_alone_has_temperatures_and_a_threshold_to_choose(
