@@ -54,7 +54,8 @@ namespace reg4rec::SIMD_NAMESPACE {
 
 void decoder_blocks_rows(const DecoderBlocks& args, const DecoderLayers* blocks, float scale, int64_t begin,
                          int64_t end, const DecoderScratch& scratch) {
-  const int64_t rows = end - begin, width = args.width, narrow = whole_panels(args.width), wide = wide_row(args.width, args.ffn_width);
+  const int64_t rows = end - begin, width = args.width;
+  const int64_t narrow = whole_panels(width), wide = wide_row(width, args.ffn_width);
   float *state = scratch.rows, *mixed = state + rows * narrow, *added = mixed + rows * narrow;
   float* hidden = added + rows * narrow;
   const float* x = args.x + begin * width;
@@ -75,7 +76,8 @@ void decoder_blocks_rows(const DecoderBlocks& args, const DecoderLayers* blocks,
     for (int64_t r = 0; r < rows;) {
       const int64_t user = (begin + r) / args.num_paths, rest = (user + 1) * args.num_paths - begin;
       const int64_t next = rest < rows ? rest : rows;
-      attend_history(args, block, user, added + r * narrow, narrow, next - r, scale, scratch.attention, mixed + r * narrow);
+      attend_history(args, block, user, added + r * narrow, narrow, next - r, scale, scratch.attention,
+                     mixed + r * narrow);
       r = next;
     }
     linear(layers.cross_out, mixed, narrow, rows, added, narrow);

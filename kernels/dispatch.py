@@ -18,7 +18,17 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from .machine import backend_problem, machine_problem
 
-__all__ = ["BACKENDS", "BackendError", "Choice", "Op", "all_ops", "forced_backend", "status", "use_backend"]
+__all__ = [
+    "BACKENDS",
+    "BackendError",
+    "Choice",
+    "Op",
+    "all_ops",
+    "forced_backend",
+    "native_is_asked_for",
+    "status",
+    "use_backend",
+]
 
 BACKENDS = ("cuda", "triton", "cpp", "eager")
 

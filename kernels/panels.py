@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-__all__ = ["Affine", "num_weights", "pack", "unpack"]
+__all__ = ["Affine", "Shapes", "num_weights", "pack", "unpack"]
 
 PANEL = 32
 """Outputs whose weights lie side by side, input by input."""

@@ -31,8 +31,8 @@ __all__ = [
     "read_metrics",
     "read_settings",
     "recorded",
+    "run_state",
     "save_checkpoint",
-    "state_of",
     "sweep",
 ]
 
@@ -73,11 +73,12 @@ def open_folder(out: Path, settings: Mapping[str, Any], resume: bool) -> None:
         )
     starts_over = stored is not None and not resume
     result = RESULTS.get(stage) if starts_over else None
-    if result is not None:
+    if result is not None and not (out / result).is_symlink():
         check_replaceable((out / result).resolve(), f"{result}.json", CONTENTS[result])
     distributed.barrier()  # all have looked
     if distributed.is_first():
         sweep(out)
+        (out / "failure.json").unlink(missing_ok=True)
         if starts_over:
             _remove_results(out, result)
         if not resume or newest_checkpoint(out) is None:
@@ -90,9 +91,12 @@ def open_folder(out: Path, settings: Mapping[str, Any], resume: bool) -> None:
 
 def _remove_results(out: Path, result: str | None) -> None:
     """Before the settings are replaced, so that a folder never holds what others than its own made."""
-    if result is not None and (out / result).is_dir():
-        shutil.rmtree((out / result).resolve())
-    for name in ("calibration.json", "align.json", "failure.json"):
+    for name in ("tensorboard", *([] if result is None else [result])):
+        if (out / name).is_symlink():  # what it points to is not the run's
+            (out / name).unlink()
+        elif (out / name).is_dir():
+            shutil.rmtree(out / name)
+    for name in ("calibration.json", "align.json"):
         (out / name).unlink(missing_ok=True)
 
 
@@ -107,7 +111,7 @@ def read_settings(run: Path) -> dict[str, Any]:
     return settings
 
 
-def state_of(run: Path) -> str:
+def run_state(run: Path) -> str:
     """How a run stands: finished, failed, or at which step it was when it was last seen."""
     if (run / "failure.json").exists():
         return "failed"
@@ -139,8 +143,6 @@ def read_metrics(run: Path) -> list[dict[str, float]]:
 def recorded(out: str | Path | None) -> Iterator[None]:
     """Leave why a run gave itself up in `out/failure.json`, for `reg4rec doctor`."""
     path = Path(out) / "failure.json" if out is not None and distributed.is_first() else None
-    if path is not None and path.exists():
-        path.unlink()
     try:
         yield
     except (FloatingPointError, TokenizerCollapseError) as error:

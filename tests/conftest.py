@@ -19,7 +19,7 @@ def shop() -> SyntheticShop:
 @pytest.fixture(scope="session")
 def tokenizer(shop: SyntheticShop) -> Tokenizer:
     config = TokenizerConfig(
-        kind="mpq",
+        orthogonality="decorrelation",
         num_codebooks=3,
         codebook_size=16,
         codeword_dim=8,

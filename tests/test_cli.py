@@ -188,6 +188,14 @@ def test_a_finished_stage_run_again_gives_the_same(chain: Chain) -> None:
         ),
         (f"{PRETRAIN} --out ROOT/new --seed {HUGE}", f"--seed is {HUGE}; it must be from 0 to 2147483647"),
         (f"{PRETRAIN} --out ROOT/clicks.csv", "a file of that name is there"),
+        (
+            "pretrain --data ROOT/data --tokens ROOT/run/recommender/tokenizer --out ROOT/run --no-resume",
+            "in a run that was to start over, which removes it; choose another folder for --out",
+        ),
+        (
+            "align --data ROOT/data --model ROOT/run/recommender --out ROOT/run --no-resume",
+            "run/recommender, in a run that was to start over, which removes it",
+        ),
         (f"{PRETRAIN} --out ROOT/new --device abacus", "device 'abacus' cannot be used"),
         (f"{EVALUATE} --model ROOT/run", "recommender.json is missing"),
         (f"{EVALUATE} --data ROOT/other", "their items are not the same"),

@@ -366,7 +366,9 @@ def test_a_run_that_starts_over_holds_nothing_of_the_old_one(tmp_path: Path) -> 
     train(Regression(settings={"stage": "pretrain", "size": "old"}), tmp_path)
     result = tmp_path / "recommender"
     result.mkdir()
-    for path in (result / "recommender.json", result / "notes.txt", tmp_path / "calibration.json"):
+    (tmp_path / "tensorboard").mkdir()
+    of_run = ("calibration.json", "failure.json", "tensorboard/events")
+    for path in (result / "recommender.json", result / "notes.txt", *(tmp_path / name for name in of_run)):
         path.write_text("old")
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
 
@@ -383,3 +385,14 @@ def test_a_run_that_starts_over_holds_nothing_of_the_old_one(tmp_path: Path) -> 
         start_over()
     assert json.loads((tmp_path / "config.json").read_text())["size"] == "new"
     assert [path.name for path in tmp_path.iterdir() if path.name != "checkpoints"] == ["config.json"]
+
+
+def test_what_a_result_links_to_stays_when_a_run_starts_over(tmp_path: Path) -> None:
+    run, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    train(Regression(settings={"stage": "pretrain"}), run)
+    elsewhere.mkdir()
+    (elsewhere / "recommender.json").write_text("{}")
+    (run / "recommender").symlink_to(elsewhere)
+    train(Regression(settings={"stage": "pretrain"}), run, resume=False)
+    assert (elsewhere / "recommender.json").exists()
+    assert not (run / "recommender").exists()

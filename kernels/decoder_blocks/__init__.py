@@ -50,8 +50,8 @@ def _check(
     sizes = bind("decoder_blocks", floats, *rest, integer_dtypes=(torch.int64,))
     if sizes["S"] > sizes["T"]:
         raise ValueError(f"decoder_blocks: rows_BPS names {sizes['S']} steps, {sizes['T']} are there")
-    if sizes["E"] != sizes["H"] * sizes["D"] or sizes["Z"] != 2 * sizes["Y"] or sizes["Y"] == 0:
-        raise ValueError(f"decoder_blocks: E = H x D and Z = 2 Y > 0 were expected, found {sizes}")
+    if not sizes["Y"] or not sizes["E"] or sizes["E"] != sizes["H"] * sizes["D"] or sizes["Z"] != 2 * sizes["Y"]:
+        raise ValueError(f"decoder_blocks: E = H x D > 0 and Z = 2 Y > 0 were expected, found {sizes}")
     if sizes["N"] != (wanted := num_weights(layer_shapes(sizes["E"], ffn_dim), NORMS, sizes["E"])):
         raise ValueError(f"decoder_blocks: weights_YN has {sizes['N']} numbers a block where {wanted} were expected")
     return x_BPE, kept_BTRZHD, rows_BPS, memory_BZHLD, visible_BL, weights_YN, ffn_dim

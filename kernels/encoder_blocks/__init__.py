@@ -43,8 +43,10 @@ def _check(
 ) -> tuple:
     floats = {"x_BSE": x_BSE, "cos_SD": cos_SD, "sin_SD": sin_SD, "weights_YN": weights_YN}
     sizes = bind("encoder_blocks", floats, {"seen_S": seen_S}, integer_dtypes=(torch.int64,))
-    if sizes["D"] == 0 or sizes["D"] % 2 or sizes["E"] % sizes["D"]:
-        raise ValueError(f"encoder_blocks: D is even and E a multiple of it, found D = {sizes['D']}, E = {sizes['E']}")
+    if not sizes["Y"] or not sizes["E"] or not sizes["D"] or sizes["D"] % 2 or sizes["E"] % sizes["D"]:
+        raise ValueError(
+            f"encoder_blocks: Y > 0, an even D > 0 and E > 0 in multiples of D were expected, found {sizes}"
+        )
     if sizes["N"] != (wanted := num_weights(layer_shapes(sizes["E"], ffn_dim), NORMS, sizes["E"])):
         raise ValueError(f"encoder_blocks: weights_YN has {sizes['N']} numbers a block where {wanted} were expected")
     return x_BSE, seen_S, cos_SD, sin_SD, weights_YN, ffn_dim

@@ -96,6 +96,13 @@ class DataPrepare:
         show(describe(data, self.out), {"dataset": self.out, "name": data.name, **data.card}, self.json)
 
 
+def _refuse_to_remove(role: str, given: Path, out: Path, resume: bool) -> None:
+    """InputError where a run that starts over would begin by removing what it was given."""
+    if not resume and given.resolve().is_relative_to(out.resolve()):
+        lost = f"{role} is {given}, in a run that was to start over, which removes it"
+        raise InputError(f"{lost}; choose another folder for --out")
+
+
 @dataclass(frozen=True)
 class Tokenize:
     """Give every item one token from each of M codebooks: `reg4rec tokenize --data data/mine --out runs/tokens`."""
@@ -105,7 +112,7 @@ class Tokenize:
     out: Path
     """run folder; a killed run started again goes on, and RUN/tokenizer holds the result"""
     recipe: RecipeName = "default"
-    """default: the best that we measured; paper: MPQ, as in the paper. It sets the defaults of the options below"""
+    """default: the best that we measured; paper: codebooks repeat less. It sets the defaults of the options below"""
     config: Annotated[TokenizerConfig, tyro.conf.arg(name="")] = field(default_factory=TokenizerConfig)
     resume: bool = True
     """go on from the last checkpoint in the run folder, and refuse one of other settings"""
@@ -141,6 +148,7 @@ class Pretrain:
     """print one JSON object instead of text"""
 
     def run(self) -> None:
+        _refuse_to_remove("tokens", self.tokens, self.out, self.resume)
         data, tokenizer = load_dataset(self.data), Tokenizer.from_pretrained(self.tokens)
         recommender = fit_recommender(data, tokenizer, self.config, self.out, self.resume, self.seed, self.device)
         search = asdict(recommender.config)
@@ -172,9 +180,7 @@ class Align:
     """print one JSON object instead of text"""
 
     def run(self) -> None:
-        if not self.resume and self.model.resolve().is_relative_to(self.out.resolve()):
-            lost = f"model is {self.model}, in a run that was to start over, which removes it"
-            raise InputError(f"{lost}; choose another folder for --out")
+        _refuse_to_remove("model", self.model, self.out, self.resume)
         recommender, data = trained_on(self.model, self.data, self.device)
         align(recommender, data, self.config, self.out, self.resume, self.seed)
         distributed.barrier()  # the first process has written the record

@@ -11,7 +11,7 @@ import tyro
 
 import reg4rec
 from reg4rec import ops
-from reg4rec.checkpoints import newest_checkpoint, read_counters, read_settings, state_of
+from reg4rec.checkpoints import newest_checkpoint, read_counters, read_settings, run_state
 from reg4rec.cli.output import show
 from reg4rec.errors import InputError
 from reg4rec.tokenizer import Tokenizer
@@ -55,7 +55,7 @@ class Info:
         settings, newest = read_settings(folder), newest_checkpoint(folder)
         counters = None if newest is None else read_counters(newest)
         stage = settings.get("stage", "tokenizer")
-        facts: dict[str, Any] = {"stage": stage, "seed": settings["seed"], "state": state_of(folder)}
+        facts: dict[str, Any] = {"stage": stage, "seed": settings["seed"], "state": run_state(folder)}
         if counters is not None:
             facts |= _progress(settings, counters)
         text = "\n".join(f"{name:8} {_line(value)}" for name, value in facts.items())

@@ -3,7 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["hit_ranks", "ndcg_at", "recall_at"]
+__all__ = ["gains", "hit_ranks", "ndcg_at", "recall_at"]
 
 Int32 = npt.NDArray[np.int32]
 Float64 = npt.NDArray[np.float64]
@@ -22,5 +22,9 @@ def recall_at(ranked_BN: Int32, target_B: Int32, k: int) -> Float64:
 
 def ndcg_at(ranked_BN: Int32, target_B: Int32, k: int) -> Float64:
     """1 / log2(2 + rank) for each user whose target has a 0-based rank below `k`, else 0, (B,)."""
-    ranks = hit_ranks(ranked_BN[:, :k], target_B)
-    return np.where(ranks < min(k, ranked_BN.shape[1]), 1.0 / np.log2(2.0 + ranks), 0.0)
+    return gains(hit_ranks(ranked_BN[:, :k], target_B), min(k, ranked_BN.shape[1]))
+
+
+def gains(rank_B: npt.NDArray[np.int64], k: int) -> Float64:
+    """What a target of this 0-based rank adds to NDCG@k."""
+    return np.where(rank_B < k, 1.0 / np.log2(2.0 + rank_B), 0.0)

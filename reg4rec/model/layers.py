@@ -12,9 +12,9 @@ from torch.nn import functional as F
 
 from reg4rec import ops
 from reg4rec.kernels.dispatch import native_is_asked_for
-from reg4rec.kernels.panels import Affine, pack
+from reg4rec.kernels.panels import pack
 from reg4rec.kernels.path_attention.reference import gathered
-from reg4rec.model.linear import Linear, state_of
+from reg4rec.model.linear import Linear, weight_state
 
 __all__ = ["DecoderBlock", "Dropout", "EncoderBlock", "PackedWeights", "Rotary", "packed_block"]
 
@@ -202,41 +202,65 @@ class DecoderBlock(nn.Module):
 
 
 class PackedWeights:
-    """The weights of an encoder's or a decoder's blocks as the ops take them, packed anew when they have changed."""
+    """The weights of an encoder's or a decoder's blocks as the ops take them, packed anew when they have changed.
 
-    def __init__(self, blocks: nn.ModuleList) -> None:
-        self._blocks = [cast("EncoderBlock | DecoderBlock", block) for block in blocks]
-        modules = [part for block in self._blocks for group in block.parts() for part in group]
-        self._homes = [part._parameters for part in modules]  # a fifth of the time of looking for attributes
-        self._kept: tuple[object, list[nn.Parameter], Tensor] | None = None
+    A write through `weight.data` shows nowhere.
+    """
 
-    def current(self) -> Tensor | None:
-        """weights_YN, or None where torch's layers run: on a GPU, with gradient or dropout, and in other dtypes.
+    def __init__(self) -> None:
+        self._kept: tuple[object, list[Tensor], Tensor] | None = None
 
-        Under autocast too, whose products are faster in large batches.
+    def of(self, blocks: nn.ModuleList) -> Tensor | None:
+        """weights_YN in inference mode; None where torch's layers run: on a GPU, with dropout, and in other dtypes.
+
+        Outside of inference mode too, so that what training samples and what it learns from are the same numbers; under
+        autocast, whose products are faster in large batches; and where something was done to a layer that its weights
+        do not tell: hooks, parametrizations, another kind of layer.
         """
-        if torch.is_grad_enabled() or torch.is_autocast_enabled("cpu") or not native_is_asked_for():
+        if not torch.is_inference_mode_enabled() or torch.is_autocast_enabled("cpu") or not native_is_asked_for():
             return None
-        weights = [weight for home in self._homes for weight in home.values() if weight is not None]
-        if self._blocks[0].training or any(_is_foreign(weight) for weight in weights):
-            return None
-        state = state_of(*weights)
+        weights: list[nn.Parameter] = []
+        for block in blocks:
+            found = None if block.training else _own_weights(block)
+            if found is None:
+                return None
+            weights += found
+        state = weight_state(*weights)
         if self._kept is None or self._kept[0] != state:
-            # the weights themselves are held too, so that no other can take their addresses
-            self._kept = (state, weights, torch.stack([packed_block(block) for block in self._blocks]))
+            packed = torch.stack([packed_block(cast("EncoderBlock | DecoderBlock", block)) for block in blocks])
+            # the memory of the weights is held too, so that no other can take their addresses
+            self._kept = (state, [weight.detach() for weight in weights], packed)
         return self._kept[2]
 
 
 def packed_block(block: EncoderBlock | DecoderBlock) -> Tensor:
     """weights_N of a block."""
-    layers, norms = ([_affine(part) for part in group] for group in block.parts())
+    layers, norms = (
+        [(part.get_parameter("weight"), part.get_parameter("bias")) for part in group] for group in block.parts()
+    )
     return pack(layers, norms)
 
 
-def _affine(part: nn.Module) -> Affine:
-    return part.get_parameter("weight"), part.get_parameter("bias")
+def _own_weights(block: nn.Module) -> list[nn.Parameter] | None:
+    """The weights of a block's parts, None unless they are all that its result depends on and the ops' C++ takes them.
 
-
-def _is_foreign(weight: Tensor) -> bool:
-    """Whether the ops' C++ does not take it: FSDP2 cuts parameters, which are of another type then."""
-    return type(weight) is not nn.Parameter or weight.is_cuda or weight.dtype != torch.float32
+    FSDP2 cuts parameters, which are of another type then; what is made in inference mode does not tell of writes.
+    """
+    if type(block) not in (EncoderBlock, DecoderBlock):
+        return None
+    groups = cast("EncoderBlock | DecoderBlock", block).parts()
+    parts = [part for group in groups for part in group]
+    if any(x._forward_hooks or x._forward_pre_hooks for x in (block, *parts)):
+        return None
+    weights: list[nn.Parameter] = []
+    for part in parts:
+        own = part._parameters
+        if type(part) not in (Linear, nn.LayerNorm) or list(own) != ["weight", "bias"]:
+            return None
+        for weight in own.values():
+            if type(weight) is not nn.Parameter or weight.is_cuda or weight.dtype != torch.float32:
+                return None
+            if weight.is_inference():
+                return None
+            weights.append(weight)
+    return weights

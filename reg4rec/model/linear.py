@@ -10,7 +10,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from reg4rec import ops
 
-__all__ = ["Format", "Linear", "state_of"]
+__all__ = ["Format", "Linear", "weight_state"]
 
 Format = Literal["fp32", "bf16", "fp8"]
 ROWS = 64
@@ -61,17 +61,16 @@ class Linear(nn.Linear):
     def _fp8(self, x_TD: Tensor) -> Tensor:
         if torch.compiler.is_compiling():  # a graph cannot tell whether the weight has changed
             return ops.fp8_linear(x_TD, self.weight, self.bias)
-        state = state_of(self.weight)
+        state = weight_state(self.weight)
         if self._kept is None or self._kept[0] != state:
             # the weight itself is held too, so that no other can take its address
             self._kept = (state, self.weight.detach(), ops.fp8_weight(self.weight))
         return ops.fp8_linear(x_TD, self.weight, self.bias, weight8=self._kept[2])
 
 
-def state_of(*weights: Tensor) -> tuple[object, ...]:
+def weight_state(*weights: Tensor) -> tuple[object, ...]:
     """Another one after a weight was written to or replaced, or an optimizer has made a step."""
-    versions = ((w.data_ptr(), w.device, 0 if w.is_inference() else w._version) for w in weights)
-    return _optimizers().steps, *versions
+    return _optimizers().steps, *((weight.data_ptr(), weight.device, weight._version) for weight in weights)
 
 
 class _Optimizers:

@@ -109,7 +109,7 @@ class Reg4RecModel(nn.Module):
         self.decoder = nn.ModuleList(DecoderBlock(*shape) for _ in range(c.num_blocks))
         self.category_head = nn.Linear(c.dim, c.num_categories) if c.num_categories else None
         self.rotary = Rotary(c.dim // c.num_heads)
-        self._encoder_weights, self._decoder_weights = PackedWeights(self.encoder), PackedWeights(self.decoder)
+        self._encoder_weights, self._decoder_weights = PackedWeights(), PackedWeights()
         if c.num_items:
             self.residual_ID = nn.Parameter(torch.zeros(c.num_items, c.dim))
             self.residual_dropout = Dropout(RESIDUAL_DROPOUT)
@@ -178,7 +178,7 @@ class Reg4RecModel(nn.Module):
         x_BSD, number_S = self.embed_history(codes_BLM, items_BL)
         visible_SS = number_S[None, :] <= number_S[:, None]
         turn_S = self.rotary(number_S)
-        if (weights_YN := self._encoder_weights.current()) is not None:
+        if (weights_YN := self._encoder_weights.of(self.encoder)) is not None:
             cos_SD, sin_SD = (x_S1D.squeeze(1) for x_S1D in turn_S)
             return ops.encoder_blocks(
                 x_BSD, visible_SS.sum(1), cos_SD, sin_SD, weights_YN, self.config.ffn_dim
@@ -194,7 +194,7 @@ class Reg4RecModel(nn.Module):
         kept = [keys_or_values for block in self._decoder_blocks() for keys_or_values in block.memory(x_BSD, turn_BS)]
         state_BD = x_BSD[torch.arange(len(x_BSD), device=x_BSD.device), length_B * self.slots_per_item]
         visible_B11S = (number_S <= length_B[:, None])[:, None, None, :]
-        return Memory(torch.stack(kept), visible_B11S, state_BD, self._decoder_weights.current())
+        return Memory(torch.stack(kept), visible_B11S, state_BD, self._decoder_weights.of(self.decoder))
 
     @torch.no_grad()
     def decode_step(

@@ -46,10 +46,6 @@ def _without(reward: str) -> Variant:
     return _rewarded(f"all but {reward.replace('_', ' ')}", *(name for name in REWARDS if name != reward))
 
 
-def _orthogonal(form: str) -> Variant:
-    return Variant(form, tokenizer={"orthogonality": form, "orthogonality_weight": 1.0})
-
-
 def _labels(name: str, mislabeled: float) -> tuple[Variant, ...]:
     return (
         Variant(name, mislabeled=mislabeled, search={"prune_threshold": None}),
@@ -72,7 +68,7 @@ QUESTIONS: dict[str, Question] = {
         (
             Variant(AS_IT_IS),
             *(Variant(kind, tokenizer={"kind": kind}) for kind in ("product-k-means", "rq-vae", "residual-k-means")),
-            *(_orthogonal(form) for form in ("decorrelation", "latent", "codeword")),
+            *(Variant(form, tokenizer={"orthogonality": form}) for form in ("decorrelation", "latent", "codeword")),
             Variant("no orthogonality", tokenizer={"orthogonality_weight": 0.0}),
             Variant("batches of 1024, E 64", tokenizer={"batch_size": 1024, "codeword_dim": 64}),
             Variant("collisions left", tokenizer={"separate_collisions": False}),

@@ -54,9 +54,9 @@ class TokenizerConfig:
     """H, hidden width of the experts and of the decoder (ours); of an RQ-VAE the widest of three layers: H, H/2, H/4"""
     orthogonality: OrthogonalityForm = "weight"
     """what keeps experts from becoming copies (docs/tokenizer.md): `weight` as in MMQ, the others are ours (D2)"""
-    orthogonality_weight: float = 0.005
-    """lambda of L_MPQ (D2); the other forms want about 1. Stronger ones recommend worse in `default`, better in `paper`
-    (measured: docs/findings.md)"""
+    orthogonality_weight: float | None = None
+    """lambda of L_MPQ; None: 0.005 for `weight` (D2), 1 for the other forms (ours). The strong ones recommend worse in
+    `default`, better in `paper` (measured: docs/findings.md)"""
     commitment: float = 0.25
     """weight of ||e - sg[z]||^2 (ours, D2; the usual VQ-VAE value)"""
     separate_collisions: bool = True
@@ -80,13 +80,13 @@ class TokenizerConfig:
 
     def __post_init__(self) -> None:
         sizes = ("num_codebooks", "codebook_size", "codeword_dim", "hidden_dim", "epochs", "batch_size")
-        weights = ("orthogonality_weight", "commitment")
         check_settings(
             self,
             ("kind", self.kind in get_args(Kind), f"one of {', '.join(get_args(Kind))}"),
             ("collision_token", isinstance(self.collision_token, bool), "True or False"),
             *((name, getattr(self, name) >= 1, "1 or more") for name in sizes),
-            *((name, getattr(self, name) >= 0, "0 or more") for name in weights),
+            ("orthogonality_weight", self.orthogonality_strength >= 0, "0 or more, or None"),
+            ("commitment", self.commitment >= 0, "0 or more"),
             (
                 "autoencoder_epochs",
                 0 <= self.autoencoder_epochs < self.epochs,
@@ -95,6 +95,13 @@ class TokenizerConfig:
             ("learning_rate", self.learning_rate > 0, "positive"),
             ("seed", self.seed in SEEDS, SEED_RANGE),
         )
+
+    @property
+    def orthogonality_strength(self) -> float:
+        """The weight of the penalty, its form's own where none was given."""
+        if self.orthogonality_weight is None:
+            return 0.005 if self.orthogonality == "weight" else 1.0
+        return self.orthogonality_weight
 
     @property
     def tokens_per_item(self) -> int:

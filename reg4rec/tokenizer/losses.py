@@ -25,8 +25,8 @@ def tokenizer_loss(
         return residual_loss(quantizer, vectors_BV, quantizing, c.commitment)
     assert isinstance(quantizer, MPQ)
     if quantizing:
-        return mpq_loss(quantizer, vectors_BV, c.orthogonality, c.orthogonality_weight, c.commitment)
-    return autoencoder_loss(quantizer, vectors_BV, c.orthogonality, c.orthogonality_weight)
+        return mpq_loss(quantizer, vectors_BV, c.orthogonality, c.orthogonality_strength, c.commitment)
+    return autoencoder_loss(quantizer, vectors_BV, c.orthogonality, c.orthogonality_strength)
 
 
 def mpq_loss(

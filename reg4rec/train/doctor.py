@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reg4rec.checkpoints import read_metrics, read_settings, state_of
+from reg4rec.checkpoints import read_metrics, read_settings, run_state
 from reg4rec.errors import InputError
 from reg4rec.storage import read_json
 from reg4rec.tokenizer.config import Floors
@@ -45,7 +45,7 @@ def diagnose(run: str | Path) -> Diagnosis:
     elif stage == "align" and epochs:
         record = run / "align.json"  # written at the end; until then the first epoch stands for what was before it
         findings += align_symptoms(read_json(record)["before"] if record.exists() else epochs[0], epochs)
-    return Diagnosis(stage, state_of(run), findings)
+    return Diagnosis(stage, run_state(run), findings)
 
 
 def _of_tokenizer(folder: Path, settings: dict[str, Any]) -> list[str]:

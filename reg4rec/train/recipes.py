@@ -26,7 +26,7 @@ class Recipe:
 RECIPES: dict[RecipeName, Recipe] = {
     "default": Recipe(),
     "paper": Recipe(
-        TokenizerConfig(orthogonality="decorrelation", orthogonality_weight=1.0),
+        TokenizerConfig(orthogonality="decorrelation"),
         PretrainConfig(
             score_items=False,
             renormalize=False,

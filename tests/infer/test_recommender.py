@@ -17,6 +17,7 @@ from reg4rec.data import Sequences
 from reg4rec.data.shop import SyntheticShop
 from reg4rec.errors import InputError
 from reg4rec.infer import Recommender
+from reg4rec.infer.engine import MANY_PATHS
 from reg4rec.kernels.beam_step import native
 from reg4rec.kernels.machine import native_problem
 from reg4rec.model import Reg4RecModel
@@ -323,3 +324,13 @@ def test_no_users_give_an_empty_table_of_the_same_columns(recommender: Recommend
     assert none.height == 0
     assert none.columns == some.columns
     assert none["item_id"].dtype == some["item_id"].dtype == pl.String
+
+
+def test_few_paths_on_a_cpu_are_searched_in_float32_whatever_the_dtype(recommender: Recommender) -> None:
+    half = copy.copy(recommender)
+    half.dtype = torch.bfloat16
+    with half.engine.autocast(MANY_PATHS):
+        assert torch.is_autocast_enabled("cpu")
+    for chosen, num_paths in ((half, MANY_PATHS - 1), (recommender, MANY_PATHS)):
+        with chosen.engine.autocast(num_paths):
+            assert torch.is_autocast_enabled("cpu") == (native_problem() is not None and chosen is half)

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from reg4rec import ops
 from reg4rec.kernels.machine import native_problem
-from reg4rec.model import Memory, ModelConfig, Reg4RecModel
-from reg4rec.model.layers import PackedWeights
+from reg4rec.model import Linear, Memory, ModelConfig, Reg4RecModel
+from reg4rec.model.layers import DecoderBlock, PackedWeights
 
 pytestmark = pytest.mark.skipif(native_problem() is not None, reason="needs the extension")
 CONFIG = ModelConfig(num_codebooks=3, codebook_size=7, num_categories=4, dim=16, num_heads=2, ffn_dim=24, num_items=30)
@@ -24,6 +24,7 @@ def model() -> Reg4RecModel:
     return made
 
 
+@torch.inference_mode()
 def states(model: Reg4RecModel) -> tuple[Memory, Tensor]:
     """Histories of 5 and 2 items, and the states of three paths after a token."""
     g = torch.Generator().manual_seed(1)
@@ -91,17 +92,58 @@ def test_a_copy_has_its_own(model: Reg4RecModel) -> None:
     assert torch.equal(states(model)[1], before_BPD)
 
 
-def test_where_torch_decodes(model: Reg4RecModel) -> None:
-    weights = PackedWeights(model.decoder)
-    assert weights.current() is None  # with gradient
-    with torch.no_grad():
-        assert weights.current() is not None
-        with torch.autocast("cpu", torch.bfloat16):
-            assert weights.current() is None
+def change_layer(model: Reg4RecModel) -> None:
+    model.get_submodule("decoder.1.ffn").up = Linear(16, 24)
+
+
+def change_block(model: Reg4RecModel) -> None:
+    model.decoder[1] = DecoderBlock(16, 2, 24, 0.1).eval()
+
+
+def parametrize(model: Reg4RecModel) -> None:
+    nn.utils.parametrizations.weight_norm(model.get_submodule("decoder.1.cross_q"))
+    model.get_parameter("decoder.1.cross_q.parametrizations.weight.original0").mul_(2)
+
+
+def hook(model: Reg4RecModel) -> None:
+    model.get_submodule("decoder.1.ffn.down").register_forward_hook(lambda _, __, y: 2 * y)
+
+
+@pytest.mark.parametrize("change", [change_layer, change_block, parametrize, hook])
+@torch.no_grad()
+def test_whatever_is_done_to_a_layer_counts(model: Reg4RecModel, change: Callable[[Reg4RecModel], None]) -> None:
+    _, before_BPD = states(model)
+    change(model)
+    _, state_BPD = states(model)
+    with ops.use_backend("eager"):
+        _, expected_BPD = states(model)
+    assert not torch.allclose(state_BPD, before_BPD)
+    torch.testing.assert_close(state_BPD, expected_BPD)
+
+
+@torch.no_grad()
+def test_no_other_weights_take_the_address_of_those_that_were_packed(model: Reg4RecModel) -> None:
+    parameters = list(model.parameters())
+    for seed in range(6):
+        g = torch.Generator().manual_seed(seed)
+        nn.utils.vector_to_parameters(torch.randn(sum(p.numel() for p in parameters), generator=g), parameters)
+        _, state_BPD = states(model)
         with ops.use_backend("eager"):
-            assert weights.current() is None
-        assert PackedWeights(model.train().decoder).current() is None
-        assert PackedWeights(model.eval().double().decoder).current() is None
+            _, expected_BPD = states(model)
+        torch.testing.assert_close(state_BPD, expected_BPD, rtol=1e-3, atol=1e-3)
+
+
+def test_where_torch_decodes(model: Reg4RecModel) -> None:
+    weights = PackedWeights()
+    with torch.no_grad():
+        assert weights.of(model.decoder) is None
     with torch.inference_mode():
-        made_here = Reg4RecModel(CONFIG).eval()
-        assert PackedWeights(made_here.encoder).current() is not None
+        assert weights.of(model.decoder) is not None
+        with torch.autocast("cpu", torch.bfloat16):
+            assert weights.of(model.decoder) is None
+        with ops.use_backend("eager"):
+            assert weights.of(model.decoder) is None
+        assert weights.of(model.train().decoder) is None
+        assert weights.of(model.eval().double().decoder) is None
+    with torch.inference_mode():  # whose tensors do not tell of writes
+        assert weights.of(Reg4RecModel(CONFIG).eval().encoder) is None

@@ -52,9 +52,14 @@ def test_the_decoder_is_that_of_the_model() -> None:
     torch.testing.assert_close(made, kept[:, 2, :5])  # where `step` writes what a step makes
 
 
+ODD = {"encoder_blocks": (3, 9, 2, 3, 10, 37), "decoder_blocks": (3, 5, 2, 3, 7, 3, 5, 37)}
+
+
+@pytest.mark.parametrize("sizes", [SIZES, ODD], ids=["whole", "odd"])
 @pytest.mark.parametrize("name", NAMES)
-def test_every_instruction_set(isa: str, name: str) -> None:
-    args = inputs(name, SIZES[name])
+def test_every_instruction_set(isa: str, name: str, sizes: dict[str, tuple[int, ...]]) -> None:
+    """Odd widths leave channels over that no vector holds."""
+    args = inputs(name, sizes[name])
     with ops.use_backend("cpp"):
         found = as_tuple(getattr(ops, name)(*args))
     for one, exact in zip(found, truth(name, args), strict=True):
@@ -133,13 +138,22 @@ def test_what_they_do_not_take() -> None:
     assert objection(decoder[0]) is None
     assert "it computes float32, this is torch.float64" in str(objection(decoder[0].double()))
     odd = changed(changed(encoder, 2, encoder[2][:, :31]), 3, encoder[3][:, :31])
-    with pytest.raises(ValueError, match=r"encoder_blocks: D is even and E a multiple of it, found D = 31, E = 128"):
+    with pytest.raises(
+        ValueError, match=r"encoder_blocks: Y > 0, an even D > 0 and E > 0 .* were expected, found .*'D': 31"
+    ):
         ops.encoder_blocks(*odd)
+    with pytest.raises(ValueError, match=r"encoder_blocks: Y > 0"):
+        ops.encoder_blocks(*changed(encoder, 4, encoder[4][:0]))
+    with pytest.raises(ValueError, match=r"encoder_blocks: Y > 0"):
+        ops.encoder_blocks(*changed(encoder, 0, encoder[0][..., :0]))
     with pytest.raises(ValueError, match=r"encoder_blocks: weights_YN has .* numbers a block where .* were expected"):
         ops.encoder_blocks(*changed(encoder, 5, 300))
     with pytest.raises(ValueError, match=r"decoder_blocks: weights_YN has .* numbers a block where .* were expected"):
         ops.decoder_blocks(*changed(decoder, 6, 300))
     with pytest.raises(ValueError, match=r"decoder_blocks: rows_BPS names 5 steps, 4 are there"):
         ops.decoder_blocks(*changed(decoder, 2, torch.zeros(3, 23, 5, dtype=torch.int64)))
-    with pytest.raises(ValueError, match=r"decoder_blocks: E = H x D and Z = 2 Y > 0 were expected"):
+    with pytest.raises(ValueError, match=r"decoder_blocks: E = H x D > 0 and Z = 2 Y > 0 were expected"):
         ops.decoder_blocks(*changed(decoder, 5, decoder[5][:1]))
+    headless = [changed(decoder, 0, decoder[0][..., :0]), decoder[1][:, :, :, :, :0], decoder[3][:, :, :0]]
+    with pytest.raises(ValueError, match=r"decoder_blocks: E = H x D > 0"):
+        ops.decoder_blocks(*changed(changed(headless[0], 1, headless[1]), 3, headless[2]))

@@ -56,7 +56,7 @@ def test_one_setting_after_the_other_is_chosen_on_validation(shop: SyntheticShop
         (changed,) = (name for name in names if row[name] != best[name])
         changes.append((changed, row[changed]))
         gain_B = ndcg(row) - ndcg(best)
-        best = row if gain_B.mean() > gain_B.std() / len(gain_B) ** 0.5 else best
+        best = row if gain_B.mean() > 2.5 * gain_B.std() / len(gain_B) ** 0.5 else best
     assert changes == [
         ("num_steps", None),
         *(("path_weight", weight) for weight in (0.1, 0.3, 1.0)),
@@ -79,13 +79,13 @@ def test_ties_keep_what_was_tried_first(
     assert chosen.config == replace(recommender.config, num_steps=2, prune_threshold=None)
 
 
-def test_a_gain_within_its_standard_error_is_none() -> None:
+def test_a_gain_within_its_error_is_none() -> None:
     before_B = np.zeros(100)
     some_B, few_B = before_B.copy(), before_B.copy()
-    some_B[:30], some_B[30:40] = 1.0, -1.0
-    few_B[:3], few_B[3:5] = 1.0, -1.0
+    some_B[:11], some_B[11:13] = 1.0, -1.0  # 0.09 on average, 2.6 times its error
+    few_B[:9], few_B[9:11] = 1.0, -1.0
     assert is_higher(some_B, before_B)
-    assert not is_higher(few_B, before_B)  # 0.01 on average, its error is 0.022
+    assert not is_higher(few_B, before_B)  # 0.07 on average, 2.2 times its error
     assert not is_higher(before_B, before_B)
     assert is_higher(before_B + 0.001, before_B)  # all agree
 

@@ -23,7 +23,7 @@ from reg4rec.train.doctor import diagnose
 from reg4rec.train.precision import LadqConfig
 
 TOKENS = TokenizerConfig(
-    kind="mpq",
+    orthogonality="decorrelation",
     num_codebooks=3,
     codebook_size=16,
     codeword_dim=8,
