@@ -35,8 +35,7 @@ std::vector<DecoderLayers> layers_of(const DecoderBlocks& args) {
   for (int64_t n = 0; n < args.num_blocks; ++n) {
     blocks.push_back({packed.layer(width, 3 * width), packed.layer(width, width), packed.layer(width, width),
                       packed.layer(width, width), packed.layer(width, args.ffn_width),
-                      packed.layer(args.ffn_width, width), packed.norm(width), packed.norm(width),
-                      packed.norm(width)});
+                      packed.layer(args.ffn_width, width), packed.norm(width), packed.norm(width), packed.norm(width)});
   }
   return blocks;
 }

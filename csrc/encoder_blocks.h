@@ -9,12 +9,12 @@ namespace reg4rec {
 
 struct EncoderBlocks {
   int64_t num_users, num_slots, width, num_heads, ffn_width, num_blocks;
-  const float* x;       // users x slots x width
-  const int64_t* seen;  // how many slots each slot sees
-  const float* cos;     // slots x width of a head
-  const float* sin;     // likewise
-  const float* weights; // of a block after the other, as kernels/panels.py packs them
-  float* y;             // users x slots x width
+  const float* x;        // users x slots x width
+  const int64_t* seen;   // how many slots each slot sees
+  const float* cos;      // slots x width of a head
+  const float* sin;      // likewise
+  const float* weights;  // of a block after the other, as kernels/panels.py packs them
+  float* y;              // users x slots x width
 };
 
 struct EncoderLayers {
