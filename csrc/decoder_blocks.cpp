@@ -1,10 +1,8 @@
 #include "decoder_blocks.h"
 
 #include <algorithm>
-#include <cmath>
 #include <vector>
 
-#include "aligned.h"
 #include "isa.h"
 #include "packed.h"
 #include "threads.h"
@@ -46,16 +44,11 @@ DecoderScratch scratch_of(const DecoderBlocks& args, int64_t rows, Parts& parts)
 }
 
 void run_range(void* context, int64_t begin, int64_t end) {
-  const auto& [args, blocks, rows, scale, at_once] = *static_cast<Context*>(context);
-  const int64_t most = std::min(end - begin, at_once);
-  Parts sizes{nullptr};
-  scratch_of(args, most, sizes);
-  AlignedFloats floats(sizes.size);
-  Parts parts{floats.data()};
-  const DecoderScratch scratch = scratch_of(args, most, parts);
-  for (; begin < end; begin += at_once) {
-    rows(args, blocks.data(), scale, begin, std::min(begin + at_once, end), scratch);
-  }
+  const Context& c = *static_cast<Context*>(context);
+  const auto task = [&](int64_t first, int64_t last, const DecoderScratch& scratch) {
+    c.rows(c.args, c.blocks.data(), c.scale, first, last, scratch);
+  };
+  in_pieces(c.args, begin, end, c.rows_at_once, scratch_of, task);
 }
 
 // How many rows share one pass over the weights: of whole users, or equal parts of a user's, so that each history is
@@ -70,9 +63,8 @@ int64_t rows_at_once(const DecoderBlocks& args) {
 }  // namespace
 
 void decoder_blocks_cpu(const DecoderBlocks& args, int num_threads) {
-  const double head_width = static_cast<double>(args.width) / static_cast<double>(args.num_heads);
   Context context{args, layers_of(args), FOR_ISA(current_isa(), decoder_blocks_rows),
-                  static_cast<float>(1 / std::sqrt(head_width)), rows_at_once(args)};
+                  head_scale(args.width, args.num_heads), rows_at_once(args)};
   const int64_t rows = args.num_users * args.num_paths, threads = std::max(num_threads, 1);
   const int64_t grain = std::clamp<int64_t>((rows + threads - 1) / threads, 1, context.rows_at_once);
   parallel_for(num_threads, rows, grain, run_range, &context);

@@ -1,10 +1,8 @@
 #include "encoder_blocks.h"
 
 #include <algorithm>
-#include <cmath>
 #include <vector>
 
-#include "aligned.h"
 #include "isa.h"
 #include "packed.h"
 #include "threads.h"
@@ -45,25 +43,19 @@ EncoderScratch scratch_of(const EncoderBlocks& args, int64_t users, Parts& parts
 }
 
 void run_range(void* context, int64_t begin, int64_t end) {
-  const auto& [args, blocks, users, scale, at_once] = *static_cast<Context*>(context);
-  const int64_t most = std::min(end - begin, at_once);
-  Parts sizes{nullptr};
-  scratch_of(args, most, sizes);
-  AlignedFloats floats(sizes.size);
-  Parts parts{floats.data()};
-  const EncoderScratch scratch = scratch_of(args, most, parts);
-  for (; begin < end; begin += at_once) {
-    users(args, blocks.data(), scale, begin, std::min(begin + at_once, end), scratch);
-  }
+  const Context& c = *static_cast<Context*>(context);
+  const auto task = [&](int64_t first, int64_t last, const EncoderScratch& scratch) {
+    c.users(c.args, c.blocks.data(), c.scale, first, last, scratch);
+  };
+  in_pieces(c.args, begin, end, c.users_at_once, scratch_of, task);
 }
 
 }  // namespace
 
 void encoder_blocks_cpu(const EncoderBlocks& args, int num_threads) {
-  const double head_width = static_cast<double>(args.width) / static_cast<double>(args.num_heads);
   const int64_t at_once = std::max<int64_t>(1, kRows / std::max<int64_t>(args.num_slots, 1));
   Context context{args, layers_of(args), FOR_ISA(current_isa(), encoder_blocks_users),
-                  static_cast<float>(1 / std::sqrt(head_width)), at_once};
+                  head_scale(args.width, args.num_heads), at_once};
   parallel_for(num_threads, args.num_users, at_once, run_range, &context);
 }
 

@@ -2,9 +2,11 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <utility>
 
+#include "aligned.h"
 #include "panels.h"
 
 namespace reg4rec {
@@ -39,5 +41,24 @@ struct Parts {
             take(std::max(logits, head))};
   }
 };
+
+// Calls task on at most at_once of begin..end at a time, with scratch for so many, which lay_out divides into its
+// parts.
+template <typename Args, typename Scratch, typename Task>
+void in_pieces(const Args& args, int64_t begin, int64_t end, int64_t at_once,
+               Scratch (*lay_out)(const Args&, int64_t, Parts&), Task task) {
+  const int64_t most = std::min(end - begin, at_once);
+  Parts sizes{nullptr};
+  lay_out(args, most, sizes);
+  AlignedFloats floats(sizes.size);
+  Parts parts{floats.data()};
+  const Scratch scratch = lay_out(args, most, parts);
+  for (; begin < end; begin += at_once) task(begin, std::min(begin + at_once, end), scratch);
+}
+
+// What products of queries and keys are multiplied with.
+inline float head_scale(int64_t width, int64_t num_heads) {
+  return static_cast<float>(1 / std::sqrt(static_cast<double>(width) / static_cast<double>(num_heads)));
+}
 
 }  // namespace reg4rec

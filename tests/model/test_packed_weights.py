@@ -46,6 +46,15 @@ def test_they_say_what_the_layers_say(model: Reg4RecModel) -> None:
     torch.testing.assert_close(memory.state_BD, plain.state_BD)
 
 
+def check_it_counts(model: Reg4RecModel, before_BPD: Tensor) -> None:
+    """Whether a change of the model shows, as it does in torch's layers."""
+    _, state_BPD = states(model)
+    with ops.use_backend("eager"):
+        _, expected_BPD = states(model)
+    assert not torch.allclose(state_BPD, before_BPD)
+    torch.testing.assert_close(state_BPD, expected_BPD)
+
+
 def write(part: nn.Linear) -> None:
     part.weight.mul_(-3)
 
@@ -73,11 +82,7 @@ def test_changed_weights_are_packed_anew(model: Reg4RecModel, change: Callable[[
     part = model.get_submodule("decoder.1.ffn.up")
     assert isinstance(part, nn.Linear)
     change(part)
-    _, state_BPD = states(model)
-    with ops.use_backend("eager"):
-        _, expected_BPD = states(model)
-    assert not torch.allclose(state_BPD, before_BPD)
-    torch.testing.assert_close(state_BPD, expected_BPD)
+    check_it_counts(model, before_BPD)
 
 
 @torch.no_grad()
@@ -114,11 +119,7 @@ def hook(model: Reg4RecModel) -> None:
 def test_whatever_is_done_to_a_layer_counts(model: Reg4RecModel, change: Callable[[Reg4RecModel], None]) -> None:
     _, before_BPD = states(model)
     change(model)
-    _, state_BPD = states(model)
-    with ops.use_backend("eager"):
-        _, expected_BPD = states(model)
-    assert not torch.allclose(state_BPD, before_BPD)
-    torch.testing.assert_close(state_BPD, expected_BPD)
+    check_it_counts(model, before_BPD)
 
 
 @torch.no_grad()
