@@ -28,8 +28,8 @@ CURVES: dict[str, tuple[str, int, Sizes]] = {
     "beam_step": ("items", 4, (1000, 10_000, 100_000)),
     "item_topk": ("items", 3, (1000, 10_000, 100_000, 1_000_000)),
     "path_attention": ("steps", 4, (1, 2, 4, 8, 16)),
-    "encoder_blocks": ("users", 0, (1, 4, 16, 64)),
-    "decoder_blocks": ("paths", 1, (1, 20, 100, 400)),
+    "encoder_memory": ("users", 0, (1, 4, 16, 64)),
+    "decoder_step": ("paths", 1, (1, 20, 100, 400)),
     "fp8_linear": ("rows", 0, (16, 128, 1024, 8192)),
     "token_cross_entropy": ("rows", 0, (64, 512, 4000, 16_000)),
 }
@@ -65,14 +65,15 @@ def operations(name: str, sizes: Sizes) -> int:
     if name == "path_attention":
         users, paths, heads, width, steps = sizes
         return users * paths * heads * steps * (4 * width + 3)
-    if name == "encoder_blocks":
+    if name == "encoder_memory":
         users, slots, blocks, heads, width, ffn_dim = sizes
         dim = heads * width
-        return users * slots * blocks * (2 * dim * (4 * dim + 2 * ffn_dim) + heads * slots * (4 * width + 3))
-    if name == "decoder_blocks":
-        users, paths, blocks, heads, width, steps, slots, ffn_dim = sizes
+        return users * slots * blocks * (2 * dim * (6 * dim + 2 * ffn_dim) + heads * slots * (4 * width + 3))
+    if name == "decoder_step":
+        users, paths, blocks, heads, width, steps, slots, ffn_dim, tokens, categories = sizes
         dim, seen = heads * width, steps + 1 + slots
-        return users * paths * blocks * (2 * dim * (6 * dim + 2 * ffn_dim) + heads * seen * (4 * width + 3))
+        block = 2 * dim * (6 * dim + 2 * ffn_dim) + heads * seen * (4 * width + 3)
+        return users * paths * (blocks * block + 2 * dim * (dim * (users % 2 == 0) + tokens + categories))
     if name == "fp8_linear":
         rows, out, width, _ = sizes
         return 2 * rows * out * width

@@ -31,7 +31,7 @@ from reg4rec.kernels.beam_step.index import (
     stored_index,
 )
 from reg4rec.kernels.machine import native_problem
-from reg4rec.model import Reg4RecModel
+from reg4rec.model import PathCache, Reg4RecModel
 from reg4rec.model.config import sized
 from reg4rec.storage import read_tensors, write_tensors
 from reg4rec.tokenizer import Tokenizer, TokenizerConfig
@@ -169,12 +169,11 @@ def bench_layers_of_a_recommendation(
     def run() -> Tensor:
         with chosen.engine.autocast(users * BEAMS):
             memory = recommender.remember(sequences)
-            state, begun = model.decode_step(memory, None, 0, None)
+            *_, begun = model.search_step(memory, None, 0, PathCache.empty(memory, 1, CODEBOOKS, BEAMS))
             cache = begun.of_paths(torch.zeros_like(token_BP))
             for step in range(1, CODEBOOKS):
-                model.token_logits(state)
-                state, cache = model.decode_step(memory, token_BP, step, cache)
-            return model.token_logits(state)
+                logits_BPMK, _, cache = model.search_step(memory, token_BP, step, cache)
+            return logits_BPMK
 
     token_BP = torch.arange(BEAMS).expand(users, BEAMS)
     benchmark.group = f"recommend/users={users}/cpu"
@@ -192,9 +191,8 @@ def bench_all_items_by_token_scores(benchmark: Any, recommender: Recommender, en
     @torch.inference_mode()
     def run() -> tuple[Tensor, Tensor]:
         memory = recommender.remember(sequences)
-        state_B1D, _ = recommender.model.decode_step(memory, None, 0, None)
-        log_probs_BMK = recommender.model.token_logits(state_B1D[:, 0]).log_softmax(-1)
-        return ops.item_topk(log_probs_BMK, codes_IM, 10)
+        logits_B1MK, *_ = recommender.model.search_step(memory, None, 0, PathCache.empty(memory, 1))
+        return ops.item_topk(logits_B1MK[:, 0].log_softmax(-1), codes_IM, 10)
 
     benchmark.group = f"recommend/users={users}/cpu"
     benchmark.extra_info.update(environment, backend="token scores of all items")

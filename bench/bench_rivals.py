@@ -3,24 +3,27 @@
 faiss is no dependency: its rows are skipped where it is not installed (`pip install faiss-cpu`).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from itertools import chain
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy, linear
+from torch.nn.functional import cross_entropy, embedding, layer_norm, linear
 
 from bench.bench_ops import Args, arguments, expected, num_bytes, operations
 from bench.conftest import Timed
-from reg4rec.kernels.decoder_blocks import reference as decoder
-from reg4rec.kernels.encoder_blocks import reference as encoder
+from reg4rec import ops
+from reg4rec.kernels.decoder_step.reference import decoder_shapes
+from reg4rec.kernels.dispatch import multiplies_bf16
+from reg4rec.kernels.encoder_memory.reference import encoder_shapes
 from reg4rec.kernels.fp8_linear.reference import E4M3, quantize
-from reg4rec.kernels.panels import Shapes, unpack
+from reg4rec.kernels.panels import Affine, Part, unpack
 from reg4rec.model.layers import DecoderBlock, EncoderBlock
-from tests.ops.cases import CASES
+from tests.ops.cases import CASES, in_bf16
 
+Block = TypeVar("Block", EncoderBlock, DecoderBlock)
 Call = Callable[[], Any]
 Right = tuple[Tensor, ...]
 
@@ -107,58 +110,90 @@ def whole_logits(hidden_TD: Tensor, weight_MKD: Tensor, ids_TM: Tensor, open_TM:
 
 
 def encoder_layers(
-    x_BSE: Tensor, seen_S: Tensor, cos_SD: Tensor, sin_SD: Tensor, weights_YN: Tensor, ffn_dim: int
+    x_BSE: Tensor,
+    seen_S: Tensor,
+    cos_SD: Tensor,
+    sin_SD: Tensor,
+    turn_cos_BSD: Tensor,
+    turn_sin_BSD: Tensor,
+    weights_N: Tensor,
+    shape: ops.EncoderShape,
 ) -> Call:
-    dim, head_dim = x_BSE.shape[2], cos_SD.shape[1]
-    blocks = [EncoderBlock(dim, dim // head_dim, ffn_dim, 0.0).eval() for _ in weights_YN]
-    _load(blocks, weights_YN, encoder.layer_shapes(dim, ffn_dim), encoder.NORMS)
-    turn_S = cos_SD[:, None], sin_SD[:, None]
+    dim, num_heads = x_BSE.shape[2], x_BSE.shape[2] // cos_SD.shape[1]
+    *parts, ((to_memory,), _) = unpack(weights_N, encoder_shapes(dim, shape), dim, x_BSE.dtype)
+    blocks = [_loaded(EncoderBlock(dim, num_heads, shape.ffn_dim, 0.0), part) for part in parts]
+    readers = [DecoderBlock(dim, num_heads, shape.ffn_dim, 0.0) for _ in range(shape.num_both // 2)]
+    for reader, weight, bias in zip(readers, *(t.chunk(len(readers)) for t in to_memory), strict=True):
+        _fill(reader.cross_kv, (weight, bias))
+    turn_S, turn_BS = (cos_SD[:, None], sin_SD[:, None]), (turn_cos_BSD[:, :, None], turn_sin_BSD[:, :, None])
     visible_SS = torch.arange(len(seen_S)) < seen_S[:, None]
 
     @torch.inference_mode()
-    def run() -> Tensor:
+    def run() -> tuple[Tensor, Tensor]:
         y_BSE = x_BSE
         for block in blocks:
             y_BSE = block(y_BSE, turn_S, visible_SS)
-        return y_BSE
+        return y_BSE, torch.stack([kept for reader in readers for kept in reader.memory(y_BSE, turn_BS)])
 
     return run
 
 
 def decoder_layers(
-    x_BPE: Tensor,
+    inputs_XE: Tensor,
+    row_BP: Tensor,
+    scale: float,
+    position_E: Tensor,
+    states_BE: Tensor,
     kept_BTRZHD: Tensor,
     rows_BPS: Tensor,
     memory_BZHLD: Tensor,
     visible_BL: Tensor,
-    weights_YN: Tensor,
-    ffn_dim: int,
+    weights_N: Tensor,
+    shape: ops.DecoderShape,
 ) -> Call:
-    dim, num_heads, num_paths = x_BPE.shape[2], memory_BZHLD.shape[2], x_BPE.shape[1]
-    blocks = [DecoderBlock(dim, num_heads, ffn_dim, 0.0).eval() for _ in weights_YN]
-    _load(blocks, weights_YN, decoder.layer_shapes(dim, ffn_dim), decoder.NORMS)
-    own_BP1 = torch.arange(num_paths)[:, None].expand(len(x_BPE), num_paths, 1)
+    dim, num_heads = inputs_XE.shape[1], memory_BZHLD.shape[2]
+    *parts, (heads, (norm_input,)) = unpack(weights_N, decoder_shapes(dim, shape), dim, inputs_XE.dtype)
+    blocks = [_loaded(DecoderBlock(dim, num_heads, shape.ffn_dim, 0.0), part) for part in parts]
+    own_BP1 = torch.arange(row_BP.shape[1])[:, None].expand(*row_BP.shape, 1)
     path_BPS, kept = torch.cat([rows_BPS, own_BP1], dim=2), kept_BTRZHD.clone()
     memory = memory_BZHLD.transpose(0, 1).contiguous()
 
     @torch.inference_mode()
-    def run() -> Tensor:
-        y_BPE = x_BPE
+    def run() -> list[Tensor]:
+        x_BPE = layer_norm(embedding(row_BP, inputs_XE) * scale + position_E, (dim,), *norm_input)
         for i, block in enumerate(blocks):
             seen = memory[2 * i], memory[2 * i + 1]
-            y_BPE = block.step(y_BPE, kept[:, :, :, 2 * i : 2 * i + 2], path_BPS, seen, visible_BL[:, None, None])
-        return y_BPE
+            x_BPE = block.step(x_BPE, kept[:, :, :, 2 * i : 2 * i + 2], path_BPS, seen, visible_BL[:, None, None])
+        if shape.refines:
+            x_BPE = states_BE[:, None] + linear(x_BPE, *heads[0])
+        return [linear(x_BPE, *head) for head in heads[shape.refines :]]
 
     return run
 
 
-def _load(blocks: Sequence[EncoderBlock | DecoderBlock], weights_YN: Tensor, shapes: Shapes, num_norms: int) -> None:
-    for block, weights_N in zip(blocks, weights_YN, strict=True):
-        groups = zip(
-            block.parts(), unpack(weights_N, shapes, num_norms, block.norm_ffn.normalized_shape[0]), strict=True
-        )
-        for part, (weight, bias) in chain.from_iterable(zip(*group, strict=True) for group in groups):
-            part.weight, part.bias = torch.nn.Parameter(weight.contiguous()), torch.nn.Parameter(bias.clone())
+def encoder_in_bf16(*args: Any) -> Call:
+    return _in_bf16("encoder_memory", args)
+
+
+def decoder_in_bf16(*args: Any) -> Call:
+    return _in_bf16("decoder_step", args)
+
+
+def _in_bf16(name: str, args: Args) -> Call:
+    if not multiplies_bf16():
+        pytest.skip("needs AMX")
+    in_half = in_bf16(name, args)
+    return torch.inference_mode()(lambda: getattr(ops, name)(*in_half))
+
+
+def _loaded(block: Block, part: Part) -> Block:
+    for module, affine in zip(chain(*block.parts()), chain(*part), strict=True):
+        _fill(module, affine)
+    return block.eval()
+
+
+def _fill(module: torch.nn.Module, affine: Affine) -> None:
+    module.weight, module.bias = (torch.nn.Parameter(numbers.clone()) for numbers in affine)
 
 
 def _nearly_all_equal(found: Any, right: Right, _: Args) -> None:
@@ -179,8 +214,12 @@ def _close_to_fp8(found: Any, right: Right, _: Args) -> None:
     assert (found.float() - right[0]).norm() < 2**-4 * right[0].norm()
 
 
+def _close_to_bf16(found: Any, right: Right, _: Args) -> None:
+    assert (found[0] - right[0]).norm() < 2**-6 * right[0].norm()
+
+
 def _same_first(found: Any, right: Right, _: Args) -> None:
-    torch.testing.assert_close(found, right[0])
+    torch.testing.assert_close(found[0] if isinstance(found, tuple | list) else found, right[0])
 
 
 RIVALS: dict[str, tuple[str, Callable[..., Call], Callable[[Any, Right, Args], None]]] = {
@@ -191,8 +230,10 @@ RIVALS: dict[str, tuple[str, Callable[..., Call], Callable[[Any, Right, Args], N
     "torch._scaled_mm": ("fp8_linear", scaled_mm, _close_to_fp8),
     "linear fp32": ("fp8_linear", linear_fp32, _close_to_fp8),
     "linear bf16": ("fp8_linear", linear_bf16, _close_to_fp8),
-    "torch layers of the encoder": ("encoder_blocks", encoder_layers, _same_first),
-    "torch layers of the decoder": ("decoder_blocks", decoder_layers, _same_first),
+    "torch layers of the encoder": ("encoder_memory", encoder_layers, _same_first),
+    "torch layers of the decoder": ("decoder_step", decoder_layers, _same_first),
+    "encoder, weights in bfloat16": ("encoder_memory", encoder_in_bf16, _close_to_bf16),
+    "decoder, weights in bfloat16": ("decoder_step", decoder_in_bf16, _close_to_bf16),
     "whole logits": ("token_cross_entropy", whole_logits, _same_first),
 }
 """Name -> the op, what prepares its call, what asserts the result."""

@@ -8,8 +8,8 @@
 #include <string>
 
 #include "beam_step.h"
-#include "decoder_blocks.h"
-#include "encoder_blocks.h"
+#include "decoder_step.h"
+#include "encoder_memory.h"
 #include "isa.h"
 #include "item_topk.h"
 #include "js_divergence.h"
@@ -106,47 +106,64 @@ PYBIND11_MODULE(_C, m) {
           py::gil_scoped_release release;
           reg4rec::beam_step_cpu(args, num_threads);
         });
-  m.def("decoder_blocks_cpu", [](std::array<int64_t, 8> shape, uintptr_t x, std::array<int64_t, 6> kept, uintptr_t rows,
-                                 std::array<int64_t, 5> memory, uintptr_t visible, uintptr_t weights, uintptr_t y,
-                                 uintptr_t made, int num_threads) {
-    const reg4rec::DecoderBlocks args{shape[0],
-                                      shape[1],
-                                      shape[2],
-                                      shape[3],
-                                      shape[4],
-                                      shape[5],
-                                      shape[6],
-                                      shape[7],
-                                      reinterpret_cast<const float*>(x),
-                                      reinterpret_cast<const float*>(kept[0]),
-                                      {kept[1], kept[2], kept[3], kept[4], kept[5]},
-                                      reinterpret_cast<const int64_t*>(rows),
-                                      reinterpret_cast<const float*>(memory[0]),
-                                      {memory[1], memory[2], memory[3], memory[4]},
-                                      reinterpret_cast<const bool*>(visible),
-                                      reinterpret_cast<const float*>(weights),
-                                      reinterpret_cast<float*>(y),
-                                      reinterpret_cast<float*>(made)};
-    py::gil_scoped_release release;
-    reg4rec::decoder_blocks_cpu(args, num_threads);
-  });
-  m.def("encoder_blocks_cpu", [](std::array<int64_t, 6> shape, uintptr_t x, uintptr_t seen, uintptr_t cos,
-                                 uintptr_t sin, uintptr_t weights, uintptr_t y, int num_threads) {
-    const reg4rec::EncoderBlocks args{shape[0],
-                                      shape[1],
-                                      shape[2],
-                                      shape[3],
-                                      shape[4],
-                                      shape[5],
-                                      reinterpret_cast<const float*>(x),
-                                      reinterpret_cast<const int64_t*>(seen),
-                                      reinterpret_cast<const float*>(cos),
-                                      reinterpret_cast<const float*>(sin),
-                                      reinterpret_cast<const float*>(weights),
-                                      reinterpret_cast<float*>(y)};
-    py::gil_scoped_release release;
-    reg4rec::encoder_blocks_cpu(args, num_threads);
-  });
+  m.def("decoder_step_cpu",
+        [](std::array<int64_t, 10> shape, bool refines, bool writes_logits, uintptr_t inputs, uintptr_t input_rows,
+           float input_scale, uintptr_t position, uintptr_t states, std::array<int64_t, 6> kept, uintptr_t rows,
+           std::array<int64_t, 5> memory, uintptr_t visible, uintptr_t weights, bool is_bf16, uintptr_t logits,
+           uintptr_t category_logits, int num_threads) {
+          const reg4rec::DecoderStep args{shape[0],
+                                          shape[1],
+                                          shape[2],
+                                          shape[3],
+                                          shape[4],
+                                          shape[5],
+                                          shape[6],
+                                          shape[7],
+                                          shape[8],
+                                          shape[9],
+                                          refines,
+                                          writes_logits,
+                                          reinterpret_cast<const float*>(inputs),
+                                          reinterpret_cast<const int64_t*>(input_rows),
+                                          input_scale,
+                                          reinterpret_cast<const float*>(position),
+                                          reinterpret_cast<const float*>(states),
+                                          reinterpret_cast<float*>(kept[0]),
+                                          {kept[1], kept[2], kept[3], kept[4], kept[5]},
+                                          reinterpret_cast<const int64_t*>(rows),
+                                          reinterpret_cast<const float*>(memory[0]),
+                                          {memory[1], memory[2], memory[3], memory[4]},
+                                          reinterpret_cast<const bool*>(visible),
+                                          reinterpret_cast<const void*>(weights),
+                                          is_bf16,
+                                          reinterpret_cast<float*>(logits),
+                                          reinterpret_cast<float*>(category_logits)};
+          py::gil_scoped_release release;
+          reg4rec::decoder_step_cpu(args, num_threads);
+        });
+  m.def("encoder_memory_cpu",
+        [](std::array<int64_t, 7> shape, uintptr_t x, uintptr_t seen, uintptr_t cos, uintptr_t sin, uintptr_t weights,
+           bool is_bf16, uintptr_t turn_cos, uintptr_t turn_sin, uintptr_t y, uintptr_t memory, int num_threads) {
+          const reg4rec::EncoderMemory args{shape[0],
+                                            shape[1],
+                                            shape[2],
+                                            shape[3],
+                                            shape[4],
+                                            shape[5],
+                                            shape[6],
+                                            reinterpret_cast<const float*>(x),
+                                            reinterpret_cast<const int64_t*>(seen),
+                                            reinterpret_cast<const float*>(cos),
+                                            reinterpret_cast<const float*>(sin),
+                                            reinterpret_cast<const void*>(weights),
+                                            is_bf16,
+                                            reinterpret_cast<const float*>(turn_cos),
+                                            reinterpret_cast<const float*>(turn_sin),
+                                            reinterpret_cast<float*>(y),
+                                            reinterpret_cast<float*>(memory)};
+          py::gil_scoped_release release;
+          reg4rec::encoder_memory_cpu(args, num_threads);
+        });
   m.def("item_topk_cpu",
         [](uintptr_t log_probs, int64_t pb, int64_t pm, int64_t pk, uintptr_t ids, int64_t ii, int64_t im, int id_bytes,
            uintptr_t exclude, int64_t xb, int64_t xx, int exclude_bytes, int64_t users, int64_t books, int64_t codes,

@@ -4,15 +4,20 @@
 #include <cstdlib>
 #include <stdexcept>
 
+#include "amx.h"
+
 namespace reg4rec {
 namespace {
 
-constexpr Isa kAll[] = {Isa::kAvx512, Isa::kAvx2, Isa::kBase};
+constexpr Isa kAll[] = {Isa::kAmx, Isa::kAvx512, Isa::kAvx2, Isa::kBase};
+constexpr const char* kNames[] = {"base", "avx2", "avx512", "amx"};
 std::atomic<int> selected{-1};
 
 bool supported(Isa isa) {
 #if defined(__x86_64__)
   switch (isa) {
+    case Isa::kAmx:
+      return supported(Isa::kAvx512) && may_use_tiles();
     case Isa::kAvx512:
       return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
              __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
@@ -32,12 +37,12 @@ Isa find(const std::string& name) {
       throw std::invalid_argument("this machine has no " + name + ", asked for by REG4REC_ISA or select_isa");
     }
   }
-  throw std::invalid_argument("instruction set " + name + " is unknown; there are base, avx2 and avx512");
+  throw std::invalid_argument("instruction set " + name + " is unknown; there are base, avx2, avx512 and amx");
 }
 
 }  // namespace
 
-std::string isa_name(Isa isa) { return isa == Isa::kAvx512 ? "avx512" : isa == Isa::kAvx2 ? "avx2" : "base"; }
+std::string isa_name(Isa isa) { return kNames[static_cast<int>(isa)]; }
 
 Isa current_isa() {
   int isa = selected.load(std::memory_order_relaxed);

@@ -5,7 +5,7 @@
 
 namespace reg4rec {
 
-enum class Isa { kBase, kAvx2, kAvx512 };
+enum class Isa { kBase, kAvx2, kAvx512, kAmx };  // the last one is AVX-512 with tiles (amx.h)
 
 // The best one of this machine, or the one that REG4REC_ISA or select_isa names.
 Isa current_isa();
@@ -29,7 +29,7 @@ void select_isa(const std::string& name);
 
 // The function of that name for the instruction set `isa`.
 #ifdef REG4REC_X86
-#define FOR_ISA(isa, name) ((isa) == Isa::kAvx512 ? avx512::name : (isa) == Isa::kAvx2 ? avx2::name : base::name)
+#define FOR_ISA(isa, name) ((isa) >= Isa::kAvx512 ? avx512::name : (isa) == Isa::kAvx2 ? avx2::name : base::name)
 #else
 #define FOR_ISA(isa, name) base::name
 #endif

@@ -1,6 +1,7 @@
 // Parts of transformer layers on float32 rows, for the instruction set of the including unit.
 #pragma once
 
+#include "amx.h"
 #include "panels.h"
 #include "simd.h"
 
@@ -49,11 +50,23 @@ inline void panel_all_rows(const float* x, int64_t x_stride, int64_t rows, int64
 }
 
 // y = x W' + b; rows of y have room for whole panels. Sums run over the channels in order, whatever the number of rows.
-inline void linear(const Layer& layer, const float* x, int64_t x_stride, int64_t rows, float* y, int64_t y_stride) {
+// A layer of bfloat16 writes to `rounded`, which has room for rows x whole_panels(in).
+inline void linear(const Layer& layer, const float* x, int64_t x_stride, int64_t rows, float* y, int64_t y_stride,
+                   uint16_t* rounded = nullptr) {
+  if (layer.pairs != nullptr) return reg4rec::linear_by_tiles(layer, x, x_stride, rows, rounded, y, y_stride);
   for (int64_t first = 0; first < layer.out; first += kPanel) {
     const float* panel = layer.panels + first * layer.in;
     panel_all_rows<kRowsAtOnce>(x, x_stride, rows, layer.in, panel, layer.bias + first, y + first, y_stride);
   }
+}
+
+// The same with the outputs of a row right behind those of the row before; `scratch` has room for whole panels of them.
+inline void linear_dense(const Layer& layer, const float* x, int64_t x_stride, int64_t rows, float* y, float* scratch,
+                         uint16_t* rounded) {
+  const int64_t wide = whole_panels(layer.out);
+  if (wide == layer.out) return linear(layer, x, x_stride, rows, y, wide, rounded);
+  linear(layer, x, x_stride, rows, scratch, wide, rounded);
+  for (int64_t r = 0; r < rows; ++r) __builtin_memcpy(y + r * layer.out, scratch + r * wide, layer.out * sizeof(float));
 }
 
 inline void relu(float* x, int64_t size) {
@@ -86,10 +99,12 @@ inline void add_norm(const Norm& norm, const float* x, const float* y, int64_t w
   for (; c < width; ++c) to[c] = (to[c] - mean) * scale * norm.gain[c] + norm.bias[c];
 }
 
-// The same for some rows.
-inline void add_norm_rows(const Norm& norm, const float* x, int64_t x_stride, const float* y, int64_t y_stride,
-                          int64_t rows, int64_t width, float* to, int64_t to_stride) {
-  for (int64_t r = 0; r < rows; ++r) add_norm(norm, x + r * x_stride, y + r * y_stride, width, to + r * to_stride);
+// state = norm(state + added) for some rows.
+inline void add_norm_rows(const Norm& norm, float* state, const float* added, int64_t rows, int64_t width,
+                          int64_t stride) {
+  for (int64_t r = 0; r < rows; ++r) {
+    add_norm(norm, state + r * stride, added + r * stride, width, state + r * stride);
+  }
 }
 
 inline float dot(const float* a, const float* b, int64_t size) {
@@ -134,12 +149,12 @@ template <typename Seen>
 inline void attend_loaded(const AttentionScratch& scratch, const float* q, int64_t stride, int64_t rows, int64_t width,
                           int64_t size, Seen seen, float* to, int64_t to_stride) {
   const int64_t logits = whole_panels(size), mixed = whole_panels(width);
-  linear({width, size, scratch.keys, scratch.zeros}, q, stride, rows, scratch.logits, logits);
+  linear({width, size, scratch.keys, scratch.zeros, nullptr}, q, stride, rows, scratch.logits, logits);
   for (int64_t r = 0; r < rows; ++r) {
     softmax(scratch.logits + r * logits, seen(r));
     for (int64_t n = seen(r); n < size; ++n) scratch.logits[r * logits + n] = 0;
   }
-  linear({size, width, scratch.values, scratch.zeros}, scratch.logits, logits, rows, scratch.mixed, mixed);
+  linear({size, width, scratch.values, scratch.zeros, nullptr}, scratch.logits, logits, rows, scratch.mixed, mixed);
   for (int64_t r = 0; r < rows; ++r) {
     __builtin_memcpy(to + r * to_stride, scratch.mixed + r * mixed, width * sizeof(float));
   }

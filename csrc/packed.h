@@ -13,16 +13,21 @@ namespace reg4rec {
 
 // Braces around calls keep the order, which is that of kernels/panels.py.
 struct PackedWeights {
-  const float* next;
+  const char* next;
+  bool is_bf16;  // the weights of layers, else float32 as all others
 
-  const float* take(int64_t size) { return std::exchange(next, next + size); }
+  template <typename T>
+  const T* take(int64_t size) {
+    return reinterpret_cast<const T*>(std::exchange(next, next + size * sizeof(T)));
+  }
   Layer layer(int64_t in, int64_t out) {
-    const float* panels = take(whole_panels(out) * in);
-    return {in, out, panels, take(whole_panels(out))};
+    const float* panels = is_bf16 ? nullptr : take<float>(whole_panels(out) * in);
+    const uint16_t* pairs = is_bf16 ? take<uint16_t>(whole_panels(out) * whole_panels(in)) : nullptr;
+    return {in, out, panels, take<float>(whole_panels(out)), pairs};
   }
   Norm norm(int64_t width) {
-    const float* gain = take(width);
-    return {gain, take(width), 1e-5f};
+    const float* gain = take<float>(width);
+    return {gain, take<float>(width), 1e-5f};
   }
 };
 
@@ -35,6 +40,7 @@ struct Parts {
     size += count;
     return next == nullptr ? nullptr : std::exchange(next, next + count);
   }
+  uint16_t* halves(int64_t count) { return reinterpret_cast<uint16_t*>(take((count + 1) / 2)); }
   AttentionScratch attention(int64_t rows, int64_t keys, int64_t head_width) {
     const int64_t logits = whole_panels(keys), head = whole_panels(head_width);
     return {take(rows * logits), take(rows * head), take(head_width * logits), take(keys * head),

@@ -9,6 +9,9 @@ constexpr int64_t kPanel = 32;  // outputs of a panel: its weights lie input by 
 
 static constexpr int64_t whole_panels(int64_t size) { return (size + kPanel - 1) / kPanel * kPanel; }
 
+// Room for outputs that are no whole panels.
+static constexpr int64_t loose_panels(int64_t size) { return size % kPanel == 0 ? 0 : whole_panels(size); }
+
 // A row of scratch is three buffers as wide as a state and one that holds queries, keys and values, or the FFN's inner.
 static constexpr int64_t wide_row(int64_t width, int64_t ffn_width) {
   return whole_panels(3 * width > ffn_width ? 3 * width : ffn_width);
@@ -17,10 +20,12 @@ static constexpr int64_t row_width(int64_t width, int64_t ffn_width) {
   return 3 * whole_panels(width) + wide_row(width, ffn_width);
 }
 
+// Of float32 weights or of bfloat16, which are then in `pairs`.
 struct Layer {
   int64_t in, out;
-  const float* panels;  // whole_panels(out) / kPanel times in x kPanel
-  const float* bias;    // whole_panels(out)
+  const float* panels;    // whole_panels(out) / kPanel times in x kPanel
+  const float* bias;      // whole_panels(out)
+  const uint16_t* pairs;  // whole_panels(out) / kPanel times whole_panels(in) / 2 x kPanel x 2 inputs
 };
 
 struct Norm {

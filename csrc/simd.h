@@ -62,23 +62,36 @@ inline Float gather(const float* table, const int32_t* indices) {
 #endif
 }
 
-inline float sum(Float x) {
+// The upper half of the lanes is combined with the lower one, lane by lane, until one is left.
+template <typename Combine>
+inline float fold(Float x, Combine combine) {
+#if SIMD_LANES >= 8
+#if SIMD_LANES == 16
+  __m256 halves[2];
+  __builtin_memcpy(halves, &x, sizeof x);
+  const __m256 eight = combine(halves[0], halves[1]);
+#else
+  const __m256 eight = x;
+#endif
+  const __m128 four = combine(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  const __m128 two = combine(four, _mm_movehl_ps(four, four));
+  return combine(two, _mm_movehdup_ps(two))[0];
+#else
   float lanes[SIMD_LANES];
   store(lanes, x);
   for (int width = SIMD_LANES / 2; width > 0; width /= 2) {
-    for (int lane = 0; lane < width; ++lane) lanes[lane] += lanes[lane + width];
+    for (int lane = 0; lane < width; ++lane) lanes[lane] = combine(lanes[lane], lanes[lane + width]);
   }
   return lanes[0];
+#endif
+}
+
+inline float sum(Float x) {
+  return fold(x, [](auto a, auto b) { return a + b; });
 }
 
 inline float max(Float x) {
-  float lanes[SIMD_LANES];
-  store(lanes, x);
-  for (int width = SIMD_LANES / 2; width > 0; width /= 2) {
-    for (int lane = 0; lane < width; ++lane)
-      lanes[lane] = lanes[lane] > lanes[lane + width] ? lanes[lane] : lanes[lane + width];
-  }
-  return lanes[0];
+  return fold(x, [](auto a, auto b) { return a > b ? a : b; });
 }
 
 // 1 / x for normal x, relative error 1e-7.

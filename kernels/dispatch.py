@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch._subclasses.fake_tensor import FakeTensor
 
-from .machine import backend_problem, machine_problem
+from .machine import backend_problem, machine_problem, native_problem
 
 __all__ = [
     "BACKENDS",
@@ -25,6 +25,7 @@ __all__ = [
     "Op",
     "all_ops",
     "forced_backend",
+    "multiplies_bf16",
     "native_is_asked_for",
     "status",
     "use_backend",
@@ -71,12 +72,27 @@ def native_is_asked_for() -> bool:
     return forced_backend() in (None, "cpp") and backend_problem("cpp", "cpu", asked=False) is None
 
 
+def native_isa() -> str | None:
+    """The instruction set that the extension uses, None where it is not there."""
+    if native_problem() is not None:
+        return None
+    from .. import _C
+
+    return _C.isa()
+
+
+def multiplies_bf16() -> bool:
+    """Whether C++ has a fast product of bfloat16, by matrix tiles; it has no other one."""
+    return native_isa() == "amx"
+
+
 class Op:
     """One op: its checks, its eager definition, its accelerated implementations and its gradient.
 
     `check` takes the arguments of the public function, raises ValueError, and returns the flat tuple (tensors, numbers,
     None) that `schema`, the reference and every implementation take. `save(ctx, inputs, output)` and
-    `backward(ctx, *grads)` follow `torch.library.register_autograd`; an op without them gives no gradient.
+    `backward(ctx, *grads)` follow `torch.library.register_autograd`; an op without them gives no gradient. `mutates`:
+    the arguments of the schema that are written to.
     """
 
     def __init__(
@@ -90,11 +106,12 @@ class Op:
         implementations: Mapping[str, str] | None = None,
         save: Callable[..., None] | None = None,
         backward: Callable[..., Any] | None = None,
+        mutates: tuple[str, ...] = (),
     ) -> None:
         self.name = name
         self.check = check
         self.reference = reference
-        self.library = torch.library.custom_op(f"reg4rec::{name}", self.dispatch, mutates_args=(), schema=schema)
+        self.library = torch.library.custom_op(f"reg4rec::{name}", self.dispatch, mutates_args=mutates, schema=schema)
         self.library.register_fake(fake)
         self._package = check.__module__
         modules = implementations or {}
@@ -230,8 +247,9 @@ def all_ops() -> dict[str, Op]:
 
 def status() -> dict[str, dict[str, Any]]:
     """What `reg4rec info` shows: per backend "available" or why not, per op its backends, and what is forced."""
+    notes = {"cpp": f"available, on {isa}"} if (isa := native_isa()) is not None else {}
     return {
-        "backends": {b: _machine_problems()[b] or "available" for b in BACKENDS},
+        "backends": {b: _machine_problems()[b] or notes.get(b, "available") for b in BACKENDS},
         "ops": {name: op.backends for name, op in _ops.items()},
         "forced": {"backend": _forced.get()},
     }

@@ -1,48 +1,104 @@
-"""The weights of transformer blocks in one tensor, as the vector code reads them (csrc/panels.h)."""
+"""The weights of a transformer in one tensor, as the vector code reads them (csrc/panels.h, csrc/packed.h)."""
 
 from collections.abc import Sequence
 
 import torch
 
-__all__ = ["Affine", "Shapes", "num_weights", "pack", "unpack"]
+from .dispatch import multiplies_bf16
+
+__all__ = ["Affine", "Part", "Shapes", "affine", "num_weights", "pack", "unpack", "weights_objection"]
 
 PANEL = 32
-"""Outputs whose weights lie side by side, input by input."""
+"""Outputs whose weights lie side by side, input by input, in bfloat16 by pairs of inputs; these then come in multiples
+of it too."""
 
 Affine = tuple[torch.Tensor, torch.Tensor]
 """Weight (outputs, inputs) and bias of a linear layer, or gain and bias of a norm."""
 
-Shapes = Sequence[tuple[int, int]]
-"""Outputs and inputs of the layers of a block."""
+Part = tuple[Sequence[Affine], Sequence[Affine]]
+"""The layers and the norms of a block, say."""
+
+Shapes = tuple[Sequence[tuple[int, int]], int]
+"""Outputs and inputs of the layers of a part, and how many norms it has."""
 
 
-def pack(layers: Sequence[Affine], norms: Sequence[Affine]) -> torch.Tensor:
-    """weights_N of a block: a copy of its layers' and its norms', without gradient."""
-    parts = []
-    for weight_OI, bias_O in layers:
-        missing = -len(bias_O) % PANEL
-        filled_OI = torch.nn.functional.pad(weight_OI.detach(), (0, 0, 0, missing))
-        parts += [filled_OI.unflatten(0, (-1, PANEL)).mT.flatten()]
-        parts += [torch.nn.functional.pad(bias_O.detach(), (0, missing))]
-    return torch.cat([*parts, *(part.detach() for norm in norms for part in norm)])
+def pack(parts: Sequence[Part], dtype: torch.dtype) -> torch.Tensor:
+    """weights_N: a copy of the parts, of the layers' weights in that dtype, without gradient.
+
+    In bfloat16 biases and norms are float32 still, each number in two places.
+    """
+    packed = []
+    for layers, norms in parts:
+        for weight_OI, bias_O in layers:
+            num_out, num_in = weight_OI.shape
+            missing = 0, _stored(num_in, dtype) - num_in, 0, _whole(num_out) - num_out
+            filled_OI = torch.nn.functional.pad(weight_OI.detach().to(dtype), missing)
+            panels = filled_OI.view(-1, PANEL, filled_OI.shape[1] // _places(dtype), _places(dtype))
+            packed += [panels.transpose(1, 2).flatten(), _kept(torch.nn.functional.pad(bias_O, missing[2:]), dtype)]
+        packed += [_kept(numbers, dtype) for norm in norms for numbers in norm]
+    return torch.cat(packed)
 
 
-def unpack(weights_N: torch.Tensor, shapes: Shapes, num_norms: int, dim: int) -> tuple[list[Affine], list[Affine]]:
-    """The layers of these shapes, and the norms of width dim, that `pack` took."""
-    layers, at = [], 0
-    for num_out, num_in in shapes:
-        end = at + _whole(num_out) * num_in
-        weight_OI = weights_N[at:end].view(-1, num_in, PANEL).mT.flatten(0, 1)[:num_out]
-        layers.append((weight_OI, weights_N[end : end + num_out]))
-        at = end + _whole(num_out)
-    norms_2E = weights_N[at:].view(num_norms, 2, dim)
-    return layers, [(gain_E, bias_E) for gain_E, bias_E in norms_2E]
+def unpack(weights_N: torch.Tensor, shapes: Sequence[Shapes], dim: int, computed: torch.dtype) -> list[Part]:
+    """The parts of these shapes, with norms of width dim, that `pack` took.
+
+    Weights are in their own dtype, biases and norms in the one that is computed in.
+    """
+    dtype, rest_N = weights_N.dtype, weights_N
+    parts: list[Part] = []
+    for layer_shapes, num_norms in shapes:
+        layers = []
+        for num_out, num_in in layer_shapes:
+            sizes = _whole(num_out) * _stored(num_in, dtype), _whole(num_out) * _places(dtype)
+            weights, bias, rest_N = rest_N.tensor_split((sizes[0], sum(sizes)))
+            panels = weights.view(-1, _stored(num_in, dtype) // _places(dtype), PANEL, _places(dtype))
+            weight_OI = panels.transpose(1, 2).reshape(_whole(num_out), _stored(num_in, dtype))[:num_out, :num_in]
+            layers.append((weight_OI, _restored(bias).to(computed)[:num_out]))
+        norms, rest_N = rest_N.tensor_split((2 * num_norms * dim * _places(dtype),))
+        parts.append((layers, [(gain, bias) for gain, bias in _restored(norms).to(computed).view(num_norms, 2, dim)]))
+    return parts
 
 
-def num_weights(shapes: Shapes, num_norms: int, dim: int) -> int:
-    """N, for a block of these layers and norms."""
-    return sum(_whole(num_out) * (num_in + 1) for num_out, num_in in shapes) + 2 * num_norms * dim
+def affine(x: torch.Tensor, layer: Affine) -> torch.Tensor:
+    """What a layer makes of x (..., inputs): with bfloat16 weights, of x rounded to that, summed up in x's dtype."""
+    weight_OI, bias_O = layer
+    return torch.nn.functional.linear(x.to(weight_OI.dtype).to(x.dtype), weight_OI.to(x.dtype), bias_O)
+
+
+def num_weights(shapes: Sequence[Shapes], dim: int, dtype: torch.dtype) -> int:
+    """N, for parts of these shapes and norms of width dim."""
+    sizes = [
+        sum(_whole(num_out) * (_stored(num_in, dtype) + _places(dtype)) for num_out, num_in in layer_shapes)
+        + 2 * num_norms * dim * _places(dtype)
+        for layer_shapes, num_norms in shapes
+    ]
+    return sum(sizes)
+
+
+def weights_objection(weights_N: torch.Tensor) -> str | None:
+    """Why C++ does not take packed weights, or None."""
+    if weights_N.dtype == torch.bfloat16 and not multiplies_bf16():
+        return "products of bfloat16 take AMX's matrix tiles, which this machine lacks or REG4REC_ISA leaves unused"
+    return None
 
 
 def _whole(size: int) -> int:
     return -(-size // PANEL) * PANEL
+
+
+def _stored(num_in: int, dtype: torch.dtype) -> int:
+    """Inputs with those that fill up a panel."""
+    return _whole(num_in) if dtype == torch.bfloat16 else num_in
+
+
+def _places(dtype: torch.dtype) -> int:
+    """What a number that is no weight takes, and inputs of an output that lie side by side."""
+    return 2 if dtype == torch.bfloat16 else 1
+
+
+def _kept(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    return x.detach().float().view(dtype) if dtype == torch.bfloat16 else x.detach()
+
+
+def _restored(x: torch.Tensor) -> torch.Tensor:
+    return x.view(torch.float32) if x.dtype == torch.bfloat16 else x

@@ -7,9 +7,9 @@ the reasons, `use_backend` or the variable REG4REC_BACKEND (read when this modul
 from typing import Any
 
 from .kernels.beam_step import TokenIndex, beam_step, build_index
-from .kernels.decoder_blocks import decoder_blocks
+from .kernels.decoder_step import DecoderShape, decoder_step
 from .kernels.dispatch import BACKENDS, BackendError, Choice, all_ops, status, use_backend
-from .kernels.encoder_blocks import encoder_blocks
+from .kernels.encoder_memory import EncoderShape, encoder_memory
 from .kernels.fp8_linear import Fp8Weight, Scaling, fp8_linear, fp8_weight
 from .kernels.item_topk import item_topk
 from .kernels.js_divergence import js_divergence
@@ -22,13 +22,15 @@ __all__ = [
     "BACKENDS",
     "BackendError",
     "Choice",
+    "DecoderShape",
+    "EncoderShape",
     "Fp8Weight",
     "Scaling",
     "TokenIndex",
     "beam_step",
     "build_index",
-    "decoder_blocks",
-    "encoder_blocks",
+    "decoder_step",
+    "encoder_memory",
     "fp8_linear",
     "fp8_weight",
     "item_topk",

@@ -1,6 +1,7 @@
 """Encoder and search over one index: a call after the other, or on a GPU as a CUDA graph."""
 
 import contextlib
+import functools
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -12,7 +13,7 @@ from reg4rec import ops
 from reg4rec.infer.graphs import Batch, Found, SearchGraphs
 from reg4rec.infer.search import Living, SearchConfig, SearchOrder, corp, search, step_indexes
 from reg4rec.kernels.beam_step.index import TokenIndex
-from reg4rec.kernels.dispatch import forced_backend, native_is_asked_for
+from reg4rec.kernels.dispatch import forced_backend, multiplies_bf16, native_is_asked_for
 from reg4rec.model import Memory, Reg4RecModel
 
 __all__ = ["SearchEngine"]
@@ -21,6 +22,16 @@ LOGITS_AT_ONCE = 1 << 23
 """Token logits held at a time, which sets how many users are searched together."""
 MANY_PATHS = 512
 """From so many in a batch a CPU is faster in bfloat16 than in float32, which needs no casts (docs/findings.md)."""
+
+
+@functools.cache
+def keep_freed_memory() -> None:
+    """Let the C library keep what a batch frees for the next one, whose pages cost a tenth of a search otherwise.
+
+    glibc keeps twice the size of the largest block that was freed so far, up to blocks of 32 MiB (`mallopt`, dynamic
+    threshold); this one is never written to and takes no memory.
+    """
+    torch.empty((1 << 25) - (1 << 16), dtype=torch.uint8)
 
 
 class SearchEngine:
@@ -39,6 +50,7 @@ class SearchEngine:
         self.graphs = SearchGraphs(self.device)
         self._indexes: dict[SearchOrder, list[TokenIndex]] = {}
         self._step_objections: dict[SearchConfig, str | None] = {}
+        keep_freed_memory()
 
     def serves(self, model: Reg4RecModel, codes_IM: Tensor, index: TokenIndex, dtype: torch.dtype) -> bool:
         """Whether the engine was made of these very objects, and graphs would find the weights where they lay."""
@@ -101,7 +113,7 @@ class SearchEngine:
 
     def autocast(self, num_paths: int) -> contextlib.AbstractContextManager[Any]:
         """What a batch of so many paths is computed under: few of them in float32 on a CPU, whatever the dtype."""
-        few = self.device.type == "cpu" and num_paths < MANY_PATHS and native_is_asked_for()
+        few = self.device.type == "cpu" and num_paths < MANY_PATHS and native_is_asked_for() and not multiplies_bf16()
         if self.dtype == torch.float32 or few:
             return contextlib.nullcontext()
         # without its cache: a graph may not use what was cast outside of it

@@ -136,9 +136,11 @@ def search(
     Paper: CRSS, figure and stated, D5; CORP, stated, D10.
     """
     temperature_M = None if config.temperatures is None else _on_device(config.temperatures, memory.state_BD.device)
-    beam = _Beam.begin(model, memory, temperature_M)
     threshold, spares = corp(model, config)
     num_steps = min(config.num_steps or model.config.num_codebooks, model.config.num_codebooks)
+    num_decoded = num_steps + (threshold is not None)
+    cache = PathCache.empty(memory, 1, num_decoded, config.num_beams + spares)
+    beam = _Beam.begin(model, memory, cache, temperature_M)
     for step, step_index in enumerate(indexes[:num_steps], start=1):
         seen = step_index.codes_IM.shape[1]
         logits_BPMK, tokens_BPM = beam.logits_BPMK[:, :, :seen], beam.tokens_BPM[:, :, :seen]
@@ -153,9 +155,10 @@ def search(
             width = config.num_beams + spares
             parent_BP, token_BP, scores_BP = best_children(logits_BPMK, beam.scores_BP, tokens_BPM, open_BPM1, width)
         beam.count(threshold, fallback_B)
-        beam.grow(parent_BP, token_BP, scores_BP)
+        parent_BP = parent_BP.clamp(min=0)
+        beam.grow(parent_BP, token_BP.clamp(min=0), scores_BP)
         if step < num_steps or threshold is not None:
-            beam.decode(model, memory, parent_BP, token_BP, threshold, temperature_M, step == num_steps)
+            beam.decode(model, memory, parent_BP, threshold, temperature_M, step == num_steps)
         if trace is not None:
             trace.append(beam.living())
     return beam.finish(config.num_beams, threshold)
@@ -163,19 +166,19 @@ def search(
 
 @dataclass
 class _Beam:
-    """The living paths of a batch of users, and what each of them carries.
+    """The living paths of a batch of users, and what each of them carries; a missing one is a dead copy of some other.
 
-    codebooks_SBP, confidences_SBP, categories_SBP: of every step so far, where its paths stood then; the rows of the
-    cache say through which of them a path goes.
+    fed_SBP, scores_SBP, categories_SBP: the tokens (r * K + j) of every step so far, the paths' scores after it and
+    before the first, and the categories, where a step has any; where the step's paths stood then. The rows of the cache
+    say through which of them a path goes.
     """
 
     first_log_probs_BMK: Tensor
     logits_BPMK: Tensor
     cache: PathCache
-    scores_BP: Tensor
     tokens_BPM: Tensor
-    codebooks_SBP: list[Tensor]
-    confidences_SBP: list[Tensor]
+    fed_SBP: list[Tensor]
+    scores_SBP: list[Tensor]
     categories_SBP: list[Tensor]
     category_logits_BPC: Tensor | None
     js_BP: Tensor | None
@@ -183,9 +186,9 @@ class _Beam:
     fallbacks_B: Tensor
 
     @classmethod
-    def begin(cls, model: Reg4RecModel, memory: Memory, temperature_M: Tensor | None) -> "_Beam":
-        state_BPD, cache = model.decode_step(memory, None, 0, None)
-        logits_BPMK = _tempered(model.token_logits(state_BPD), temperature_M)
+    def begin(cls, model: Reg4RecModel, memory: Memory, cache: PathCache, temperature_M: Tensor | None) -> "_Beam":
+        logits_BPMK, _, cache = model.search_step(memory, None, 0, cache)
+        logits_BPMK = _tempered(logits_BPMK, temperature_M)
         batch, _, num_codebooks, _ = logits_BPMK.shape
         device = logits_BPMK.device
         zeros_B = torch.zeros(batch, dtype=torch.int64, device=device)
@@ -193,16 +196,19 @@ class _Beam:
             first_log_probs_BMK=logits_BPMK[:, 0].log_softmax(-1),
             logits_BPMK=logits_BPMK,
             cache=cache,
-            scores_BP=torch.zeros(batch, 1, device=device),
             tokens_BPM=torch.full((batch, 1, num_codebooks), -1, device=device),
-            codebooks_SBP=[],
-            confidences_SBP=[],
+            fed_SBP=[],
+            scores_SBP=[torch.zeros(batch, 1, device=device)],
             categories_SBP=[],
             category_logits_BPC=None,
             js_BP=None,
             pruned_B=zeros_B,
             fallbacks_B=zeros_B.clone(),
         )
+
+    @property
+    def scores_BP(self) -> Tensor:  # noqa: N802
+        return self.scores_SBP[-1]
 
     def count(self, threshold: float | None, fallback_B: Tensor) -> None:
         if threshold is not None and self.js_BP is not None:
@@ -211,17 +217,13 @@ class _Beam:
             self.fallbacks_B = self.fallbacks_B + fallback_B.long()
 
     def grow(self, parent_BP: Tensor, token_BP: Tensor, scores_BP: Tensor) -> None:
-        """Replace the paths by their chosen children; a missing child becomes a dead copy of path 0."""
-        parent_BP, alive_BP = parent_BP.clamp(min=0), token_BP >= 0
-        codebook_size = self.logits_BPMK.shape[-1]
-        codebook_BP = torch.where(alive_BP, token_BP // codebook_size, 0)
-        code_BP = torch.where(alive_BP, token_BP % codebook_size, -1)
-        tokens_BPM = _take(self.tokens_BPM, parent_BP).scatter(2, codebook_BP[..., None], code_BP[..., None])
-        self.tokens_BPM = tokens_BPM.masked_fill(~alive_BP[..., None], -1)
-        self.codebooks_SBP.append(codebook_BP)
-        self.categories_SBP.append(torch.full_like(codebook_BP, -1))
-        self.confidences_SBP.append((scores_BP - self.scores_BP.gather(1, parent_BP)).exp())
-        self.scores_BP = scores_BP
+        """Replace the paths by the children of these parents."""
+        _, _, num_codebooks, codebook_size = self.logits_BPMK.shape
+        tokens_BPM = self.tokens_BPM.gather(1, parent_BP[..., None].expand(-1, -1, num_codebooks))
+        token_BP1 = token_BP[..., None]
+        self.tokens_BPM = tokens_BPM.scatter(2, token_BP1 // codebook_size, token_BP1 % codebook_size)
+        self.fed_SBP.append(token_BP)
+        self.scores_SBP.append(scores_BP)
         self.cache = self.cache.of_paths(parent_BP)
 
     def decode(
@@ -229,22 +231,22 @@ class _Beam:
         model: Reg4RecModel,
         memory: Memory,
         parent_BP: Tensor,
-        token_BP: Tensor,
         threshold: float | None,
         temperature_M: Tensor | None,
         is_last: bool,
     ) -> None:
         """Feed the chosen tokens: distributions of the next step, categories, and their divergence from before."""
-        step = len(self.codebooks_SBP)
-        state_BPD, self.cache = model.decode_step(memory, token_BP.clamp(min=0), step, self.cache)
+        step = len(self.fed_SBP)
+        logits_BPMK, logits_BPC, self.cache = model.search_step(
+            memory, self.fed_SBP[-1], step, self.cache, with_logits=not is_last
+        )
         if not is_last:
-            self.logits_BPMK = _tempered(model.token_logits(state_BPD), temperature_M)
-        logits_BPC = model.category_logits(state_BPD)
+            self.logits_BPMK = _tempered(logits_BPMK, temperature_M)
         if logits_BPC is not None:
-            self.categories_SBP[-1] = logits_BPC.argmax(-1)
+            self.categories_SBP.append(logits_BPC.argmax(-1))
             if threshold is not None and self.category_logits_BPC is not None:
                 with record_function(CORP_REGION):
-                    before_BPC = _take(self.category_logits_BPC, parent_BP.clamp(min=0))
+                    before_BPC = _take(self.category_logits_BPC, parent_BP)
                     self.js_BP = _divergence(before_BPC, logits_BPC, threshold)
             self.category_logits_BPC = logits_BPC
 
@@ -256,12 +258,18 @@ class _Beam:
         """rows_BPS: where each living path stood after every step."""
         begun_BPS = self.cache.rows_BPS
         own_BP1 = torch.arange(begun_BPS.shape[1], device=begun_BPS.device)[:, None].expand_as(begun_BPS[..., :1])
-        return torch.cat([begun_BPS[..., 1:], own_BP1], dim=2)[..., : len(self.codebooks_SBP)]
+        return torch.cat([begun_BPS[..., 1:], own_BP1], dim=2)[..., : len(self.fed_SBP)]
 
-    def _steps_of(self, rows_BPS: Tensor) -> list[Tensor]:
-        """The codebook, the category and the confidence of each step of the paths of these rows, (B, P, S) each."""
-        steps = (self.codebooks_SBP, self.categories_SBP, self.confidences_SBP)
-        return [torch.stack(values_SBP, dim=2).gather(1, rows_BPS) for values_SBP in steps]
+    def _steps_of(self, rows_BPS: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The codebook, the category (-1 for none) and the confidence of each step of the paths of these rows."""
+        order_BPS = torch.stack(self.fed_SBP, dim=2).gather(1, rows_BPS) // self.logits_BPMK.shape[-1]
+        scores_BPS = torch.stack(self.scores_SBP[1:], dim=2).gather(1, rows_BPS)
+        confidences_BPS = scores_BPS.diff(dim=2, prepend=scores_BPS.new_zeros(1).expand_as(scores_BPS[..., :1])).exp()
+        categories_BPS = torch.full_like(order_BPS, -1)
+        if self.categories_SBP:
+            known = slice(len(self.categories_SBP))
+            categories_BPS[..., known] = torch.stack(self.categories_SBP, dim=2).gather(1, rows_BPS[..., known])
+        return order_BPS, categories_BPS, confidences_BPS
 
     def finish(self, num_beams: int, threshold: float | None) -> Paths:
         """Judge the last tokens too and keep the best `num_beams` paths."""
@@ -272,7 +280,7 @@ class _Beam:
         order_BW = scores_BP.sort(dim=1, descending=True, stable=True).indices[:, :num_beams]
         scores_BW = scores_BP.gather(1, order_BW)
         dead = (scores_BW == -torch.inf)[..., None]
-        missing = self.tokens_BPM.shape[-1] - len(self.codebooks_SBP)
+        missing = self.tokens_BPM.shape[-1] - len(self.fed_SBP)
         order_BWM, categories_BWM, confidences_BWM = (
             torch.nn.functional.pad(values_BWS.masked_fill(dead, -1), (0, missing), value=-1)
             for values_BWS in self._steps_of(_take(self._rows(), order_BW))

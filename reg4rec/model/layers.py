@@ -4,19 +4,15 @@ Positions are item numbers, not token numbers, and enter attention by rotation, 
 two items counts and a history may start anywhere.
 """
 
-from typing import cast
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from reg4rec import ops
-from reg4rec.kernels.dispatch import native_is_asked_for
-from reg4rec.kernels.panels import pack
 from reg4rec.kernels.path_attention.reference import gathered
-from reg4rec.model.linear import Linear, weight_state
+from reg4rec.model.linear import Linear
 
-__all__ = ["DecoderBlock", "Dropout", "EncoderBlock", "PackedWeights", "Rotary", "packed_block"]
+__all__ = ["DecoderBlock", "Dropout", "EncoderBlock", "Rotary"]
 
 Parts = tuple[list[nn.Module], list[nn.Module]]
 """The linear layers and the norms of a block."""
@@ -105,7 +101,7 @@ class EncoderBlock(nn.Module):
         self.dropout = Dropout(dropout)
 
     def parts(self) -> Parts:
-        """Layers and norms in the order of `reg4rec.ops.encoder_blocks`."""
+        """Layers and norms in the order of `reg4rec.ops.encoder_memory`."""
         return [self.qkv, self.out, self.ffn.up, self.ffn.down], [self.norm_attention, self.norm_ffn]
 
     def forward(self, x_BSD: Tensor, turn_S: tuple[Tensor, Tensor], visible_SS: Tensor) -> Tensor:
@@ -130,7 +126,7 @@ class DecoderBlock(nn.Module):
         self.dropout = Dropout(dropout)
 
     def parts(self) -> Parts:
-        """Layers and norms in the order of `reg4rec.ops.decoder_blocks`."""
+        """Layers and norms in the order of `reg4rec.ops.decoder_step`."""
         layers: list[nn.Module] = [self.qkv, self.out, self.cross_q, self.cross_out, self.ffn.up, self.ffn.down]
         return layers, [self.norm_self, self.norm_cross, self.norm_ffn]
 
@@ -199,68 +195,3 @@ class DecoderBlock(nn.Module):
         seen = seen.transpose(1, 2).flatten(2).view_as(x_BQtD)
         x_BQtD = self.norm_cross(x_BQtD + self.dropout(self.cross_out(seen)))
         return self.norm_ffn(x_BQtD + self.dropout(self.ffn(x_BQtD)))
-
-
-class PackedWeights:
-    """The weights of an encoder's or a decoder's blocks as the ops take them, packed anew when they have changed.
-
-    A write through `weight.data` shows nowhere.
-    """
-
-    def __init__(self) -> None:
-        self._kept: tuple[object, list[Tensor], Tensor] | None = None
-
-    def of(self, blocks: nn.ModuleList) -> Tensor | None:
-        """weights_YN in inference mode; None where torch's layers run: on a GPU, with dropout, and in other dtypes.
-
-        Outside of inference mode too, so that what training samples and what it learns from are the same numbers; under
-        autocast, whose products are faster in large batches; and where something was done to a layer that its weights
-        do not tell: hooks, parametrizations, another kind of layer.
-        """
-        if not torch.is_inference_mode_enabled() or torch.is_autocast_enabled("cpu") or not native_is_asked_for():
-            return None
-        weights: list[nn.Parameter] = []
-        for block in blocks:
-            found = None if block.training else _own_weights(block)
-            if found is None:
-                return None
-            weights += found
-        state = weight_state(*weights)
-        if self._kept is None or self._kept[0] != state:
-            packed = torch.stack([packed_block(cast("EncoderBlock | DecoderBlock", block)) for block in blocks])
-            # the memory of the weights is held too, so that no other can take their addresses
-            self._kept = (state, [weight.detach() for weight in weights], packed)
-        return self._kept[2]
-
-
-def packed_block(block: EncoderBlock | DecoderBlock) -> Tensor:
-    """weights_N of a block."""
-    layers, norms = (
-        [(part.get_parameter("weight"), part.get_parameter("bias")) for part in group] for group in block.parts()
-    )
-    return pack(layers, norms)
-
-
-def _own_weights(block: nn.Module) -> list[nn.Parameter] | None:
-    """The weights of a block's parts, None unless they are all that its result depends on and the ops' C++ takes them.
-
-    FSDP2 cuts parameters, which are of another type then; what is made in inference mode does not tell of writes.
-    """
-    if type(block) not in (EncoderBlock, DecoderBlock):
-        return None
-    groups = cast("EncoderBlock | DecoderBlock", block).parts()
-    parts = [part for group in groups for part in group]
-    if any(x._forward_hooks or x._forward_pre_hooks for x in (block, *parts)):
-        return None
-    weights: list[nn.Parameter] = []
-    for part in parts:
-        own = part._parameters
-        if type(part) not in (Linear, nn.LayerNorm) or list(own) != ["weight", "bias"]:
-            return None
-        for weight in own.values():
-            if type(weight) is not nn.Parameter or weight.is_cuda or weight.dtype != torch.float32:
-                return None
-            if weight.is_inference():
-                return None
-            weights.append(weight)
-    return weights

@@ -10,7 +10,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from reg4rec import ops
 
-__all__ = ["Format", "Linear", "weight_state"]
+__all__ = ["Format", "Linear", "optimizer_steps"]
 
 Format = Literal["fp32", "bf16", "fp8"]
 ROWS = 64
@@ -61,21 +61,20 @@ class Linear(nn.Linear):
     def _fp8(self, x_TD: Tensor) -> Tensor:
         if torch.compiler.is_compiling():  # a graph cannot tell whether the weight has changed
             return ops.fp8_linear(x_TD, self.weight, self.bias)
-        state = weight_state(self.weight)
+        weight = self.weight
+        state = optimizer_steps(), weight.data_ptr(), weight.device, weight._version
         if self._kept is None or self._kept[0] != state:
             # the weight itself is held too, so that no other can take its address
             self._kept = (state, self.weight.detach(), ops.fp8_weight(self.weight))
         return ops.fp8_linear(x_TD, self.weight, self.bias, weight8=self._kept[2])
 
 
-def weight_state(*weights: Tensor) -> tuple[object, ...]:
-    """Another one after a weight was written to or replaced, or an optimizer has made a step."""
-    return _optimizers().steps, *((weight.data_ptr(), weight.device, weight._version) for weight in weights)
+def optimizer_steps() -> int:
+    """The steps of this process so far: fused optimizers and FSDP2 change weights without raising their `_version`."""
+    return _optimizers().steps
 
 
 class _Optimizers:
-    """Counts the steps of this process: fused optimizers and FSDP2 change weights without raising their `_version`."""
-
     def __init__(self) -> None:
         self.steps = 0
         register_optimizer_step_post_hook(self._count)

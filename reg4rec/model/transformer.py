@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from reg4rec import ops
 from reg4rec.errors import InputError
 from reg4rec.model.config import ModelConfig
-from reg4rec.model.layers import DecoderBlock, Dropout, EncoderBlock, PackedWeights, Rotary
+from reg4rec.model.layers import DecoderBlock, Dropout, EncoderBlock, Rotary
+from reg4rec.model.packed import PackedWeights, packed_decoder, packed_encoder
 from reg4rec.storage import read_header, read_tensors, write_json, write_tensors
 
 __all__ = ["Memory", "PathCache", "Reg4RecModel"]
@@ -35,10 +36,10 @@ class PathCache(NamedTuple):
     rows_BPS: Tensor
 
     @classmethod
-    def empty(cls, memory: "Memory", num_paths: int) -> "PathCache":
-        """Of paths that have made no step."""
+    def empty(cls, memory: "Memory", num_paths: int, num_steps: int = 0, num_rows: int = 0) -> "PathCache":
+        """Of paths that have made no step, with room for some steps of some rows."""
         num_both, num_users, num_heads, _, head_dim = memory.kept_ZBHSD.shape
-        kept_BTRZHD = memory.kept_ZBHSD.new_empty(num_users, 0, 0, num_both, num_heads, head_dim)
+        kept_BTRZHD = memory.kept_ZBHSD.new_empty(num_users, num_steps, num_rows, num_both, num_heads, head_dim)
         rows_BPS = torch.empty(num_users, num_paths, 0, dtype=torch.int64, device=kept_BTRZHD.device)
         return cls(kept_BTRZHD, rows_BPS)
 
@@ -64,14 +65,14 @@ class Memory(NamedTuple):
     """What the decoder needs of the encoded histories, stored once a user and shared by all of its paths.
 
     kept_ZBHSD: keys and values of all decoder blocks, as in `PathCache`, the keys rotated by how far before the next
-    item they stand. visible_B11S: filled slots. state_BD: the encoder's output after the last item. weights_YN: the
-    blocks' as `reg4rec.ops.decoder_blocks` takes them, None where torch's layers decode.
+    item they stand. visible_B11S: filled slots. state_BD: the encoder's output after the last item. weights_N: the
+    decoder's as `reg4rec.ops.decoder_step` takes them, None where torch's layers decode.
     """
 
     kept_ZBHSD: Tensor
     visible_B11S: Tensor
     state_BD: Tensor
-    weights_YN: Tensor | None
+    weights_N: Tensor | None
 
     def of_block(self, block: int) -> tuple[Tensor, Tensor]:
         """Keys and values of one block."""
@@ -80,7 +81,7 @@ class Memory(NamedTuple):
     def of_users(self, user_N: Tensor) -> "Memory":
         """What is stored of some users."""
         kept_ZBHSD = self.kept_ZBHSD[:, user_N]
-        return Memory(kept_ZBHSD, self.visible_B11S[user_N], self.state_BD[user_N], self.weights_YN)
+        return Memory(kept_ZBHSD, self.visible_B11S[user_N], self.state_BD[user_N], self.weights_N)
 
 
 class Reg4RecModel(nn.Module):
@@ -109,7 +110,7 @@ class Reg4RecModel(nn.Module):
         self.decoder = nn.ModuleList(DecoderBlock(*shape) for _ in range(c.num_blocks))
         self.category_head = nn.Linear(c.dim, c.num_categories) if c.num_categories else None
         self.rotary = Rotary(c.dim // c.num_heads)
-        self._encoder_weights, self._decoder_weights = PackedWeights(), PackedWeights()
+        self._encoder_weights, self._decoder_weights = PackedWeights(packed_encoder), PackedWeights(packed_decoder)
         if c.num_items:
             self.residual_ID = nn.Parameter(torch.zeros(c.num_items, c.dim))
             self.residual_dropout = Dropout(RESIDUAL_DROPOUT)
@@ -159,15 +160,15 @@ class Reg4RecModel(nn.Module):
     def embed_history(self, codes_BLM: Tensor, items_BL: Tensor | None) -> tuple[Tensor, Tensor]:
         """Encoder input (B, S, D) and the item number of every slot (S,): 0 the start, 1..L the items."""
         batch, length, num_codebooks = codes_BLM.shape
-        slots = self.embed_tokens(codes_BLM, torch.arange(num_codebooks, device=codes_BLM.device))
-        if self.config.history_layout == "flat":
-            slots = torch.cat([self.separator.expand(batch, length, 1, -1), slots], dim=2)
-        if self.scores_items:
-            if items_BL is None:
-                raise ValueError("a model that scores items reads item rows too, found codes alone")
-            own_BL1D = self._residual(items_BL)[:, :, None] * self.config.dim**0.5
-            slots = torch.cat([slots[:, :, :1] + own_BL1D, slots[:, :, 1:]], dim=2)
-        slots = slots.sum(2) if self.config.history_layout == "pooled" else slots.flatten(1, 2)
+        if self.scores_items and items_BL is None:
+            raise ValueError("a model that scores items reads item rows too, found codes alone")
+        codebooks, scale = torch.arange(num_codebooks, device=codes_BLM.device), self.config.dim**0.5
+        own = 0 if items_BL is None or not self.scores_items else self._residual(items_BL)
+        if self.config.history_layout == "pooled":
+            slots = (self._rows(codes_BLM, codebooks).sum(2) + own) * scale
+        else:
+            separators = (self.separator + own * scale).expand(batch, length, -1)
+            slots = torch.cat([separators[:, :, None], self.embed_tokens(codes_BLM, codebooks)], dim=2).flatten(1, 2)
         start = self.start.expand(batch, 1, -1)
         number = torch.arange(1, length + 1, device=codes_BLM.device).repeat_interleave(self.slots_per_item)
         x_BSD = self.dropout(self.norm_history(torch.cat([start, slots], dim=1)))
@@ -176,25 +177,65 @@ class Reg4RecModel(nn.Module):
     def encode(self, codes_BLM: Tensor, items_BL: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Encoder output (B, S, D), causal from item to item, and the item number of every slot (S,)."""
         x_BSD, number_S = self.embed_history(codes_BLM, items_BL)
-        visible_SS = number_S[None, :] <= number_S[:, None]
-        turn_S = self.rotary(number_S)
-        if (weights_YN := self._encoder_weights.of(self.encoder)) is not None:
-            cos_SD, sin_SD = (x_S1D.squeeze(1) for x_S1D in turn_S)
-            return ops.encoder_blocks(
-                x_BSD, visible_SS.sum(1), cos_SD, sin_SD, weights_YN, self.config.ffn_dim
-            ), number_S
+        return self._encoded(x_BSD, number_S), number_S
+
+    def _encoded(self, x_BSD: Tensor, number_S: Tensor) -> Tensor:
+        visible_SS, turn_S = number_S[None, :] <= number_S[:, None], self.rotary(number_S)
         for block in self.encoder:
             x_BSD = block(x_BSD, turn_S, visible_SS)
-        return x_BSD, number_S
+        return x_BSD
 
     def remember(self, codes_BLM: Tensor, length_B: Tensor, items_BL: Tensor | None = None) -> Memory:
         """Encode histories, oldest item first and padded at the end, for decoding the item that follows them."""
-        x_BSD, number_S = self.encode(codes_BLM, items_BL)
+        x_BSD, number_S = self.embed_history(codes_BLM, items_BL)
         turn_BS = self.rotary(number_S - length_B[:, None] - 1)
-        kept = [keys_or_values for block in self._decoder_blocks() for keys_or_values in block.memory(x_BSD, turn_BS)]
+        category_head, refine = self.category_head, self.refine if self.scores_items else None
+        encoder_N = self._encoder_weights.of(self.encoder, self.decoder)
+        decoder_N = self._decoder_weights.of(self.decoder, self.norm_path, self.tokens_MKD, refine, category_head)
+        if encoder_N is None or decoder_N is None:
+            x_BSD, decoder_N = self._encoded(x_BSD, number_S), None
+            kept = [part for block in self._decoder_blocks() for part in block.memory(x_BSD, turn_BS)]
+            kept_ZBHSD = torch.stack(kept)
+        else:
+            c, seen_S = self.config, 1 + number_S * self.slots_per_item
+            (cos_S, sin_S), (cos_BS, sin_BS) = self.rotary(number_S), turn_BS
+            turns = cos_S.squeeze(-2), sin_S.squeeze(-2), cos_BS.squeeze(-2), sin_BS.squeeze(-2)
+            shape = ops.EncoderShape(c.num_blocks, c.ffn_dim, 2 * c.num_blocks)
+            x_BSD, made_BSZHD = ops.encoder_memory(x_BSD, seen_S, *turns, encoder_N, shape)
+            kept_ZBHSD = made_BSZHD.permute(2, 0, 3, 1, 4)
         state_BD = x_BSD[torch.arange(len(x_BSD), device=x_BSD.device), length_B * self.slots_per_item]
         visible_B11S = (number_S <= length_B[:, None])[:, None, None, :]
-        return Memory(torch.stack(kept), visible_B11S, state_BD, self._decoder_weights.of(self.decoder))
+        return Memory(kept_ZBHSD, visible_B11S, state_BD, decoder_N)
+
+    @torch.no_grad()
+    def search_step(
+        self, memory: Memory, token_BP: Tensor | None, step: int, cache: PathCache, with_logits: bool = True
+    ) -> tuple[Tensor, Tensor | None, PathCache]:
+        """`decode_step` and its heads: logits of tokens (B, P, M, K), of categories (B, P, C), and the grown cache.
+
+        Without `with_logits` those of tokens are empty; without categories theirs are None.
+        """
+        if memory.weights_N is None:
+            state_BPD, cache = self.decode_step(memory, token_BP, step, cache)
+            logits_BPMK = self.token_logits(state_BPD) if with_logits else state_BPD[..., :0, None]
+            return logits_BPMK, self.category_logits(state_BPD), cache
+        c = self.config
+        if token_BP is None:
+            inputs, scale = self._begin(memory.state_BD), 1.0
+            token_BP = torch.arange(len(inputs), device=inputs.device)[:, None]
+        else:
+            inputs, scale = self.tokens_MKD.flatten(0, 1), c.dim**0.5
+        grown = cache.grown()
+        logits_BPO, categories_BPC = ops.decoder_step(
+            *(inputs, token_BP, scale, self.steps[step], memory.state_BD, grown.kept_BTRZHD, cache.rows_BPS),
+            *(memory.kept_ZBHSD.transpose(0, 1), memory.visible_B11S.flatten(1), memory.weights_N),
+            ops.DecoderShape(
+                c.num_blocks, c.ffn_dim, c.num_codebooks * c.codebook_size, c.num_categories, self.scores_items
+            ),
+            with_logits,
+        )
+        logits_BPMK = logits_BPO.unflatten(-1, (-1, c.codebook_size))
+        return logits_BPMK, categories_BPC if c.num_categories else None, grown
 
     @torch.no_grad()
     def decode_step(
@@ -208,18 +249,10 @@ class Reg4RecModel(nn.Module):
         state_B1D = memory.state_BD[:, None]
         x_BPD = self._begin(state_B1D) if token_BP is None else self.embed_tokens(token_BP, token_BP.new_zeros(()))
         x_BPD = self.norm_path(x_BPD + self.steps[step])
-        before = PathCache.empty(memory, x_BPD.shape[1]) if cache is None else cache
-        cache = before.grown()
-        if memory.weights_YN is None:
-            for i, block in enumerate(self._decoder_blocks()):
-                kept_BTR2HD = cache.kept_BTRZHD[:, :, :, 2 * i : 2 * i + 2]
-                x_BPD = block.step(x_BPD, kept_BTR2HD, cache.rows_BPS, memory.of_block(i), memory.visible_B11S)
-        else:
-            memory_BZHSD, visible_BS = memory.kept_ZBHSD.transpose(0, 1), memory.visible_B11S.flatten(1)
-            x_BPD, cache.kept_BTRZHD[:, step, : x_BPD.shape[1]] = ops.decoder_blocks(
-                *(x_BPD, cache.kept_BTRZHD, before.rows_BPS, memory_BZHSD, visible_BS, memory.weights_YN),
-                self.config.ffn_dim,
-            )
+        cache = (PathCache.empty(memory, x_BPD.shape[1]) if cache is None else cache).grown()
+        for i, block in enumerate(self._decoder_blocks()):
+            kept_BTR2HD = cache.kept_BTRZHD[:, :, :, 2 * i : 2 * i + 2]
+            x_BPD = block.step(x_BPD, kept_BTR2HD, cache.rows_BPS, memory.of_block(i), memory.visible_B11S)
         return self._refined(state_B1D, x_BPD), cache
 
     def _begin(self, state: Tensor) -> Tensor:

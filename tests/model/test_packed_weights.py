@@ -9,8 +9,10 @@ from torch import Tensor, nn
 
 from reg4rec import ops
 from reg4rec.kernels.machine import native_problem
-from reg4rec.model import Linear, Memory, ModelConfig, Reg4RecModel
-from reg4rec.model.layers import DecoderBlock, PackedWeights
+from reg4rec.model import Linear, Memory, ModelConfig, PathCache, Reg4RecModel
+from reg4rec.model.layers import DecoderBlock
+from reg4rec.model.packed import PackedWeights, packed_encoder
+from tests.isa import selected_isa
 
 pytestmark = pytest.mark.skipif(native_problem() is not None, reason="needs the extension")
 CONFIG = ModelConfig(num_codebooks=3, codebook_size=7, num_categories=4, dim=16, num_heads=2, ffn_dim=24, num_items=30)
@@ -25,34 +27,36 @@ def model() -> Reg4RecModel:
 
 
 @torch.inference_mode()
-def states(model: Reg4RecModel) -> tuple[Memory, Tensor]:
-    """Histories of 5 and 2 items, and the states of three paths after a token."""
+def logits(model: Reg4RecModel) -> tuple[Memory, Tensor]:
+    """Histories of 5 and 2 items, and the logits of tokens and categories of three paths after a token."""
     g = torch.Generator().manual_seed(1)
     memory = model.remember(torch.randint(7, (2, 5, 3), generator=g), torch.tensor([5, 2]), torch.arange(10).view(2, 5))
-    _, cache = model.decode_step(memory, None, 0, None)
+    *_, cache = model.search_step(memory, None, 0, PathCache.empty(memory, 1))
     cache = cache.of_paths(torch.zeros(2, 3, dtype=torch.int64))
-    state_BPD, _ = model.decode_step(memory, torch.tensor([[0, 9, 20]]).expand(2, 3), 1, cache)
-    return memory, state_BPD
+    found, of_categories, _ = model.search_step(memory, torch.tensor([[0, 9, 20]]).expand(2, 3), 1, cache)
+    assert found is not None
+    assert of_categories is not None
+    return memory, torch.cat([found.flatten(2), of_categories], dim=2)
 
 
 @torch.no_grad()
 def test_they_say_what_the_layers_say(model: Reg4RecModel) -> None:
-    memory, state_BPD = states(model)
+    memory, logits_BPX = logits(model)
     with ops.use_backend("eager"):
-        plain, expected_BPD = states(model)
-    assert memory.weights_YN is not None
-    assert plain.weights_YN is None
-    torch.testing.assert_close(state_BPD, expected_BPD)
+        plain, expected_BPX = logits(model)
+    assert memory.weights_N is not None
+    assert plain.weights_N is None
+    torch.testing.assert_close(logits_BPX, expected_BPX)
     torch.testing.assert_close(memory.state_BD, plain.state_BD)
 
 
-def check_it_counts(model: Reg4RecModel, before_BPD: Tensor) -> None:
+def check_it_counts(model: Reg4RecModel, before_BPX: Tensor) -> None:
     """Whether a change of the model shows, as it does in torch's layers."""
-    _, state_BPD = states(model)
+    _, logits_BPX = logits(model)
     with ops.use_backend("eager"):
-        _, expected_BPD = states(model)
-    assert not torch.allclose(state_BPD, before_BPD)
-    torch.testing.assert_close(state_BPD, expected_BPD)
+        _, expected_BPX = logits(model)
+    assert not torch.allclose(logits_BPX, before_BPX)
+    torch.testing.assert_close(logits_BPX, expected_BPX)
 
 
 def write(part: nn.Linear) -> None:
@@ -73,28 +77,42 @@ def optimize(part: nn.Linear) -> None:
     part.weight.grad = None
 
 
-@pytest.mark.parametrize("change", [write, replace, load, optimize])
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        *((change, "decoder.1.ffn.up") for change in (write, replace, load, optimize)),
+        *((write, name) for name in ("encoder.0.out", "decoder.0.cross_kv", "refine", "category_head")),
+    ],
+)
 @torch.no_grad()
-def test_changed_weights_are_packed_anew(model: Reg4RecModel, change: Callable[[nn.Linear], None]) -> None:
-    first, before_BPD = states(model)
-    again, _ = states(model)
-    assert again.weights_YN is first.weights_YN
-    part = model.get_submodule("decoder.1.ffn.up")
+def test_changed_weights_are_packed_anew(model: Reg4RecModel, change: Callable[[nn.Linear], None], name: str) -> None:
+    first, before_BPX = logits(model)
+    again, _ = logits(model)
+    assert again.weights_N is first.weights_N
+    part = model.get_submodule(name)
     assert isinstance(part, nn.Linear)
     change(part)
-    check_it_counts(model, before_BPD)
+    check_it_counts(model, before_BPX)
+
+
+@pytest.mark.parametrize("name", ["tokens_MKD", "norm_path.bias", "steps"])
+@torch.no_grad()
+def test_changed_parameters_count(model: Reg4RecModel, name: str) -> None:
+    _, before_BPX = logits(model)
+    model.get_parameter(name).mul_(-3).add_(0.1)
+    check_it_counts(model, before_BPX)
 
 
 @torch.no_grad()
 def test_a_copy_has_its_own(model: Reg4RecModel) -> None:
-    _, before_BPD = states(model)
+    _, before_BPX = logits(model)
     other = copy.deepcopy(model)
     other.get_parameter("encoder.0.qkv.weight").mul_(2)
-    _, changed_BPD = states(other)
+    _, changed_BPX = logits(other)
     with ops.use_backend("eager"):
-        _, expected_BPD = states(other)
-    torch.testing.assert_close(changed_BPD, expected_BPD)
-    assert torch.equal(states(model)[1], before_BPD)
+        _, expected_BPX = logits(other)
+    torch.testing.assert_close(changed_BPX, expected_BPX)
+    assert torch.equal(logits(model)[1], before_BPX)
 
 
 def change_layer(model: Reg4RecModel) -> None:
@@ -114,12 +132,16 @@ def hook(model: Reg4RecModel) -> None:
     model.get_submodule("decoder.1.ffn.down").register_forward_hook(lambda _, __, y: 2 * y)
 
 
-@pytest.mark.parametrize("change", [change_layer, change_block, parametrize, hook])
+def hook_a_head(model: Reg4RecModel) -> None:
+    model.get_submodule("category_head").register_forward_pre_hook(lambda _, x: (2 * x[0],))
+
+
+@pytest.mark.parametrize("change", [change_layer, change_block, parametrize, hook, hook_a_head])
 @torch.no_grad()
 def test_whatever_is_done_to_a_layer_counts(model: Reg4RecModel, change: Callable[[Reg4RecModel], None]) -> None:
-    _, before_BPD = states(model)
+    _, before_BPX = logits(model)
     change(model)
-    check_it_counts(model, before_BPD)
+    check_it_counts(model, before_BPX)
 
 
 @torch.no_grad()
@@ -128,23 +150,46 @@ def test_no_other_weights_take_the_address_of_those_that_were_packed(model: Reg4
     for seed in range(6):
         g = torch.Generator().manual_seed(seed)
         nn.utils.vector_to_parameters(torch.randn(sum(p.numel() for p in parameters), generator=g), parameters)
-        _, state_BPD = states(model)
+        _, logits_BPX = logits(model)
         with ops.use_backend("eager"):
-            _, expected_BPD = states(model)
-        torch.testing.assert_close(state_BPD, expected_BPD, rtol=1e-3, atol=1e-3)
+            _, expected_BPX = logits(model)
+        torch.testing.assert_close(logits_BPX, expected_BPX, rtol=1e-3, atol=1e-3)
 
 
 def test_where_torch_decodes(model: Reg4RecModel) -> None:
-    weights = PackedWeights()
+    weights = PackedWeights(packed_encoder)
+
+    def packed() -> Tensor | None:
+        return weights.of(model.encoder, model.decoder)
+
     with torch.no_grad():
-        assert weights.of(model.decoder) is None
+        assert packed() is None
     with torch.inference_mode():
-        assert weights.of(model.decoder) is not None
-        with torch.autocast("cpu", torch.bfloat16):
-            assert weights.of(model.decoder) is None
+        assert packed() is not None
+        with selected_isa("base"), torch.autocast("cpu", torch.bfloat16):
+            assert packed() is None
+        with torch.autocast("cpu", torch.float16):
+            assert packed() is None
         with ops.use_backend("eager"):
-            assert weights.of(model.decoder) is None
-        assert weights.of(model.train().decoder) is None
-        assert weights.of(model.eval().double().decoder) is None
+            assert packed() is None
+        model.train()
+        assert packed() is None
+        model.eval().double()
+        assert packed() is None
     with torch.inference_mode():  # whose tensors do not tell of writes
-        assert weights.of(Reg4RecModel(CONFIG).eval().encoder) is None
+        made = Reg4RecModel(CONFIG).eval()
+        assert weights.of(made.encoder, made.decoder) is None
+
+
+def test_in_bfloat16_where_tiles_multiply_it(model: Reg4RecModel) -> None:
+    with selected_isa("amx"):
+        _, expected_BPX = logits(model)
+        with torch.autocast("cpu", torch.bfloat16):
+            memory, logits_BPX = logits(model)
+            assert logits(model)[0].weights_N is memory.weights_N
+        assert memory.weights_N is not None
+        assert memory.weights_N.dtype == torch.bfloat16
+        assert logits_BPX.dtype == torch.float32
+        assert not torch.equal(logits_BPX, expected_BPX)
+        torch.testing.assert_close(logits_BPX, expected_BPX, rtol=0.02, atol=0.02 * float(expected_BPX.abs().max()))
+        assert torch.equal(logits(model)[1], expected_BPX)

@@ -1,6 +1,6 @@
 """One case per op: how its inputs are made, at which sizes it is tested and timed, and what is true of its results."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,10 +8,10 @@ import torch
 from torch import Generator, Tensor
 
 from reg4rec import ops
-from reg4rec.kernels.decoder_blocks import reference as decoder
-from reg4rec.kernels.encoder_blocks import reference as encoder
+from reg4rec.kernels.decoder_step.reference import decoder_shapes
+from reg4rec.kernels.encoder_memory.reference import encoder_shapes
 from reg4rec.kernels.fp8_linear.reference import E4M3, quantize
-from reg4rec.kernels.panels import Shapes, pack
+from reg4rec.kernels.panels import Shapes, pack, unpack
 
 Sizes = tuple[int, ...]
 Make = Callable[[Sizes, torch.dtype, Generator], tuple[Any, ...]]
@@ -55,6 +55,15 @@ def truth(name: str, args: tuple[Any, ...]) -> tuple[Tensor, ...]:
 def doubled(args: tuple[Any, ...]) -> tuple[Any, ...]:
     """The arguments with their floats in fp64."""
     return tuple(a.double() if isinstance(a, Tensor) and a.is_floating_point() else a for a in args)
+
+
+def in_bf16(name: str, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """A call of `encoder_memory` or `decoder_step` with its weights in bfloat16."""
+    at = {"encoder_memory": 6, "decoder_step": 9}[name]
+    dim, shape = args[0].shape[-1], args[at + 1]
+    shapes = encoder_shapes(dim, shape) if name == "encoder_memory" else decoder_shapes(dim, shape)
+    weights_N = pack(unpack(args[at], shapes, dim, F32), BF16)
+    return *args[:at], weights_N, *args[at + 1 :]
 
 
 def _normal(shape: Sizes, dtype: torch.dtype, g: Generator) -> Tensor:
@@ -147,36 +156,46 @@ def _paths(sizes: Sizes, dtype: torch.dtype, g: Generator) -> tuple[Any, ...]:
     return _normal((users, paths, heads, width), dtype, g), _normal(kept, dtype, g), _normal(kept, dtype, g), rows_BPS
 
 
-def _weights(shapes: Shapes, num_norms: int, dim: int, dtype: torch.dtype, g: Generator) -> Tensor:
-    layers = [(_normal(shape, dtype, g) * shape[1] ** -0.5, _normal(shape[:1], dtype, g)) for shape in shapes]
-    return pack(layers, [(1 + _normal((dim,), dtype, g) / 4, _normal((dim,), dtype, g)) for _ in range(num_norms)])
+def _weights(shapes: Sequence[Shapes], dim: int, dtype: torch.dtype, g: Generator) -> Tensor:
+    """Packed weights, with every bias and gain drawn too."""
+    parts = []
+    for layer_shapes, num_norms in shapes:
+        layers = [(_normal(shape, dtype, g) * shape[1] ** -0.5, _normal(shape[:1], dtype, g)) for shape in layer_shapes]
+        norms = [(1 + _normal((dim,), dtype, g) / 4, _normal((dim,), dtype, g)) for _ in range(num_norms)]
+        parts.append((layers, norms))
+    return pack(parts, dtype)
 
 
 def _encoder(sizes: Sizes, dtype: torch.dtype, g: Generator) -> tuple[Any, ...]:
     users, slots, blocks, heads, width, ffn_dim = sizes
-    dim, shapes = heads * width, encoder.layer_shapes(heads * width, ffn_dim)
+    dim, shape = heads * width, ops.EncoderShape(blocks, ffn_dim, 2 * blocks)
     turn_SD = torch.rand(slots, width // 2, generator=g).repeat(1, 2).to(dtype)
+    turn_BSD = torch.rand(users, slots, width // 2, generator=g).repeat(1, 1, 2).to(dtype)
     return (
         _normal((users, slots, dim), dtype, g),
         1 + _integers(slots, (slots,), g),
-        turn_SD.cos(),
-        turn_SD.sin(),
-        torch.stack([_weights(shapes, encoder.NORMS, dim, dtype, g) for _ in range(blocks)]),
-        ffn_dim,
+        *(turn_SD.cos(), turn_SD.sin(), turn_BSD.cos(), turn_BSD.sin()),
+        _weights(encoder_shapes(dim, shape), dim, dtype, g),
+        shape,
     )
 
 
 def _decoder(sizes: Sizes, dtype: torch.dtype, g: Generator) -> tuple[Any, ...]:
-    users, paths, blocks, heads, width, steps, slots, ffn_dim = sizes
-    dim, both, shapes = heads * width, 2 * blocks, decoder.layer_shapes(heads * width, ffn_dim)
+    users, paths, blocks, heads, width, steps, slots, ffn_dim, tokens, categories = sizes
+    dim, both = heads * width, 2 * blocks
+    shape = ops.DecoderShape(blocks, ffn_dim, tokens, categories, refines=users % 2 == 0)
     return (
-        _normal((users, paths, dim), dtype, g),
-        _normal((users, steps + 1, paths + 2, both, heads, width), dtype, g),
+        _normal((tokens, dim), dtype, g),
+        _integers(tokens, (users, paths), g),
+        dim**0.5,
+        _normal((dim,), dtype, g),
+        _normal((users, dim), dtype, g),
+        _normal((users, steps + 2, paths + 2, both, heads, width), dtype, g),
         _integers(paths + 2, (users, paths, steps), g),
         _normal((users, both, heads, slots, width), dtype, g),
         torch.rand(users, slots, generator=g).argsort(1) <= _integers(slots, (users, 1), g),
-        torch.stack([_weights(shapes, decoder.NORMS, dim, dtype, g) for _ in range(blocks)]),
-        ffn_dim,
+        _weights(decoder_shapes(dim, shape), dim, dtype, g),
+        shape,
     )
 
 
@@ -257,7 +276,7 @@ CASES: dict[str, Case] = {
         bench={"64x20-H4-D32-S4": (64, 20, 4, 32, 4), "8x256-H4-D32-S16": (8, 256, 4, 32, 16)},
         batched=(0, 1, 2, 3),
     ),
-    "encoder_blocks": Case(
+    "encoder_memory": Case(
         make=_encoder,
         sizes=(
             *((0, 3, 1, 2, 4, 5), (1, 1, 1, 1, 2, 1), (3, 6, 2, 2, 6, 33), (2, 21, 2, 4, 32, 512)),
@@ -265,21 +284,21 @@ CASES: dict[str, Case] = {
         ),
         bench={"1x21-2x128-F512": (1, 21, 2, 4, 32, 512), "64x21-2x128-F512": (64, 21, 2, 4, 32, 512)},
         dtypes=(F32,),
-        batched=(0,),
+        batched=(0, 4, 5),
     ),
-    "decoder_blocks": Case(
+    "decoder_step": Case(
         make=_decoder,
         sizes=(
-            *((0, 3, 1, 2, 4, 2, 3, 5), (1, 1, 1, 1, 1, 0, 1, 1), (3, 5, 2, 2, 7, 4, 6, 33)),
-            *((2, 27, 2, 4, 32, 3, 21, 512), (2, 0, 1, 2, 4, 3, 5, 7), (5, 1, 3, 3, 11, 1, 37, 65)),
-            *((1, 70, 1, 2, 40, 2, 3, 31), (9, 4, 1, 1, 3, 1, 2, 3)),
+            *((0, 3, 1, 2, 4, 2, 3, 5, 7, 2), (1, 1, 1, 1, 1, 0, 1, 1, 1, 0), (3, 5, 2, 2, 7, 4, 6, 33, 50, 3)),
+            *((2, 27, 2, 4, 32, 3, 21, 512, 128, 32), (2, 0, 1, 2, 4, 3, 5, 7, 9, 1)),
+            *((5, 1, 3, 3, 11, 1, 37, 65, 32, 40), (1, 70, 1, 2, 40, 2, 3, 31, 65, 17), (8, 4, 1, 1, 3, 1, 2, 3, 4, 0)),
         ),
         bench={
-            "1x20-2x128-F512-S3-L21": (1, 20, 2, 4, 32, 3, 21, 512),
-            "64x20-2x128-F512-S3-L21": (64, 20, 2, 4, 32, 3, 21, 512),
+            "1x20-2x128-F512-S3-L21": (1, 20, 2, 4, 32, 3, 21, 512, 1024, 200),
+            "64x20-2x128-F512-S3-L21": (64, 20, 2, 4, 32, 3, 21, 512, 1024, 200),
         },
         dtypes=(F32,),
-        batched=(0, 1, 2, 3, 4),
+        batched=(1, 4, 5, 6, 7, 8),
     ),
     "fp8_linear": Case(
         make=_fp8,

@@ -1,13 +1,12 @@
 """Triton kernels run interpreted where there is no GPU, and fresh memory is NaN in every test of an op."""
 
-import contextlib
 import os
 from collections.abc import Iterator
 
 import pytest
 import torch
 
-from reg4rec.kernels.machine import native_problem
+from tests.isa import selected_isa
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
@@ -19,21 +18,6 @@ def poisoned_memory() -> Iterator[None]:
     torch.use_deterministic_algorithms(True, warn_only=True)
     yield
     torch.use_deterministic_algorithms(False)
-
-
-@contextlib.contextmanager
-def selected_isa(name: str) -> Iterator[None]:
-    """The extension on one instruction set; a test is skipped where the machine or the extension lacks it."""
-    if (problem := native_problem()) is not None:
-        pytest.skip(problem)
-    from reg4rec import _C
-
-    try:
-        _C.select_isa(name)
-    except ValueError as error:
-        pytest.skip(str(error))
-    yield
-    _C.select_isa("")
 
 
 @pytest.fixture(params=["base", "avx2", "avx512"])

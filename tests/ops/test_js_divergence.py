@@ -109,6 +109,6 @@ def test_the_environment_selects_the_instruction_set() -> None:
     show = "from reg4rec import _C; print(_C.isa())"
     assert run_python(show, REG4REC_ISA="base").stdout.strip() == "base"
     assert (
-        "instruction set sse9 is unknown; there are base, avx2 and avx512"
+        "instruction set sse9 is unknown; there are base, avx2, avx512 and amx"
         in run_python(show, REG4REC_ISA="sse9").stderr
     )

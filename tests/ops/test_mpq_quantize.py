@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.isa import selected_isa
 from tests.ops.cases import inputs, truth
-from tests.ops.conftest import selected_isa
 from tests.ops.test_ops import call
 
 SIZES = [(1, 32, 3, 7), (97, 2, 65, 33), (13, 1, 4096, 5), (193, 3, 64, 128), (5, 2, 1, 1)]

@@ -66,14 +66,13 @@ def test_rows_decoded_are_those_of_a_search(
     num_steps: int,
 ) -> None:
     chosen = recommender.with_search(prune_threshold=threshold, num_steps=num_steps)
-    decode, rows = chosen.model.decode_step, []
+    search_step, rows = chosen.model.search_step, []
 
-    def counted(memory: Any, token_BP: Any, step: int, cache: Any) -> Any:
-        state_BPD, cache = decode(memory, token_BP, step, cache)
-        rows.append(state_BPD.shape[1])
-        return state_BPD, cache
+    def counted(memory: Any, token_BP: Any, *rest: Any, **more: Any) -> Any:
+        rows.append(1 if token_BP is None else token_BP.shape[1])
+        return search_step(memory, token_BP, *rest, **more)
 
-    monkeypatch.setattr(chosen.model, "decode_step", counted)
+    monkeypatch.setattr(chosen.model, "search_step", counted)
     for k in (10, 30):
         rows.clear()
         list(chosen.search(shop.part("train").take([0, 1]), k, False))

@@ -1,3 +1,3 @@
 #define SIMD_NAMESPACE avx2
 #define SIMD_LANES 8
-#include "decoder_blocks_simd.h"
+#include "decoder_step_simd.h"

@@ -1,13 +1,13 @@
-// Users of encoder_blocks, for the instruction set of the including unit.
+// Users of encoder_memory, for the instruction set of the including unit.
 #pragma once
 
-#include "encoder_blocks.h"
+#include "encoder_memory.h"
 #include "layers_simd.h"
 
 namespace {
 
-using reg4rec::EncoderBlocks;
 using reg4rec::EncoderLayers;
+using reg4rec::EncoderMemory;
 using reg4rec::EncoderScratch;
 
 // Rotates pairs of channels, which stand half a head apart.
@@ -21,7 +21,7 @@ inline void rotate(const float* cos, const float* sin, int64_t width, float* x) 
 }
 
 // Attention of the slots of one user, whose queries, keys and values stand in the rows of qkv.
-inline void attend_slots(const EncoderBlocks& args, float* qkv, int64_t stride, float scale,
+inline void attend_slots(const EncoderMemory& args, float* qkv, int64_t stride, float scale,
                          const AttentionScratch& scratch, float* to, int64_t to_stride) {
   const int64_t width = args.width / args.num_heads, slots = args.num_slots;
   for (int64_t h = 0; h < args.num_heads; ++h) {
@@ -41,29 +41,40 @@ inline void attend_slots(const EncoderBlocks& args, float* qkv, int64_t stride, 
 
 namespace reg4rec::SIMD_NAMESPACE {
 
-void encoder_blocks_users(const EncoderBlocks& args, const EncoderLayers* blocks, float scale, int64_t begin,
-                          int64_t end, const EncoderScratch& scratch) {
-  const int64_t slots = args.num_slots, rows = (end - begin) * slots, width = args.width;
+void encoder_memory_users(const EncoderMemory& args, const EncoderLayers* blocks, const Layer& memory, float scale,
+                          int64_t begin, int64_t end, const EncoderScratch& scratch) {
+  const int64_t slots = args.num_slots, rows = (end - begin) * slots, first = begin * slots, width = args.width;
   const int64_t narrow = whole_panels(args.width), wide = wide_row(args.width, args.ffn_width);
   float *state = scratch.rows, *mixed = state + rows * narrow, *added = mixed + rows * narrow;
   float* hidden = added + rows * narrow;
-  const float* x = args.x + begin * slots * width;
-  int64_t x_stride = width;
-  for (int64_t block = 0; block < args.num_blocks; ++block, x = state, x_stride = narrow) {
+  for (int64_t r = 0; r < rows; ++r) {
+    __builtin_memcpy(state + r * narrow, args.x + (first + r) * width, width * sizeof(float));
+  }
+  for (int64_t block = 0; block < args.num_blocks; ++block) {
     const EncoderLayers& layers = blocks[block];
-    linear(layers.qkv, x, x_stride, rows, hidden, wide);
+    linear(layers.qkv, state, narrow, rows, hidden, wide, scratch.rounded);
     for (int64_t row = 0; row < rows; row += slots) {
       attend_slots(args, hidden + row * wide, wide, scale, scratch.attention, mixed + row * narrow, narrow);
     }
-    linear(layers.out, mixed, narrow, rows, added, narrow);
-    add_norm_rows(layers.norm_attention, x, x_stride, added, narrow, rows, width, state, narrow);
+    linear(layers.out, mixed, narrow, rows, added, narrow, scratch.rounded);
+    add_norm_rows(layers.norm_attention, state, added, rows, width, narrow);
 
-    linear(layers.up, state, narrow, rows, hidden, wide);
+    linear(layers.up, state, narrow, rows, hidden, wide, scratch.rounded);
     relu(hidden, rows * wide);
-    linear(layers.down, hidden, wide, rows, added, narrow);
-    const bool last = block + 1 == args.num_blocks;
-    float* to = last ? args.y + begin * slots * width : state;
-    add_norm_rows(layers.norm_ffn, state, narrow, added, narrow, rows, width, to, last ? width : narrow);
+    linear(layers.down, hidden, wide, rows, added, narrow, scratch.rounded);
+    add_norm_rows(layers.norm_ffn, state, added, rows, width, narrow);
+  }
+  for (int64_t r = 0; r < rows; ++r) {
+    __builtin_memcpy(args.y + (first + r) * width, state + r * narrow, width * sizeof(float));
+  }
+  float* made = args.memory + first * args.memory_width;
+  linear_dense(memory, state, narrow, rows, made, scratch.outputs, scratch.rounded);
+  const int64_t head = width / args.num_heads;
+  for (int64_t r = 0; r < rows; ++r, made += args.memory_width) {
+    const float *cos = args.turn_cos + (first + r) * head, *sin = args.turn_sin + (first + r) * head;
+    for (int64_t c = 0; c < args.memory_width; c += head) {
+      if (c / width % 2 == 0) rotate(cos, sin, head, made + c);
+    }
   }
 }
 

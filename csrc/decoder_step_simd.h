@@ -1,17 +1,18 @@
-// Rows of decoder_blocks, for the instruction set of the including unit.
+// Rows of decoder_step, for the instruction set of the including unit.
 #pragma once
 
-#include "decoder_blocks.h"
+#include "decoder_step.h"
 #include "layers_simd.h"
 
 namespace {
 
-using reg4rec::DecoderBlocks;
+using reg4rec::DecoderEnds;
 using reg4rec::DecoderLayers;
 using reg4rec::DecoderScratch;
+using reg4rec::DecoderStep;
 
 // Attention of a row to its path: keys and values of the earlier steps where they were made, its own behind its query.
-inline void attend_path(const DecoderBlocks& args, int64_t block, int64_t row, const float* qkv, float scale,
+inline void attend_path(const DecoderStep& args, int64_t block, int64_t row, const float* qkv, float scale,
                         float* logits, float* to) {
   const int64_t width = args.width / args.num_heads, steps = args.num_steps, user = row / args.num_paths;
   const int64_t* rows = args.rows + row * steps;
@@ -30,7 +31,7 @@ inline void attend_path(const DecoderBlocks& args, int64_t block, int64_t row, c
 }
 
 // Attention of some rows of one user to what they may see of its history.
-inline void attend_history(const DecoderBlocks& args, int64_t block, int64_t user, const float* q, int64_t stride,
+inline void attend_history(const DecoderStep& args, int64_t block, int64_t user, const float* q, int64_t stride,
                            int64_t rows, float scale, const AttentionScratch& scratch, float* to) {
   const int64_t width = args.width / args.num_heads, slots = args.memory_size;
   const int64_t* strides = args.memory_strides;
@@ -48,31 +49,46 @@ inline void attend_history(const DecoderBlocks& args, int64_t block, int64_t use
   }
 }
 
+// Keeps the keys and values that a row made, which stand behind its query.
+inline void keep(const DecoderStep& args, int64_t block, int64_t row, const float* qkv) {
+  const int64_t width = args.width / args.num_heads, user = row / args.num_paths, path = row % args.num_paths;
+  const int64_t* strides = args.kept_strides;
+  float* kept = args.kept + user * strides[0] + args.num_steps * strides[1] + path * strides[2];
+  for (int64_t z = 0; z < 2; ++z) {
+    for (int64_t h = 0; h < args.num_heads; ++h) {
+      __builtin_memcpy(kept + (2 * block + z) * strides[3] + h * strides[4], qkv + (1 + z) * args.width + h * width,
+                       width * sizeof(float));
+    }
+  }
+}
+
 }  // namespace
 
 namespace reg4rec::SIMD_NAMESPACE {
 
-void decoder_blocks_rows(const DecoderBlocks& args, const DecoderLayers* blocks, float scale, int64_t begin,
-                         int64_t end, const DecoderScratch& scratch) {
+void decoder_step_rows(const DecoderStep& args, const DecoderLayers* blocks, const DecoderEnds& ends, float scale,
+                       int64_t begin, int64_t end, const DecoderScratch& scratch) {
   const int64_t rows = end - begin, width = args.width;
   const int64_t narrow = whole_panels(width), wide = wide_row(width, args.ffn_width);
   float *state = scratch.rows, *mixed = state + rows * narrow, *added = mixed + rows * narrow;
   float* hidden = added + rows * narrow;
-  const float* x = args.x + begin * width;
-  int64_t x_stride = width;
-  for (int64_t block = 0; block < args.num_blocks; ++block, x = state, x_stride = narrow) {
+  for (int64_t r = 0; r < rows; ++r) {
+    const float* input = args.inputs + args.input_rows[begin + r] * width;
+    for (int64_t c = 0; c < width; ++c) added[c] = args.input_scale * input[c];
+    add_norm(ends.norm_input, added, args.position, width, state + r * narrow);
+  }
+  for (int64_t block = 0; block < args.num_blocks; ++block) {
     const DecoderLayers& layers = blocks[block];
-    linear(layers.qkv, x, x_stride, rows, hidden, wide);
+    linear(layers.qkv, state, narrow, rows, hidden, wide, scratch.rounded);
     for (int64_t r = 0; r < rows; ++r) {
       const float* own = hidden + r * wide;
-      float* made = args.made + ((begin + r) * args.num_blocks + block) * 2 * width;
-      __builtin_memcpy(made, own + width, 2 * width * sizeof(float));
+      keep(args, block, begin + r, own);
       attend_path(args, block, begin + r, own, scale, scratch.attention.logits, mixed + r * narrow);
     }
-    linear(layers.out, mixed, narrow, rows, added, narrow);
-    add_norm_rows(layers.norm_self, x, x_stride, added, narrow, rows, width, state, narrow);
+    linear(layers.out, mixed, narrow, rows, added, narrow, scratch.rounded);
+    add_norm_rows(layers.norm_self, state, added, rows, width, narrow);
 
-    linear(layers.cross_q, state, narrow, rows, added, narrow);
+    linear(layers.cross_q, state, narrow, rows, added, narrow, scratch.rounded);
     for (int64_t r = 0; r < rows;) {
       const int64_t user = (begin + r) / args.num_paths, rest = (user + 1) * args.num_paths - begin;
       const int64_t next = rest < rows ? rest : rows;
@@ -80,15 +96,28 @@ void decoder_blocks_rows(const DecoderBlocks& args, const DecoderLayers* blocks,
                      mixed + r * narrow);
       r = next;
     }
-    linear(layers.cross_out, mixed, narrow, rows, added, narrow);
-    add_norm_rows(layers.norm_cross, state, narrow, added, narrow, rows, width, state, narrow);
+    linear(layers.cross_out, mixed, narrow, rows, added, narrow, scratch.rounded);
+    add_norm_rows(layers.norm_cross, state, added, rows, width, narrow);
 
-    linear(layers.up, state, narrow, rows, hidden, wide);
+    linear(layers.up, state, narrow, rows, hidden, wide, scratch.rounded);
     relu(hidden, rows * wide);
-    linear(layers.down, hidden, wide, rows, added, narrow);
-    const bool last = block + 1 == args.num_blocks;
-    float* to = last ? args.y + begin * width : state;
-    add_norm_rows(layers.norm_ffn, state, narrow, added, narrow, rows, width, to, last ? width : narrow);
+    linear(layers.down, hidden, wide, rows, added, narrow, scratch.rounded);
+    add_norm_rows(layers.norm_ffn, state, added, rows, width, narrow);
+  }
+  if (args.refines) {
+    linear(ends.refine, state, narrow, rows, added, narrow, scratch.rounded);
+    for (int64_t r = 0; r < rows; ++r) {
+      const float* before = args.states + (begin + r) / args.num_paths * width;
+      for (int64_t c = 0; c < width; ++c) state[r * narrow + c] = before[c] + added[r * narrow + c];
+    }
+  }
+  if (args.writes_logits) {
+    linear_dense(ends.tokens, state, narrow, rows, args.logits + begin * args.num_tokens, scratch.outputs,
+                 scratch.rounded);
+  }
+  if (args.num_categories > 0) {
+    linear_dense(ends.categories, state, narrow, rows, args.category_logits + begin * args.num_categories,
+                 scratch.outputs, scratch.rounded);
   }
 }
 

@@ -1,3 +1,3 @@
 #define SIMD_NAMESPACE base
 #define SIMD_LANES 4
-#include "encoder_blocks_simd.h"
+#include "decoder_step_simd.h"

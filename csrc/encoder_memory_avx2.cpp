@@ -1,3 +1,3 @@
 #define SIMD_NAMESPACE avx2
 #define SIMD_LANES 8
-#include "encoder_blocks_simd.h"
+#include "encoder_memory_simd.h"

@@ -1,3 +1,3 @@
 #define SIMD_NAMESPACE avx512
 #define SIMD_LANES 16
-#include "decoder_blocks_simd.h"
+#include "decoder_step_simd.h"

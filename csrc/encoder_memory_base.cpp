@@ -1,3 +1,3 @@
 #define SIMD_NAMESPACE base
 #define SIMD_LANES 4
-#include "decoder_blocks_simd.h"
+#include "encoder_memory_simd.h"

@@ -1,0 +1,125 @@
+#include "amx.h"
+
+#ifdef REG4REC_AMX
+#include <immintrin.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
+namespace reg4rec {
+
+#ifdef REG4REC_AMX
+
+namespace {
+
+constexpr int64_t kTileRows = 16, kTileBytes = 64, kTileInputs = 32;
+
+// A tile has 16 rows of 64 bytes: of 32 rounded inputs, of the weights of a pair of inputs for 16 outputs, or of 16
+// sums.
+struct alignas(64) TileConfig {
+  uint8_t palette = 1, start_row = 0, reserved[14] = {};
+  uint16_t bytes[16] = {};
+  uint8_t rows[16] = {};
+};
+
+// tmm0 to tmm3: sums of the upper rows' two halves of the outputs, then of the lower rows'; tmm4 and 5: inputs of upper
+// and lower rows; tmm6 and 7: weights of the two halves. Each statement reads or writes memory that the compiler does
+// not see.
+#define TILE_LOAD(tile, from, stride) \
+  asm volatile("tileloadd (%0,%1,1), %%tmm" #tile::"r"(from), "r"(static_cast<int64_t>(stride)) : "memory")
+#define TILE_STORE(tile, to, stride) \
+  asm volatile("tilestored %%tmm" #tile ", (%0,%1,1)" ::"r"(to), "r"(static_cast<int64_t>(stride)) : "memory")
+#define TILE_ADD_PRODUCT(sums, inputs, weights) \
+  asm volatile("tdpbf16ps %%tmm" #weights ", %%tmm" #inputs ", %%tmm" #sums:::)
+
+void configure(int64_t upper, int64_t lower) {
+  TileConfig config;
+  config.rows[0] = config.rows[1] = config.rows[4] = upper;
+  config.rows[2] = config.rows[3] = config.rows[5] = lower;
+  config.rows[6] = config.rows[7] = kTileInputs / 2;
+  for (int tile = 0; tile < 8; ++tile) config.bytes[tile] = config.rows[tile] > 0 ? kTileBytes : 0;
+  asm volatile("ldtilecfg %0" ::"m"(config));
+}
+
+// Outputs of one panel for as many rows as are configured, the lower ones among them where `has_lower`.
+template <bool has_lower>
+void panel_rows(const uint16_t* x, int64_t in, const uint16_t* panel, const float* bias, float* y, int64_t y_stride) {
+  const int64_t x_bytes = in * sizeof(uint16_t), y_bytes = y_stride * sizeof(float), panel_bytes = 2 * kTileBytes;
+  TILE_LOAD(0, bias, 0);
+  TILE_LOAD(1, bias + kTileRows, 0);
+  if (has_lower) {
+    TILE_LOAD(2, bias, 0);
+    TILE_LOAD(3, bias + kTileRows, 0);
+  }
+  for (int64_t c = 0; c < in; c += kTileInputs, panel += kTileInputs * kPanel) {
+    TILE_LOAD(6, panel, panel_bytes);
+    TILE_LOAD(7, panel + 2 * kTileRows, panel_bytes);
+    TILE_LOAD(4, x + c, x_bytes);
+    TILE_ADD_PRODUCT(0, 4, 6);
+    TILE_ADD_PRODUCT(1, 4, 7);
+    if (has_lower) {
+      TILE_LOAD(5, x + kTileRows * in + c, x_bytes);
+      TILE_ADD_PRODUCT(2, 5, 6);
+      TILE_ADD_PRODUCT(3, 5, 7);
+    }
+  }
+  TILE_STORE(0, y, y_bytes);
+  TILE_STORE(1, y + kTileRows, y_bytes);
+  if (has_lower) {
+    TILE_STORE(2, y + kTileRows * y_stride, y_bytes);
+    TILE_STORE(3, y + kTileRows * y_stride + kTileRows, y_bytes);
+  }
+}
+
+// rounded: rows x whole_panels(in), zeros behind a row's end.
+__attribute__((target("avx512f,avx512bw,avx512vl,avx512bf16"))) void round_rows(const float* x, int64_t x_stride,
+                                                                                int64_t rows, int64_t in,
+                                                                                uint16_t* rounded) {
+  for (int64_t r = 0; r < rows; ++r, x += x_stride, rounded += whole_panels(in)) {
+    for (int64_t c = 0; c < whole_panels(in); c += 16) {
+      const int64_t left = in - c < 0 ? 0 : in - c;
+      const __mmask16 lanes = left < 16 ? (1 << left) - 1 : 0xffff;
+      const __m256bh halves = _mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(lanes, x + c));
+      __builtin_memcpy(rounded + c, &halves, sizeof halves);
+    }
+  }
+}
+
+}  // namespace
+
+bool may_use_tiles() {
+  // Linux gives a process the tiles' state when it asks for it: ARCH_REQ_XCOMP_PERM of XTILEDATA
+  static const bool granted = __builtin_cpu_supports("amx-bf16") && __builtin_cpu_supports("avx512bf16") &&
+                              syscall(SYS_arch_prctl, 0x1023, 18) == 0;
+  return granted;
+}
+
+void linear_by_tiles(const Layer& layer, const float* x, int64_t x_stride, int64_t rows, uint16_t* rounded, float* y,
+                     int64_t y_stride) {
+  if (rows == 0) return;
+  const int64_t in = whole_panels(layer.in);
+  round_rows(x, x_stride, rows, layer.in, rounded);
+  // equal groups, of which the last begins as early as it must: all have one configuration
+  const int64_t num_groups = (rows + 2 * kTileRows - 1) / (2 * kTileRows), size = (rows + num_groups - 1) / num_groups;
+  const bool has_lower = size > kTileRows;
+  configure(has_lower ? kTileRows : size, has_lower ? size - kTileRows : 0);
+  for (int64_t first = 0; first < layer.out; first += kPanel) {
+    const uint16_t* panel = layer.pairs + first * in;
+    for (int64_t group = 0; group < num_groups; ++group) {
+      const int64_t begin = group * size < rows - size ? group * size : rows - size;
+      const auto run = has_lower ? panel_rows<true> : panel_rows<false>;
+      run(rounded + begin * in, in, panel, layer.bias + first, y + begin * y_stride + first, y_stride);
+    }
+  }
+  asm volatile("tilerelease");
+}
+
+#else
+
+bool may_use_tiles() { return false; }
+
+void linear_by_tiles(const Layer&, const float*, int64_t, int64_t, uint16_t*, float*, int64_t) {}
+
+#endif
+
+}  // namespace reg4rec

@@ -1,0 +1,88 @@
+#include "decoder_step.h"
+
+#include <algorithm>
+#include <utility>
+#include <vector>
+
+#include "isa.h"
+#include "packed.h"
+#include "threads.h"
+
+namespace reg4rec {
+
+DECLARE_FOR_ISAS(void decoder_step_rows(const DecoderStep& args, const DecoderLayers* blocks, const DecoderEnds& ends,
+                                        float scale, int64_t begin, int64_t end, const DecoderScratch& scratch);)
+
+namespace {
+
+using Rows = void (*)(const DecoderStep&, const DecoderLayers*, const DecoderEnds&, float, int64_t, int64_t,
+                      const DecoderScratch&);
+
+struct Context {
+  const DecoderStep& args;
+  std::vector<DecoderLayers> blocks;
+  DecoderEnds ends;
+  Rows rows;
+  float scale;
+  int64_t rows_at_once;
+};
+
+std::vector<DecoderLayers> take_blocks(const DecoderStep& args, PackedWeights& packed) {
+  const int64_t width = args.width;
+  std::vector<DecoderLayers> blocks;
+  for (int64_t n = 0; n < args.num_blocks; ++n) {
+    blocks.push_back({packed.layer(width, 3 * width), packed.layer(width, width), packed.layer(width, width),
+                      packed.layer(width, width), packed.layer(width, args.ffn_width),
+                      packed.layer(args.ffn_width, width), packed.norm(width), packed.norm(width), packed.norm(width)});
+  }
+  return blocks;
+}
+
+DecoderEnds take_ends(const DecoderStep& args, PackedWeights& packed) {
+  const int64_t width = args.width;
+  return {packed.layer(width, args.refines ? width : 0), packed.layer(width, args.num_tokens),
+          packed.layer(width, args.num_categories), packed.norm(width)};
+}
+
+DecoderScratch scratch_of(const DecoderStep& args, int64_t rows, Parts& parts) {
+  return {parts.take(rows * row_width(args.width, args.ffn_width)),
+          parts.attention(rows, most_keys(args), args.width / args.num_heads),
+          parts.halves(args.is_bf16 ? rows * wide_row(args.width, args.ffn_width) : 0),
+          parts.take(rows * std::max(loose_panels(args.num_tokens), loose_panels(args.num_categories)))};
+}
+
+void run_range(void* context, int64_t begin, int64_t end) {
+  const Context& c = *static_cast<Context*>(context);
+  const auto task = [&](int64_t first, int64_t last, const DecoderScratch& scratch) {
+    c.rows(c.args, c.blocks.data(), c.ends, c.scale, first, last, scratch);
+  };
+  in_pieces(c.args, begin, end, c.rows_at_once, scratch_of, task);
+}
+
+// How many rows share one pass over the weights: of whole users, or equal parts of a user's, so that each history is
+// loaded for as many as can be. Their states stay in the second-level cache beside a layer's weights, which tiles read
+// so fast that fewer rows are better.
+int64_t rows_at_once(const DecoderStep& args) {
+  const int64_t paths = std::max<int64_t>(args.num_paths, 1), most = args.is_bf16 ? 32 : 64;
+  if (paths <= most) return most / paths * paths;
+  const int64_t parts = (paths + most - 1) / most;
+  return (paths + parts - 1) / parts;
+}
+
+}  // namespace
+
+void decoder_step_cpu(const DecoderStep& args, int num_threads) {
+  PackedWeights packed{static_cast<const char*>(args.weights), args.is_bf16};
+  std::vector<DecoderLayers> blocks = take_blocks(args, packed);
+  Context context{args,
+                  std::move(blocks),
+                  take_ends(args, packed),
+                  FOR_ISA(current_isa(), decoder_step_rows),
+                  head_scale(args.width, args.num_heads),
+                  rows_at_once(args)};
+  const int64_t rows = args.num_users * args.num_paths, threads = std::max(num_threads, 1);
+  const int64_t grain = std::clamp<int64_t>((rows + threads - 1) / threads, 1, context.rows_at_once);
+  parallel_for(num_threads, rows, grain, run_range, &context);
+}
+
+}  // namespace reg4rec

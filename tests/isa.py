@@ -1,0 +1,25 @@
+"""The extension on one instruction set after the other."""
+
+import contextlib
+from collections.abc import Iterator
+
+import pytest
+
+from reg4rec.kernels.machine import native_problem
+
+
+@contextlib.contextmanager
+def selected_isa(name: str) -> Iterator[None]:
+    """The extension on one instruction set; a test is skipped where the machine or the extension lacks it."""
+    if (problem := native_problem()) is not None:
+        pytest.skip(problem)
+    from reg4rec import _C
+
+    try:
+        _C.select_isa(name)
+    except ValueError as error:
+        pytest.skip(str(error))
+    try:
+        yield
+    finally:
+        _C.select_isa("")
