@@ -28,6 +28,7 @@ CURVES: dict[str, tuple[str, int, Sizes]] = {
     "beam_step": ("items", 4, (1000, 10_000, 100_000)),
     "item_topk": ("items", 3, (1000, 10_000, 100_000, 1_000_000)),
     "path_attention": ("steps", 4, (1, 2, 4, 8, 16)),
+    "path_topk": ("items", 4, (1000, 10_000, 100_000, 1_000_000)),
     "encoder_memory": ("users", 0, (1, 4, 16, 64)),
     "decoder_step": ("paths", 1, (1, 20, 100, 400)),
     "fp8_linear": ("rows", 0, (16, 128, 1024, 8192)),
@@ -65,6 +66,9 @@ def operations(name: str, sizes: Sizes) -> int:
     if name == "path_attention":
         users, paths, heads, width, steps = sizes
         return users * paths * heads * steps * (4 * width + 3)
+    if name == "path_topk":  # of the items that paths lead to, as many as tokens carry on average
+        users, paths, _, codes, items, width, _ = sizes
+        return 2 * users * paths * items // codes * width
     if name == "encoder_memory":
         users, slots, blocks, heads, width, ffn_dim = sizes
         dim = heads * width

@@ -21,17 +21,6 @@ using ExponentialSum = double (*)(const void*, bool, int64_t, int64_t, int64_t, 
 constexpr int64_t kGrain = 1 << 14;  // logits per range
 constexpr float kNever = -std::numeric_limits<float>::infinity();
 
-struct Token {
-  int64_t codebook, code;
-};
-
-struct Postings {
-  const int32_t *first, *last;
-
-  int64_t size() const { return last - first; }
-  bool empty() const { return first == last; }
-};
-
 struct Child {
   double score;
   int64_t position;  // (parent * num_codebooks + codebook) * codebook_size + code
@@ -118,6 +107,7 @@ class Stepper {
  public:
   Stepper(const BeamStep& args, ExponentialSum exponential_sum)
       : args_(args),
+        index_(args.index),
         exponential_sum_(exponential_sum),
         num_ranked_(args.width * args.num_codebooks),
         words_(args.codebook_size / 64 + 1),
@@ -189,7 +179,7 @@ class Stepper {
     std::fill(open_.begin(), open_.end(), 0);
     if (used_.empty()) {
       open_at_root();
-    } else if (used_.size() == 1 && args_.pair_offsets != nullptr) {
+    } else if (used_.size() == 1 && index_.pair_offsets != nullptr) {
       open_beside(used_[0]);
     } else {
       open_of_items();
@@ -200,8 +190,8 @@ class Stepper {
   void open_at_root() {
     counts_.assign(args_.counts, args_.counts + args_.num_codebooks * args_.codebook_size);
     for (int64_t item : excluded_) {
-      const int32_t* codes = args_.codes + item * args_.num_codebooks;
-      const Postings list = posting_list({0, codes[0]});
+      const int32_t* codes = index_.codes + item * args_.num_codebooks;
+      const Postings list = index_.posting_list({0, codes[0]});
       if (!std::binary_search(list.first, list.last, item)) continue;  // an index over some items leaves it out
       for (int64_t r = 0; r < args_.num_codebooks; ++r) --counts_[r * args_.codebook_size + codes[r]];
     }
@@ -216,14 +206,14 @@ class Stepper {
   void open_beside(const Token& token) {
     for (int64_t r : unused_) {
       for (int64_t code = 0; code < args_.codebook_size; ++code) {
-        if (!pair_list(token, {r, code}).empty()) open({r, code});
+        if (!index_.pair_list(token, {r, code}).empty()) open({r, code});
       }
     }
     for (int64_t item : excluded_) {
-      const int32_t* codes = args_.codes + item * args_.num_codebooks;
+      const int32_t* codes = index_.codes + item * args_.num_codebooks;
       if (codes[token.codebook] != token.code) continue;
       for (int64_t r : unused_) {
-        const Postings list = pair_list(token, {r, codes[r]});
+        const Postings list = index_.pair_list(token, {r, codes[r]});
         const bool all_excluded = list.size() <= static_cast<int64_t>(excluded_.size()) &&
                                   std::all_of(list.first, list.last, [this](int32_t other) {
                                     return std::binary_search(excluded_.begin(), excluded_.end(), other);
@@ -235,43 +225,16 @@ class Stepper {
 
   // After it: those of the items in the shortest posting list that carry all tokens of the path.
   void open_of_items() {
-    const auto [first, last] = shortest_list();
+    const auto [first, last] = index_.shortest_list(used_.data(), used_.size());
     auto excluded = excluded_.begin();
     for (const int32_t* item = first; item != last; ++item) {
-      if (last - item > 16) __builtin_prefetch(args_.codes + item[16] * args_.num_codebooks);
+      if (last - item > 16) __builtin_prefetch(index_.codes + item[16] * args_.num_codebooks);
       while (excluded != excluded_.end() && *excluded < *item) ++excluded;
       if (excluded != excluded_.end() && *excluded == *item) continue;
-      const int32_t* codes = args_.codes + *item * args_.num_codebooks;
-      const bool fits = std::all_of(used_.begin(), used_.end(),
-                                    [&](const Token& token) { return codes[token.codebook] == token.code; });
-      if (!fits) continue;
+      if (!index_.carries(*item, used_.data(), used_.size())) continue;
+      const int32_t* codes = index_.codes + *item * args_.num_codebooks;
       for (int64_t r : unused_) open({r, codes[r]});
     }
-  }
-
-  // Of the path's tokens or, where they are listed, of its pairs of tokens.
-  Postings shortest_list() const {
-    const bool by_pairs = used_.size() > 1 && args_.pair_offsets != nullptr;
-    Postings shortest = by_pairs ? pair_list(used_[0], used_[1]) : posting_list(used_[0]);
-    for (size_t i = 1; i < used_.size(); ++i) {
-      for (size_t other = 0; other < (by_pairs ? i : 1); ++other) {
-        const Postings list = by_pairs ? pair_list(used_[other], used_[i]) : posting_list(used_[i]);
-        if (list.size() < shortest.size()) shortest = list;
-      }
-    }
-    return shortest;
-  }
-
-  Postings posting_list(const Token& token) const {
-    const int64_t* offset = args_.offsets + token.codebook * args_.codebook_size + token.code;
-    return {args_.postings + offset[0], args_.postings + offset[1]};
-  }
-
-  Postings pair_list(const Token& a, const Token& b) const {
-    if (a.codebook > b.codebook) return pair_list(b, a);
-    const int64_t books = a.codebook * (2 * args_.num_codebooks - a.codebook - 1) / 2 + b.codebook - a.codebook - 1;
-    const int64_t* offset = args_.pair_offsets + (books * args_.codebook_size + a.code) * args_.codebook_size + b.code;
-    return {args_.pair_postings + offset[0], args_.pair_postings + offset[1]};
   }
 
   void open(const Token& token) {
@@ -374,6 +337,7 @@ class Stepper {
   }
 
   const BeamStep& args_;
+  const TokenIndex& index_;
   const ExponentialSum exponential_sum_;
   const int64_t num_ranked_, words_;  // words_: of open_ per codebook
   std::vector<float> row_, chosen_, logits_;

@@ -5,6 +5,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "token_index.h"
+
 namespace reg4rec {
 
 // A tensor of Python's: null if there is none, strides in elements.
@@ -38,13 +40,8 @@ struct BeamStep {
   float threshold;
   View<const int64_t, 2> exclude;
   bool renormalize;  // softmax over the tokens that a path may take, else over all of the codebook
-  // the index, contiguous
-  const int32_t* codes;
-  const int64_t* offsets;
-  const int32_t* postings;
-  const int32_t* counts;
-  const int64_t* pair_offsets;  // null where pairs are not listed
-  const int32_t* pair_postings;
+  TokenIndex index;
+  const int32_t* counts;  // items of each token
   // results, contiguous
   int64_t* parent;
   int64_t* token;

@@ -16,6 +16,7 @@
 #include "launch.h"
 #include "mpq_quantize.h"
 #include "path_attention.h"
+#include "path_topk.h"
 
 namespace py = pybind11;
 
@@ -27,6 +28,17 @@ reg4rec::View<T, N - 1> view(const std::array<int64_t, N>& where) {
   reg4rec::View<T, N - 1> tensor{reinterpret_cast<T*>(where[0]), {}};
   std::copy(where.begin() + 1, where.end(), tensor.strides.begin());
   return tensor;
+}
+
+// Codes, offsets, postings, offsets of pairs and their postings.
+reg4rec::TokenIndex token_index(int64_t num_codebooks, int64_t codebook_size, const std::array<uintptr_t, 5>& parts) {
+  return {num_codebooks,
+          codebook_size,
+          reinterpret_cast<const int32_t*>(parts[0]),
+          reinterpret_cast<const int64_t*>(parts[1]),
+          reinterpret_cast<const int32_t*>(parts[2]),
+          reinterpret_cast<const int64_t*>(parts[3]),
+          reinterpret_cast<const int32_t*>(parts[4])};
 }
 
 // (pointer, strides, whether it is bfloat16), or None.
@@ -75,9 +87,9 @@ PYBIND11_MODULE(_C, m) {
   m.def("beam_step_cpu",
         [](std::array<int64_t, 4> shape, int64_t num_beams, int64_t width, std::array<int64_t, 5> logits, bool is_bf16,
            std::array<int64_t, 3> scores, std::array<int64_t, 4> tokens, std::array<int64_t, 3> js, double threshold,
-           int64_t num_excluded, std::array<int64_t, 3> exclude, bool renormalize, uintptr_t codes, uintptr_t offsets,
-           uintptr_t postings, uintptr_t counts, uintptr_t pair_offsets, uintptr_t pair_postings, uintptr_t parent,
-           uintptr_t token, uintptr_t best_scores, uintptr_t fallback, int num_threads) {
+           int64_t num_excluded, std::array<int64_t, 3> exclude, bool renormalize, std::array<uintptr_t, 5> index,
+           uintptr_t counts, uintptr_t parent, uintptr_t token, uintptr_t best_scores, uintptr_t fallback,
+           int num_threads) {
           const reg4rec::BeamStep args{shape[0],
                                        shape[1],
                                        shape[2],
@@ -93,12 +105,8 @@ PYBIND11_MODULE(_C, m) {
                                        static_cast<float>(threshold),
                                        view<const int64_t>(exclude),
                                        renormalize,
-                                       reinterpret_cast<const int32_t*>(codes),
-                                       reinterpret_cast<const int64_t*>(offsets),
-                                       reinterpret_cast<const int32_t*>(postings),
+                                       token_index(shape[2], shape[3], index),
                                        reinterpret_cast<const int32_t*>(counts),
-                                       reinterpret_cast<const int64_t*>(pair_offsets),
-                                       reinterpret_cast<const int32_t*>(pair_postings),
                                        reinterpret_cast<int64_t*>(parent),
                                        reinterpret_cast<int64_t*>(token),
                                        reinterpret_cast<float*>(best_scores),
@@ -206,6 +214,34 @@ PYBIND11_MODULE(_C, m) {
           py::gil_scoped_release release;
           reg4rec::mpq_quantize_cpu(args, num_threads);
         });
+  m.def("path_topk_cpu", [](std::array<int64_t, 3> shape, std::array<int64_t, 2> books, std::array<int64_t, 4> tokens,
+                            std::array<int64_t, 3> scores, std::array<uintptr_t, 5> index, uintptr_t rank,
+                            std::array<int64_t, 3> exclude, int64_t num_excluded, uintptr_t logits, uintptr_t states,
+                            int64_t width, uintptr_t residual, std::array<int64_t, 3> repeated, int64_t num_repeated,
+                            double repeat_bias, double path_weight, uintptr_t best_scores, uintptr_t items,
+                            uintptr_t paths, uintptr_t num_invalid, int num_threads) {
+    const reg4rec::ItemScoring scoring{
+        reinterpret_cast<const float*>(logits),   reinterpret_cast<const float*>(states), width,
+        reinterpret_cast<const float*>(residual), view<const int64_t>(repeated),          num_repeated,
+        static_cast<float>(repeat_bias)};
+    const reg4rec::PathTopk args{shape[0],
+                                 shape[1],
+                                 shape[2],
+                                 view<const int64_t>(tokens),
+                                 view<const float>(scores),
+                                 token_index(books[0], books[1], index),
+                                 reinterpret_cast<const int64_t*>(rank),
+                                 view<const int64_t>(exclude),
+                                 num_excluded,
+                                 scoring,
+                                 path_weight,
+                                 reinterpret_cast<float*>(best_scores),
+                                 reinterpret_cast<int64_t*>(items),
+                                 reinterpret_cast<int64_t*>(paths),
+                                 reinterpret_cast<int64_t*>(num_invalid)};
+    py::gil_scoped_release release;
+    reg4rec::path_topk_cpu(args, num_threads);
+  });
   m.def("path_attention_cpu",
         [](std::array<int64_t, 5> shape, std::array<int64_t, 5> q, std::array<int64_t, 6> keys,
            std::array<int64_t, 6> values, bool is_bf16, uintptr_t rows, uintptr_t mixed, int num_threads) {

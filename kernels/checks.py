@@ -35,34 +35,27 @@ def bind(
         for name, tensor in (group or {}).items():
             if tensor is None:
                 continue
-            _check_dtype(op, name, tensor, dtypes)
+            if not isinstance(tensor, torch.Tensor):
+                raise ValueError(f"{op}: {name} must be a tensor, found {type(tensor).__name__}")
+            dtype, place, shape, letters = tensor.dtype, tensor.device, tensor.shape, _letters(name)
+            if dtype not in dtypes:
+                raise ValueError(f"{op}: {name} must be one of {', '.join(map(str, dtypes))}, found {dtype}")
             if group is floats:
-                shared = shared or tensor.dtype
-                if tensor.dtype != shared:
-                    raise ValueError(f"{op}: {name} is {tensor.dtype} beside {shared}; convert one of them")
-            device = device or tensor.device
-            if tensor.device != device:
-                raise ValueError(f"{op}: {name} is on {tensor.device} beside tensors on {device}")
-            _bind_shape(op, name, tensor, sizes)
+                shared = shared or dtype
+                if dtype is not shared:
+                    raise ValueError(f"{op}: {name} is {dtype} beside {shared}; convert one of them")
+            device = device or place
+            if place != device:
+                raise ValueError(f"{op}: {name} is on {place} beside tensors on {device}")
+            if len(shape) != len(letters):
+                raise ValueError(f"{op}: {name} must have {len(letters)} axes ({letters}), found shape {tuple(shape)}")
+            for letter, size in zip(letters, shape, strict=True):
+                if sizes.setdefault(letter, size) != size:
+                    wanted = f"{letter} = {sizes[letter]} was expected"
+                    raise ValueError(f"{op}: {name} has shape {tuple(shape)} where {wanted}")
     return sizes
-
-
-def _check_dtype(op: str, name: str, tensor: torch.Tensor, dtypes: tuple[torch.dtype, ...]) -> None:
-    if not isinstance(tensor, torch.Tensor):
-        raise ValueError(f"{op}: {name} must be a tensor, found {type(tensor).__name__}")
-    if tensor.dtype not in dtypes:
-        raise ValueError(f"{op}: {name} must be one of {', '.join(map(str, dtypes))}, found {tensor.dtype}")
 
 
 @functools.cache
 def _letters(name: str) -> str:
     return name.rpartition("_")[2]
-
-
-def _bind_shape(op: str, name: str, tensor: torch.Tensor, sizes: dict[str, int]) -> None:
-    letters, shape = _letters(name), tensor.shape
-    if len(shape) != len(letters):
-        raise ValueError(f"{op}: {name} must have {len(letters)} axes ({letters}), found shape {tuple(shape)}")
-    for letter, size in zip(letters, shape, strict=True):
-        if sizes.setdefault(letter, size) != size:
-            raise ValueError(f"{op}: {name} has shape {tuple(shape)} where {letter} = {sizes[letter]} was expected")

@@ -16,6 +16,7 @@ from .kernels.js_divergence import js_divergence
 from .kernels.mpq_quantize import mpq_quantize
 from .kernels.mpq_quantize_fused import mpq_quantize_fused
 from .kernels.path_attention import path_attention
+from .kernels.path_topk import ItemScoring, path_topk
 from .kernels.token_cross_entropy import token_cross_entropy
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "DecoderShape",
     "EncoderShape",
     "Fp8Weight",
+    "ItemScoring",
     "Scaling",
     "TokenIndex",
     "beam_step",
@@ -38,6 +40,7 @@ __all__ = [
     "mpq_quantize",
     "mpq_quantize_fused",
     "path_attention",
+    "path_topk",
     "status",
     "token_cross_entropy",
     "use_backend",

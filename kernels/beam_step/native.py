@@ -57,8 +57,8 @@ def run(
         *(view(logits_BPMK, 4), logits_BPMK.dtype == torch.bfloat16, view(scores_BP, 2), view(tokens_BPM, 3)),
         *(view(None if threshold is None else js_BP, 2), 0.0 if threshold is None else threshold),
         *(0 if exclude_BX is None else exclude_BX.shape[1], view(exclude_BX, 2), renormalize),
-        *(codes_IM.data_ptr(), offsets.data_ptr(), postings.data_ptr(), counts_MK.data_ptr()),
-        *(pair_offsets.data_ptr(), pair_postings.data_ptr()),
+        tuple(part.data_ptr() for part in (codes_IM, offsets, postings, pair_offsets, pair_postings)),
+        counts_MK.data_ptr(),
         *(parent_BP.data_ptr(), token_BP.data_ptr(), best_scores_BP.data_ptr(), fallback_B.data_ptr()),
         torch.get_num_threads(),
     )

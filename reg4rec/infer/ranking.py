@@ -1,6 +1,5 @@
 """From reasoning paths to items: exact token sets first, then what D11 puts in when these are too few."""
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -9,9 +8,10 @@ from torch import Tensor
 from reg4rec import ops
 from reg4rec.infer.search import Paths
 from reg4rec.kernels.beam_step.index import TokenIndex
-from reg4rec.kernels.beam_step.reference import is_excluded, items_sharing_tokens, items_with_tokens
+from reg4rec.kernels.beam_step.reference import is_excluded, items_sharing_tokens
+from reg4rec.kernels.path_topk.reference import first_of_each, sorted_by
 
-__all__ = ["SOURCES", "ItemScores", "Ranking", "bucket_ranks", "rank_items"]
+__all__ = ["SOURCES", "Ranking", "bucket_ranks", "rank_items"]
 
 SOURCES = ("path", "relaxed", "tokens", "item score")
 """Where an item came from: an exact path; a path with a few wrong tokens; the scores of its tokens before step 1; a
@@ -19,9 +19,6 @@ score of the item itself, in models that have no tokens."""
 
 LISTED_AT_ONCE = 1 << 22
 """About how many items are looked at together for relaxed matches, so that memory stays small in large catalogs."""
-
-ItemScores = Callable[[Tensor, Tensor], Tensor]
-"""Scores (T,) of items (rows, T) for users (places in the batch, T)."""
 
 
 class Ranking(NamedTuple):
@@ -44,19 +41,23 @@ def rank_items(
     num_items: int,
     exclude_BX: Tensor | None,
     allowed_I: Tensor,
-    item_scores: ItemScores | None = None,
+    scoring: ops.ItemScoring | None = None,
     path_weight: float = 0.0,
 ) -> Ranking:
     """The best `num_items` allowed items of every user; fewer only where fewer are allowed.
 
-    A path leads to all items that carry its tokens. With `item_scores` these come by their own score, to which that of
+    A path leads to all items that carry its tokens. With `scoring` these come by their own score, to which that of
     their best path is added with `path_weight`. Without, items of better paths come first, and items of one path by
     rank_I (see `bucket_ranks`). Scores are these for `path`, the path's for `relaxed`, the sum of the tokens'
     first-step log-probabilities for `tokens`, so they fall within a source (`relaxed`: among items that share as
     many tokens) and not always across two. The index lists the allowed items and no others.
     Paper: CORP, ours, D3 and D11.
     """
-    ranking = _exact(paths, index, rank_I, num_items, exclude_BX, item_scores, path_weight)
+    scores_BN, items_BN, path_BN, invalid_B = ops.path_topk(
+        paths.tokens_BWM, paths.scores_BW, index, rank_I, num_items, exclude_BX, scoring, path_weight
+    )
+    source_BN = torch.where(items_BN < 0, -1, SOURCES.index("path"))
+    ranking = Ranking(items_BN, scores_BN, source_BN, path_BN, invalid_B)
     if len(short_S := _with_open_places(ranking)):  # or splitting would give one part, of none
         for some_S in short_S.split(_users_at_once(paths, index)):
             _fill_relaxed(ranking, some_S, paths, index, rank_I, exclude_BX)
@@ -70,43 +71,6 @@ def bucket_ranks(cosine_I: Tensor, popularity_I: Tensor) -> Tensor:
     order = popularity_I.sort(descending=True, stable=True).indices
     order = order[cosine_I[order].sort(descending=True, stable=True).indices]
     return torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
-
-
-def _exact(
-    paths: Paths,
-    index: TokenIndex,
-    rank_I: Tensor,
-    num_items: int,
-    exclude_BX: Tensor | None,
-    item_scores: ItemScores | None,
-    path_weight: float,
-) -> Ranking:
-    batch = len(paths.tokens_BWM)
-    device = rank_I.device
-    path_B, path_W = (paths.scores_BW > -torch.inf).nonzero(as_tuple=True)
-    path_T, item_T = items_with_tokens(paths.tokens_BWM[path_B, path_W], index)
-    if exclude_BX is not None:
-        keep_T = ~is_excluded(path_B[path_T], item_T, len(rank_I), exclude_BX)
-        path_T, item_T = path_T[keep_T], item_T[keep_T]
-    is_valid = torch.zeros_like(path_B, dtype=torch.bool).index_fill_(0, path_T, True)
-    invalid_B = torch.bincount(path_B[~is_valid], minlength=batch)
-    # paths stand best first, so the first of an item is its best
-    path_T, item_T = _first_of_each(path_B[path_T] * len(rank_I) + item_T, path_T, item_T)
-    user_T, row_T = path_B[path_T], path_W[path_T]
-    scores_T = paths.scores_BW[user_T, row_T]
-    if item_scores is not None:
-        scores_T = item_scores(user_T, item_T).to(scores_T.dtype) + path_weight * scores_T
-    nowhere_BN = torch.full((batch, num_items), -1, device=device)
-    ranking = Ranking(
-        nowhere_BN,
-        torch.full(nowhere_BN.shape, -torch.inf, dtype=scores_T.dtype, device=device),
-        nowhere_BN.clone(),
-        nowhere_BN.clone(),
-        invalid_B,
-    )
-    order = _order(rank_I[item_T], row_T, -scores_T, user_T)
-    _append(ranking, user_T[order], item_T[order], scores_T[order], row_T[order], SOURCES.index("path"))
-    return ranking
 
 
 def _fill_relaxed(
@@ -131,11 +95,11 @@ def _fill_relaxed(
     user_T = short_S[path_S[path_T]]
     ranked_SX = _not_to_rank(ranking, exclude_BX)[short_S]
     open_T = (~is_excluded(path_S[path_T], item_T, len(rank_I), ranked_SX)).nonzero().squeeze(1)
-    best_T = open_T[_order(-shared_T[open_T])]
-    (best_T,) = _first_of_each((user_T * len(rank_I) + item_T)[best_T], best_T)
+    best_T = open_T[sorted_by(-shared_T[open_T])]
+    (best_T,) = first_of_each((user_T * len(rank_I) + item_T)[best_T], best_T)
     user_T, item_T, shared_T, row_T = user_T[best_T], item_T[best_T], shared_T[best_T], path_W[path_T[best_T]]
     scores_T = paths.scores_BW[user_T, row_T]
-    order = _order(rank_I[item_T], -scores_T, -shared_T, user_T)
+    order = sorted_by(rank_I[item_T], -scores_T, -shared_T, user_T)
     _append(ranking, user_T[order], item_T[order], scores_T[order], row_T[order], SOURCES.index("relaxed"))
 
 
@@ -179,21 +143,6 @@ def _not_to_rank(ranking: Ranking, exclude_BX: Tensor | None) -> Tensor:
 def _with_open_places(ranking: Ranking) -> Tensor:
     """The users whose lists are not full yet."""
     return (ranking.items_BN < 0).any(1).nonzero().squeeze(1)
-
-
-def _order(*keys_T: Tensor) -> Tensor:
-    """Places in ascending order of the last key, equal ones of the one before it, and so on; then as they stand."""
-    order = torch.arange(len(keys_T[0]), device=keys_T[0].device)
-    for key_T in keys_T:
-        order = order[key_T[order].sort(stable=True).indices]
-    return order
-
-
-def _first_of_each(key_T: Tensor, *values_T: Tensor) -> list[Tensor]:
-    """The values at the first place of every key, by key."""
-    sorted_T, order = key_T.sort(stable=True)
-    first = order[torch.nn.functional.pad(sorted_T[1:] != sorted_T[:-1], (1, 0), value=True)[: len(key_T)]]
-    return [value_T[first] for value_T in values_T]
 
 
 def _append(ranking: Ranking, user_T: Tensor, item_T: Tensor, scores_T: Tensor, row_T: Tensor, source: int) -> None:

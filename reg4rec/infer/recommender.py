@@ -12,6 +12,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from reg4rec import ops
 from reg4rec.data import ItemCatalog, Sequences
 from reg4rec.data.fingerprint import fingerprint
 from reg4rec.errors import InputError
@@ -19,7 +20,7 @@ from reg4rec.infer.checks import check_fit, check_temperatures, chosen_dtype
 from reg4rec.infer.engine import SearchEngine
 from reg4rec.infer.graphs import Batch
 from reg4rec.infer.histories import allowed_rows, find_items, padded, read_histories
-from reg4rec.infer.ranking import ItemScores, bucket_ranks, rank_items
+from reg4rec.infer.ranking import bucket_ranks, rank_items
 from reg4rec.infer.search import Living, SearchConfig
 from reg4rec.infer.similar import nearest_items
 from reg4rec.infer.table import Results, results_table, similar_table
@@ -294,25 +295,25 @@ class Recommender:
         exclude_BX = history_BX if filter_seen else None
         with torch.inference_mode():
             state_BD, paths = engine.run(self._batch_of(batch, exclude_BX), config, trace)
-            item_scores = self.item_scores(state_BD, history_BX) if self.model.scores_items else None
+            scoring = self.item_scoring(state_BD, history_BX) if self.model.scores_items else None
             ranking = rank_items(
-                paths, engine.index, self.rank_I, k, exclude_BX, allowed_I, item_scores, config.path_weight
+                paths, engine.index, self.rank_I, k, exclude_BX, allowed_I, scoring, config.path_weight
             )
             return Results(ranking, paths)
 
-    def item_scores(self, state_BD: Tensor, history_BX: Tensor) -> ItemScores:
-        """Scores of items for users of these states and histories, by which the items of their paths are ordered."""
+    def item_scoring(self, state_BD: Tensor, history_BX: Tensor) -> ops.ItemScoring:
+        """What orders the items of the paths of users of these states and histories."""
+        # half precision would make ties of what the final order must tell apart
+        with torch.autocast(self.device.type, enabled=False):
+            state_BD = state_BD.to(self.model.begin.dtype)
+            logits_BMK = self.model.token_logits(state_BD)
+        return ops.ItemScoring(logits_BMK, state_BD, self.model.residual_ID, history_BX, self.model.repeat_bias)
 
-        def scores(user_T: Tensor, item_T: Tensor) -> Tensor:
-            # half precision would make ties of what the final order must tell apart
-            with torch.autocast(self.device.type, enabled=False):
-                score_T = self.model.score_items(
-                    state_BD.to(self.model.begin.dtype), user_T, self.codes_IM[item_T], item_T
-                )
-            repeated_T = is_excluded(user_T, item_T, len(self.codes_IM), history_BX)
-            return score_T + self.model.repeat_bias * repeated_T
-
-        return scores
+    def item_scores(self, state_BD: Tensor, history_BX: Tensor, user_T: Tensor, item_T: Tensor) -> Tensor:
+        """Scores (T,) of items for users (places in the batch) as by `item_scoring`, with a gradient."""
+        with torch.autocast(self.device.type, enabled=False):
+            score_T = self.model.score_items(state_BD.to(self.model.begin.dtype), user_T, self.codes_IM[item_T], item_T)
+        return score_T + self.model.repeat_bias * is_excluded(user_T, item_T, len(self.codes_IM), history_BX)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the whole recommender, replacing what was there."""

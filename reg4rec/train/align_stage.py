@@ -190,9 +190,10 @@ class AlignStage:
             scores_BN = torch.zeros_like(hit_BN).index_put((user_U,), log_probs_UNS.sum(-1))
         else:
             found_BN = batch.found >= 0
-            score = self.ranker.item_scores(memory.state_BD, padded(batch.cut.histories, -1).to(self.device))
-            user_BN = torch.arange(len(batch.found), device=self.device)[:, None].expand_as(batch.found)
-            scores_BN = score(user_BN.flatten(), batch.found.clamp(min=0).flatten()).view_as(batch.found)
+            history_BX = padded(batch.cut.histories, -1).to(self.device)
+            user_T = torch.arange(len(batch.found), device=self.device).repeat_interleave(batch.found.shape[1])
+            item_T = batch.found.clamp(min=0).flatten()
+            scores_BN = self.ranker.item_scores(memory.state_BD, history_BX, user_T, item_T).view_as(batch.found)
             hit_BN = ((batch.found[:, :, None] == future_BF[:, None]) * weight_B1F).sum(2)
         return order_reward(scores_BN, hit_BN, found_BN)
 

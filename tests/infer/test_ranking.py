@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from reg4rec import ops
 from reg4rec.infer.ranking import SOURCES, Ranking, bucket_ranks, rank_items
 from reg4rec.infer.search import Paths
 from reg4rec.kernels.beam_step.index import build_index
@@ -21,6 +22,13 @@ def paths_of(tokens: list[list[int]], scores: list[float], first_log_probs: Tens
     log_probs = torch.zeros(1, num_codebooks, K) if first_log_probs is None else first_log_probs[None]
     none = torch.zeros(1, dtype=torch.int64)
     return Paths(tokens_BWM, tokens_BWM, torch.tensor([scores]), tokens_BWM, tokens_BWM, log_probs, none, none)
+
+
+def scoring(scores_BI: Tensor, num_codebooks: int) -> ops.ItemScoring:
+    """That of these scores: each user's state picks a column of the items' residuals."""
+    users = len(scores_BI)
+    nothing = torch.zeros(users, num_codebooks, K), torch.full((users, 1), -1), torch.zeros(())
+    return ops.ItemScoring(nothing[0], torch.eye(users), scores_BI.T, *nothing[1:])
 
 
 def rank(
@@ -46,7 +54,7 @@ def rank(
         num_items,
         None if exclude is None else torch.tensor([exclude]),
         allowed_I,
-        None if item_scores is None else lambda user_T, item_T: torch.tensor(item_scores)[item_T],
+        None if item_scores is None else scoring(torch.tensor([item_scores]), codes_IM.shape[1]),
         path_weight,
     )
     columns = (found.items_BN, found.source_BN, found.path_BN, found.scores_BN)
@@ -207,9 +215,7 @@ def test_every_user_has_item_scores_of_his_own() -> None:
     allowed_I = torch.ones(3, dtype=torch.bool)
     exclude_BX = torch.tensor([[-1], [2]])
     index = build_index(codes_IM, K)
-    found = rank_items(
-        paths, index, torch.arange(3), 3, exclude_BX, allowed_I, lambda user_T, item_T: scores_BI[user_T, item_T]
-    )
+    found = rank_items(paths, index, torch.arange(3), 3, exclude_BX, allowed_I, scoring(scores_BI, 1))
     assert found.items_BN.tolist() == [[2, 1, 0], [0, 1, -1]]
     assert found.scores_BN.tolist() == [[3.0, 2.0, 1.0], [5.0, 4.0, NEVER]]
 

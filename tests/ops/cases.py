@@ -199,6 +199,35 @@ def _decoder(sizes: Sizes, dtype: torch.dtype, g: Generator) -> tuple[Any, ...]:
     )
 
 
+def _path_topk(sizes: Sizes, dtype: torch.dtype, g: Generator) -> tuple[Any, ...]:
+    """Items of few distinct codes, so that paths of some tokens meet in them; every other user's are scored."""
+    users, paths, books, codes, items, width, k = sizes
+    codes_IM = _integers(codes, (items, books), g)
+    tokens_BWM = codes_IM[_integers(items, (users, paths), g)] if items else _integers(codes, (users, paths, books), g)
+    decoded = torch.rand(users, paths, books, generator=g).argsort(2) < 1 + _integers(books, (users, paths, 1), g)
+    scores_BW = _normal((users, paths), dtype, g).sort(1, descending=True).values
+    scores_BW = scores_BW.masked_fill(torch.rand(users, paths, generator=g) < 0.2, -torch.inf)
+    rows = _integers(items, (users, 5), g) if items else torch.zeros(users, 5, dtype=torch.int64)
+    scoring = ops.ItemScoring(
+        _normal((users, books, codes), dtype, g),
+        _normal((users, width), dtype, g),
+        _normal((items, width), dtype, g) * (torch.rand(items, 1, generator=g) < 0.5),
+        rows.masked_fill(rows % 3 == 0, -1),
+        torch.tensor(-2.0, dtype=dtype),
+    )
+    index = ops.build_index(codes_IM, codes, pairs=paths % 2 == 0)
+    return (
+        tokens_BWM.masked_fill(~decoded, -1),
+        scores_BW,
+        index,
+        torch.randperm(items, generator=g),
+        k,
+        rows.masked_fill(rows % 2 == 0, -1) if books > 1 else None,
+        scoring if width else None,
+        0.5,
+    )
+
+
 def _fp8(sizes: Sizes, dtype: torch.dtype, g: Generator) -> tuple[Any, ...]:
     rows, out, width, rowwise = sizes
     scaling = "rowwise" if rowwise else "tensorwise"
@@ -275,6 +304,19 @@ CASES: dict[str, Case] = {
         sizes=((0, 3, 2, 4, 2), (1, 1, 1, 1, 1), (3, 5, 2, 7, 4), (2, 7, 4, 32, 5), (5, 3, 3, 35, 17), (2, 0, 2, 4, 3)),
         bench={"64x20-H4-D32-S4": (64, 20, 4, 32, 4), "8x256-H4-D32-S16": (8, 256, 4, 32, 16)},
         batched=(0, 1, 2, 3),
+    ),
+    "path_topk": Case(
+        make=_path_topk,
+        sizes=(
+            *((0, 3, 2, 4, 7, 3, 2), (1, 1, 1, 1, 1, 0, 1), (5, 7, 3, 5, 60, 9, 10), (3, 0, 2, 3, 5, 2, 4)),
+            *((4, 50, 2, 6, 300, 128, 10), (3, 20, 4, 3, 200, 0, 25), (2, 9, 2, 3, 0, 4, 3), (6, 31, 3, 4, 97, 17, 5)),
+        ),
+        bench={
+            "1x50-12k": (1, 50, 2, 128, 12_000, 128, 10),
+            "64x50-12k": (64, 50, 2, 128, 12_000, 128, 10),
+            "64x50-1M": (64, 50, 2, 1024, 1_000_000, 128, 10),
+        },
+        dtypes=(F32,),
     ),
     "encoder_memory": Case(
         make=_encoder,

@@ -1,0 +1,170 @@
+#include "path_topk.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <vector>
+
+#include "isa.h"
+#include "threads.h"
+
+namespace reg4rec {
+
+DECLARE_FOR_ISAS(double wide_dot(const float* a, const float* b, int64_t size);)
+
+namespace {
+
+using WideDot = double (*)(const float*, const float*, int64_t);
+
+constexpr int64_t kAhead = 4;  // items whose residuals are on their way while one is scored
+
+struct Found {
+  int64_t item, path, rank;
+  double score;
+};
+
+// Higher scores, then better paths, then lower ranks; NaN last, as torch sorts the negative.
+bool comes_before(const Found& a, const Found& b) {
+  if (std::isnan(a.score) != std::isnan(b.score)) return std::isnan(b.score);
+  if (a.score != b.score && !std::isnan(a.score)) return a.score > b.score;
+  return a.path != b.path ? a.path < b.path : a.rank < b.rank;
+}
+
+// One user after another, in memory that they share.
+class Finder {
+ public:
+  Finder(const PathTopk& args, WideDot wide_dot) : args_(args), wide_dot_(wide_dot) {}
+
+  void find(int64_t user) {
+    list_rows(args_.exclude, args_.num_excluded, user, excluded_);
+    args_.num_invalid[user] = find_items(user);
+    if (args_.scoring.logits != nullptr) score_items(user);
+    write_best(user);
+  }
+
+ private:
+  static void list_rows(const View<const int64_t, 2>& rows, int64_t count, int64_t user, std::vector<int64_t>& to) {
+    to.clear();
+    for (int64_t x = 0; x < count; ++x) {
+      if (rows(user, x) >= 0) to.push_back(rows(user, x));
+    }
+    std::sort(to.begin(), to.end());
+  }
+
+  // Sets found_ to the items of the paths, each with its first; returns how many paths lead to none.
+  int64_t find_items(int64_t user) {
+    found_.clear();
+    lists_.clear();
+    int64_t most = 0, num_invalid = 0;
+    for (int64_t path = 0; path < args_.num_paths; ++path) {
+      if (!(args_.scores(user, path) > -std::numeric_limits<float>::infinity())) continue;
+      const size_t num_tokens = tokens_of(user, path);
+      lists_.push_back({path, num_tokens > 0 ? args_.index.shortest_list(tokens_.data(), num_tokens) : Postings{}});
+      most += lists_.back().items.size();
+    }
+    size_t slots = 1;
+    while (slots < 2 * static_cast<size_t>(most)) slots *= 2;
+    seen_.assign(slots, -1);
+    for (const auto& [path, items] : lists_) {
+      const size_t num_tokens = tokens_of(user, path);
+      bool is_valid = false;
+      auto excluded = excluded_.begin();
+      for (const int32_t* item = items.first; item != items.last; ++item) {
+        while (excluded != excluded_.end() && *excluded < *item) ++excluded;
+        if (excluded != excluded_.end() && *excluded == *item) continue;
+        if (!args_.index.carries(*item, tokens_.data(), num_tokens)) continue;
+        is_valid = true;
+        if (insert(*item)) found_.push_back({*item, path, args_.rank[*item], args_.scores(user, path)});
+      }
+      num_invalid += !is_valid;
+    }
+    return num_invalid;
+  }
+
+  // Sets tokens_ to those of a path and returns their number.
+  size_t tokens_of(int64_t user, int64_t path) {
+    tokens_.clear();
+    for (int64_t r = 0; r < args_.index.num_codebooks; ++r) {
+      const int64_t code = args_.tokens(user, path, r);
+      if (code >= 0) tokens_.push_back({r, code});
+    }
+    return tokens_.size();
+  }
+
+  // Whether an item is not yet in seen_, a hash table; it is then.
+  bool insert(int32_t item) {
+    const size_t mask = seen_.size() - 1;
+    for (size_t slot = item * size_t{0x9e3779b97f4a7c15} >> 32 & mask;; slot = (slot + 1) & mask) {
+      if (seen_[slot] == item) return false;
+      if (seen_[slot] < 0) {
+        seen_[slot] = item;
+        return true;
+      }
+    }
+  }
+
+  void score_items(int64_t user) {
+    const ItemScoring& scoring = args_.scoring;
+    const int64_t books = args_.index.num_codebooks, codes = args_.index.codebook_size, width = scoring.width;
+    const float* logits = scoring.logits + user * books * codes;
+    list_rows(scoring.repeated, scoring.num_repeated, user, repeated_);
+    const auto residual_of = [&](const Found& found) { return scoring.residual + found.item * width; };
+    for (size_t n = 0; n < found_.size(); ++n) {
+      if (n + kAhead < found_.size()) {
+        for (int64_t c = 0; c < width; c += 16) __builtin_prefetch(residual_of(found_[n + kAhead]) + c);
+      }
+      Found& found = found_[n];
+      const int32_t* own = args_.index.codes + found.item * books;
+      double score = wide_dot_(scoring.states + user * width, residual_of(found), width);
+      for (int64_t r = 0; r < books; ++r) score += logits[r * codes + own[r]];
+      if (std::binary_search(repeated_.begin(), repeated_.end(), found.item)) score += scoring.repeat_bias;
+      found.score = score + args_.path_weight * found.score;
+    }
+  }
+
+  void write_best(int64_t user) {
+    const auto size = static_cast<int64_t>(found_.size()), written = std::min(args_.k, size);
+    std::partial_sort(found_.begin(), found_.begin() + written, found_.end(), comes_before);
+    const int64_t first = user * args_.k;
+    for (int64_t n = 0; n < args_.k; ++n) {
+      const bool there = n < written;
+      args_.best_scores[first + n] =
+          there ? static_cast<float>(found_[n].score) : -std::numeric_limits<float>::infinity();
+      args_.items[first + n] = there ? found_[n].item : -1;
+      args_.paths[first + n] = there ? found_[n].path : -1;
+    }
+  }
+
+  struct List {
+    int64_t path;
+    Postings items;
+  };
+
+  const PathTopk& args_;
+  const WideDot wide_dot_;
+  std::vector<int64_t> excluded_, repeated_;
+  std::vector<Token> tokens_;
+  std::vector<List> lists_;
+  std::vector<int32_t> seen_;
+  std::vector<Found> found_;
+};
+
+struct Context {
+  const PathTopk& args;
+  WideDot wide_dot;
+};
+
+void run_range(void* context, int64_t begin, int64_t end) {
+  const auto& [args, wide_dot] = *static_cast<Context*>(context);
+  Finder finder(args, wide_dot);
+  for (int64_t user = begin; user < end; ++user) finder.find(user);
+}
+
+}  // namespace
+
+void path_topk_cpu(const PathTopk& args, int num_threads) {
+  Context context{args, FOR_ISA(current_isa(), wide_dot)};
+  parallel_for(num_threads, args.num_users, 1, run_range, &context);
+}
+
+}  // namespace reg4rec
