@@ -26,7 +26,7 @@ MANY_PATHS = 512
 
 @functools.cache
 def keep_freed_memory() -> None:
-    """Let the C library keep what a batch frees for the next one, whose pages cost a tenth of a search otherwise.
+    """Let the C library keep what a batch frees for the next one, whose pages cost up to a sixth of a search otherwise.
 
     glibc keeps twice the size of the largest block that was freed so far, up to blocks of 32 MiB (`mallopt`, dynamic
     threshold); this one is never written to and takes no memory.
