@@ -13,6 +13,7 @@ from reg4rec.data import Dataset, ItemCatalog, Sequences
 from reg4rec.errors import InputError
 from reg4rec.evaluation.metrics import ndcg_at, recall_at
 from reg4rec.evaluation.report import Report, ReportRow
+from reg4rec.settings import check_seed
 
 __all__ = ["DetailedRanker", "Ranker", "evaluate"]
 
@@ -69,6 +70,7 @@ def evaluate(
     """
     chosen = [rankers] if isinstance(rankers, Ranker) else list(rankers)
     _check(chosen, protocol, ks, max_users, batch_size)
+    check_seed(seed)
     _check_catalogs(chosen, dataset)
     filtered = protocol == "filtered"
     users, targets = dataset.targets(split)

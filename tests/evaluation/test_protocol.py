@@ -104,6 +104,7 @@ def test_bad_requests_are_refused() -> None:
         ({"split": "train"}, "test"),
         ({"ks": (0,)}, "from 1 up"),
         ({"max_users": 0}, "1 or more"),
+        ({"max_users": 5, "seed": -1}, "seed is -1; it must be from 0 to 2147483647"),
     ]
     for options, message in bad:
         with pytest.raises(InputError, match=message):
