@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <atomic>
 #include <condition_variable>
+#include <exception>
 #include <mutex>
 #include <thread>
 #include <vector>
@@ -17,10 +18,17 @@ struct Job {
   void* context;
   int64_t size, grain;
   std::atomic<int64_t> next{0};
+  std::atomic<bool> failed{false};
+  std::exception_ptr error = nullptr;  // the first one; written to by the thread that set `failed`
 
   void drain() {
-    for (int64_t begin; (begin = next.fetch_add(grain, std::memory_order_relaxed)) < size;) {
-      task(context, begin, std::min(begin + grain, size));
+    try {
+      for (int64_t begin; (begin = next.fetch_add(grain, std::memory_order_relaxed)) < size;) {
+        task(context, begin, std::min(begin + grain, size));
+      }
+    } catch (...) {
+      if (!failed.exchange(true)) error = std::current_exception();
+      next.store(size, std::memory_order_relaxed);
     }
   }
 };
@@ -87,6 +95,7 @@ void parallel_for(int num_threads, int64_t size, int64_t grain, RangeTask task, 
   if (num_helpers <= 0) return task(context, 0, size);
   Job job{task, context, size, grain};
   current_pool().run(num_helpers, job);
+  if (job.error != nullptr) std::rethrow_exception(job.error);
 }
 
 }  // namespace reg4rec

@@ -1,8 +1,9 @@
 // Several threads call the pool at once, as several Python threads do; ThreadSanitizer watches. Exit status 1: a range
-// was missed or visited twice.
+// was missed or visited twice, or what a task threw did not arrive.
 #include <atomic>
 #include <cstdint>
 #include <cstdio>
+#include <new>
 #include <thread>
 #include <vector>
 
@@ -19,12 +20,26 @@ void add_one(void* context, int64_t begin, int64_t end) {
   for (int64_t i = begin; i < end; ++i) ++visits[i];
 }
 
+void refuse(void*, int64_t begin, int64_t end) {
+  if (begin <= 50 && 50 < end) throw std::bad_alloc();
+}
+
+bool arrives(int num_threads, int64_t size) {
+  try {
+    reg4rec::parallel_for(num_threads, size, 3, refuse, nullptr);
+  } catch (const std::bad_alloc&) {
+    return true;
+  }
+  return false;
+}
+
 void hammer(int caller) {
   for (int round = 0; round < kRounds; ++round) {
     const int64_t size = (round * 7 + caller) % 101;
     std::vector<int> visits(size);
     reg4rec::parallel_for(1 + round % 4, size, 1 + round % 5, add_one, &visits);
     for (int visit : visits) wrong += visit != 1;
+    wrong += arrives(1 + round % 4, size) != (size > 50);
   }
 }
 
