@@ -38,8 +38,8 @@ def run(
     inputs_XE, row_BP, position_E, states_BE = (x.contiguous() for x in (inputs_XE, row_BP, position_E, states_BE))
     rows_BPS, visible_BL, weights_N = (x.contiguous() for x in (rows_BPS, visible_BL, weights_N))
     kept, memory = (x if x.stride(-1) == 1 else x.contiguous() for x in (kept_BTRZHD, memory_BZHLD))
-    logits_BPO = torch.empty(num_users, num_paths, num_tokens if with_logits else 0)
-    categories_BPC = torch.empty(num_users, num_paths, num_categories)
+    logits_BPO = inputs_XE.new_empty(num_users, num_paths, num_tokens if with_logits else 0)
+    categories_BPC = inputs_XE.new_empty(num_users, num_paths, num_categories)
     _C.decoder_step_cpu(
         (num_users, num_paths, dim, num_heads, ffn_dim, num_blocks, num_steps, num_slots, num_tokens, num_categories),
         *(refines, with_logits, inputs_XE.data_ptr(), row_BP.data_ptr(), scale),

@@ -31,8 +31,8 @@ def run(
     head_dim = cos_SD.shape[1]
     dense = [x.contiguous() for x in (x_BSE, seen_S, cos_SD, sin_SD, weights_N, turn_cos_BSD, turn_sin_BSD)]
     places = [x.data_ptr() for x in dense]
-    y_BSE = torch.empty(x_BSE.shape)
-    memory_BSZHD = torch.empty(num_users, num_slots, num_both, dim // head_dim, head_dim)
+    y_BSE = x_BSE.new_empty(x_BSE.shape)
+    memory_BSZHD = x_BSE.new_empty(num_users, num_slots, num_both, dim // head_dim, head_dim)
     _C.encoder_memory_cpu(
         (num_users, num_slots, dim, dim // head_dim, ffn_dim, num_blocks, num_both * dim),
         *(*places[:5], weights_N.dtype == torch.bfloat16, *places[5:], y_BSE.data_ptr(), memory_BSZHD.data_ptr()),

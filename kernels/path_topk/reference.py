@@ -55,7 +55,7 @@ def path_topk_reference(
     order, place_T = order[place_T < k], place_T[place_T < k]
     at = user_T[order], place_T
     items_BN = torch.full((batch, k), -1, device=device)
-    path_BN, best_BN = items_BN.clone(), torch.full((batch, k), -torch.inf, device=device)
+    path_BN, best_BN = items_BN.clone(), torch.full((batch, k), -torch.inf, dtype=torch.float32, device=device)
     items_BN[at], path_BN[at], best_BN[at] = item_T[order], row_T[order], scores_T[order].float()
     return best_BN, items_BN, path_BN, invalid_B
 

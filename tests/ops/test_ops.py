@@ -88,6 +88,20 @@ def test_a_split_batch_gives_the_same(name: str, backend: str) -> None:
         torch.testing.assert_close(whole, torch.cat([first, rest]))
 
 
+@pytest.mark.parametrize(("name", "backend"), VARIANTS)
+def test_the_default_dtype_changes_nothing(name: str, backend: str) -> None:
+    args = middle_inputs(name)
+    expected = call(name, backend, args)
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = call(name, backend, args)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for one, other in zip(found, expected, strict=True):
+        assert one.dtype == other.dtype
+        assert torch.equal(one, other)
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_autocast_changes_nothing(name: str) -> None:
     args = middle_inputs(name)
