@@ -245,11 +245,20 @@ def all_ops() -> dict[str, Op]:
     return dict(_ops)
 
 
+def _note(backend: str) -> str:
+    """What there is to say of a backend that this machine has."""
+    if backend != "cpp":
+        return "available"
+    try:
+        return f"available, on {native_isa()}"
+    except ValueError as error:  # REG4REC_ISA names none
+        return str(error)
+
+
 def status() -> dict[str, dict[str, Any]]:
     """What `reg4rec info` shows: per backend "available" or why not, per op its backends, and what is forced."""
-    notes = {"cpp": f"available, on {isa}"} if (isa := native_isa()) is not None else {}
     return {
-        "backends": {b: _machine_problems()[b] or notes.get(b, "available") for b in BACKENDS},
+        "backends": {b: _machine_problems()[b] or _note(b) for b in BACKENDS},
         "ops": {name: op.backends for name, op in _ops.items()},
         "forced": {"backend": _forced.get()},
     }

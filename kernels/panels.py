@@ -1,6 +1,8 @@
 """The weights of a transformer in one tensor, as the vector code reads them (csrc/panels.h, csrc/packed.h)."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 
@@ -65,12 +67,19 @@ def affine(x: torch.Tensor, layer: Affine) -> torch.Tensor:
     return torch.nn.functional.linear(x.to(weight_OI.dtype).to(x.dtype), weight_OI.to(x.dtype), bias_O)
 
 
-def num_weights(shapes: Sequence[Shapes], dim: int, dtype: torch.dtype) -> int:
-    """N, for parts of these shapes and norms of width dim."""
+def num_weights(shapes_of: Callable[[int, Any], Sequence[Shapes]], dim: int, shape: Any, dtype: torch.dtype) -> int:
+    """N, for parts of the shapes that `shapes_of` makes of dim and shape, with norms of width dim."""
+    # it is asked for at every call, which takes microseconds; a symbolic size cannot be looked up
+    is_known = type(dim) is int and not torch.compiler.is_compiling()
+    return (_remembered if is_known else _remembered.__wrapped__)(shapes_of, dim, shape, dtype)
+
+
+@functools.cache
+def _remembered(shapes_of: Callable[[int, Any], Sequence[Shapes]], dim: int, shape: Any, dtype: torch.dtype) -> int:
     sizes = [
         sum(_whole(num_out) * (_stored(num_in, dtype) + _places(dtype)) for num_out, num_in in layer_shapes)
         + 2 * num_norms * dim * _places(dtype)
-        for layer_shapes, num_norms in shapes
+        for layer_shapes, num_norms in shapes_of(dim, shape)
     ]
     return sum(sizes)
 

@@ -1,6 +1,5 @@
 """`decoder_step`: the decoder for the new tokens of a search's paths, from embeddings to logits."""
 
-import functools
 from typing import Any
 
 import torch
@@ -84,17 +83,12 @@ def _check(
             "decoder_step: E = H x D > 0, Z = 2 x blocks, 1 or more blocks, FFN channels and tokens, and 0 or more "
             f"categories were expected, found {sizes} and {shape}"
         )
-    if sizes["N"] != (wanted := _num_weights(dim, shape, weights_N.dtype)):
+    if sizes["N"] != (wanted := num_weights(decoder_shapes, dim, shape, weights_N.dtype)):
         raise ValueError(f"decoder_step: weights_N has {sizes['N']} numbers where {wanted} were expected")
     return (
         *(inputs_XE, row_BP, float(scale), position_E, states_BE, kept_BTRZHD, rows_BPS, memory_BZHLD, visible_BL),
         *(weights_N, *shape, with_logits),
     )
-
-
-@functools.cache
-def _num_weights(dim: int, shape: DecoderShape, dtype: torch.dtype) -> int:
-    return num_weights(decoder_shapes(dim, shape), dim, dtype)
 
 
 def _reference(

@@ -63,7 +63,7 @@ def decoder_step_reference(
         mixed_BPHD = path_attention_reference(q_BPHD, keys, values, path_BPS)
         x_BPE = F.layer_norm(x_BPE + affine(mixed_BPHD.flatten(2), out), (dim,), *norm_self)
         cross_BHPD = affine(x_BPE, cross_q).unflatten(-1, (num_heads, -1)).transpose(1, 2)
-        keys_BHLD, values_BHLD = (memory_BZHLD[:, z] for z in at)
+        keys_BHLD, values_BHLD = (memory_BZHLD[:, z].masked_fill(~visible_BL[:, None, :, None], 0) for z in at)
         scores_BHPL = cross_BHPD * cross_BHPD.shape[-1] ** -0.5 @ keys_BHLD.mT
         weights_BHPL = scores_BHPL.masked_fill(~visible_BL[:, None, None], -torch.inf).softmax(-1)
         seen_BPE = (weights_BHPL @ values_BHLD).transpose(1, 2).flatten(2)

@@ -1,6 +1,5 @@
 """`encoder_memory`: the encoder over users' histories, and what the decoder needs of it."""
 
-import functools
 from typing import Any
 
 import torch
@@ -61,14 +60,9 @@ def _check(
             "encoder_memory: an even D > 0, E > 0 in multiples of it, and 1 or more of everything in the shape, keys "
             f"and values in pairs, were expected, found {sizes} and {shape}"
         )
-    if sizes["N"] != (wanted := _num_weights(dim, shape, weights_N.dtype)):
+    if sizes["N"] != (wanted := num_weights(encoder_shapes, dim, shape, weights_N.dtype)):
         raise ValueError(f"encoder_memory: weights_N has {sizes['N']} numbers where {wanted} were expected")
     return x_BSE, seen_S, cos_SD, sin_SD, turn_cos_BSD, turn_sin_BSD, weights_N, *shape
-
-
-@functools.cache
-def _num_weights(dim: int, shape: EncoderShape, dtype: torch.dtype) -> int:
-    return num_weights(encoder_shapes(dim, shape), dim, dtype)
 
 
 def _reference(

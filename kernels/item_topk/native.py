@@ -20,8 +20,8 @@ def run(
     num_users = len(floats_BMK)
     if exclude_BX is None:
         exclude_BX = ids_IM.new_empty(num_users, 0)
-    scores_BN = torch.empty(num_users, k, dtype=torch.float32)
-    items_BN = torch.empty(num_users, k, dtype=torch.int64)
+    scores_BN = torch.empty(num_users, k, dtype=torch.float32, device="cpu")
+    items_BN = torch.empty(num_users, k, dtype=torch.int64, device="cpu")
     _C.item_topk_cpu(
         *(floats_BMK.data_ptr(), *floats_BMK.stride()),
         *(ids_IM.data_ptr(), *ids_IM.stride(), ids_IM.element_size()),

@@ -16,8 +16,8 @@ def run(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     from ... import _C
 
-    js_N = torch.empty(len(p_logits_NC), dtype=torch.float32)
-    keep_N = torch.empty(0 if threshold is None else len(p_logits_NC), dtype=torch.bool)
+    js_N = torch.empty(len(p_logits_NC), dtype=torch.float32, device="cpu")
+    keep_N = torch.empty(0 if threshold is None else len(p_logits_NC), dtype=torch.bool, device="cpu")
     _C.js_divergence_cpu(
         *(p_logits_NC.data_ptr(), *p_logits_NC.stride(), q_logits_NC.data_ptr(), *q_logits_NC.stride()),
         *(*p_logits_NC.shape, p_logits_NC.dtype == torch.bfloat16, js_N.data_ptr(), keep_N.data_ptr()),

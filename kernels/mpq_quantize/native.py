@@ -29,8 +29,8 @@ def quantize(
     from ... import _C
 
     num_rows, num_books, width = latents_BME.shape
-    ids_BM = torch.empty(num_rows, num_books, dtype=torch.int64)
-    mixed_BE = torch.empty(num_rows, width, dtype=codebooks_MKE.dtype)
+    ids_BM = torch.empty(num_rows, num_books, dtype=torch.int64, device="cpu")
+    mixed_BE = codebooks_MKE.new_empty(num_rows, width)
     _C.mpq_quantize_cpu(
         *map(_view, (latents_BME, codebooks_MKE, gate_BM, *(projection or (None,) * 4))),
         *(num_rows, num_books, codebooks_MKE.shape[1], width, projection.hidden_BMH.shape[2] if projection else 0),

@@ -24,7 +24,7 @@ def run(
 
     q_BPHD, keys_BTRHD, values_BTRHD = (_dense(x) for x in (q_BPHD, keys_BTRHD, values_BTRHD))
     rows_BPS = rows_BPS.contiguous()
-    mixed_BPHD = torch.empty(q_BPHD.shape, dtype=q_BPHD.dtype)
+    mixed_BPHD = q_BPHD.new_empty(q_BPHD.shape)
     _C.path_attention_cpu(
         (*q_BPHD.shape, rows_BPS.shape[2]),
         (q_BPHD.data_ptr(), *q_BPHD.stride()),

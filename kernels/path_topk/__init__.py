@@ -25,8 +25,8 @@ def path_topk(
     """(scores_BN, items_BN, path_BN, invalid_B), N = k: the best items, the path that leads to each, and how many fail.
 
     A path leads to the indexed items that carry all of its tokens (tokens_BWM, -1 where it has none) and are not in
-    exclude_BX (padded with -1); one of score -inf leads nowhere, and so does one without tokens. invalid_B counts the
-    paths of other scores that lead to no item. An item belongs to the first path that leads to it. Its score is that
+    exclude_BX (padded with -1); one of score -inf or NaN is dead, and one without tokens leads nowhere. invalid_B
+    counts the living paths that lead to no item. An item belongs to the first path that leads to it. Its score is that
     path's, or with `scoring` (see `ItemScoring`) its own, plus path_weight times that of its path, summed in float64.
     Best items come first, equal scores by path, then by rank_I; missing ones have item and path -1 and score -inf. NaN
     is the worst score. Integers are int64, scores float32, without gradient; B and W may be 0. ValueError for a wrong

@@ -11,6 +11,10 @@ from ..beam_step.reference import is_excluded, items_with_tokens
 __all__ = ["ItemScoring", "first_of_each", "path_topk_reference", "sorted_by"]
 
 
+SCORED_AT_ONCE = 1 << 16
+"""Items, so that memory stays bounded."""
+
+
 class ItemScoring(NamedTuple):
     """What scores an item for a user: the sum of its tokens' logits and of state times residual, and a bias.
 
@@ -64,7 +68,12 @@ def _own_scores(scoring: ItemScoring, user_T: Tensor, item_T: Tensor, codes_IM: 
     logits_BMK, states_BD, residual_ID, repeated_BL, repeat_bias = scoring
     codebooks = torch.arange(logits_BMK.shape[1], device=user_T.device)
     shared_T = logits_BMK[user_T[:, None], codebooks, codes_IM[item_T].long()].double().sum(1)
-    own_T = (states_BD[user_T].double() * residual_ID[item_T].double()).sum(1)
+    own_T = torch.cat(
+        [
+            (states_BD[user_P].double() * residual_ID[item_P].double()).sum(1)
+            for user_P, item_P in zip(user_T.split(SCORED_AT_ONCE), item_T.split(SCORED_AT_ONCE), strict=True)
+        ]
+    )
     return shared_T + own_T + repeat_bias.double() * is_excluded(user_T, item_T, len(codes_IM), repeated_BL)
 
 

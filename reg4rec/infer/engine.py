@@ -21,7 +21,8 @@ __all__ = ["SearchEngine"]
 LOGITS_AT_ONCE = 1 << 23
 """Token logits held at a time, which sets how many users are searched together."""
 MANY_PATHS = 512
-"""From so many in a batch a CPU is faster in bfloat16 than in float32, which needs no casts (docs/findings.md)."""
+"""From so many in a batch a CPU without AMX is faster in bfloat16 than in float32, which needs no casts
+(docs/findings.md)."""
 
 
 @functools.cache
@@ -31,7 +32,7 @@ def keep_freed_memory() -> None:
     glibc keeps twice the size of the largest block that was freed so far, up to blocks of 32 MiB (`mallopt`, dynamic
     threshold); this one is never written to and takes no memory.
     """
-    torch.empty((1 << 25) - (1 << 16), dtype=torch.uint8)
+    torch.empty((1 << 25) - (1 << 16), dtype=torch.uint8, device="cpu")
 
 
 class SearchEngine:
@@ -112,7 +113,7 @@ class SearchEngine:
         return self._step_objections[config]
 
     def autocast(self, num_paths: int) -> contextlib.AbstractContextManager[Any]:
-        """What a batch of so many paths is computed under: few of them in float32 on a CPU, whatever the dtype."""
+        """What a batch of so many paths is computed under: few of them in float32 on a CPU without AMX."""
         few = self.device.type == "cpu" and num_paths < MANY_PATHS and native_is_asked_for() and not multiplies_bf16()
         if self.dtype == torch.float32 or few:
             return contextlib.nullcontext()

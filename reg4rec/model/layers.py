@@ -12,7 +12,7 @@ from reg4rec import ops
 from reg4rec.kernels.path_attention.reference import gathered
 from reg4rec.model.linear import Linear
 
-__all__ = ["DecoderBlock", "Dropout", "EncoderBlock", "Rotary"]
+__all__ = ["DecoderBlock", "Dropout", "EncoderBlock", "FeedForward", "Rotary"]
 
 Parts = tuple[list[nn.Module], list[nn.Module]]
 """The linear layers and the norms of a block."""
@@ -80,6 +80,8 @@ class Dropout(nn.Dropout):
 
 
 class FeedForward(nn.Module):
+    """Linear, ReLU, linear."""
+
     def __init__(self, dim: int, ffn_dim: int):
         super().__init__()
         self.up, self.down = Linear(dim, ffn_dim), Linear(ffn_dim, dim)
@@ -168,6 +170,7 @@ class DecoderBlock(nn.Module):
         """
         q_BPHD, *own = self._queries_keys_values(x_BPD)
         keys, values = kept_BTR2HD.unbind(3)
+        q_BPHD = q_BPHD.to(keys.dtype)  # under autocast those of a memory made by the ops are float32
         for kept_BTRHD, own_BPHD in zip((keys, values), own, strict=True):
             kept_BTRHD[:, rows_BPS.shape[2] - 1, : x_BPD.shape[1]] = own_BPHD
         # torch's fused kernel on a GPU, where the op has none

@@ -2,20 +2,31 @@
 
 from collections.abc import Callable, Sequence
 from itertools import chain
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from reg4rec.kernels.decoder_step.reference import DecoderShape, decoder_shapes
 from reg4rec.kernels.dispatch import multiplies_bf16, native_is_asked_for
-from reg4rec.kernels.panels import Affine, Part, pack
-from reg4rec.model.layers import DecoderBlock, EncoderBlock
+from reg4rec.kernels.encoder_memory.reference import EncoderShape, encoder_shapes
+from reg4rec.kernels.panels import Affine, Part, Shapes, pack
+from reg4rec.model.layers import DecoderBlock, Dropout, EncoderBlock, FeedForward
 from reg4rec.model.linear import Linear, optimizer_steps
 
-__all__ = ["PackedWeights", "block_part", "packed_decoder", "packed_encoder"]
+__all__ = ["Packed", "PackedWeights", "block_part", "packed_decoder", "packed_encoder"]
 
 Source = nn.Module | nn.Parameter | None
 Block = TypeVar("Block", EncoderBlock, DecoderBlock)
+EPSILON = 1e-5
+"""Of the layer norms in csrc/packed.h."""
+
+
+class Packed(NamedTuple):
+    """Packed weights and what their ops must know of them."""
+
+    weights_N: Tensor
+    shape: Any
 
 
 class _Kept(NamedTuple):
@@ -26,7 +37,7 @@ class _Kept(NamedTuple):
     held: list[Tensor]
     """the weights' memory, so that no others can take its addresses"""
     state: tuple[object, ...]
-    packed: Tensor
+    packed: Packed
 
 
 class PackedWeights:
@@ -35,20 +46,21 @@ class PackedWeights:
     A write through `weight.data` shows nowhere.
     """
 
-    def __init__(self, pack: Callable[..., Tensor | None]) -> None:
+    def __init__(self, pack: Callable[..., Packed | None]) -> None:
         self._pack = pack
         self._kept: _Kept | None = None
 
-    def of(self, *sources: Source) -> Tensor | None:
+    def of(self, *sources: Source) -> Packed | None:
         """In inference mode, in bfloat16 under an autocast to it on machines with a fast product of it, else float32.
 
         None where torch's layers run: on a GPU, with dropout, in other dtypes, under other autocasts. Outside of
         inference mode too, so that what training samples and what it learns from are the same numbers; and where
         something was done to a layer that its weights do not tell: hooks, parametrizations, another kind of layer.
         """
+        if not torch.is_inference_mode_enabled() or not native_is_asked_for():
+            return None
         dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
-        is_fast = dtype == torch.float32 or (dtype == torch.bfloat16 and multiplies_bf16())
-        if not torch.is_inference_mode_enabled() or not native_is_asked_for() or not is_fast:
+        if dtype != torch.float32 and not (dtype == torch.bfloat16 and multiplies_bf16()):
             return None
         kept = self._kept
         if kept is None or kept.dtype != dtype or not _same(kept.sources, sources) or kept.state != _state(*kept[2:4]):
@@ -75,13 +87,16 @@ def _state(modules: Sequence[nn.Module], weights: Sequence[nn.Parameter]) -> tup
     return (
         optimizer_steps(),
         [id(part) for module in modules for part in (*module._modules.values(), *module._parameters.values())],
-        [(m.training, len(m._forward_hooks), len(m._forward_pre_hooks)) for m in modules],
+        [
+            (type(m), m.training, len(m._forward_hooks), len(m._forward_pre_hooks), m.__dict__.get("eps"))
+            for m in modules
+        ],
         [(weight.data_ptr(), weight._version) for weight in weights],
     )
 
 
-def packed_encoder(dtype: torch.dtype, encoder: nn.ModuleList, decoder: nn.ModuleList) -> Tensor | None:
-    """weights_N as `reg4rec.ops.encoder_memory` takes them: an encoder's, and what makes a decoder's memory."""
+def packed_encoder(dtype: torch.dtype, encoder: nn.ModuleList, decoder: nn.ModuleList) -> Packed | None:
+    """As `reg4rec.ops.encoder_memory` takes them: the weights of an encoder, and of what makes a decoder's memory."""
     blocks, readers = _blocks_of(EncoderBlock, encoder), _blocks_of(DecoderBlock, decoder)
     if blocks is None or readers is None:
         return None
@@ -89,7 +104,9 @@ def packed_encoder(dtype: torch.dtype, encoder: nn.ModuleList, decoder: nn.Modul
     if not all(map(_has_own_weights, [*to_memory, *(part for block in blocks for part in chain(*block.parts()))])):
         return None
     weights, biases = zip(*map(_affine, to_memory), strict=True)
-    return pack([*map(block_part, blocks), ([(torch.cat(weights), torch.cat(biases))], [])], dtype)
+    parts = [*map(block_part, blocks), ([(torch.cat(weights), torch.cat(biases))], [])]
+    dim, shape = biases[0].numel() // 2, EncoderShape(len(blocks), _ffn_dim(blocks), 2 * len(readers))
+    return _fitting(parts, encoder_shapes(dim, shape), dim, dtype, shape)
 
 
 def packed_decoder(
@@ -99,8 +116,8 @@ def packed_decoder(
     tokens_MKD: nn.Parameter,
     refine: nn.Module | None,
     category_head: nn.Module | None,
-) -> Tensor | None:
-    """weights_N as `reg4rec.ops.decoder_step` takes them: a decoder's, and what is around its blocks."""
+) -> Packed | None:
+    """As `reg4rec.ops.decoder_step` takes them: the weights of a decoder, and of what is around its blocks."""
     if (blocks := _blocks_of(DecoderBlock, decoder)) is None or not _is_own(tokens_MKD):
         return None
     heads = [head for head in (refine, category_head) if head is not None]
@@ -109,7 +126,22 @@ def packed_decoder(
     rows = tokens_MKD.flatten(0, 1)
     before, behind = ([] if head is None else [_affine(head)] for head in (refine, category_head))
     ends = [*before, (rows, rows.new_zeros(len(rows))), *behind], [_affine(norm_path)]
-    return pack([*map(block_part, blocks), ends], dtype)
+    num_categories = len(behind[0][1]) if behind else 0
+    dim, shape = rows.shape[1], DecoderShape(len(blocks), _ffn_dim(blocks), len(rows), num_categories, bool(before))
+    return _fitting([*map(block_part, blocks), ends], decoder_shapes(dim, shape), dim, dtype, shape)
+
+
+def _fitting(parts: list[Part], shapes: Sequence[Shapes], dim: int, dtype: torch.dtype, shape: Any) -> Packed | None:
+    """The parts, packed, None where a layer is not of its shape."""
+    for (layers, norms), (layer_shapes, _) in zip(parts, shapes, strict=True):
+        if [tuple(weight.shape) for weight, _ in layers] != list(layer_shapes) or any(len(n[0]) != dim for n in norms):
+            return None
+    return Packed(pack(parts, dtype), shape)
+
+
+def _ffn_dim(blocks: Sequence[EncoderBlock] | Sequence[DecoderBlock]) -> int:
+    """Of the first block, 0 for none, which no op takes."""
+    return len(blocks[0].ffn.up.bias) if blocks else 0
 
 
 def block_part(block: EncoderBlock | DecoderBlock) -> Part:
@@ -119,9 +151,12 @@ def block_part(block: EncoderBlock | DecoderBlock) -> Part:
 
 
 def _blocks_of(kind: type[Block], blocks: nn.ModuleList) -> list[Block] | None:
-    """The blocks, None unless a call of each is what that class says, without dropout."""
-    found = [block for block in blocks if type(block) is kind and _is_plain(block)]
-    return found if len(found) == len(blocks) else None
+    """The blocks, one at least, None unless a call of each is what that class says, without dropout."""
+    found = [block for block in blocks if type(block) is kind]
+    plain = all(
+        type(b.ffn) is FeedForward and type(b.dropout) is Dropout and all(map(_is_plain, b.modules())) for b in found
+    )
+    return found if found and plain and len(found) == len(blocks) else None
 
 
 def _affine(part: nn.Module) -> Affine:
@@ -136,6 +171,7 @@ def _has_own_weights(part: nn.Module) -> bool:
     """Whether a layer's result depends on its weight and bias alone, and C++ takes these."""
     own = part._parameters
     is_known = type(part) in (Linear, nn.Linear, nn.LayerNorm) and list(own) == ["weight", "bias"]
+    is_known = is_known and (type(part) is not nn.LayerNorm or part.eps == EPSILON)
     return is_known and _is_plain(part) and all(map(_is_own, own.values()))
 
 

@@ -12,7 +12,7 @@ from reg4rec import ops
 from reg4rec.errors import InputError
 from reg4rec.model.config import ModelConfig
 from reg4rec.model.layers import DecoderBlock, Dropout, EncoderBlock, Rotary
-from reg4rec.model.packed import PackedWeights, packed_decoder, packed_encoder
+from reg4rec.model.packed import Packed, PackedWeights, packed_decoder, packed_encoder
 from reg4rec.storage import read_header, read_tensors, write_json, write_tensors
 
 __all__ = ["Memory", "PathCache", "Reg4RecModel"]
@@ -65,14 +65,14 @@ class Memory(NamedTuple):
     """What the decoder needs of the encoded histories, stored once a user and shared by all of its paths.
 
     kept_ZBHSD: keys and values of all decoder blocks, as in `PathCache`, the keys rotated by how far before the next
-    item they stand. visible_B11S: filled slots. state_BD: the encoder's output after the last item. weights_N: the
-    decoder's as `reg4rec.ops.decoder_step` takes them, None where torch's layers decode.
+    item they stand. visible_B11S: filled slots. state_BD: the encoder's output after the last item. decoder: weights as
+    `reg4rec.ops.decoder_step` takes them, None where torch's layers decode.
     """
 
     kept_ZBHSD: Tensor
     visible_B11S: Tensor
     state_BD: Tensor
-    weights_N: Tensor | None
+    decoder: Packed | None
 
     def of_block(self, block: int) -> tuple[Tensor, Tensor]:
         """Keys and values of one block."""
@@ -81,7 +81,7 @@ class Memory(NamedTuple):
     def of_users(self, user_N: Tensor) -> "Memory":
         """What is stored of some users."""
         kept_ZBHSD = self.kept_ZBHSD[:, user_N]
-        return Memory(kept_ZBHSD, self.visible_B11S[user_N], self.state_BD[user_N], self.weights_N)
+        return Memory(kept_ZBHSD, self.visible_B11S[user_N], self.state_BD[user_N], self.decoder)
 
 
 class Reg4RecModel(nn.Module):
@@ -189,23 +189,32 @@ class Reg4RecModel(nn.Module):
         """Encode histories, oldest item first and padded at the end, for decoding the item that follows them."""
         x_BSD, number_S = self.embed_history(codes_BLM, items_BL)
         turn_BS = self.rotary(number_S - length_B[:, None] - 1)
-        category_head, refine = self.category_head, self.refine if self.scores_items else None
-        encoder_N = self._encoder_weights.of(self.encoder, self.decoder)
-        decoder_N = self._decoder_weights.of(self.decoder, self.norm_path, self.tokens_MKD, refine, category_head)
-        if encoder_N is None or decoder_N is None:
-            x_BSD, decoder_N = self._encoded(x_BSD, number_S), None
+        encoder, decoder = self._packed()
+        if encoder is None:
+            x_BSD = self._encoded(x_BSD, number_S)
             kept = [part for block in self._decoder_blocks() for part in block.memory(x_BSD, turn_BS)]
             kept_ZBHSD = torch.stack(kept)
         else:
-            c, seen_S = self.config, 1 + number_S * self.slots_per_item
+            seen_S = 1 + number_S * self.slots_per_item
             (cos_S, sin_S), (cos_BS, sin_BS) = self.rotary(number_S), turn_BS
             turns = cos_S.squeeze(-2), sin_S.squeeze(-2), cos_BS.squeeze(-2), sin_BS.squeeze(-2)
-            shape = ops.EncoderShape(c.num_blocks, c.ffn_dim, 2 * c.num_blocks)
-            x_BSD, made_BSZHD = ops.encoder_memory(x_BSD, seen_S, *turns, encoder_N, shape)
+            x_BSD, made_BSZHD = ops.encoder_memory(x_BSD, seen_S, *turns, *encoder)
             kept_ZBHSD = made_BSZHD.permute(2, 0, 3, 1, 4)
         state_BD = x_BSD[torch.arange(len(x_BSD), device=x_BSD.device), length_B * self.slots_per_item]
         visible_B11S = (number_S <= length_B[:, None])[:, None, None, :]
-        return Memory(kept_ZBHSD, visible_B11S, state_BD, decoder_N)
+        return Memory(kept_ZBHSD, visible_B11S, state_BD, decoder)
+
+    def _packed(self) -> tuple[Packed, Packed] | tuple[None, None]:
+        """The weights of encoder and decoder as the ops take them, None for both where torch's layers run.
+
+        These run in sub-classes too, which may do something else at any place.
+        """
+        if type(self) is not Reg4RecModel:
+            return None, None
+        refine = self.refine if self.scores_items else None
+        encoder = self._encoder_weights.of(self.encoder, self.decoder)
+        decoder = self._decoder_weights.of(self.decoder, self.norm_path, self.tokens_MKD, refine, self.category_head)
+        return (None, None) if encoder is None or decoder is None else (encoder, decoder)
 
     @torch.no_grad()
     def search_step(
@@ -215,27 +224,22 @@ class Reg4RecModel(nn.Module):
 
         Without `with_logits` those of tokens are empty; without categories theirs are None.
         """
-        if memory.weights_N is None:
+        if memory.decoder is None:
             state_BPD, cache = self.decode_step(memory, token_BP, step, cache)
             logits_BPMK = self.token_logits(state_BPD) if with_logits else state_BPD[..., :0, None]
             return logits_BPMK, self.category_logits(state_BPD), cache
-        c = self.config
         if token_BP is None:
             inputs, scale = self._begin(memory.state_BD), 1.0
             token_BP = torch.arange(len(inputs), device=inputs.device)[:, None]
         else:
-            inputs, scale = self.tokens_MKD.flatten(0, 1), c.dim**0.5
+            inputs, scale = self.tokens_MKD.flatten(0, 1), self.config.dim**0.5
         grown = cache.grown()
         logits_BPO, categories_BPC = ops.decoder_step(
             *(inputs, token_BP, scale, self.steps[step], memory.state_BD, grown.kept_BTRZHD, cache.rows_BPS),
-            *(memory.kept_ZBHSD.transpose(0, 1), memory.visible_B11S.flatten(1), memory.weights_N),
-            ops.DecoderShape(
-                c.num_blocks, c.ffn_dim, c.num_codebooks * c.codebook_size, c.num_categories, self.scores_items
-            ),
-            with_logits,
+            *(memory.kept_ZBHSD.transpose(0, 1), memory.visible_B11S.flatten(1), *memory.decoder, with_logits),
         )
-        logits_BPMK = logits_BPO.unflatten(-1, (-1, c.codebook_size))
-        return logits_BPMK, categories_BPC if c.num_categories else None, grown
+        logits_BPMK = logits_BPO.unflatten(-1, (-1, self.config.codebook_size))
+        return logits_BPMK, None if self.category_head is None else categories_BPC, grown
 
     @torch.no_grad()
     def decode_step(

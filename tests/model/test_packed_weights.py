@@ -11,7 +11,7 @@ from reg4rec import ops
 from reg4rec.kernels.machine import native_problem
 from reg4rec.model import Linear, Memory, ModelConfig, PathCache, Reg4RecModel
 from reg4rec.model.layers import DecoderBlock
-from reg4rec.model.packed import PackedWeights, packed_encoder
+from reg4rec.model.packed import Packed, PackedWeights, packed_encoder
 from tests.isa import selected_isa
 
 pytestmark = pytest.mark.skipif(native_problem() is not None, reason="needs the extension")
@@ -44,8 +44,8 @@ def test_they_say_what_the_layers_say(model: Reg4RecModel) -> None:
     memory, logits_BPX = logits(model)
     with ops.use_backend("eager"):
         plain, expected_BPX = logits(model)
-    assert memory.weights_N is not None
-    assert plain.weights_N is None
+    assert memory.decoder is not None
+    assert plain.decoder is None
     torch.testing.assert_close(logits_BPX, expected_BPX)
     torch.testing.assert_close(memory.state_BD, plain.state_BD)
 
@@ -88,7 +88,7 @@ def optimize(part: nn.Linear) -> None:
 def test_changed_weights_are_packed_anew(model: Reg4RecModel, change: Callable[[nn.Linear], None], name: str) -> None:
     first, before_BPX = logits(model)
     again, _ = logits(model)
-    assert again.weights_N is first.weights_N
+    assert again.decoder is first.decoder
     part = model.get_submodule(name)
     assert isinstance(part, nn.Linear)
     change(part)
@@ -136,12 +136,63 @@ def hook_a_head(model: Reg4RecModel) -> None:
     model.get_submodule("category_head").register_forward_pre_hook(lambda _, x: (2 * x[0],))
 
 
-@pytest.mark.parametrize("change", [change_layer, change_block, parametrize, hook, hook_a_head])
+def hook_a_group(model: Reg4RecModel) -> None:
+    model.get_submodule("decoder.1.ffn").register_forward_hook(lambda _, __, y: 2 * y)
+
+
+def change_epsilon(model: Reg4RecModel) -> None:
+    norm = model.get_submodule("decoder.0.norm_self")
+    assert isinstance(norm, nn.LayerNorm)
+    norm.eps = 0.5
+
+
+def change_ffn(model: Reg4RecModel) -> None:
+    model.decoder[0] = DecoderBlock(16, 2, 25, 0.1).eval()
+
+
+def drop_blocks(model: Reg4RecModel) -> None:
+    model.encoder, model.decoder = model.encoder[:1], model.decoder[:1]
+
+
+CHANGES = (change_layer, change_block, parametrize, hook, hook_a_head, hook_a_group, change_epsilon)
+
+
+@pytest.mark.parametrize("change", [*CHANGES, change_ffn, drop_blocks])
 @torch.no_grad()
 def test_whatever_is_done_to_a_layer_counts(model: Reg4RecModel, change: Callable[[Reg4RecModel], None]) -> None:
     _, before_BPX = logits(model)
     change(model)
     check_it_counts(model, before_BPX)
+
+
+@torch.no_grad()
+def test_another_category_head_counts(model: Reg4RecModel) -> None:
+    model.category_head = nn.Linear(16, 9)
+    _, logits_BPX = logits(model)
+    assert logits_BPX.shape[2] == 3 * 7 + 9
+    with ops.use_backend("eager"):
+        torch.testing.assert_close(logits_BPX, logits(model)[1])
+    model.category_head = None
+    with torch.inference_mode():
+        memory = model.remember(torch.zeros(1, 2, 3, dtype=torch.int64), torch.tensor([2]), torch.zeros(1, 2).long())
+        assert model.search_step(memory, None, 0, PathCache.empty(memory, 1))[1] is None
+
+
+@torch.no_grad()
+def test_what_a_subclass_does_counts() -> None:
+    class Doubled(Reg4RecModel):
+        def token_logits(self, state: Tensor) -> Tensor:
+            return 2 * super().token_logits(state)
+
+    memory, _ = logits(Doubled(CONFIG).eval())
+    assert memory.decoder is None
+
+
+@torch.no_grad()
+def test_dropout_of_a_block_alone_counts(model: Reg4RecModel) -> None:
+    assert logits(model)[0].decoder is not None
+    model.get_submodule("decoder.1.dropout").train()
+    assert logits(model)[0].decoder is None
 
 
 @torch.no_grad()
@@ -159,7 +210,7 @@ def test_no_other_weights_take_the_address_of_those_that_were_packed(model: Reg4
 def test_where_torch_decodes(model: Reg4RecModel) -> None:
     weights = PackedWeights(packed_encoder)
 
-    def packed() -> Tensor | None:
+    def packed() -> Packed | None:
         return weights.of(model.encoder, model.decoder)
 
     with torch.no_grad():
@@ -186,9 +237,11 @@ def test_in_bfloat16_where_tiles_multiply_it(model: Reg4RecModel) -> None:
         _, expected_BPX = logits(model)
         with torch.autocast("cpu", torch.bfloat16):
             memory, logits_BPX = logits(model)
-            assert logits(model)[0].weights_N is memory.weights_N
-        assert memory.weights_N is not None
-        assert memory.weights_N.dtype == torch.bfloat16
+            assert logits(model)[0].decoder is memory.decoder
+            state_BPD, _ = model.decode_step(memory, None, 0, None)  # torch's layers, on a memory of float32
+        assert state_BPD.isfinite().all()
+        assert memory.decoder is not None
+        assert memory.decoder.weights_N.dtype == torch.bfloat16
         assert logits_BPX.dtype == torch.float32
         assert not torch.equal(logits_BPX, expected_BPX)
         torch.testing.assert_close(logits_BPX, expected_BPX, rtol=0.02, atol=0.02 * float(expected_BPX.abs().max()))

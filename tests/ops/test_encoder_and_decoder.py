@@ -206,7 +206,7 @@ def test_what_is_hidden_or_not_named_is_not_read(backend: str) -> None:
         named[:, step].scatter_(1, rows_BPS[:, :, step], True)
     whole = run("decoder_step", args, backend)
     spoiled = kept.masked_fill(~named[..., None, None, None], torch.nan)
-    other = *args[:5], spoiled, rows_BPS, memory.masked_fill(hidden_B1L1[:, None], 1e9), *args[8:]
+    other = *args[:5], spoiled, rows_BPS, memory.masked_fill(hidden_B1L1[:, None], torch.nan), *args[8:]
     found = run("decoder_step", other, backend)
     assert all(map(torch.equal, whole[:2], found[:2]))
     num_paths = rows_BPS.shape[1]

@@ -112,3 +112,5 @@ def test_the_environment_selects_the_instruction_set() -> None:
         "instruction set sse9 is unknown; there are base, avx2, avx512 and amx"
         in run_python(show, REG4REC_ISA="sse9").stderr
     )
+    status = "from reg4rec import ops; print(ops.status()['backends']['cpp'])"
+    assert "instruction set sse9 is unknown" in run_python(status, REG4REC_ISA="sse9").stdout

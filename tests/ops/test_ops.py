@@ -89,12 +89,13 @@ def test_a_split_batch_gives_the_same(name: str, backend: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "backend"), VARIANTS)
-def test_the_default_dtype_changes_nothing(name: str, backend: str) -> None:
+def test_the_default_dtype_and_device_change_nothing(name: str, backend: str) -> None:
     args = middle_inputs(name)
     expected = call(name, backend, args)
     torch.set_default_dtype(torch.float64)
     try:
-        found = call(name, backend, args)
+        with torch.device("meta"):
+            found = call(name, backend, args)
     finally:
         torch.set_default_dtype(torch.float32)
     for one, other in zip(found, expected, strict=True):
