@@ -105,7 +105,7 @@ def packed_encoder(dtype: torch.dtype, encoder: nn.ModuleList, decoder: nn.Modul
         return None
     weights, biases = zip(*map(_affine, to_memory), strict=True)
     parts = [*map(block_part, blocks), ([(torch.cat(weights), torch.cat(biases))], [])]
-    dim, shape = biases[0].numel() // 2, EncoderShape(len(blocks), _ffn_dim(blocks), 2 * len(readers))
+    dim, shape = biases[0].numel() // 2, EncoderShape(len(blocks), len(blocks[0].ffn.up.bias), 2 * len(readers))
     return _fitting(parts, encoder_shapes(dim, shape), dim, dtype, shape)
 
 
@@ -127,7 +127,8 @@ def packed_decoder(
     before, behind = ([] if head is None else [_affine(head)] for head in (refine, category_head))
     ends = [*before, (rows, rows.new_zeros(len(rows))), *behind], [_affine(norm_path)]
     num_categories = len(behind[0][1]) if behind else 0
-    dim, shape = rows.shape[1], DecoderShape(len(blocks), _ffn_dim(blocks), len(rows), num_categories, bool(before))
+    dim, ffn_dim = rows.shape[1], len(blocks[0].ffn.up.bias)
+    shape = DecoderShape(len(blocks), ffn_dim, len(rows), num_categories, bool(before))
     return _fitting([*map(block_part, blocks), ends], decoder_shapes(dim, shape), dim, dtype, shape)
 
 
@@ -137,11 +138,6 @@ def _fitting(parts: list[Part], shapes: Sequence[Shapes], dim: int, dtype: torch
         if [tuple(weight.shape) for weight, _ in layers] != list(layer_shapes) or any(len(n[0]) != dim for n in norms):
             return None
     return Packed(pack(parts, dtype), shape)
-
-
-def _ffn_dim(blocks: Sequence[EncoderBlock] | Sequence[DecoderBlock]) -> int:
-    """Of the first block, 0 for none, which no op takes."""
-    return len(blocks[0].ffn.up.bias) if blocks else 0
 
 
 def block_part(block: EncoderBlock | DecoderBlock) -> Part:
