@@ -1,4 +1,4 @@
-"""What a catalog costs by its size: the constants of docs/scale.md, `python bench/scale.py`, one thread."""
+"""What a catalog costs by its size: the constants of docs/scale.md, `python -m bench.scale`, one thread."""
 
 import multiprocessing
 import tempfile

@@ -4,7 +4,7 @@ import torch
 
 from ..checks import bind
 from ..dispatch import Op
-from .index import TokenIndex, build_index
+from .index import TokenIndex, bind_index, build_index
 from .reference import beam_step_reference
 
 __all__ = ["TokenIndex", "beam_step", "build_index"]
@@ -57,12 +57,9 @@ def _check(
     sizes = bind("beam_step", {"logits_BPMK": logits_BPMK})
     for name, tensor in (("scores_BP", scores_BP), ("js_BP", js_BP)):
         bind("beam_step", {name: tensor}, sizes=sizes, device=logits_BPMK.device)
-    tokens = {"tokens_BPM": tokens_BPM, "exclude_BX": exclude_BX, "index.offsets_Z": index.offsets}
-    tokens |= {"index.pair_offsets_R": index.pair_offsets}
+    tokens = {"tokens_BPM": tokens_BPM, "exclude_BX": exclude_BX}
     bind("beam_step", {}, tokens, integer_dtypes=(torch.int64,), sizes=sizes, device=logits_BPMK.device)
-    lists = {"index.codes_IM": index.codes_IM, "index.counts_MK": index.counts_MK, "index.postings_Y": index.postings}
-    lists |= {"index.pair_postings_V": index.pair_postings}
-    bind("beam_step", {}, lists, integer_dtypes=(torch.int32,), sizes=sizes, device=logits_BPMK.device)
+    bind_index("beam_step", index, sizes, logits_BPMK.device)
     if num_beams < 1 or num_spares < 0:
         raise ValueError(
             f"beam_step: at least 1 beam and 0 spares are needed, found num_beams={num_beams}, num_spares={num_spares}"

@@ -6,9 +6,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..checks import bind
+
 __all__ = [
     "TokenIndex",
     "add_to_index",
+    "bind_index",
     "build_index",
     "listed_items",
     "pair_slot",
@@ -40,6 +43,15 @@ class TokenIndex(NamedTuple):
     @property
     def lists_pairs(self) -> bool:
         return len(self.pair_offsets) > 0
+
+
+def bind_index(op: str, index: TokenIndex, sizes: dict[str, int], device: torch.device) -> None:
+    """`checks.bind` of an op's index; values were checked when it was built."""
+    offsets = {"index.offsets_Z": index.offsets, "index.pair_offsets_R": index.pair_offsets}
+    bind(op, {}, offsets, integer_dtypes=(torch.int64,), sizes=sizes, device=device)
+    lists = {"index.codes_IM": index.codes_IM, "index.counts_MK": index.counts_MK, "index.postings_Y": index.postings}
+    lists |= {"index.pair_postings_V": index.pair_postings}
+    bind(op, {}, lists, integer_dtypes=(torch.int32,), sizes=sizes, device=device)
 
 
 def pair_slot(num_codebooks: int, codebook_size: int, r: int, s: int) -> int:

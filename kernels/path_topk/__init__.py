@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from ..beam_step.index import TokenIndex
+from ..beam_step.index import TokenIndex, bind_index
 from ..checks import bind
 from ..dispatch import Op
 from .reference import ItemScoring, path_topk_reference
@@ -48,11 +48,8 @@ def _check(
     path_weight: float = 0.0,
 ) -> tuple:
     rows = {"tokens_BWM": tokens_BWM, "rank_I": rank_I, "exclude_BX": exclude_BX}
-    rows |= {"index.offsets_Z": index.offsets, "index.pair_offsets_R": index.pair_offsets}
     sizes = bind("path_topk", {"scores_BW": scores_BW}, rows, integer_dtypes=(torch.int64,))
-    lists = {"index.codes_IM": index.codes_IM, "index.counts_MK": index.counts_MK, "index.postings_Y": index.postings}
-    lists |= {"index.pair_postings_V": index.pair_postings}
-    bind("path_topk", {}, lists, integer_dtypes=(torch.int32,), sizes=sizes, device=tokens_BWM.device)
+    bind_index("path_topk", index, sizes, tokens_BWM.device)
     if scoring is not None:
         logits_BMK, states_BD, residual_ID, repeated_BL, repeat_bias = scoring
         floats = {"scoring.logits_BMK": logits_BMK, "scoring.states_BD": states_BD}
