@@ -12,6 +12,7 @@ from bench.conftest import Timed
 from reg4rec.data import ViewConfig, synthetic_shop
 from reg4rec.infer import Recommender
 from reg4rec.model import Reg4RecModel, sized
+from reg4rec.run import Run
 from reg4rec.tokenizer import TokenizerConfig, fit_tokenizer
 from reg4rec.train import AlignConfig
 from reg4rec.train.align_stage import AlignStage
@@ -23,7 +24,7 @@ def stage(device: str) -> AlignStage:
     shop = synthetic_shop(num_users=512, num_items=4000, num_facets=4, num_values=8)
     views = ViewConfig(text_dim=32, collaborative_dim=0)
     tokens = TokenizerConfig(kind="product-k-means", num_codebooks=4, codebook_size=256, codeword_dim=8, views=views)
-    tokenizer = fit_tokenizer(shop, tokens, progress=False)
+    tokenizer = fit_tokenizer(shop, tokens, Run(progress=False))
     torch.manual_seed(0)
     shape = sized("small", 4, 256, len(shop.items.category_names), renormalize=True, num_items=shop.num_items)
     recommender = Recommender(Reg4RecModel(shape), tokenizer, shop.items, device=device)

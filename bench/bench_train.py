@@ -21,6 +21,7 @@ from reg4rec import loop, ops
 from reg4rec.data import Dataset, Sequences, ViewConfig, synthetic_shop
 from reg4rec.model import Format, Size
 from reg4rec.model.layers import Dropout
+from reg4rec.run import Run
 from reg4rec.tokenizer import Tokenizer, TokenizerConfig, fit_tokenizer
 from reg4rec.train import PretrainConfig
 from reg4rec.train.precision import Ladq, LadqConfig, linear_layers, set_formats
@@ -46,7 +47,7 @@ def data() -> Dataset:
 def tokenizer(data: Dataset) -> Tokenizer:
     views = ViewConfig(text_dim=32, collaborative_dim=0)
     kind = TokenizerConfig(kind="product-k-means", num_codebooks=4, codebook_size=256, codeword_dim=8, views=views)
-    return fit_tokenizer(data, kind, progress=False)
+    return fit_tokenizer(data, kind, Run(progress=False))
 
 
 def new_stage(data: Dataset, tokenizer: Tokenizer, size: Size, device: str) -> PretrainStage:

@@ -20,6 +20,7 @@ from reg4rec.kernels.fp8_linear.reference import (
 )
 from reg4rec.loop import make_optimizer
 from reg4rec.model import Linear, Size
+from reg4rec.run import Run
 from reg4rec.tokenizer import TokenizerConfig, fit_tokenizer
 from reg4rec.train import PretrainConfig
 from reg4rec.train.precision import linear_layers
@@ -41,7 +42,7 @@ def trained_step(data: Dataset, size: Size, steps: int) -> list[Seen]:
     views = ViewConfig(text_dim=32, collaborative_dim=0)
     kind = TokenizerConfig(kind="product-k-means", num_codebooks=4, codebook_size=256, views=views)
     torch.manual_seed(0)
-    tokenizer = fit_tokenizer(data, kind, progress=False)
+    tokenizer = fit_tokenizer(data, kind, Run(progress=False))
     stage = PretrainStage(data, tokenizer, PretrainConfig(size=size), 0, torch.device("cpu"))
     optimizer, taken = make_optimizer(stage.module.train(), stage.config.loop), 0
     seen: list[Seen] = []

@@ -1,9 +1,9 @@
 """reg4rec: generative recommendation that reasons over unordered semantic tokens (REG4Rec, arXiv 2508.15308).
 
-    data = reg4rec.load_dataset("ml-100k")
-    tokenizer = reg4rec.fit_tokenizer(data, codebook_size=64)
-    rec = reg4rec.fit_recommender(data, tokenizer, out="runs/mine")
-    rec.recommend({"ann": [50, 181], "bob": []}, k=10)
+    rec = reg4rec.fit("clicks.csv", "items.csv", out="runs/shop")
+    rec.recommend({"ann": ["B01", "B77"], "bob": []}, k=10)
+
+`reg4rec.recipes` is the road behind `fit`, stage by stage.
 
 Names are imported when they are first used, so that `import reg4rec` costs next to nothing.
 """
@@ -27,14 +27,17 @@ _HOMES = {
     "Recommender": "infer",
     "explain": "infer",
     "evaluate": "evaluation",
+    "Popularity": "evaluation",
     "pretrain": "train",
     "fit_recommender": "train",
     "PretrainConfig": "train",
     "align": "train",
     "AlignConfig": "train",
-    "RECIPES": "train",
+    "fit": "recipes",
+    "Recipe": "recipes",
+    "RECIPES": "recipes",
+    "Run": "run",
     "LoopConfig": "loop",
-    "Popularity": "baselines",
     "SASRec": "baselines",
     "SASRecConfig": "baselines",
     "Tiger": "baselines",

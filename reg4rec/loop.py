@@ -2,7 +2,7 @@
 
 A run folder holds `config.json` (the stage's settings), `metrics.jsonl` (a line every `log_every` steps and one an
 epoch), `checkpoints/step-N/` (weights, optimizer, random states) and `best.safetensors`. A killed run started again
-with `resume=True` goes on from its last checkpoint; on the CPU its weights are the same bits as without the kill.
+with `resume` goes on from its last checkpoint; on the CPU its weights are the same bits as without the kill.
 Under torchrun the processes train as one (`reg4rec.distributed`); any number of them resumes any checkpoint.
 """
 
@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from reg4rec import distributed
 from reg4rec.checkpoints import load_checkpoint, newest_checkpoint, open_folder, read_metrics, recorded, save_checkpoint
 from reg4rec.errors import InputError
-from reg4rec.settings import check_seed, check_settings
+from reg4rec.run import Run
+from reg4rec.settings import check_settings
 from reg4rec.storage import (
     atomic_file,
     explained,
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
     from tqdm.auto import tqdm
 
-__all__ = ["Controller", "LoopConfig", "LoopResult", "Stage", "choose_device", "run"]
+__all__ = ["Controller", "LoopConfig", "LoopResult", "Stage", "train"]
 
 WATCHING = ("log_every", "checkpoint_seconds", "tensorboard", "parallel")
 """Settings that may change when a run is resumed: they do not touch what is learned."""
@@ -163,42 +164,16 @@ class _Progress:
     controller: dict[str, Any] = field(default_factory=dict)
 
 
-def run(
-    stage: Stage,
-    config: LoopConfig,
-    out: str | Path | None = None,
-    resume: bool = True,
-    seed: int = 0,
-    progress: bool = True,
-    controller: Controller | None = None,
-) -> LoopResult:
-    """Train `stage.module` in place and leave its best weights in it.
+def train(stage: Stage, config: LoopConfig, run: Run = Run(), controller: Controller | None = None) -> LoopResult:
+    """Train `stage.module` in place, on the device where it is, and leave its best weights in it.
 
-    `out` None keeps everything in memory. `resume` goes on from the newest checkpoint in `out`, if there is one;
-    InputError if that run had other settings, or another process is at work there. The global random state of torch is
-    left as it was.
+    With `run.resume` it goes on from the newest checkpoint in the run folder, if there is one; InputError if that run
+    had other settings, or another process is at work there. The global random state of torch is left as it was.
     """
-    check_seed(seed)
-    alone = held(Path(out)) if out is not None and distributed.is_first() else contextlib.nullcontext()
-    with alone, recorded(out), torch.random.fork_rng(), distributed.losses_named():
-        distributed.seed(seed)
-        run = _Run(stage, config, None if out is None else Path(out), seed, controller)
-        return run.train(resume, progress and distributed.is_first())
-
-
-def choose_device(device: str | torch.device) -> torch.device:
-    """The device of that name; "auto" is a GPU where there is one. InputError if it cannot be used here.
-
-    In a group of processes "auto" and "cuda" are each one's own GPU.
-    """
-    distributed.world()  # a process that joins a group chooses its GPU
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).partition("\n")[0]
-        raise InputError(f"device {str(device)!r} cannot be used here: {reason}") from None
+    alone = held(run.folder) if run.folder is not None and distributed.is_first() else contextlib.nullcontext()
+    with alone, recorded(run.folder), torch.random.fork_rng(), distributed.losses_named():
+        distributed.seed(run.seed)
+        return _Training(stage, config, run, controller).train()
 
 
 def make_optimizer(module: nn.Module, config: LoopConfig) -> torch.optim.AdamW:
@@ -235,11 +210,11 @@ def open_board(out: Path | None, first_step: int) -> "SummaryWriter":
     return SummaryWriter(str(out / "tensorboard"), purge_step=first_step + 1)
 
 
-class _Run:
-    def __init__(self, stage: Stage, config: LoopConfig, out: Path | None, seed: int, controller: Controller | None):
-        self.stage, self.config, self.out, self.controller = stage, config, out, controller
+class _Training:
+    def __init__(self, stage: Stage, config: LoopConfig, run: Run, controller: Controller | None):
+        self.stage, self.config, self.run, self.out, self.controller = stage, config, run, run.folder, controller
         learning = {name: value for name, value in asdict(config).items() if name not in WATCHING}
-        self.settings = json.loads(json.dumps({**stage.settings, "loop": learning, "seed": seed}))
+        self.settings = json.loads(json.dumps({**stage.settings, "loop": learning, "seed": run.seed}))
         self.parallel = distributed.Parallel(stage.module, stage.loss, config.parallel)
         self.optimizer = make_optimizer(stage.module, config)
         self.progress = _Progress()
@@ -247,9 +222,10 @@ class _Run:
         self.started = self.last_checkpoint = time.monotonic()
         self.board: SummaryWriter | None = None
 
-    def train(self, resume: bool, show: bool) -> LoopResult:
+    def train(self) -> LoopResult:
+        show = self.run.progress and distributed.is_first()
         if self.out is not None:
-            open_folder(self.out, self.settings, resume)
+            open_folder(self.out, self.settings, self.run.resume)
             if (newest := newest_checkpoint(self.out)) is not None:
                 self._restore(newest)
         if self.config.tensorboard and distributed.is_first():

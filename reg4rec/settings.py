@@ -5,13 +5,15 @@ from typing import Any, TypeVar
 
 from reg4rec.errors import InputError
 
-__all__ = ["SEEDS", "SEED_RANGE", "check_seed", "check_settings", "override"]
+__all__ = ["SEEDS", "SEED_RANGE", "check_same_recipe", "check_seed", "check_settings", "differences", "override"]
 
 Config = TypeVar("Config")
 
 SEEDS = range(1 << 31)
 """scikit-learn takes seeds below 2^32, and the codebooks count up from theirs."""
 SEED_RANGE = f"from {SEEDS[0]} to {SEEDS[-1]}"
+RUN = {"out", "seed", "device", "resume", "progress"}
+"""Fields of `reg4rec.run.Run`, which are often looked for among the settings of a stage."""
 
 
 def check_settings(config: object, *rules: tuple[str, bool, str]) -> None:
@@ -25,6 +27,23 @@ def check_seed(seed: int) -> None:
     """InputError for a seed that not every source of random numbers takes."""
     if seed not in SEEDS:
         raise InputError(f"seed is {seed}; it must be {SEED_RANGE}")
+
+
+def check_same_recipe(tokens: str, wanted: str) -> None:
+    """InputError where items were tokenized by another recipe than a later stage belongs to."""
+    if tokens != wanted:
+        raise InputError(
+            f"the tokens are of the recipe {tokens!r}, these settings of {wanted!r}, and a recipe is applied whole: "
+            f"fit the tokens by {wanted!r} too, or take the settings of {tokens!r}"
+        )
+
+
+def differences(name: str, found: Any, wanted: Any) -> list[str]:
+    """The names, with dots, of the values in which two settings, as JSON has them, differ."""
+    if not (isinstance(found, dict) and isinstance(wanted, dict)):
+        return [] if found == wanted else [name]
+    keys = sorted(found.keys() | wanted.keys())
+    return [place for key in keys for place in differences(f"{name}.{key}", found.get(key), wanted.get(key))]
 
 
 def override(config: Config, changes: dict[str, Any]) -> Config:
@@ -42,7 +61,7 @@ def override(config: Config, changes: dict[str, Any]) -> Config:
             if inside:
                 own[name] = replace(inner, **{key: rest.pop(key) for key in inside})
     if rest:
-        raise InputError(
-            f"{type(config).__name__} has no setting {', '.join(sorted(rest))}; its settings are {', '.join(known)}"
-        )
+        wrong = ", ".join(sorted(rest))
+        hint = " (out, seed, device, resume and progress belong to run=reg4rec.Run(...))" if rest.keys() & RUN else ""
+        raise InputError(f"{type(config).__name__} has no setting {wrong}{hint}; its settings are {', '.join(known)}")
     return replace(config, **own)  # type: ignore[type-var]

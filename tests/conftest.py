@@ -7,6 +7,7 @@ from reg4rec.data.shop import SyntheticShop
 from reg4rec.infer import Recommender
 from reg4rec.loop import LoopConfig
 from reg4rec.model import Reg4RecModel
+from reg4rec.run import Run
 from reg4rec.tokenizer import Tokenizer, TokenizerConfig, fit_tokenizer
 from reg4rec.train import PretrainConfig, pretrain
 
@@ -29,7 +30,7 @@ def tokenizer(shop: SyntheticShop) -> Tokenizer:
         batch_size=64,
         views=ViewConfig(text_dim=24, collaborative_dim=8),
     )
-    return fit_tokenizer(shop, config, progress=False)
+    return fit_tokenizer(shop, config, Run(progress=False))
 
 
 @pytest.fixture(scope="session")
@@ -42,14 +43,14 @@ def model(shop: SyntheticShop, tokenizer: Tokenizer) -> Reg4RecModel:
         validation_users=100,
         loop=LoopConfig(epochs=14, learning_rate=4e-3, log_every=1000),
     )
-    return pretrain(shop, tokenizer, config, device="cpu", progress=False)
+    return pretrain(shop, tokenizer, config, Run(device="cpu", progress=False))
 
 
 @pytest.fixture(scope="session")
 def token_model(shop: SyntheticShop, tokenizer: Tokenizer) -> Reg4RecModel:
     """Without a score of whole items; knows the shop a little, and is read-only too."""
     config = PretrainConfig(size="tiny", score_items=False, validation_users=10, loop=LoopConfig(epochs=2))
-    return pretrain(shop, tokenizer, config, device="cpu", progress=False)
+    return pretrain(shop, tokenizer, config, Run(device="cpu", progress=False))
 
 
 @pytest.fixture(scope="session")

@@ -55,9 +55,8 @@ def hashes(folder: Path, data: reg4rec.Dataset) -> dict[str, str]:
 
 
 def fit_paper(data: reg4rec.Dataset, out: Path) -> Path:
-    recipe = reg4rec.RECIPES["paper"]
-    tokenizer = reg4rec.fit_tokenizer(data, recipe.tokenizer, out=out / "tokenizer", codebook_size=64)
-    reg4rec.fit_recommender(data, tokenizer, recipe.pretrain, out / "model", epochs=EPOCHS)
+    recipe = reg4rec.RECIPES["paper"].change(tokenizer={"codebook_size": 64}, pretrain={"epochs": EPOCHS})
+    recipe.fit(data, reg4rec.Run(out))
     return out / "model" / "recommender"
 
 

@@ -20,6 +20,7 @@ from reg4rec.infer import Recommender
 from reg4rec.loop import LoopConfig
 from reg4rec.model import Reg4RecModel, transformer
 from reg4rec.model.layers import Dropout
+from reg4rec.run import Run
 from reg4rec.storage import write_json
 from reg4rec.tokenizer import Tokenizer, TokenizerConfig, fit_tokenizer, stage
 from reg4rec.train import AlignConfig, PretrainConfig, align, pretrain
@@ -73,7 +74,7 @@ def whole(folder: Path, out: Path, parallel: Any = "ddp", killed_at: int = -1, b
         patch.object(PretrainStage, "loss", loss_until_killed),
         double(),
     ):
-        return pretrain(data, tokenizer, config, out, device="cpu", progress=False)
+        return pretrain(data, tokenizer, config, Run(out, device="cpu", progress=False))
 
 
 def sharded(folder: Path, out: Path) -> Reg4RecModel:
@@ -98,19 +99,19 @@ def kept_fp8(folder: Path, out: Path) -> None:
         PRETRAIN, precision="fp8", ladq=LadqConfig(sample_every=2), loop=replace(LOOP, epochs=1, parallel="fsdp")
     )
     with patch.object(ops, "fp8_linear", compared):
-        pretrain(data, tokenizer, config, out, device="cpu", progress=False)
+        pretrain(data, tokenizer, config, Run(out, device="cpu", progress=False))
 
 
 def others(folder: Path, out: Path) -> None:
     """The tokenizer, alignment and evaluation."""
     data = Dataset.load(folder / "data")
     with patch.object(stage, "CHUNK", 20):
-        fit_tokenizer(data, TokenizerConfig(**CONFIG), out=out / "tokenizer", progress=False)
+        fit_tokenizer(data, TokenizerConfig(**CONFIG), Run(out / "tokenizer", progress=False))
     recommender = Recommender.from_pretrained(folder / "recommender", "cpu")
     for module in recommender.model.modules():
         if isinstance(module, Dropout):
             module.p = 0.0  # the order of the found paths is learned under dropout
-    align(recommender, data, ALIGN, out / "align", progress=False)
+    align(recommender, data, ALIGN, Run(out / "align", progress=False))
     reports = [evaluate(recommender, data, max_users=n) for n in (1, 101)]
     if distributed.is_first():
         write_json(out / "metrics.json", {"rows": [asdict(report.rows[0]) for report in reports]})

@@ -115,6 +115,22 @@ def test_evaluation_stands_in_a_file_and_on_the_console(chain: Chain) -> None:
         ("info", "backends"),
     ],
 )
+def test_a_shop_is_fitted_by_one_command_that_goes_on(chain: Chain) -> None:
+    columns = f"{COLUMNS} --title label --categories kind --min-interactions 2"
+    small = "--codebook-size 8 --size tiny --epochs 1 --device cpu"
+    command = f"fit --data ROOT/clicks.csv --items ROOT/goods.csv --out ROOT/fit {columns} {small}"
+    shown = printed_by(command, chain.root)
+    assert re.search(r"^clicks: 200 users, \d+ items, .* ROOT/fit/data$".replace("ROOT", str(chain.root)), shown, re.M)
+    assert "4 tokens each of 8 codewords" in shown
+    assert shown.endswith(f"recommender: {chain.root / 'fit' / 'recommender'}")
+    again = json.loads(printed_by(f"{command} --json", chain.root))
+    assert (
+        again["rows"][1]["metrics"] == json.loads((chain.root / "fit/metrics.json").read_text())["rows"][1]["metrics"]
+    )
+    prepared = json.loads(printed_by(f"fit --data ROOT/data --out ROOT/fit-data {small} --json", chain.root))
+    assert prepared["rows"][1]["metrics"] == again["rows"][1]["metrics"]
+
+
 def test_json_is_all_that_stands_on_standard_output(chain: Chain, command: str, key: str) -> None:
     assert key in json.loads(printed_by(f"{command} --json", chain.root))
 
@@ -180,6 +196,13 @@ def test_a_finished_stage_run_again_gives_the_same(chain: Chain) -> None:
         ("tokenize --data ROOT/data --out ROOT/new --codebook-size 4000", "--codebook-size is 4000"),
         ("pretrain --data ROOT/data --tokens ROOT/data --out ROOT/new", "tokenizer.json is missing"),
         ("pretrain --data ROOT/other --tokens ROOT/mpq/tokenizer --out ROOT/new", "fitted on another dataset"),
+        (f"{PRETRAIN} --out ROOT/new --recipe paper", "tokens are of the recipe 'default', these settings of 'paper'"),
+        (
+            "align --model ROOT/run/recommender --data ROOT/data --out ROOT/new --recipe paper",
+            "tokens are of the recipe 'default', these settings of 'paper'",
+        ),
+        ("fit --data ROOT/data --out ROOT/new --items ROOT/goods.csv", "no file; --items and the names of columns"),
+        (f"fit --data ROOT/clicks.csv --out ROOT/mpq {COLUMNS}", "mpq is not of a fit, but holds tokenizer"),
         (f"{PRETRAIN} --seed 3", "holds a run with other settings (seed differ)"),
         (f"{PRETRAIN} --out ROOT/new --seed=-1", "--seed is -1; it must be from 0 to 2147483647"),
         (
@@ -252,6 +275,9 @@ def test_words_that_make_no_command_exit_with_2(command: list[str], capsys: pyte
     ("command", "said"),
     [
         ("demo --epochs 0", "--epochs is 0; it must be 1 or more"),
+        ("fit --data d --out o --epochs 0", "--epochs is 0; it must be 1 or more"),
+        (f"fit --data d --out o --seed {HUGE}", f"--seed is {HUGE}; it must be from 0 to 2147483647"),
+        ("tokenize --data d --out o --recipe papr", "--recipe is 'papr'; it must be one of default, paper"),
         ("tokenize --data d --out o --codebook-size 0", "--codebook-size is 0; it must be 1 or more"),
         ("tokenize --data d --out o --text-dim=-1", "--text-dim is -1; it must be 0 or more"),
         ("tokenize --data d --out o --min-usage 3", "--min-usage is 3.0; it must be between 0 and 1"),
@@ -307,11 +333,12 @@ def test_a_wrong_word_is_named_beside_what_is_allowed(
 @pytest.mark.parametrize(
     ("command", "flags"),
     [
-        ([], ["demo", "data", "tokenize", "pretrain", "evaluate", "recommend", "compare", "study", "info"]),
+        ([], ["demo", "fit", "data", "tokenize", "pretrain", "evaluate", "recommend", "compare", "study", "info"]),
         (["data"], ["get", "prepare"]),
         (["data", "get"], ["--out"]),
         (["data", "prepare"], ["--out", "--items", "--user", "--item", "--time", "--min-interactions"]),
-        (["tokenize"], ["--data", "--out", "--num-codebooks", "--codebook-size", "--seed"]),
+        (["fit"], ["--data", "--items", "--out", "--recipe", "--align", "--user", "--split", "--epochs", "--resume"]),
+        (["tokenize"], ["--data", "--out", "--num-codebooks", "--codebook-size", "--recipe", "--seed"]),
         (["pretrain"], ["--data", "--tokens", "--out", "--size", "--epochs", "--resume", "--seed", "--device"]),
         (["evaluate"], ["--model", "--data", "--split", "--protocol"]),
         (

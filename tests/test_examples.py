@@ -26,8 +26,8 @@ def test_own_files_then_cold_start_then_batch(
     pl.DataFrame({"item_id": ids, "title": titles}).write_csv(tmp_path / "items.csv")
 
     example("own_files")(str(tmp_path / "clicks.csv"), str(tmp_path / "items.csv"), str(tmp_path / "run"), epochs=1)
-    assert "popularity" in capsys.readouterr().out
-    folder = str(tmp_path / "run" / "pretrain" / "recommender")
+    assert "popularity" in capsys.readouterr().err
+    folder = str(tmp_path / "run" / "recommender")
 
     example("cold_start")(folder)
     shown = capsys.readouterr().out

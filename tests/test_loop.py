@@ -16,6 +16,7 @@ from reg4rec import loop
 from reg4rec.checkpoints import read_metrics
 from reg4rec.errors import InputError
 from reg4rec.loop import LoopConfig
+from reg4rec.run import Run
 from reg4rec.storage import held
 
 STEPS = 5  # in an epoch
@@ -80,7 +81,7 @@ def rows_of(folder: Path) -> list[dict[str, float]]:
 
 
 def train(stage: Regression, out: Path | None, config: LoopConfig = CONFIG, **options: Any) -> loop.LoopResult:
-    return loop.run(stage, config, out, progress=False, **options)
+    return loop.train(stage, config, Run(out, progress=False, **options))
 
 
 @pytest.mark.parametrize("checkpoint_seconds", [0.0, 1e9])

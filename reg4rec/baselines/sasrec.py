@@ -18,7 +18,8 @@ from reg4rec.infer.histories import allowed_rows, padded, read_histories
 from reg4rec.infer.ranking import SOURCES, Ranking
 from reg4rec.infer.table import results_table
 from reg4rec.loop import LoopConfig
-from reg4rec.settings import check_seed, check_settings, override
+from reg4rec.run import Run, choose_device
+from reg4rec.settings import check_settings, override
 from reg4rec.storage import atomic_folder, read_header, read_tensors, write_json, write_tensors
 from reg4rec.train.item_loss import draw_negatives, sampled_softmax_loss
 from reg4rec.train.validation import validation_metrics
@@ -88,7 +89,7 @@ class SASRec:
     def __init__(
         self, network: SASRecNetwork, items: ItemCatalog, config: SASRecConfig, device: str | torch.device = "auto"
     ):
-        self.device = loop.choose_device(device)
+        self.device = choose_device(device)
         self.network, self.items, self.config = network.to(self.device).eval(), items, config
 
     @classmethod
@@ -96,25 +97,19 @@ class SASRec:
         cls,
         dataset: Dataset,
         config: SASRecConfig | None = None,
-        out: str | Path | None = None,
-        resume: bool = True,
-        seed: int = 0,
-        device: str = "auto",
-        progress: bool = True,
+        run: Run = Run(),
         **overrides: Any,
     ) -> "SASRec":
         """Train on `config.part` of a dataset and keep the epoch of best validation NDCG@10.
 
-        `out` is the run folder (see `reg4rec.loop`); with `resume` a killed run goes on from its last checkpoint.
-        `overrides` replace fields of `config` or of its `loop` by name, `dim=32` or `epochs=5` for example.
+        `run.out` is the run folder (see `reg4rec.loop`); a killed run goes on from its last checkpoint. `overrides`
+        replace fields of `config` or of its `loop` by name, `dim=32` or `epochs=5` for example.
         """
-        check_seed(seed)
         config = override(config or SASRecConfig(), overrides)
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
+        with run.seeded():
             network = _build(dataset.num_items, config)
-        model = cls(network, dataset.items, config, device)
-        loop.run(_Stage(model, dataset, seed), config.loop, out, resume, seed, progress)
+        model = cls(network, dataset.items, config, run.device)
+        loop.train(_Stage(model, dataset, run.seed), config.loop, run)
         network.eval()
         return model
 

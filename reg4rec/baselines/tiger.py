@@ -1,6 +1,6 @@
 """TIGER: items as coarse-to-fine tokens of an RQ-VAE, generated in that order."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +8,12 @@ import numpy.typing as npt
 
 from reg4rec.data import Dataset, Sequences, ViewConfig
 from reg4rec.errors import InputError
-from reg4rec.infer import Recommender
+from reg4rec.infer import Recommender, SearchConfig
 from reg4rec.loop import LoopConfig
-from reg4rec.tokenizer import TokenizerConfig, fit_tokenizer
-from reg4rec.train import PretrainConfig, pretrain
+from reg4rec.recipes import Recipe
+from reg4rec.run import Run
+from reg4rec.tokenizer import TokenizerConfig
+from reg4rec.train import AlignConfig, PretrainConfig
 
 __all__ = ["Tiger", "TigerConfig"]
 
@@ -19,6 +21,7 @@ __all__ = ["Tiger", "TigerConfig"]
 def _tokenizer() -> TokenizerConfig:
     """Three codebooks of 256 on item texts, layers of 512, 256 and 128 around 32 dimensions, a collision token."""
     return TokenizerConfig(
+        recipe="tiger",
         kind="rq-vae",
         num_codebooks=3,
         codebook_size=256,
@@ -34,6 +37,7 @@ def _tokenizer() -> TokenizerConfig:
 def _pretrain() -> PretrainConfig:
     """A flat history, and the usual next-token loss in fixed order."""
     return PretrainConfig(
+        recipe="tiger",
         order="fixed",
         targets="next",
         score_items=False,
@@ -85,37 +89,16 @@ class Tiger:
         cls,
         dataset: Dataset,
         config: TigerConfig | None = None,
-        out: str | Path | None = None,
-        resume: bool = True,
-        seed: int = 0,
-        device: str = "auto",
-        progress: bool = True,
+        run: Run = Run(),
     ) -> "Tiger":
-        """Tokens, then the model; `config.pretrain.part` names the part of the data that both are fitted on.
+        """The road of every recipe, without a search to set up; `config.pretrain.part` of the data is learned from.
 
-        With `out` the runs lie in `out/tokenizer` and `out/model`, killed ones go on with `resume`, and the result is
-        in `out/tiger`. The same seed gives the same bits on the CPU with the same number of threads.
+        With `run.out` the runs lie in its folders tokenizer/ and model/, and the result in model/recommender/.
         """
         config = config or TigerConfig()
-        part, folder = config.pretrain.part, None if out is None else Path(out)
-        runs = (None, None) if folder is None else (folder / "tokenizer", folder / "model")
-        tokens = replace(config.tokenizer, seed=seed)
-        tokenizer = fit_tokenizer(dataset, tokens, out=runs[0], resume=resume, part=part, progress=progress)
-        model = pretrain(dataset, tokenizer, config.pretrain, runs[1], resume, seed, device, progress)
-        recommender = Recommender(
-            model,
-            tokenizer,
-            dataset.items,
-            dataset.item_counts(part),
-            trained_on=part,
-            device=device,
-            prune_threshold=None,
-            **config.pretrain.search,
-        )
-        tiger = cls(recommender)
-        if folder is not None:
-            tiger.save_pretrained(folder / "tiger")
-        return tiger
+        recipe = Recipe(config.tokenizer, config.pretrain, AlignConfig(recipe=config.pretrain.recipe))
+        search = SearchConfig(prune_threshold=None, **config.pretrain.search)
+        return cls(recipe.fit(dataset, run, search=search))
 
     @property
     def trained_on(self) -> str:

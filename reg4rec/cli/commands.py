@@ -8,20 +8,20 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from reg4rec import distributed
-from reg4rec.baselines import Popularity
-from reg4rec.cli.data import DataOptions, describe
+from reg4rec.cli.data import DataOptions, FileOptions, describe
 from reg4rec.cli.output import show
-from reg4rec.data import Dataset, load_dataset, read_interactions
+from reg4rec.data import Dataset, load_dataset
 from reg4rec.errors import InputError
-from reg4rec.evaluation import Ranker, evaluate
+from reg4rec.evaluation import Popularity, Ranker, evaluate
 from reg4rec.infer import DType, Recommender
 from reg4rec.infer.cluster import recommend_on_cluster
 from reg4rec.infer.job import recommend_to_folder
+from reg4rec.run import Run
 from reg4rec.storage import read_json
 from reg4rec.tokenizer import Tokenizer, TokenizerConfig, fit_tokenizer
-from reg4rec.train import AlignConfig, PretrainConfig, RecipeName, align, fit_recommender
+from reg4rec.train import AlignConfig, PretrainConfig, align, fit_recommender
 
-__all__ = ["Align", "DataGet", "DataPrepare", "Evaluate", "Pretrain", "Recommend", "Tokenize"]
+__all__ = ["Align", "DataGet", "DataPrepare", "Evaluate", "Pretrain", "Recommend", "Tokenize", "trained_on"]
 
 
 @dataclass(frozen=True)
@@ -57,41 +57,13 @@ class DataPrepare:
     """the dataset folder to write"""
     items: Path | None = None
     """the same kinds of file, a row an item"""
-    user: str = "user_id"
-    """column of the user ids"""
-    item: str = "item_id"
-    """column of the item ids, in both files"""
-    time: str | None = "timestamp"
-    """column to sort by; None takes the rows as oldest first"""
-    title: str | None = None
-    """column of the item titles, by default `title` where there is one"""
-    brand: str | None = None
-    """column of the item brands, by default `brand` where there is one"""
-    categories: str | None = None
-    """column of the category path, a list or text separated by | or >, by default `categories` where there is one"""
-    min_interactions: int = 5
-    """users and items with fewer are dropped, again and again until none is left (k-core)"""
-    max_malformed: int = 10
-    """lines that may be left out because they cannot be read; with more, nothing is prepared"""
+    files: Annotated[FileOptions, tyro.conf.arg(name="")] = field(default_factory=FileOptions)
     options: Annotated[DataOptions, tyro.conf.arg(name="")] = field(default_factory=DataOptions)
     json: bool = False
     """print one JSON object instead of text"""
 
     def run(self) -> None:
-        data = read_interactions(
-            self.interactions,
-            self.items,
-            user=self.user,
-            item=self.item,
-            time=self.time,
-            title=self.title,
-            brand=self.brand,
-            categories=self.categories,
-            min_interactions=self.min_interactions,
-            max_malformed=self.max_malformed,
-            vectors=self.options.vectors,
-        )
-        data = self.options.apply(data)
+        data = self.options.apply(self.files.read(self.interactions, self.items, self.options.vectors))
         data.save(self.out)
         show(describe(data, self.out), {"dataset": self.out, "name": data.name, **data.card}, self.json)
 
@@ -111,16 +83,19 @@ class Tokenize:
     """dataset folder, or the name of a public dataset"""
     out: Path
     """run folder; a killed run started again goes on, and RUN/tokenizer holds the result"""
-    recipe: RecipeName = "default"
-    """default: the best that we measured; paper: codebooks repeat less. It sets the defaults of the options below"""
     config: Annotated[TokenizerConfig, tyro.conf.arg(name="")] = field(default_factory=TokenizerConfig)
     resume: bool = True
     """go on from the last checkpoint in the run folder, and refuse one of other settings"""
+    seed: int = 0
+    """seed of the views, the weights, the k-means start and the order of batches"""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1 ..."""
     json: bool = False
     """print one JSON object instead of text"""
 
     def run(self) -> None:
-        tokenizer = fit_tokenizer(load_dataset(self.data), self.config, out=self.out, resume=self.resume)
+        run = Run(self.out, self.seed, self.device, self.resume)
+        tokenizer = fit_tokenizer(load_dataset(self.data), self.config, run)
         text = f"{tokenizer.describe()}\ntokenizer: {self.out / 'tokenizer'}"
         show(text, {"tokenizer": self.out / "tokenizer", **asdict(tokenizer.health)}, self.json)
 
@@ -135,8 +110,6 @@ class Pretrain:
     """tokenizer folder fitted on that dataset"""
     out: Path
     """run folder; a killed run started again goes on, and RUN/recommender holds the result"""
-    recipe: RecipeName = "default"
-    """default: the best that we measured; paper: the paper's parts alone. It sets the defaults of the options below"""
     config: Annotated[PretrainConfig, tyro.conf.arg(name="")] = field(default_factory=PretrainConfig)
     resume: bool = True
     """go on from the last checkpoint in the run folder"""
@@ -149,8 +122,9 @@ class Pretrain:
 
     def run(self) -> None:
         _refuse_to_remove("tokens", self.tokens, self.out, self.resume)
+        run = Run(self.out, self.seed, self.device, self.resume)
         data, tokenizer = load_dataset(self.data), Tokenizer.from_pretrained(self.tokens)
-        recommender = fit_recommender(data, tokenizer, self.config, self.out, self.resume, self.seed, self.device)
+        recommender = fit_recommender(data, tokenizer, self.config, run)
         search = asdict(recommender.config)
         chosen = ", ".join(f"{name} {value}" for name, value in search.items())
         text = f"search: {chosen}\nrecommender: {self.out / 'recommender'}"
@@ -167,8 +141,6 @@ class Align:
     """the dataset that it was trained on"""
     out: Path
     """run folder; a killed run started again goes on, and RUN/recommender holds the result"""
-    recipe: RecipeName = "default"
-    """the one by which the recommender was fitted. It sets the defaults of the options below"""
     config: Annotated[AlignConfig, tyro.conf.arg(name="")] = field(default_factory=AlignConfig)
     resume: bool = True
     """go on from the last checkpoint in the run folder"""
@@ -181,8 +153,9 @@ class Align:
 
     def run(self) -> None:
         _refuse_to_remove("model", self.model, self.out, self.resume)
+        run = Run(self.out, self.seed, self.device, self.resume)
         recommender, data = trained_on(self.model, self.data, self.device)
-        align(recommender, data, self.config, self.out, self.resume, self.seed)
+        align(recommender, data, self.config, run)
         distributed.barrier()  # the first process has written the record
         record = read_json(self.out / "align.json")
         after = {name: f"{record['before'][name]:.4f} -> {value:.4f}" for name, value in record["after"].items()}

@@ -1,16 +1,41 @@
-"""Options that both data commands share: what is held back, and matrices that describe the items."""
+"""Options that commands on data share: how files are read, what is held back, matrices that describe the items."""
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from reg4rec.data import CutUnit, Dataset, SplitKind, sentence_view
+from reg4rec.data import CutUnit, Dataset, SplitKind, read_interactions, sentence_view
 from reg4rec.errors import InputError
 from reg4rec.settings import check_settings
 
-__all__ = ["DataOptions", "describe"]
+__all__ = ["DataOptions", "FileOptions", "describe"]
+
+
+@dataclass(frozen=True)
+class FileOptions:
+    """How files of interactions and items are read."""
+
+    user: str = "user_id"
+    """column of the user ids"""
+    item: str = "item_id"
+    """column of the item ids, in both files"""
+    time: str | None = "timestamp"
+    """column to sort by; None takes the rows as oldest first"""
+    title: str | None = None
+    """column of the item titles, by default `title` where there is one"""
+    brand: str | None = None
+    """column of the item brands, by default `brand` where there is one"""
+    categories: str | None = None
+    """column of the category path, a list or text separated by | or >, by default `categories` where there is one"""
+    min_interactions: int = 5
+    """users and items with fewer are dropped, again and again until none is left (k-core)"""
+    max_malformed: int = 10
+    """lines that may be left out because they cannot be read; with more, nothing is prepared"""
+
+    def read(self, interactions: Path, items: Path | None, vectors: dict[str, Path]) -> Dataset:
+        return read_interactions(interactions, items, vectors=vectors, **asdict(self))
 
 
 @dataclass(frozen=True)

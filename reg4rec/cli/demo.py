@@ -1,21 +1,18 @@
 """`reg4rec demo`: MovieLens-100K from its files to recommendations, in one go."""
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 
-from reg4rec.baselines import Popularity
 from reg4rec.cli.data import describe
-from reg4rec.data import Dataset, ViewConfig, load_dataset
+from reg4rec.data import Dataset, load_dataset
 from reg4rec.data.parquet import write_parquet
-from reg4rec.evaluation import evaluate
 from reg4rec.infer import Recommender
 from reg4rec.infer.job import recommend_to_folder
-from reg4rec.settings import override
-from reg4rec.tokenizer import TokenizerConfig, fit_tokenizer
-from reg4rec.train import PretrainConfig, align, fit_recommender
+from reg4rec.recipes import RECIPES, fit_and_evaluate
+from reg4rec.run import Run
 
 __all__ = ["Demo"]
 
@@ -33,24 +30,14 @@ class Demo:
 
     def run(self) -> None:
         started = time.monotonic()
-        views = ViewConfig(text_columns=("title", "genres"))
-        tokens = TokenizerConfig(codebook_size=64, views=views, seed=self.seed)
-        config = override(PretrainConfig(), {"epochs": self.epochs})
-
+        run = Run(self.out, self.seed)
+        recipe = RECIPES["default"].change(
+            tokenizer={"codebook_size": 64, "text_columns": ("title", "genres")}, pretrain={"epochs": self.epochs}
+        )
         data = load_dataset("ml-100k")
-        data.save(self.out / "data")
         print(describe(data, self.out / "data"))
-
-        tokenizer = fit_tokenizer(data, tokens, out=self.out / "tokenizer")
-        print(tokenizer.describe())
-
-        recommender = fit_recommender(data, tokenizer, config, self.out / "pretrain", seed=self.seed)
-        recommender = align(recommender, data, out=self.out / "align", seed=self.seed)
-        recommender.save_pretrained(self.out / "recommender")
-
-        report = evaluate([Popularity.fit(data), recommender], data)
-        report = replace(report, card={**report.card, "seconds_of_demo": time.monotonic() - started})
-        report.save(self.out / "metrics.json")
+        recommender, report = fit_and_evaluate(data, recipe, run, aligned=True)
+        print(recommender.tokenizer.describe())
         print(report.table())
 
         write_parquet(self.out / "users.parquet", user_table(data))
@@ -58,7 +45,7 @@ class Demo:
         done = recommend_to_folder(recommender, self.out / "users.parquet", folder, resume=False)
         print(f"recommendations for {done['users']} users: {folder}")
         show_one(recommender, data)
-        print(f"\n{time.monotonic() - started:.0f} s in all; the recommender stands in {self.out / 'recommender'}")
+        print(f"\n{time.monotonic() - started:.0f} s in all; the recommender is saved in {self.out / 'recommender'}")
 
 
 def user_table(data: Dataset) -> pa.Table:

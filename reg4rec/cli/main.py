@@ -18,13 +18,14 @@ from reg4rec.cli.compare import Compare
 from reg4rec.cli.demo import Demo
 from reg4rec.cli.doctor import Doctor
 from reg4rec.cli.explain import Explain
+from reg4rec.cli.fit import Fit
 from reg4rec.cli.info import Info
 from reg4rec.cli.report import Report
 from reg4rec.cli.study import StudyColdStart, StudyCorp, StudySampling, StudyVariants
 from reg4rec.errors import InputError, ProcessLostError, TokenizerCollapseError
 from reg4rec.ops import BackendError
+from reg4rec.recipes import Recipe, recipe_named
 from reg4rec.studies import QUESTIONS
-from reg4rec.train import RECIPES, Recipe
 
 __all__ = ["main"]
 
@@ -47,7 +48,7 @@ STUDIES: tuple[Any, ...] = (
 )
 StudyCommand: Any = functools.reduce(operator.or_, STUDIES)
 MISTAKES = (InputError, TokenizerCollapseError, BackendError, FloatingPointError, ProcessLostError)
-SHARED = (Tokenize, Pretrain, Align, Evaluate)
+SHARED = (Fit, Tokenize, Pretrain, Align, Evaluate)
 """Commands that several processes run as one."""
 
 
@@ -70,7 +71,7 @@ def _answer(words: Sequence[str]) -> None:
     try:
         command = _parse(words)
         if not isinstance(command, SHARED) and distributed.world() > 1:
-            raise InputError("this command runs in one process; torchrun is for tokenize, pretrain, align and evaluate")
+            raise InputError("this command runs in one process; torchrun is for fit and its stages, and evaluate")
         command.run()
     except MISTAKES as error:
         print(f"reg4rec: {_as_typed(str(error), words)}", file=sys.stderr)
@@ -93,6 +94,7 @@ def _command(recipe: Recipe) -> Any:
     align = Align(tyro.MISSING, tyro.MISSING, tyro.MISSING, config=recipe.align)
     stage = (
         Annotated[Demo, tyro.conf.subcommand("demo")]
+        | Annotated[Fit, tyro.conf.subcommand("fit")]
         | Annotated[DataCommand, tyro.conf.subcommand("data", description=ABOUT_DATA)]
         | Annotated[Tokenize, tyro.conf.subcommand("tokenize", default=tokenize)]
         | Annotated[Pretrain, tyro.conf.subcommand("pretrain", default=pretrain)]
@@ -113,10 +115,10 @@ def _command(recipe: Recipe) -> Any:
 
 
 def _recipe(words: Sequence[str]) -> Recipe:
-    """The recipe that is asked for; a wrong name is left to tyro, which lists the known ones."""
+    """The recipe that is asked for, whose settings are the defaults that the help shows."""
     options = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    options.add_argument("--recipe", nargs="?", default="default")
-    return RECIPES.get(options.parse_known_args(words)[0].recipe, RECIPES["default"])
+    options.add_argument("--recipe", default="default")
+    return recipe_named(options.parse_known_args(words)[0].recipe)
 
 
 def _parse(words: Sequence[str]) -> Any:

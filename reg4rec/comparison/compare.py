@@ -18,7 +18,7 @@ from reg4rec.comparison.table import Comparison, Row
 from reg4rec.data import Dataset
 from reg4rec.errors import InputError
 from reg4rec.evaluation import evaluate
-from reg4rec.settings import override
+from reg4rec.settings import differences, override
 from reg4rec.storage import read_header, read_json, write_json
 
 __all__ = ["compare", "versions"]
@@ -97,20 +97,12 @@ def _read_result(path: Path, identity: dict[str, Any]) -> dict[str, Any]:
     if not path.exists():
         return {"format": FORMAT, "version": VERSION, **identity, "reports": {}}
     found = read_header(path, FORMAT, VERSION)
-    differing = [place for name, value in identity.items() for place in _differences(name, found.get(name), value)]
+    differing = [place for name, value in identity.items() for place in differences(name, found.get(name), value)]
     if differing:
         raise InputError(
             f"{path.parent} holds a run with other {', '.join(differing)}; choose another folder or remove that run"
         )
     return found
-
-
-def _differences(name: str, found: Any, wanted: Any) -> list[str]:
-    """The names, with dots, of the values in which two settings differ."""
-    if not (isinstance(found, dict) and isinstance(wanted, dict)):
-        return [] if found == wanted else [name]
-    keys = sorted(found.keys() | wanted.keys())
-    return [place for key in keys for place in _differences(f"{name}.{key}", found.get(key), wanted.get(key))]
 
 
 def _best_epochs(run: Path) -> int:

@@ -5,8 +5,8 @@ from typing import Literal, get_args
 
 from reg4rec.baselines import SASRecConfig, TigerConfig
 from reg4rec.errors import InputError
+from reg4rec.recipes import RECIPES, Recipe
 from reg4rec.settings import SEED_RANGE, SEEDS
-from reg4rec.train import RECIPES, Recipe
 
 __all__ = ["CompareConfig", "MethodName", "ProtocolName"]
 
@@ -29,7 +29,7 @@ class CompareConfig:
     sasrec: SASRecConfig = field(default_factory=SASRecConfig)
     tiger: TigerConfig = field(default_factory=TigerConfig)
     reg4rec: Recipe = field(default_factory=lambda: RECIPES["default"])
-    """the comparison's seed replaces the tokenizer's, here and below"""
+    """what the method reg4rec is fitted with"""
     paper: Recipe = field(default_factory=lambda: RECIPES["paper"])
     """what the method reg4rec-paper is fitted with"""
 

@@ -7,14 +7,15 @@ from typing import Any, Literal, NamedTuple
 
 from torch import nn
 
-from reg4rec.baselines import Popularity, SASRec, Tiger
+from reg4rec.baselines import SASRec, Tiger
 from reg4rec.comparison.config import CompareConfig
 from reg4rec.data import Dataset
-from reg4rec.evaluation import Ranker
+from reg4rec.evaluation import Popularity, Ranker
 from reg4rec.infer import Recommender
 from reg4rec.loop import LoopConfig
-from reg4rec.tokenizer import fit_tokenizer
-from reg4rec.train import Recipe, align, fit_recommender
+from reg4rec.recipes import Recipe
+from reg4rec.run import Run
+from reg4rec.train import align
 
 __all__ = ["METHODS", "Fitted", "Job", "Method"]
 
@@ -36,6 +37,10 @@ class Job:
     device: str
     epochs: int | None = None
     first: Path | None = None
+
+    @property
+    def run(self) -> Run:
+        return Run(self.out, self.seed, self.device)
 
     @property
     def part(self) -> Part:
@@ -71,35 +76,32 @@ def _fit_popularity(job: Job) -> Fitted:
 
 def _fit_sasrec(job: Job) -> Fitted:
     config = replace(job.config.sasrec, part=job.part, loop=job.plan(job.config.sasrec.loop))
-    model = SASRec.fit(job.data, config, job.out, seed=job.seed, device=job.device)
+    model = SASRec.fit(job.data, config, job.run)
     return Fitted(model, _size(model.network))
 
 
 def _fit_tiger(job: Job) -> Fitted:
     own = job.config.tiger
     config = replace(own, pretrain=replace(own.pretrain, part=job.part, loop=job.plan(own.pretrain.loop)))
-    model = Tiger.fit(job.data, config, job.out, seed=job.seed, device=job.device)
+    model = Tiger.fit(job.data, config, job.run)
     return Fitted(model, _size(model.recommender.model) + _size(model.recommender.tokenizer.quantizer))
 
 
 def _fit_recipe(job: Job, own: Recipe) -> Fitted:
-    tokenizer_config = replace(own.tokenizer, seed=job.seed)
-    config = replace(own.pretrain, part=job.part, loop=job.plan(own.pretrain.loop))
-    tokenizer = fit_tokenizer(job.data, tokenizer_config, out=job.out / "tokenizer", part=job.part)
+    recipe = replace(own, pretrain=replace(own.pretrain, part=job.part, loop=job.plan(own.pretrain.loop)))
     search = None
     if job.first is not None:
         chosen = Recommender.from_pretrained(job.first / "model" / "recommender", "cpu").config
         search = replace(chosen, temperatures=None)  # they belong to the codebooks of the first fit
-    out = job.out / "model"
-    model = fit_recommender(job.data, tokenizer, config, out, seed=job.seed, device=job.device, search=search)
-    return Fitted(model, _size(model.model) + _size(tokenizer.quantizer))
+    model = recipe.fit(job.data, job.run, search=search)
+    return Fitted(model, _size(model.model) + _size(model.tokenizer.quantizer))
 
 
 def _fit_aligned(job: Job, own: Recipe, start: str) -> Fitted:
     """The fit of the method `start` with the same seed, which is made where it does not stand yet, and aligned."""
     first = _fit_recipe(replace(job, out=job.out.parents[1] / start / job.out.name), own)
     assert isinstance(first.ranker, Recommender)
-    return Fitted(align(first.ranker, job.data, own.align, job.out, seed=job.seed), first.parameters)
+    return Fitted(align(first.ranker, job.data, own.align, job.run), first.parameters)
 
 
 def _fitted_by(own: Recipe) -> dict[str, Any]:

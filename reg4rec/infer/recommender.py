@@ -34,8 +34,8 @@ from reg4rec.kernels.beam_step.index import (
     stored_index,
 )
 from reg4rec.kernels.beam_step.reference import is_excluded
-from reg4rec.loop import choose_device
 from reg4rec.model import Memory, Reg4RecModel
+from reg4rec.run import choose_device
 from reg4rec.settings import override
 from reg4rec.storage import atomic_folder, read_header, read_tensors, write_json, write_tensors
 from reg4rec.tokenizer import Tokenizer

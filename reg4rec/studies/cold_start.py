@@ -1,25 +1,25 @@
 """How well items and users are served that training never saw."""
 
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from reg4rec.baselines import Popularity, SASRec
+from reg4rec.baselines import SASRec
 from reg4rec.comparison.compare import versions
 from reg4rec.data import Dataset, Sequences
-from reg4rec.evaluation import ndcg_at, recall_at
+from reg4rec.evaluation import Popularity, ndcg_at, recall_at
 from reg4rec.infer import Recommender
+from reg4rec.run import Run
 from reg4rec.settings import override
 from reg4rec.studies.config import ColdStartConfig
 from reg4rec.studies.findings import ColdStartFindings, Row
 from reg4rec.studies.held_out import Cases, HeldOut, hold_out
 from reg4rec.studies.text_neighbor import TextNeighbor
-from reg4rec.tokenizer import Tokenizer, fit_tokenizer
-from reg4rec.train import fit_recommender
+from reg4rec.tokenizer import Tokenizer
 
 __all__ = ["cold_start"]
 
@@ -40,12 +40,10 @@ def cold_start(
     InputError where they have other settings. `overrides` replace fields of `config` by name, `seed=1` for example.
     """
     config, out = override(config or ColdStartConfig(), overrides), Path(out)
+    run = Run(out, config.seed, device)
     held = hold_out(data, config.items, config.users, config.seed)
-    tokenizer = fit_tokenizer(held.seen, replace(config.reg4rec.tokenizer, seed=config.seed), out=out / "tokenizer")
-    recommender = fit_recommender(
-        held.seen, tokenizer, config.reg4rec.pretrain, out / "model", seed=config.seed, device=device
-    )
-    sasrec = SASRec.fit(held.seen, config.sasrec, out / "sasrec", seed=config.seed, device=device)
+    recommender = config.reg4rec.fit(held.seen, run)
+    sasrec = SASRec.fit(held.seen, config.sasrec, run.stage("sasrec"))
 
     rows = _new_items(held, recommender) + _new_users(held, recommender, sasrec, config)
     counts = {

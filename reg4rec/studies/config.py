@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 
 from reg4rec.baselines import SASRecConfig
 from reg4rec.errors import InputError
+from reg4rec.recipes import RECIPES, Recipe
 from reg4rec.settings import SEED_RANGE, SEEDS, check_settings
-from reg4rec.train import RECIPES, Recipe
 
 __all__ = ["ColdStartConfig"]
 
@@ -21,7 +21,7 @@ class ColdStartConfig:
     newest: tuple[int, ...] = (1, 2, 4)
     """lengths that users' histories are cut to, oldest items first, beside whole ones"""
     seed: int = 0
-    """seed of what is held out and of every fit; it replaces the tokenizer's"""
+    """seed of what is held out and of every fit"""
     reg4rec: Recipe = field(default_factory=lambda: RECIPES["default"])
     sasrec: SASRecConfig = field(default_factory=SASRecConfig)
 

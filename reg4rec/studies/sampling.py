@@ -14,6 +14,7 @@ from reg4rec.comparison.table import markdown_table
 from reg4rec.data import Dataset
 from reg4rec.errors import InputError
 from reg4rec.model import Format
+from reg4rec.run import Run
 from reg4rec.settings import SEED_RANGE, SEEDS, check_settings, override
 from reg4rec.storage import atomic_file, write_json
 from reg4rec.tokenizer import Tokenizer
@@ -167,7 +168,7 @@ def sampling(
     config, out = override(config or SamplingConfig(), overrides), Path(out)
     everything_fp32 = LadqConfig(sample_every=config.every, decay=0.0, fp32_share=1.0, fp8_share=0.0, slowdown=1e9)
     settings = replace(config.pretrain, precision="ladq", ladq=everything_fp32)
-    pretrain(data, tokenizer, settings, out / "run", seed=config.seed, device=device)
+    pretrain(data, tokenizer, settings, Run(out / "run", config.seed, device))
     history = read_ladq(out / "run").history
     if len(history) < 2 * SMOOTH:
         raise InputError(

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,12 +19,12 @@ from reg4rec.data import Dataset, ItemCatalog
 from reg4rec.errors import InputError, TokenizerCollapseError
 from reg4rec.evaluation import RecordedRanks, evaluate
 from reg4rec.infer import Recommender
+from reg4rec.recipes import RECIPES, Recipe
+from reg4rec.run import Run
 from reg4rec.settings import SEED_RANGE, SEEDS, check_settings, override
 from reg4rec.storage import read_header, read_tensors, to_json, write_json, write_tensors
 from reg4rec.studies.questions import QUESTIONS, Variant
 from reg4rec.studies.variant_findings import Measured, VariantFindings, compared
-from reg4rec.tokenizer import Tokenizer, fit_tokenizer
-from reg4rec.train import RECIPES, Recipe, fit_recommender
 from reg4rec.train.align_stage import AlignStage
 
 __all__ = ["VariantConfig", "study_variants"]
@@ -137,15 +138,19 @@ class _Job:
     device: str
 
     @cached_property
+    def recipe(self) -> Recipe:
+        """The study's recipe with the changes of this row."""
+        return self.config.recipe.change(self.variant.tokenizer, self.variant.pretrain, self.variant.align)
+
+    @cached_property
     def settings(self) -> dict[str, Any]:
         """All that decides the stages, those before included, as JSON has it."""
-        recipe, variant = self.config.recipe, self.variant
-        tokenizer = replace(override(recipe.tokenizer, dict(variant.tokenizer)), seed=self.seed)
-        stages: dict[str, Any] = {"dataset": self.data.card["fingerprint"], "tokenizer": asdict(tokenizer)}
-        pretrain = override(recipe.pretrain, dict(variant.pretrain))
-        stages["model"] = asdict(pretrain) | {"seed": self.seed, "mislabeled": variant.mislabeled}
+        recipe, variant = self.recipe, self.variant
+        stages: dict[str, Any] = {"dataset": self.data.card["fingerprint"]}
+        stages["tokenizer"] = asdict(recipe.tokenizer) | {"seed": self.seed}
+        stages["model"] = asdict(recipe.pretrain) | {"seed": self.seed, "mislabeled": variant.mislabeled}
         if variant.align is not None:
-            stages["aligned"] = asdict(override(recipe.align, dict(variant.align)))
+            stages["aligned"] = asdict(recipe.align)
         stages["measured"] = {"search": dict(variant.search), "max_users": self.config.max_users}
         return json.loads(to_json(stages))
 
@@ -194,24 +199,25 @@ class _Job:
 
     def _fitted(self) -> Recommender:
         """The row's recommender; stages that are finished are read."""
-        recipe, variant = self.config.recipe, self.variant
-        tokens, model = self.folder("tokenizer"), self.folder("model")
-        if not (tokens / "tokenizer").exists():
-            config = override(recipe.tokenizer, dict(variant.tokenizer))
-            fit_tokenizer(self.data, replace(config, seed=self.seed), out=tokens)
-        taught = _mislabeled(self.data, variant.mislabeled, self.seed)
-        if not (model / "recommender").exists():
-            tokenizer = Tokenizer.from_pretrained(tokens / "tokenizer")
-            plan = override(recipe.pretrain, dict(variant.pretrain))
-            fit_recommender(taught, tokenizer, plan, model, seed=self.seed, device=self.device)
-        recommender = Recommender.from_pretrained(model / "recommender", self.device)
-        if variant.align is not None:
+        taught = _mislabeled(self.data, self.variant.mislabeled, self.seed)
+        run = _Fits(self.fits, self.seed, self.device, folder_of=self.folder)
+        recommender = self.recipe.fit(taught, run)
+        if self.variant.align is not None:
             # weights as the best epoch left them, better or worse than before, under the search chosen before
-            alignment = override(recipe.align, dict(variant.align))
-            stage = AlignStage(recommender, taught, alignment, self.seed)
-            loop.run(stage, alignment.loop, self.folder("aligned"), seed=self.seed)
+            stage = AlignStage(recommender, taught, self.recipe.align, self.seed)
+            loop.train(stage, self.recipe.align.loop, run.stage("aligned"))
             recommender = recommender.with_model(stage.policy)
-        return recommender.with_search(**variant.search)
+        return recommender.with_search(**self.variant.search)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Fits(Run):
+    """A run whose stages lie in folders that are named after what decides them."""
+
+    folder_of: Callable[[str], Path]
+
+    def stage(self, name: str) -> Run:
+        return Run(self.folder_of(name), self.seed, self.device)
 
 
 @dataclass(frozen=True, eq=False)

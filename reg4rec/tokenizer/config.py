@@ -5,7 +5,7 @@ from typing import Any, Literal, get_args
 
 from reg4rec.data import ViewConfig
 from reg4rec.errors import InputError
-from reg4rec.settings import SEED_RANGE, SEEDS, check_settings
+from reg4rec.settings import check_settings
 
 __all__ = ["Floors", "Kind", "OrthogonalityForm", "TokenizerConfig", "suggested_codebook_size"]
 
@@ -75,8 +75,9 @@ class TokenizerConfig:
     """what an item vector is made of (ours, D1)"""
     floors: Floors = field(default_factory=Floors)
     """health below which fitting stops"""
-    seed: int = 0
-    """seed of the views, the weights, the k-means start and the order of batches"""
+    recipe: str = "default"
+    """default: the best that we measured; paper: the paper's parts alone. All stages of a fit have the same one; on the
+    command line it sets the defaults of the other options"""
 
     def __post_init__(self) -> None:
         sizes = ("num_codebooks", "codebook_size", "codeword_dim", "hidden_dim", "epochs", "batch_size")
@@ -93,7 +94,6 @@ class TokenizerConfig:
                 f"from 0 to below epochs, {self.epochs}",
             ),
             ("learning_rate", self.learning_rate > 0, "positive"),
-            ("seed", self.seed in SEEDS, SEED_RANGE),
         )
 
     @property
@@ -122,10 +122,10 @@ class TokenizerConfig:
 
     @classmethod
     def from_json(cls, stored: dict[str, Any]) -> "TokenizerConfig":
-        """The configuration that `dataclasses.asdict` and JSON made of one; those without a kind are of MPQ alone."""
+        """The configuration that `dataclasses.asdict` and JSON made of one."""
         views: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in stored["views"].items()}
         rest = {name: value for name, value in stored.items() if name not in ("views", "floors")}
-        return cls(**{"kind": "mpq", **rest}, views=ViewConfig(**views), floors=Floors(**stored["floors"]))
+        return cls(**rest, views=ViewConfig(**views), floors=Floors(**stored["floors"]))
 
 
 def suggested_codebook_size(num_items: int) -> int:

@@ -1,8 +1,8 @@
 """Fitting the tokenizer: item views, training, tokens, health."""
 
+import contextlib
 import json
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -10,7 +10,8 @@ from torch import Tensor
 
 from reg4rec import checkpoints, distributed, loop
 from reg4rec.data import Dataset, ItemViews, Sequences
-from reg4rec.errors import TokenizerCollapseError
+from reg4rec.errors import InputError, TokenizerCollapseError
+from reg4rec.run import Run, choose_device
 from reg4rec.settings import override
 from reg4rec.tokenizer.codebooks import squared_distances
 from reg4rec.tokenizer.collisions import collision_token, separate_collisions
@@ -28,20 +29,16 @@ __all__ = ["fit_tokenizer"]
 def fit_tokenizer(
     dataset: Dataset,
     config: TokenizerConfig | None = None,
-    *,
-    out: str | Path | None = None,
-    resume: bool = True,
+    run: Run = Run(),
     part: Literal["train", "train+validation"] = "train",
-    device: str = "cpu",
-    progress: bool = True,
     **overrides: Any,
 ) -> Tokenizer:
     """Learn tokens for all items of a dataset, from texts, matrices and the interactions of `part`.
 
-    `overrides` replace fields of `config` by name, `kind="rq-vae"` or `text_dim=64` for example. With `out` the
-    tokenizer is saved in `out/tokenizer`, beside the run that made it; with `resume` a killed one of a trained kind
-    goes on, and a folder of other settings is refused. The same seed gives the same bits on the CPU with the same
-    number of threads.
+    `overrides` replace fields of `config` by name, `kind="rq-vae"` or `text_dim=64` for example. With `run.out` the
+    tokenizer is saved in `out/tokenizer`, beside the run that made it; with `run.resume` a killed one of a trained kind
+    goes on, a finished one is loaded, and a folder of other settings is refused. The same seed gives the same bits on
+    the CPU with the same number of threads.
 
     InputError for settings that do not fit the catalog; TokenizerCollapseError, with the reason and a remedy, when
     the tokens could not carry a recommender.
@@ -49,24 +46,37 @@ def fit_tokenizer(
     """
     config = override(config or TokenizerConfig(), overrides)
     config.check_catalog(dataset.num_items)
-    views = ItemViews.fit(dataset, config.views, part, config.seed)
-    vectors_IV = torch.from_numpy(views.vectors_IV).to(device)
-    quantizer = build_quantizer(config, views.dim, torch.Generator().manual_seed(config.seed)).to(device)
-    card = {"dataset": dataset.card.get("fingerprint"), "part": part}
+    card = {"dataset": dataset.card.get("fingerprint"), "part": part, "seed": run.seed}
+    if (finished := _finished(run, config, card)) is not None:
+        return finished
     settings = json.loads(json.dumps(asdict(config) | card))
+    device = choose_device(run.device)
+    views = ItemViews.fit(dataset, config.views, part, run.seed)
+    vectors_IV = torch.from_numpy(views.vectors_IV).to(device)
+    quantizer = build_quantizer(config, views.dim, torch.Generator().manual_seed(run.seed)).to(device)
     if config.kind in TRAINED:
-        stage = TokenizerStage(quantizer, vectors_IV, config, settings)
+        stage = TokenizerStage(quantizer, vectors_IV, config, settings, run.seed)
         plan = loop.LoopConfig(epochs=config.epochs, learning_rate=config.learning_rate)
-        loop.run(stage, plan, out, resume, config.seed, progress)
+        loop.train(stage, plan, run)
     else:
-        if out is not None:
-            checkpoints.open_folder(Path(out), settings, resume)
-        fit_by_kmeans(quantizer, vectors_IV, config.seed)
-    with checkpoints.recorded(out):
+        if run.folder is not None:
+            checkpoints.open_folder(run.folder, settings, run.resume)
+        fit_by_kmeans(quantizer, vectors_IV, run.seed)
+    with checkpoints.recorded(run.folder):
         tokenizer = _finish(quantizer.eval(), vectors_IV, views, config, card, dataset.part(part))
-    if out is not None and distributed.is_first():
-        tokenizer.save_pretrained(Path(out) / "tokenizer")
+    if run.folder is not None and distributed.is_first():
+        tokenizer.save_pretrained(run.folder / "tokenizer")
     return tokenizer
+
+
+def _finished(run: Run, config: TokenizerConfig, card: dict[str, Any]) -> Tokenizer | None:
+    """What an earlier run with these settings has left in the folder, if it is whole."""
+    if run.folder is None or not run.resume or not (run.folder / "tokenizer").exists():
+        return None
+    with contextlib.suppress(InputError):  # a damaged one is written again
+        found = Tokenizer.from_pretrained(run.folder / "tokenizer")
+        return found if (found.config, found.card) == (config, card) else None
+    return None
 
 
 @torch.no_grad()

@@ -38,15 +38,22 @@ class TokenizerStage:
     name = "tokenizer"
     monitor = ""
 
-    def __init__(self, quantizer: Quantizer, vectors_IV: Tensor, config: TokenizerConfig, settings: Mapping[str, Any]):
+    def __init__(
+        self,
+        quantizer: Quantizer,
+        vectors_IV: Tensor,
+        config: TokenizerConfig,
+        settings: Mapping[str, Any],
+        seed: int,
+    ):
         self.module: nn.Module = quantizer
         self.settings: Mapping[str, Any] = settings
-        self.quantizer, self.vectors_IV, self.config = quantizer, vectors_IV, config
+        self.quantizer, self.vectors_IV, self.config, self.seed = quantizer, vectors_IV, config, seed
         if config.autoencoder_epochs == 0:
             self._start_codebooks()
 
     def batches(self, epoch: int) -> list[Batch]:
-        generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + epoch)
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
         rows_I = torch.randperm(len(self.vectors_IV), generator=generator).to(self.vectors_IV.device)
         quantizing = epoch >= self.config.autoencoder_epochs
         batches = rows_I.tensor_split(self.config.steps_per_epoch(len(rows_I)))
@@ -77,7 +84,7 @@ class TokenizerStage:
 
     @torch.no_grad()
     def _start_codebooks(self) -> None:
-        generator = torch.Generator().manual_seed(self.config.seed)
+        generator = torch.Generator().manual_seed(self.seed)
         size = self.config.codebook_size
         vectors_XV = sampled_items(self.vectors_IV, size, generator)
 

@@ -6,14 +6,10 @@ from reg4rec.train.calibration import calibrate
 from reg4rec.train.config import PretrainConfig
 from reg4rec.train.fit import fit_recommender
 from reg4rec.train.pretrain import pretrain
-from reg4rec.train.recipes import RECIPES, Recipe, RecipeName
 
 __all__ = [
-    "RECIPES",
     "AlignConfig",
     "PretrainConfig",
-    "Recipe",
-    "RecipeName",
     "RewardWeights",
     "align",
     "calibrate",

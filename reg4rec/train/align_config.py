@@ -66,6 +66,9 @@ class AlignConfig:
     validation_users: int = 2000
     """users on whom Recall and NDCG are measured after every epoch; the best Recall@10 is kept"""
     loop: LoopConfig = field(default_factory=lambda: LoopConfig(epochs=3, learning_rate=5e-5, patience=2))
+    recipe: str = "default"
+    """default: the best that we measured; paper: the paper's parts alone. All stages of a fit have the same one; on the
+    command line it sets the defaults of the other options"""
 
     def __post_init__(self) -> None:
         check_settings(

@@ -59,6 +59,9 @@ class PretrainConfig:
     loop: LoopConfig = field(
         default_factory=lambda: LoopConfig(epochs=12, learning_rate=2e-3, weight_decay=0.1, patience=4)
     )
+    recipe: str = "default"
+    """default: the best that we measured; paper: the paper's parts alone. All stages of a fit have the same one; on the
+    command line it sets the defaults of the other options"""
 
     def __post_init__(self) -> None:
         check_settings(

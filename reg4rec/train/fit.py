@@ -1,7 +1,6 @@
 """From a dataset and its tokens to a recommender that is ready to use."""
 
 from dataclasses import asdict, fields
-from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
@@ -11,13 +10,13 @@ from reg4rec.data import Dataset
 from reg4rec.data.fingerprint import fingerprint
 from reg4rec.infer import Recommender, SearchConfig
 from reg4rec.model import Reg4RecModel
+from reg4rec.run import Run
 from reg4rec.settings import override
 from reg4rec.storage import read_json, write_json
 from reg4rec.tokenizer import Tokenizer
 from reg4rec.train.calibration import calibrate
 from reg4rec.train.config import PretrainConfig
 from reg4rec.train.pretrain import pretrain
-from reg4rec.train.recipes import RecipeName, recipe_named
 
 __all__ = ["calibrated", "fit_recommender", "weights_of"]
 
@@ -26,49 +25,42 @@ def fit_recommender(
     data: Dataset,
     tokenizer: Tokenizer,
     config: PretrainConfig | None = None,
-    out: str | Path | None = None,
-    resume: bool = True,
-    seed: int = 0,
-    device: str = "auto",
-    progress: bool = True,
+    run: Run = Run(),
     search: SearchConfig | None = None,
-    recipe: RecipeName = "default",
     **overrides: Any,
 ) -> Recommender:
     """Pre-train (see `pretrain`), put the parts together, and let validation set up the search.
 
-    With `out`, `calibration.json` lists the settings tried and `recommender/` holds the result; with `resume`, settings
-    that were chosen there for the same weights are taken over. A model trained on the validation items too has nothing
-    left to choose by: `search` gives it what an earlier fit has chosen.
+    In the folder `run.out`, `calibration.json` lists the settings tried and `recommender/` holds the result; with
+    `run.resume`, settings that were chosen there for the same weights are taken over. `search` replaces what validation
+    would choose: a model trained on the validation items too has nothing left to choose by.
     """
-    config = override(config or recipe_named(recipe).pretrain, overrides)
-    model = pretrain(data, tokenizer, config, out, resume, seed, device, progress)
+    config = override(config or PretrainConfig(), overrides)
+    model = pretrain(data, tokenizer, config, run)
     popularity_I = data.item_counts(config.part)
     settings = config.search if search is None else asdict(search)
     recommender = Recommender(
-        model, tokenizer, data.items, popularity_I, trained_on=config.part, device=device, **settings
+        model, tokenizer, data.items, popularity_I, trained_on=config.part, device=run.device, **settings
     )
     if search is None and config.part == "train":
-        kept = None if out is None else Path(out) / "calibration.json"
-        recommender = calibrated(recommender, data, config.validation_users, seed, kept, resume)
-    if out is not None and distributed.is_first():
-        recommender.save_pretrained(Path(out) / "recommender")
+        recommender = calibrated(recommender, data, config.validation_users, run)
+    if run.folder is not None and distributed.is_first():
+        recommender.save_pretrained(run.folder / "recommender")
     return recommender
 
 
-def calibrated(
-    recommender: Recommender, data: Dataset, max_users: int, seed: int, kept: Path | None, resume: bool
-) -> Recommender:
-    """The recommender as `calibrate` sets it up; with `resume`, a record in `kept` of the same weights is taken over.
+def calibrated(recommender: Recommender, data: Dataset, max_users: int, run: Run) -> Recommender:
+    """The recommender as `calibrate` sets it up, and `calibration.json` in the run folder, which lists what was tried.
 
-    `kept` is the file in which the settings tried are written; None keeps no record.
+    With `run.resume`, what that file says of the same weights is taken over.
     """
+    kept = None if run.folder is None else run.folder / "calibration.json"
     choices = [field.name for field in fields(SearchConfig)]
-    basis = fingerprint({}, weights_of(recommender.model), {"users": max_users, "seed": seed, "choices": choices})
-    known = read_json(kept) if kept is not None and resume and kept.exists() else {}
+    basis = fingerprint({}, weights_of(recommender.model), {"users": max_users, "seed": run.seed, "choices": choices})
+    known = read_json(kept) if kept is not None and run.resume and kept.exists() else {}
     if known.get("basis") == basis:
         return recommender.with_search(**asdict(SearchConfig.from_json(known["chosen"])))
-    recommender, tried = calibrate(recommender, data, max_users=max_users, seed=seed)
+    recommender, tried = calibrate(recommender, data, max_users=max_users, seed=run.seed)
     if kept is not None and distributed.is_first():
         write_json(kept, {"basis": basis, "chosen": asdict(recommender.config), "tried": tried})
     return recommender

@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +14,8 @@ from reg4rec.errors import InputError
 from reg4rec.infer import Recommender
 from reg4rec.kernels.beam_step.index import build_index
 from reg4rec.model import Reg4RecModel, sized
-from reg4rec.settings import check_seed, override
+from reg4rec.run import Run, choose_device
+from reg4rec.settings import check_same_recipe, override
 from reg4rec.tokenizer import Tokenizer
 from reg4rec.train.config import PretrainConfig
 from reg4rec.train.fp8_counts import Fp8Watch
@@ -23,7 +23,6 @@ from reg4rec.train.item_loss import draw_negatives, item_loss
 from reg4rec.train.losses import path_losses
 from reg4rec.train.orders import OrderPolicy, draw_order
 from reg4rec.train.precision import Ladq, linear_layers, set_formats
-from reg4rec.train.recipes import RecipeName, recipe_named
 from reg4rec.train.validation import validation_metrics
 from reg4rec.train.windows import Batch, WindowBatches
 
@@ -34,30 +33,24 @@ def pretrain(
     data: Dataset,
     tokenizer: Tokenizer,
     config: PretrainConfig | None = None,
-    out: str | Path | None = None,
-    resume: bool = True,
-    seed: int = 0,
-    device: str = "auto",
-    progress: bool = True,
-    recipe: RecipeName = "default",
+    run: Run = Run(),
     **overrides: Any,
 ) -> Reg4RecModel:
     """Train a model on a dataset whose items the tokenizer knows, and return it with its best weights.
 
-    `out` is the run folder (see `reg4rec.loop`); with `resume` a killed run goes on from its last checkpoint.
-    Without a `config` the settings are those of the `recipe`. `overrides` replace fields of them or of their `loop` by
-    name, `size="tiny"` or `epochs=5` for example. Paper: pre-training, stated, D4 and D6.
+    `run.out` is the run folder (see `reg4rec.loop`); with `run.resume` a killed run goes on from its last checkpoint.
+    `overrides` replace fields of `config` or of its `loop` by name, `size="tiny"` or `epochs=5` for example. InputError
+    for tokens of another recipe.
+    Paper: pre-training, stated, D4 and D6.
     """
-    check_seed(seed)
-    config = override(config or recipe_named(recipe).pretrain, overrides)
+    config = override(config or PretrainConfig(), overrides)
+    check_same_recipe(tokenizer.config.recipe, config.recipe)
     if config.precision == "ladq" and distributed.world() > 1:
         raise InputError(
             "precision is 'ladq', which samples and times layers in one process; choose another for several"
         )
-    chosen_device = loop.choose_device(device)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        stage = PretrainStage(data, tokenizer, config, seed, chosen_device)
+    with run.seeded():
+        stage = PretrainStage(data, tokenizer, config, run.seed, choose_device(run.device))
     layers = linear_layers(stage.module)
     controller: loop.Controller | None = None
     if config.precision == "ladq":
@@ -65,7 +58,7 @@ def pretrain(
     elif config.precision == "fp8":
         controller = Fp8Watch(layers, config.ladq.sample_every)
     set_formats(layers, "fp32" if config.precision == "ladq" else config.precision)
-    loop.run(stage, config.loop, out, resume, seed, progress, controller)
+    loop.train(stage, config.loop, run, controller)
     set_formats(layers, "fp32")
     return stage.module.eval()
 

@@ -10,15 +10,16 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from reg4rec.baselines import Popularity, SASRec, SASRecConfig
+from reg4rec.baselines import SASRec, SASRecConfig
 from reg4rec.baselines import sasrec as module_of_sasrec
 from reg4rec.baselines.sasrec_network import SASRecNetwork
 from reg4rec.data import Sequences
 from reg4rec.data.shop import SyntheticShop
 from reg4rec.errors import InputError
-from reg4rec.evaluation import evaluate
+from reg4rec.evaluation import Popularity, evaluate
 from reg4rec.infer import Recommender
 from reg4rec.loop import LoopConfig
+from reg4rec.run import Run
 from reg4rec.train.item_loss import draw_negatives, sampled_softmax_loss
 
 CONFIG = SASRecConfig(
@@ -38,7 +39,7 @@ class Killed(BaseException):
 
 
 def fit(shop: SyntheticShop, config: SASRecConfig, out: Path | None = None, **options: Any) -> SASRec:
-    return SASRec.fit(shop, config, out, device="cpu", progress=False, **options)
+    return SASRec.fit(shop, config, Run(out, device="cpu", progress=False, **options))
 
 
 @pytest.fixture(scope="module")

@@ -9,13 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from reg4rec.baselines import Popularity, Tiger, TigerConfig
+from reg4rec.baselines import Tiger, TigerConfig
 from reg4rec.data import Sequences, ViewConfig
 from reg4rec.data.shop import SyntheticShop
 from reg4rec.errors import InputError
-from reg4rec.evaluation import Ranker, evaluate
+from reg4rec.evaluation import Popularity, Ranker, evaluate
 from reg4rec.infer import Recommender
 from reg4rec.loop import LoopConfig
+from reg4rec.run import Run
 from reg4rec.train.losses import path_losses
 from reg4rec.train.pretrain import PretrainStage
 
@@ -39,7 +40,7 @@ def small_config(epochs: int) -> TigerConfig:
 
 @pytest.fixture(scope="session")
 def tiger(shop: SyntheticShop) -> Tiger:
-    return Tiger.fit(shop, small_config(8), device="cpu", progress=False)
+    return Tiger.fit(shop, small_config(8), Run(device="cpu", progress=False))
 
 
 @pytest.fixture(scope="session")
@@ -133,7 +134,7 @@ def test_a_killed_fit_resumes_to_the_same_bits(
     shop: SyntheticShop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fit(out: Path | None) -> Tiger:
-        return Tiger.fit(shop, small_config(2), out, device="cpu", progress=False)
+        return Tiger.fit(shop, small_config(2), Run(out, device="cpu", progress=False))
 
     whole: Callable[[PretrainStage, int], dict[str, float]] = PretrainStage.end_epoch
 

@@ -11,17 +11,19 @@ from typing import Any
 
 import pytest
 
-from reg4rec.baselines import Popularity, SASRec, SASRecConfig, TigerConfig
+from reg4rec.baselines import SASRec, SASRecConfig, TigerConfig
 from reg4rec.cli import main
 from reg4rec.comparison import CompareConfig, Comparison, compare, methods
 from reg4rec.comparison.table import Spread
 from reg4rec.data import Dataset, synthetic_shop
 from reg4rec.errors import InputError
-from reg4rec.evaluation import evaluate
+from reg4rec.evaluation import Popularity, evaluate
 from reg4rec.infer import Recommender, SearchConfig
 from reg4rec.loop import LoopConfig
+from reg4rec.recipes import RECIPES, Recipe, RecipeName
+from reg4rec.run import Run
 from reg4rec.settings import override
-from reg4rec.train import RECIPES, AlignConfig, Recipe, RecipeName
+from reg4rec.train import AlignConfig
 
 SHORT = LoopConfig(epochs=2, learning_rate=5e-3)
 TOKENS = {
@@ -43,7 +45,7 @@ MODEL = {"size": "tiny", "validation_users": 20, "loop": replace(SHORT, epochs=1
 
 
 def small_recipe(name: RecipeName) -> Recipe:
-    return Recipe(override(RECIPES[name].tokenizer, TOKENS), override(RECIPES[name].pretrain, MODEL))
+    return RECIPES[name].change(TOKENS, MODEL)
 
 
 CONFIG = CompareConfig(
@@ -110,7 +112,7 @@ def test_the_figures_are_those_of_the_methods_alone(small: Dataset, comparison: 
     rows = {(row.protocol, row.method): row for row in comparison.rows}
     popular = evaluate(Popularity.fit(small), small, protocol="filtered").rows[0].metrics
     assert {name: [value] for name, value in popular.items()} == rows["filtered", "popularity"].metrics
-    sasrec = SASRec.fit(small, CONFIG.sasrec, seed=1, device="cpu", progress=False)
+    sasrec = SASRec.fit(small, CONFIG.sasrec, Run(seed=1, device="cpu", progress=False))
     alone = evaluate(sasrec, small).rows[0].metrics
     assert {name: values[1] for name, values in rows["standard", "sasrec"].metrics.items()} == alone
 
@@ -192,8 +194,8 @@ def test_an_aligned_method_starts_from_the_fit_of_the_same_seed(
 ) -> None:
     started: list[Any] = []
 
-    def kept(recommender: Recommender, data: Dataset, config: AlignConfig, out: Path, seed: int) -> Recommender:
-        started.append((recommender.fingerprint(), recommender.model.scores_items, config, out, seed))
+    def kept(recommender: Recommender, data: Dataset, config: AlignConfig, run: Run) -> Recommender:
+        started.append((recommender.fingerprint(), recommender.model.scores_items, config, run.folder, run.seed))
         return recommender
 
     monkeypatch.setattr(methods, "align", kept)
@@ -223,7 +225,7 @@ def test_an_aligned_method_starts_from_the_fit_of_the_same_seed(
 
 @pytest.mark.filterwarnings("ignore:reg4rec align")
 def test_alignment_is_compared_for_real(small: Dataset, tmp_path: Path) -> None:
-    align = AlignConfig(group_size=2, validation_users=20, loop=replace(SHORT, epochs=1))
+    align = AlignConfig(group_size=2, validation_users=20, loop=replace(SHORT, epochs=1), recipe="paper")
     names: Any = ("reg4rec-paper-aligned",)
     config = replace(CONFIG, paper=replace(CONFIG.paper, align=align))
     found = compare(small, config, out=tmp_path, device="cpu", seeds=(0,), methods=names)

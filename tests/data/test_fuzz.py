@@ -23,6 +23,7 @@ from reg4rec.data.shop import SyntheticShop
 from reg4rec.errors import InputError
 from reg4rec.infer import Recommender
 from reg4rec.model import ModelConfig, Reg4RecModel
+from reg4rec.run import Run
 from reg4rec.tokenizer import Tokenizer, TokenizerConfig, fit_tokenizer
 
 LOG = {"user_id": ["a", "a", "b", "b"], "item_id": [1, 2, 1, 3], "timestamp": [1, 2, 3, 4]}
@@ -158,7 +159,7 @@ def artifacts(tmp_path_factory: pytest.TempPathFactory, shop: SyntheticShop) -> 
     ItemViews.fit(shop, views).save(root / "views")
     sizes = {"num_codebooks": 2, "codebook_size": 4, "codeword_dim": 4, "hidden_dim": 8, "epochs": 3}
     config = TokenizerConfig(kind="mpq", autoencoder_epochs=1, views=views, **sizes)  # type: ignore[arg-type]
-    tokenizer = fit_tokenizer(shop, config, progress=False)
+    tokenizer = fit_tokenizer(shop, config, Run(progress=False))
     tokenizer.save_pretrained(root / "tokenizer")
     shape = {"dim": 8, "num_heads": 2, "ffn_dim": 8, "num_blocks": 1, "num_items": shop.num_items}
     model = Reg4RecModel(ModelConfig(2, 4, len(shop.items.category_names), **shape))  # type: ignore[arg-type]

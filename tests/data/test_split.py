@@ -10,10 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reg4rec.baselines.popularity import Popularity
 from reg4rec.data import Dataset, ItemCatalog, Sequences, Split, read_interactions, synthetic_shop
 from reg4rec.errors import InputError
-from reg4rec.evaluation import evaluate
+from reg4rec.evaluation import Popularity, evaluate
 
 LISTS = st.lists(st.lists(st.integers(0, 9), max_size=6), min_size=1, max_size=6).filter(any)
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pyarrow as pa
 
-from reg4rec.baselines.popularity import Popularity
 from reg4rec.data import Dataset, ItemCatalog, Sequences
+from reg4rec.evaluation import Popularity
 
 
 def make_dataset() -> Dataset:

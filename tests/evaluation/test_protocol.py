@@ -11,10 +11,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pytest
 
-from reg4rec.baselines.popularity import Popularity
 from reg4rec.data import Dataset, ItemCatalog, Sequences, load_dataset, synthetic_shop
 from reg4rec.errors import InputError
-from reg4rec.evaluation import Ranker, evaluate
+from reg4rec.evaluation import Popularity, Ranker, evaluate
 
 
 @dataclass

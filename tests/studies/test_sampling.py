@@ -11,6 +11,7 @@ from reg4rec.cli import main
 from reg4rec.data.shop import SyntheticShop
 from reg4rec.errors import InputError
 from reg4rec.loop import LoopConfig
+from reg4rec.run import Run
 from reg4rec.storage import read_json, write_json
 from reg4rec.studies import SamplingConfig, SamplingFindings, sampling
 from reg4rec.studies.sampling import _replayed, _row, _truth
@@ -49,7 +50,7 @@ def test_a_replayed_controller_is_the_one_that_trains(
     costs = {m: {size: {"fp32": 1.0, "bf16": 2.0} for size in sizes} for m, sizes in read_json(cache).items()}
     write_json(cache, costs)
     training = replace(TRAINING, precision="ladq", ladq=LadqConfig(sample_every=4))
-    pretrain(shop, tokenizer, training, tmp_path, device="cpu", progress=False)
+    pretrain(shop, tokenizer, training, Run(tmp_path, device="cpu", progress=False))
     replayed = _replayed(4, read_ladq(folder / "run").history, training.ladq)
     assert replayed[2] == {}
     assert replayed[-1] == read_ladq(tmp_path).classes

@@ -17,13 +17,14 @@ from reg4rec.errors import InputError
 from reg4rec.evaluation import evaluate
 from reg4rec.infer import Recommender
 from reg4rec.loop import LoopConfig
+from reg4rec.recipes import Recipe
 from reg4rec.settings import override
 from reg4rec.studies import QUESTIONS, VariantConfig, VariantFindings, study_variants
 from reg4rec.studies.questions import AS_IT_IS
 from reg4rec.studies.variant_findings import Measured, Row, compared
 from reg4rec.studies.variants import _mislabeled
 from reg4rec.tokenizer import Floors, TokenizerConfig
-from reg4rec.train import AlignConfig, PretrainConfig, Recipe
+from reg4rec.train import AlignConfig, PretrainConfig
 
 VIEWS = ViewConfig(text_dim=24, collaborative_dim=8)
 TOKENS = TokenizerConfig(

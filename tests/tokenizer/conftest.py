@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from reg4rec.data import Dataset, ViewConfig, synthetic_shop
+from reg4rec.run import Run
 from reg4rec.tokenizer import MPQ, Tokenizer, TokenizerConfig, fit_tokenizer
 
 SMALL = TokenizerConfig(
@@ -28,7 +29,7 @@ def small() -> TokenizerConfig:
 
 @pytest.fixture(scope="session")
 def tokenizer(shop: Dataset) -> Tokenizer:
-    return fit_tokenizer(shop, SMALL, progress=False)
+    return fit_tokenizer(shop, SMALL, Run(progress=False))
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from reg4rec.data import Dataset
 from reg4rec.errors import InputError, TokenizerCollapseError
+from reg4rec.run import Run
 from reg4rec.tokenizer import Tokenizer, TokenizerConfig, fit_tokenizer
 from reg4rec.tokenizer.buckets import bucket_sizes
 from reg4rec.tokenizer.collisions import collision_token
@@ -33,7 +34,7 @@ def deeper(small: TokenizerConfig) -> TokenizerConfig:
 
 @pytest.fixture(scope="session", params=BASELINES)
 def fitted(request: pytest.FixtureRequest, shop: Dataset, deeper: TokenizerConfig) -> Tokenizer:
-    return fit_tokenizer(shop, deeper, kind=request.param, progress=False)
+    return fit_tokenizer(shop, deeper, Run(progress=False), kind=request.param)
 
 
 @pytest.fixture
@@ -192,9 +193,9 @@ def test_what_is_loaded_equals_what_was_saved(fitted: Tokenizer, tmp_path: Path)
 
 
 def test_the_same_seed_gives_the_same_tokens(fitted: Tokenizer, shop: Dataset) -> None:
-    again = fit_tokenizer(shop, fitted.config, progress=False)
+    again = fit_tokenizer(shop, fitted.config, Run(progress=False))
     assert torch.equal(again.codes_IM, fitted.codes_IM)
-    other = fit_tokenizer(shop, fitted.config, seed=1, progress=False)
+    other = fit_tokenizer(shop, fitted.config, Run(seed=1, progress=False))
     assert not torch.equal(other.codes_IM, fitted.codes_IM)
 
 
@@ -208,30 +209,30 @@ def test_a_folder_from_before_there_were_kinds_is_mpq(tokenizer: Tokenizer, tmp_
 
 def test_a_folder_is_that_of_one_kind_and_its_settings(shop: Dataset, deeper: TokenizerConfig, tmp_path: Path) -> None:
     by_kmeans, trained = replace(deeper, kind="product-k-means"), replace(deeper, kind="rq-vae")
-    first = fit_tokenizer(shop, by_kmeans, out=tmp_path, progress=False)
-    assert torch.equal(fit_tokenizer(shop, by_kmeans, out=tmp_path, progress=False).codes_IM, first.codes_IM)
-    for other in (trained, replace(by_kmeans, seed=by_kmeans.seed + 1)):
+    first = fit_tokenizer(shop, by_kmeans, Run(tmp_path, progress=False))
+    assert torch.equal(fit_tokenizer(shop, by_kmeans, Run(tmp_path, progress=False)).codes_IM, first.codes_IM)
+    for other, seed in ((trained, 0), (by_kmeans, 1)):
         with pytest.raises(InputError, match="holds a run with other settings"):
-            fit_tokenizer(shop, other, out=tmp_path, progress=False)
+            fit_tokenizer(shop, other, Run(tmp_path, seed, progress=False))
     assert Tokenizer.from_pretrained(tmp_path / "tokenizer").config == by_kmeans
-    fit_tokenizer(shop, trained, out=tmp_path, resume=False, progress=False)
+    fit_tokenizer(shop, trained, Run(tmp_path, resume=False, progress=False))
     with pytest.raises(InputError, match="holds a run with other settings"):
-        fit_tokenizer(shop, by_kmeans, out=tmp_path, progress=False)
+        fit_tokenizer(shop, by_kmeans, Run(tmp_path, progress=False))
 
 
 def test_a_collapse_leaves_no_tokens_of_other_settings(shop: Dataset, deeper: TokenizerConfig, tmp_path: Path) -> None:
     by_kmeans = replace(deeper, kind="product-k-means")
-    fit_tokenizer(shop, by_kmeans, out=tmp_path, progress=False)
+    fit_tokenizer(shop, by_kmeans, Run(tmp_path, progress=False))
     strict = replace(by_kmeans, floors=replace(by_kmeans.floors, max_relative_error=0.0))
     with pytest.raises(TokenizerCollapseError):
-        fit_tokenizer(shop, strict, out=tmp_path, resume=False, progress=False)
+        fit_tokenizer(shop, strict, Run(tmp_path, resume=False, progress=False))
     assert json.loads((tmp_path / "config.json").read_text())["floors"]["max_relative_error"] == 0.0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "failure.json"]
 
 
 def test_an_unknown_kind_is_refused_with_those_that_there_are(shop: Dataset) -> None:
     with pytest.raises(InputError, match=r"kind is 'vq'.*product-k-means"):
-        fit_tokenizer(shop, kind="vq", progress=False)
+        fit_tokenizer(shop, run=Run(progress=False), kind="vq")
 
 
 @pytest.mark.parametrize("kind", get_args(Kind))
@@ -239,7 +240,7 @@ def test_the_collision_token_makes_every_item_unique(
     kind: Kind, shop: Dataset, deeper: TokenizerConfig, tmp_path: Path
 ) -> None:
     config = replace(deeper, kind=kind, num_codebooks=2, separate_collisions=False, collision_token=True)
-    fitted = fit_tokenizer(shop, config, progress=False)
+    fitted = fit_tokenizer(shop, config, Run(progress=False))
     assert fitted.codes_IM.shape == (shop.num_items, 3)
     assert torch.equal(fitted.codes_IM[:, :2], fitted.encode(fitted.views.vectors_IV))
     assert fitted.health.collision_rate > 0.1
@@ -262,10 +263,10 @@ def test_a_killed_rq_vae_resumes_to_the_same_bits(
 
     monkeypatch.setattr(TokenizerStage, "end_epoch", killed)
     with pytest.raises(KeyboardInterrupt):
-        fit_tokenizer(shop, config, out=tmp_path, progress=False)
+        fit_tokenizer(shop, config, Run(tmp_path, progress=False))
     monkeypatch.undo()
-    resumed = fit_tokenizer(shop, config, out=tmp_path, progress=False)
-    straight = fit_tokenizer(shop, config, progress=False)
+    resumed = fit_tokenizer(shop, config, Run(tmp_path, progress=False))
+    straight = fit_tokenizer(shop, config, Run(progress=False))
     pairs = zip(resumed.quantizer.state_dict().values(), straight.quantizer.state_dict().values(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
     assert torch.equal(resumed.codes_IM, straight.codes_IM)

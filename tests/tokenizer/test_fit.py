@@ -11,6 +11,7 @@ import torch
 
 from reg4rec.data import Dataset
 from reg4rec.errors import InputError, TokenizerCollapseError
+from reg4rec.run import Run
 from reg4rec.tokenizer import MPQ, Floors, Tokenizer, TokenizerConfig, fit_tokenizer, suggested_codebook_size
 from reg4rec.tokenizer.stage import TokenizerStage
 
@@ -43,8 +44,8 @@ def test_tokens_follow_the_facets_of_the_shop(tokenizer: Tokenizer, shop: Datase
 
 
 def test_the_same_seed_gives_the_same_bits(tokenizer: Tokenizer, shop: Dataset, small: TokenizerConfig) -> None:
-    assert same_bits(tokenizer, fit_tokenizer(shop, small, progress=False))
-    assert not same_bits(tokenizer, fit_tokenizer(shop, small, seed=1, progress=False))
+    assert same_bits(tokenizer, fit_tokenizer(shop, small, Run(progress=False)))
+    assert not same_bits(tokenizer, fit_tokenizer(shop, small, Run(seed=1, progress=False)))
 
 
 @pytest.mark.parametrize("killed_in", [0, 1, 4])
@@ -65,10 +66,10 @@ def test_a_killed_fit_resumes_to_the_same_bits(
 
     monkeypatch.setattr(TokenizerStage, "end_epoch", killed)
     with pytest.raises(KeyboardInterrupt):
-        fit_tokenizer(shop, small, out=tmp_path / "run", progress=False)
+        fit_tokenizer(shop, small, Run(tmp_path / "run", progress=False))
     assert not (tmp_path / "run" / "tokenizer").exists()
     monkeypatch.undo()
-    resumed = fit_tokenizer(shop, small, out=tmp_path / "run", progress=False)
+    resumed = fit_tokenizer(shop, small, Run(tmp_path / "run", progress=False))
     assert same_bits(tokenizer, resumed)
     assert same_bits(tokenizer, Tokenizer.from_pretrained(tmp_path / "run" / "tokenizer"))
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
@@ -79,19 +80,19 @@ def test_a_killed_fit_resumes_to_the_same_bits(
 
 def test_a_folder_of_other_settings_is_not_resumed(shop: Dataset, small: TokenizerConfig, tmp_path: Path) -> None:
     short = replace(small, epochs=2, autoencoder_epochs=1)
-    fit_tokenizer(shop, short, out=tmp_path, progress=False)
+    fit_tokenizer(shop, short, Run(tmp_path, progress=False))
     with pytest.raises(InputError, match="seed"):
-        fit_tokenizer(shop, short, seed=5, out=tmp_path, progress=False)
-    fit_tokenizer(shop, short, seed=5, out=tmp_path, resume=False, progress=False)
+        fit_tokenizer(shop, short, Run(tmp_path, seed=5, progress=False))
+    fit_tokenizer(shop, short, Run(tmp_path, seed=5, resume=False, progress=False))
 
 
 def test_codebooks_can_start_without_an_autoencoder(shop: Dataset, small: TokenizerConfig) -> None:
-    fitted = fit_tokenizer(shop, small, epochs=3, autoencoder_epochs=0, progress=False)
+    fitted = fit_tokenizer(shop, small, Run(progress=False), epochs=3, autoencoder_epochs=0)
     assert min(fitted.health.usage) > 0.95
 
 
 def test_without_separation_every_item_has_its_nearest_codewords(shop: Dataset, small: TokenizerConfig) -> None:
-    fitted = fit_tokenizer(shop, small, separate_collisions=False, progress=False)
+    fitted = fit_tokenizer(shop, small, Run(progress=False), separate_collisions=False)
     assert torch.equal(fitted.codes_IM, fitted.encode(fitted.views.vectors_IV))
     assert fitted.health.moved_rate == 0
     assert fitted.health.collision_rate == fitted.health.collision_rate_nearest > 0
@@ -100,7 +101,7 @@ def test_without_separation_every_item_has_its_nearest_codewords(shop: Dataset, 
 def test_a_decoder_that_ignores_the_tokens_stops_the_run(shop: Dataset, small: TokenizerConfig) -> None:
     """A learning rate a hundred times too high: all items come back as the same vector."""
     with pytest.raises(TokenizerCollapseError, match=r"epoch .*same vector.*lower learning_rate"):
-        fit_tokenizer(shop, small, learning_rate=0.3, epochs=20, orthogonality_weight=0.0, progress=False)
+        fit_tokenizer(shop, small, Run(progress=False), learning_rate=0.3, epochs=20, orthogonality_weight=0.0)
 
 
 def test_copies_stop_the_run(
@@ -118,13 +119,13 @@ def test_copies_stop_the_run(
     monkeypatch.setattr(TokenizerStage, "__init__", start_as_copies)
     floors = Floors(max_similarity=0.4)
     with pytest.raises(TokenizerCollapseError, match=r"epoch 4: two codebooks are copies.*decorrelation"):
-        fit_tokenizer(shop, small, orthogonality_weight=0.0, floors=floors, out=tmp_path, progress=False)
+        fit_tokenizer(shop, small, Run(tmp_path, progress=False), orthogonality_weight=0.0, floors=floors)
     assert not (tmp_path / "tokenizer").exists()
 
 
 def test_more_codewords_than_items_is_refused_with_a_better_size(shop: Dataset) -> None:
     with pytest.raises(InputError, match=r"codebook_size is 256 for 200 items.*codebook_size=16"):
-        fit_tokenizer(shop, progress=False)
+        fit_tokenizer(shop, run=Run(progress=False))
 
 
 @pytest.mark.parametrize(("items", "size"), [(1, 2), (16, 2), (200, 16), (1682, 128), (12101, 256), (10**7, 256)])
@@ -137,7 +138,7 @@ def test_suggested_codebook_size(items: int, size: int) -> None:
 )
 def test_batches_are_even_and_every_item_comes_once(items: int, steps: int) -> None:
     mpq = MPQ(2, 1, 2, 2, 2)
-    stage = TokenizerStage(mpq, torch.zeros(items, 2), TokenizerConfig(batch_size=1024), {})
+    stage = TokenizerStage(mpq, torch.zeros(items, 2), TokenizerConfig(batch_size=1024), {}, 0)
     rows = [rows_B for rows_B, _ in stage.batches(3)]
     assert len(rows) == steps
     assert max(map(len, rows)) - min(map(len, rows)) <= 1
@@ -152,7 +153,7 @@ def test_an_unknown_setting_is_named(shop: Dataset) -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"num_codebooks": 0}, {"commitment": -1.0}, {"autoencoder_epochs": 40}, {"learning_rate": 0.0}, {"seed": -1}],
+    [{"num_codebooks": 0}, {"commitment": -1.0}, {"autoencoder_epochs": 40}, {"learning_rate": 0.0}],
 )
 def test_wrong_settings_are_named(wrong: dict) -> None:
     with pytest.raises(InputError, match=next(iter(wrong))):

@@ -20,6 +20,7 @@ from reg4rec.infer import Recommender, SearchConfig
 from reg4rec.infer.search import search, step_indexes
 from reg4rec.loop import LoopConfig
 from reg4rec.model import Reg4RecModel
+from reg4rec.run import Run
 from reg4rec.tokenizer import Tokenizer
 from reg4rec.train import AlignConfig, RewardWeights, align
 from reg4rec.train.align_stage import AlignStage
@@ -54,7 +55,7 @@ AlignStage.loss = loss_until_killed
 loop = LoopConfig(epochs=2, learning_rate=1e-3, updates_per_batch=2, log_every=1, checkpoint_seconds=0.0)
 config = AlignConfig(batch_users=250, group_size=4, validation_users=60, mixing="learned", loop=loop)
 recommender = Recommender.from_pretrained(folder + "/start", "cpu")
-align(recommender, Dataset.load(folder + "/data"), config, folder + "/run", progress=False)
+align(recommender, Dataset.load(folder + "/data"), config, Run(folder + "/run", progress=False))
 """
 
 
@@ -78,7 +79,7 @@ def test_the_reward_rises_without_help_of_the_anchor(shop: SyntheticShop, start:
     rewards = RewardWeights(category_hit=0, step_consistency=0)
     config = replace(QUICK, batch_users=100, group_size=8, anchor_weight=0.0, kl_weight=0.0, rewards=rewards)
     loop = replace(QUICK.loop, epochs=4, learning_rate=2e-3)
-    aligned = align(start, shop, replace(config, loop=loop), tmp_path, progress=False)
+    aligned = align(start, shop, replace(config, loop=loop), Run(tmp_path, progress=False))
     epochs = [row for row in rows_of(tmp_path) if "epoch" in row]
     assert epochs[-1]["reward_step_hit"] > 1.05 * epochs[0]["reward_step_hit"]
     assert all(torch.equal(weights[name], weight) for name, weight in start.model.state_dict().items())
@@ -91,7 +92,7 @@ def test_an_alignment_that_does_not_help_gives_back_what_came_in(
 ) -> None:
     figures = iter([{f"validation_recall@{k}": value for k in (5, 10, 50)} for value in (0.5, 0.4, 0.3)])
     monkeypatch.setattr(align_stage, "validation_metrics", lambda *_: next(figures))
-    assert align(start, shop, QUICK, tmp_path, progress=False) is start
+    assert align(start, shop, QUICK, Run(tmp_path, progress=False)) is start
     assert not json.loads((tmp_path / "align.json").read_text())["kept"]
 
 
@@ -101,14 +102,14 @@ def test_a_process_that_was_killed_goes_on_to_the_same_bits(
     config = replace(QUICK, mixing="learned")
     shop.save(tmp_path / "data")
     start.save_pretrained(tmp_path / "start")
-    whole = align(start, shop, config, tmp_path / "whole", progress=False)
+    whole = align(start, shop, config, Run(tmp_path / "whole", progress=False))
     child = [sys.executable, "-c", KILLS_ITSELF, str(tmp_path), "11"]
     done = subprocess.run(child, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}, check=False)
     assert done.returncode == -signal.SIGKILL
     checkpoint = next((tmp_path / "run" / "checkpoints").glob("step-*/checkpoint.json"))
     assert json.loads(checkpoint.read_text())["step_in_epoch"] > 0
 
-    resumed = align(start, shop, config, tmp_path / "run", progress=False)
+    resumed = align(start, shop, config, Run(tmp_path / "run", progress=False))
     pairs = zip(whole.model.state_dict().values(), resumed.model.state_dict().values(), strict=True)
     assert all(torch.equal(x, y) for x, y in pairs)
     assert rows_of(tmp_path / "run") == rows_of(tmp_path / "whole")
@@ -171,7 +172,7 @@ def test_a_model_without_categories_is_rewarded_for_its_tokens(shop: SyntheticSh
     config = PretrainConfig(
         size="tiny", score_items=False, category_weight=0, validation_users=10, loop=LoopConfig(epochs=1)
     )
-    model = pretrain(shop, tokenizer, config, device="cpu", progress=False)
+    model = pretrain(shop, tokenizer, config, Run(device="cpu", progress=False))
     start = Recommender(model, tokenizer, shop.items, device="cpu")
     stage = AlignStage(start, shop, QUICK, 0)
     assert stage.mix.share_R.tolist() == [0.5, 0, 0, 0.5]

@@ -15,6 +15,7 @@ from reg4rec.errors import InputError, TokenizerCollapseError
 from reg4rec.infer import Recommender
 from reg4rec.loop import LoopConfig
 from reg4rec.model import Reg4RecModel
+from reg4rec.run import Run
 from reg4rec.storage import write_json
 from reg4rec.tokenizer import Tokenizer, TokenizerConfig, fit_tokenizer
 from reg4rec.tokenizer.stage import TokenizerStage
@@ -45,7 +46,7 @@ def large_shop() -> SyntheticShop:
 
 
 def fit(shop: SyntheticShop, out: Path, **changes: Any) -> None:
-    fit_tokenizer(shop, TOKENS, out=out, progress=False, **changes)
+    fit_tokenizer(shop, TOKENS, Run(out, progress=False), **changes)
 
 
 def assert_found(run: Path, sign: str, remedy: str) -> None:
@@ -66,7 +67,7 @@ def test_healthy_runs_are_called_healthy(
         diagnosis = diagnose(tmp_path / kind)
         assert (diagnosis.stage, diagnosis.state, diagnosis.findings) == ("tokenizer", "finished", [])
     training = replace(TRAINING, loop=replace(TRAINING.loop, epochs=14))
-    pretrain(shop, tokenizer, training, tmp_path / "model", device="cpu", progress=False)
+    pretrain(shop, tokenizer, training, Run(tmp_path / "model", device="cpu", progress=False))
     assert diagnose(tmp_path / "model").findings == []
     main(["doctor", str(tmp_path / "model")])
     assert capsys.readouterr().out.splitlines() == ["pretrain, finished", "healthy: none of the known failures"]
@@ -141,18 +142,18 @@ def test_ill_pretraining(
     tmp_path: Path,
 ) -> None:
     few = shop if epochs < 10 else synthetic_shop(num_users=60, num_items=60, num_facets=3, seed=0)
-    tokens = tokenizer if few is shop else fit_tokenizer(few, TOKENS, progress=False)
+    tokens = tokenizer if few is shop else fit_tokenizer(few, TOKENS, Run(progress=False))
     training = replace(TRAINING, dropout=dropout, loop=LoopConfig(epochs=epochs, learning_rate=learning_rate))
-    pretrain(few, tokens, training, tmp_path, device="cpu", progress=False)
+    pretrain(few, tokens, training, Run(tmp_path, device="cpu", progress=False))
     assert_found(tmp_path, sign, remedy)
 
 
 def test_a_loss_that_is_no_number(shop: SyntheticShop, tokenizer: Tokenizer, tmp_path: Path) -> None:
     wild = replace(TRAINING, loop=LoopConfig(epochs=2, learning_rate=1e30, warmup_fraction=0.0, log_every=1))
     with pytest.raises(FloatingPointError):
-        pretrain(shop, tokenizer, wild, tmp_path, device="cpu", progress=False)
+        pretrain(shop, tokenizer, wild, Run(tmp_path, device="cpu", progress=False))
     assert "lower learning_rate" in diagnose(tmp_path).findings[0]
-    pretrain(shop, tokenizer, TRAINING, tmp_path, resume=False, device="cpu", progress=False)
+    pretrain(shop, tokenizer, TRAINING, Run(tmp_path, device="cpu", resume=False, progress=False))
     assert diagnose(tmp_path).state == "finished"
 
 
@@ -167,7 +168,7 @@ def test_ill_alignment(shop: SyntheticShop, tokenizer: Tokenizer, token_model: R
         (3e-2, 1, "nats an action away", "kl_weight"),
     ):
         ill = replace(unguided, loop=LoopConfig(epochs=epochs, learning_rate=rate, updates_per_batch=8))
-        align(start, shop, ill, tmp_path / remedy, progress=False)
+        align(start, shop, ill, Run(tmp_path / remedy, progress=False))
         assert diagnose(tmp_path / remedy).stage == "align"
         assert_found(tmp_path / remedy, sign, remedy)
 
@@ -178,7 +179,7 @@ def test_spikes_under_ladq(
     monkeypatch.setenv("REG4REC_CACHE", str(tmp_path / "cache"))
     ladq = LadqConfig(sample_every=5, spike=1.0001)  # any loss above the mean counts
     training = replace(TRAINING, batch_targets=128, precision="ladq", ladq=ladq)
-    pretrain(shop, tokenizer, training, tmp_path / "run", device="cpu", progress=False)
+    pretrain(shop, tokenizer, training, Run(tmp_path / "run", device="cpu", progress=False))
     assert_found(tmp_path / "run", "the loss spiked", "learning_rate")
 
 

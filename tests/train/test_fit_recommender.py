@@ -10,6 +10,7 @@ import numpy as np
 from reg4rec.data.shop import SyntheticShop
 from reg4rec.infer import Recommender, SearchConfig
 from reg4rec.loop import LoopConfig
+from reg4rec.run import Run
 from reg4rec.tokenizer import Tokenizer
 from reg4rec.train import PretrainConfig, fit_recommender
 
@@ -19,9 +20,8 @@ QUICK = PretrainConfig(size="tiny", max_history=4, num_beams=9, validation_users
 def fit(
     shop: SyntheticShop, tokenizer: Tokenizer, out: Path, search: SearchConfig | None = None, **overrides: Any
 ) -> Recommender:
-    return fit_recommender(
-        shop, tokenizer, QUICK, out, device="cpu", progress=False, search=search, batch_targets=1024, **overrides
-    )
+    run = Run(out, device="cpu", progress=False)
+    return fit_recommender(shop, tokenizer, QUICK, run, search, batch_targets=1024, **overrides)
 
 
 def test_validation_sets_up_the_search_and_all_that_it_tried_is_written(

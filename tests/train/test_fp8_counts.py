@@ -13,6 +13,7 @@ from reg4rec.data.shop import SyntheticShop
 from reg4rec.errors import InputError
 from reg4rec.loop import LoopConfig
 from reg4rec.model import Linear
+from reg4rec.run import Run
 from reg4rec.tokenizer import Tokenizer
 from reg4rec.train import PretrainConfig, pretrain
 from reg4rec.train.fp8_counts import Fp8Counts, Fp8Watch, fp8_metrics
@@ -97,7 +98,7 @@ def test_metrics_are_the_largest_shares_and_all_that_was_no_number() -> None:
 def test_a_run_in_fp8_tells_of_them(
     shop: SyntheticShop, tokenizer: Tokenizer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    model = pretrain(shop, tokenizer, RUN, tmp_path / "run", device="cpu", progress=False)
+    model = pretrain(shop, tokenizer, RUN, Run(tmp_path / "run", device="cpu", progress=False))
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert 0 < rows[-1]["fp8_zeroed_inputs"] < 1
     assert rows[-1]["fp8_not_finite"] == 0
@@ -113,6 +114,6 @@ def test_a_run_in_fp8_tells_of_them(
         precision_report(tmp_path / "run")
 
     plain = replace(RUN, precision="bf16", loop=replace(RUN.loop, epochs=1))
-    pretrain(shop, tokenizer, plain, tmp_path / "plain", device="cpu", progress=False)
+    pretrain(shop, tokenizer, plain, Run(tmp_path / "plain", device="cpu", progress=False))
     with pytest.raises(InputError, match="precision fp8 or ladq"):
         fp8_report(tmp_path / "plain")

@@ -17,6 +17,7 @@ from reg4rec.data.shop import SyntheticShop
 from reg4rec.errors import InputError
 from reg4rec.loop import LoopConfig
 from reg4rec.model import Format, Linear
+from reg4rec.run import Run
 from reg4rec.settings import override
 from reg4rec.storage import read_json, write_json
 from reg4rec.tokenizer import Tokenizer
@@ -277,7 +278,7 @@ def test_training_in_few_bits_reaches_the_loss_of_fp32(
 ) -> None:
     def last_loss(precision: str) -> float:
         model = pretrain(
-            shop, tokenizer, QUICK, tmp_path / precision, device="cpu", progress=False, precision=precision
+            shop, tokenizer, QUICK, Run(tmp_path / precision, device="cpu", progress=False), precision=precision
         )
         assert all(layer.format == "fp32" for layer in linear_layers(model).values())
         rows = [json.loads(line) for line in (tmp_path / precision / "metrics.jsonl").read_text().splitlines()]
@@ -288,7 +289,7 @@ def test_training_in_few_bits_reaches_the_loss_of_fp32(
 
 def test_a_killed_run_goes_on_to_the_same_bits(shop: SyntheticShop, tokenizer: Tokenizer, tmp_path: Path) -> None:
     def weights(out: Path) -> dict[str, Tensor]:
-        return pretrain(shop, tokenizer, QUICK, out, device="cpu", progress=False).state_dict()
+        return pretrain(shop, tokenizer, QUICK, Run(out, device="cpu", progress=False)).state_dict()
 
     whole = weights(tmp_path / "whole")
     with pytest.MonkeyPatch.context() as patch:
@@ -311,7 +312,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(shop: SyntheticShop, tokenizer: T
 def test_the_report_of_a_run(
     shop: SyntheticShop, tokenizer: Tokenizer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    model = pretrain(shop, tokenizer, QUICK, tmp_path / "run", device="cpu", progress=False)
+    model = pretrain(shop, tokenizer, QUICK, Run(tmp_path / "run", device="cpu", progress=False))
     rows = precision_report(tmp_path / "run")
     assert [row.layer for row in rows] == list(linear_layers(model))
     assert all(row.changes[0][0] == 1 and row.changes[-1][1] == row.format for row in rows)
@@ -328,7 +329,7 @@ def test_the_report_of_a_run(
     assert len(json.loads(capsys.readouterr().out)["layers"]) == len(rows)
 
     plain = replace(QUICK, precision="bf16", loop=replace(QUICK.loop, epochs=1))
-    pretrain(shop, tokenizer, plain, tmp_path / "plain", device="cpu", progress=False)
+    pretrain(shop, tokenizer, plain, Run(tmp_path / "plain", device="cpu", progress=False))
     with pytest.raises(InputError, match="precision ladq"):
         precision_report(tmp_path / "plain")
     with pytest.raises(InputError, match="precision ladq"):

@@ -12,14 +12,15 @@ from typing import Any
 import pytest
 import torch
 
-from reg4rec.baselines import Popularity
 from reg4rec.data import Dataset, synthetic_shop
 from reg4rec.data.shop import SyntheticShop
 from reg4rec.errors import InputError
-from reg4rec.evaluation import evaluate
+from reg4rec.evaluation import Popularity, evaluate
 from reg4rec.infer import Recommender
 from reg4rec.loop import LoopConfig
 from reg4rec.model import Reg4RecModel
+from reg4rec.recipes import RECIPES
+from reg4rec.run import Run
 from reg4rec.tokenizer import Tokenizer
 from reg4rec.train import PretrainConfig, pretrain
 from reg4rec.train.pretrain import PretrainStage
@@ -66,7 +67,7 @@ def rows_of(folder: Path) -> list[dict[str, float]]:
 
 
 def train(shop: SyntheticShop, tokenizer: Tokenizer, config: PretrainConfig, out: Path | None = None) -> Reg4RecModel:
-    return pretrain(shop, tokenizer, config, out, device="cpu", progress=False)
+    return pretrain(shop, tokenizer, config, Run(out, device="cpu", progress=False))
 
 
 def same_bits(a: Reg4RecModel, b: Reg4RecModel) -> bool:
@@ -107,7 +108,7 @@ def test_the_seed_decides_the_model(shop: SyntheticShop, tokenizer: Tokenizer) -
     models = []
     for seed, ambient in ((0, 1), (0, 2), (1, 1)):
         torch.manual_seed(ambient)
-        models.append(pretrain(shop, tokenizer, config, seed=seed, device="cpu", progress=False))
+        models.append(pretrain(shop, tokenizer, config, Run(seed=seed, device="cpu", progress=False)))
     assert same_bits(models[0], models[1])
     assert not same_bits(models[0], models[2])
 
@@ -195,7 +196,7 @@ def test_a_part_of_the_targets_is_decoded_drawn_anew(
 def test_items_without_an_interaction_keep_a_residual_of_zero(tokenizer: Tokenizer) -> None:
     few = synthetic_shop(num_users=6, num_items=60, num_facets=3, seed=0)
     tokens = replace(tokenizer, card={"dataset": few.card["fingerprint"]})
-    model = pretrain(few, tokens, QUICK, device="cpu", progress=False)
+    model = pretrain(few, tokens, QUICK, Run(device="cpu", progress=False))
     seen_I = torch.from_numpy(few.item_counts("train") > 0)
     assert 0 < seen_I.sum() < 60
     assert torch.equal(model.residual_ID.abs().amax(1) > 0, seen_I)
@@ -253,6 +254,11 @@ def test_sizes_out_of_range_are_refused(shop: SyntheticShop, tokenizer: Tokenize
             train(shop, tokenizer, replace(QUICK, **wrong))
 
 
-def test_an_unknown_recipe_is_refused_with_the_known_ones(shop: SyntheticShop, tokenizer: Tokenizer) -> None:
-    with pytest.raises(InputError, match="recipe is one of default, paper, found 'papr'"):
-        pretrain(shop, tokenizer, recipe="papr")  # type: ignore[arg-type]
+def test_tokens_of_another_recipe_are_refused(shop: SyntheticShop, tokenizer: Tokenizer) -> None:
+    with pytest.raises(InputError, match="tokens are of the recipe 'default', these settings of 'paper'"):
+        pretrain(shop, tokenizer, RECIPES["paper"].pretrain)
+
+
+def test_what_belongs_to_a_run_is_told_so(shop: SyntheticShop, tokenizer: Tokenizer) -> None:
+    with pytest.raises(InputError, match=r"no setting out \(out, seed, device, resume and progress belong to run="):
+        pretrain(shop, tokenizer, out="runs/mine")

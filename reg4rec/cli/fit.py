@@ -1,0 +1,74 @@
+"""`reg4rec fit`: from files to an evaluated recommender in one command."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from reg4rec.cli.data import DataOptions, FileOptions, describe
+from reg4rec.cli.output import show
+from reg4rec.data import Dataset, load_dataset
+from reg4rec.errors import InputError
+from reg4rec.model import Size
+from reg4rec.recipes import RecipeName, fit_and_evaluate, recipe_named
+from reg4rec.run import Run
+from reg4rec.tokenizer import suggested_codebook_size
+
+__all__ = ["Fit"]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """From files to an evaluated recommender: `reg4rec fit --data clicks.csv --items items.csv --out runs/shop`.
+
+    Prepares the data, tokenizes the items, pre-trains the model, sets up the search on validation and measures Recall
+    and NDCG on test. Killed and started again with the same words, it goes on.
+    """
+
+    data: str
+    """file of interactions (see `reg4rec data prepare`), dataset folder, or the name of a public dataset"""
+    out: Path
+    """folder for data/, tokenizer/, model/, perhaps aligned/, recommender/ and metrics.json"""
+    items: Path | None = None
+    """with a file of interactions: the file that describes the items, a row an item"""
+    recipe: RecipeName = "default"
+    """default: the best that we measured; paper: the paper's parts alone"""
+    align: bool = False
+    """align the paths by rewards after pre-training"""
+    codebook_size: int | None = None
+    """K, codewords of a codebook; by default about items / 8, at most 256"""
+    size: Size | None = None
+    """of the model: tiny, small (the default), base or large"""
+    epochs: int | None = None
+    """passes over the training data in pre-training, instead of the recipe's"""
+    files: Annotated[FileOptions, tyro.conf.arg(name="")] = field(default_factory=FileOptions)
+    options: Annotated[DataOptions, tyro.conf.arg(name="")] = field(default_factory=DataOptions)
+    resume: bool = True
+    """go on from what a killed fit left in the folder; with --no-resume everything starts over"""
+    seed: int = 0
+    """seed of all stages"""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1 ..."""
+    json: bool = False
+    """print one JSON object instead of text"""
+
+    def run(self) -> None:
+        run = Run(self.out, self.seed, self.device, self.resume)
+        dials = {"size": self.size, "epochs": self.epochs}
+        given = {name: value for name, value in dials.items() if value is not None}
+        recipe = recipe_named(self.recipe).change(pretrain=given)
+        data = self._dataset()
+        size = suggested_codebook_size(data.num_items) if self.codebook_size is None else self.codebook_size
+        recommender, report = fit_and_evaluate(data, recipe.change(tokenizer={"codebook_size": size}), run, self.align)
+        lines = [describe(data, self.out / "data"), recommender.tokenizer.describe(), "", report.table()]
+        lines.append(f"recommender: {self.out / 'recommender'}")
+        show("\n".join(lines), {"recommender": self.out / "recommender", **report.as_dict()}, self.json)
+
+    def _dataset(self) -> Dataset:
+        if Path(self.data).is_file():
+            return self.options.apply(self.files.read(Path(self.data), self.items, self.options.vectors))
+        if self.items is not None or self.files != FileOptions():
+            raise InputError(f"data is {self.data!r}, no file; --items and the names of columns describe files")
+        data = load_dataset(self.data)
+        return self.options.apply(data.with_vectors(self.options.vectors) if self.options.vectors else data)

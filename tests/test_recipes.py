@@ -1,0 +1,209 @@
+"""The road from files to an evaluated recommender: what its stages give, killed and resumed, never half applied."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import torch
+
+import reg4rec
+from reg4rec import recipes
+from reg4rec.data import Dataset, ViewConfig, synthetic_shop
+from reg4rec.errors import InputError
+from reg4rec.infer import Recommender
+from reg4rec.loop import LoopConfig
+from reg4rec.recipes import RECIPES, Recipe, recipe_named
+from reg4rec.run import Run
+from reg4rec.tokenizer import Tokenizer, TokenizerConfig, fit_tokenizer
+from reg4rec.tokenizer.stage import TokenizerStage
+from reg4rec.train import AlignConfig, PretrainConfig, align, fit_recommender
+from reg4rec.train.align_stage import AlignStage
+from reg4rec.train.pretrain import PretrainStage
+
+LOOP = LoopConfig(epochs=2, learning_rate=4e-3, log_every=1, checkpoint_seconds=0.0)
+SMALL = Recipe(
+    TokenizerConfig(
+        num_codebooks=3,
+        codebook_size=8,
+        codeword_dim=8,
+        hidden_dim=32,
+        epochs=6,
+        autoencoder_epochs=2,
+        batch_size=16,
+        views=ViewConfig(text_dim=12, collaborative_dim=4),
+    ),
+    PretrainConfig(size="tiny", max_history=8, num_beams=9, validation_users=40, batch_targets=256, loop=LOOP),
+    AlignConfig(batch_users=60, group_size=4, validation_users=40, loop=replace(LOOP, epochs=1, learning_rate=5e-5)),
+)
+
+
+class Killed(BaseException):
+    """Stands for anything that ends a fit from outside."""
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Interactions and items of a shop as CSV, with column names of its own."""
+    folder, shop = tmp_path_factory.mktemp("files"), synthetic_shop(num_users=120, num_items=60, num_facets=3, seed=0)
+    ids = shop.items.ids.to_pylist()
+    rows = [(f"u{u}", ids[i], t) for u in range(shop.num_users) for t, i in enumerate(shop.sequences[u])]
+    pl.DataFrame(rows, schema=["customer", "item_id", "timestamp"], orient="row").write_csv(folder / "clicks.csv")
+    titles = shop.items.table["title"].to_pylist()
+    pl.DataFrame({"item_id": ids, "title": titles}).write_csv(folder / "items.csv")
+    return folder / "clicks.csv", folder / "items.csv"
+
+
+def fit(files: tuple[Path, Path], out: Path | None, **options: Any) -> Recommender:
+    return reg4rec.fit(
+        *files, **{"out": out, "recipe": SMALL, "reading": {"user": "customer"}, "progress": False, **options}
+    )
+
+
+@pytest.fixture(scope="module")
+def fitted(files: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Recommender]:
+    out = tmp_path_factory.mktemp("fit") / "shop"
+    return out, fit(files, out, aligned=True)
+
+
+def same_bits(one: Recommender, other: Recommender) -> bool:
+    weights, others = one.model.state_dict(), other.model.state_dict()
+    return (
+        weights.keys() == others.keys()
+        and all(torch.equal(weights[name], others[name]) for name in weights)
+        and torch.equal(one.tokenizer.codes_IM, other.tokenizer.codes_IM)
+        and one.config == other.config
+    )
+
+
+def test_the_road_is_its_stages(fitted: tuple[Path, Recommender], tmp_path: Path) -> None:
+    out, recommender = fitted
+    data, quiet = Dataset.load(out / "data"), Run(progress=False)
+    tokenizer = fit_tokenizer(data, SMALL.tokenizer, quiet)
+    by_stages = align(fit_recommender(data, tokenizer, SMALL.pretrain, quiet), data, SMALL.align, quiet)
+    assert same_bits(recommender, by_stages)
+    assert same_bits(recommender, Recommender.from_pretrained(out / "recommender"))
+    rows = json.loads((out / "metrics.json").read_text())["rows"]
+    report = reg4rec.evaluate([reg4rec.Popularity.fit(data), by_stages], data)
+    assert [row["metrics"] for row in rows] == [row.metrics for row in report.rows]
+
+
+@pytest.mark.parametrize(
+    "dies_in",
+    [
+        (TokenizerStage, "loss"),
+        (Tokenizer, "save_pretrained"),
+        (PretrainStage, "loss"),
+        (Recommender, "save_pretrained"),
+        (AlignStage, "loss"),
+        (recipes, "evaluate"),
+    ],
+    ids=lambda place: f"{place[0].__name__.rpartition('.')[2]}.{place[1]}",
+)
+def test_a_killed_fit_goes_on_to_the_same_bits(
+    files: tuple[Path, Path], fitted: tuple[Path, Recommender], dies_in: tuple[Any, str], tmp_path: Path
+) -> None:
+    home, name = dies_in
+    original: Callable[..., Any] = getattr(home, name)
+    calls = 0
+
+    def dies(*args: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == (3 if name == "loss" else 1):
+            raise Killed
+        return original(*args, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(home, name, dies)
+        with pytest.raises(Killed):
+            fit(files, tmp_path / "shop", aligned=True)
+    assert same_bits(fit(files, tmp_path / "shop", aligned=True), fitted[1])
+    kept = (tmp_path / "shop" / "metrics.json").read_text(), (fitted[0] / "metrics.json").read_text()
+    assert len({json.dumps([row["metrics"] for row in json.loads(text)["rows"]]) for text in kept}) == 1
+
+
+def test_finished_tokens_are_loaded_and_damaged_ones_fitted_again(
+    fitted: tuple[Path, Recommender], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = Dataset.load(fitted[0] / "data")
+    first = fit_tokenizer(data, SMALL.tokenizer, Run(tmp_path, progress=False))
+    with monkeypatch.context() as patch:
+        patch.setattr(TokenizerStage, "loss", None)
+        patch.setattr(Tokenizer, "save_pretrained", None)
+        again = fit_tokenizer(data, SMALL.tokenizer, Run(tmp_path, progress=False))
+    assert torch.equal(again.codes_IM, first.codes_IM)
+    assert again.health == first.health
+    (tmp_path / "tokenizer" / "tokens.safetensors").write_bytes(b"cut")
+    whole = fit_tokenizer(data, SMALL.tokenizer, Run(tmp_path, progress=False))
+    assert torch.equal(whole.codes_IM, first.codes_IM)
+    assert torch.equal(Tokenizer.from_pretrained(tmp_path / "tokenizer").codes_IM, first.codes_IM)
+
+
+def test_a_folder_of_another_fit_is_refused_and_stays(
+    files: tuple[Path, Path], fitted: tuple[Path, Recommender]
+) -> None:
+    out, _ = fitted
+    before = (out / "fit.json").read_bytes(), (out / "metrics.json").read_bytes()
+    with pytest.raises(InputError, match=r"holds a fit with other aligned, seed; choose another folder"):
+        fit(files, out, seed=1)
+    with pytest.raises(InputError, match=r"holds a fit with other pretrain\.dropout"):
+        fit(files, out, aligned=True, recipe=SMALL.change(pretrain={"dropout": 0.0}))
+    with pytest.raises(InputError, match="holds a fit with other dataset"):
+        fit(files, out, aligned=True, reading={"user": "customer", "min_interactions": 6})
+    assert before == ((out / "fit.json").read_bytes(), (out / "metrics.json").read_bytes())
+
+
+def test_a_folder_of_something_else_is_refused(files: tuple[Path, Path], tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "own.csv").touch()
+    with pytest.raises(InputError, match="is not of a fit, but holds data, which would be lost"):
+        fit(files, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
+def test_a_fit_started_over_leaves_nothing_of_the_old_one(files: tuple[Path, Path], tmp_path: Path) -> None:
+    short = SMALL.change(pretrain={"epochs": 1})
+    fit(files, tmp_path / "shop", recipe=short)
+    fresh = fit(files, tmp_path / "shop", recipe=short, seed=5, resume=False)
+    assert same_bits(fresh, fit(files, None, recipe=short, seed=5))
+    assert json.loads((tmp_path / "shop" / "fit.json").read_text())["seed"] == 5
+
+
+def test_a_recipe_is_applied_whole(fitted: tuple[Path, Recommender]) -> None:
+    out, recommender = fitted
+    data, paper = Dataset.load(out / "data"), RECIPES["paper"]
+    refused = "tokens are of the recipe 'default', these settings of 'paper', and a recipe is applied whole"
+    with pytest.raises(InputError, match=refused):
+        fit_recommender(data, recommender.tokenizer, paper.pretrain)
+    with pytest.raises(InputError, match=refused):
+        align(recommender, data, paper.align)
+    with pytest.raises(InputError, match=refused):
+        Recipe(SMALL.tokenizer, paper.pretrain)
+    with pytest.raises(InputError, match="recipe is 'papr'; it must be one of default, paper"):
+        recipe_named("papr")
+
+
+def test_the_default_is_what_every_stage_has_by_default() -> None:
+    assert RECIPES["default"] == Recipe()
+    assert {stage.recipe for stage in (RECIPES["paper"].tokenizer, RECIPES["paper"].pretrain)} == {"paper"}
+
+
+def test_a_named_recipe_gets_codebooks_that_fit_the_catalog() -> None:
+    assert recipe_named("paper").sized_for(800).tokenizer.codebook_size == 64
+    assert recipe_named("default").sized_for(10**6) == RECIPES["default"]
+
+
+def test_what_does_not_go_together_is_named(files: tuple[Path, Path], fitted: tuple[Path, Recommender]) -> None:
+    data = Dataset.load(fitted[0] / "data")
+    with pytest.raises(InputError, match="data is a dataset already"):
+        reg4rec.fit(data, items=files[1])
+    with pytest.raises(InputError, match="belong to a file of interactions"):
+        reg4rec.fit(fitted[0] / "data", reading={"user": "customer"})
+    with pytest.raises(InputError, match="there is no dataset or folder 'nowhere'"):
+        reg4rec.fit("nowhere")
+    with pytest.raises(InputError, match="PretrainConfig has no setting wings"):
+        SMALL.change(pretrain={"wings": 2})
