@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export REG4REC_DATA ?= $(wildcard ../shared/data)
 
-.PHONY: setup demo test test-gpu bench bench-compare sanitize sanitize-threads lint format clean
+.PHONY: setup demo test test-gpu bench bench-compare sanitize sanitize-threads lint format lines clean
 
 setup: $(VENV)/.ready
 
@@ -69,6 +69,13 @@ format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	git ls-files 'csrc/*' 'tests/*.cpp' | xargs $(BIN)/clang-format -i
+
+# Lines by part, of this revision or another: make lines REV=e98d00b
+REV ?= HEAD
+lines:
+	@for part in reg4rec kernels csrc bench tests examples docs; do \
+	  printf '%-9s %6d\n' $$part $$(git archive $(REV) $$part | \
+	    tar -xO --wildcards '*.py' '*.cpp' '*.h' '*.cu' '*.cuh' '*.md' 2>/dev/null | wc -l); done
 
 clean:
 	rm -rf build dist *.egg-info reg4rec/_C*.so reg4rec/_C.missing.txt .pytest_cache .mypy_cache .ruff_cache

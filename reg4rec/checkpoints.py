@@ -16,6 +16,7 @@ from reg4rec.storage import (
     atomic_folder,
     check_replaceable,
     is_temporary,
+    new_header,
     read_header,
     read_json,
     read_tensors,
@@ -36,7 +37,7 @@ __all__ = [
     "sweep",
 ]
 
-FORMAT, VERSION = "reg4rec-checkpoint", 1
+FORMAT, VERSION = "reg4rec-checkpoint", 2
 MAX_COUNTER_BYTES = 1 << 32
 """LADQ's history grows with the run."""
 WRITTEN = ("checkpoints", "metrics.jsonl", "best.safetensors", "dataset.json", "recommender.json", "tokenizer.json")
@@ -164,7 +165,7 @@ def save_checkpoint(
     folder = run / "checkpoints" / f"step-{step:09d}"
     with atomic_folder(folder, "checkpoint.json") as fresh:
         write_tensors(fresh / "state.safetensors", tensors)
-        write_json(fresh / "checkpoint.json", {"format": FORMAT, "version": VERSION, **counters})
+        write_json(fresh / "checkpoint.json", new_header(FORMAT, VERSION, **counters))
     for older in folder.parent.glob("step-*"):
         if older != folder:
             shutil.rmtree(older)
@@ -202,7 +203,7 @@ def load_checkpoint(folder: Path, module: nn.Module, optimizer: torch.optim.Opti
 def read_counters(folder: Path) -> dict[str, Any]:
     """The counters alone of a checkpoint."""
     header = read_header(folder / "checkpoint.json", FORMAT, VERSION, most_bytes=MAX_COUNTER_BYTES)
-    return {name: value for name, value in header.items() if name not in ("format", "version")}
+    return {name: value for name, value in header.items() if name not in new_header(FORMAT, VERSION)}
 
 
 def sweep(run: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from reg4rec import distributed
+from reg4rec.checkpoints import open_folder, read_settings
 from reg4rec.data import Dataset, load_dataset, read_interactions
 from reg4rec.errors import InputError
 from reg4rec.evaluation import Popularity, Report, evaluate
@@ -19,7 +20,7 @@ from reg4rec.infer import Recommender, SearchConfig
 from reg4rec.loop import LoopConfig
 from reg4rec.run import Run
 from reg4rec.settings import check_same_recipe, differences, override
-from reg4rec.storage import read_header, to_json, write_json
+from reg4rec.storage import new_header, read_header, to_json, write_json
 from reg4rec.tokenizer import TokenizerConfig, fit_tokenizer, suggested_codebook_size
 from reg4rec.train import AlignConfig, PretrainConfig, align, fit_recommender
 
@@ -244,8 +245,22 @@ def _open(folder: Path, data: Dataset, settings: dict[str, Any], resume: bool) -
             "settings, or start over with resume off"
         )
     distributed.barrier()  # all have looked
+    if path.exists() and not resume:
+        _start_over(folder)
     if distributed.is_first():
-        write_json(path, {"format": FORMAT, "version": VERSION, **wanted})
+        write_json(path, new_header(FORMAT, VERSION, **wanted))
         if differing or not (folder / "data").exists():
             data.save(folder / "data")
+    distributed.barrier()
+
+
+def _start_over(folder: Path) -> None:
+    """Remove what an earlier fit made, before its settings are replaced; what others put there stays."""
+    for stage in ("tokenizer", "model", "aligned"):
+        if (folder / stage / "config.json").exists():
+            open_folder(folder / stage, read_settings(folder / stage), resume=False)
+            if distributed.is_first():
+                (folder / stage / "config.json").unlink()
+    if distributed.is_first():
+        (folder / "metrics.json").unlink(missing_ok=True)
     distributed.barrier()

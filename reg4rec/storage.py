@@ -1,7 +1,7 @@
 """How artifacts are written and read: whole folders, never half ones; JSON and safetensors, never pickle.
 
-Every artifact folder carries one JSON header with its `format` and `version`. A folder or file is written under a
-temporary name beside its destination and renamed when complete, so a killed process leaves the old one or none.
+Every artifact folder carries one JSON header with its `format`, `version` and `files`. A folder or file is written
+under a temporary name beside its destination and renamed when complete, so a killed process leaves the old one or none.
 """
 
 import contextlib
@@ -30,6 +30,7 @@ __all__ = [
     "explained",
     "held",
     "is_temporary",
+    "new_header",
     "read_header",
     "read_json",
     "read_tensors",
@@ -222,20 +223,27 @@ def read_json(path: str | Path, most_bytes: int = MAX_JSON_BYTES) -> dict[str, A
     return value
 
 
-def read_header(
-    path: str | Path, format: str, version: int, oldest: int = 1, most_bytes: int = MAX_JSON_BYTES
-) -> dict[str, Any]:
-    """The JSON header of an artifact: `format` must match, `version` lies between `oldest` and ours."""
+def new_header(format: str, version: int, **facts: Any) -> dict[str, Any]:
+    """The JSON header of an artifact. `files` will hold the checksums of its files by name; it is empty today."""
+    return {"format": format, "version": version, "files": {}, **facts}
+
+
+def read_header(path: str | Path, format: str, version: int, most_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
+    """The JSON header of an artifact; InputError for another format or version, and for one without `files`."""
     header = read_json(path, most_bytes)
     if header.get("format") != format:
         raise InputError(f"{path} has format {header.get('format')!r} where {format!r} was expected")
     found = header.get("version")
     if type(found) is not int or found < 1:
-        raise InputError(f"{path} has version {found!r} where a whole number from 1 to {version} was expected")
+        raise InputError(f"{path} has version {found!r} where the whole number {version} was expected")
     if found > version:
-        raise InputError(f"{path} has version {found}, this reg4rec reads up to {version}; install a newer reg4rec")
-    if found < oldest:
-        raise InputError(f"{path} has version {found}, this reg4rec reads from {oldest} on; make the artifact again")
+        raise InputError(f"{path} has version {found}, this reg4rec reads version {version}; install a newer reg4rec")
+    if found < version:
+        raise InputError(
+            f"{path} has version {found}, this reg4rec reads version {version}; make it again with this reg4rec"
+        )
+    if not isinstance(header.get("files"), dict):
+        raise InputError(f"{path} lacks the list of its files; make it again")
     return header
 
 

@@ -115,6 +115,10 @@ def test_evaluation_stands_in_a_file_and_on_the_console(chain: Chain) -> None:
         ("info", "backends"),
     ],
 )
+def test_json_is_all_that_stands_on_standard_output(chain: Chain, command: str, key: str) -> None:
+    assert key in json.loads(printed_by(f"{command} --json", chain.root))
+
+
 def test_a_shop_is_fitted_by_one_command_that_goes_on(chain: Chain) -> None:
     columns = f"{COLUMNS} --title label --categories kind --min-interactions 2"
     small = "--codebook-size 8 --size tiny --epochs 1 --device cpu"
@@ -129,10 +133,6 @@ def test_a_shop_is_fitted_by_one_command_that_goes_on(chain: Chain) -> None:
     )
     prepared = json.loads(printed_by(f"fit --data ROOT/data --out ROOT/fit-data {small} --json", chain.root))
     assert prepared["rows"][1]["metrics"] == again["rows"][1]["metrics"]
-
-
-def test_json_is_all_that_stands_on_standard_output(chain: Chain, command: str, key: str) -> None:
-    assert key in json.loads(printed_by(f"{command} --json", chain.root))
 
 
 def test_recommendations_are_parquet_parts(chain: Chain) -> None:

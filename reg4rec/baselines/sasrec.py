@@ -20,7 +20,7 @@ from reg4rec.infer.table import results_table
 from reg4rec.loop import LoopConfig
 from reg4rec.run import Run, choose_device
 from reg4rec.settings import check_settings, override
-from reg4rec.storage import atomic_folder, read_header, read_tensors, write_json, write_tensors
+from reg4rec.storage import atomic_folder, new_header, read_header, read_tensors, write_json, write_tensors
 from reg4rec.train.item_loss import draw_negatives, sampled_softmax_loss
 from reg4rec.train.validation import validation_metrics
 from reg4rec.train.windows import Batch, WindowBatches
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SASRec", "SASRecConfig"]
 
-FORMAT, VERSION = "reg4rec-sasrec", 1
+FORMAT, VERSION = "reg4rec-sasrec", 2
 SCORES_AT_ONCE = 1 << 23
 """Item scores held at a time, which sets how many users are ranked together."""
 
@@ -167,7 +167,7 @@ class SASRec:
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the whole recommender, replacing what was there."""
         with atomic_folder(folder, "sasrec.json") as fresh:
-            header = {"format": FORMAT, "version": VERSION, "category_level": self.items.category_level}
+            header = new_header(FORMAT, VERSION, category_level=self.items.category_level)
             write_json(fresh / "sasrec.json", {**header, "config": asdict(self.config)})
             write_tensors(fresh / "model.safetensors", self.network.state_dict())
             self.items.save(fresh / "items.parquet")

@@ -19,11 +19,11 @@ from reg4rec.data import Dataset
 from reg4rec.errors import InputError
 from reg4rec.evaluation import evaluate
 from reg4rec.settings import differences, override
-from reg4rec.storage import read_header, read_json, write_json
+from reg4rec.storage import new_header, read_header, read_json, write_json
 
 __all__ = ["compare", "versions"]
 
-FORMAT, VERSION = "reg4rec-comparison-run", 1
+FORMAT, VERSION = "reg4rec-comparison-run", 2
 
 
 def compare(
@@ -95,7 +95,7 @@ def _result(name: str, job: Job, protocols: Sequence[ProtocolName]) -> dict[str,
 
 def _read_result(path: Path, identity: dict[str, Any]) -> dict[str, Any]:
     if not path.exists():
-        return {"format": FORMAT, "version": VERSION, **identity, "reports": {}}
+        return new_header(FORMAT, VERSION, **identity, reports={})
     found = read_header(path, FORMAT, VERSION)
     differing = [place for name, value in identity.items() for place in differences(name, found.get(name), value)]
     if differing:

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from reg4rec.comparison.plot import draw
-from reg4rec.storage import atomic_file, write_json
+from reg4rec.storage import atomic_file, new_header, write_json
 
 __all__ = ["Comparison", "Row", "Spread", "markdown_table"]
 
-FORMAT, VERSION = "reg4rec-comparison", 1
+FORMAT, VERSION = "reg4rec-comparison", 2
 SHOWN = ("recall@5", "ndcg@5", "recall@10", "ndcg@10")
 """Metrics of the Markdown table; the JSON file holds all."""
 
@@ -77,7 +77,7 @@ class Comparison:
     def as_dict(self) -> dict[str, Any]:
         """What `compare.json` holds."""
         rows = [asdict(row) | {"spread": {m: asdict(row.spread(m)) for m in row.metrics}} for row in self.rows]
-        return {"format": FORMAT, "version": VERSION, **asdict(self), "rows": rows}
+        return new_header(FORMAT, VERSION, **{**asdict(self), "rows": rows})
 
     def markdown(self) -> str:
         """A table for each protocol, readable on a console too, and what it was measured under."""

@@ -19,11 +19,11 @@ from reg4rec.data.parquet import read_parquet, write_parquet
 from reg4rec.data.sequences import Sequences
 from reg4rec.data.split import CutUnit, Kept, Split, Times, check_times, kept_lengths, time_split
 from reg4rec.errors import InputError
-from reg4rec.storage import atomic_folder, read_header, read_tensors, write_json, write_tensors
+from reg4rec.storage import atomic_folder, new_header, read_header, read_tensors, write_json, write_tensors
 
 __all__ = ["Dataset"]
 
-FORMAT, VERSION = "reg4rec-dataset", 2
+FORMAT, VERSION = "reg4rec-dataset", 3
 
 Int32 = npt.NDArray[np.int32]
 PartName = Literal["train", "train+validation", "all"]
@@ -166,7 +166,7 @@ class Dataset:
     def save(self, folder: str | Path) -> None:
         """Write the dataset folder, replacing what was there."""
         with atomic_folder(folder, "dataset.json", ["vectors.safetensors"]) as fresh:
-            header = {"format": FORMAT, "version": VERSION, "name": self.name, "split": self.split.to_json()}
+            header = new_header(FORMAT, VERSION, name=self.name, split=self.split.to_json())
             body = {"category_level": self.items.category_level, "card": self.card}
             write_json(fresh / "dataset.json", header | body)
             self.items.save(fresh / "items.parquet")
@@ -179,7 +179,7 @@ class Dataset:
     def load(cls, folder: str | Path) -> "Dataset":
         """The dataset that `save` wrote; InputError if the folder is damaged or its content is not what was saved."""
         folder = Path(folder)
-        header = read_header(folder / "dataset.json", FORMAT, VERSION, oldest=2)
+        header = read_header(folder / "dataset.json", FORMAT, VERSION)
         name, level, card = (header.get(key) for key in ("name", "category_level", "card"))
         if not isinstance(name, str) or not isinstance(card, dict) or type(level) is not int:
             raise InputError(f"{folder / 'dataset.json'} lacks name, category_level or card; prepare the data again")

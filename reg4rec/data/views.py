@@ -18,11 +18,11 @@ from reg4rec.data.neighbors import neighbor_mean
 from reg4rec.data.text_view import TextView, read_matrix_tensor, unit_rows
 from reg4rec.errors import InputError
 from reg4rec.settings import check_settings
-from reg4rec.storage import atomic_folder, read_header, write_json, write_tensors
+from reg4rec.storage import atomic_folder, new_header, read_header, write_json, write_tensors
 
 __all__ = ["ItemViews", "ViewConfig"]
 
-FORMAT, VERSION = "reg4rec-views", 1
+FORMAT, VERSION = "reg4rec-views", 2
 
 Float32 = npt.NDArray[np.float32]
 
@@ -155,7 +155,7 @@ class ItemViews:
         """Write the folder, replacing what was there."""
         with atomic_folder(folder, "views.json", ["vocabulary.parquet", "text.safetensors"]) as fresh:
             body = {"config": asdict(self.config), "widths": self.widths, "card": self.card}
-            write_json(fresh / "views.json", {"format": FORMAT, "version": VERSION} | body)
+            write_json(fresh / "views.json", new_header(FORMAT, VERSION) | body)
             write_tensors(fresh / "vectors.safetensors", {"vectors": torch.from_numpy(self.vectors_IV)})
             if self.text is not None:
                 self.text.save(fresh)

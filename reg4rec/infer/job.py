@@ -26,11 +26,11 @@ from reg4rec.errors import InputError
 from reg4rec.infer.recommender import Recommender
 from reg4rec.infer.table import Results, results_arrow
 from reg4rec.infer.users import UserFile, UserPart
-from reg4rec.storage import atomic_file, explained, held, is_temporary, read_header, read_json, write_json
+from reg4rec.storage import atomic_file, explained, held, is_temporary, new_header, read_header, read_json, write_json
 
 __all__ = ["Job", "PartMaker", "Record", "open_job", "part_name", "plan_batches", "recommend_to_folder"]
 
-FORMAT, VERSION = "reg4rec-recommendations", 1
+FORMAT, VERSION = "reg4rec-recommendations", 2
 HISTORY_SLOTS_AT_ONCE = 1 << 17
 """History items, padding included, that a batch may hold beside its limit of users."""
 PARTS_AHEAD = 2
@@ -291,7 +291,7 @@ def _open_folder(out: Path, job: Job, resume: bool) -> dict[str, dict[str, Any]]
 
 
 def _write_manifest(out: Path, job: Job, parts: list[dict[str, Any]]) -> None:
-    write_json(out / "manifest.json", {"format": FORMAT, "version": VERSION, "job": job, "parts": parts})
+    write_json(out / "manifest.json", new_header(FORMAT, VERSION, job=job, parts=parts))
 
 
 def _is_whole(path: Path, sha256: str) -> bool:

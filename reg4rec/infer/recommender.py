@@ -37,7 +37,7 @@ from reg4rec.kernels.beam_step.reference import is_excluded
 from reg4rec.model import Memory, Reg4RecModel
 from reg4rec.run import choose_device
 from reg4rec.settings import override
-from reg4rec.storage import atomic_folder, read_header, read_tensors, write_json, write_tensors
+from reg4rec.storage import atomic_folder, new_header, read_header, read_tensors, write_json, write_tensors
 from reg4rec.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DType", "Recommender"]
 
-FORMAT, VERSION = "reg4rec-recommender", 2
+FORMAT, VERSION = "reg4rec-recommender", 3
 INDEX = "index.safetensors"
 
 TrainedOn = Literal["train", "train+validation"]
@@ -318,7 +318,7 @@ class Recommender:
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the whole recommender, replacing what was there."""
         with atomic_folder(folder, "recommender.json", ["*.safetensors"]) as fresh:
-            header = {"format": FORMAT, "version": VERSION, "trained_on": self.trained_on}
+            header = new_header(FORMAT, VERSION, trained_on=self.trained_on)
             write_json(
                 fresh / "recommender.json",
                 {**header, "search": asdict(self.config), "category_level": self.items.category_level},
@@ -340,7 +340,7 @@ class Recommender:
             config = SearchConfig.from_json(header["search"])
             level, trained_on = header["category_level"], header["trained_on"]
             stored = read_tensors(folder / "items.safetensors")
-            popularity_I, removed_X = stored["popularity"], stored.get("removed", torch.empty(0, dtype=torch.int64))
+            popularity_I, removed_X = stored["popularity"], stored["removed"]
             if trained_on not in get_args(TrainedOn) or type(level) is not int or popularity_I.dtype != torch.int64:
                 raise TypeError(f"trained_on {trained_on!r}, category_level {level!r}, popularity {popularity_I.dtype}")
         except (KeyError, TypeError) as error:

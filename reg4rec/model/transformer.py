@@ -13,12 +13,11 @@ from reg4rec.errors import InputError
 from reg4rec.model.config import ModelConfig
 from reg4rec.model.layers import DecoderBlock, Dropout, EncoderBlock, Rotary
 from reg4rec.model.packed import Packed, PackedWeights, packed_decoder, packed_encoder
-from reg4rec.storage import read_header, read_tensors, write_json, write_tensors
+from reg4rec.storage import new_header, read_header, read_tensors, write_json, write_tensors
 
 __all__ = ["Memory", "PathCache", "Reg4RecModel"]
 
-MODEL_FORMAT = "reg4rec-model"
-MODEL_VERSION = 2
+FORMAT, VERSION = "reg4rec-model", 3
 RESIDUAL_DROPOUT = 0.3
 """In the part of an item's vector that is its own; its tokens learn to do without it."""
 REPEAT_SCALE = 10.0
@@ -327,7 +326,7 @@ class Reg4RecModel(nn.Module):
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `model.json` and `model.safetensors` into a folder."""
         folder = Path(folder)
-        header = {"format": MODEL_FORMAT, "version": MODEL_VERSION, "config": asdict(self.config)}
+        header = new_header(FORMAT, VERSION, config=asdict(self.config))
         write_json(folder / "model.json", header)
         write_tensors(folder / "model.safetensors", self.state_dict())
 
@@ -335,7 +334,7 @@ class Reg4RecModel(nn.Module):
     def from_pretrained(cls, folder: str | Path) -> "Reg4RecModel":
         """The model saved in a folder, in evaluation mode on the CPU; InputError where the files do not fit."""
         folder = Path(folder)
-        header: dict[str, Any] = read_header(folder / "model.json", MODEL_FORMAT, MODEL_VERSION)
+        header: dict[str, Any] = read_header(folder / "model.json", FORMAT, VERSION)
         stored = read_tensors(folder / "model.safetensors")
         try:
             config = ModelConfig(**header["config"])

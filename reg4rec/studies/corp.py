@@ -19,12 +19,12 @@ from reg4rec.evaluation import evaluate
 from reg4rec.infer import Recommender
 from reg4rec.infer.search import CORP_REGION, SearchConfig
 from reg4rec.settings import SEED_RANGE, SEEDS, check_settings, override
-from reg4rec.storage import read_header, write_json
+from reg4rec.storage import new_header, read_header, write_json
 from reg4rec.studies.corp_findings import CorpFindings, Row
 
 __all__ = ["CorpConfig", "corp", "rows_decoded"]
 
-FORMAT, VERSION = "reg4rec-corp-measured", 1
+FORMAT, VERSION = "reg4rec-corp-measured", 2
 SPLITS: tuple[Literal["validation", "test"], ...] = ("validation", "test")
 K, WHOLE = 10, "reg4rec.search"
 
@@ -132,7 +132,7 @@ def rows_decoded(config: SearchConfig, num_codebooks: int, k: int) -> int:
 def _opened(path: Path, job: dict[str, Any]) -> dict[str, Any]:
     """What was measured before, InputError where that was another job."""
     if not path.exists():
-        return {"format": FORMAT, "version": VERSION, "job": job, "timing": {}, **{split: {} for split in SPLITS}}
+        return new_header(FORMAT, VERSION, job=job, timing={}, **{split: {} for split in SPLITS})
     found = read_header(path, FORMAT, VERSION)
     differing = sorted(name for name, value in job.items() if found.get("job", {}).get(name) != value)
     if differing:

@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reg4rec.comparison.table import markdown_table
-from reg4rec.storage import atomic_file, write_json
+from reg4rec.storage import atomic_file, new_header, write_json
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 __all__ = ["CorpFindings", "Row"]
 
-FORMAT, VERSION = "reg4rec-corp", 1
+FORMAT, VERSION = "reg4rec-corp", 2
 PAPER_THETA = 0.06
 SHOWN = {"recall@10": "Recall@10", "ndcg@10": "NDCG@10"}
 
@@ -56,7 +56,7 @@ class CorpFindings:
 
     def as_dict(self) -> dict[str, Any]:
         """What `corp.json` holds."""
-        return {"format": FORMAT, "version": VERSION, **asdict(self)}
+        return new_header(FORMAT, VERSION, **asdict(self))
 
     def markdown(self) -> str:
         """One table, and what it was measured under."""

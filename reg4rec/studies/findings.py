@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from reg4rec.comparison.table import markdown_table
-from reg4rec.storage import atomic_file, write_json
+from reg4rec.storage import atomic_file, new_header, write_json
 
 __all__ = ["ColdStartFindings", "Row"]
 
-FORMAT, VERSION = "reg4rec-cold-start", 1
+FORMAT, VERSION = "reg4rec-cold-start", 2
 TITLES = {"items": "New items", "users": "New users"}
 NOTE = "Items of a user's own history are never ranked; every value is a mean over the users of its column."
 
@@ -43,7 +43,7 @@ class ColdStartFindings:
 
     def as_dict(self) -> dict[str, Any]:
         """What `cold-start.json` holds."""
-        return {"format": FORMAT, "version": VERSION, **asdict(self)}
+        return new_header(FORMAT, VERSION, **asdict(self))
 
     def markdown(self) -> str:
         """A table for each question, and what it was measured under."""

@@ -16,14 +16,14 @@ from reg4rec.errors import InputError
 from reg4rec.model import Format
 from reg4rec.run import Run
 from reg4rec.settings import SEED_RANGE, SEEDS, check_settings, override
-from reg4rec.storage import atomic_file, write_json
+from reg4rec.storage import atomic_file, new_header, write_json
 from reg4rec.tokenizer import Tokenizer
 from reg4rec.train import PretrainConfig, pretrain
 from reg4rec.train.precision import COARSER, LadqConfig, LayerSample, classes_of, read_ladq
 
 __all__ = ["SamplingConfig", "SamplingFindings", "sampling"]
 
-FORMAT, VERSION = "reg4rec-sampling", 1
+FORMAT, VERSION = "reg4rec-sampling", 2
 SMOOTH = 10
 """Samples to either side of a step whose mean is taken for the truth."""
 
@@ -84,7 +84,7 @@ class SamplingFindings:
 
     def as_dict(self) -> dict[str, Any]:
         """What `sampling.json` holds."""
-        return {"format": FORMAT, "version": VERSION, **asdict(self)}
+        return new_header(FORMAT, VERSION, **asdict(self))
 
     def markdown(self) -> str:
         """A table, and what it was measured under."""

@@ -12,11 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from reg4rec.comparison.table import Spread, markdown_table
-from reg4rec.storage import atomic_file, write_json
+from reg4rec.storage import atomic_file, new_header, write_json
 
 __all__ = ["Measured", "Row", "VariantFindings", "compared"]
 
-FORMAT, VERSION = "reg4rec-study", 1
+FORMAT, VERSION = "reg4rec-study", 2
 METRICS = {"recall@5": "Recall@5", "recall@10": "Recall@10", "ndcg@10": "NDCG@10", "recall@50": "Recall@50"}
 FORMS = {
     "collisions": "{:.1%}",
@@ -103,7 +103,7 @@ class VariantFindings:
 
     def as_dict(self) -> dict[str, Any]:
         """What `STUDY.json` holds."""
-        return {"format": FORMAT, "version": VERSION, **asdict(self)}
+        return new_header(FORMAT, VERSION, **asdict(self))
 
     def markdown(self) -> str:
         """A table, and what it was measured under."""

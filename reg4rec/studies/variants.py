@@ -22,14 +22,14 @@ from reg4rec.infer import Recommender
 from reg4rec.recipes import RECIPES, Recipe
 from reg4rec.run import Run
 from reg4rec.settings import SEED_RANGE, SEEDS, check_settings, override
-from reg4rec.storage import read_header, read_tensors, to_json, write_json, write_tensors
+from reg4rec.storage import new_header, read_header, read_tensors, to_json, write_json, write_tensors
 from reg4rec.studies.questions import QUESTIONS, Variant
 from reg4rec.studies.variant_findings import Measured, VariantFindings, compared
 from reg4rec.train.align_stage import AlignStage
 
 __all__ = ["VariantConfig", "study_variants"]
 
-FORMAT, VERSION = "reg4rec-variant", 1
+FORMAT, VERSION = "reg4rec-variant", 2
 CUTS = (5, 10, 50)
 ONE_EPOCH = override(RECIPES["default"].align, {"epochs": 1, "patience": 0})
 """Alignment as a study has it."""
@@ -184,7 +184,7 @@ class _Job:
             "similarity": health.max_similarity,
             "decoded": recommender.config.num_steps or recommender.model.config.num_codebooks,
         }
-        write_json(self.path, {"format": FORMAT, "version": VERSION, **self.settings, "facts": facts})
+        write_json(self.path, new_header(FORMAT, VERSION, **self.settings, facts=facts))
 
     def read(self) -> Measured:
         """What `measure` found."""

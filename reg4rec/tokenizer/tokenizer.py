@@ -13,7 +13,7 @@ from torch import Tensor
 
 from reg4rec.data import ItemViews
 from reg4rec.errors import InputError
-from reg4rec.storage import atomic_folder, read_header, read_json, read_tensors, write_json, write_tensors
+from reg4rec.storage import atomic_folder, new_header, read_header, read_json, read_tensors, write_json, write_tensors
 from reg4rec.tokenizer.config import TokenizerConfig
 from reg4rec.tokenizer.health import Health
 from reg4rec.tokenizer.kinds import build_quantizer
@@ -23,7 +23,7 @@ from reg4rec.tokenizer.verdict import warnings
 
 __all__ = ["Tokenizer"]
 
-FORMAT, VERSION = "reg4rec-tokenizer", 1
+FORMAT, VERSION = "reg4rec-tokenizer", 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,7 +123,7 @@ class Tokenizer:
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the tokenizer folder, replacing what was there."""
         with atomic_folder(folder, "tokenizer.json", ["*.safetensors"]) as fresh:
-            header = {"format": FORMAT, "version": VERSION, "vector_dim": self.views.dim, "num_items": self.num_items}
+            header = new_header(FORMAT, VERSION, vector_dim=self.views.dim, num_items=self.num_items)
             write_json(fresh / "tokenizer.json", header | {"config": asdict(self.config), "card": self.card})
             write_json(fresh / "health.json", asdict(self.health) | {"warnings": warnings(self.health)})
             write_tensors(fresh / "tokens.safetensors", {"codes_IM": self.codes_IM, "quantized_IE": self.quantized_IE})

@@ -146,13 +146,13 @@ def test_a_killed_fit_resumes_to_the_same_bits(
     monkeypatch.setattr(PretrainStage, "end_epoch", killed)
     with pytest.raises(KeyboardInterrupt):
         fit(tmp_path)
-    assert not (tmp_path / "tiger").exists()
+    assert not (tmp_path / "model" / "recommender").exists()
     monkeypatch.undo()
     resumed, straight = fit(tmp_path).recommender, fit(None).recommender
     assert torch.equal(resumed.codes_IM, straight.codes_IM)
     states = zip(resumed.model.state_dict().values(), straight.model.state_dict().values(), strict=True)
     assert all(torch.equal(a, b) for a, b in states)
-    assert Tiger.from_pretrained(tmp_path / "tiger", device="cpu").recommender.tokenizer.config.kind == "rq-vae"
+    assert Tiger.from_pretrained(tmp_path / "model" / "recommender", device="cpu").recommender.tokenizer.config.kind == "rq-vae"
 
 
 @torch.no_grad()

@@ -21,7 +21,7 @@ from reg4rec.errors import InputError
 from reg4rec.infer import Recommender, job
 from reg4rec.infer.job import plan_batches, recommend_to_folder
 from reg4rec.infer.users import UserFile
-from reg4rec.storage import held
+from reg4rec.storage import held, new_header, write_json
 from tests.infer.lists import check_lists
 
 TEXTS = pa.list_(pa.string())
@@ -280,7 +280,7 @@ def test_a_folder_of_another_job_or_of_something_else_is_refused(
     with pytest.raises(InputError, match="holds files of something else"):
         recommend_to_folder(recommender, users, tmp_path, k=2)
     assert (tmp_path / ".draft.tmp").read_text() == "mine"
-    (out / "manifest.json").write_text('{"format": "reg4rec-recommendations", "version": 1, "job": {}, "parts": [3]}')
+    write_json(out / "manifest.json", new_header("reg4rec-recommendations", 2, job={}, parts=[3]))
     with pytest.raises(InputError, match="incomplete or damaged"):
         recommend_to_folder(recommender, users, out, k=2)
     assert {name: data for name, data in contents(out).items() if name != "manifest.json"}.items() <= before.items()

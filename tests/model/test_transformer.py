@@ -355,16 +355,6 @@ def test_a_loaded_model_is_mapped_from_its_file_which_stays_as_it_is(tmp_path: P
     assert (tmp_path / "model.safetensors").read_bytes() == before
 
 
-def test_a_model_of_version_1_is_one_of_tokens_alone(tmp_path: Path, case: Windows) -> None:
-    model = make_model(CONFIG).float()
-    model.save_pretrained(tmp_path)
-    header = json.loads((tmp_path / "model.json").read_text())
-    config = {name: value for name, value in header["config"].items() if name not in ("num_items", "renormalize")}
-    (tmp_path / "model.json").write_text(json.dumps({**header, "version": 1, "config": config}))
-    loaded = Reg4RecModel.from_pretrained(tmp_path)
-    assert torch.equal(decode_targets(loaded, *case), decode_targets(model, *case))
-
-
 def test_damaged_model_folders_are_named(tmp_path: Path) -> None:
     make_model(replace(CONFIG, num_items=I)).float().save_pretrained(tmp_path)
     header = json.loads((tmp_path / "model.json").read_text())
