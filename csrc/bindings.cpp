@@ -218,8 +218,8 @@ PYBIND11_MODULE(_C, m) {
                             std::array<int64_t, 3> scores, std::array<uintptr_t, 5> index, uintptr_t rank,
                             std::array<int64_t, 3> exclude, int64_t num_excluded, uintptr_t logits, uintptr_t states,
                             int64_t width, uintptr_t residual, std::array<int64_t, 3> repeated, int64_t num_repeated,
-                            double repeat_bias, double path_weight, uintptr_t best_scores, uintptr_t items,
-                            uintptr_t paths, uintptr_t num_invalid, int num_threads) {
+                            double repeat_bias, uintptr_t best_scores, uintptr_t items, uintptr_t paths,
+                            uintptr_t num_invalid, int num_threads) {
     const reg4rec::ItemScoring scoring{
         reinterpret_cast<const float*>(logits),   reinterpret_cast<const float*>(states), width,
         reinterpret_cast<const float*>(residual), view<const int64_t>(repeated),          num_repeated,
@@ -234,7 +234,6 @@ PYBIND11_MODULE(_C, m) {
                                  view<const int64_t>(exclude),
                                  num_excluded,
                                  scoring,
-                                 path_weight,
                                  reinterpret_cast<float*>(best_scores),
                                  reinterpret_cast<int64_t*>(items),
                                  reinterpret_cast<int64_t*>(paths),

@@ -118,7 +118,7 @@ class Finder {
       double score = wide_dot_(scoring.states + user * width, residual_of(found), width);
       for (int64_t r = 0; r < books; ++r) score += logits[r * codes + own[r]];
       if (std::binary_search(repeated_.begin(), repeated_.end(), found.item)) score += scoring.repeat_bias;
-      found.score = score + args_.path_weight * found.score;
+      found.score = score;
     }
   }
 

@@ -29,7 +29,6 @@ struct PathTopk {
   View<const int64_t, 2> exclude;
   int64_t num_excluded;
   ItemScoring scoring;
-  double path_weight;
   // results, contiguous
   float* best_scores;
   int64_t* items;

@@ -47,7 +47,6 @@ def run(
     residual_ID: torch.Tensor | None,
     repeated_BL: torch.Tensor | None,
     repeat_bias: torch.Tensor | None,
-    path_weight: float,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     from ... import _C
 
@@ -63,7 +62,7 @@ def run(
         *(rank_I.data_ptr(), view(exclude_BX, 2), 0 if exclude_BX is None else exclude_BX.shape[1]),
         *(logits, states, 0 if states_BD is None else states_BD.shape[1], residual),
         *(view(repeated_BL, 2), 0 if repeated_BL is None else repeated_BL.shape[1]),
-        *(0.0 if repeat_bias is None else float(repeat_bias), path_weight),
+        0.0 if repeat_bias is None else float(repeat_bias),
         *(best_BN.data_ptr(), items_BN.data_ptr(), path_BN.data_ptr(), invalid_B.data_ptr()),
         torch.get_num_threads(),
     )

@@ -36,7 +36,6 @@ def path_topk_reference(
     k: int,
     exclude_BX: Tensor | None,
     scoring: ItemScoring | None,
-    path_weight: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """(scores_BN, items_BN, path_BN, invalid_B)"""
     batch, device = len(tokens_BWM), rank_I.device
@@ -52,7 +51,7 @@ def path_topk_reference(
     user_T, row_T = path_B[path_T], path_W[path_T]
     scores_T = scores_BW[user_T, row_T].double()
     if scoring is not None:
-        scores_T = _own_scores(scoring, user_T, item_T, index.codes_IM) + path_weight * scores_T
+        scores_T = _own_scores(scoring, user_T, item_T, index.codes_IM)
     order = sorted_by(rank_I[item_T], row_T, -scores_T, user_T)
     begin_B = torch.searchsorted(user_T[order], torch.arange(batch, device=device))
     place_T = torch.arange(len(order), device=device) - begin_B[user_T[order]]

@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -81,9 +80,7 @@ class SearchEngine:
             return self.plain(batch.to(self.device), config, trace)
         self.indexes(config.order)  # not within a capture
         decode = partial(self.plain, config=config)
-        most_users, max_history = self.users_at_once(config), self.model.config.max_history
-        same = replace(config, path_weight=0.0)  # which is the ranking's
-        return self.graphs.run(decode, same, batch, most_users, max_history)
+        return self.graphs.run(decode, config, batch, self.users_at_once(config), self.model.config.max_history)
 
     @torch.inference_mode()
     def plain(self, batch: Batch, config: SearchConfig, trace: list[Living] | None = None) -> Found:

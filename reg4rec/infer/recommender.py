@@ -296,9 +296,7 @@ class Recommender:
         with torch.inference_mode():
             state_BD, paths = engine.run(self._batch_of(batch, exclude_BX), config, trace)
             scoring = self.item_scoring(state_BD, history_BX) if self.model.scores_items else None
-            ranking = rank_items(
-                paths, engine.index, self.rank_I, k, exclude_BX, allowed_I, scoring, config.path_weight
-            )
+            ranking = rank_items(paths, engine.index, self.rank_I, k, exclude_BX, allowed_I, scoring)
             return Results(ranking, paths)
 
     def item_scoring(self, state_BD: Tensor, history_BX: Tensor) -> ops.ItemScoring:

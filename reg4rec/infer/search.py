@@ -37,8 +37,6 @@ class SearchConfig:
     """confidence: every step may take a token of any unused codebook (CRSS); fixed: step t takes codebook t's"""
     num_steps: int | None = None
     """tokens that a path decodes, None for all: a shorter one leads to every item that carries its tokens"""
-    path_weight: float = 0.0
-    """weight of the path's score beside the item's own, in models that score items (D11)"""
     constrained: bool = True
     """decode tokens of existing, allowed items alone; False leaves every token open, and paths may lead to no item"""
 
@@ -55,8 +53,6 @@ class SearchConfig:
             raise InputError(f"order is one of {get_args(SearchOrder)}, found {self.order!r}")
         if self.num_steps is not None and self.num_steps < 1:
             raise InputError(f"num_steps starts at 1, or is None for all, found {self.num_steps}")
-        if not self.path_weight >= 0:
-            raise InputError(f"path_weight starts at 0, found {self.path_weight}")
 
     @classmethod
     def from_json(cls, stored: dict[str, Any]) -> "SearchConfig":

@@ -20,8 +20,7 @@ __all__ = ["THRESHOLDS", "calibrate", "fit_temperatures", "is_higher"]
 THRESHOLDS = (None, 0.04, 0.06, 0.08, 0.1, 0.2)
 """CORP off, the paper's range, and beyond it for models whose category distributions still move."""
 ERRORS = 2.5
-"""Of a dozen settings that change nothing one is then taken in about 7 % of all calibrations (docs/findings.md)."""
-PATH_WEIGHTS = (0.0, 0.1, 0.3, 1.0)
+"""Of eight settings that change nothing one is then taken in about 5 % of all calibrations (docs/findings.md)."""
 TEMPERATURES = np.geomspace(0.5, 2.0, 25)
 
 
@@ -35,9 +34,9 @@ def calibrate(
     """The recommender with the search settings that validation chooses, and a row for each setting tried.
 
     One setting after the other, each with the best of those before it: for models that score items the number of
-    decoded tokens and the weight of the path's score; then temperatures (none, or fitted) and CORP's threshold. The
-    first values, two tokens and nothing else, stay unless another raises NDCG@10 by more than ERRORS standard errors of
-    the difference over the users. Paper: CRSS temperature, ours, D5; theta tuned per data set, ours, D10.
+    decoded tokens; then temperatures (none, or fitted) and CORP's threshold. The first values, two tokens and nothing
+    else, stay unless another raises NDCG@10 by more than ERRORS standard errors of the difference over the users.
+    Paper: CRSS temperature, ours, D5; theta tuned per data set, ours, D10.
     """
     choices: dict[str, Sequence[Any]] = {
         "temperatures": (None, fit_temperatures(recommender, data, max_users, seed)),
@@ -45,7 +44,7 @@ def calibrate(
     }
     if recommender.model.scores_items:
         num_codebooks = recommender.model.config.num_codebooks
-        choices = {"num_steps": (*range(2, num_codebooks), None), "path_weight": PATH_WEIGHTS, **choices}
+        choices = {"num_steps": (*range(2, num_codebooks), None), **choices}
     tried: list[dict[str, Any]] = []
 
     def measure(settings: dict[str, Any]) -> npt.NDArray[np.float64]:

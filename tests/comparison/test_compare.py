@@ -171,7 +171,7 @@ def test_a_final_fit_searches_as_validation_chose_before(
     small: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """But for the temperatures, which are those of the codebooks of the first fit."""
-    settings = {"num_steps": 1, "path_weight": 0.3, "prune_threshold": 0.11, "num_beams": 33}
+    settings = {"num_steps": 1, "prune_threshold": 0.11, "num_beams": 33}
 
     def chosen(recommender: Recommender, *_: Any, **__: Any) -> tuple[Recommender, list[Any]]:
         return recommender.with_search(**settings, temperatures=(0.5, 2.0)), []

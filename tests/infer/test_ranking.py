@@ -39,7 +39,6 @@ def rank(
     exclude: list[int] | None = None,
     allowed: list[int] | None = None,
     item_scores: list[float] | None = None,
-    path_weight: float = 0.0,
 ) -> list[tuple[int, str, int, float]]:
     """(item, source, path, score) of every place of one user."""
     codes_IM = torch.tensor(codes)
@@ -55,7 +54,6 @@ def rank(
         None if exclude is None else torch.tensor([exclude]),
         allowed_I,
         None if item_scores is None else scoring(torch.tensor([item_scores]), codes_IM.shape[1]),
-        path_weight,
     )
     columns = (found.items_BN, found.source_BN, found.path_BN, found.scores_BN)
     places = zip(*(column[0].tolist() for column in columns), strict=True)
@@ -186,15 +184,6 @@ def test_item_scores_order_what_the_paths_find() -> None:
     assert found == [(3, "path", 1, 7.0), (1, "path", 0, 5.0), (2, "path", 0, 4.0), (0, "path", 1, 3.0)]
     few = rank(paths, codes, 3, exclude=[3, -1], allowed=[0, 2, 3], item_scores=[3.0, 5.0, 4.0, 7.0, 99.0])
     assert few == [(2, "path", 0, 4.0), (0, "path", 1, 3.0), (-1, "", -1, NEVER)]
-
-
-def test_the_score_of_an_items_best_path_is_added_by_weight() -> None:
-    """Item 2 lies on both paths: the better one counts, and it alone."""
-    codes = [[0, 2], [1, 1], [0, 1]]
-    paths = paths_of([[-1, 1], [0, -1]], [-1.0, -3.0])
-    found = rank(paths, codes, 3, item_scores=[2.0, 0.0, 0.5], path_weight=0.5)
-    assert found == [(0, "path", 1, 0.5), (2, "path", 0, 0.0), (1, "path", 0, -0.5)]
-    assert [item for item, *_ in rank(paths, codes, 3, item_scores=[2.0, 0.0, 0.5], path_weight=2.0)] == [2, 1, 0]
 
 
 def test_equal_scores_go_by_path_then_by_the_order_of_a_bucket() -> None:

@@ -37,7 +37,7 @@ def test_a_reload_gives_the_same_table(
     assert_frame_equal(loaded.recommend(histories, k=12), expected)
 
     other = loaded.with_search(
-        prune_threshold=None, num_beams=7, temperatures=(1.0, 1.5, 0.5), num_steps=2, path_weight=0.3, constrained=False
+        prune_threshold=None, num_beams=7, temperatures=(1.0, 1.5, 0.5), num_steps=2, constrained=False
     )
     other.save_pretrained(tmp_path / "other")
     again = Recommender.from_pretrained(tmp_path / "other", device="cpu")
@@ -129,8 +129,6 @@ def test_folders_that_miss_a_part_are_named(damaged: Path, name: str, how: str) 
         {"search": {"num_steps": 1.5, "temperatures": None}},
         {"search": {"num_steps": "2", "temperatures": None}},
         {"search": {"constrained": 0, "temperatures": None}},
-        {"search": {"path_weight": -1.0, "temperatures": None}},
-        {"search": {"path_weight": None, "temperatures": None}},
         {"version": 99},
         {"format": "reg4rec-dataset"},
     ],

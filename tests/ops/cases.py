@@ -224,7 +224,6 @@ def _path_topk(sizes: Sizes, dtype: torch.dtype, g: Generator) -> tuple[Any, ...
         k,
         rows.masked_fill(rows % 2 == 0, -1) if books > 1 else None,
         scoring if width else None,
-        0.5,
     )
 
 

@@ -43,7 +43,7 @@ def test_one_setting_after_the_other_is_chosen_on_validation(shop: SyntheticShop
     chosen, tried = calibrate(recommender, shop, thresholds=(None, 0.0, 0.3), max_users=100)
     assert chosen.model is recommender.model
     assert recommender.config.temperatures is None
-    names = ("num_steps", "path_weight", "temperatures", "prune_threshold")
+    names = ("num_steps", "temperatures", "prune_threshold")
 
     def ndcg(row: dict[str, Any]) -> npt.NDArray[np.float64]:
         recorded = RecordedRanks(recommender.with_search(**{name: row[name] for name in names}))
@@ -51,7 +51,7 @@ def test_one_setting_after_the_other_is_chosen_on_validation(shop: SyntheticShop
         return np.where(recorded.ranks_B < 10, 1 / np.log2(2.0 + recorded.ranks_B), 0.0)
 
     best, changes = tried[0], []
-    assert [best[name] for name in names] == [2, 0.0, None, None]
+    assert [best[name] for name in names] == [2, None, None]
     for row in tried[1:]:
         (changed,) = (name for name in names if row[name] != best[name])
         changes.append((changed, row[changed]))
@@ -59,7 +59,6 @@ def test_one_setting_after_the_other_is_chosen_on_validation(shop: SyntheticShop
         best = row if gain_B.mean() > 2.5 * gain_B.std() / len(gain_B) ** 0.5 else best
     assert changes == [
         ("num_steps", None),
-        *(("path_weight", weight) for weight in (0.1, 0.3, 1.0)),
         ("temperatures", fit_temperatures(recommender, shop, 100, seed=0)),
         *(("prune_threshold", threshold) for threshold in (0.0, 0.3)),
     ]
@@ -75,7 +74,7 @@ def test_ties_keep_what_was_tried_first(
         Recommender, "rank_with_details", lambda self, histories, k, *_: (np.full((len(histories), k), -1), {})
     )
     chosen, tried = calibrate(recommender, shop, thresholds=(None, 0.3), max_users=10)
-    assert len(tried) == 7
+    assert len(tried) == 4
     assert chosen.config == replace(recommender.config, num_steps=2, prune_threshold=None)
 
 
@@ -96,4 +95,4 @@ def test_a_model_of_tokens_alone_has_temperatures_and_a_threshold_to_choose(
     recommender = Recommender(token_model, tokenizer, shop.items, device="cpu")
     _, tried = calibrate(recommender, shop, thresholds=(None, 0.3), max_users=20)
     assert [row["prune_threshold"] for row in tried] == [None, None, 0.3]
-    assert not any("num_steps" in row or "path_weight" in row for row in tried)
+    assert not any("num_steps" in row for row in tried)
