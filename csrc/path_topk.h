@@ -33,7 +33,6 @@ struct PathTopk {
   float* best_scores;
   int64_t* items;
   int64_t* paths;
-  int64_t* num_invalid;
 };
 
 void path_topk_cpu(const PathTopk& args, int num_threads);

@@ -20,15 +20,15 @@ def path_topk(
     k: int,
     exclude_BX: torch.Tensor | None = None,
     scoring: ItemScoring | None = None,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(scores_BN, items_BN, path_BN, invalid_B), N = k: the best items, the path that leads to each, and how many fail.
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(scores_BN, items_BN, path_BN), N = k: the best items, and the path that leads to each.
 
     A path leads to the indexed items that carry all of its tokens (tokens_BWM, -1 where it has none) and are not in
-    exclude_BX (padded with -1); one of score -inf or NaN is dead, and one without tokens leads nowhere. invalid_B
-    counts the living paths that lead to no item. An item belongs to the first path that leads to it. Its score is that
-    path's, or with `scoring` (see `ItemScoring`) its own, summed in float64. Best items come first, equal scores by
-    path, then by rank_I; missing ones have item and path -1 and score -inf. NaN is the worst score. Integers are int64,
-    scores float32, without gradient; B and W may be 0. ValueError for a wrong dtype, device, shape or count.
+    exclude_BX (padded with -1); one of score -inf or NaN is dead, and one without tokens leads nowhere. An item belongs
+    to the first path that leads to it. Its score is that path's, or with `scoring` (see `ItemScoring`) its own, summed
+    in float64. Best items come first, equal scores by path, then by rank_I; missing ones have item and path -1 and
+    score -inf. NaN is the worst score. Integers are int64, scores float32, without gradient; B and W may be 0.
+    ValueError for a wrong dtype, device, shape or count.
 
     Paper: path-to-item matching, ours, D3 and D11
     """
@@ -62,7 +62,7 @@ def _reference(
     tokens_BWM: torch.Tensor,
     scores_BW: torch.Tensor,
     *rest: Any,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     index, (rank_I, k, exclude_BX), scoring = TokenIndex(*rest[:6]), rest[6:9], rest[9:]
     own = None if scoring[0] is None else ItemScoring(*scoring)
     return path_topk_reference(tokens_BWM, scores_BW, index, rank_I, k, exclude_BX, own)
@@ -70,13 +70,12 @@ def _reference(
 
 def _fake(
     tokens_BWM: torch.Tensor, scores_BW: torch.Tensor, *rest: Any
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     shape = len(tokens_BWM), rest[7]
     return (
         scores_BW.new_empty(shape, dtype=torch.float32),
         tokens_BWM.new_empty(shape),
         tokens_BWM.new_empty(shape),
-        tokens_BWM.new_empty(shape[:1]),
     )
 
 
@@ -85,7 +84,7 @@ OP = Op(
     "(Tensor tokens_BWM, Tensor scores_BW, Tensor codes_IM, Tensor offsets, Tensor postings, Tensor counts_MK,"
     " Tensor pair_offsets, Tensor pair_postings, Tensor rank_I, SymInt k, Tensor? exclude_BX, Tensor? logits_BMK,"
     " Tensor? states_BD, Tensor? residual_ID, Tensor? repeated_BL, Tensor? repeat_bias)"
-    " -> (Tensor, Tensor, Tensor, Tensor)",
+    " -> (Tensor, Tensor, Tensor)",
     check=_check,
     reference=_reference,
     fake=_fake,

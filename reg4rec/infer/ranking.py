@@ -22,16 +22,12 @@ LISTED_AT_ONCE = 1 << 22
 
 
 class Ranking(NamedTuple):
-    """items_BN (rows, best first, -1 for none), scores_BN, source_BN (position in SOURCES, -1), path_BN (of W, -1).
-
-    invalid_B: paths that no allowed item carries in full, 0 in a constrained search.
-    """
+    """items_BN (rows, best first, -1 for none), scores_BN, source_BN (position in SOURCES, -1), path_BN (of W, -1)."""
 
     items_BN: Tensor
     scores_BN: Tensor
     source_BN: Tensor
     path_BN: Tensor
-    invalid_B: Tensor
 
 
 def rank_items(
@@ -52,11 +48,11 @@ def rank_items(
     no others.
     Paper: CORP, ours, D3 and D11.
     """
-    scores_BN, items_BN, path_BN, invalid_B = ops.path_topk(
+    scores_BN, items_BN, path_BN = ops.path_topk(
         paths.tokens_BWM, paths.scores_BW, index, rank_I, num_items, exclude_BX, scoring
     )
     source_BN = torch.where(items_BN < 0, -1, SOURCES.index("path"))
-    ranking = Ranking(items_BN, scores_BN, source_BN, path_BN, invalid_B)
+    ranking = Ranking(items_BN, scores_BN, source_BN, path_BN)
     if len(short_S := _with_open_places(ranking)):  # or splitting would give one part, of none
         for some_S in short_S.split(_users_at_once(paths, index)):
             _fill_relaxed(ranking, some_S, paths, index, rank_I, exclude_BX)

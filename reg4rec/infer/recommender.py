@@ -230,7 +230,6 @@ class Recommender:
         category_accuracy: whether the best path's last known category is the target's (NaN without one).
         paths_pruned, fallbacks: what CORP did. from_paths: share of the items that exact paths gave.
         path_recall: whether some path leads to the target, be it among the k items or not.
-        paths, paths_invalid: finished paths, and those of them that lead to no allowed item (see `SearchConfig`).
         """
         results = list(self.search(histories, k, filter_seen))
         tokens_BWM = torch.cat([r.paths.tokens_BWM for r in results])
@@ -244,8 +243,6 @@ class Recommender:
             "category_accuracy": np.where((category_B < 0) | (last_B < 0), np.nan, last_B == category_B),
             "paths_pruned": torch.cat([r.paths.pruned_B for r in results]).cpu().numpy().astype(float),
             "fallbacks": torch.cat([r.paths.fallbacks_B for r in results]).cpu().numpy().astype(float),
-            "paths": alive_BW.sum(1).double().cpu().numpy(),
-            "paths_invalid": torch.cat([r.ranking.invalid_B for r in results]).double().cpu().numpy(),
             "path_recall": reached_BW.any(1).double().cpu().numpy(),
             "from_paths": torch.cat([(r.ranking.source_BN == 0).double().mean(1) for r in results]).cpu().numpy(),
         }

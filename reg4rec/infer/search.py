@@ -11,7 +11,7 @@ from torch.profiler import record_function
 from reg4rec import ops
 from reg4rec.errors import InputError
 from reg4rec.kernels.beam_step.index import TokenIndex, build_index
-from reg4rec.kernels.beam_step.reference import best_children, prune_paths
+from reg4rec.kernels.beam_step.reference import prune_paths
 from reg4rec.model import Memory, PathCache, Reg4RecModel
 
 __all__ = ["CORP_REGION", "Living", "Paths", "SearchConfig", "SearchOrder", "corp", "search", "step_indexes"]
@@ -37,8 +37,6 @@ class SearchConfig:
     """confidence: every step may take a token of any unused codebook (CRSS); fixed: step t takes codebook t's"""
     num_steps: int | None = None
     """tokens that a path decodes, None for all: a shorter one leads to every item that carries its tokens"""
-    constrained: bool = True
-    """decode tokens of existing, allowed items alone; False leaves every token open, and paths may lead to no item"""
 
     def __post_init__(self) -> None:
         if self.num_beams < 1 or self.num_spares < 0:
@@ -61,7 +59,7 @@ class SearchConfig:
             raise TypeError(f"search settings are {stored!r}")
         values: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in stored.items()}
         found = cls(**values)
-        kinds = {"num_beams": (int,), "num_spares": (int,), "num_steps": (int, type(None)), "constrained": (bool,)}
+        kinds = {"num_beams": (int,), "num_spares": (int,), "num_steps": (int, type(None))}
         for name, known in kinds.items():
             if type(getattr(found, name)) not in known:
                 raise TypeError(f"{name} is {getattr(found, name)!r}")
@@ -121,9 +119,7 @@ def search(
 ) -> Paths:
     """Decode the best `num_beams` token sets of existing items for each encoded history (`Reg4RecModel.remember`).
 
-    indexes: one for each step, from `step_indexes`. Constrained, nothing here waits for the GPU.
-
-    Unconstrained, of all token sets: probabilities are over whole codebooks, whatever items exist or are excluded.
+    indexes: one for each step, from `step_indexes`. With CUDA kernels nothing here waits for the GPU.
 
     Each step takes, over all unused codebooks, the tokens of highest probability within their own codebook (CRSS),
     merges paths that hold the same set, and drops those whose category distribution jumped (CORP; not in a model
@@ -139,17 +135,10 @@ def search(
     beam = _Beam.begin(model, memory, cache, temperature_M)
     for step, step_index in enumerate(indexes[:num_steps], start=1):
         seen = step_index.codes_IM.shape[1]
-        logits_BPMK, tokens_BPM = beam.logits_BPMK[:, :, :seen], beam.tokens_BPM[:, :, :seen]
-        if config.constrained:
-            parent_BP, token_BP, scores_BP, fallback_B = ops.beam_step(
-                logits_BPMK, beam.scores_BP, tokens_BPM, beam.js_BP, step_index,
-                config.num_beams, spares, threshold, exclude_BX, model.config.renormalize,
-            )  # fmt: skip
-        else:
-            kept_BP, fallback_B = prune_paths(beam.scores_BP, beam.js_BP, config.num_beams, threshold)
-            open_BPM1 = (kept_BP[..., None] & (tokens_BPM < 0))[..., None]
-            width = config.num_beams + spares
-            parent_BP, token_BP, scores_BP = best_children(logits_BPMK, beam.scores_BP, tokens_BPM, open_BPM1, width)
+        parent_BP, token_BP, scores_BP, fallback_B = ops.beam_step(
+            beam.logits_BPMK[:, :, :seen], beam.scores_BP, beam.tokens_BPM[:, :, :seen], beam.js_BP, step_index,
+            config.num_beams, spares, threshold, exclude_BX, model.config.renormalize,
+        )  # fmt: skip
         beam.count(threshold, fallback_B)
         parent_BP = parent_BP.clamp(min=0)
         beam.grow(parent_BP, token_BP.clamp(min=0), scores_BP)

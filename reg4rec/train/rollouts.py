@@ -103,17 +103,17 @@ def evaluate_paths(model: Reg4RecModel, memory: Memory, rollouts: Rollouts, temp
 
 @torch.no_grad()
 def best_paths(
-    model: Reg4RecModel, memory: Memory, index: TokenIndex, group_size: int, num_steps: int, constrained: bool = True
+    model: Reg4RecModel, memory: Memory, index: TokenIndex, group_size: int, num_steps: int, renormalize: bool = True
 ) -> Rollouts:
     """The best paths of a search without CORP: a path that contradicts itself must be seen to be punished.
 
-    constrained: only tokens by which an item is still reached count as those that could be taken, else all.
+    renormalize: only tokens by which an item is still reached count as those that could be taken, else all.
     """
     config = SearchConfig(group_size, prune_threshold=None, num_steps=num_steps)
     paths = search(model, memory, step_indexes(index, config.order), config)
     order_BGS, valid_BG = paths.order_BWM[..., :num_steps].clamp(min=0), paths.scores_BW > -torch.inf
     tokens_BGM = paths.tokens_BWM.clamp(min=0)
-    if constrained:
+    if renormalize:
         return recorded_paths(order_BGS, tokens_BGM, index, valid_BG)
     open_BGSK = valid_BG.new_ones(*order_BGS.shape, model.config.codebook_size)
     return Rollouts(order_BGS, tokens_BGM.gather(2, order_BGS), open_BGSK, valid_BG)

@@ -149,22 +149,6 @@ def test_fewer_items_only_where_fewer_are_allowed() -> None:
     assert nobody == [(-1, "", -1, NEVER)] * 2
 
 
-def test_paths_that_no_allowed_item_carries_in_full_are_counted() -> None:
-    """Of user 0's paths one has an item, one an excluded, one a removed and one no item at all; user 1 has one path."""
-    tokens_BWM = torch.tensor([[[0, 0], [1, 1], [2, 2], [0, 1], [-1, -1]], [[-1, 3], *[[-1, -1]] * 4]])
-    scores_BW = torch.tensor([[-1.0, -2.0, -3.0, -4.0, NEVER], [-1.0, *[NEVER] * 4]])
-    none = torch.zeros(2, dtype=torch.int64)
-    paths = Paths(tokens_BWM, tokens_BWM, scores_BW, tokens_BWM, tokens_BWM, torch.zeros(2, 2, K), none, none)
-    codes_IM = torch.tensor([[0, 0], [0, 0], [1, 1], [2, 2], [0, 3]])
-    allowed_I = torch.tensor([True, True, True, False, True])
-    index = build_index(codes_IM, K, allowed_I.nonzero().squeeze(1))
-    exclude_BX = torch.tensor([[2, 0], [-1, -1]])
-    assert rank_items(paths, index, torch.arange(5), 2, exclude_BX, allowed_I).invalid_B.tolist() == [3, 0]
-    assert rank_items(paths, index, torch.arange(5), 2, None, allowed_I).invalid_B.tolist() == [2, 0]
-    exclude_BX[1, 0] = 4
-    assert rank_items(paths, index, torch.arange(5), 2, exclude_BX, allowed_I).invalid_B.tolist() == [3, 1]
-
-
 def test_a_path_of_some_tokens_leads_to_all_items_that_carry_them_each_once() -> None:
     codes = [[0, 2], [1, 1], [0, 1], [0, 3], [2, 2]]
     found = rank(paths_of([[-1, 1], [0, -1]], [-1.0, -2.0]), codes, 5, rank_I=[4, 3, 2, 1, 0])

@@ -36,9 +36,7 @@ def test_a_reload_gives_the_same_table(
     assert loaded.trained_on == "train"
     assert_frame_equal(loaded.recommend(histories, k=12), expected)
 
-    other = loaded.with_search(
-        prune_threshold=None, num_beams=7, temperatures=(1.0, 1.5, 0.5), num_steps=2, constrained=False
-    )
+    other = loaded.with_search(prune_threshold=None, num_beams=7, temperatures=(1.0, 1.5, 0.5), num_steps=2)
     other.save_pretrained(tmp_path / "other")
     again = Recommender.from_pretrained(tmp_path / "other", device="cpu")
     assert again.config == other.config
@@ -128,7 +126,6 @@ def test_folders_that_miss_a_part_are_named(damaged: Path, name: str, how: str) 
         {"search": {"num_steps": 0, "temperatures": None}},
         {"search": {"num_steps": 1.5, "temperatures": None}},
         {"search": {"num_steps": "2", "temperatures": None}},
-        {"search": {"constrained": 0, "temperatures": None}},
         {"version": 99},
         {"format": "reg4rec-dataset"},
     ],
