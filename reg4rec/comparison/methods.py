@@ -88,8 +88,7 @@ def _fit_recipe(job: Job, own: Recipe) -> Fitted:
     tokenizer = fit_tokenizer(job.data, tokenizer_config, out=job.out / "tokenizer", part=job.part)
     search = None
     if job.first is not None:
-        chosen = Recommender.from_pretrained(job.first / "model" / "recommender", "cpu").config
-        search = replace(chosen, temperatures=None)  # they belong to the codebooks of the first fit
+        search = Recommender.from_pretrained(job.first / "model" / "recommender", "cpu").config
     out = job.out / "model"
     model = fit_recommender(job.data, tokenizer, config, out, seed=job.seed, device=job.device, search=search)
     return Fitted(model, _size(model.model) + _size(tokenizer.quantizer))

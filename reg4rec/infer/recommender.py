@@ -16,7 +16,7 @@ from reg4rec import ops
 from reg4rec.data import ItemCatalog, Sequences
 from reg4rec.data.fingerprint import fingerprint
 from reg4rec.errors import InputError
-from reg4rec.infer.checks import check_fit, check_temperatures, chosen_dtype
+from reg4rec.infer.checks import check_fit, chosen_dtype
 from reg4rec.infer.engine import SearchEngine
 from reg4rec.infer.graphs import Batch
 from reg4rec.infer.histories import allowed_rows, find_items, padded, read_histories
@@ -82,7 +82,6 @@ class Recommender:
         self.model = model.to(self.device).eval()
         self.tokenizer, self.items = tokenizer, items
         self.config = override(SearchConfig(), search)
-        check_temperatures(self.config, model)
         self.trained_on: TrainedOn = trained_on
         self.codes_IM = tokenizer.codes_IM.long().to(self.device)
         popularity = np.zeros(len(items)) if popularity_I is None else np.asarray(popularity_I)
@@ -253,7 +252,6 @@ class Recommender:
         """The same recommender (weights shared) with other fields of `SearchConfig`; its `config` is the search's."""
         other = copy.copy(self)
         other.config = override(self.config, changes)
-        check_temperatures(other.config, self.model)
         return other
 
     def with_model(self, model: Reg4RecModel) -> "Recommender":

@@ -82,7 +82,6 @@ class AlignStage:
             )
         if not len(CutBatches(data.part("train"), config.window, config.batch_users, seed, 0)):
             raise InputError(f"no user of {data.name} has two items to train on: there is no future to align for")
-        recommender = recommender.with_search(temperatures=None)  # rollouts draw without; validation fits them anew
         self.data, self.config, self.seed = data, config, seed
         self.device = recommender.device
         self.start = recommender

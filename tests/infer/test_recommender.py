@@ -91,10 +91,6 @@ def test_the_fingerprint_is_of_all_that_decides(recommender: Recommender) -> Non
     assert recommender.with_model(model).fingerprint() != recommender.fingerprint()
 
 
-def test_temperatures_may_come_as_a_list(recommender: Recommender) -> None:
-    assert recommender.with_search(temperatures=[1.0, 2.0, 3.0]).config.temperatures == (1.0, 2.0, 3.0)
-
-
 def tokens_of(path: list[dict[str, Any]]) -> list[str]:
     return [step["token"] for step in path]
 

@@ -212,9 +212,9 @@ def test_nothing_to_align_for_is_said_before_training(shop: SyntheticShop, start
         align(start, short, QUICK)
 
 
-def test_rollouts_and_rewards_are_of_the_search_without_temperatures(shop: SyntheticShop, start: Recommender) -> None:
+def test_found_paths_are_those_of_the_search(shop: SyntheticShop, start: Recommender) -> None:
     """With more steps than there are codebooks, too."""
-    stage = AlignStage(start.with_search(temperatures=(0.5, 2.0, 1.0), num_steps=9), shop, QUICK, 0)
+    stage = AlignStage(start.with_search(num_steps=9), shop, QUICK, 0)
     histories = shop.part("train").take(torch.arange(40).numpy())
     found = stage.found(histories, stage.ranker.remember(histories))
     assert isinstance(found, Rollouts)
