@@ -52,7 +52,7 @@ def loss_until_killed(self, batch):
 
 AlignStage.loss = loss_until_killed
 loop = LoopConfig(epochs=2, learning_rate=1e-3, updates_per_batch=2, log_every=1, checkpoint_seconds=0.0)
-config = AlignConfig(batch_users=250, group_size=4, validation_users=60, mixing="learned", loop=loop)
+config = AlignConfig(batch_users=250, group_size=4, validation_users=60, loop=loop)
 recommender = Recommender.from_pretrained(folder + "/start", "cpu")
 align(recommender, Dataset.load(folder + "/data"), config, folder + "/run", progress=False)
 """
@@ -98,17 +98,16 @@ def test_an_alignment_that_does_not_help_gives_back_what_came_in(
 def test_a_process_that_was_killed_goes_on_to_the_same_bits(
     shop: SyntheticShop, start: Recommender, tmp_path: Path
 ) -> None:
-    config = replace(QUICK, mixing="learned")
     shop.save(tmp_path / "data")
     start.save_pretrained(tmp_path / "start")
-    whole = align(start, shop, config, tmp_path / "whole", progress=False)
+    whole = align(start, shop, QUICK, tmp_path / "whole", progress=False)
     child = [sys.executable, "-c", KILLS_ITSELF, str(tmp_path), "11"]
     done = subprocess.run(child, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}, check=False)
     assert done.returncode == -signal.SIGKILL
     checkpoint = next((tmp_path / "run" / "checkpoints").glob("step-*/checkpoint.json"))
     assert json.loads(checkpoint.read_text())["step_in_epoch"] > 0
 
-    resumed = align(start, shop, config, tmp_path / "run", progress=False)
+    resumed = align(start, shop, QUICK, tmp_path / "run", progress=False)
     pairs = zip(whole.model.state_dict().values(), resumed.model.state_dict().values(), strict=True)
     assert all(torch.equal(x, y) for x, y in pairs)
     assert rows_of(tmp_path / "run") == rows_of(tmp_path / "whole")
@@ -174,7 +173,7 @@ def test_a_model_without_categories_is_rewarded_for_its_tokens(shop: SyntheticSh
     model = pretrain(shop, tokenizer, config, device="cpu", progress=False)
     start = Recommender(model, tokenizer, shop.items, device="cpu")
     stage = AlignStage(start, shop, QUICK, 0)
-    assert stage.mix.share_R.tolist() == [0.5, 0, 0, 0.5]
+    assert stage.share_R.tolist() == [0.5, 0, 0, 0.5]
     assert stage.loss(stage.batches(0)[0])["loss"].isfinite()
 
 
@@ -184,7 +183,6 @@ def test_a_model_without_categories_is_rewarded_for_its_tokens(shop: SyntheticSh
         ({"group_size": 1}, "group_size is 1; it must be 2 or more"),
         ({"decay": 0.0}, "decay is 0.0; it must be above 0"),
         ({"rollout": "greedy"}, "rollout is 'greedy'; it must be one of"),
-        ({"mixing": "magic"}, "mixing is 'magic'; it must be one of"),
         ({"window": 0}, "window is 0; it must be 1 or more"),
         ({"step_hit": 0, "category_hit": 0, "global_path": 0}, "step_consistency cannot be the only reward"),
         ({"step_hit": -1.0}, "reward weights are 0 or more"),
