@@ -78,7 +78,7 @@ class Tiger:
     """
 
     recommender: Recommender
-    name: str = "tiger"
+    name = "tiger"
 
     @classmethod
     def fit(
