@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from reg4rec.data import Dataset
 from reg4rec.errors import InputError, TokenizerCollapseError
 from reg4rec.tokenizer import Tokenizer, TokenizerConfig, fit_tokenizer
-from reg4rec.tokenizer.buckets import bucket_sizes
 from reg4rec.tokenizer.collisions import collision_token
 from reg4rec.tokenizer.config import Kind
+from reg4rec.tokenizer.health import bucket_sizes
 from reg4rec.tokenizer.kinds import build_quantizer
 from reg4rec.tokenizer.losses import residual_loss
 from reg4rec.tokenizer.product import ProductQuantizer, balanced_rotation, fit_product
