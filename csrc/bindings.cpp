@@ -214,34 +214,32 @@ PYBIND11_MODULE(_C, m) {
           py::gil_scoped_release release;
           reg4rec::mpq_quantize_cpu(args, num_threads);
         });
-  m.def("path_topk_cpu", [](std::array<int64_t, 3> shape, std::array<int64_t, 2> books, std::array<int64_t, 4> tokens,
-                            std::array<int64_t, 3> scores, std::array<uintptr_t, 5> index, uintptr_t rank,
-                            std::array<int64_t, 3> exclude, int64_t num_excluded, uintptr_t logits, uintptr_t states,
-                            int64_t width, uintptr_t residual, std::array<int64_t, 3> repeated, int64_t num_repeated,
-                            double repeat_bias, double path_weight, uintptr_t best_scores, uintptr_t items,
-                            uintptr_t paths, uintptr_t num_invalid, int num_threads) {
-    const reg4rec::ItemScoring scoring{
-        reinterpret_cast<const float*>(logits),   reinterpret_cast<const float*>(states), width,
-        reinterpret_cast<const float*>(residual), view<const int64_t>(repeated),          num_repeated,
-        static_cast<float>(repeat_bias)};
-    const reg4rec::PathTopk args{shape[0],
-                                 shape[1],
-                                 shape[2],
-                                 view<const int64_t>(tokens),
-                                 view<const float>(scores),
-                                 token_index(books[0], books[1], index),
-                                 reinterpret_cast<const int64_t*>(rank),
-                                 view<const int64_t>(exclude),
-                                 num_excluded,
-                                 scoring,
-                                 path_weight,
-                                 reinterpret_cast<float*>(best_scores),
-                                 reinterpret_cast<int64_t*>(items),
-                                 reinterpret_cast<int64_t*>(paths),
-                                 reinterpret_cast<int64_t*>(num_invalid)};
-    py::gil_scoped_release release;
-    reg4rec::path_topk_cpu(args, num_threads);
-  });
+  m.def("path_topk_cpu",
+        [](std::array<int64_t, 3> shape, std::array<int64_t, 2> books, std::array<int64_t, 4> tokens,
+           std::array<int64_t, 3> scores, std::array<uintptr_t, 5> index, uintptr_t rank,
+           std::array<int64_t, 3> exclude, int64_t num_excluded, uintptr_t logits, uintptr_t states, int64_t width,
+           uintptr_t residual, std::array<int64_t, 3> repeated, int64_t num_repeated, double repeat_bias,
+           uintptr_t best_scores, uintptr_t items, uintptr_t paths, int num_threads) {
+          const reg4rec::ItemScoring scoring{
+              reinterpret_cast<const float*>(logits),   reinterpret_cast<const float*>(states), width,
+              reinterpret_cast<const float*>(residual), view<const int64_t>(repeated),          num_repeated,
+              static_cast<float>(repeat_bias)};
+          const reg4rec::PathTopk args{shape[0],
+                                       shape[1],
+                                       shape[2],
+                                       view<const int64_t>(tokens),
+                                       view<const float>(scores),
+                                       token_index(books[0], books[1], index),
+                                       reinterpret_cast<const int64_t*>(rank),
+                                       view<const int64_t>(exclude),
+                                       num_excluded,
+                                       scoring,
+                                       reinterpret_cast<float*>(best_scores),
+                                       reinterpret_cast<int64_t*>(items),
+                                       reinterpret_cast<int64_t*>(paths)};
+          py::gil_scoped_release release;
+          reg4rec::path_topk_cpu(args, num_threads);
+        });
   m.def("path_attention_cpu",
         [](std::array<int64_t, 5> shape, std::array<int64_t, 5> q, std::array<int64_t, 6> keys,
            std::array<int64_t, 6> values, bool is_bf16, uintptr_t rows, uintptr_t mixed, int num_threads) {

@@ -37,7 +37,7 @@ class Finder {
 
   void find(int64_t user) {
     list_rows(args_.exclude, args_.num_excluded, user, excluded_);
-    args_.num_invalid[user] = find_items(user);
+    find_items(user);
     if (args_.scoring.logits != nullptr) score_items(user);
     write_best(user);
   }
@@ -51,11 +51,11 @@ class Finder {
     std::sort(to.begin(), to.end());
   }
 
-  // Sets found_ to the items of the paths, each with its first; returns how many paths lead to none.
-  int64_t find_items(int64_t user) {
+  // Sets found_ to the items of the paths, each with its first.
+  void find_items(int64_t user) {
     found_.clear();
     lists_.clear();
-    int64_t most = 0, num_invalid = 0;
+    int64_t most = 0;
     for (int64_t path = 0; path < args_.num_paths; ++path) {
       if (!(args_.scores(user, path) > -std::numeric_limits<float>::infinity())) continue;
       const size_t num_tokens = tokens_of(user, path);
@@ -67,18 +67,14 @@ class Finder {
     seen_.assign(slots, -1);
     for (const auto& [path, items] : lists_) {
       const size_t num_tokens = tokens_of(user, path);
-      bool is_valid = false;
       auto excluded = excluded_.begin();
       for (const int32_t* item = items.first; item != items.last; ++item) {
         while (excluded != excluded_.end() && *excluded < *item) ++excluded;
         if (excluded != excluded_.end() && *excluded == *item) continue;
         if (!args_.index.carries(*item, tokens_.data(), num_tokens)) continue;
-        is_valid = true;
         if (insert(*item)) found_.push_back({*item, path, args_.rank[*item], args_.scores(user, path)});
       }
-      num_invalid += !is_valid;
     }
-    return num_invalid;
   }
 
   // Sets tokens_ to those of a path and returns their number.
@@ -118,7 +114,7 @@ class Finder {
       double score = wide_dot_(scoring.states + user * width, residual_of(found), width);
       for (int64_t r = 0; r < books; ++r) score += logits[r * codes + own[r]];
       if (std::binary_search(repeated_.begin(), repeated_.end(), found.item)) score += scoring.repeat_bias;
-      found.score = score + args_.path_weight * found.score;
+      found.score = score;
     }
   }
 

@@ -29,12 +29,10 @@ struct PathTopk {
   View<const int64_t, 2> exclude;
   int64_t num_excluded;
   ItemScoring scoring;
-  double path_weight;
   // results, contiguous
   float* best_scores;
   int64_t* items;
   int64_t* paths;
-  int64_t* num_invalid;
 };
 
 void path_topk_cpu(const PathTopk& args, int num_threads);

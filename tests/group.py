@@ -33,7 +33,7 @@ PRETRAIN = PretrainConfig(
     size="tiny", max_history=4, batch_targets=999, validation_users=31, crss_fraction=0.34, dropout=0.0, loop=LOOP
 )
 ALIGN = AlignConfig(
-    rollout="beam", batch_users=333, group_size=4, anchor_weight=0.0, mixing="learned", validation_users=31,
+    rollout="beam", batch_users=333, group_size=4, anchor_weight=0.0, validation_users=31,
     loop=replace(LOOP, epochs=1, learning_rate=1e-3, updates_per_batch=2, parallel="fsdp"),
 )  # fmt: skip
 

@@ -143,14 +143,6 @@ def test_recommendations_are_parquet_parts(chain: Chain) -> None:
     assert chain.printed["recommend"].startswith("3 users, 12 recommendations, 0 rows rejected")
 
 
-def test_an_unconstrained_search_says_how_many_paths_lead_to_no_item(chain: Chain) -> None:
-    assert " 0 of " in chain.printed["recommend"].splitlines()[2]
-    words = f"{RECOMMEND} --input ROOT/users.parquet --output ROOT/free -k 4 --unconstrained --json"
-    summary = json.loads(printed_by(words, chain.root))
-    assert summary["recommendations"] == 12
-    assert 0 < summary["paths_invalid"] < summary["paths"]
-
-
 def test_a_finished_stage_run_again_gives_the_same(chain: Chain) -> None:
     before = {p: p.read_bytes() for p in (chain.root / "run" / "recommender").rglob("*") if p.is_file()}
     lines = (chain.root / "run" / "metrics.jsonl").read_text()
@@ -341,10 +333,7 @@ def test_a_wrong_word_is_named_beside_what_is_allowed(
         (["tokenize"], ["--data", "--out", "--num-codebooks", "--codebook-size", "--recipe", "--seed"]),
         (["pretrain"], ["--data", "--tokens", "--out", "--size", "--epochs", "--resume", "--seed", "--device"]),
         (["evaluate"], ["--model", "--data", "--split", "--protocol"]),
-        (
-            ["recommend"],
-            ["--model", "--input", "--output", "-k", "--keep-seen", "--unconstrained", "--users-in-part", "--resume"],
-        ),
+        (["recommend"], ["--model", "--input", "--output", "-k", "--keep-seen", "--users-in-part", "--resume"]),
         (["demo"], ["--out", "--epochs", "--seed"]),
         (["compare"], ["--data", "--out", "--methods", "--protocols", "--seeds", "--size", "--sasrec.loop.epochs"]),
         (["study"], ["cold-start", "corp"]),

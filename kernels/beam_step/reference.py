@@ -8,7 +8,6 @@ from .index import TokenIndex, listed_items, pair_slot
 __all__ = [
     "admissible_tokens",
     "beam_step_reference",
-    "best_children",
     "is_excluded",
     "items_sharing_tokens",
     "items_with_tokens",
@@ -28,22 +27,15 @@ def beam_step_reference(
     exclude_BX: Tensor | None = None,
     renormalize: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    num_codebooks, codebook_size = logits_BPMK.shape[2:]
     kept_BP, fallback_B = prune_paths(scores_BP, js_BP, num_beams, threshold)
     open_BPMK = admissible_tokens(tokens_BPM, kept_BP, index, exclude_BX)
-    width = num_beams + num_spares
-    return *best_children(logits_BPMK, scores_BP, tokens_BPM, open_BPMK, width, renormalize), fallback_B
-
-
-def best_children(
-    logits_BPMK: Tensor, scores_BP: Tensor, tokens_BPM: Tensor, open_BPMK: Tensor, width: int, renormalize: bool = False
-) -> tuple[Tensor, Tensor, Tensor]:
-    """(parent_BP, token_BP, scores_BP): the best `width` children by open tokens, no two of one token set."""
-    num_codebooks, codebook_size = logits_BPMK.shape[2:]
     counted_BPMK = logits_BPMK.masked_fill(~open_BPMK, -torch.inf) if renormalize else logits_BPMK
     children = scores_BP.double()[..., None, None] + counted_BPMK.double().log_softmax(-1)
     children = torch.where(open_BPMK & (children > -torch.inf), children, -torch.inf).flatten(1)  # NaN is no child
 
     # a set of t tokens has at most t parents, so this many children hold all the distinct sets that are asked for
+    width = num_beams + num_spares
     num_ranked = min(width * num_codebooks, children.shape[1])
     scores_BR, flat_BR = top_children(children, num_ranked)
     parent_BR, token_BR = flat_BR // (num_codebooks * codebook_size), flat_BR % (num_codebooks * codebook_size)
@@ -58,7 +50,7 @@ def best_children(
         taken = values_BR.gather(1, order).masked_fill(~valid, fill)
         return torch.nn.functional.pad(taken, (0, width - order.shape[1]), value=fill)
 
-    return best(parent_BR, -1), best(token_BR, -1), best(scores_BR, -torch.inf).float()
+    return best(parent_BR, -1), best(token_BR, -1), best(scores_BR, -torch.inf).float(), fallback_B
 
 
 def prune_paths(

@@ -6,7 +6,7 @@ import torch
 
 from ..checks import bind
 from ..dispatch import Op
-from .reference import js_divergence_backward, js_divergence_reference, js_divergence_save
+from .reference import js_divergence_reference
 
 __all__ = ["js_divergence"]
 
@@ -27,9 +27,9 @@ def js_divergence(
     """Jensen-Shannon divergence in nats (0 to ln 2) of softmax(p_logits) and softmax(q_logits), row by row.
 
     Returns js_N, or with a threshold (js_N, keep_N) where keep_N is JS <= threshold; rows within 1e-5 of it are
-    decided in fp64, so that every backend keeps the same rows. js_N is float32 (float64 for float64 logits) and
-    differentiable in both arguments. A logit of -inf has probability 0; a row that holds NaN or +inf, or -inf only,
-    gives NaN and is not kept. N may be 0, C may not. ValueError for a wrong dtype, device or shape.
+    decided in fp64, so that every backend keeps the same rows. js_N is float32 (float64 for float64 logits),
+    without gradient. A logit of -inf has probability 0; a row that holds NaN or +inf, or -inf only, gives NaN and is
+    not kept. N may be 0, C may not. ValueError for a wrong dtype, device or shape.
 
     Paper: CORP, stated (divergence in nats: ours, D10)
     """
@@ -62,6 +62,4 @@ OP = Op(
     reference=js_divergence_reference,
     fake=_fake,
     implementations={"cuda": "native_cuda", "triton": "triton_kernel", "cpp": "native"},
-    save=js_divergence_save,
-    backward=js_divergence_backward,
 )

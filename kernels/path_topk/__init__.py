@@ -20,21 +20,19 @@ def path_topk(
     k: int,
     exclude_BX: torch.Tensor | None = None,
     scoring: ItemScoring | None = None,
-    path_weight: float = 0.0,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(scores_BN, items_BN, path_BN, invalid_B), N = k: the best items, the path that leads to each, and how many fail.
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(scores_BN, items_BN, path_BN), N = k: the best items, and the path that leads to each.
 
     A path leads to the indexed items that carry all of its tokens (tokens_BWM, -1 where it has none) and are not in
-    exclude_BX (padded with -1); one of score -inf or NaN is dead, and one without tokens leads nowhere. invalid_B
-    counts the living paths that lead to no item. An item belongs to the first path that leads to it. Its score is that
-    path's, or with `scoring` (see `ItemScoring`) its own, plus path_weight times that of its path, summed in float64.
-    Best items come first, equal scores by path, then by rank_I; missing ones have item and path -1 and score -inf. NaN
-    is the worst score. Integers are int64, scores float32, without gradient; B and W may be 0. ValueError for a wrong
-    dtype, device, shape or count.
+    exclude_BX (padded with -1); one of score -inf or NaN is dead, and one without tokens leads nowhere. An item belongs
+    to the first path that leads to it. Its score is that path's, or with `scoring` (see `ItemScoring`) its own, summed
+    in float64. Best items come first, equal scores by path, then by rank_I; missing ones have item and path -1 and
+    score -inf. NaN is the worst score. Integers are int64, scores float32, without gradient; B and W may be 0.
+    ValueError for a wrong dtype, device, shape or count.
 
     Paper: path-to-item matching, ours, D3 and D11
     """
-    return OP(tokens_BWM, scores_BW, index, rank_I, k, exclude_BX, scoring, path_weight)
+    return OP(tokens_BWM, scores_BW, index, rank_I, k, exclude_BX, scoring)
 
 
 def _check(
@@ -45,7 +43,6 @@ def _check(
     k: int,
     exclude_BX: torch.Tensor | None = None,
     scoring: ItemScoring | None = None,
-    path_weight: float = 0.0,
 ) -> tuple:
     rows = {"tokens_BWM": tokens_BWM, "rank_I": rank_I, "exclude_BX": exclude_BX}
     sizes = bind("path_topk", {"scores_BW": scores_BW}, rows, integer_dtypes=(torch.int64,))
@@ -58,28 +55,27 @@ def _check(
         bind("path_topk", floats, repeated, integer_dtypes=(torch.int64,), sizes=sizes, device=tokens_BWM.device)
     if k < 1:
         raise ValueError(f"path_topk: k starts at 1, found {k}")
-    return tokens_BWM, scores_BW, *index, rank_I, k, exclude_BX, *(scoring or (None,) * 5), float(path_weight)
+    return tokens_BWM, scores_BW, *index, rank_I, k, exclude_BX, *(scoring or (None,) * 5)
 
 
 def _reference(
     tokens_BWM: torch.Tensor,
     scores_BW: torch.Tensor,
     *rest: Any,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    index, (rank_I, k, exclude_BX), scoring, path_weight = TokenIndex(*rest[:6]), rest[6:9], rest[9:14], rest[14]
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    index, (rank_I, k, exclude_BX), scoring = TokenIndex(*rest[:6]), rest[6:9], rest[9:]
     own = None if scoring[0] is None else ItemScoring(*scoring)
-    return path_topk_reference(tokens_BWM, scores_BW, index, rank_I, k, exclude_BX, own, path_weight)
+    return path_topk_reference(tokens_BWM, scores_BW, index, rank_I, k, exclude_BX, own)
 
 
 def _fake(
     tokens_BWM: torch.Tensor, scores_BW: torch.Tensor, *rest: Any
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     shape = len(tokens_BWM), rest[7]
     return (
         scores_BW.new_empty(shape, dtype=torch.float32),
         tokens_BWM.new_empty(shape),
         tokens_BWM.new_empty(shape),
-        tokens_BWM.new_empty(shape[:1]),
     )
 
 
@@ -87,8 +83,8 @@ OP = Op(
     "path_topk",
     "(Tensor tokens_BWM, Tensor scores_BW, Tensor codes_IM, Tensor offsets, Tensor postings, Tensor counts_MK,"
     " Tensor pair_offsets, Tensor pair_postings, Tensor rank_I, SymInt k, Tensor? exclude_BX, Tensor? logits_BMK,"
-    " Tensor? states_BD, Tensor? residual_ID, Tensor? repeated_BL, Tensor? repeat_bias, float path_weight)"
-    " -> (Tensor, Tensor, Tensor, Tensor)",
+    " Tensor? states_BD, Tensor? residual_ID, Tensor? repeated_BL, Tensor? repeat_bias)"
+    " -> (Tensor, Tensor, Tensor)",
     check=_check,
     reference=_reference,
     fake=_fake,

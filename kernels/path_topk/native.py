@@ -47,13 +47,11 @@ def run(
     residual_ID: torch.Tensor | None,
     repeated_BL: torch.Tensor | None,
     repeat_bias: torch.Tensor | None,
-    path_weight: float,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     from ... import _C
 
     batch = len(tokens_BWM)
     best_BN, items_BN, path_BN = scores_BW.new_empty(batch, k), rank_I.new_empty(batch, k), rank_I.new_empty(batch, k)
-    invalid_B = rank_I.new_empty(batch)
     rank_I = rank_I.contiguous()
     dense = [None if x is None else x.contiguous() for x in (logits_BMK, states_BD, residual_ID)]
     logits, states, residual = (0 if x is None else x.data_ptr() for x in dense)
@@ -63,8 +61,8 @@ def run(
         *(rank_I.data_ptr(), view(exclude_BX, 2), 0 if exclude_BX is None else exclude_BX.shape[1]),
         *(logits, states, 0 if states_BD is None else states_BD.shape[1], residual),
         *(view(repeated_BL, 2), 0 if repeated_BL is None else repeated_BL.shape[1]),
-        *(0.0 if repeat_bias is None else float(repeat_bias), path_weight),
-        *(best_BN.data_ptr(), items_BN.data_ptr(), path_BN.data_ptr(), invalid_B.data_ptr()),
+        0.0 if repeat_bias is None else float(repeat_bias),
+        *(best_BN.data_ptr(), items_BN.data_ptr(), path_BN.data_ptr()),
         torch.get_num_threads(),
     )
-    return best_BN, items_BN, path_BN, invalid_B
+    return best_BN, items_BN, path_BN

@@ -36,23 +36,20 @@ def path_topk_reference(
     k: int,
     exclude_BX: Tensor | None,
     scoring: ItemScoring | None,
-    path_weight: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(scores_BN, items_BN, path_BN, invalid_B)"""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(scores_BN, items_BN, path_BN)"""
     batch, device = len(tokens_BWM), rank_I.device
     path_B, path_W = (scores_BW > -torch.inf).nonzero(as_tuple=True)
     path_T, item_T = items_with_tokens(tokens_BWM[path_B, path_W], index)
     if exclude_BX is not None:
         keep_T = ~is_excluded(path_B[path_T], item_T, len(rank_I), exclude_BX)
         path_T, item_T = path_T[keep_T], item_T[keep_T]
-    is_valid = torch.zeros_like(path_B, dtype=torch.bool).index_fill_(0, path_T, True)
-    invalid_B = torch.bincount(path_B[~is_valid], minlength=batch)
     order = sorted_by(path_T, path_B[path_T] * len(rank_I) + item_T)  # of an item, its first path before the others
     path_T, item_T = first_of_each((path_B[path_T] * len(rank_I) + item_T)[order], path_T[order], item_T[order])
     user_T, row_T = path_B[path_T], path_W[path_T]
     scores_T = scores_BW[user_T, row_T].double()
     if scoring is not None:
-        scores_T = _own_scores(scoring, user_T, item_T, index.codes_IM) + path_weight * scores_T
+        scores_T = _own_scores(scoring, user_T, item_T, index.codes_IM)
     order = sorted_by(rank_I[item_T], row_T, -scores_T, user_T)
     begin_B = torch.searchsorted(user_T[order], torch.arange(batch, device=device))
     place_T = torch.arange(len(order), device=device) - begin_B[user_T[order]]
@@ -61,7 +58,7 @@ def path_topk_reference(
     items_BN = torch.full((batch, k), -1, device=device)
     path_BN, best_BN = items_BN.clone(), torch.full((batch, k), -torch.inf, dtype=torch.float32, device=device)
     items_BN[at], path_BN[at], best_BN[at] = item_T[order], row_T[order], scores_T[order].float()
-    return best_BN, items_BN, path_BN, invalid_B
+    return best_BN, items_BN, path_BN
 
 
 def _own_scores(scoring: ItemScoring, user_T: Tensor, item_T: Tensor, codes_IM: Tensor) -> Tensor:

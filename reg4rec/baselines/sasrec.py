@@ -136,8 +136,7 @@ class SASRec:
         users, sequences = read_histories(histories, self.items)
         scores_BN, items_BN = self._best(sequences, k, filter_seen, allowed_rows(self.items, exclude, candidates))
         source_BN = torch.where(items_BN >= 0, SOURCES.index("item score"), -1)
-        no_path_BN, invalid_B = torch.full_like(items_BN, -1), items_BN.new_zeros(len(items_BN))
-        ranking = Ranking(items_BN, scores_BN, source_BN, no_path_BN, invalid_B)
+        ranking = Ranking(items_BN, scores_BN, source_BN, torch.full_like(items_BN, -1))
         return results_table(users, self.items, [(ranking, None)], return_paths)
 
     @torch.inference_mode()

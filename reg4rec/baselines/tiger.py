@@ -82,7 +82,7 @@ class Tiger:
     """
 
     recommender: Recommender
-    name: str = "tiger"
+    name = "tiger"
 
     @classmethod
     def fit(

@@ -216,8 +216,6 @@ class Recommend:
     """items for each user"""
     keep_seen: bool = False
     """allow items of the user's own history"""
-    unconstrained: bool = False
-    """let paths take any token, not only those of existing items; the summary counts the paths that lead to no item"""
     return_paths: bool = True
     """write the tokens by which an item was found, with category and confidence of every step"""
     users_in_part: int = 8192
@@ -245,15 +243,14 @@ class Recommend:
             self.users_in_part,
             self.resume,
         )
-        search: dict[str, Any] = {"constrained": False} if self.unconstrained else {}
         if self.engine == "ray":
             summary = recommend_on_cluster(
-                self.model, *options, device=self.device, dtype=self.dtype, address=self.address, **search
+                self.model, *options, device=self.device, dtype=self.dtype, address=self.address
             )
         elif self.address is not None:
             raise InputError(f"address {self.address!r} is of a Ray cluster; use it with --engine ray")
         else:
-            recommender = Recommender.from_pretrained(self.model, self.device, self.dtype).with_search(**search)
+            recommender = Recommender.from_pretrained(self.model, self.device, self.dtype)
             summary = recommend_to_folder(recommender, *options)
         show(f"{_described(summary)}\n{self.output}", {"output": self.output, **summary}, self.json)
 
@@ -267,8 +264,7 @@ def _described(summary: dict[str, Any]) -> str:
         f"rejected, {summary['unknown_items']:,} unknown history items\n"
         f"{summary['users_per_second']:,.0f} users/s; batches {batches or 'none'}; "
         f"{summary['parts_resumed']} of {summary['parts']} parts were there\n"
-        f"sources {sources or 'none'}; {summary['paths_pruned']:,} paths pruned, {summary['fallbacks']:,} fallbacks; "
-        f"{summary['paths_invalid']:,} of {summary['paths']:,} paths lead to no item"
+        f"sources {sources or 'none'}; {summary['paths_pruned']:,} paths pruned, {summary['fallbacks']:,} fallbacks"
     )
 
 

@@ -91,8 +91,7 @@ def _fit_recipe(job: Job, own: Recipe) -> Fitted:
     recipe = replace(own, pretrain=replace(own.pretrain, part=job.part, loop=job.plan(own.pretrain.loop)))
     search = None
     if job.first is not None:
-        chosen = Recommender.from_pretrained(job.first / "model" / "recommender", "cpu").config
-        search = replace(chosen, temperatures=None)  # they belong to the codebooks of the first fit
+        search = Recommender.from_pretrained(job.first / "model" / "recommender", "cpu").config
     model = recipe.fit(job.data, job.run, search=search)
     return Fitted(model, _size(model.model) + _size(model.tokenizer.quantizer))
 

@@ -107,12 +107,12 @@ def find_release(folder: Path) -> Found | None:
     return found[0] if found else None
 
 
-def read_amazon(found: Found, min_interactions: int = 5, max_malformed: int = 10) -> Dataset:
+def read_amazon(found: Found, min_interactions: int = 5) -> Dataset:
     """Reviews as interactions; an item has `title`, `brand` (2023: its store) and its first category path.
 
     Times are seconds (2023: milliseconds) since 1970. Where an item is described twice, the first description counts.
     """
-    bad = BadLines(max_malformed)
+    bad = BadLines()
     log = _read_reviews(found, bad)
     described = None if found.meta is None else _read_meta(found, set(log["item_id"].unique().to_list()), bad)
     files = {"interactions": found.reviews.name, "items": found.meta and found.meta.name}

@@ -14,7 +14,6 @@ import pyarrow.compute as pc
 
 from reg4rec.data.catalog import ItemCatalog
 from reg4rec.data.dataset import Dataset
-from reg4rec.data.kcore import k_core
 from reg4rec.data.lines import BadLines, file_kind
 from reg4rec.data.matrices import KeyedMatrix, Matrix, check_matrix, match_rows, read_matrix
 from reg4rec.data.prepared import read_sequence_log
@@ -24,7 +23,7 @@ from reg4rec.errors import InputError
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["assemble", "read_interactions"]
+__all__ = ["assemble", "k_core", "read_interactions"]
 
 Int64 = npt.NDArray[np.int64]
 
@@ -212,3 +211,20 @@ def _aligned(
         raise InputError(f"matrix {key!r} needs an items file, whose rows its rows follow; give items=")
     checked = check_matrix(key, matrix, len(described))
     return np.where(rows[:, None] >= 0, checked[rows], np.float32(0)), {}
+
+
+def k_core(users: Int64, items: Int64, minimum: int) -> npt.NDArray[np.bool_]:
+    """Which interactions remain when users and items with fewer than `minimum` of them are removed again and again.
+
+    `users` and `items` are whole numbers from 0, one pair an interaction.
+    """
+    left = np.arange(len(users))
+    while len(left):
+        some_users, some_items = users[left], items[left]
+        stays = (np.bincount(some_users)[some_users] >= minimum) & (np.bincount(some_items)[some_items] >= minimum)
+        if stays.all():
+            break
+        left = left[stays]
+    keep = np.zeros(len(users), dtype=np.bool_)
+    keep[left] = True
+    return keep

@@ -16,6 +16,9 @@ __all__ = ["ShopOracle", "SyntheticShop", "synthetic_shop"]
 
 Float64 = npt.NDArray[np.float64]
 
+LIKELY = 0.8
+"""Chance with which a facet's value is followed by its successor, beside an even part of the rest."""
+
 
 @dataclass(frozen=True, eq=False)
 class SyntheticShop(Dataset):
@@ -60,8 +63,8 @@ class ShopOracle:
     """Ranks by the true probabilities of a shop."""
 
     shop: SyntheticShop
-    name: str = "oracle"
-    trained_on: str = "train"
+    name = "oracle"
+    trained_on = "train"
 
     def rank(self, histories: Sequences, k: int, filter_seen: bool) -> npt.NDArray[np.int32]:
         """(B, k) item rows, -1 padded; seen items never come again in the shop, so they are never ranked."""
@@ -128,10 +131,10 @@ def _transitions(rng: np.random.Generator, facets_IF: npt.NDArray[np.int32], num
     return everything / moves_FII * stays_FII
 
 
-def _peaked(successor: npt.NDArray[np.int64], num_values: int, weight: float = 0.8) -> Float64:
-    """(X, X) rows with `weight` on the successor and the rest spread evenly."""
-    matrix = np.full((num_values, num_values), (1 - weight) / num_values)
-    matrix[np.arange(num_values), successor] += weight
+def _peaked(successor: npt.NDArray[np.int64], num_values: int) -> Float64:
+    """(X, X) rows with LIKELY on the successor and the rest spread evenly."""
+    matrix = np.full((num_values, num_values), (1 - LIKELY) / num_values)
+    matrix[np.arange(num_values), successor] += LIKELY
     return matrix
 
 

@@ -2,8 +2,7 @@
 
 from reg4rec.evaluation.metrics import ndcg_at, recall_at
 from reg4rec.evaluation.popularity import Popularity
-from reg4rec.evaluation.protocol import DetailedRanker, Ranker, evaluate
-from reg4rec.evaluation.recorded import RecordedRanks
+from reg4rec.evaluation.protocol import DetailedRanker, Ranker, RecordedRanks, evaluate
 from reg4rec.evaluation.report import Report, ReportRow
 
 __all__ = [

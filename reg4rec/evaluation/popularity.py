@@ -19,7 +19,7 @@ class Popularity:
 
     order_I: Int32
     trained_on: str
-    name: str = "popularity"
+    name = "popularity"
 
     @classmethod
     def fit(cls, dataset: Dataset, part: Literal["train", "train+validation"] = "train") -> "Popularity":

@@ -11,11 +11,11 @@ import torch
 from reg4rec import distributed
 from reg4rec.data import Dataset, ItemCatalog, Sequences
 from reg4rec.errors import InputError
-from reg4rec.evaluation.metrics import ndcg_at, recall_at
+from reg4rec.evaluation.metrics import hit_ranks, ndcg_at, recall_at
 from reg4rec.evaluation.report import Report, ReportRow
 from reg4rec.settings import check_seed
 
-__all__ = ["DetailedRanker", "Ranker", "evaluate"]
+__all__ = ["DetailedRanker", "Ranker", "RecordedRanks", "evaluate"]
 
 Int32 = npt.NDArray[np.int32]
 ProtocolName = Literal["standard", "filtered"]
@@ -46,6 +46,32 @@ class DetailedRanker(Ranker, Protocol):
     ) -> tuple[Int32, dict[str, npt.NDArray[np.float64]]]:
         """What `rank` gives and named values (B,), NaN where a user has none; targets only describe, never rank."""
         ...
+
+
+class RecordedRanks:
+    """A ranker as `evaluate` takes it, which keeps the ranks of the targets that this process evaluated.
+
+    A report has their means alone.
+    """
+
+    def __init__(self, ranker: DetailedRanker):
+        self.ranker, self.name, self.trained_on = ranker, ranker.name, ranker.trained_on
+        self.items, self._ranks = getattr(ranker, "items", None), list[npt.NDArray[np.int64]]()
+
+    @property
+    def ranks_B(self) -> npt.NDArray[np.int64]:  # noqa: N802
+        """0-based, the largest cut-off where a target was not found."""
+        return np.concatenate(self._ranks)
+
+    def rank(self, histories: Sequences, k: int, filter_seen: bool) -> Int32:
+        return self.ranker.rank(histories, k, filter_seen)
+
+    def rank_with_details(
+        self, histories: Sequences, k: int, filter_seen: bool, targets: Int32
+    ) -> tuple[Int32, dict[str, npt.NDArray[np.float64]]]:
+        ranked_BN, details = self.ranker.rank_with_details(histories, k, filter_seen, targets)
+        self._ranks.append(hit_ranks(ranked_BN, targets))
+        return ranked_BN, details
 
 
 @distributed.losses_named()

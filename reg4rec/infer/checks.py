@@ -1,14 +1,13 @@
-"""What model, tokens, items and settings of a recommender must agree on."""
+"""What model, tokens and items of a recommender must agree on."""
 
 import torch
 
 from reg4rec.data import ItemCatalog
 from reg4rec.errors import InputError
-from reg4rec.infer.search import SearchConfig
 from reg4rec.model import Reg4RecModel
 from reg4rec.tokenizer import Tokenizer
 
-__all__ = ["check_fit", "check_temperatures", "chosen_dtype"]
+__all__ = ["check_fit", "chosen_dtype"]
 
 
 def check_fit(model: Reg4RecModel, tokenizer: Tokenizer, items: ItemCatalog) -> None:
@@ -24,12 +23,6 @@ def check_fit(model: Reg4RecModel, tokenizer: Tokenizer, items: ItemCatalog) -> 
         )
     if model.config.num_items not in (0, num_items):
         raise InputError(f"the model scores {model.config.num_items} items, the catalog has {num_items}")
-
-
-def check_temperatures(config: SearchConfig, model: Reg4RecModel) -> None:
-    """InputError unless each codebook has a temperature, or none has."""
-    if config.temperatures is not None and len(config.temperatures) != model.config.num_codebooks:
-        raise InputError(f"temperatures are {len(config.temperatures)} for {model.config.num_codebooks} codebooks")
 
 
 def chosen_dtype(name: str, device: torch.device) -> torch.dtype:

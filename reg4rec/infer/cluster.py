@@ -30,14 +30,13 @@ class ClusterJob:
     """What an actor needs to make parts: folders and files that every machine sees."""
 
     model: Path
-    search: dict[str, Any]
     device: str
     dtype: DType
     users: Path
     out: Path
 
     def load(self) -> Recommender:
-        return Recommender.from_pretrained(self.model, self.device, self.dtype).with_search(**self.search)
+        return Recommender.from_pretrained(self.model, self.device, self.dtype)
 
 
 class PartActor:
@@ -87,9 +86,8 @@ def recommend_on_cluster(
     device: str = "auto",
     dtype: DType = "auto",
     address: str | None = None,
-    **search: Any,
 ) -> dict[str, Any]:
-    """`recommend_to_folder` of the recommender saved in `model` (its search changed by `search`), over a Ray cluster.
+    """`recommend_to_folder` of the recommender saved in `model`, over a Ray cluster.
 
     `address` is that of the cluster; None is the one that Ray finds (`RAY_ADDRESS`), else one on this machine. Actors
     take one CPU each, on a GPU device one GPU too, and grow from one to as many as there are parts and room for.
@@ -97,7 +95,7 @@ def recommend_on_cluster(
     """
     model, users, out = (Path(path).resolve() for path in (model, users, out))
     ray = _connect(address)
-    cluster = ClusterJob(model, search, device, dtype, users, out)
+    cluster = ClusterJob(model, device, dtype, users, out)
     recommender = cluster.load()
     file, job = open_job(recommender, users, k, filter_seen, return_paths, users_in_part)
     num_gpus = 1 if recommender.device.type == "cuda" else 0

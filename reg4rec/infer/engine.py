@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -81,13 +80,11 @@ class SearchEngine:
             return self.plain(batch.to(self.device), config, trace)
         self.indexes(config.order)  # not within a capture
         decode = partial(self.plain, config=config)
-        most_users, max_history = self.users_at_once(config), self.model.config.max_history
-        same = replace(config, path_weight=0.0)  # which is the ranking's
-        return self.graphs.run(decode, same, batch, most_users, max_history)
+        return self.graphs.run(decode, config, batch, self.users_at_once(config), self.model.config.max_history)
 
     @torch.inference_mode()
     def plain(self, batch: Batch, config: SearchConfig, trace: list[Living] | None = None) -> Found:
-        """Encode and search a batch on the device; constrained, with CUDA kernels, nothing waits for the GPU."""
+        """Encode and search a batch on the device; with CUDA kernels nothing waits for the GPU."""
         with self.autocast(len(batch.item_BL) * (config.num_beams + corp(self.model, config)[1])):
             memory = self.remember(batch)
             paths = search(self.model, memory, self.indexes(config.order), config, batch.exclude_BX, trace)
@@ -98,8 +95,6 @@ class SearchEngine:
         forced = forced_backend()
         if trace is not None:
             return "a trace of the search was asked for, and a graph keeps its result alone"
-        if not config.constrained:
-            return "the search is unconstrained, whose steps run on eager PyTorch"
         if self.model.training:
             return "the model is in training mode, and a graph would stay in it; call eval()"
         if self.passing:

@@ -18,7 +18,6 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import torch
 
 from reg4rec.checkpoints import sweep
 from reg4rec.data.parquet import write_parquet
@@ -39,7 +38,7 @@ MANIFEST_SECONDS, MANIFEST_SHARE = 1.0, 0.05
 that it lacks after a kill are made again."""
 MAX_MANIFEST_BYTES = 1 << 34
 Job = dict[str, Any]
-PATH_COUNTS = ("paths", "paths_invalid", "paths_pruned", "fallbacks")
+PATH_COUNTS = ("paths_pruned", "fallbacks")
 COUNTS = ("users", "rejected", "unknown_items", "recommendations", *PATH_COUNTS)
 
 
@@ -120,9 +119,8 @@ class PartMaker:
         return found
 
     def _batch(self, rows_B: npt.NDArray[np.int64], results: Results) -> "_Batch":
-        alive_BW = results.paths.scores_BW > -torch.inf
-        found = (alive_BW, results.ranking.invalid_B, results.paths.pruned_B, results.paths.fallbacks_B)
-        counts = {name: int(values.sum()) for name, values in zip(PATH_COUNTS, found, strict=True)}
+        paths = results.paths
+        counts = {"paths_pruned": int(paths.pruned_B.sum()), "fallbacks": int(paths.fallbacks_B.sum())}
         return _Batch(self._table(rows_B, [results]), len(rows_B), counts)
 
     def _table(self, rows_B: npt.NDArray[np.int64], results: Sequence[Results]) -> pa.Table:

@@ -22,16 +22,12 @@ LISTED_AT_ONCE = 1 << 22
 
 
 class Ranking(NamedTuple):
-    """items_BN (rows, best first, -1 for none), scores_BN, source_BN (position in SOURCES, -1), path_BN (of W, -1).
-
-    invalid_B: paths that no allowed item carries in full, 0 in a constrained search.
-    """
+    """items_BN (rows, best first, -1 for none), scores_BN, source_BN (position in SOURCES, -1), path_BN (of W, -1)."""
 
     items_BN: Tensor
     scores_BN: Tensor
     source_BN: Tensor
     path_BN: Tensor
-    invalid_B: Tensor
 
 
 def rank_items(
@@ -42,22 +38,21 @@ def rank_items(
     exclude_BX: Tensor | None,
     allowed_I: Tensor,
     scoring: ops.ItemScoring | None = None,
-    path_weight: float = 0.0,
 ) -> Ranking:
     """The best `num_items` allowed items of every user; fewer only where fewer are allowed.
 
-    A path leads to all items that carry its tokens. With `scoring` these come by their own score, to which that of
-    their best path is added with `path_weight`. Without, items of better paths come first, and items of one path by
-    rank_I (see `bucket_ranks`). Scores are these for `path`, the path's for `relaxed`, the sum of the tokens'
-    first-step log-probabilities for `tokens`, so they fall within a source (`relaxed`: among items that share as
-    many tokens) and not always across two. The index lists the allowed items and no others.
+    A path leads to all items that carry its tokens. With `scoring` these come by their own score. Without, items of
+    better paths come first, and items of one path by rank_I (see `bucket_ranks`). Scores are these for `path`, the
+    path's for `relaxed`, the sum of the tokens' first-step log-probabilities for `tokens`, so they fall within a source
+    (`relaxed`: among items that share as many tokens) and not always across two. The index lists the allowed items and
+    no others.
     Paper: CORP, ours, D3 and D11.
     """
-    scores_BN, items_BN, path_BN, invalid_B = ops.path_topk(
-        paths.tokens_BWM, paths.scores_BW, index, rank_I, num_items, exclude_BX, scoring, path_weight
+    scores_BN, items_BN, path_BN = ops.path_topk(
+        paths.tokens_BWM, paths.scores_BW, index, rank_I, num_items, exclude_BX, scoring
     )
     source_BN = torch.where(items_BN < 0, -1, SOURCES.index("path"))
-    ranking = Ranking(items_BN, scores_BN, source_BN, path_BN, invalid_B)
+    ranking = Ranking(items_BN, scores_BN, source_BN, path_BN)
     if len(short_S := _with_open_places(ranking)):  # or splitting would give one part, of none
         for some_S in short_S.split(_users_at_once(paths, index)):
             _fill_relaxed(ranking, some_S, paths, index, rank_I, exclude_BX)

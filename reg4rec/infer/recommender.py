@@ -16,7 +16,7 @@ from reg4rec import ops
 from reg4rec.data import ItemCatalog, Sequences
 from reg4rec.data.fingerprint import fingerprint
 from reg4rec.errors import InputError
-from reg4rec.infer.checks import check_fit, check_temperatures, chosen_dtype
+from reg4rec.infer.checks import check_fit, chosen_dtype
 from reg4rec.infer.engine import SearchEngine
 from reg4rec.infer.graphs import Batch
 from reg4rec.infer.histories import allowed_rows, find_items, padded, read_histories
@@ -82,7 +82,6 @@ class Recommender:
         self.model = model.to(self.device).eval()
         self.tokenizer, self.items = tokenizer, items
         self.config = override(SearchConfig(), search)
-        check_temperatures(self.config, model)
         self.trained_on: TrainedOn = trained_on
         self.codes_IM = tokenizer.codes_IM.long().to(self.device)
         popularity = np.zeros(len(items)) if popularity_I is None else np.asarray(popularity_I)
@@ -230,7 +229,6 @@ class Recommender:
         category_accuracy: whether the best path's last known category is the target's (NaN without one).
         paths_pruned, fallbacks: what CORP did. from_paths: share of the items that exact paths gave.
         path_recall: whether some path leads to the target, be it among the k items or not.
-        paths, paths_invalid: finished paths, and those of them that lead to no allowed item (see `SearchConfig`).
         """
         results = list(self.search(histories, k, filter_seen))
         tokens_BWM = torch.cat([r.paths.tokens_BWM for r in results])
@@ -244,8 +242,6 @@ class Recommender:
             "category_accuracy": np.where((category_B < 0) | (last_B < 0), np.nan, last_B == category_B),
             "paths_pruned": torch.cat([r.paths.pruned_B for r in results]).cpu().numpy().astype(float),
             "fallbacks": torch.cat([r.paths.fallbacks_B for r in results]).cpu().numpy().astype(float),
-            "paths": alive_BW.sum(1).double().cpu().numpy(),
-            "paths_invalid": torch.cat([r.ranking.invalid_B for r in results]).double().cpu().numpy(),
             "path_recall": reached_BW.any(1).double().cpu().numpy(),
             "from_paths": torch.cat([(r.ranking.source_BN == 0).double().mean(1) for r in results]).cpu().numpy(),
         }
@@ -256,7 +252,6 @@ class Recommender:
         """The same recommender (weights shared) with other fields of `SearchConfig`; its `config` is the search's."""
         other = copy.copy(self)
         other.config = override(self.config, changes)
-        check_temperatures(other.config, self.model)
         return other
 
     def with_model(self, model: Reg4RecModel) -> "Recommender":
@@ -296,9 +291,7 @@ class Recommender:
         with torch.inference_mode():
             state_BD, paths = engine.run(self._batch_of(batch, exclude_BX), config, trace)
             scoring = self.item_scoring(state_BD, history_BX) if self.model.scores_items else None
-            ranking = rank_items(
-                paths, engine.index, self.rank_I, k, exclude_BX, allowed_I, scoring, config.path_weight
-            )
+            ranking = rank_items(paths, engine.index, self.rank_I, k, exclude_BX, allowed_I, scoring)
             return Results(ranking, paths)
 
     def item_scoring(self, state_BD: Tensor, history_BX: Tensor) -> ops.ItemScoring:

@@ -11,7 +11,7 @@ from torch.profiler import record_function
 from reg4rec import ops
 from reg4rec.errors import InputError
 from reg4rec.kernels.beam_step.index import TokenIndex, build_index
-from reg4rec.kernels.beam_step.reference import best_children, prune_paths
+from reg4rec.kernels.beam_step.reference import prune_paths
 from reg4rec.model import Memory, PathCache, Reg4RecModel
 
 __all__ = ["CORP_REGION", "Living", "Paths", "SearchConfig", "SearchOrder", "corp", "search", "step_indexes"]
@@ -31,41 +31,28 @@ class SearchConfig:
     """further children decoded at every step, from which CORP replaces what it drops (D10)"""
     prune_threshold: float | None = 0.06
     """CORP's theta: largest Jensen-Shannon divergence (nats) of adjacent category distributions; None turns CORP off"""
-    temperatures: tuple[float, ...] | None = None
-    """one for each codebook, by which its logits are divided before the softmax (D5); None leaves them as they are"""
     order: SearchOrder = "confidence"
     """confidence: every step may take a token of any unused codebook (CRSS); fixed: step t takes codebook t's"""
     num_steps: int | None = None
     """tokens that a path decodes, None for all: a shorter one leads to every item that carries its tokens"""
-    path_weight: float = 0.0
-    """weight of the path's score beside the item's own, in models that score items (D11)"""
-    constrained: bool = True
-    """decode tokens of existing, allowed items alone; False leaves every token open, and paths may lead to no item"""
 
     def __post_init__(self) -> None:
         if self.num_beams < 1 or self.num_spares < 0:
             raise InputError(f"num_beams starts at 1 and num_spares at 0, found {self.num_beams}, {self.num_spares}")
         if self.prune_threshold is not None and not self.prune_threshold >= 0:
             raise InputError(f"prune_threshold is a number of nats from 0 up, or None, found {self.prune_threshold}")
-        if self.temperatures is not None:
-            object.__setattr__(self, "temperatures", tuple(self.temperatures))  # settings are keys
-            if not all(t > 0 for t in self.temperatures):
-                raise InputError(f"temperatures are positive numbers, found {self.temperatures}")
         if self.order not in get_args(SearchOrder):
             raise InputError(f"order is one of {get_args(SearchOrder)}, found {self.order!r}")
         if self.num_steps is not None and self.num_steps < 1:
             raise InputError(f"num_steps starts at 1, or is None for all, found {self.num_steps}")
-        if not self.path_weight >= 0:
-            raise InputError(f"path_weight starts at 0, found {self.path_weight}")
 
     @classmethod
     def from_json(cls, stored: dict[str, Any]) -> "SearchConfig":
         """What `dataclasses.asdict` and JSON made of one, perhaps before it had all fields; TypeError for others."""
         if not isinstance(stored, dict):
             raise TypeError(f"search settings are {stored!r}")
-        values: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in stored.items()}
-        found = cls(**values)
-        kinds = {"num_beams": (int,), "num_spares": (int,), "num_steps": (int, type(None)), "constrained": (bool,)}
+        found = cls(**stored)
+        kinds = {"num_beams": (int,), "num_spares": (int,), "num_steps": (int, type(None))}
         for name, known in kinds.items():
             if type(getattr(found, name)) not in known:
                 raise TypeError(f"{name} is {getattr(found, name)!r}")
@@ -125,9 +112,7 @@ def search(
 ) -> Paths:
     """Decode the best `num_beams` token sets of existing items for each encoded history (`Reg4RecModel.remember`).
 
-    indexes: one for each step, from `step_indexes`. Constrained, nothing here waits for the GPU.
-
-    Unconstrained, of all token sets: probabilities are over whole codebooks, whatever items exist or are excluded.
+    indexes: one for each step, from `step_indexes`. With CUDA kernels nothing here waits for the GPU.
 
     Each step takes, over all unused codebooks, the tokens of highest probability within their own codebook (CRSS),
     merges paths that hold the same set, and drops those whose category distribution jumped (CORP; not in a model
@@ -135,30 +120,22 @@ def search(
     each step.
     Paper: CRSS, figure and stated, D5; CORP, stated, D10.
     """
-    temperature_M = None if config.temperatures is None else _on_device(config.temperatures, memory.state_BD.device)
     threshold, spares = corp(model, config)
     num_steps = min(config.num_steps or model.config.num_codebooks, model.config.num_codebooks)
     num_decoded = num_steps + (threshold is not None)
     cache = PathCache.empty(memory, 1, num_decoded, config.num_beams + spares)
-    beam = _Beam.begin(model, memory, cache, temperature_M)
+    beam = _Beam.begin(model, memory, cache)
     for step, step_index in enumerate(indexes[:num_steps], start=1):
         seen = step_index.codes_IM.shape[1]
-        logits_BPMK, tokens_BPM = beam.logits_BPMK[:, :, :seen], beam.tokens_BPM[:, :, :seen]
-        if config.constrained:
-            parent_BP, token_BP, scores_BP, fallback_B = ops.beam_step(
-                logits_BPMK, beam.scores_BP, tokens_BPM, beam.js_BP, step_index,
-                config.num_beams, spares, threshold, exclude_BX, model.config.renormalize,
-            )  # fmt: skip
-        else:
-            kept_BP, fallback_B = prune_paths(beam.scores_BP, beam.js_BP, config.num_beams, threshold)
-            open_BPM1 = (kept_BP[..., None] & (tokens_BPM < 0))[..., None]
-            width = config.num_beams + spares
-            parent_BP, token_BP, scores_BP = best_children(logits_BPMK, beam.scores_BP, tokens_BPM, open_BPM1, width)
+        parent_BP, token_BP, scores_BP, fallback_B = ops.beam_step(
+            beam.logits_BPMK[:, :, :seen], beam.scores_BP, beam.tokens_BPM[:, :, :seen], beam.js_BP, step_index,
+            config.num_beams, spares, threshold, exclude_BX, model.config.renormalize,
+        )  # fmt: skip
         beam.count(threshold, fallback_B)
         parent_BP = parent_BP.clamp(min=0)
         beam.grow(parent_BP, token_BP.clamp(min=0), scores_BP)
         if step < num_steps or threshold is not None:
-            beam.decode(model, memory, parent_BP, threshold, temperature_M, step == num_steps)
+            beam.decode(model, memory, parent_BP, threshold, step == num_steps)
         if trace is not None:
             trace.append(beam.living())
     return beam.finish(config.num_beams, threshold)
@@ -186,9 +163,9 @@ class _Beam:
     fallbacks_B: Tensor
 
     @classmethod
-    def begin(cls, model: Reg4RecModel, memory: Memory, cache: PathCache, temperature_M: Tensor | None) -> "_Beam":
+    def begin(cls, model: Reg4RecModel, memory: Memory, cache: PathCache) -> "_Beam":
         logits_BPMK, _, cache = model.search_step(memory, None, 0, cache)
-        logits_BPMK = _tempered(logits_BPMK, temperature_M)
+        logits_BPMK = logits_BPMK.float()
         batch, _, num_codebooks, _ = logits_BPMK.shape
         device = logits_BPMK.device
         zeros_B = torch.zeros(batch, dtype=torch.int64, device=device)
@@ -227,13 +204,7 @@ class _Beam:
         self.cache = self.cache.of_paths(parent_BP)
 
     def decode(
-        self,
-        model: Reg4RecModel,
-        memory: Memory,
-        parent_BP: Tensor,
-        threshold: float | None,
-        temperature_M: Tensor | None,
-        is_last: bool,
+        self, model: Reg4RecModel, memory: Memory, parent_BP: Tensor, threshold: float | None, is_last: bool
     ) -> None:
         """Feed the chosen tokens: distributions of the next step, categories, and their divergence from before."""
         step = len(self.fed_SBP)
@@ -241,7 +212,7 @@ class _Beam:
             memory, self.fed_SBP[-1], step, self.cache, with_logits=not is_last
         )
         if not is_last:
-            self.logits_BPMK = _tempered(logits_BPMK, temperature_M)
+            self.logits_BPMK = logits_BPMK.float()
         if logits_BPC is not None:
             self.categories_SBP.append(logits_BPC.argmax(-1))
             if threshold is not None and self.category_logits_BPC is not None:
@@ -314,16 +285,6 @@ def _take(x: Tensor, rows_BP: Tensor) -> Tensor:
     first_B1 = torch.arange(0, len(x) * x.shape[1], x.shape[1], device=x.device)[:, None]
     # whole rows move as blocks of memory, in half the time of indexing by two tensors
     return x.flatten(0, 1).index_select(0, (first_B1 + rows_BP).flatten()).unflatten(0, rows_BP.shape)
-
-
-def _on_device(values_M: tuple[float, ...], device: torch.device) -> Tensor:
-    """A tensor that is filled where it is: copying it there would wait for the GPU."""
-    return torch.stack([torch.full((), value, device=device) for value in values_M])
-
-
-def _tempered(logits_BPMK: Tensor, temperature_M: Tensor | None) -> Tensor:
-    logits_BPMK = logits_BPMK.float()
-    return logits_BPMK if temperature_M is None else logits_BPMK / temperature_M[:, None]
 
 
 def _divergence(before_BPC: Tensor, after_BPC: Tensor, threshold: float) -> Tensor:

@@ -17,15 +17,17 @@ __all__ = ["DecoderBlock", "Dropout", "EncoderBlock", "FeedForward", "Rotary"]
 Parts = tuple[list[nn.Module], list[nn.Module]]
 """The linear layers and the norms of a block."""
 
+ROTARY_BASE = 1000.0
+
 
 class Rotary(nn.Module):
     """Rotates pairs of channels by an angle proportional to the position (Su et al. 2021)."""
 
     frequencies: Tensor
 
-    def __init__(self, head_dim: int, base: float = 1000.0):
+    def __init__(self, head_dim: int):
         super().__init__()
-        frequencies = base ** (-torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
+        frequencies = ROTARY_BASE ** (-torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
         self.register_buffer("frequencies", frequencies, persistent=False)
 
     def forward(self, positions: Tensor) -> tuple[Tensor, Tensor]:

@@ -70,9 +70,9 @@ def corp(
 ) -> CorpFindings:
     """Measure a recommender with CORP off and at every theta; writes `corp.md`, `corp.json` and `corp.png`.
 
-    Quality is that of `evaluate`, protocol `standard`, on the users of validation and of test; CORP off is measured
-    unconstrained too. `measured.json` keeps what is finished: started again, the study goes on after it, and
-    InputError where it is of another recommender, dataset or setting. `overrides` replace fields of `config`.
+    Quality is that of `evaluate`, protocol `standard`, on the users of validation and of test. `measured.json` keeps
+    what is finished: started again, the study goes on after it, and InputError where it is of another recommender,
+    dataset or setting. `overrides` replace fields of `config`.
     Paper: CORP, stated (theta), D10.
     """
     config, out = override(config or CorpConfig(), overrides), Path(out)
@@ -80,12 +80,8 @@ def corp(
         raise InputError("the recommender predicts no categories, so CORP has nothing to compare")
     if config.num_steps is not None:
         recommender = recommender.with_search(num_steps=config.num_steps)
-    searches: dict[str, dict[str, Any]] = {
-        "off": {"prune_threshold": None},
-        **{f"{theta:g}": {"prune_threshold": theta} for theta in config.thetas},
-        "off, unconstrained": {"prune_threshold": None, "constrained": False},
-    }
-    settings = {name: recommender.with_search(**changes) for name, changes in searches.items()}
+    thetas = {"off": None, **{f"{theta:g}": theta for theta in config.thetas}}
+    settings = {name: recommender.with_search(prune_threshold=theta) for name, theta in thetas.items()}
     job = {
         "dataset": data.card["fingerprint"],
         "recommender": recommender.fingerprint(),
@@ -110,7 +106,6 @@ def corp(
         Row(
             name,
             chosen.config.prune_threshold,
-            chosen.config.constrained,
             {split: measured[split][name] for split in SPLITS},
             rows_decoded(chosen.config, recommender.model.config.num_codebooks, K),
             **measured["timing"]["settings"][name],

@@ -28,7 +28,6 @@ class Row:
 
     setting: str
     theta: float | None
-    constrained: bool
     measured: dict[str, dict[str, float]]
     rows_decoded: int
     ms_per_user: float
@@ -62,7 +61,7 @@ class CorpFindings:
         """One table, and what it was measured under."""
         splits = list(self.rows[0].measured)
         quality = [f"{split} {title}" for split in splits for title in SHOWN.values()]
-        lines = [["theta", *quality, "pruned", "fallbacks", "to no item", "rows", "ms", "times off", "checking"]]
+        lines = [["theta", *quality, "pruned", "fallbacks", "rows", "ms", "times off", "checking"]]
         for row in self.rows:
             found = row.measured["test"]
             lines.append(
@@ -71,7 +70,6 @@ class CorpFindings:
                     *(f"{row.measured[split][metric]:.4f}" for split in splits for metric in SHOWN),
                     f"{found['paths_pruned']:.1f}",
                     f"{found['fallbacks']:.3f}",
-                    f"{found['paths_invalid'] / max(found['paths'], 1e-9):.1%}",
                     str(row.rows_decoded),
                     f"{row.ms_per_user:.2f}",
                     f"{row.times_off:.2f}",
@@ -83,9 +81,9 @@ class CorpFindings:
         chosen = ", ".join(f"{name} {value}" for name, value in search.items() if name != "prune_threshold")
         machine = ", ".join(f"{name} {value}" for name, value in self.machine.items())
         note = (
-            "Protocol standard, all items ranked. pruned, fallbacks, rows decoded and ms are a user's, to no item a "
-            f"share of the finished paths; these are of test. Times: {study['clock']} clock, {study['timed_users']} "
-            f"users together, medians of {study['repeats']} rounds; checking: divergences and masks."
+            "Protocol standard, all items ranked. pruned, fallbacks, rows decoded and ms are those of a user of test. "
+            f"Times: {study['clock']} clock, {study['timed_users']} users together, medians of {study['repeats']} "
+            "rounds; checking: divergences and masks."
         )
         parts = [
             f"# {self.dataset}: CORP\n",
@@ -104,7 +102,7 @@ class CorpFindings:
 
         figure = Figure(figsize=(10.5, 3.4), layout="constrained")
         panels = figure.subplots(1, 3)
-        off, *rows = sorted((r for r in self.rows if r.constrained), key=lambda r: -1 if r.theta is None else r.theta)
+        off, *rows = sorted(self.rows, key=lambda row: -1 if row.theta is None else row.theta)
         thetas = [row.theta for row in rows]
         for panel, (metric, title) in zip(panels, SHOWN.items(), strict=False):
             for number, split in enumerate(off.measured):

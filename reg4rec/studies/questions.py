@@ -91,7 +91,6 @@ QUESTIONS: dict[str, Question] = {
             _rewarded("all", *REWARDS),
             Variant("all, and the order of the found items", align={}),
             Variant("these, without the pre-training loss beside", align={"anchor_weight": 0.0}),
-            *(Variant(f"all and the order, mixing {how}", align={"mixing": how}) for how in ("variance", "learned")),
         ),
         shown=("path_recall", "category_accuracy"),
     ),

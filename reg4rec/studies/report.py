@@ -67,11 +67,11 @@ def _in_folder(folder: Path) -> Iterator[Finding]:
                     )
 
 
-def write_report(findings: Sequence[Finding], out: Path, title: str = "What was measured") -> None:
+def write_report(findings: Sequence[Finding], out: Path) -> None:
     """Write findings as one HTML page that needs nothing else; the same findings give the same bytes."""
     sections = [_section(number, finding) for number, finding in enumerate(findings, start=1)]
     entries = "\n".join(f'<li><a href="#f{number}">{name}</a></li>' for number, (name, _) in enumerate(sections, 1))
-    page = html_page(title, f"<nav><ol>\n{entries}\n</ol></nav>\n{''.join(body for _, body in sections)}")
+    page = html_page("What was measured", f"<nav><ol>\n{entries}\n</ol></nav>\n{''.join(body for _, body in sections)}")
     with atomic_file(out) as fresh:
         fresh.write_text(page, encoding="utf-8")
 

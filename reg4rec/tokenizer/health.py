@@ -2,15 +2,16 @@
 
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from reg4rec.data import Sequences
-from reg4rec.tokenizer.buckets import bucket_sizes
 
 __all__ = [
     "Health",
+    "bucket_sizes",
     "measure_health",
     "normalized_mutual_information",
     "perplexities",
@@ -167,3 +168,10 @@ def _entropy(values: Integers) -> float:
     counts = np.unique(values, return_counts=True)[1]
     share = counts / counts.sum()
     return float(-(share * np.log(share)).sum())
+
+
+def bucket_sizes(rows_IX: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+    """How many rows equal each row bit by bit, itself included: sizes_I."""
+    whole_I = np.ascontiguousarray(rows_IX).view(np.dtype((np.void, rows_IX.itemsize * rows_IX.shape[1]))).ravel()
+    _, inverse_I, counts = np.unique(whole_I, return_inverse=True, return_counts=True)
+    return np.asarray(counts[inverse_I], dtype=np.int64)

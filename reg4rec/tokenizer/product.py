@@ -43,14 +43,14 @@ class ProductQuantizer(Quantizer):
 
 
 @torch.no_grad()
-def fit_product(quantizer: ProductQuantizer, vectors_XV: Tensor, seed: int, rotations: int = ROTATIONS) -> None:
+def fit_product(quantizer: ProductQuantizer, vectors_XV: Tensor, seed: int) -> None:
     """Learn codebooks and rotation in turn, each the best for the other; k-means has the last word.
 
     Paper: Ge et al. 2013, the non-parametric solution started from the parametric one
     """
     quantizer.rotation_VV.copy_(balanced_rotation(vectors_XV, quantizer.block_MV.sum(1).tolist()))
     _cluster_blocks(quantizer, vectors_XV, seed)
-    for _ in range(rotations):
+    for _ in range(ROTATIONS):
         rebuilt_XV = quantizer.encode(vectors_XV)[1]
         left_VV, _, right_VV = torch.linalg.svd((vectors_XV.T @ rebuilt_XV).double())
         quantizer.rotation_VV.copy_(left_VV @ right_VV)

@@ -84,10 +84,6 @@ class Tokenizer:
         codes_IM, quantized_IE = torch.cat([self.codes_IM, codes_NM]), torch.cat([self.quantized_IE, mixed_NE])
         return replace(self, views=views, codes_IM=codes_IM, quantized_IE=quantized_IE)
 
-    def token_embeddings(self) -> Tensor:
-        """codebooks_MKE, a copy: token (r, j) is described by codebooks[r, j]."""
-        return self.quantizer.codebooks_MKE.detach().clone()
-
     def path_cosines(self, first: int = 0) -> Tensor:
         """Cosine of an item's own gated vector and the plain sum of its codewords, which its bucket shares (D3).
 

@@ -6,7 +6,6 @@ from typing import get_args
 from reg4rec.errors import InputError
 from reg4rec.loop import LoopConfig
 from reg4rec.settings import check_settings
-from reg4rec.train.reward_mix import Mixing
 from reg4rec.train.rewards import REWARDS
 from reg4rec.train.rollouts import RolloutKind
 
@@ -51,8 +50,6 @@ class AlignConfig:
     rewards: RewardWeights = field(default_factory=RewardWeights)
     order_weight: float = 1.0
     """weight of the reward of the order in which the found items come"""
-    mixing: Mixing = "fixed"
-    """fixed: as the weights say; variance: each divided by its spread; learned: moved to what helps on validation"""
     consistency_threshold: float = 0.06
     """nats by which the categories of adjacent steps may diverge and still agree"""
     clip: float = 0.2
@@ -75,7 +72,6 @@ class AlignConfig:
             self,
             ("group_size", self.group_size >= 2, "2 or more: advantages are relative to the group"),
             ("rollout", self.rollout in get_args(RolloutKind), f"one of {get_args(RolloutKind)}"),
-            ("mixing", self.mixing in get_args(Mixing), f"one of {get_args(Mixing)}"),
             ("temperature", self.temperature > 0, "above 0"),
             ("window", self.window >= 1, "1 or more"),
             ("decay", 0 < self.decay <= 1, "above 0 and at most 1"),

@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from reg4rec.data import Dataset, Sequences
 from reg4rec.data.fingerprint import fingerprint
-from reg4rec.distributed import mean, ratio, total, world
+from reg4rec.distributed import mean, ratio, total
 from reg4rec.errors import InputError
 from reg4rec.infer import Recommender
 from reg4rec.infer.histories import padded
@@ -24,7 +23,6 @@ from reg4rec.train.fit import weights_of
 from reg4rec.train.futures import Cut, CutBatches
 from reg4rec.train.grpo import group_advantages, policy_loss
 from reg4rec.train.pretrain import PretrainStage
-from reg4rec.train.reward_mix import RewardMix
 from reg4rec.train.rewards import (
     REWARDS,
     category_hit,
@@ -35,15 +33,13 @@ from reg4rec.train.rewards import (
     step_consistency,
     step_hit,
 )
-from reg4rec.train.rollouts import Policy, Rollouts, best_paths, evaluate_paths, recorded_paths, roll_out
+from reg4rec.train.rollouts import Policy, Rollouts, best_paths, evaluate_paths, roll_out
 from reg4rec.train.validation import validation_metrics
 from reg4rec.train.windows import Batch
 
 __all__ = ["AlignBatch", "AlignStage"]
 
 KS = (5, 10, 50)
-LEARN_EVERY = 20
-"""Batches between two steps of learned reward weights, which cost a backward pass a reward."""
 
 
 class AlignBatch(NamedTuple):
@@ -82,7 +78,6 @@ class AlignStage:
             )
         if not len(CutBatches(data.part("train"), config.window, config.batch_users, seed, 0)):
             raise InputError(f"no user of {data.name} has two items to train on: there is no future to align for")
-        recommender = recommender.with_search(temperatures=None)  # rollouts draw without; validation fits them anew
         self.data, self.config, self.seed = data, config, seed
         self.device = recommender.device
         self.start = recommender
@@ -94,8 +89,8 @@ class AlignStage:
         weights = {name: getattr(config.rewards, name) for name in REWARDS}
         if policy.category_head is None:
             weights |= {"category_hit": 0.0, "step_consistency": 0.0}
-        self.mix = RewardMix(list(weights.values()), config.mixing).to(self.device)
-        self.module = nn.ModuleDict({"policy": policy, "mix": self.mix})
+        self.share_R = (torch.tensor(list(weights.values())) / sum(weights.values())).to(self.device)
+        self.module = policy
         self.settings: dict[str, Any] = {
             **self.anchor.settings,
             "stage": self.name,
@@ -117,7 +112,7 @@ class AlignStage:
         self.policy.eval()  # dropout would make ratios of what the policy did not change
         memory = self.ranker.remember(batch.cut.histories)
         policy = evaluate_paths(self.policy, memory, batch.rollouts, config.temperature)
-        advantage_BG, dead_B = group_advantages(self.mix(batch.rewards_RBG), batch.rollouts.valid_BG)
+        advantage_BG, dead_B = group_advantages(self._mixed(batch.rewards_RBG), batch.rollouts.valid_BG)
         taken_BGS = (batch.rollouts.valid_BG & ~dead_B[:, None])[..., None].expand_as(policy.log_probs_BGS)
         learned = policy_loss(
             policy.log_probs_BGS,
@@ -146,6 +141,10 @@ class AlignStage:
             **self._statistics(batch),
         }
 
+    def _mixed(self, rewards_RBG: Tensor) -> Tensor:
+        """The reward (B, G) of each path: the sum of REWARDS by their weights."""
+        return (self.share_R[:, None, None] * rewards_RBG).sum(0)
+
     def end_epoch(self, epoch: int) -> dict[str, float]:
         return self.validate()
 
@@ -156,13 +155,12 @@ class AlignStage:
     def _statistics(self, batch: AlignBatch) -> dict[str, Tensor]:
         """Means over the batch of what must not go wrong unseen."""
         rollouts, values = batch.rollouts, {}
-        for name, reward_BG, weight in zip(REWARDS, batch.rewards_RBG, self.mix.share_R, strict=True):
+        for name, reward_BG in zip(REWARDS, batch.rewards_RBG, strict=True):
             dead_B = group_advantages(reward_BG, rollouts.valid_BG)[1]
             values[f"reward_{name}"] = mean(reward_BG[rollouts.valid_BG])
             values[f"spread_{name}"] = mean(reward_BG.std(1, correction=0))
             values[f"dead_{name}"] = mean(dead_B.float())
-            values[f"weight_{name}"] = weight
-        values["reward"] = mean(self.mix(batch.rewards_RBG)[rollouts.valid_BG])
+        values["reward"] = mean(self._mixed(batch.rewards_RBG)[rollouts.valid_BG])
         tokens_NM = rollouts.tokens_BGM(self.policy.config.num_codebooks)[rollouts.valid_BG]
         user_N = rollouts.valid_BG.nonzero()[:, :1]
         different = torch.cat([user_N, tokens_NM], 1).unique(dim=0)
@@ -225,31 +223,6 @@ class AlignStage:
         }
         return torch.stack([each[name] for name in REWARDS])
 
-    @torch.enable_grad()
-    def learn_mix(self, cut: Cut, rollouts: Rollouts, rewards_RBG: Tensor, i: int) -> None:
-        """Weigh rewards by how far their gradient points where validation users' next items become more probable."""
-        weights = list(self.policy.parameters())
-        wanted = _direction(self._validation_log_probs(i), weights)
-        memory = self.ranker.remember(cut.histories)
-        log_probs_BG = evaluate_paths(self.policy, memory, rollouts, self.config.temperature).log_probs_BGS.sum(-1)
-        agreement = []
-        for reward_BG in rewards_RBG:
-            advantage_BG, _ = group_advantages(reward_BG, rollouts.valid_BG)
-            gradient = _direction(mean(advantage_BG * log_probs_BG), weights)
-            agreement.append(torch.cosine_similarity(gradient, wanted, dim=0))
-        self.mix.follow(torch.stack(agreement))
-
-    def _validation_log_probs(self, i: int) -> Tensor:
-        """Mean log-probability of the next items' tokens, in random order, for a draw of validation users."""
-        users, targets = self.data.targets("validation")
-        draw = np.random.default_rng((self.seed, i))
-        chosen = draw.choice(len(users), min(self.config.batch_users, len(users)), replace=False)
-        codes_B1M = self.anchor.codes_IM[torch.from_numpy(targets[chosen]).long()][:, None]
-        order_B1S = torch.from_numpy(draw.random(codes_B1M.shape).argsort(2)[..., : self.num_steps]).to(self.device)
-        paths = recorded_paths(order_B1S, codes_B1M, self.ranker.index)
-        memory = self.ranker.remember(self.data.part("train").take(users[chosen]))
-        return evaluate_paths(self.policy, memory, paths, self.config.temperature).log_probs_BGS.mean()
-
 
 class _OnPolicy(Sequence[AlignBatch]):
     """The batches of an epoch; each is made by the policy as it is when the batch is asked for."""
@@ -278,18 +251,10 @@ class _OnPolicy(Sequence[AlignBatch]):
         past = stage.start.remember(cut.histories)
         reference = evaluate_paths(stage.start.model, past, rollouts, config.temperature)
         rewards_RBG = stage.rewards(cut, rollouts, recorded)
-        if config.mixing == "learned" and i % LEARN_EVERY == 0:
-            stage.learn_mix(cut, rollouts, rewards_RBG, i)
         found = stage.found(cut.histories, memory)
         seconds = {"rollout": rolled - began, "reward": time.perf_counter() - rolled}
         anchor = self.anchors[i % len(self.anchors)]
         return AlignBatch(cut, rollouts, recorded, reference.log_probs_BGS, rewards_RBG, found, anchor, seconds)
-
-
-def _direction(value: Tensor, weights: list[nn.Parameter]) -> Tensor:
-    """The gradient of a scalar, which is a mean over all processes, by all weights, in one vector."""
-    grads = torch.autograd.grad(value, weights, retain_graph=True, allow_unused=True, materialize_grads=True)
-    return total(torch.cat([grad.flatten() for grad in grads])) / world()
 
 
 def anchor_config(model: Reg4RecModel) -> PretrainConfig:

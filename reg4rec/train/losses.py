@@ -11,7 +11,7 @@ from reg4rec.kernels.beam_step.index import TokenIndex
 from reg4rec.kernels.beam_step.reference import admissible_tokens
 from reg4rec.model import Reg4RecModel
 
-__all__ = ["StepTargets", "admissible_next", "path_losses"]
+__all__ = ["StepTargets", "path_losses"]
 
 StepTargets = Literal["open", "next"]
 
@@ -43,7 +43,7 @@ def path_losses(
         model.tokens_MKD,
         codes_NM.repeat_interleave(num_codebooks, 0),
         open_NSM.flatten(0, 1),
-        None if index is None else admissible_next(codes_NM, rank_NM, index).flatten(0, 1),
+        None if index is None else _admissible_next(codes_NM, rank_NM, index).flatten(0, 1),
     )
     num_open_T = open_NSM.flatten(0, 1).sum(1)
     losses = {"token_loss": distributed.ratio((token_loss_T * num_open_T).sum(), num_open_T.sum())}
@@ -53,10 +53,10 @@ def path_losses(
     return losses
 
 
-def admissible_next(codes_NM: Tensor, rank_NM: Tensor, index: TokenIndex) -> Tensor:
+def _admissible_next(codes_NM: Tensor, rank_NM: Tensor, index: TokenIndex) -> Tensor:
     """(N, S, M, K): the tokens by which a target's path can still become an item after step s = 0..M-1.
 
-    rank_NM: the step at which each codebook's token is fed; from M on, none is.
+    rank_NM: the step at which each codebook's token is fed.
     """
     steps_S1 = torch.arange(codes_NM.shape[1], device=codes_NM.device)[:, None]
     path_NSM = torch.where(rank_NM[:, None, :] < steps_S1, codes_NM[:, None, :], -1)

@@ -355,7 +355,7 @@ def _read_state(state: dict[str, Any]) -> LadqState:
     return LadqState(**{**state, "history": history})
 
 
-def _read_sample(trace: float, bf16: float, fp8: float, given: Format, counts: Any = None) -> LayerSample:
+def _read_sample(trace: float, bf16: float, fp8: float, given: Format, counts: Any) -> LayerSample:
     return LayerSample(trace, bf16, fp8, given, counts and Fp8Counts(*counts))
 
 

@@ -12,7 +12,7 @@ from reg4rec.kernels.beam_step.index import TokenIndex
 from reg4rec.kernels.beam_step.reference import admissible_tokens
 from reg4rec.model import Memory, Reg4RecModel
 
-__all__ = ["Policy", "RolloutKind", "Rollouts", "best_paths", "evaluate_paths", "recorded_paths", "roll_out"]
+__all__ = ["Policy", "RolloutKind", "Rollouts", "best_paths", "evaluate_paths", "roll_out"]
 
 RolloutKind = Literal["sample", "beam"]
 
@@ -103,34 +103,29 @@ def evaluate_paths(model: Reg4RecModel, memory: Memory, rollouts: Rollouts, temp
 
 @torch.no_grad()
 def best_paths(
-    model: Reg4RecModel, memory: Memory, index: TokenIndex, group_size: int, num_steps: int, constrained: bool = True
+    model: Reg4RecModel, memory: Memory, index: TokenIndex, group_size: int, num_steps: int, renormalize: bool = True
 ) -> Rollouts:
     """The best paths of a search without CORP: a path that contradicts itself must be seen to be punished.
 
-    constrained: only tokens by which an item is still reached count as those that could be taken, else all.
+    renormalize: only tokens by which an item is still reached count as those that could be taken, else all.
     """
     config = SearchConfig(group_size, prune_threshold=None, num_steps=num_steps)
     paths = search(model, memory, step_indexes(index, config.order), config)
     order_BGS, valid_BG = paths.order_BWM[..., :num_steps].clamp(min=0), paths.scores_BW > -torch.inf
-    tokens_BGM = paths.tokens_BWM.clamp(min=0)
-    if constrained:
-        return recorded_paths(order_BGS, tokens_BGM, index, valid_BG)
+    code_BGS = paths.tokens_BWM.clamp(min=0).gather(2, order_BGS)
+    if renormalize:
+        return Rollouts(order_BGS, code_BGS, _admissible_steps(order_BGS, code_BGS, valid_BG, index), valid_BG)
     open_BGSK = valid_BG.new_ones(*order_BGS.shape, model.config.codebook_size)
-    return Rollouts(order_BGS, tokens_BGM.gather(2, order_BGS), open_BGSK, valid_BG)
+    return Rollouts(order_BGS, code_BGS, open_BGSK, valid_BG)
 
 
-def recorded_paths(
-    order_BGS: Tensor, tokens_BGM: Tensor, index: TokenIndex, valid_BG: Tensor | None = None
-) -> Rollouts:
-    """Rollouts that take, at each step, the token in tokens_BGM of the codebook in order_BGS."""
-    valid_BG = torch.ones_like(order_BGS[..., 0], dtype=torch.bool) if valid_BG is None else valid_BG
-    code_BGS = tokens_BGM.gather(2, order_BGS)
-    path_BGM, masks = torch.full_like(tokens_BGM, -1), []
-    for step in range(order_BGS.shape[2]):
-        codebook_BG = order_BGS[:, :, step]
+def _admissible_steps(order_BGS: Tensor, code_BGS: Tensor, valid_BG: Tensor, index: TokenIndex) -> Tensor:
+    """open_BGSK: at each step the tokens by which the path can still become an item; all where there is no path."""
+    path_BGM, masks = code_BGS.new_full((*valid_BG.shape, len(index.counts_MK)), -1), []
+    for codebook_BG, code_BG in zip(order_BGS.unbind(2), code_BGS.unbind(2), strict=True):
         masks.append(_of_codebook(admissible_tokens(path_BGM, valid_BG, index), codebook_BG) | ~valid_BG[..., None])
-        path_BGM = path_BGM.scatter(2, codebook_BG[..., None], code_BGS[:, :, step, None])
-    return Rollouts(order_BGS, code_BGS, torch.stack(masks, dim=2), valid_BG)
+        path_BGM = path_BGM.scatter(2, codebook_BG[..., None], code_BG[..., None])
+    return torch.stack(masks, dim=2)
 
 
 def _of_codebook(values_BGMK: Tensor, codebook_BG: Tensor) -> Tensor:

@@ -60,7 +60,7 @@ def align_symptoms(before: Mapping[str, float], epochs: Sequence[Mapping[str, fl
     if len(epochs) > 1 and last["reward"] < first["reward"] * (1 + FLAT):
         found.append(
             f"the reward stands at {last['reward']:.3f} after {first['reward']:.3f} in the first epoch: a plateau; "
-            "raise learning_rate or the weight of rewards that still spread (spread_*), or try mixing 'variance'"
+            "raise learning_rate or the weight of rewards that still spread (spread_*)"
         )
     if last["dead_groups"] > 0.5:
         found.append(

@@ -152,7 +152,10 @@ def test_a_killed_fit_resumes_to_the_same_bits(
     assert torch.equal(resumed.codes_IM, straight.codes_IM)
     states = zip(resumed.model.state_dict().values(), straight.model.state_dict().values(), strict=True)
     assert all(torch.equal(a, b) for a, b in states)
-    assert Tiger.from_pretrained(tmp_path / "model" / "recommender", device="cpu").recommender.tokenizer.config.kind == "rq-vae"
+    assert (
+        Tiger.from_pretrained(tmp_path / "model" / "recommender", device="cpu").recommender.tokenizer.config.kind
+        == "rq-vae"
+    )
 
 
 @torch.no_grad()

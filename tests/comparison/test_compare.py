@@ -172,11 +172,10 @@ def test_a_final_fit_trains_on_more_for_as_long_as_validation_chose(small: Datas
 def test_a_final_fit_searches_as_validation_chose_before(
     small: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """But for the temperatures, which are those of the codebooks of the first fit."""
-    settings = {"num_steps": 1, "path_weight": 0.3, "prune_threshold": 0.11, "num_beams": 33}
+    settings = {"num_steps": 1, "prune_threshold": 0.11, "num_beams": 33}
 
     def chosen(recommender: Recommender, *_: Any, **__: Any) -> tuple[Recommender, list[Any]]:
-        return recommender.with_search(**settings, temperatures=(0.5, 2.0)), []
+        return recommender.with_search(**settings), []
 
     monkeypatch.setattr("reg4rec.train.fit.calibrate", chosen)
     compare(small, CONFIG, out=tmp_path, device="cpu", seeds=(0,), methods=("reg4rec",), protocols=("final",))
@@ -184,9 +183,8 @@ def test_a_final_fit_searches_as_validation_chose_before(
         Recommender.from_pretrained(tmp_path / "runs" / "reg4rec" / run / "model" / "recommender", "cpu")
         for run in ("seed-0", "seed-0-final")
     )
-    assert first.config.temperatures == (0.5, 2.0)
     assert (first.trained_on, final.trained_on) == ("train", "train+validation")
-    assert final.config == replace(first.config, temperatures=None) == SearchConfig(**settings)  # type: ignore[arg-type]
+    assert final.config == first.config == SearchConfig(**settings)  # type: ignore[arg-type]
 
 
 def test_an_aligned_method_starts_from_the_fit_of_the_same_seed(

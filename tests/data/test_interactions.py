@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reg4rec.data import Dataset, read_interactions
-from reg4rec.data.kcore import k_core
+from reg4rec.data.interactions import k_core
 from reg4rec.errors import InputError
 
 LOG: dict[str, list[Any]] = {

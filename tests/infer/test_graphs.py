@@ -25,7 +25,7 @@ from reg4rec.tokenizer.kinds import build_quantizer
 
 M, K, C, I, LONGEST, MOST_USERS = 3, 16, 7, 300, 12, 24  # noqa: E741
 CORP = SearchConfig(6, 2, 0.06)
-CONFIGS = [CORP, SearchConfig(6, 2, None, (0.5, 1.0, 2.0)), SearchConfig(6, 2, 0.06, order="fixed", num_steps=2)]
+CONFIGS = [CORP, SearchConfig(6, 2, None), SearchConfig(6, 2, 0.06, order="fixed", num_steps=2)]
 on_gpu = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: a CUDA graph cannot be captured without"),
@@ -81,19 +81,14 @@ class NothingFromTheHost(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("temperatures", [None, (1.0, 2.0, 0.5)])
 @pytest.mark.parametrize("threshold", [None, 0.06])
 @pytest.mark.parametrize(("layout", "num_items"), [("pooled", I), ("flat", 0)])
 @pytest.mark.parametrize("order", ["confidence", "fixed"])
 def test_encoder_and_search_need_no_value_on_the_host(
-    order: SearchOrder,
-    layout: HistoryLayout,
-    num_items: int,
-    threshold: float | None,
-    temperatures: tuple[float, ...] | None,
+    order: SearchOrder, layout: HistoryLayout, num_items: int, threshold: float | None
 ) -> None:
     whole = step_indexes(build_index(torch.randint(0, K, (I, M)), K), order)
-    config = SearchConfig(6, 2, threshold, temperatures, order)
+    config = SearchConfig(6, 2, threshold, order)
     with FakeTensorMode() as fake, torch.inference_mode():
         model = random_model(num_items, layout)
         indexes = [TokenIndex(*map(fake.from_tensor, index)) for index in whole]
@@ -171,7 +166,6 @@ def test_where_there_is_no_graph_it_says_why() -> None:
     if not torch.cuda.is_available():
         assert engine.graph_objection(config) == "the recommender is on the cpu, a CUDA graph needs a GPU"
     assert "keeps its result alone" in str(engine.graph_objection(config, []))
-    assert "unconstrained" in str(engine.graph_objection(SearchConfig(constrained=False)))
     assert "chosen for this call" in str(passing.graph_objection(config))
     with ops.use_backend("eager"):
         assert "the backend eager was asked for" in str(engine.graph_objection(config))

@@ -39,7 +39,6 @@ def rank(
     exclude: list[int] | None = None,
     allowed: list[int] | None = None,
     item_scores: list[float] | None = None,
-    path_weight: float = 0.0,
 ) -> list[tuple[int, str, int, float]]:
     """(item, source, path, score) of every place of one user."""
     codes_IM = torch.tensor(codes)
@@ -55,7 +54,6 @@ def rank(
         None if exclude is None else torch.tensor([exclude]),
         allowed_I,
         None if item_scores is None else scoring(torch.tensor([item_scores]), codes_IM.shape[1]),
-        path_weight,
     )
     columns = (found.items_BN, found.source_BN, found.path_BN, found.scores_BN)
     places = zip(*(column[0].tolist() for column in columns), strict=True)
@@ -151,22 +149,6 @@ def test_fewer_items_only_where_fewer_are_allowed() -> None:
     assert nobody == [(-1, "", -1, NEVER)] * 2
 
 
-def test_paths_that_no_allowed_item_carries_in_full_are_counted() -> None:
-    """Of user 0's paths one has an item, one an excluded, one a removed and one no item at all; user 1 has one path."""
-    tokens_BWM = torch.tensor([[[0, 0], [1, 1], [2, 2], [0, 1], [-1, -1]], [[-1, 3], *[[-1, -1]] * 4]])
-    scores_BW = torch.tensor([[-1.0, -2.0, -3.0, -4.0, NEVER], [-1.0, *[NEVER] * 4]])
-    none = torch.zeros(2, dtype=torch.int64)
-    paths = Paths(tokens_BWM, tokens_BWM, scores_BW, tokens_BWM, tokens_BWM, torch.zeros(2, 2, K), none, none)
-    codes_IM = torch.tensor([[0, 0], [0, 0], [1, 1], [2, 2], [0, 3]])
-    allowed_I = torch.tensor([True, True, True, False, True])
-    index = build_index(codes_IM, K, allowed_I.nonzero().squeeze(1))
-    exclude_BX = torch.tensor([[2, 0], [-1, -1]])
-    assert rank_items(paths, index, torch.arange(5), 2, exclude_BX, allowed_I).invalid_B.tolist() == [3, 0]
-    assert rank_items(paths, index, torch.arange(5), 2, None, allowed_I).invalid_B.tolist() == [2, 0]
-    exclude_BX[1, 0] = 4
-    assert rank_items(paths, index, torch.arange(5), 2, exclude_BX, allowed_I).invalid_B.tolist() == [3, 1]
-
-
 def test_a_path_of_some_tokens_leads_to_all_items_that_carry_them_each_once() -> None:
     codes = [[0, 2], [1, 1], [0, 1], [0, 3], [2, 2]]
     found = rank(paths_of([[-1, 1], [0, -1]], [-1.0, -2.0]), codes, 5, rank_I=[4, 3, 2, 1, 0])
@@ -186,15 +168,6 @@ def test_item_scores_order_what_the_paths_find() -> None:
     assert found == [(3, "path", 1, 7.0), (1, "path", 0, 5.0), (2, "path", 0, 4.0), (0, "path", 1, 3.0)]
     few = rank(paths, codes, 3, exclude=[3, -1], allowed=[0, 2, 3], item_scores=[3.0, 5.0, 4.0, 7.0, 99.0])
     assert few == [(2, "path", 0, 4.0), (0, "path", 1, 3.0), (-1, "", -1, NEVER)]
-
-
-def test_the_score_of_an_items_best_path_is_added_by_weight() -> None:
-    """Item 2 lies on both paths: the better one counts, and it alone."""
-    codes = [[0, 2], [1, 1], [0, 1]]
-    paths = paths_of([[-1, 1], [0, -1]], [-1.0, -3.0])
-    found = rank(paths, codes, 3, item_scores=[2.0, 0.0, 0.5], path_weight=0.5)
-    assert found == [(0, "path", 1, 0.5), (2, "path", 0, 0.0), (1, "path", 0, -0.5)]
-    assert [item for item, *_ in rank(paths, codes, 3, item_scores=[2.0, 0.0, 0.5], path_weight=2.0)] == [2, 1, 0]
 
 
 def test_equal_scores_go_by_path_then_by_the_order_of_a_bucket() -> None:

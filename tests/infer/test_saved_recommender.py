@@ -36,9 +36,7 @@ def test_a_reload_gives_the_same_table(
     assert loaded.trained_on == "train"
     assert_frame_equal(loaded.recommend(histories, k=12), expected)
 
-    other = loaded.with_search(
-        prune_threshold=None, num_beams=7, temperatures=(1.0, 1.5, 0.5), num_steps=2, path_weight=0.3, constrained=False
-    )
+    other = loaded.with_search(prune_threshold=None, num_beams=7, num_steps=2)
     other.save_pretrained(tmp_path / "other")
     again = Recommender.from_pretrained(tmp_path / "other", device="cpu")
     assert again.config == other.config
@@ -121,16 +119,12 @@ def test_folders_that_miss_a_part_are_named(damaged: Path, name: str, how: str) 
     "changes",
     [
         {"search": {"num_beams": 3.0}},
-        {"search": {"wings": 2, "temperatures": None}},
+        {"search": {"wings": 2}},
         {"search": None},
-        {"search": {"num_beams": 20, "num_spares": 4, "prune_threshold": -1.0, "temperatures": None}},
-        {"search": {"num_beams": 20, "num_spares": 4, "prune_threshold": None, "temperatures": [1.0]}},
-        {"search": {"num_steps": 0, "temperatures": None}},
-        {"search": {"num_steps": 1.5, "temperatures": None}},
-        {"search": {"num_steps": "2", "temperatures": None}},
-        {"search": {"constrained": 0, "temperatures": None}},
-        {"search": {"path_weight": -1.0, "temperatures": None}},
-        {"search": {"path_weight": None, "temperatures": None}},
+        {"search": {"num_beams": 20, "num_spares": 4, "prune_threshold": -1.0}},
+        {"search": {"num_steps": 0}},
+        {"search": {"num_steps": 1.5}},
+        {"search": {"num_steps": "2"}},
         {"version": 99},
         {"format": "reg4rec-dataset"},
     ],
@@ -173,8 +167,6 @@ def test_parts_that_do_not_fit_together_are_refused(
     for wrong in (np.ones(59), np.ones(61), np.ones((60, 1))):
         with pytest.raises(InputError, match="popularity"):
             Recommender(model, tokenizer, shop.items, wrong, device="cpu")
-    with pytest.raises(InputError, match="temperatures"):
-        Recommender(model, tokenizer, shop.items, temperatures=(1.0, 1.0), device="cpu")
     with pytest.raises(InputError, match="dtype is auto"):
         Recommender(model, tokenizer, shop.items, device="cpu", dtype="float16")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="no setting wings; its settings are num_beams, "):

@@ -224,7 +224,6 @@ def _path_topk(sizes: Sizes, dtype: torch.dtype, g: Generator) -> tuple[Any, ...
         k,
         rows.masked_fill(rows % 2 == 0, -1) if books > 1 else None,
         scoring if width else None,
-        0.5,
     )
 
 
@@ -257,7 +256,6 @@ CASES: dict[str, Case] = {
         make=_js,
         sizes=((0, 5), (1, 1), (3, 7), (13, 17), (65, 300), (4, 1025)),
         bench={"1280x300": (1280, 300), "16384x1000": (16_384, 1000)},
-        gradients=(0, 1),
         batched=(0, 1),
     ),
     "mpq_quantize": Case(

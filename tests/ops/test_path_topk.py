@@ -19,7 +19,7 @@ SIZES = (6, 31, 3, 4, 97, 17, 9)
 
 def by_definition(args: Args) -> list[list[tuple[int, int]]]:
     """(item, path) of every place of every user, item after item."""
-    tokens_BWM, scores_BW, index, rank_I, k, exclude_BX, scoring, path_weight = args
+    tokens_BWM, scores_BW, index, rank_I, k, exclude_BX, scoring = args
     found = []
     for user in range(len(tokens_BWM)):
         gone = set() if exclude_BX is None else set(exclude_BX[user].tolist())
@@ -33,7 +33,7 @@ def by_definition(args: Args) -> list[list[tuple[int, int]]]:
                 logits_BMK, states_BD, residual_ID, repeated_BL, repeat_bias = scoring
                 own = math.fsum(float(logits_BMK[user, m, code]) for m, code in enumerate(codes))
                 own += float(states_BD[user].double() @ residual_ID[item].double())
-                score = own + path_weight * score + float(repeat_bias) * (item in repeated_BL[user].tolist())
+                score = own + float(repeat_bias) * (item in repeated_BL[user].tolist())
             ranked.append((-score, first, int(rank_I[item]), item))
         found.append([(item, first) for _, first, _, item in sorted(ranked)[:k]])
     return found
@@ -46,7 +46,7 @@ def leads(tokens_BWM: Tensor, scores_BW: Tensor, user: int, path: int, codes: li
 
 
 def places(result: tuple[Tensor, ...]) -> list[list[tuple[int, int]]]:
-    _, items_BN, path_BN, _ = result
+    _, items_BN, path_BN = result
     pairs = zip(items_BN.tolist(), path_BN.tolist(), strict=True)
     return [[(item, path) for item, path in zip(*both, strict=True) if item >= 0] for both in pairs]
 
@@ -57,7 +57,7 @@ def test_the_items_of_the_definition(backend: str, scored: bool) -> None:
     for seed in range(4):
         args = inputs("path_topk", SIZES, seed=seed)
         if not scored:
-            args = *args[:6], None, args[7]
+            args = *args[:6], None
         with ops.use_backend(backend):
             found = ops.path_topk(*args)
         assert places(found) == by_definition(args)
@@ -79,20 +79,20 @@ def test_every_instruction_set(isa: str) -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_split_gives_the_same_bits(backend: str) -> None:
-    tokens_BWM, scores_BW, index, rank_I, k, exclude_BX, scoring, weight = inputs("path_topk", SIZES)
+    tokens_BWM, scores_BW, index, rank_I, k, exclude_BX, scoring = inputs("path_topk", SIZES)
     with ops.use_backend(backend):
-        whole = ops.path_topk(tokens_BWM, scores_BW, index, rank_I, k, exclude_BX, scoring, weight)
+        whole = ops.path_topk(tokens_BWM, scores_BW, index, rank_I, k, exclude_BX, scoring)
         for user in range(len(tokens_BWM)):
             one = slice(user, user + 1)
             own = scoring._replace(
                 **{name: getattr(scoring, name)[one] for name in ("logits_BMK", "states_BD", "repeated_BL")}
             )
-            alone = ops.path_topk(tokens_BWM[one], scores_BW[one], index, rank_I, k, exclude_BX[one], own, weight)
+            alone = ops.path_topk(tokens_BWM[one], scores_BW[one], index, rank_I, k, exclude_BX[one], own)
             assert all(torch.equal(part[0], other[user]) for part, other in zip(alone, whole, strict=True))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_nan_is_the_worst_score_and_invalid_paths_are_counted(backend: str) -> None:
+def test_nan_is_the_worst_score_and_paths_to_no_item_are_passed_over(backend: str) -> None:
     codes_IM = torch.tensor([[0, 1], [0, 2], [1, 1], [0, 3]])
     index = ops.build_index(codes_IM, 4)
     residual = torch.tensor([[torch.nan], [1.0], [2.0], [-torch.inf]])
@@ -107,7 +107,6 @@ def test_nan_is_the_worst_score_and_invalid_paths_are_counted(backend: str) -> N
     assert found[2].tolist() == [[3, 0, 0, 0, -1]]
     assert found[0][0, :2].tolist() == [2.0, 1.5]
     assert found[0][0, 3].isnan()
-    assert found[3].tolist() == [2]  # one without tokens, one of a token that no item has
 
 
 def test_what_it_does_not_take() -> None:
@@ -122,7 +121,7 @@ def test_what_it_does_not_take() -> None:
         with pytest.raises(ValueError, match=rf"path_topk: {message}"):
             ops.path_topk(*(value if place == at else arg for place, arg in enumerate(args)))
     flat = ops.ItemScoring(*(None,) * 5)  # type: ignore[arg-type]
-    double = [args[0], args[1].double(), *args[2], *args[3:6], *flat, args[7]]
+    double = [args[0], args[1].double(), *args[2], *args[3:6], *flat]
     assert "it reads float32, scores_BW is torch.float64" in str(objection(*double))
     strided = args[2]._replace(postings=torch.stack([args[2].postings] * 2, 1)[:, 0])
-    assert "it reads a contiguous index" in str(objection(args[0], args[1], *strided, *args[3:6], *flat, args[7]))
+    assert "it reads a contiguous index" in str(objection(args[0], args[1], *strided, *args[3:6], *flat))

@@ -37,18 +37,17 @@ def findings(recommender: Recommender, shop: SyntheticShop, folder: Path) -> Cor
 def test_every_setting_has_the_figures_of_an_evaluation(
     findings: CorpFindings, recommender: Recommender, shop: SyntheticShop, folder: Path
 ) -> None:
-    assert [row.setting for row in findings.rows] == ["off", "0.02", "0.1", "off, unconstrained"]
+    assert [row.setting for row in findings.rows] == ["off", "0.02", "0.1"]
     for row in findings.rows:
-        chosen = recommender.with_search(prune_threshold=row.theta, constrained=row.constrained)
+        chosen = recommender.with_search(prune_threshold=row.theta)
         for split in ("validation", "test"):
             (expected,) = evaluate(chosen, shop, split, "standard", (10,), 60, 0).rows
             assert row.measured[split] == {"users": 60, **expected.metrics, **expected.extra}
         assert row.ms_per_user > 0
-    off, strict, loose, free = findings.rows
+    off, strict, loose = findings.rows
     assert off.times_off == 1
     assert off.measured["test"]["paths_pruned"] == 0
     assert strict.measured["test"]["paths_pruned"] > loose.measured["test"]["paths_pruned"] > 0
-    assert off.measured["test"]["paths_invalid"] == 0 < free.measured["test"]["paths_invalid"]
     assert all(row.checking is not None and 0 < row.checking < 1 for row in (strict, loose))
     assert (folder / "corp.md").read_text() == findings.markdown()
     assert (folder / "corp.png").stat().st_size > 0
@@ -146,5 +145,5 @@ def test_the_command_line_runs_the_study(recommender: Recommender, shop: Synthet
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         main(["study", "corp", *where, *flags, "--clock", "processor", "--device", "cpu", "--json"])
     found = json.loads(printed.getvalue())
-    assert [row["setting"] for row in found["rows"]] == ["off", "0.05", "off, unconstrained"]
+    assert [row["setting"] for row in found["rows"]] == ["off", "0.05"]
     assert found["settings"]["search"]["num_steps"] == 2

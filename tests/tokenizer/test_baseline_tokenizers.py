@@ -14,9 +14,9 @@ from reg4rec.data import Dataset
 from reg4rec.errors import InputError, TokenizerCollapseError
 from reg4rec.run import Run
 from reg4rec.tokenizer import Tokenizer, TokenizerConfig, fit_tokenizer
-from reg4rec.tokenizer.buckets import bucket_sizes
 from reg4rec.tokenizer.collisions import collision_token
 from reg4rec.tokenizer.config import Kind
+from reg4rec.tokenizer.health import bucket_sizes
 from reg4rec.tokenizer.kinds import build_quantizer
 from reg4rec.tokenizer.losses import residual_loss
 from reg4rec.tokenizer.product import ProductQuantizer, balanced_rotation, fit_product
@@ -130,11 +130,12 @@ def test_opq_is_orthogonal_and_better_than_product_kmeans() -> None:
     assert squared_error(quantizer, vectors_IV) < 0.8 * plain
 
 
-def test_learning_the_rotation_lowers_the_error_of_the_principal_directions() -> None:
+def test_learning_the_rotation_lowers_the_error_of_the_principal_directions(monkeypatch: pytest.MonkeyPatch) -> None:
     vectors_IV = correlated()
     start, learned = ProductQuantizer(10, 3, 16), ProductQuantizer(10, 3, 16)
-    fit_product(start, vectors_IV, seed=0, rotations=0)
     fit_product(learned, vectors_IV, seed=0)
+    monkeypatch.setattr("reg4rec.tokenizer.product.ROTATIONS", 0)
+    fit_product(start, vectors_IV, seed=0)
     assert squared_error(learned, vectors_IV) < squared_error(start, vectors_IV)
 
 

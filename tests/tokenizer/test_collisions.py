@@ -1,9 +1,9 @@
 import numpy as np
 import torch
 
-from reg4rec.tokenizer.buckets import bucket_sizes
 from reg4rec.tokenizer.codebooks import squared_distances
 from reg4rec.tokenizer.collisions import separate_collisions
+from reg4rec.tokenizer.health import bucket_sizes
 
 
 def nearest(latents_IME: torch.Tensor, books_MKE: torch.Tensor) -> torch.Tensor:

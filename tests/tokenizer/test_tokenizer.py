@@ -64,17 +64,10 @@ def test_wrong_vectors_are_refused(tokenizer: Tokenizer) -> None:
         tokenizer.encode(np.full((2, width), np.nan))
 
 
-def test_token_embeddings_are_a_copy_of_the_codebooks(tokenizer: Tokenizer) -> None:
-    embeddings_MKE = tokenizer.token_embeddings()
-    assert embeddings_MKE.shape == (3, 16, 8)
-    embeddings_MKE.zero_()
-    assert tokenizer.quantizer.codebooks_MKE.any()
-
-
 def test_quantized_is_the_gated_sum_of_the_items_codewords(tokenizer: Tokenizer) -> None:
     vectors_IV = torch.from_numpy(tokenizer.views.vectors_IV)
     gate_IM = tokenizer.quantizer.gate(vectors_IV).detach()
-    books_MKE, codes_IM = tokenizer.token_embeddings(), tokenizer.codes_IM.long()
+    books_MKE, codes_IM = tokenizer.quantizer.codebooks_MKE.detach(), tokenizer.codes_IM.long()
     for item in (0, 7, 199):
         parts = [gate_IM[item, m] * books_MKE[m, codes_IM[item, m]] for m in range(3)]
         torch.testing.assert_close(tokenizer.quantized_IE[item], torch.stack(parts).sum(0))

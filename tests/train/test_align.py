@@ -38,6 +38,7 @@ import os, signal, sys
 from reg4rec.data import Dataset
 from reg4rec.infer import Recommender
 from reg4rec.loop import LoopConfig
+from reg4rec.run import Run
 from reg4rec.train import AlignConfig, align
 from reg4rec.train.align_stage import AlignStage
 
@@ -53,7 +54,7 @@ def loss_until_killed(self, batch):
 
 AlignStage.loss = loss_until_killed
 loop = LoopConfig(epochs=2, learning_rate=1e-3, updates_per_batch=2, log_every=1, checkpoint_seconds=0.0)
-config = AlignConfig(batch_users=250, group_size=4, validation_users=60, mixing="learned", loop=loop)
+config = AlignConfig(batch_users=250, group_size=4, validation_users=60, loop=loop)
 recommender = Recommender.from_pretrained(folder + "/start", "cpu")
 align(recommender, Dataset.load(folder + "/data"), config, Run(folder + "/run", progress=False))
 """
@@ -99,17 +100,16 @@ def test_an_alignment_that_does_not_help_gives_back_what_came_in(
 def test_a_process_that_was_killed_goes_on_to_the_same_bits(
     shop: SyntheticShop, start: Recommender, tmp_path: Path
 ) -> None:
-    config = replace(QUICK, mixing="learned")
     shop.save(tmp_path / "data")
     start.save_pretrained(tmp_path / "start")
-    whole = align(start, shop, config, Run(tmp_path / "whole", progress=False))
+    whole = align(start, shop, QUICK, Run(tmp_path / "whole", progress=False))
     child = [sys.executable, "-c", KILLS_ITSELF, str(tmp_path), "11"]
     done = subprocess.run(child, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}, check=False)
     assert done.returncode == -signal.SIGKILL
     checkpoint = next((tmp_path / "run" / "checkpoints").glob("step-*/checkpoint.json"))
     assert json.loads(checkpoint.read_text())["step_in_epoch"] > 0
 
-    resumed = align(start, shop, config, Run(tmp_path / "run", progress=False))
+    resumed = align(start, shop, QUICK, Run(tmp_path / "run", progress=False))
     pairs = zip(whole.model.state_dict().values(), resumed.model.state_dict().values(), strict=True)
     assert all(torch.equal(x, y) for x, y in pairs)
     assert rows_of(tmp_path / "run") == rows_of(tmp_path / "whole")
@@ -175,7 +175,7 @@ def test_a_model_without_categories_is_rewarded_for_its_tokens(shop: SyntheticSh
     model = pretrain(shop, tokenizer, config, Run(device="cpu", progress=False))
     start = Recommender(model, tokenizer, shop.items, device="cpu")
     stage = AlignStage(start, shop, QUICK, 0)
-    assert stage.mix.share_R.tolist() == [0.5, 0, 0, 0.5]
+    assert stage.share_R.tolist() == [0.5, 0, 0, 0.5]
     assert stage.loss(stage.batches(0)[0])["loss"].isfinite()
 
 
@@ -185,7 +185,6 @@ def test_a_model_without_categories_is_rewarded_for_its_tokens(shop: SyntheticSh
         ({"group_size": 1}, "group_size is 1; it must be 2 or more"),
         ({"decay": 0.0}, "decay is 0.0; it must be above 0"),
         ({"rollout": "greedy"}, "rollout is 'greedy'; it must be one of"),
-        ({"mixing": "magic"}, "mixing is 'magic'; it must be one of"),
         ({"window": 0}, "window is 0; it must be 1 or more"),
         ({"step_hit": 0, "category_hit": 0, "global_path": 0}, "step_consistency cannot be the only reward"),
         ({"step_hit": -1.0}, "reward weights are 0 or more"),
@@ -213,9 +212,9 @@ def test_nothing_to_align_for_is_said_before_training(shop: SyntheticShop, start
         align(start, short, QUICK)
 
 
-def test_rollouts_and_rewards_are_of_the_search_without_temperatures(shop: SyntheticShop, start: Recommender) -> None:
+def test_found_paths_are_those_of_the_search(shop: SyntheticShop, start: Recommender) -> None:
     """With more steps than there are codebooks, too."""
-    stage = AlignStage(start.with_search(temperatures=(0.5, 2.0, 1.0), num_steps=9), shop, QUICK, 0)
+    stage = AlignStage(start.with_search(num_steps=9), shop, QUICK, 0)
     histories = shop.part("train").take(torch.arange(40).numpy())
     found = stage.found(histories, stage.ranker.remember(histories))
     assert isinstance(found, Rollouts)

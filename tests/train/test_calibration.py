@@ -1,13 +1,11 @@
 """What validation decides about the search."""
 
-import copy
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
-import torch
 
 from reg4rec.data.shop import SyntheticShop
 from reg4rec.evaluation import RecordedRanks, evaluate
@@ -15,35 +13,13 @@ from reg4rec.infer import Recommender
 from reg4rec.model import Reg4RecModel
 from reg4rec.tokenizer import Tokenizer
 from reg4rec.train import calibrate
-from reg4rec.train.calibration import TEMPERATURES, fit_temperatures, is_higher
-
-
-def test_temperatures_undo_a_scale_put_on_the_logits(
-    shop: SyntheticShop, tokenizer: Tokenizer, model: Reg4RecModel, recommender: Recommender
-) -> None:
-    before = fit_temperatures(recommender, shop, 200, seed=0)
-    assert set(before) <= set(TEMPERATURES.tolist())
-
-    class Louder(Reg4RecModel):
-        def token_logits(self, state: torch.Tensor) -> torch.Tensor:
-            return super().token_logits(state) * torch.tensor([1.0, 1.5, 0.8])[:, None]
-
-    louder = copy.deepcopy(model)
-    louder.__class__ = Louder
-    after = fit_temperatures(Recommender(louder, tokenizer, shop.items, device="cpu"), shop, 200, seed=0)
-    fewer = recommender.with_search()
-    fewer.remove_items(shop.items.ids[:3].to_pylist())
-    assert not set(fit_temperatures(fewer, shop, 200, seed=0)) & {TEMPERATURES[0], TEMPERATURES[-1]}
-    step = TEMPERATURES[1] / TEMPERATURES[0]
-    for r, scale in enumerate((1.0, 1.5, 0.8)):
-        assert 1 / step <= after[r] / before[r] / scale <= step
+from reg4rec.train.calibration import is_higher
 
 
 def test_one_setting_after_the_other_is_chosen_on_validation(shop: SyntheticShop, recommender: Recommender) -> None:
     chosen, tried = calibrate(recommender, shop, thresholds=(None, 0.0, 0.3), max_users=100)
     assert chosen.model is recommender.model
-    assert recommender.config.temperatures is None
-    names = ("num_steps", "path_weight", "temperatures", "prune_threshold")
+    names = ("num_steps", "prune_threshold")
 
     def ndcg(row: dict[str, Any]) -> npt.NDArray[np.float64]:
         recorded = RecordedRanks(recommender.with_search(**{name: row[name] for name in names}))
@@ -51,7 +27,7 @@ def test_one_setting_after_the_other_is_chosen_on_validation(shop: SyntheticShop
         return np.where(recorded.ranks_B < 10, 1 / np.log2(2.0 + recorded.ranks_B), 0.0)
 
     best, changes = tried[0], []
-    assert [best[name] for name in names] == [2, 0.0, None, None]
+    assert [best[name] for name in names] == [2, None]
     for row in tried[1:]:
         (changed,) = (name for name in names if row[name] != best[name])
         changes.append((changed, row[changed]))
@@ -59,8 +35,6 @@ def test_one_setting_after_the_other_is_chosen_on_validation(shop: SyntheticShop
         best = row if gain_B.mean() > 2.5 * gain_B.std() / len(gain_B) ** 0.5 else best
     assert changes == [
         ("num_steps", None),
-        *(("path_weight", weight) for weight in (0.1, 0.3, 1.0)),
-        ("temperatures", fit_temperatures(recommender, shop, 100, seed=0)),
         *(("prune_threshold", threshold) for threshold in (0.0, 0.3)),
     ]
     assert chosen.config == replace(recommender.config, **{name: best[name] for name in names})
@@ -75,7 +49,7 @@ def test_ties_keep_what_was_tried_first(
         Recommender, "rank_with_details", lambda self, histories, k, *_: (np.full((len(histories), k), -1), {})
     )
     chosen, tried = calibrate(recommender, shop, thresholds=(None, 0.3), max_users=10)
-    assert len(tried) == 7
+    assert len(tried) == 3
     assert chosen.config == replace(recommender.config, num_steps=2, prune_threshold=None)
 
 
@@ -90,10 +64,10 @@ def test_a_gain_within_its_error_is_none() -> None:
     assert is_higher(before_B + 0.001, before_B)  # all agree
 
 
-def test_a_model_of_tokens_alone_has_temperatures_and_a_threshold_to_choose(
+def test_a_model_of_tokens_alone_has_a_threshold_to_choose(
     shop: SyntheticShop, tokenizer: Tokenizer, token_model: Reg4RecModel
 ) -> None:
     recommender = Recommender(token_model, tokenizer, shop.items, device="cpu")
     _, tried = calibrate(recommender, shop, thresholds=(None, 0.3), max_users=20)
-    assert [row["prune_threshold"] for row in tried] == [None, None, 0.3]
-    assert not any("num_steps" in row or "path_weight" in row for row in tried)
+    assert [row["prune_threshold"] for row in tried] == [None, 0.3]
+    assert not any("num_steps" in row for row in tried)

@@ -29,12 +29,11 @@ def test_validation_sets_up_the_search_and_all_that_it_tried_is_written(
 ) -> None:
     recommender = fit(shop, tokenizer, tmp_path)
     stored = json.loads((tmp_path / "calibration.json").read_text())
-    chosen = {name: tuple(v) if isinstance(v, list) else v for name, v in stored["chosen"].items()}
-    assert chosen == asdict(recommender.config)
+    assert stored["chosen"] == asdict(recommender.config)
     assert recommender.config.num_beams == 9
-    # two tokens or all, three more weights, temperatures, five more thresholds
-    assert len(stored["tried"]) == 1 + 1 + 3 + 1 + 5
-    names = ("num_steps", "path_weight", "temperatures", "prune_threshold")
+    # two tokens or all, five more thresholds
+    assert len(stored["tried"]) == 1 + 1 + 5
+    names = ("num_steps", "prune_threshold")
     (row,) = (row for row in stored["tried"] if all(row[name] == stored["chosen"][name] for name in names))
     assert row["ndcg@10"] >= stored["tried"][0]["ndcg@10"]
     loaded = Recommender.from_pretrained(tmp_path / "recommender", device="cpu")
@@ -46,7 +45,7 @@ def test_validation_sets_up_the_search_and_all_that_it_tried_is_written(
 def test_a_final_fit_takes_over_the_search_of_an_earlier_one(
     shop: SyntheticShop, tokenizer: Tokenizer, tmp_path: Path
 ) -> None:
-    earlier = SearchConfig(17, 2, None, (0.5, 1.0, 2.0), num_steps=2, path_weight=0.3)
+    earlier = SearchConfig(17, 2, None, num_steps=2)
     recommender = fit(shop, tokenizer, tmp_path, earlier, part="train+validation")
     assert recommender.config == earlier
     assert recommender.trained_on == "train+validation"
