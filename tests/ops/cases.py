@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Generator, Tensor
+from torch.utils._pytree import tree_map_only
 
 from reg4rec import ops
 from reg4rec.kernels.decoder_step.reference import decoder_shapes
@@ -41,6 +42,12 @@ def inputs(name: str, sizes: Sizes, dtype: torch.dtype = F32, seed: int = 0) -> 
 
 def as_tuple(output: Any) -> tuple[Tensor, ...]:
     return output if isinstance(output, tuple) else (output,)
+def moved(args: tuple[Any, ...], device: str) -> tuple[Any, ...]:
+    """The arguments on the device, the tensors inside of an index or a weight too."""
+    there: tuple[Any, ...] = tree_map_only(Tensor, lambda tensor: tensor.to(device), args)
+    return there
+
+
 
 
 def truth(name: str, args: tuple[Any, ...]) -> tuple[Tensor, ...]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from reg4rec import ops
 from reg4rec.kernels.dispatch import all_ops
 from reg4rec.kernels.machine import interpreted, machine_problem
-from tests.ops.cases import CASES, as_tuple, doubled, inputs, truth
+from tests.ops.cases import CASES, as_tuple, doubled, inputs, moved, truth
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 pytestmark = [pytest.mark.gpu] if DEVICE == "cuda" else []
@@ -38,7 +38,7 @@ def call(name: str, backend: str, args: tuple[Any, ...]) -> tuple[Tensor, ...]:
         pytest.skip(problem)
     device = "cpu" if backend == "cpp" else DEVICE
     with ops.use_backend(backend):
-        return as_tuple(getattr(ops, name)(*(a.to(device) if isinstance(a, Tensor) else a for a in args)))
+        return as_tuple(getattr(ops, name)(*moved(args, device)))
 
 
 def largest_error(found: Tensor, right: Tensor) -> float:
@@ -130,6 +130,15 @@ def test_gradients(name: str) -> None:
     for at in case.gradients:
         args[at].requires_grad_()
     if case.surrogate is None:
+@pytest.mark.parametrize("name", CASES)
+def test_shapes_are_known_where_there_are_no_values(name: str) -> None:
+    """Every tensor of a call moves to another device, an index's too."""
+    op, args = all_ops()[name], middle_inputs(name)
+    found = as_tuple(op.library(*op.check(*moved(args, "meta"))))
+    for one, other in zip(found, call(name, "eager", args), strict=False):  # the public function may return fewer
+        assert (one.device.type, one.dtype, one.shape) == ("meta", other.dtype, other.shape)
+
+
         assert torch.autograd.gradcheck(getattr(ops, name), args)
         return
     wanted = [args[at] for at in case.gradients]
