@@ -41,9 +41,16 @@ def call(name: str, backend: str, args: tuple[Any, ...]) -> tuple[Tensor, ...]:
         return as_tuple(getattr(ops, name)(*moved(args, device)))
 
 
-def largest_error(found: Tensor, right: Tensor) -> float:
+def largest_error(found: Tensor, right: Tensor, excused: Tensor | float = 0.0) -> float:
+    """Beyond what is excused at each place."""
     difference = (found.double() - right).masked_fill(found == right, 0)
-    return float(difference.abs().max()) if difference.numel() else 0.0
+    return float((difference.abs() - excused).clamp_min(0).max()) if difference.numel() else 0.0
+
+
+def unit_error(name: str, args: tuple[Any, ...]) -> Tensor | float:
+    """What the units of this machine may err."""
+    units = CASES[name].units
+    return 0.0 if DEVICE == "cpu" or units is None else units(*args)
 
 
 def middle_inputs(name: str, dtype: torch.dtype = torch.float32) -> tuple[Any, ...]:
@@ -54,6 +61,7 @@ def middle_inputs(name: str, dtype: torch.dtype = torch.float32) -> tuple[Any, .
 def test_values(name: str, backend: str, sizes: tuple[int, ...], dtype: torch.dtype) -> None:
     args = inputs(name, sizes, dtype)
     found, eager, right = call(name, backend, args), call(name, "eager", args), truth(name, args)
+    may_err = unit_error(name, args)
     for one, plain, exact in zip(found, eager, right, strict=True):
         assert one.shape == exact.shape
         if not exact.is_floating_point():
@@ -61,9 +69,9 @@ def test_values(name: str, backend: str, sizes: tuple[int, ...], dtype: torch.dt
             continue
         assert one.dtype == plain.dtype
         largest = max([0.1, *exact[exact.isfinite()].abs().tolist()])
-        assert largest_error(plain.cpu(), exact) <= 16 * torch.finfo(dtype).eps * largest
-        allowed = 2 * largest_error(plain.cpu(), exact) + torch.finfo(one.dtype).eps * largest
-        assert largest_error(one.cpu(), exact) <= allowed
+        of_eager = largest_error(plain.cpu(), exact, may_err)
+        assert of_eager <= 16 * torch.finfo(dtype).eps * largest
+        assert largest_error(one.cpu(), exact, may_err) <= 2 * of_eager + torch.finfo(one.dtype).eps * largest
 
 
 @pytest.mark.parametrize(("name", "backend"), VARIANTS)
@@ -122,14 +130,6 @@ def test_bad_calls_raise(name: str) -> None:
                     getattr(ops, name)(*args[:at], bad, *args[at + 1 :])
 
 
-@pytest.mark.parametrize("name", [name for name in GRADIENTS if name != "fp8_linear"])
-def test_gradients(name: str) -> None:
-    case, args = CASES[name], list(middle_inputs(name, torch.float64))
-    if name == "js_divergence":
-        args = args[:2]
-    for at in case.gradients:
-        args[at].requires_grad_()
-    if case.surrogate is None:
 @pytest.mark.parametrize("name", CASES)
 def test_shapes_are_known_where_there_are_no_values(name: str) -> None:
     """Every tensor of a call moves to another device, an index's too."""
@@ -139,6 +139,14 @@ def test_shapes_are_known_where_there_are_no_values(name: str) -> None:
         assert (one.device.type, one.dtype, one.shape) == ("meta", other.dtype, other.shape)
 
 
+@pytest.mark.parametrize("name", [name for name in GRADIENTS if name != "fp8_linear"])
+def test_gradients(name: str) -> None:
+    case, args = CASES[name], list(middle_inputs(name, torch.float64))
+    if name == "js_divergence":
+        args = args[:2]
+    for at in case.gradients:
+        args[at].requires_grad_()
+    if case.surrogate is None:
         assert torch.autograd.gradcheck(getattr(ops, name), args)
         return
     wanted = [args[at] for at in case.gradients]
