@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export REG4REC_DATA ?= $(wildcard ../shared/data)
 
-.PHONY: setup demo test test-gpu bench bench-compare sanitize sanitize-threads lint format lines clean
+.PHONY: setup demo test test-gpu test-triton bench bench-compare sanitize sanitize-threads lint format lines clean
 
 setup: $(VENV)/.ready
 
@@ -27,6 +27,13 @@ test-gpu:
 	$(PYTHON) -m pip install --quiet --no-build-isolation --no-deps --editable .
 	$(PYTHON) -m pytest -m gpu $(GPU_TESTS)
 	compute-sanitizer --error-exitcode 1 $(PYTHON) -m pytest -q -m gpu -k cuda $(GPU_TESTS)
+
+# Triton kernels are compiled under the oldest triton that pyproject.toml takes too: a GPU machine brings its own.
+OLD_TRITON := build/triton-3.6.0
+test-triton: setup
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(OLD_TRITON) triton==3.6.0
+	PYTHONPATH=$(OLD_TRITON) $(BIN)/python -m pytest tests/ops/test_triton.py
+	$(BIN)/python -m pytest tests/ops/test_triton.py
 
 # Results of this machine stand in bench/results/<machine>, the newest is compared with and drawn. On a busy machine
 # OMP_NUM_THREADS=1 and TIMER=time.process_time (of all threads) leave out what other work takes.

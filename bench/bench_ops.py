@@ -17,7 +17,7 @@ from bench.conftest import Timed
 from reg4rec import ops
 from reg4rec.kernels.dispatch import all_ops
 from reg4rec.kernels.machine import machine_problem
-from tests.ops.cases import CASES, Sizes, as_tuple, inputs
+from tests.ops.cases import CASES, Sizes, as_tuple, inputs, moved
 
 Args = tuple[Any, ...]
 
@@ -89,19 +89,13 @@ def operations(name: str, sizes: Sizes) -> int:
 
 @functools.lru_cache(1)
 def arguments(name: str, size: str, device: str) -> Args:
-    return tuple(_move(a, device) for a in inputs(name, _sizes(name)[size]))
+    return moved(inputs(name, _sizes(name)[size]), device)
 
 
 @functools.lru_cache(1)
 def expected(name: str, size: str, device: str) -> tuple[Tensor, ...]:
     with ops.use_backend("eager"):
         return as_tuple(getattr(ops, name)(*arguments(name, size, device)))
-
-
-def _move(value: Any, device: str) -> Any:
-    if isinstance(value, ops.TokenIndex):
-        return ops.TokenIndex(*(t.to(device) for t in value))
-    return value.to(device) if isinstance(value, Tensor) else value
 
 
 def num_bytes(*groups: tuple[Any, ...]) -> int:

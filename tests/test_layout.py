@@ -6,14 +6,18 @@ import inspect
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-GROUND = ("errors", "storage", "settings", "page", "ops", "distributed", "checkpoints", "loop", "kernels", "_C")
-ROOMS = ("data", "tokenizer", "model", "infer", "evaluation", "train", "baselines", "comparison", "studies", "cli")
+GROUND = ("errors", "storage", "settings", "page", "ops", "distributed", "run", "checkpoints", "loop", "kernels", "_C")
+ROOMS = (
+    *("data", "tokenizer", "model", "infer", "evaluation", "train", "recipes", "baselines", "comparison", "studies"),
+    "cli",
+)
+PICKLES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 SOURCES = sorted(
     path for folder in ("reg4rec", "kernels") for path in (ROOT / folder).rglob("*.py") if "csrc" not in path.parts
 )
@@ -50,8 +54,13 @@ def test_the_sources_are_found() -> None:
     assert any(path.is_relative_to(ROOT / "kernels") for path in SOURCES)
 
 
-@pytest.mark.parametrize("path", MODULES, ids=names_of)
-def test_a_later_room_imports_earlier_ones_never_the_other_way(path: Path) -> None:
+def check_all(sources: list[Path], faults_of: Callable[[Path], Iterator[str]]) -> None:
+    """One test walks all sources and names every fault it finds."""
+    found = [f"{names_of(path)} {fault}" for path in sources for fault in faults_of(path)]
+    assert not found, "\n".join(["", *found])
+
+
+def forbidden_rooms(path: Path) -> Iterator[str]:
     own = path.relative_to(ROOT / "reg4rec").parts[0].removesuffix(".py")
     if own == "__init__":
         allowed: set[str] = set()
@@ -61,20 +70,30 @@ def test_a_later_room_imports_earlier_ones_never_the_other_way(path: Path) -> No
         allowed = {*GROUND, *ROOMS[: ROOMS.index(own) + 1]}
     found = {room for room in map(room_of, imported(path)) if room is not None}
     names = {"__version__"}  # `from reg4rec import __version__` is no room
-    assert found - names <= allowed
+    yield from (f"imports {room}, which comes after it" for room in sorted(found - names - allowed))
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=names_of)
-def test_nothing_unpickles(path: Path) -> None:
-    assert path.name != "utils.py"
+def test_a_later_room_imports_earlier_ones_never_the_other_way() -> None:
+    check_all(MODULES, forbidden_rooms)
+
+
+def ways_to_unpickle(path: Path) -> Iterator[str]:
     tops = {module.split(".")[0] for module in imported(path)}
-    assert not tops & {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
+    yield from (f"imports {module}" for module in sorted(tops & PICKLES))
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "torch":
-            assert node.attr not in ("load", "save")
-        if isinstance(node, ast.keyword) and node.arg == "allow_pickle":
-            assert isinstance(node.value, ast.Constant)
-            assert node.value.value is False
+            if node.attr in ("load", "save"):
+                yield f"calls torch.{node.attr} in line {node.lineno}"
+        if isinstance(node, ast.keyword) and node.arg == "allow_pickle" and ast.unparse(node.value) != "False":
+            yield f"may unpickle in line {node.value.lineno}"
+
+
+def test_nothing_unpickles() -> None:
+    check_all(SOURCES, ways_to_unpickle)
+
+
+def test_no_file_is_called_utils() -> None:
+    assert [names_of(path) for path in SOURCES if path.name == "utils.py"] == []
 
 
 def public_names(path: Path) -> list[str]:
@@ -85,14 +104,18 @@ def public_names(path: Path) -> list[str]:
     return []
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=names_of)
-def test_public_names_exist_and_say_what_they_are(path: Path) -> None:
+def undescribed(path: Path) -> Iterator[str]:
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    assert ast.get_docstring(tree) or path.stat().st_size == 0
+    if not ast.get_docstring(tree) and path.stat().st_size > 0:
+        yield "does not say what it is for"
     defined = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
     for name in public_names(path):
-        if name in defined and not is_described_elsewhere(path, name):
-            assert ast.get_docstring(defined[name]), name
+        if name in defined and not is_described_elsewhere(path, name) and not ast.get_docstring(defined[name]):
+            yield f"does not say what {name} is"
+
+
+def test_public_names_say_what_they_are() -> None:
+    check_all(SOURCES, undescribed)
 
 
 def is_described_elsewhere(path: Path, name: str) -> bool:
@@ -117,11 +140,14 @@ def test_public_names_of_the_library_can_be_reached() -> None:
         assert all(hasattr(module, name) for name in module.__all__)
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=names_of)
-def test_decisions_that_are_cited_exist(path: Path) -> None:
-    """The project's decisions are numbered D1 to D14."""
+def unknown_decisions(path: Path) -> Iterator[str]:
     cited = set(re.findall(r"\bD\d+\b", path.read_text(encoding="utf-8")))
-    assert [name for name in cited if not re.fullmatch(r"D(1[0-4]|[1-9])", name)] == []
+    yield from (f"cites {name}" for name in sorted(cited) if not re.fullmatch(r"D(1[0-4]|[1-9])", name))
+
+
+def test_decisions_that_are_cited_exist() -> None:
+    """The project's decisions are numbered D1 to D14."""
+    check_all(SOURCES, unknown_decisions)
 
 
 def test_importing_the_library_loads_next_to_nothing() -> None:

@@ -169,7 +169,7 @@ def _largest(x_TD: torch.Tensor, axis: int | None) -> torch.Tensor:
 
 
 def multiply(a: Operand, b: Operand, dtype: torch.dtype, bias_B: torch.Tensor | None = None) -> torch.Tensor:
-    """y_AB = a_AD @ b_BD.T, summed in float32, in `dtype`."""
+    """y_AB = a_AD @ b_BD.T in `dtype`; 128 terms at a time are added in float32."""
     (num_rows, depth), num_columns = a.values.shape, len(b.values)
     y_AB = torch.empty(num_rows, num_columns, dtype=dtype, device=a.values.device)
     tiles = product_tiles(num_rows, num_columns)

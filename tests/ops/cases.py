@@ -6,11 +6,12 @@ from typing import Any
 
 import torch
 from torch import Generator, Tensor
+from torch.utils._pytree import tree_map_only
 
 from reg4rec import ops
 from reg4rec.kernels.decoder_step.reference import decoder_shapes
 from reg4rec.kernels.encoder_memory.reference import encoder_shapes
-from reg4rec.kernels.fp8_linear.reference import E4M3, quantize
+from reg4rec.kernels.fp8_linear.reference import E4M3, Operand, quantize
 from reg4rec.kernels.panels import Shapes, pack, unpack
 
 Sizes = tuple[int, ...]
@@ -22,7 +23,8 @@ F32, BF16 = torch.float32, torch.bfloat16
 @dataclass(frozen=True)
 class Case:
     """`truth` computes the result in fp64; `gradients` are the positions of the arguments that receive one, `batched`
-    of those whose first axis is the batch; `surrogate` has the gradients of a straight-through op by plain autograd."""
+    of those whose first axis is the batch; `surrogate` has the gradients of a straight-through op by plain autograd;
+    `units` is what the matrix units of a GPU may err at each place of the result."""
 
     make: Make
     sizes: tuple[Sizes, ...]
@@ -32,11 +34,18 @@ class Case:
     batched: Sizes = ()
     truth: Callable[..., Any] | None = None
     surrogate: Callable[..., Tensor] | None = None
+    units: Callable[..., Tensor] | None = None
 
 
 def inputs(name: str, sizes: Sizes, dtype: torch.dtype = F32, seed: int = 0) -> tuple[Any, ...]:
     """The arguments of the public function `ops.<name>`."""
     return CASES[name].make(sizes, dtype, Generator().manual_seed(seed))
+
+
+def moved(args: tuple[Any, ...], device: str) -> tuple[Any, ...]:
+    """The arguments on the device, the tensors inside of an index or a weight too."""
+    there: tuple[Any, ...] = tree_map_only(Tensor, lambda tensor: tensor.to(device), args)
+    return there
 
 
 def as_tuple(output: Any) -> tuple[Tensor, ...]:
@@ -233,10 +242,22 @@ def _fp8(sizes: Sizes, dtype: torch.dtype, g: Generator) -> tuple[Any, ...]:
     return _normal((rows, width), dtype, g), _normal((out, width), dtype, g), _normal((out,), dtype, g), scaling
 
 
+def exact(operand: Operand) -> Tensor:
+    return operand.values.double() * operand.scale.double()
+
+
+def fp8_units(left: Operand, right: Operand) -> Tensor:
+    """How far a GPU may be from left @ right.T: its fp8 units keep 13 bits below the leading one of a sum."""
+    return 2.0**-12 * (exact(left).abs() @ exact(right).abs().T)
+
+
+def _fp8_operands(x_TD: Tensor, weight_OD: Tensor, bias_O: Tensor, scaling: str) -> tuple[Operand, Operand]:
+    return quantize(x_TD, E4M3, scaling == "rowwise"), quantize(weight_OD, E4M3, scaling == "rowwise")
+
+
 def _fp8_truth(x_TD: Tensor, weight_OD: Tensor, bias_O: Tensor, scaling: str) -> Tensor:
-    operands = (quantize(one, E4M3, scaling == "rowwise") for one in (x_TD, weight_OD))
-    x_TD, weight_OD = (one.values.double() * one.scale.double() for one in operands)
-    return x_TD @ weight_OD.T + bias_O.double()
+    left, right = _fp8_operands(x_TD, weight_OD, bias_O, scaling)
+    return exact(left) @ exact(right).T + bias_O.double()
 
 
 def _tce(sizes: Sizes, dtype: torch.dtype, g: Generator) -> tuple[Any, ...]:
@@ -350,6 +371,7 @@ CASES: dict[str, Case] = {
         },
         gradients=(0, 1, 2),
         truth=_fp8_truth,
+        units=lambda *args: fp8_units(*_fp8_operands(*args)),
     ),
     "token_cross_entropy": Case(
         make=_tce,

@@ -8,13 +8,19 @@ import torch
 
 from tests.isa import selected_isa
 
+# deterministic algorithms, which `poisoned_memory` needs, warn of every product by cuBLAS without a workspace of fixed
+# size, and read this once, at the first of them; a warning from a module of reg4rec is an error
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 @pytest.fixture(autouse=True)
 def poisoned_memory() -> Iterator[None]:
-    """`torch.empty` returns NaN (the largest integer, True), so a result that was not written shows."""
+    """`torch.empty` returns NaN (the largest integer, True), so a result that was not written shows.
+
+    torch fills fresh memory under deterministic algorithms alone; those it lacks are computed as ever.
+    """
     torch.use_deterministic_algorithms(True, warn_only=True)
     yield
     torch.use_deterministic_algorithms(False)
