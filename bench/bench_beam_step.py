@@ -14,7 +14,6 @@ from torch import Tensor
 from bench.bench_ops import arguments, expected, num_bytes, operations
 from bench.conftest import Timed
 from reg4rec import ops
-from reg4rec.kernels.beam_step.reference import prune_paths
 from tests.ops.cases import CASES
 
 PrefixFunction = Callable[[int, list[int]], list[int]]
@@ -50,7 +49,7 @@ def hooked_step(
     """(parents, tokens) of each user's best children, no two of one set."""
     _, num_paths, num_codebooks, codebook_size = logits_BPMK.shape
     num_tokens = num_codebooks * codebook_size
-    kept_BP, _ = prune_paths(scores_BP, js_BP, num_beams, threshold)
+    kept_BP, _ = ops.prune_paths(scores_BP, js_BP, num_beams, threshold)
     shift_M = torch.arange(num_codebooks) * codebook_size
     paths = [
         [[token for token in path if token >= 0] for path in user]

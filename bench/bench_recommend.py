@@ -23,13 +23,6 @@ from reg4rec.data import ItemCatalog, ItemViews, Sequences, ViewConfig
 from reg4rec.infer import Recommender, Results
 from reg4rec.infer.ranking import rank_items
 from reg4rec.infer.search import Paths
-from reg4rec.kernels.beam_step.index import (
-    add_to_index,
-    build_index,
-    remove_from_index,
-    restored_index,
-    stored_index,
-)
 from reg4rec.kernels.machine import native_problem
 from reg4rec.model import PathCache, Reg4RecModel
 from reg4rec.model.config import sized
@@ -58,7 +51,7 @@ def skewed_codes(num_items: int, num_codebooks: int = CODEBOOKS) -> Tensor:
 
 @cache
 def whole_index(num_items: int, pairs: bool | None = None) -> ops.TokenIndex:
-    return build_index(skewed_codes(num_items), CODES, pairs=pairs)
+    return ops.TokenIndex.build(skewed_codes(num_items), CODES, pairs=pairs)
 
 
 @cache
@@ -246,23 +239,23 @@ def bench_index(benchmark: Any, catalog: str, change: str, environment: dict[str
     codes_IM = skewed_codes(num_items)
     new_N = torch.arange(num_items - CHANGED, num_items)
     expected = whole_index(num_items)
-    smaller = build_index(codes_IM[:-CHANGED], CODES)
+    smaller = ops.TokenIndex.build(codes_IM[:-CHANGED], CODES)
     benchmark.group = f"index/items={num_items}/cpu"
     size = sum(t.numel() * t.element_size() for t in expected)
     benchmark.extra_info.update(environment, backend=change, bytes=size)
     if change == "build":
-        found = benchmark(build_index, codes_IM, CODES)
+        found = benchmark(ops.TokenIndex.build, codes_IM, CODES)
     elif change == "load":
         if not expected.lists_pairs:
             pytest.skip("an index without pairs is not stored")
-        write_tensors(tmp_path / "index.safetensors", stored_index(expected))
+        write_tensors(tmp_path / "index.safetensors", expected.stored())
         found = benchmark(
-            lambda: restored_index(read_tensors(tmp_path / "index.safetensors"), codes_IM, CODES, num_items)
+            lambda: ops.TokenIndex.restored(read_tensors(tmp_path / "index.safetensors"), codes_IM, CODES, num_items)
         )
     elif change.startswith("add"):
-        found = benchmark(add_to_index, smaller, codes_IM, new_N)
+        found = benchmark(smaller.with_items, codes_IM, new_N)
     else:
-        found, expected = benchmark(remove_from_index, expected, new_N), smaller
+        found, expected = benchmark(expected.without_items, new_N), smaller
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(found[1:], expected[1:], strict=True))
 
 

@@ -1,4 +1,4 @@
-// Which items carry which tokens (kernels/beam_step/index.py).
+// Which items carry which tokens (kernels/token_index.py).
 #pragma once
 
 #include <cstdint>

@@ -6,7 +6,7 @@ the reasons, `use_backend` or the variable REG4REC_BACKEND (read when this modul
 
 from typing import Any
 
-from .kernels.beam_step import TokenIndex, beam_step, build_index
+from .kernels.beam_step import beam_step, prune_paths
 from .kernels.decoder_step import DecoderShape, decoder_step
 from .kernels.dispatch import BACKENDS, BackendError, Choice, all_ops, status, use_backend
 from .kernels.encoder_memory import EncoderShape, encoder_memory
@@ -17,7 +17,9 @@ from .kernels.mpq_quantize import mpq_quantize
 from .kernels.mpq_quantize_fused import mpq_quantize_fused
 from .kernels.path_attention import path_attention
 from .kernels.path_topk import ItemScoring, path_topk
+from .kernels.sorting import first_of_each, lexsort
 from .kernels.token_cross_entropy import token_cross_entropy
+from .kernels.token_index import TokenIndex
 
 __all__ = [
     "BACKENDS",
@@ -30,17 +32,19 @@ __all__ = [
     "Scaling",
     "TokenIndex",
     "beam_step",
-    "build_index",
     "decoder_step",
     "encoder_memory",
+    "first_of_each",
     "fp8_linear",
     "fp8_weight",
     "item_topk",
     "js_divergence",
+    "lexsort",
     "mpq_quantize",
     "mpq_quantize_fused",
     "path_attention",
     "path_topk",
+    "prune_paths",
     "status",
     "token_cross_entropy",
     "use_backend",

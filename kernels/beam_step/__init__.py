@@ -4,10 +4,10 @@ import torch
 
 from ..checks import bind
 from ..dispatch import Op
-from .index import TokenIndex, bind_index, build_index
-from .reference import beam_step_reference
+from ..token_index import TokenIndex, bind_index
+from .reference import beam_step_reference, prune_paths
 
-__all__ = ["TokenIndex", "beam_step", "build_index"]
+__all__ = ["beam_step", "prune_paths"]
 
 
 def beam_step(

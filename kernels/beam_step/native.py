@@ -26,7 +26,7 @@ def objection(
     if not all(
         tensor.is_contiguous() for tensor in (codes_IM, offsets, postings, counts_MK, pair_offsets, pair_postings)
     ):
-        return "it reads a contiguous index, as build_index makes it"
+        return "it reads a contiguous index, as TokenIndex.build makes it"
     return None
 
 

@@ -3,16 +3,9 @@
 import torch
 from torch import Tensor
 
-from .index import TokenIndex, listed_items, pair_slot
+from ..token_index import TokenIndex
 
-__all__ = [
-    "admissible_tokens",
-    "beam_step_reference",
-    "is_excluded",
-    "items_sharing_tokens",
-    "items_with_tokens",
-    "prune_paths",
-]
+__all__ = ["beam_step_reference", "prune_paths"]
 
 
 def beam_step_reference(
@@ -29,7 +22,7 @@ def beam_step_reference(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     num_codebooks, codebook_size = logits_BPMK.shape[2:]
     kept_BP, fallback_B = prune_paths(scores_BP, js_BP, num_beams, threshold)
-    open_BPMK = admissible_tokens(tokens_BPM, kept_BP, index, exclude_BX)
+    open_BPMK = index.admissible_tokens(tokens_BPM, kept_BP, exclude_BX)
     counted_BPMK = logits_BPMK.masked_fill(~open_BPMK, -torch.inf) if renormalize else logits_BPMK
     children = scores_BP.double()[..., None, None] + counted_BPMK.double().log_softmax(-1)
     children = torch.where(open_BPMK & (children > -torch.inf), children, -torch.inf).flatten(1)  # NaN is no child
@@ -75,28 +68,6 @@ def prune_paths(
     return kept_BP & torch.zeros_like(kept_BP).scatter_(1, order[:, :num_beams], True), fallback_B
 
 
-def admissible_tokens(
-    tokens_BPM: Tensor, live_BP: Tensor, index: TokenIndex, exclude_BX: Tensor | None = None
-) -> Tensor:
-    """open_BPMK: the tokens of unused codebooks by which a live path can still become an existing, allowed item."""
-    batch, paths, num_codebooks = tokens_BPM.shape
-    codebook_size = index.counts_MK.shape[1]
-    open_BPMK = torch.zeros(batch, paths, num_codebooks, codebook_size, dtype=torch.bool, device=tokens_BPM.device)
-    begun_BP = (tokens_BPM >= 0).any(-1)
-    root_B, root_P = (live_BP & ~begun_BP).nonzero(as_tuple=True)
-    if len(root_B):
-        open_BPMK[root_B, root_P] = _open_at_root(batch, index, exclude_BX)[root_B]
-    path_B, path_P = (live_BP & begun_BP).nonzero(as_tuple=True)
-    tokens_NM = tokens_BPM[path_B, path_P]
-    path_T, item_T = items_with_tokens(tokens_NM, index)
-    if exclude_BX is not None:
-        allowed = ~is_excluded(path_B[path_T], item_T, index.codes_IM.shape[0], exclude_BX)
-        path_T, item_T = path_T[allowed], item_T[allowed]
-    rows = (path_B * paths + path_P)[path_T, None] * num_codebooks + torch.arange(num_codebooks, device=path_T.device)
-    open_BPMK.view(-1)[rows * codebook_size + index.codes_IM[item_T].long()] = True
-    return open_BPMK & (tokens_BPM < 0)[..., None]
-
-
 def top_children(scores_BR: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k best of each row, best first, equal scores by lowest position (which torch.topk does not promise)."""
     last = scores_BR.topk(k, dim=1).values[:, -1:] if k else scores_BR[:, :0]
@@ -123,107 +94,3 @@ def _mix(x: Tensor) -> Tensor:
     x = (x ^ (x >> 30)) * -4658895280553007687
     x = (x ^ (x >> 27)) * -7723592293110705685
     return x ^ (x >> 31)
-
-
-def _open_at_root(batch: int, index: TokenIndex, exclude_BX: Tensor | None) -> Tensor:
-    """open_BMK before the first token: tokens that more items carry than are excluded."""
-    num_codebooks, codebook_size = index.counts_MK.shape
-    counts_BR = index.counts_MK.view(1, -1).repeat(batch, 1)
-    if exclude_BX is not None and exclude_BX.shape[1]:
-        distinct = exclude_BX.sort(dim=1).values
-        first = torch.nn.functional.pad(distinct[:, 1:] != distinct[:, :-1], (1, 0), value=True) & (distinct >= 0)
-        user_T, slot_T = first.nonzero(as_tuple=True)
-        item_T = distinct[user_T, slot_T]
-        token_TM = index.codes_IM[item_T].long() + torch.arange(num_codebooks, device=item_T.device) * codebook_size
-        indexed_T = listed_items(index)[item_T]
-        gone = (user_T[:, None] * counts_BR.shape[1] + token_TM)[indexed_T].reshape(-1)
-        counts_BR.view(-1).index_add_(0, gone, torch.full_like(gone, -1, dtype=counts_BR.dtype))
-    return (counts_BR > 0).view(batch, num_codebooks, codebook_size)
-
-
-def items_with_tokens(tokens_NM: Tensor, index: TokenIndex) -> tuple[Tensor, Tensor]:
-    """All (path, item) pairs where the item carries every token of the path: its shortest posting list, filtered."""
-    slots_NM = _token_slots(tokens_NM, index)
-    if index.lists_pairs:
-        slots_NC, _ = _pair_slots(tokens_NM, index)
-        paired_N1 = (slots_NC >= 0).any(1, keepdim=True)
-        alone_T, alone_item_T = _shortest_lists(slots_NM.masked_fill(paired_N1, -1), index.offsets, index.postings)
-        pair_T, pair_item_T = _shortest_lists(slots_NC, index.pair_offsets, index.pair_postings)
-        path_T, item_T = torch.cat([alone_T, pair_T]), torch.cat([alone_item_T, pair_item_T])
-    else:
-        path_T, item_T = _shortest_lists(slots_NM, index.offsets, index.postings)
-    wanted_TM = tokens_NM[path_T]
-    fits_T = ((wanted_TM < 0) | (wanted_TM == index.codes_IM[item_T])).all(1)
-    return path_T[fits_T], item_T[fits_T]
-
-
-def items_sharing_tokens(tokens_NM: Tensor, fewest_N: Tensor, index: TokenIndex) -> tuple[Tensor, Tensor, Tensor]:
-    """All (path, item) pairs, by path, that share `fewest_N` (1 or more) of the path's tokens, and how many they share.
-
-    An item that shares f of d tokens carries one of any d - f + 1 of them, so the shortest lists of so many are read.
-    With the codebooks in f - 1 groups it carries two of one group, so pairs within groups do where pairs are listed.
-    """
-    if index.lists_pairs and bool((fewest_N > 1).all()):
-        offsets, postings = index.pair_offsets, index.pair_postings
-        slots_NX, (left_X, right_X) = _pair_slots(tokens_NM, index)
-        num_groups_N1 = fewest_N[:, None] - 1
-        read_NX = (slots_NX >= 0) & (left_X % num_groups_N1 == right_X % num_groups_N1)
-    else:
-        offsets, postings = index.offsets, index.postings
-        slots_NX = _token_slots(tokens_NM, index)
-        left_X = right_X = torch.arange(slots_NX.shape[1], device=slots_NX.device)
-        place_NX = _list_lengths(slots_NX, offsets).sort(dim=1, stable=True).indices.argsort(1)
-        read_NX = place_NX < ((tokens_NM >= 0).sum(1) - fewest_N + 1)[:, None]
-    path_L, list_L = read_NX.nonzero(as_tuple=True)
-    at_T, item_T = _listed(slots_NX[path_L, list_L], offsets, postings)
-    path_T = path_L[at_T]
-    shared_TM = index.codes_IM[item_T] == tokens_NM[path_T]
-    shared_T = shared_TM.sum(1)
-    # an item that stands in several of a path's lists is taken from the first
-    standing_TX = shared_TM[:, left_X] & shared_TM[:, right_X] & read_NX[path_T]
-    first_T = standing_TX.cumsum(1).gather(1, list_L[at_T, None]).squeeze(1) == 1
-    taken_T = first_T & (shared_T >= fewest_N[path_T])
-    return path_T[taken_T], item_T[taken_T], shared_T[taken_T]
-
-
-def _token_slots(tokens_NM: Tensor, index: TokenIndex) -> Tensor:
-    """slots_NM: the posting lists of a path's tokens, -1 for none."""
-    num_codebooks, codebook_size = index.counts_MK.shape
-    first_M = torch.arange(num_codebooks, device=tokens_NM.device) * codebook_size
-    return (tokens_NM + first_M).masked_fill(tokens_NM < 0, -1)
-
-
-def _pair_slots(tokens_NM: Tensor, index: TokenIndex) -> tuple[Tensor, Tensor]:
-    """slots_NC: the lists of the pairs of a path's tokens, -1 for none, and the codebooks of each pair (2, C)."""
-    num_codebooks, codebook_size = index.counts_MK.shape
-    books_2C = torch.combinations(torch.arange(num_codebooks, device=tokens_NM.device)).T
-    first_C = torch.tensor([pair_slot(num_codebooks, codebook_size, r, s) for r, s in books_2C.T.tolist()])
-    left_NC, right_NC = tokens_NM[:, books_2C[0]], tokens_NM[:, books_2C[1]]
-    slots_NC = left_NC * codebook_size + right_NC + first_C.to(tokens_NM.device)
-    return slots_NC.masked_fill((left_NC < 0) | (right_NC < 0), -1), books_2C
-
-
-def _shortest_lists(slots_NR: Tensor, offsets: Tensor, postings: Tensor) -> tuple[Tensor, Tensor]:
-    """(path, item) of the shortest list of each path among its slots (-1 for none)."""
-    shortest_N1 = _list_lengths(slots_NR, offsets).argmin(1, keepdim=True)
-    return _listed(slots_NR.gather(1, shortest_N1).squeeze(1), offsets, postings)
-
-
-def _list_lengths(slots_NR: Tensor, offsets: Tensor) -> Tensor:
-    """Items in the list of each slot; beyond any for -1."""
-    return (offsets[slots_NR + 1] - offsets[slots_NR]).masked_fill(slots_NR < 0, 2**62)
-
-
-def _listed(slot_N: Tensor, offsets: Tensor, postings: Tensor) -> tuple[Tensor, Tensor]:
-    """(place in slot_N, item) of all items in the lists of some slots, -1 for an empty one."""
-    length_N = (offsets[slot_N + 1] - offsets[slot_N]).masked_fill(slot_N < 0, 0)
-    place_T = torch.repeat_interleave(length_N)
-    begin_N = offsets[slot_N] - (length_N.cumsum(0) - length_N)
-    return place_T, postings[torch.arange(len(place_T), device=slot_N.device) + begin_N[place_T]].long()
-
-
-def is_excluded(user_T: Tensor, item_T: Tensor, num_items: int, exclude_BX: Tensor) -> Tensor:
-    """Which (user, item) pairs stand in exclude_BX (item rows, -1 for none)."""
-    user_B1 = torch.arange(exclude_BX.shape[0], device=exclude_BX.device)[:, None]
-    keys = torch.where(exclude_BX >= 0, user_B1 * num_items + exclude_BX, -1)
-    return torch.isin(user_T * num_items + item_T, keys)

@@ -4,9 +4,9 @@ from typing import Any
 
 import torch
 
-from ..beam_step.index import TokenIndex, bind_index
 from ..checks import bind
 from ..dispatch import Op
+from ..token_index import TokenIndex, bind_index
 from .reference import ItemScoring, path_topk_reference
 
 __all__ = ["ItemScoring", "path_topk"]

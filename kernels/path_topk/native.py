@@ -26,7 +26,7 @@ def objection(
         if tensor is not None and tensor.dtype != torch.float32:
             return f"it reads float32, {name} is {tensor.dtype}"
     if not all(tensor.is_contiguous() for tensor in (codes_IM, offsets, postings, pair_offsets, pair_postings)):
-        return "it reads a contiguous index, as build_index makes it"
+        return "it reads a contiguous index, as TokenIndex.build makes it"
     return None
 
 

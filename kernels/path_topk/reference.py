@@ -5,10 +5,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..beam_step.index import TokenIndex
-from ..beam_step.reference import is_excluded, items_with_tokens
+from ..sorting import first_of_each, lexsort
+from ..token_index import TokenIndex
 
-__all__ = ["ItemScoring", "first_of_each", "path_topk_reference", "sorted_by"]
+__all__ = ["ItemScoring", "path_topk_reference"]
 
 
 SCORED_AT_ONCE = 1 << 16
@@ -40,17 +40,17 @@ def path_topk_reference(
     """(scores_BN, items_BN, path_BN)"""
     batch, device = len(tokens_BWM), rank_I.device
     path_B, path_W = (scores_BW > -torch.inf).nonzero(as_tuple=True)
-    path_T, item_T = items_with_tokens(tokens_BWM[path_B, path_W], index)
+    path_T, item_T = index.items_with_tokens(tokens_BWM[path_B, path_W])
     if exclude_BX is not None:
-        keep_T = ~is_excluded(path_B[path_T], item_T, len(rank_I), exclude_BX)
+        keep_T = ~index.is_excluded(path_B[path_T], item_T, exclude_BX)
         path_T, item_T = path_T[keep_T], item_T[keep_T]
-    order = sorted_by(path_T, path_B[path_T] * len(rank_I) + item_T)  # of an item, its first path before the others
+    order = lexsort(path_T, path_B[path_T] * len(rank_I) + item_T)  # of an item, its first path before the others
     path_T, item_T = first_of_each((path_B[path_T] * len(rank_I) + item_T)[order], path_T[order], item_T[order])
     user_T, row_T = path_B[path_T], path_W[path_T]
     scores_T = scores_BW[user_T, row_T].double()
     if scoring is not None:
-        scores_T = _own_scores(scoring, user_T, item_T, index.codes_IM)
-    order = sorted_by(rank_I[item_T], row_T, -scores_T, user_T)
+        scores_T = _own_scores(scoring, user_T, item_T, index)
+    order = lexsort(rank_I[item_T], row_T, -scores_T, user_T)
     begin_B = torch.searchsorted(user_T[order], torch.arange(batch, device=device))
     place_T = torch.arange(len(order), device=device) - begin_B[user_T[order]]
     order, place_T = order[place_T < k], place_T[place_T < k]
@@ -61,29 +61,14 @@ def path_topk_reference(
     return best_BN, items_BN, path_BN
 
 
-def _own_scores(scoring: ItemScoring, user_T: Tensor, item_T: Tensor, codes_IM: Tensor) -> Tensor:
+def _own_scores(scoring: ItemScoring, user_T: Tensor, item_T: Tensor, index: TokenIndex) -> Tensor:
     logits_BMK, states_BD, residual_ID, repeated_BL, repeat_bias = scoring
     codebooks = torch.arange(logits_BMK.shape[1], device=user_T.device)
-    shared_T = logits_BMK[user_T[:, None], codebooks, codes_IM[item_T].long()].double().sum(1)
+    shared_T = logits_BMK[user_T[:, None], codebooks, index.codes_IM[item_T].long()].double().sum(1)
     own_T = torch.cat(
         [
             (states_BD[user_P].double() * residual_ID[item_P].double()).sum(1)
             for user_P, item_P in zip(user_T.split(SCORED_AT_ONCE), item_T.split(SCORED_AT_ONCE), strict=True)
         ]
     )
-    return shared_T + own_T + repeat_bias.double() * is_excluded(user_T, item_T, len(codes_IM), repeated_BL)
-
-
-def sorted_by(*keys_T: Tensor) -> Tensor:
-    """Places in ascending order of the last key, equal ones of the one before it, and so on; then as they stand."""
-    order = torch.arange(len(keys_T[0]), device=keys_T[0].device)
-    for key_T in keys_T:
-        order = order[key_T[order].sort(stable=True).indices]
-    return order
-
-
-def first_of_each(key_T: Tensor, *values_T: Tensor) -> list[Tensor]:
-    """The values at the first place of every key, by key."""
-    sorted_T, order = key_T.sort(stable=True)
-    first = order[torch.nn.functional.pad(sorted_T[1:] != sorted_T[:-1], (1, 0), value=True)[: len(key_T)]]
-    return [value_T[first] for value_T in values_T]
+    return shared_T + own_T + repeat_bias.double() * index.is_excluded(user_T, item_T, repeated_BL)

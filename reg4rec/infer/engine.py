@@ -11,7 +11,6 @@ from torch import Tensor
 from reg4rec import ops
 from reg4rec.infer.graphs import Batch, Found, SearchGraphs
 from reg4rec.infer.search import Living, SearchConfig, SearchOrder, corp, search, step_indexes
-from reg4rec.kernels.beam_step.index import TokenIndex
 from reg4rec.kernels.dispatch import forced_backend, multiplies_bf16, native_is_asked_for
 from reg4rec.model import Memory, Reg4RecModel
 
@@ -42,22 +41,22 @@ class SearchEngine:
     """
 
     def __init__(
-        self, model: Reg4RecModel, codes_IM: Tensor, index: TokenIndex, dtype: torch.dtype, passing: bool = False
+        self, model: Reg4RecModel, codes_IM: Tensor, index: ops.TokenIndex, dtype: torch.dtype, passing: bool = False
     ):
         self.model, self.codes_IM, self.index, self.dtype, self.passing = model, codes_IM, index, dtype, passing
         self.device = codes_IM.device
         self.places = self._places(model)
         self.graphs = SearchGraphs(self.device)
-        self._indexes: dict[SearchOrder, list[TokenIndex]] = {}
+        self._indexes: dict[SearchOrder, list[ops.TokenIndex]] = {}
         self._step_objections: dict[SearchConfig, str | None] = {}
         keep_freed_memory()
 
-    def serves(self, model: Reg4RecModel, codes_IM: Tensor, index: TokenIndex, dtype: torch.dtype) -> bool:
+    def serves(self, model: Reg4RecModel, codes_IM: Tensor, index: ops.TokenIndex, dtype: torch.dtype) -> bool:
         """Whether the engine was made of these very objects, and graphs would find the weights where they lay."""
         same = self.model is model and self.codes_IM is codes_IM and self.index is index and self.dtype == dtype
         return same and self.places == self._places(model)
 
-    def indexes(self, order: SearchOrder) -> list[TokenIndex]:
+    def indexes(self, order: SearchOrder) -> list[ops.TokenIndex]:
         """`step_indexes`, built once."""
         if order not in self._indexes:
             self._indexes[order] = step_indexes(self.index, order)

@@ -8,12 +8,12 @@ from typing import Any
 import pyarrow as pa
 import torch
 
+from reg4rec import ops
 from reg4rec.data import Sequences
 from reg4rec.infer.histories import find_items
 from reg4rec.infer.recommender import Recommender
 from reg4rec.infer.search import Living, Paths
 from reg4rec.infer.table import results_arrow
-from reg4rec.kernels.beam_step.reference import prune_paths
 from reg4rec.page import html_page
 from reg4rec.tokenizer import TokenNames
 
@@ -142,7 +142,8 @@ def explain(
     ]
     pruned, outranked, fallbacks = [], 0, 0
     for living in trace:
-        kept_BP, fallback_B = prune_paths(living.scores_BP, living.js_BP, results.paths.scores_BW.shape[1], threshold)
+        num_beams = results.paths.scores_BW.shape[1]
+        kept_BP, fallback_B = ops.prune_paths(living.scores_BP, living.js_BP, num_beams, threshold)
         dropped_P = ((living.scores_BP > -torch.inf) & ~kept_BP)[0]
         if threshold is not None and living.js_BP is not None:
             for path in (dropped_P & (living.js_BP[0] > threshold)).nonzero().flatten().tolist():

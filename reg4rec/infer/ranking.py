@@ -7,9 +7,6 @@ from torch import Tensor
 
 from reg4rec import ops
 from reg4rec.infer.search import Paths
-from reg4rec.kernels.beam_step.index import TokenIndex
-from reg4rec.kernels.beam_step.reference import is_excluded, items_sharing_tokens
-from reg4rec.kernels.path_topk.reference import first_of_each, sorted_by
 
 __all__ = ["SOURCES", "Ranking", "bucket_ranks", "rank_items"]
 
@@ -32,7 +29,7 @@ class Ranking(NamedTuple):
 
 def rank_items(
     paths: Paths,
-    index: TokenIndex,
+    index: ops.TokenIndex,
     rank_I: Tensor,
     num_items: int,
     exclude_BX: Tensor | None,
@@ -72,7 +69,7 @@ def _fill_relaxed(
     ranking: Ranking,
     short_S: Tensor,
     paths: Paths,
-    index: TokenIndex,
+    index: ops.TokenIndex,
     rank_I: Tensor,
     exclude_BX: Tensor | None,
 ) -> None:
@@ -86,19 +83,19 @@ def _fill_relaxed(
     tokens_NM = paths.tokens_BWM[short_S[path_S], path_W]
     decoded_S = (paths.tokens_BWM[short_S] >= 0).sum(2).amax(1)
     fewest_S = (decoded_S - (decoded_S // 3).clamp(min=1)).clamp(min=1)
-    path_T, item_T, shared_T = items_sharing_tokens(tokens_NM, fewest_S[path_S], index)
+    path_T, item_T, shared_T = index.items_sharing_tokens(tokens_NM, fewest_S[path_S])
     user_T = short_S[path_S[path_T]]
     ranked_SX = _not_to_rank(ranking, exclude_BX)[short_S]
-    open_T = (~is_excluded(path_S[path_T], item_T, len(rank_I), ranked_SX)).nonzero().squeeze(1)
-    best_T = open_T[sorted_by(-shared_T[open_T])]
-    (best_T,) = first_of_each((user_T * len(rank_I) + item_T)[best_T], best_T)
+    open_T = (~index.is_excluded(path_S[path_T], item_T, ranked_SX)).nonzero().squeeze(1)
+    best_T = open_T[ops.lexsort(-shared_T[open_T])]
+    (best_T,) = ops.first_of_each((user_T * len(rank_I) + item_T)[best_T], best_T)
     user_T, item_T, shared_T, row_T = user_T[best_T], item_T[best_T], shared_T[best_T], path_W[path_T[best_T]]
     scores_T = paths.scores_BW[user_T, row_T]
-    order = sorted_by(rank_I[item_T], -scores_T, -shared_T, user_T)
+    order = ops.lexsort(rank_I[item_T], -scores_T, -shared_T, user_T)
     _append(ranking, user_T[order], item_T[order], scores_T[order], row_T[order], SOURCES.index("relaxed"))
 
 
-def _users_at_once(paths: Paths, index: TokenIndex) -> int:
+def _users_at_once(paths: Paths, index: ops.TokenIndex) -> int:
     """Of how many users the lists of their paths' tokens, or pairs, have about LISTED_AT_ONCE items."""
     _, width, num_codebooks = paths.tokens_BWM.shape
     num_lists, offsets = num_codebooks, index.offsets
@@ -112,7 +109,7 @@ def _fill_by_tokens(
     ranking: Ranking,
     short_S: Tensor,
     paths: Paths,
-    index: TokenIndex,
+    index: ops.TokenIndex,
     exclude_BX: Tensor | None,
     allowed_I: Tensor,
 ) -> None:

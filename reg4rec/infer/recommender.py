@@ -24,16 +24,6 @@ from reg4rec.infer.ranking import bucket_ranks, rank_items
 from reg4rec.infer.search import Living, SearchConfig
 from reg4rec.infer.similar import nearest_items
 from reg4rec.infer.table import Results, results_table, similar_table
-from reg4rec.kernels.beam_step.index import (
-    TokenIndex,
-    add_to_index,
-    build_index,
-    listed_items,
-    remove_from_index,
-    restored_index,
-    stored_index,
-)
-from reg4rec.kernels.beam_step.reference import is_excluded
 from reg4rec.model import Memory, Reg4RecModel
 from reg4rec.run import choose_device
 from reg4rec.settings import override
@@ -73,7 +63,7 @@ class Recommender:
         trained_on: TrainedOn = "train",
         device: str | torch.device = "auto",
         dtype: DType = "auto",
-        index: TokenIndex | None = None,
+        index: ops.TokenIndex | None = None,
         **search: Any,
     ):
         check_fit(model, tokenizer, items)
@@ -90,8 +80,8 @@ class Recommender:
         self.popularity_I = torch.as_tensor(popularity, dtype=torch.int64, device=self.device)
         self.cosine_I = tokenizer.path_cosines().to(self.device)
         self.rank_I = bucket_ranks(self.cosine_I, self.popularity_I)
-        self.index = index or build_index(self.codes_IM, model.config.codebook_size)
-        self.removed_I = ~listed_items(self.index)
+        self.index = index or ops.TokenIndex.build(self.codes_IM, model.config.codebook_size)
+        self.removed_I = ~self.index.listed_items()
         self._engine = SearchEngine(self.model, self.codes_IM, self.index, self.dtype)
 
     @property
@@ -153,7 +143,7 @@ class Recommender:
             rows[new] = np.arange(len(self.items) - new.sum(), len(self.items))
         row_N = torch.from_numpy(rows).long().to(self.device)
         self.removed_I = self.removed_I.index_fill(0, row_N, False)
-        self.index = add_to_index(self.index, self.codes_IM, row_N)
+        self.index = self.index.with_items(self.codes_IM, row_N)
 
     def remove_items(self, item_ids: Iterable[Any]) -> None:
         """Never recommend these items again; histories may still hold them. InputError names ids that are not there."""
@@ -163,7 +153,7 @@ class Recommender:
             raise InputError(f"item_id {self.items.ids[int(gone[0])].as_py()!r} was removed before")
         row_N = torch.from_numpy(rows).long().to(self.device)
         self.removed_I = self.removed_I.index_fill(0, row_N, True)
-        self.index = remove_from_index(self.index, row_N)
+        self.index = self.index.without_items(row_N)
 
     def _grow(self, new: ItemCatalog, vectors: Mapping[str, npt.ArrayLike]) -> None:
         """Give the items of `new` the rows after the last one; what other recommenders share stays as it is."""
@@ -198,7 +188,7 @@ class Recommender:
             rows = torch.from_numpy(allowed).long().to(self.device)
             rows = rows[allowed_I[rows]]
             allowed_I = torch.zeros_like(allowed_I).index_fill_(0, rows, True)
-            index = build_index(self.codes_IM, self.model.config.codebook_size, rows)
+            index = ops.TokenIndex.build(self.codes_IM, self.model.config.codebook_size, rows)
             engine = SearchEngine(self.model, self.codes_IM, index, self.dtype, passing=True)
         for batch in histories.batches(engine.users_at_once(config)):
             yield self._search_batch(batch, k, filter_seen, config, engine, allowed_I, trace)
@@ -306,7 +296,7 @@ class Recommender:
         """Scores (T,) of items for users (places in the batch) as by `item_scoring`, with a gradient."""
         with torch.autocast(self.device.type, enabled=False):
             score_T = self.model.score_items(state_BD.to(self.model.begin.dtype), user_T, self.codes_IM[item_T], item_T)
-        return score_T + self.model.repeat_bias * is_excluded(user_T, item_T, len(self.codes_IM), history_BX)
+        return score_T + self.model.repeat_bias * self.index.is_excluded(user_T, item_T, history_BX)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the whole recommender, replacing what was there."""
@@ -322,7 +312,7 @@ class Recommender:
             removed_X = self.removed_I.nonzero().squeeze(1)
             write_tensors(fresh / "items.safetensors", {"popularity": self.popularity_I, "removed": removed_X})
             if self.index.lists_pairs:  # a smaller one is built sooner than read
-                write_tensors(fresh / INDEX, stored_index(self.index))
+                write_tensors(fresh / INDEX, self.index.stored())
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, device: str = "auto", dtype: DType = "auto") -> "Recommender":
@@ -355,16 +345,16 @@ class Recommender:
         )
 
 
-def _index_of(folder: Path, tokenizer: Tokenizer, removed_X: Tensor, device: torch.device) -> TokenIndex:
+def _index_of(folder: Path, tokenizer: Tokenizer, removed_X: Tensor, device: torch.device) -> ops.TokenIndex:
     """The index of the items that are not removed; a stored one is mapped into memory, not read."""
     codes_IM, codebook_size = tokenizer.codes_IM, tokenizer.config.codebook_size
     stays_I = torch.ones(len(codes_IM), dtype=torch.bool).index_fill_(0, removed_X, False)
     if not (folder / INDEX).exists():
-        return build_index(codes_IM.to(device), codebook_size, stays_I.nonzero().squeeze(1).to(device))
+        return ops.TokenIndex.build(codes_IM.to(device), codebook_size, stays_I.nonzero().squeeze(1).to(device))
     try:
-        index = restored_index(read_tensors(folder / INDEX), codes_IM, codebook_size, int(stays_I.sum()))
+        index = ops.TokenIndex.restored(read_tensors(folder / INDEX), codes_IM, codebook_size, int(stays_I.sum()))
     except (KeyError, ValueError) as error:
         raise InputError(
             f"{folder / INDEX} is not the index of these items ({error}); save the recommender again"
         ) from None
-    return TokenIndex(*(tensor.to(device) for tensor in index))
+    return ops.TokenIndex(*(tensor.to(device) for tensor in index))

@@ -10,8 +10,6 @@ from torch.profiler import record_function
 
 from reg4rec import ops
 from reg4rec.errors import InputError
-from reg4rec.kernels.beam_step.index import TokenIndex, build_index
-from reg4rec.kernels.beam_step.reference import prune_paths
 from reg4rec.model import Memory, PathCache, Reg4RecModel
 
 __all__ = ["CORP_REGION", "Living", "Paths", "SearchConfig", "SearchOrder", "corp", "search", "step_indexes"]
@@ -105,7 +103,7 @@ def corp(model: Reg4RecModel, config: SearchConfig) -> tuple[float | None, int]:
 def search(
     model: Reg4RecModel,
     memory: Memory,
-    indexes: Sequence[TokenIndex],
+    indexes: Sequence[ops.TokenIndex],
     config: SearchConfig,
     exclude_BX: Tensor | None = None,
     trace: list[Living] | None = None,
@@ -245,7 +243,7 @@ class _Beam:
     def finish(self, num_beams: int, threshold: float | None) -> Paths:
         """Judge the last tokens too and keep the best `num_beams` paths."""
         with record_function(CORP_REGION):
-            kept_BP, fallback_B = prune_paths(self.scores_BP, self.js_BP, num_beams, threshold)
+            kept_BP, fallback_B = ops.prune_paths(self.scores_BP, self.js_BP, num_beams, threshold)
             self.count(threshold, fallback_B)
             scores_BP = self.scores_BP.masked_fill(~kept_BP, -torch.inf)
         order_BW = scores_BP.sort(dim=1, descending=True, stable=True).indices[:, :num_beams]
@@ -268,7 +266,7 @@ class _Beam:
         )
 
 
-def step_indexes(index: TokenIndex, order: SearchOrder) -> list[TokenIndex]:
+def step_indexes(index: ops.TokenIndex, order: SearchOrder) -> list[ops.TokenIndex]:
     """For each step of a search the index that it reads, which in fixed order has the codebooks up to its own alone.
 
     That makes a search in fixed order the search of a trie over the items' token sequences.
@@ -277,7 +275,7 @@ def step_indexes(index: TokenIndex, order: SearchOrder) -> list[TokenIndex]:
     if order == "confidence":
         return [index] * num_codebooks
     rows = index.postings[: index.offsets[codebook_size]]  # an item has one token of the first codebook
-    return [build_index(index.codes_IM[:, :m], codebook_size, rows) for m in range(1, num_codebooks + 1)]
+    return [ops.TokenIndex.build(index.codes_IM[:, :m], codebook_size, rows) for m in range(1, num_codebooks + 1)]
 
 
 def _take(x: Tensor, rows_BP: Tensor) -> Tensor:

@@ -15,7 +15,6 @@ from reg4rec.distributed import mean, ratio, total
 from reg4rec.errors import InputError
 from reg4rec.infer import Recommender
 from reg4rec.infer.histories import padded
-from reg4rec.kernels.beam_step.reference import items_with_tokens
 from reg4rec.model import Memory, Reg4RecModel
 from reg4rec.train.align_config import AlignConfig
 from reg4rec.train.config import PretrainConfig
@@ -165,7 +164,7 @@ class AlignStage:
         user_N = rollouts.valid_BG.nonzero()[:, :1]
         different = torch.cat([user_N, tokens_NM], 1).unique(dim=0)
         values["path_diversity"] = ratio(*(torch.tensor(len(x), device=self.device) for x in (different, tokens_NM)))
-        _, items_T = items_with_tokens(tokens_NM.unique(dim=0), self.ranker.index)
+        _, items_T = self.ranker.index.items_with_tokens(tokens_NM.unique(dim=0))
         values["unique_items"] = (total(items_T.bincount(minlength=self.data.num_items)) > 0).sum().float()
         categories = batch.recorded.category_BGS[rollouts.valid_BG].flatten().clamp(min=0)
         count_C = total(categories.bincount(minlength=len(self.data.items.category_names) or 1))

@@ -7,8 +7,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from reg4rec import distributed, ops
-from reg4rec.kernels.beam_step.index import TokenIndex
-from reg4rec.kernels.beam_step.reference import admissible_tokens
 from reg4rec.model import Reg4RecModel
 
 __all__ = ["StepTargets", "path_losses"]
@@ -23,7 +21,7 @@ def path_losses(
     order_NM: Tensor,
     category_N: Tensor,
     targets: StepTargets = "open",
-    index: TokenIndex | None = None,
+    index: ops.TokenIndex | None = None,
 ) -> dict[str, Tensor]:
     """Mean losses of N decoded targets: `token_loss`, and `category_loss` where the model has categories.
 
@@ -53,14 +51,14 @@ def path_losses(
     return losses
 
 
-def _admissible_next(codes_NM: Tensor, rank_NM: Tensor, index: TokenIndex) -> Tensor:
+def _admissible_next(codes_NM: Tensor, rank_NM: Tensor, index: ops.TokenIndex) -> Tensor:
     """(N, S, M, K): the tokens by which a target's path can still become an item after step s = 0..M-1.
 
     rank_NM: the step at which each codebook's token is fed.
     """
     steps_S1 = torch.arange(codes_NM.shape[1], device=codes_NM.device)[:, None]
     path_NSM = torch.where(rank_NM[:, None, :] < steps_S1, codes_NM[:, None, :], -1)
-    return admissible_tokens(path_NSM, torch.ones_like(path_NSM[..., 0], dtype=torch.bool), index)
+    return index.admissible_tokens(path_NSM, torch.ones_like(path_NSM[..., 0], dtype=torch.bool))
 
 
 def _category_loss(logits_NSC: Tensor, category_N: Tensor) -> dict[str, Tensor]:

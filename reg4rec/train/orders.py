@@ -5,9 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from reg4rec import distributed
-from reg4rec.kernels.beam_step.index import TokenIndex
-from reg4rec.kernels.beam_step.reference import admissible_tokens
+from reg4rec import distributed, ops
 from reg4rec.model import Reg4RecModel
 
 __all__ = ["OrderPolicy", "draw_order"]
@@ -22,7 +20,7 @@ def draw_order(
     number_S: Tensor,
     codes_BTM: Tensor,
     column_T: Tensor,
-    index: TokenIndex | None = None,
+    index: ops.TokenIndex | None = None,
     num_rows: int | None = None,
 ) -> Tensor:
     """order_BTM: for every target the codebooks in the order of emission (arguments as `Reg4RecModel.decode_on`).
@@ -48,7 +46,7 @@ def _confident_order(
     number_S: Tensor,
     codes_BTM: Tensor,
     column_T: Tensor,
-    index: TokenIndex | None,
+    index: ops.TokenIndex | None,
 ) -> Tensor:
     was_training = model.training
     model.eval()
@@ -59,7 +57,7 @@ def _confident_order(
         logits_BTMK = model.token_logits(state_BTD)
         if index is not None:
             path_BTM = torch.where(used_BTM, codes_BTM, -1)
-            open_BTMK = admissible_tokens(path_BTM, torch.ones_like(path_BTM[..., 0], dtype=torch.bool), index)
+            open_BTMK = index.admissible_tokens(path_BTM, torch.ones_like(path_BTM[..., 0], dtype=torch.bool))
             logits_BTMK = logits_BTMK.masked_fill(~open_BTMK, -torch.inf)
         confidence_BTM = logits_BTMK.softmax(-1).amax(-1).masked_fill(used_BTM, -1)
         chosen = confidence_BTM.argmax(-1, keepdim=True)

@@ -8,11 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reg4rec import distributed, loop
+from reg4rec import distributed, loop, ops
 from reg4rec.data import Dataset
 from reg4rec.errors import InputError
 from reg4rec.infer import Recommender
-from reg4rec.kernels.beam_step.index import build_index
 from reg4rec.model import Reg4RecModel, sized
 from reg4rec.run import Run, choose_device
 from reg4rec.settings import check_same_recipe, override
@@ -107,7 +106,7 @@ class PretrainStage:
             prune_threshold=None,
             **config.search,
         )
-        self.index = build_index(self.codes_IM, tokenizer.config.codebook_size)
+        self.index = ops.TokenIndex.build(self.codes_IM, tokenizer.config.codebook_size)
         self.order: OrderPolicy = config.order
         self.settings: dict[str, Any] = {
             "stage": self.name,

@@ -8,8 +8,6 @@ from torch import Tensor
 from reg4rec import ops
 from reg4rec.infer import SearchConfig
 from reg4rec.infer.search import search, step_indexes
-from reg4rec.kernels.beam_step.index import TokenIndex
-from reg4rec.kernels.beam_step.reference import admissible_tokens
 from reg4rec.model import Memory, Reg4RecModel
 
 __all__ = ["Policy", "RolloutKind", "Rollouts", "best_paths", "evaluate_paths", "roll_out"]
@@ -50,7 +48,7 @@ class Policy(NamedTuple):
 def roll_out(
     model: Reg4RecModel,
     memory: Memory,
-    index: TokenIndex,
+    index: ops.TokenIndex,
     group_size: int,
     num_steps: int,
     temperature: float,
@@ -73,7 +71,7 @@ def roll_out(
     taken: list[tuple[Tensor, Tensor, Tensor]] = []
     for step in range(num_steps):
         logits_BGMK = model.token_logits(state_BGD).float()
-        open_BGMK = admissible_tokens(tokens_BGM, alive_BG, index)
+        open_BGMK = index.admissible_tokens(tokens_BGM, alive_BG)
         counted = logits_BGMK.masked_fill(~open_BGMK, -torch.inf) if model.config.renormalize else logits_BGMK
         confidence_BGM = counted.softmax(-1).nan_to_num(0).masked_fill(~open_BGMK, -1).amax(-1)
         codebook_BG = confidence_BGM.argmax(-1)
@@ -103,7 +101,12 @@ def evaluate_paths(model: Reg4RecModel, memory: Memory, rollouts: Rollouts, temp
 
 @torch.no_grad()
 def best_paths(
-    model: Reg4RecModel, memory: Memory, index: TokenIndex, group_size: int, num_steps: int, renormalize: bool = True
+    model: Reg4RecModel,
+    memory: Memory,
+    index: ops.TokenIndex,
+    group_size: int,
+    num_steps: int,
+    renormalize: bool = True,
 ) -> Rollouts:
     """The best paths of a search without CORP: a path that contradicts itself must be seen to be punished.
 
@@ -119,11 +122,11 @@ def best_paths(
     return Rollouts(order_BGS, code_BGS, open_BGSK, valid_BG)
 
 
-def _admissible_steps(order_BGS: Tensor, code_BGS: Tensor, valid_BG: Tensor, index: TokenIndex) -> Tensor:
+def _admissible_steps(order_BGS: Tensor, code_BGS: Tensor, valid_BG: Tensor, index: ops.TokenIndex) -> Tensor:
     """open_BGSK: at each step the tokens by which the path can still become an item; all where there is no path."""
     path_BGM, masks = code_BGS.new_full((*valid_BG.shape, len(index.counts_MK)), -1), []
     for codebook_BG, code_BG in zip(order_BGS.unbind(2), code_BGS.unbind(2), strict=True):
-        masks.append(_of_codebook(admissible_tokens(path_BGM, valid_BG, index), codebook_BG) | ~valid_BG[..., None])
+        masks.append(_of_codebook(index.admissible_tokens(path_BGM, valid_BG), codebook_BG) | ~valid_BG[..., None])
         path_BGM = path_BGM.scatter(2, codebook_BG[..., None], code_BG[..., None])
     return torch.stack(masks, dim=2)
 

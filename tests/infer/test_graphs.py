@@ -18,7 +18,6 @@ from reg4rec.infer import DType, Recommender, SearchConfig, SearchOrder, graphs,
 from reg4rec.infer.engine import SearchEngine
 from reg4rec.infer.graphs import Batch, Found, bucketed
 from reg4rec.infer.histories import padded
-from reg4rec.kernels.beam_step.index import TokenIndex, build_index
 from reg4rec.model import HistoryLayout, ModelConfig, Reg4RecModel
 from reg4rec.tokenizer import Tokenizer, TokenizerConfig
 from reg4rec.tokenizer.kinds import build_quantizer
@@ -87,11 +86,11 @@ class NothingFromTheHost(TorchDispatchMode):
 def test_encoder_and_search_need_no_value_on_the_host(
     order: SearchOrder, layout: HistoryLayout, num_items: int, threshold: float | None
 ) -> None:
-    whole = step_indexes(build_index(torch.randint(0, K, (I, M)), K), order)
+    whole = step_indexes(ops.TokenIndex.build(torch.randint(0, K, (I, M)), K), order)
     config = SearchConfig(6, 2, threshold, order)
     with FakeTensorMode() as fake, torch.inference_mode():
         model = random_model(num_items, layout)
-        indexes = [TokenIndex(*map(fake.from_tensor, index)) for index in whole]
+        indexes = [ops.TokenIndex(*map(fake.from_tensor, index)) for index in whole]
         codes_IM, item_BL = torch.zeros(I, M, dtype=torch.int64), torch.zeros(4, 5, dtype=torch.int64)
         with NothingFromTheHost():
             memory = model.remember(codes_IM[item_BL], item_BL[:, 0], item_BL)

@@ -9,7 +9,6 @@ from torch import Tensor
 from reg4rec import ops
 from reg4rec.infer.ranking import SOURCES, Ranking, bucket_ranks, rank_items
 from reg4rec.infer.search import Paths
-from reg4rec.kernels.beam_step.index import build_index
 
 NEVER = -math.inf
 K = 4
@@ -45,7 +44,7 @@ def rank(
     everything = list(range(len(codes)))
     allowed_I = torch.zeros(len(codes), dtype=torch.bool)
     allowed_I[everything if allowed is None else allowed] = True
-    index = build_index(codes_IM, K, None if allowed is None else torch.tensor(allowed))
+    index = ops.TokenIndex.build(codes_IM, K, None if allowed is None else torch.tensor(allowed))
     found: Ranking = rank_items(
         paths,
         index,
@@ -187,7 +186,7 @@ def test_every_user_has_item_scores_of_his_own() -> None:
     codes_IM = torch.zeros(3, 1, dtype=torch.int64)
     allowed_I = torch.ones(3, dtype=torch.bool)
     exclude_BX = torch.tensor([[-1], [2]])
-    index = build_index(codes_IM, K)
+    index = ops.TokenIndex.build(codes_IM, K)
     found = rank_items(paths, index, torch.arange(3), 3, exclude_BX, allowed_I, scoring(scores_BI, 1))
     assert found.items_BN.tolist() == [[2, 1, 0], [0, 1, -1]]
     assert found.scores_BN.tolist() == [[3.0, 2.0, 1.0], [5.0, 4.0, NEVER]]
@@ -250,7 +249,7 @@ def test_users_of_a_batch_are_filled_by_definition(
     rank_I = torch.randperm(catalog, generator=g)
     allowed_I = torch.rand(catalog, generator=g) < 0.9
     exclude_BX = torch.randint(-1, catalog, (users, 5), generator=g)
-    index = build_index(codes_IM, K, allowed_I.nonzero().squeeze(1), pairs)
+    index = ops.TokenIndex.build(codes_IM, K, allowed_I.nonzero().squeeze(1), pairs)
     found = rank_items(paths, index, rank_I, num_items, exclude_BX, allowed_I)
     for b in range(users):
         banned = {*exclude_BX[b].tolist(), *(~allowed_I).nonzero().squeeze(1).tolist()}

@@ -76,7 +76,7 @@ def test_an_index_of_some_items_leaves_the_others_out(
     recommender: Recommender, histories: dict[str, list[str]]
 ) -> None:
     rows = torch.arange(0, 60, 2)
-    index = ops.build_index(recommender.codes_IM, recommender.model.config.codebook_size, rows)
+    index = ops.TokenIndex.build(recommender.codes_IM, recommender.model.config.codebook_size, rows)
     some = Recommender(recommender.model, recommender.tokenizer, recommender.items, device="cpu", index=index)
     ids = recommender.items.ids.take(pa.array(rows.numpy())).to_pylist()
     check_lists(some.recommend(histories, k=60), histories, 60, set(ids))

@@ -15,12 +15,12 @@ import pytest
 import torch
 from polars.testing import assert_frame_equal
 
+from reg4rec import ops
 from reg4rec.cli.commands import trained_on
 from reg4rec.data import ItemCatalog, synthetic_shop
 from reg4rec.data.shop import SyntheticShop
 from reg4rec.errors import InputError
 from reg4rec.infer import Recommender
-from reg4rec.kernels.beam_step.index import build_index
 from reg4rec.model import ModelConfig, Reg4RecModel
 from reg4rec.storage import read_tensors, write_json, write_tensors
 from reg4rec.tokenizer import Tokenizer
@@ -48,7 +48,7 @@ def test_a_large_index_is_stored_and_mapped(
 ) -> None:
     assert not (saved / "index.safetensors").exists()
     large = recommender.with_search()
-    large.index = build_index(large.codes_IM, large.model.config.codebook_size, pairs=True)
+    large.index = ops.TokenIndex.build(large.codes_IM, large.model.config.codebook_size, pairs=True)
     large.remove_items(large.items.ids[2:5].to_pylist())
     large.save_pretrained(tmp_path / "large")
     loaded = Recommender.from_pretrained(tmp_path / "large", device="cpu")
@@ -56,7 +56,7 @@ def test_a_large_index_is_stored_and_mapped(
     assert all(map(torch.equal, loaded.index, large.index))
     assert_frame_equal(loaded.recommend(histories, k=12), large.recommend(histories, k=12))
     loaded.add_items(loaded.items.table.slice(2, 3))
-    whole = build_index(large.codes_IM, large.model.config.codebook_size, pairs=True)
+    whole = ops.TokenIndex.build(large.codes_IM, large.model.config.codebook_size, pairs=True)
     assert all(map(torch.equal, loaded.index, whole))
 
     stored = read_tensors(tmp_path / "large" / "index.safetensors")

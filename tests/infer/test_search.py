@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from reg4rec import ops
 from reg4rec.data.shop import SyntheticShop
 from reg4rec.errors import InputError
 from reg4rec.infer import Paths, Recommender, SearchConfig, SearchOrder, search, step_indexes
-from reg4rec.kernels.beam_step.index import TokenIndex, build_index
 from reg4rec.model import HistoryLayout, Memory, ModelConfig, Reg4RecModel
 
 M, K, C, I = 3, 4, 5, 14  # noqa: E741
@@ -134,9 +134,9 @@ def small_model(
     return model
 
 
-def steps_of(codes_IM: Tensor, codebook_size: int = K, order: SearchOrder = "confidence") -> list[TokenIndex]:
+def steps_of(codes_IM: Tensor, codebook_size: int = K, order: SearchOrder = "confidence") -> list[ops.TokenIndex]:
     """What each step of a search over all items reads."""
-    return step_indexes(build_index(codes_IM, codebook_size), order)
+    return step_indexes(ops.TokenIndex.build(codes_IM, codebook_size), order)
 
 
 def small_catalog(seed: int) -> Tensor:
@@ -302,7 +302,7 @@ def test_a_trained_model_returns_items_that_exist(
 ) -> None:
     codes_IM = recommender.codes_IM
     some = torch.arange(0, len(codes_IM), 2)
-    index = build_index(codes_IM, recommender.model.config.codebook_size, some)
+    index = ops.TokenIndex.build(codes_IM, recommender.model.config.codebook_size, some)
     model = copy.copy(recommender.model)
     model.config = replace(model.config, renormalize=False)
     paths = search(model, users.memory, [index] * codes_IM.shape[1], SearchConfig(8, 4, threshold), users.history_BX)

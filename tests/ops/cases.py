@@ -132,7 +132,7 @@ def _beam(sizes: Sizes, dtype: torch.dtype, g: Generator) -> tuple[Any, ...]:
         -torch.rand(batch, paths, generator=g),
         torch.where(used_BPM, known_BPM, -1),
         0.1 * torch.rand(batch, paths, generator=g),
-        ops.build_index(codes_IM, codes),
+        ops.TokenIndex.build(codes_IM, codes),
         max(1, paths - 2),
         2,
         0.09,
@@ -224,7 +224,7 @@ def _path_topk(sizes: Sizes, dtype: torch.dtype, g: Generator) -> tuple[Any, ...
         rows.masked_fill(rows % 3 == 0, -1),
         torch.tensor(-2.0, dtype=dtype),
     )
-    index = ops.build_index(codes_IM, codes, pairs=paths % 2 == 0)
+    index = ops.TokenIndex.build(codes_IM, codes, pairs=paths % 2 == 0)
     return (
         tokens_BWM.masked_fill(~decoded, -1),
         scores_BW,

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from reg4rec.kernels.beam_step.index import build_index
-from reg4rec.kernels.beam_step.reference import admissible_tokens, beam_step_reference, prune_paths
+from reg4rec import ops
+from reg4rec.kernels.beam_step.reference import beam_step_reference
 
 NEVER = -math.inf
 
@@ -54,7 +54,7 @@ def random_case(seed, batch=5, num_items=40, num_codebooks=3, codebook_size=5, n
 @pytest.mark.parametrize("pairs", [False, True])
 def test_whole_search_equals_exhaustive_search(seed, threshold, items, renormalize, pairs):
     draw, codes, exclude, (batch, num_codebooks, codebook_size, num_beams, num_spares) = random_case(seed)
-    index = build_index(codes, codebook_size, items, pairs)
+    index = ops.TokenIndex.build(codes, codebook_size, items, pairs)
     rows = range(len(codes)) if items is None else items.tolist()
     scores = torch.zeros(batch, 1)
     tokens = torch.full((batch, 1, num_codebooks), -1)
@@ -93,7 +93,7 @@ def test_whole_search_equals_exhaustive_search(seed, threshold, items, renormali
 
 
 def test_equal_scores_go_to_the_lowest_child():
-    index = build_index(torch.tensor([[0, 0], [1, 1], [2, 2]]), 3)
+    index = ops.TokenIndex.build(torch.tensor([[0, 0], [1, 1], [2, 2]]), 3)
     parent, token, scores, _ = beam_step_reference(
         torch.zeros(1, 1, 2, 3), torch.zeros(1, 1), torch.full((1, 1, 2), -1), None, index, 2, 0
     )
@@ -103,7 +103,7 @@ def test_equal_scores_go_to_the_lowest_child():
 
 
 def test_two_orders_of_one_set_are_merged_and_the_better_one_stays():
-    index = build_index(torch.tensor([[0, 1]]), 2)
+    index = ops.TokenIndex.build(torch.tensor([[0, 1]]), 2)
     tokens = torch.tensor([[[0, -1], [-1, 1]]])
     parent, token, scores, _ = beam_step_reference(
         torch.zeros(1, 2, 2, 2), torch.tensor([[-2.0, -1.0]]), tokens, None, index, 2, 0
@@ -114,7 +114,7 @@ def test_two_orders_of_one_set_are_merged_and_the_better_one_stays():
 
 
 def test_a_user_for_whom_everything_is_excluded_gets_no_path():
-    index = build_index(torch.tensor([[0, 1], [1, 1]]), 2)
+    index = ops.TokenIndex.build(torch.tensor([[0, 1], [1, 1]]), 2)
     parent, token, scores, fallback = beam_step_reference(
         torch.zeros(2, 1, 2, 2), torch.zeros(2, 1), torch.full((2, 1, 2), -1), None, index, 3, 0, None,
         torch.tensor([[0, 1, 1], [-1, 0, 0]]),
@@ -127,7 +127,7 @@ def test_a_user_for_whom_everything_is_excluded_gets_no_path():
 
 
 def test_prune_keeps_the_least_divergent_when_none_is_consistent():
-    kept, fallback = prune_paths(
+    kept, fallback = ops.prune_paths(
         torch.tensor([[-1.0, -2.0, NEVER], [-1.0, -2.0, -3.0]]),
         torch.tensor([[0.5, 0.3, 0.0], [0.01, 0.9, 0.02]]), 2, 0.06,
     )  # fmt: skip
@@ -136,13 +136,12 @@ def test_prune_keeps_the_least_divergent_when_none_is_consistent():
 
 
 def test_an_empty_batch_and_a_dead_path_are_no_special_case():
-    index = build_index(torch.tensor([[0, 1]]), 2)
-    assert admissible_tokens(
-        torch.empty(0, 3, 2, dtype=torch.long), torch.empty(0, 3, dtype=torch.bool), index
-    ).shape == (0, 3, 2, 2)
-    assert not admissible_tokens(torch.tensor([[[0, -1]]]), torch.tensor([[False]]), index).any()
+    index = ops.TokenIndex.build(torch.tensor([[0, 1]]), 2)
+    none = torch.empty(0, 3, 2, dtype=torch.long), torch.empty(0, 3, dtype=torch.bool)
+    assert index.admissible_tokens(*none).shape == (0, 3, 2, 2)
+    assert not index.admissible_tokens(torch.tensor([[[0, -1]]]), torch.tensor([[False]])).any()
 
 
 def test_codes_outside_the_codebook_are_refused():
     with pytest.raises(ValueError, match=r"0\.\.2, found 0\.\.3"):
-        build_index(torch.tensor([[0, 3]]), 3)
+        ops.TokenIndex.build(torch.tensor([[0, 3]]), 3)

@@ -16,6 +16,7 @@ from tests.ops.cases import inputs
 pytestmark = pytest.mark.skipif(native_problem() is not None, reason="needs the extension")
 
 NEVER = -math.inf
+INDEX = ops.TokenIndex.build(torch.zeros(4, 2), 3)
 
 
 def assert_as_defined(args: tuple[Any, ...]) -> None:
@@ -66,7 +67,7 @@ def random_call(seed: int) -> tuple[Any, ...]:
         scores_BP,
         torch.where(used_BPM, known_BPM, -1),
         draw.choice((None, js_BP)),
-        ops.build_index(codes_IM, codes, draw.choice((None, some)), draw.choice((False, True))),
+        ops.TokenIndex.build(codes_IM, codes, draw.choice((None, some)), draw.choice((False, True))),
         draw.randint(1, 10),
         draw.randrange(4),
         draw.choice((None, 0.0, 0.05)),
@@ -104,12 +105,11 @@ def test_any_number_of_threads_gives_the_same_bytes() -> None:
     [
         ({0: torch.zeros(1, 1, 2, 3, dtype=torch.float64)}, "computes float32 and bfloat16 logits"),
         ({1: torch.zeros(1, 1, dtype=torch.float16)}, "scores_BP is torch.float16"),
-        ({4: ops.build_index(torch.zeros(4, 2), 3)._replace(counts_MK=torch.ones(3, 2).int().T)}, "a contiguous index"),
+        ({4: INDEX._replace(counts_MK=torch.ones(3, 2).int().T)}, "a contiguous index"),
     ],
 )
 def test_what_it_does_not_compute_it_says(change: dict[int, Any], reason: str) -> None:
-    index = ops.build_index(torch.zeros(4, 2), 3)
-    args: list[Any] = [torch.zeros(1, 1, 2, 3), torch.zeros(1, 1), torch.full((1, 1, 2), -1), None, index, 2, 0]
+    args: list[Any] = [torch.zeros(1, 1, 2, 3), torch.zeros(1, 1), torch.full((1, 1, 2), -1), None, INDEX, 2, 0]
     args = [change.get(at, value) for at, value in enumerate(args)]
     assert reason in ops.which("beam_step", *args).reasons["cpp"]
     with ops.use_backend("cpp"), pytest.raises(BackendError, match=reason):

@@ -138,7 +138,7 @@ def test_larger_steps_are_answered_as_defined(sizes: tuple[int, ...], dtype: tor
 
 def test_near_ties_are_decided_in_fp64(emulated: list[str]) -> None:
     logits_BPMK = 0.5 + 2.0**-24 * torch.arange(64).view(1, 1, 1, 64)
-    index = ops.build_index(torch.arange(64)[:, None], 64)
+    index = ops.TokenIndex.build(torch.arange(64)[:, None], 64)
     token_BW = ops.beam_step(logits_BPMK, torch.zeros(1, 1), torch.full((1, 1, 1), -1), None, index, 64, 0)[1]
     assert token_BW[0].tolist() == list(range(63, -1, -1))
 
@@ -147,7 +147,7 @@ def test_of_equally_divergent_paths_the_first_is_kept(emulated: list[str]) -> No
     js_BP = torch.tensor([[math.nan, math.inf, math.nan], [0.4, 0.3, 0.3]])
     scores_BP = torch.tensor([[-1.0, 0, 0], [0, -1, 0]])
     paths = (torch.zeros(2, 3, 2, 4), scores_BP, torch.full((2, 3, 2), -1), js_BP)
-    args = (*paths, ops.build_index(torch.arange(4).repeat(2, 1).T, 4), 3, 0, 0.1)
+    args = (*paths, ops.TokenIndex.build(torch.arange(4).repeat(2, 1).T, 4), 3, 0, 0.1)
     assert_as_defined("beam_step", args)
     parent_BW, *_, fallback_B = ops.beam_step(*args)
     assert parent_BW.tolist() == [[0] * 3, [1] * 3]
@@ -160,7 +160,7 @@ def test_a_user_from_whom_a_whole_token_is_excluded(path: tuple[int, ...], pairs
     codes_IM = torch.randint(5, (300, 3))
     exclude_BX = (codes_IM[:, 1] == 2).nonzero().T.contiguous()
     args = (torch.randn(1, 1, 3, 5), torch.zeros(1, 1), torch.tensor(path).view(1, 1, 3), None)
-    index = ops.build_index(codes_IM, 5, pairs=pairs)
+    index = ops.TokenIndex.build(codes_IM, 5, pairs=pairs)
     assert_as_defined("beam_step", (*args, index, 15, 0, None, exclude_BX))
     assert 5 + 2 not in ops.beam_step(*args, index, 15, 0, None, exclude_BX)[1]
 
@@ -211,7 +211,7 @@ def test_items_in_ascending_order_of_score(emulated: list[str]) -> None:
 
 def test_what_it_does_not_compute_it_says(emulated: list[str]) -> None:
     def step(books: int, width: int, dtype: torch.dtype = torch.float32) -> tuple[Any, ...]:
-        index = ops.build_index(torch.zeros(4, books), 3)
+        index = ops.TokenIndex.build(torch.zeros(4, books), 3)
         tokens_BPM = torch.full((1, 40, books), -1)
         return torch.zeros(1, 40, books, 3, dtype=dtype), torch.zeros(1, 40), tokens_BPM, None, index, width, 0
 

@@ -94,7 +94,7 @@ def test_a_split_gives_the_same_bits(backend: str) -> None:
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_nan_is_the_worst_score_and_paths_to_no_item_are_passed_over(backend: str) -> None:
     codes_IM = torch.tensor([[0, 1], [0, 2], [1, 1], [0, 3]])
-    index = ops.build_index(codes_IM, 4)
+    index = ops.TokenIndex.build(codes_IM, 4)
     residual = torch.tensor([[torch.nan], [1.0], [2.0], [-torch.inf]])
     scoring = ops.ItemScoring(
         torch.zeros(1, 2, 4), torch.ones(1, 1), residual, torch.tensor([[1, -1]]), torch.tensor(0.5)

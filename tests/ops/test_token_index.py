@@ -4,8 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from reg4rec.kernels.beam_step.index import TokenIndex, add_to_index, build_index, pair_slot, remove_from_index
-from reg4rec.kernels.beam_step.reference import items_sharing_tokens, items_with_tokens
+from reg4rec.kernels.token_index import TokenIndex, pair_slot
 
 
 def assert_same(found: TokenIndex, expected: TokenIndex) -> None:
@@ -21,7 +20,7 @@ def random_codes(num_items: int, num_codebooks: int, codebook_size: int, seed: i
 @pytest.mark.parametrize("some", [None, torch.tensor([40, 3, 7, 8, 22])])
 def test_lists_hold_the_items_of_their_tokens_in_order(some: Tensor | None) -> None:
     codes_IM = random_codes(50, 4, 5)
-    index = build_index(codes_IM, 5, some, pairs=True)
+    index = TokenIndex.build(codes_IM, 5, some, pairs=True)
     rows = range(50) if some is None else sorted(some.tolist())
     for r in range(4):
         for i in range(5):
@@ -38,11 +37,11 @@ def test_lists_hold_the_items_of_their_tokens_in_order(some: Tensor | None) -> N
 
 
 def test_pairs_are_listed_where_their_lists_hold_an_item_on_average() -> None:
-    assert build_index(random_codes(25, 3, 5), 5).lists_pairs
-    assert not build_index(random_codes(24, 3, 5), 5).lists_pairs
-    assert not build_index(random_codes(30, 9, 5), 5).lists_pairs
-    assert not build_index(random_codes(30, 1, 5), 5).lists_pairs
-    assert build_index(random_codes(30, 8, 5), 5).lists_pairs
+    assert TokenIndex.build(random_codes(25, 3, 5), 5).lists_pairs
+    assert not TokenIndex.build(random_codes(24, 3, 5), 5).lists_pairs
+    assert not TokenIndex.build(random_codes(30, 9, 5), 5).lists_pairs
+    assert not TokenIndex.build(random_codes(30, 1, 5), 5).lists_pairs
+    assert TokenIndex.build(random_codes(30, 8, 5), 5).lists_pairs
 
 
 @pytest.mark.parametrize("pairs", [False, True])
@@ -52,15 +51,15 @@ def test_a_changed_index_is_the_one_built_from_scratch(
 ) -> None:
     codes_IM = random_codes(60, num_codebooks, codebook_size)
     new_N = torch.arange(kept, 60).flip(0)
-    whole, smaller = (build_index(codes_IM[:n], codebook_size, pairs=pairs) for n in (60, kept))
-    assert_same(add_to_index(smaller, codes_IM, new_N), whole)
-    assert_same(remove_from_index(whole, new_N), smaller)
+    whole, smaller = (TokenIndex.build(codes_IM[:n], codebook_size, pairs=pairs) for n in (60, kept))
+    assert_same(smaller.with_items(codes_IM, new_N), whole)
+    assert_same(whole.without_items(new_N), smaller)
 
     middle = torch.tensor([5, 0, 33])
-    without = remove_from_index(whole, middle)
+    without = whole.without_items(middle)
     others = torch.tensor([row for row in range(60) if row not in middle])
-    assert_same(without, build_index(codes_IM, codebook_size, others, pairs))
-    assert_same(add_to_index(without, codes_IM, middle), whole)
+    assert_same(without, TokenIndex.build(codes_IM, codebook_size, others, pairs))
+    assert_same(without.with_items(codes_IM, middle), whole)
 
 
 @pytest.mark.parametrize("num_used", [1, 2, 3, 4])
@@ -70,7 +69,7 @@ def test_items_with_tokens_are_those_that_carry_them_all(num_used: int) -> None:
     tokens_NM = torch.where(used_NM, random_codes(50, 4, 6, seed=2), -1)
     expected = ((tokens_NM[:, None] < 0) | (tokens_NM[:, None] == codes_IM)).all(2).nonzero().tolist()
     for pairs in (False, True):
-        path_T, item_T = items_with_tokens(tokens_NM, build_index(codes_IM, 6, pairs=pairs))
+        path_T, item_T = TokenIndex.build(codes_IM, 6, pairs=pairs).items_with_tokens(tokens_NM)
         assert sorted(zip(path_T.tolist(), item_T.tolist(), strict=True)) == [(n, i) for n, i in expected]
 
 
@@ -86,7 +85,7 @@ def test_items_sharing_tokens_are_each_found_once_with_how_many_they_share(
     shared_NI = (tokens_NM[:, None] == codes_IM).sum(2)
     fewest_N = torch.full((50,), fewest).index_fill_(0, torch.tensor([7]), min(fewest, 2))
     expected = (shared_NI >= fewest_N[:, None]).nonzero().tolist()
-    path_T, item_T, shared_T = items_sharing_tokens(tokens_NM, fewest_N, build_index(codes_IM, 6, pairs=pairs))
+    path_T, item_T, shared_T = TokenIndex.build(codes_IM, 6, pairs=pairs).items_sharing_tokens(tokens_NM, fewest_N)
     assert path_T.tolist() == sorted(path_T.tolist())
     assert sorted(zip(path_T.tolist(), item_T.tolist(), strict=True)) == [(n, i) for n, i in expected]
     assert shared_T.tolist() == shared_NI[path_T, item_T].tolist()

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from reg4rec.kernels.beam_step.index import build_index
+from reg4rec import ops
 from reg4rec.model import ModelConfig, Reg4RecModel
 from reg4rec.train.losses import StepTargets, path_losses
 
@@ -54,7 +54,7 @@ def losses_of(
     column_L = torch.arange(codes_BLM.shape[1])
     states_NSD = model.decode_on(memory_BSD, number_S, codes_BLM, order_BLM, column_L)[filled_BL]
     of_targets = (codes_BLM[filled_BL], order_BLM[filled_BL], category_BL[filled_BL])
-    index = build_index(codes_BLM.flatten(0, 1), K) if renormalize else None
+    index = ops.TokenIndex.build(codes_BLM.flatten(0, 1), K) if renormalize else None
     return path_losses(model, states_NSD, *of_targets, targets, index)
 
 

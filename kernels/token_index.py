@@ -1,0 +1,247 @@
+"""The index over existing items: which of them carry which tokens, and what a path can still become."""
+
+from itertools import combinations
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .checks import bind
+from .posting_lists import PostingLists
+
+__all__ = ["TokenIndex", "bind_index", "pair_slot"]
+
+MOST_PAIRED = 8
+"""Codebooks up to which pairs are listed: they take 2 M (M - 1) bytes an item."""
+LISTS = ("offsets", "postings", "pair_offsets", "pair_postings")
+
+
+class TokenIndex(NamedTuple):
+    """Which items carry which tokens: a posting list of item rows for every token, in large catalogs for every pair.
+
+    codes_IM: int32, the item's token in each codebook. offsets: int64 (M * K + 1,), the posting list of token
+    (r, j) is `postings[offsets[r * K + j] : offsets[r * K + j + 1]]`, item rows ascending. postings: int32.
+    counts_MK: int32, the length of every list. pair_offsets: int64 (M (M - 1) / 2 * K * K + 1,), pair_postings: int32,
+    the same for two tokens (`pair_slot`); both empty where pairs are not listed.
+
+    `build` makes one. Paths that it is asked about have a token for each codebook, -1 where they have none yet.
+    """
+
+    codes_IM: Tensor
+    offsets: Tensor
+    postings: Tensor
+    counts_MK: Tensor
+    pair_offsets: Tensor
+    pair_postings: Tensor
+
+    @classmethod
+    def build(
+        cls, codes_IM: Tensor, codebook_size: int, items: Tensor | None = None, pairs: bool | None = None
+    ) -> "TokenIndex":
+        """Index all items, or only the rows in `items` (distinct): the others can then never be reached.
+
+        `pairs` lists pairs of tokens too; None decides by size: where their lists hold an item on average, for up to 8
+        codebooks. ValueError for codes outside 0..codebook_size-1, the one place where their values are checked.
+        """
+        num_items, num_codebooks = codes_IM.shape
+        if num_items and (int(codes_IM.min()) < 0 or int(codes_IM.max()) >= codebook_size):
+            raise ValueError(
+                f"codes_IM must lie in 0..{codebook_size - 1}, found {int(codes_IM.min())}..{int(codes_IM.max())}"
+            )
+        rows = torch.arange(num_items, device=codes_IM.device) if items is None else items.long().sort().values
+        if pairs is None:
+            pairs = num_codebooks <= MOST_PAIRED and len(rows) >= codebook_size**2
+        codes_MN = codes_IM[rows].int().T.contiguous()
+        tokens = PostingLists.build(list(codes_MN), codebook_size, rows)
+        keys = [codes_MN[r] * codebook_size + codes_MN[s] for r, s in combinations(range(num_codebooks), 2)]
+        if not pairs or not keys:
+            return cls._of(codes_IM, codebook_size, tokens, PostingLists(tokens.offsets[:0], tokens.postings[:0]))
+        return cls._of(codes_IM, codebook_size, tokens, PostingLists.build(keys, codebook_size**2, rows))
+
+    @classmethod
+    def _of(cls, codes_IM: Tensor, codebook_size: int, tokens: PostingLists, pairs: PostingLists) -> "TokenIndex":
+        counts_MK = tokens.offsets.diff().int().view(-1, codebook_size)
+        return cls(codes_IM.int().contiguous(), *tokens, counts_MK, *pairs)
+
+    def with_items(self, codes_IM: Tensor, rows_N: Tensor) -> "TokenIndex":
+        """The index with the rows `rows_N` (distinct, not in it yet) of `codes_IM`, which begins with its own codes.
+
+        Merges in linear time what `build` would sort; pairs stay listed or not, as they are.
+        """
+        size = self.counts_MK.shape[1]
+        added = TokenIndex.build(codes_IM[rows_N], size, pairs=self.lists_pairs)
+        tokens = self._tokens.merged(added.offsets, rows_N[added.postings.long()])
+        pairs = self._pairs.merged(added.pair_offsets, rows_N[added.pair_postings.long()])
+        return TokenIndex._of(codes_IM, size, tokens, pairs)
+
+    def without_items(self, rows_N: Tensor) -> "TokenIndex":
+        """The index without the rows `rows_N` (distinct), in linear time; their codes stay where they are."""
+        is_removed_I = torch.zeros(len(self.codes_IM), dtype=torch.bool, device=rows_N.device)
+        is_removed_I[rows_N] = True
+        tokens, pairs = self._tokens.without(is_removed_I), self._pairs.without(is_removed_I)
+        return TokenIndex._of(self.codes_IM, self.counts_MK.shape[1], tokens, pairs)
+
+    def stored(self) -> dict[str, Tensor]:
+        """What `restored` needs beside the codes."""
+        return {name: getattr(self, name) for name in LISTS}
+
+    @classmethod
+    def restored(cls, stored: dict[str, Tensor], codes_IM: Tensor, codebook_size: int, num_items: int) -> "TokenIndex":
+        """The index of `num_items` of the items; KeyError or ValueError where the lists cannot be theirs."""
+        num_codebooks = codes_IM.shape[1]
+        num_pairs = num_codebooks * (num_codebooks - 1) // 2
+        offsets, postings, pair_offsets, pair_postings = (stored[name] for name in LISTS)
+        sizes = {
+            "offsets": (num_codebooks * codebook_size + 1, len(offsets)),
+            "postings": (num_codebooks * num_items, len(postings)),
+            "pair_offsets": (num_pairs * codebook_size**2 + 1, len(pair_offsets)),
+            "pair_postings": (num_pairs * num_items, len(pair_postings)),
+            "last offset": (len(postings), int(offsets[-1])),
+            "last pair_offset": (len(pair_postings), int(pair_offsets[-1])),
+        }
+        for name, (expected, found) in sizes.items():
+            if expected != found:
+                raise ValueError(f"{name}: {expected} expected, {found} found")
+        for begins, rows in ((offsets, postings), (pair_offsets, pair_postings)):
+            if int(begins[0]) != 0 or bool((begins.diff() < 0).any()):
+                raise ValueError("offsets must rise from 0")
+            if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < len(codes_IM):
+                raise ValueError(f"rows must lie in 0..{len(codes_IM) - 1}")
+        if codes_IM.min() < 0 or codes_IM.max() >= codebook_size:
+            raise ValueError(f"codes must lie in 0..{codebook_size - 1}")
+        pairs = PostingLists(pair_offsets, pair_postings)
+        return cls._of(codes_IM, codebook_size, PostingLists(offsets, postings), pairs)
+
+    @property
+    def lists_pairs(self) -> bool:
+        return len(self.pair_offsets) > 0
+
+    def listed_items(self) -> Tensor:
+        """Which items the index lists (I,)."""
+        rows = self.postings[: self.offsets[self.counts_MK.shape[1]]]  # every item has one token of the first codebook
+        return torch.zeros(len(self.codes_IM), dtype=torch.bool, device=rows.device).index_fill_(0, rows.long(), True)
+
+    def admissible_tokens(self, tokens_BPM: Tensor, live_BP: Tensor, exclude_BX: Tensor | None = None) -> Tensor:
+        """open_BPMK: the tokens of unused codebooks by which a live path can still become an item.
+
+        That is a listed one which is not in the user's row of exclude_BX (padded with -1).
+        """
+        batch, paths, num_codebooks = tokens_BPM.shape
+        codebook_size = self.counts_MK.shape[1]
+        open_BPMK = torch.zeros(batch, paths, num_codebooks, codebook_size, dtype=torch.bool, device=tokens_BPM.device)
+        begun_BP = (tokens_BPM >= 0).any(-1)
+        root_B, root_P = (live_BP & ~begun_BP).nonzero(as_tuple=True)
+        if len(root_B):
+            open_BPMK[root_B, root_P] = self._open_at_root(batch, exclude_BX)[root_B]
+        path_B, path_P = (live_BP & begun_BP).nonzero(as_tuple=True)
+        path_T, item_T = self.items_with_tokens(tokens_BPM[path_B, path_P])
+        if exclude_BX is not None:
+            allowed = ~self.is_excluded(path_B[path_T], item_T, exclude_BX)
+            path_T, item_T = path_T[allowed], item_T[allowed]
+        book_M = torch.arange(num_codebooks, device=path_T.device)
+        rows_TM = (path_B * paths + path_P)[path_T, None] * num_codebooks + book_M
+        open_BPMK.view(-1)[rows_TM * codebook_size + self.codes_IM[item_T].long()] = True
+        return open_BPMK & (tokens_BPM < 0)[..., None]
+
+    def items_with_tokens(self, tokens_NM: Tensor) -> tuple[Tensor, Tensor]:
+        """All (path, item) pairs where the item carries every token of the path: its shortest list, filtered."""
+        slots_NM = self._token_slots(tokens_NM)
+        if self.lists_pairs:
+            slots_NC, _ = self._pair_slots(tokens_NM)
+            paired_N1 = (slots_NC >= 0).any(1, keepdim=True)
+            alone_T, alone_item_T = self._tokens.shortest(slots_NM.masked_fill(paired_N1, -1))
+            pair_T, pair_item_T = self._pairs.shortest(slots_NC)
+            path_T, item_T = torch.cat([alone_T, pair_T]), torch.cat([alone_item_T, pair_item_T])
+        else:
+            path_T, item_T = self._tokens.shortest(slots_NM)
+        wanted_TM = tokens_NM[path_T]
+        fits_T = ((wanted_TM < 0) | (wanted_TM == self.codes_IM[item_T])).all(1)
+        return path_T[fits_T], item_T[fits_T]
+
+    def items_sharing_tokens(self, tokens_NM: Tensor, fewest_N: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """All (path, item) pairs, by path, that share `fewest_N` (1 or more) of its tokens, and how many they share.
+
+        An item that shares f of d tokens carries one of any d - f + 1 of them, so the shortest lists of so many are
+        read. With the codebooks in f - 1 groups it carries two of one group, so pairs within groups do where pairs are
+        listed.
+        """
+        if self.lists_pairs and bool((fewest_N > 1).all()):
+            lists = self._pairs
+            slots_NX, (left_X, right_X) = self._pair_slots(tokens_NM)
+            num_groups_N1 = fewest_N[:, None] - 1
+            read_NX = (slots_NX >= 0) & (left_X % num_groups_N1 == right_X % num_groups_N1)
+        else:
+            lists = self._tokens
+            slots_NX = self._token_slots(tokens_NM)
+            left_X = right_X = torch.arange(slots_NX.shape[1], device=slots_NX.device)
+            place_NX = lists.lengths(slots_NX, 2**62).sort(dim=1, stable=True).indices.argsort(1)
+            read_NX = place_NX < ((tokens_NM >= 0).sum(1) - fewest_N + 1)[:, None]
+        path_L, list_L = read_NX.nonzero(as_tuple=True)
+        at_T, item_T = lists.rows(slots_NX[path_L, list_L])
+        path_T = path_L[at_T]
+        shared_TM = self.codes_IM[item_T] == tokens_NM[path_T]
+        shared_T = shared_TM.sum(1)
+        # an item that stands in several of a path's lists is taken from the first
+        standing_TX = shared_TM[:, left_X] & shared_TM[:, right_X] & read_NX[path_T]
+        first_T = standing_TX.cumsum(1).gather(1, list_L[at_T, None]).squeeze(1) == 1
+        taken_T = first_T & (shared_T >= fewest_N[path_T])
+        return path_T[taken_T], item_T[taken_T], shared_T[taken_T]
+
+    def is_excluded(self, user_T: Tensor, item_T: Tensor, exclude_BX: Tensor) -> Tensor:
+        """Which items stand in the row of exclude_BX (items, -1 for none) of the user beside them."""
+        num_items = len(self.codes_IM)
+        user_B1 = torch.arange(exclude_BX.shape[0], device=exclude_BX.device)[:, None]
+        keys = torch.where(exclude_BX >= 0, user_B1 * num_items + exclude_BX, -1)
+        return torch.isin(user_T * num_items + item_T, keys)
+
+    @property
+    def _tokens(self) -> PostingLists:
+        return PostingLists(self.offsets, self.postings)
+
+    @property
+    def _pairs(self) -> PostingLists:
+        return PostingLists(self.pair_offsets, self.pair_postings)
+
+    def _token_slots(self, tokens_NM: Tensor) -> Tensor:
+        """slots_NM: the posting lists of a path's tokens, -1 for none."""
+        num_codebooks, codebook_size = self.counts_MK.shape
+        first_M = torch.arange(num_codebooks, device=tokens_NM.device) * codebook_size
+        return (tokens_NM + first_M).masked_fill(tokens_NM < 0, -1)
+
+    def _pair_slots(self, tokens_NM: Tensor) -> tuple[Tensor, Tensor]:
+        """slots_NC: the lists of the pairs of a path's tokens, -1 for none, and the codebooks of each pair (2, C)."""
+        num_codebooks, codebook_size = self.counts_MK.shape
+        books_2C = torch.combinations(torch.arange(num_codebooks, device=tokens_NM.device)).T
+        first_C = torch.tensor([pair_slot(num_codebooks, codebook_size, r, s) for r, s in books_2C.T.tolist()])
+        left_NC, right_NC = tokens_NM[:, books_2C[0]], tokens_NM[:, books_2C[1]]
+        slots_NC = left_NC * codebook_size + right_NC + first_C.to(tokens_NM.device)
+        return slots_NC.masked_fill((left_NC < 0) | (right_NC < 0), -1), books_2C
+
+    def _open_at_root(self, batch: int, exclude_BX: Tensor | None) -> Tensor:
+        """open_BMK before the first token: tokens that more items carry than are excluded."""
+        num_codebooks, codebook_size = self.counts_MK.shape
+        counts_BR = self.counts_MK.view(1, -1).repeat(batch, 1)
+        if exclude_BX is not None and exclude_BX.shape[1]:
+            distinct = exclude_BX.sort(dim=1).values
+            first = torch.nn.functional.pad(distinct[:, 1:] != distinct[:, :-1], (1, 0), value=True) & (distinct >= 0)
+            user_T, slot_T = first.nonzero(as_tuple=True)
+            item_T = distinct[user_T, slot_T]
+            token_TM = self.codes_IM[item_T].long() + torch.arange(num_codebooks, device=item_T.device) * codebook_size
+            indexed_T = self.listed_items()[item_T]
+            gone = (user_T[:, None] * counts_BR.shape[1] + token_TM)[indexed_T].reshape(-1)
+            counts_BR.view(-1).index_add_(0, gone, torch.full_like(gone, -1, dtype=counts_BR.dtype))
+        return (counts_BR > 0).view(batch, num_codebooks, codebook_size)
+
+
+def pair_slot(num_codebooks: int, codebook_size: int, r: int, s: int) -> int:
+    """Where the lists of codebooks r < s begin: that of tokens (r, i) and (s, j) is i * K + j places behind."""
+    return (r * (2 * num_codebooks - r - 1) // 2 + s - r - 1) * codebook_size**2
+
+
+def bind_index(op: str, index: TokenIndex, sizes: dict[str, int], device: torch.device) -> None:
+    """`checks.bind` of an op's index; values were checked when it was built."""
+    offsets = {"index.offsets_Z": index.offsets, "index.pair_offsets_R": index.pair_offsets}
+    bind(op, {}, offsets, integer_dtypes=(torch.int64,), sizes=sizes, device=device)
+    lists = {"index.codes_IM": index.codes_IM, "index.counts_MK": index.counts_MK, "index.postings_Y": index.postings}
+    lists |= {"index.pair_postings_V": index.pair_postings}
+    bind(op, {}, lists, integer_dtypes=(torch.int32,), sizes=sizes, device=device)
