@@ -64,6 +64,20 @@ def test_a_later_room_imports_earlier_ones_never_the_other_way(path: Path) -> No
     assert found - names <= allowed
 
 
+def test_the_ops_alone_import_the_kernels() -> None:
+    """And of an op they take what its package exports; names in strings, for `importlib`, count as imports."""
+    offenders = []
+    for path in MODULES:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        named = [
+            node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        ]
+        found = {name for name in (*imported(path), *named) if re.search(r"\breg4rec\.kernels\b", name)}
+        allowed = r"reg4rec\.kernels\.\w+\.\w+" if names_of(path) == "reg4rec/ops.py" else r"$"
+        offenders += [f"{names_of(path)}: {name}" for name in sorted(found) if not re.fullmatch(allowed, name)]
+    assert not offenders, "\n".join(offenders)
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=names_of)
 def test_nothing_unpickles(path: Path) -> None:
     assert path.name != "utils.py"

@@ -8,10 +8,7 @@ import torch
 from torch import Generator, Tensor
 
 from reg4rec import ops
-from reg4rec.kernels.decoder_step.reference import decoder_shapes
-from reg4rec.kernels.encoder_memory.reference import encoder_shapes
-from reg4rec.kernels.fp8_linear.reference import E4M3, quantize
-from reg4rec.kernels.panels import Shapes, pack, unpack
+from reg4rec.kernels.panels import Shapes, unpack_weights
 
 Sizes = tuple[int, ...]
 Make = Callable[[Sizes, torch.dtype, Generator], tuple[Any, ...]]
@@ -61,8 +58,7 @@ def in_bf16(name: str, args: tuple[Any, ...]) -> tuple[Any, ...]:
     """A call of `encoder_memory` or `decoder_step` with its weights in bfloat16."""
     at = {"encoder_memory": 6, "decoder_step": 9}[name]
     dim, shape = args[0].shape[-1], args[at + 1]
-    shapes = encoder_shapes(dim, shape) if name == "encoder_memory" else decoder_shapes(dim, shape)
-    weights_N = pack(unpack(args[at], shapes, dim, F32), BF16)
+    weights_N = ops.pack_weights(unpack_weights(args[at], shape.part_shapes(dim), dim, F32), BF16)
     return *args[:at], weights_N, *args[at + 1 :]
 
 
@@ -163,7 +159,7 @@ def _weights(shapes: Sequence[Shapes], dim: int, dtype: torch.dtype, g: Generato
         layers = [(_normal(shape, dtype, g) * shape[1] ** -0.5, _normal(shape[:1], dtype, g)) for shape in layer_shapes]
         norms = [(1 + _normal((dim,), dtype, g) / 4, _normal((dim,), dtype, g)) for _ in range(num_norms)]
         parts.append((layers, norms))
-    return pack(parts, dtype)
+    return ops.pack_weights(parts, dtype)
 
 
 def _encoder(sizes: Sizes, dtype: torch.dtype, g: Generator) -> tuple[Any, ...]:
@@ -175,7 +171,7 @@ def _encoder(sizes: Sizes, dtype: torch.dtype, g: Generator) -> tuple[Any, ...]:
         _normal((users, slots, dim), dtype, g),
         1 + _integers(slots, (slots,), g),
         *(turn_SD.cos(), turn_SD.sin(), turn_BSD.cos(), turn_BSD.sin()),
-        _weights(encoder_shapes(dim, shape), dim, dtype, g),
+        _weights(shape.part_shapes(dim), dim, dtype, g),
         shape,
     )
 
@@ -194,7 +190,7 @@ def _decoder(sizes: Sizes, dtype: torch.dtype, g: Generator) -> tuple[Any, ...]:
         _integers(paths + 2, (users, paths, steps), g),
         _normal((users, both, heads, slots, width), dtype, g),
         torch.rand(users, slots, generator=g).argsort(1) <= _integers(slots, (users, 1), g),
-        _weights(decoder_shapes(dim, shape), dim, dtype, g),
+        _weights(shape.part_shapes(dim), dim, dtype, g),
         shape,
     )
 
@@ -235,7 +231,7 @@ def _fp8(sizes: Sizes, dtype: torch.dtype, g: Generator) -> tuple[Any, ...]:
 
 
 def _fp8_truth(x_TD: Tensor, weight_OD: Tensor, bias_O: Tensor, scaling: str) -> Tensor:
-    operands = (quantize(one, E4M3, scaling == "rowwise") for one in (x_TD, weight_OD))
+    operands = (ops.fp8_quantize(one, torch.float8_e4m3fn, scaling == "rowwise") for one in (x_TD, weight_OD))
     x_TD, weight_OD = (one.values.double() * one.scale.double() for one in operands)
     return x_TD @ weight_OD.T + bias_O.double()
 

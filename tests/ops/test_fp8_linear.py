@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from reg4rec import ops
 from reg4rec.kernels.dispatch import all_ops
-from reg4rec.kernels.fp8_linear.reference import E4M3, E5M2, Operand, quantize
+from reg4rec.kernels.fp8_linear.reference import E4M3, E5M2, Operand, fp8_quantize
 from tests.ops.cases import inputs
 from tests.ops.test_ops import DEVICE, OPCHECKS, call, gradients, largest_error
 
@@ -38,8 +38,8 @@ def exact_gradients(
 ) -> tuple[Tensor, ...]:
     """The products of the quantized operands in fp64, whose scales go along the axes that are not summed."""
     by_row = scaling == "rowwise"
-    x_grad_TD = exact(quantize(grad_TO, E5M2, by_row)) @ exact(quantize(weight_OD.T, E4M3, by_row)).T
-    weight_grad_OD = exact(quantize(grad_TO.T, E5M2, by_row)) @ exact(quantize(x_TD.T, E4M3, by_row)).T
+    x_grad_TD = exact(fp8_quantize(grad_TO, E5M2, by_row)) @ exact(fp8_quantize(weight_OD.T, E4M3, by_row)).T
+    weight_grad_OD = exact(fp8_quantize(grad_TO.T, E5M2, by_row)) @ exact(fp8_quantize(x_TD.T, E4M3, by_row)).T
     return x_grad_TD, weight_grad_OD, grad_TO.double().sum(0)
 
 
@@ -126,7 +126,7 @@ def test_a_kept_weight_is_checked_and_compiled(rowwise: int) -> None:
 @pytest.mark.parametrize("dtype", [E4M3, E5M2])
 def test_nothing_saturates_and_casts_stay_above_25_decibels(rowwise: int, dtype: torch.dtype) -> None:
     x_TD = torch.randn(512, 256, generator=torch.Generator().manual_seed(0))
-    operand = quantize(x_TD, dtype, bool(rowwise))
+    operand = fp8_quantize(x_TD, dtype, bool(rowwise))
     largest_A = operand.values.float().abs().amax(1)
     assert (largest_A.max() if not rowwise else largest_A.min()) == torch.finfo(dtype).max
     assert decibels(exact(operand), x_TD) >= 25
@@ -170,6 +170,6 @@ def test_operands_are_rounded_as_torch_rounds(rowwise: int) -> None:
     for dtype in (E4M3, E5M2):
         found = kernel.quantize(x_TD, dtype, bool(rowwise), rows=True, columns=True)
         for one, tensor in zip(found, (x_TD, x_TD.T), strict=True):
-            expected = quantize(tensor, dtype, bool(rowwise))
+            expected = fp8_quantize(tensor, dtype, bool(rowwise))
             assert torch.equal(one.values.float(), expected.values.float())
             assert torch.equal(one.scale, expected.scale)
