@@ -15,11 +15,7 @@ from torch.nn.functional import cross_entropy, embedding, layer_norm, linear
 from bench.bench_ops import Args, arguments, expected, num_bytes, operations
 from bench.conftest import Timed
 from reg4rec import ops
-from reg4rec.kernels.decoder_step.reference import decoder_shapes
-from reg4rec.kernels.dispatch import multiplies_bf16
-from reg4rec.kernels.encoder_memory.reference import encoder_shapes
-from reg4rec.kernels.fp8_linear.reference import E4M3, quantize
-from reg4rec.kernels.panels import Affine, Part, unpack
+from reg4rec.kernels.panels import Affine, Part, unpack_weights
 from reg4rec.model.layers import DecoderBlock, EncoderBlock
 from tests.ops.cases import CASES, in_bf16
 
@@ -81,7 +77,7 @@ def _mixed(ids_BM: Tensor, codebooks_MKE: Tensor, gate_BM: Tensor) -> tuple[Tens
 
 def scaled_mm(x_TD: Tensor, weight_OD: Tensor, bias_O: Tensor, scaling: str) -> Call:
     def run() -> Tensor:
-        x8, weight8 = (quantize(one, E4M3, scaling == "rowwise") for one in (x_TD, weight_OD))
+        x8, weight8 = (ops.fp8_quantize(one, torch.float8_e4m3fn, scaling == "rowwise") for one in (x_TD, weight_OD))
         # bfloat16, since not every version of torch gives float32 with scales per row
         y_TO = torch._scaled_mm(
             x8.values, weight8.values.T, scale_a=x8.scale, scale_b=weight8.scale.T, out_dtype=torch.bfloat16
@@ -120,7 +116,7 @@ def encoder_layers(
     shape: ops.EncoderShape,
 ) -> Call:
     dim, num_heads = x_BSE.shape[2], x_BSE.shape[2] // cos_SD.shape[1]
-    *parts, ((to_memory,), _) = unpack(weights_N, encoder_shapes(dim, shape), dim, x_BSE.dtype)
+    *parts, ((to_memory,), _) = unpack_weights(weights_N, shape.part_shapes(dim), dim, x_BSE.dtype)
     blocks = [_loaded(EncoderBlock(dim, num_heads, shape.ffn_dim, 0.0), part) for part in parts]
     readers = [DecoderBlock(dim, num_heads, shape.ffn_dim, 0.0) for _ in range(shape.num_both // 2)]
     for reader, weight, bias in zip(readers, *(t.chunk(len(readers)) for t in to_memory), strict=True):
@@ -152,7 +148,7 @@ def decoder_layers(
     shape: ops.DecoderShape,
 ) -> Call:
     dim, num_heads = inputs_XE.shape[1], memory_BZHLD.shape[2]
-    *parts, (heads, (norm_input,)) = unpack(weights_N, decoder_shapes(dim, shape), dim, inputs_XE.dtype)
+    *parts, (heads, (norm_input,)) = unpack_weights(weights_N, shape.part_shapes(dim), dim, inputs_XE.dtype)
     blocks = [_loaded(DecoderBlock(dim, num_heads, shape.ffn_dim, 0.0), part) for part in parts]
     own_BP1 = torch.arange(row_BP.shape[1])[:, None].expand(*row_BP.shape, 1)
     path_BPS, kept = torch.cat([rows_BPS, own_BP1], dim=2), kept_BTRZHD.clone()
@@ -180,7 +176,7 @@ def decoder_in_bf16(*args: Any) -> Call:
 
 
 def _in_bf16(name: str, args: Args) -> Call:
-    if not multiplies_bf16():
+    if not ops.cpp_multiplies_bf16():
         pytest.skip("needs AMX")
     in_half = in_bf16(name, args)
     return torch.inference_mode()(lambda: getattr(ops, name)(*in_half))

@@ -15,7 +15,7 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from bench.machine import copy_bandwidth, machine_name, operation_rate, peak_bytes, synchronized
-from reg4rec.kernels.machine import cpu_name
+from reg4rec.train.format_costs import cpu_name
 
 Timed = Callable[..., Any]
 

@@ -16,7 +16,7 @@ from reg4rec.kernels.fp8_linear.reference import (
     E5M2,
     fp8_linear_backward_reference,
     fp8_linear_reference,
-    quantize,
+    fp8_quantize,
 )
 from reg4rec.loop import make_optimizer
 from reg4rec.model import Linear, Size
@@ -72,7 +72,7 @@ def decibels(found: Tensor, right: Tensor) -> float:
 
 
 def cast(tensor: Tensor, dtype: torch.dtype, rowwise: bool) -> float:
-    operand = quantize(tensor, dtype, rowwise)
+    operand = fp8_quantize(tensor, dtype, rowwise)
     return decibels(operand.values.double() * operand.scale.double(), tensor.double())
 
 

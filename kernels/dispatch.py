@@ -24,11 +24,11 @@ __all__ = [
     "Choice",
     "Op",
     "all_ops",
+    "cpp_multiplies_bf16",
     "forced_backend",
-    "multiplies_bf16",
-    "native_is_asked_for",
     "status",
     "use_backend",
+    "uses_cpp",
 ]
 
 BACKENDS = ("cuda", "triton", "cpp", "eager")
@@ -67,7 +67,7 @@ def forced_backend() -> str | None:
     return _forced.get()
 
 
-def native_is_asked_for() -> bool:
+def uses_cpp() -> bool:
     """Whether calls on the CPU run in C++ where an op has no objection."""
     return forced_backend() in (None, "cpp") and backend_problem("cpp", "cpu", asked=False) is None
 
@@ -81,7 +81,7 @@ def native_isa() -> str | None:
     return _C.isa()
 
 
-def multiplies_bf16() -> bool:
+def cpp_multiplies_bf16() -> bool:
     """Whether C++ has a fast product of bfloat16, by matrix tiles; it has no other one."""
     return native_isa() == "amx"
 

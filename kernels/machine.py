@@ -3,23 +3,13 @@
 import functools
 import importlib.util
 import os
-import platform
-import re
 from pathlib import Path
 
 import torch
 
-__all__ = ["backend_problem", "cpu_name", "interpreted", "machine_problem", "native_has_cuda", "native_problem"]
+__all__ = ["backend_problem", "interpreted", "machine_problem", "native_has_cuda", "native_problem"]
 
 _PACKAGE = __name__.split(".", maxsplit=1)[0]
-
-
-def cpu_name() -> str:
-    """The processor as the system names it."""
-    facts = Path("/proc/cpuinfo")
-    text = facts.read_text(encoding="utf-8") if facts.exists() else ""
-    found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
-    return found[1] if found else platform.processor() or platform.machine()
 
 
 @functools.cache

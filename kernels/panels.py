@@ -1,14 +1,14 @@
 """The weights of a transformer in one tensor, as the vector code reads them (csrc/panels.h, csrc/packed.h)."""
 
 import functools
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Hashable, Sequence
+from typing import Protocol
 
 import torch
 
-from .dispatch import multiplies_bf16
+from .dispatch import cpp_multiplies_bf16
 
-__all__ = ["Affine", "Part", "Shapes", "affine", "num_weights", "pack", "unpack", "weights_objection"]
+__all__ = ["Affine", "Part", "Shapes", "affine", "num_weights", "pack_weights", "unpack_weights", "weights_objection"]
 
 PANEL = 32
 """Outputs whose weights lie side by side, input by input, in bfloat16 by pairs of inputs; these then come in multiples
@@ -24,10 +24,17 @@ Shapes = tuple[Sequence[tuple[int, int]], int]
 """Outputs and inputs of the layers of a part, and how many norms it has."""
 
 
-def pack(parts: Sequence[Part], dtype: torch.dtype) -> torch.Tensor:
+class ModelShape(Hashable, Protocol):
+    """What the shape of an encoder or decoder says of its packed weights."""
+
+    def part_shapes(self, dim: int) -> Sequence[Shapes]: ...
+
+
+def pack_weights(parts: Sequence[Part], dtype: torch.dtype) -> torch.Tensor:
     """weights_N: a copy of the parts, of the layers' weights in that dtype, without gradient.
 
-    In bfloat16 biases and norms are float32 still, each number in two places.
+    A part, a block say, is the weight and bias of each of its layers, and the gain and bias of each of its norms. In
+    bfloat16 biases and norms are float32 still, each number in two places.
     """
     packed = []
     for layers, norms in parts:
@@ -41,8 +48,8 @@ def pack(parts: Sequence[Part], dtype: torch.dtype) -> torch.Tensor:
     return torch.cat(packed)
 
 
-def unpack(weights_N: torch.Tensor, shapes: Sequence[Shapes], dim: int, computed: torch.dtype) -> list[Part]:
-    """The parts of these shapes, with norms of width dim, that `pack` took.
+def unpack_weights(weights_N: torch.Tensor, shapes: Sequence[Shapes], dim: int, computed: torch.dtype) -> list[Part]:
+    """The parts of these shapes, with norms of width dim, that `pack_weights` took.
 
     Weights are in their own dtype, biases and norms in the one that is computed in.
     """
@@ -67,26 +74,26 @@ def affine(x: torch.Tensor, layer: Affine) -> torch.Tensor:
     return torch.nn.functional.linear(x.to(weight_OI.dtype).to(x.dtype), weight_OI.to(x.dtype), bias_O)
 
 
-def num_weights(shapes_of: Callable[[int, Any], Sequence[Shapes]], dim: int, shape: Any, dtype: torch.dtype) -> int:
-    """N, for parts of the shapes that `shapes_of` makes of dim and shape, with norms of width dim."""
+def num_weights(shape: ModelShape, dim: int, dtype: torch.dtype) -> int:
+    """N, for a model of this shape with norms of width dim."""
     # it is asked for at every call, which takes microseconds; a symbolic size cannot be looked up
     is_known = type(dim) is int and not torch.compiler.is_compiling()
-    return (_remembered if is_known else _remembered.__wrapped__)(shapes_of, dim, shape, dtype)
+    return (_remembered if is_known else _remembered.__wrapped__)(shape, dim, dtype)
 
 
-@functools.cache
-def _remembered(shapes_of: Callable[[int, Any], Sequence[Shapes]], dim: int, shape: Any, dtype: torch.dtype) -> int:
+@functools.lru_cache(maxsize=None, typed=True)  # shapes of two types may be equal tuples
+def _remembered(shape: ModelShape, dim: int, dtype: torch.dtype) -> int:
     sizes = [
         sum(_whole(num_out) * (_stored(num_in, dtype) + _places(dtype)) for num_out, num_in in layer_shapes)
         + 2 * num_norms * dim * _places(dtype)
-        for layer_shapes, num_norms in shapes_of(dim, shape)
+        for layer_shapes, num_norms in shape.part_shapes(dim)
     ]
     return sum(sizes)
 
 
 def weights_objection(weights_N: torch.Tensor) -> str | None:
     """Why C++ does not take packed weights, or None."""
-    if weights_N.dtype == torch.bfloat16 and not multiplies_bf16():
+    if weights_N.dtype == torch.bfloat16 and not cpp_multiplies_bf16():
         return "products of bfloat16 take AMX's matrix tiles, which this machine lacks or REG4REC_ISA leaves unused"
     return None
 

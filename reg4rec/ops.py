@@ -1,4 +1,4 @@
-"""The accelerated ops, one flat list, and the choice of their backend.
+"""The accelerated ops in one flat list, what their callers make and ask, and the choice of a backend.
 
 Each op runs on the first of cuda, triton, cpp, eager that has no objection to the call; `which` tells the choice and
 the reasons, `use_backend` or the variable REG4REC_BACKEND (read when this module is imported) forces one.
@@ -8,14 +8,25 @@ from typing import Any
 
 from .kernels.beam_step import beam_step, prune_paths
 from .kernels.decoder_step import DecoderShape, decoder_step
-from .kernels.dispatch import BACKENDS, BackendError, Choice, all_ops, status, use_backend
+from .kernels.dispatch import (
+    BACKENDS,
+    BackendError,
+    Choice,
+    all_ops,
+    cpp_multiplies_bf16,
+    forced_backend,
+    status,
+    use_backend,
+    uses_cpp,
+)
 from .kernels.encoder_memory import EncoderShape, encoder_memory
-from .kernels.fp8_linear import Fp8Weight, Scaling, fp8_linear, fp8_weight
+from .kernels.fp8_linear import Fp8Weight, Scaling, fp8_linear, fp8_quantize, fp8_weight
 from .kernels.item_topk import item_topk
 from .kernels.js_divergence import js_divergence
 from .kernels.mpq_quantize import mpq_quantize
 from .kernels.mpq_quantize_fused import mpq_quantize_fused
-from .kernels.path_attention import path_attention
+from .kernels.panels import pack_weights
+from .kernels.path_attention import gather_paths, path_attention
 from .kernels.path_topk import ItemScoring, path_topk
 from .kernels.sorting import first_of_each, lexsort
 from .kernels.token_cross_entropy import token_cross_entropy
@@ -32,22 +43,28 @@ __all__ = [
     "Scaling",
     "TokenIndex",
     "beam_step",
+    "cpp_multiplies_bf16",
     "decoder_step",
     "encoder_memory",
     "first_of_each",
+    "forced_backend",
     "fp8_linear",
+    "fp8_quantize",
     "fp8_weight",
+    "gather_paths",
     "item_topk",
     "js_divergence",
     "lexsort",
     "mpq_quantize",
     "mpq_quantize_fused",
+    "pack_weights",
     "path_attention",
     "path_topk",
     "prune_paths",
     "status",
     "token_cross_entropy",
     "use_backend",
+    "uses_cpp",
     "which",
 ]
 

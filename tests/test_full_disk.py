@@ -14,8 +14,7 @@ import torch
 
 from reg4rec.checkpoints import save_checkpoint
 from reg4rec.cli import main
-from reg4rec.comparison.plot import draw
-from reg4rec.comparison.table import Row
+from reg4rec.comparison.table import Row, draw
 from reg4rec.data.shop import SyntheticShop
 from reg4rec.errors import InputError
 from reg4rec.evaluation import Popularity, evaluate

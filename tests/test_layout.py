@@ -29,10 +29,10 @@ def names_of(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
-def imported(path: Path) -> Iterator[str]:
-    """The absolute names of all modules that a file imports, wherever in the file."""
-    package = path.relative_to(ROOT).with_suffix("").parts[:-1]
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+def imported(path: Path, in_functions: bool = True) -> Iterator[str]:
+    """The absolute names of all modules that a file imports, wherever in the file or outside of its functions."""
+    package = module_of(path.with_name("__init__.py")).split(".")
+    for node in nodes_of(ast.parse(path.read_text(encoding="utf-8")), in_functions):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -41,10 +41,33 @@ def imported(path: Path) -> Iterator[str]:
             yield from (f"{base}.{alias.name}" for alias in node.names)
 
 
+def nodes_of(node: ast.AST, in_functions: bool) -> Iterator[ast.AST]:
+    for child in ast.iter_child_nodes(node):
+        yield child
+        if in_functions or not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            yield from nodes_of(child, in_functions)
+
+
+def module_of(path: Path) -> str:
+    """The name by which a file is imported."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(("reg4rec", *parts) if parts[0] == "kernels" else parts).removesuffix(".__init__")
+
+
 def room_of(module: str) -> str | None:
     """The part of reg4rec that an import goes to; None for other packages and for reg4rec itself."""
     parts = module.split(".")
     return parts[1] if parts[0] == "reg4rec" and len(parts) > 1 else None
+
+
+def reached(start: str, arrows: dict[str, set[str]]) -> set[str]:
+    """The module and all that it imports, at first hand or through others."""
+    found, left = {start}, [start]
+    while left:
+        new = arrows[left.pop()] - found
+        found |= new
+        left += new
+    return found
 
 
 def test_the_sources_are_found() -> None:
@@ -74,6 +97,32 @@ def forbidden_rooms(path: Path) -> Iterator[str]:
 
 def test_a_later_room_imports_earlier_ones_never_the_other_way() -> None:
     check_all(MODULES, forbidden_rooms)
+
+
+def deep_imports(path: Path) -> Iterator[str]:
+    """What of the kernels a module reaches; names in strings, for `importlib`, count as imports."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    named = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    found = {name for name in (*imported(path), *named) if re.search(r"\breg4rec\.kernels\b", name)}
+    allowed = r"reg4rec\.kernels\.\w+\.\w+" if names_of(path) == "reg4rec/ops.py" else r"$"
+    yield from (f"reaches into {name}" for name in sorted(found) if not re.fullmatch(allowed, name))
+
+
+def test_the_ops_alone_import_the_kernels_and_what_their_packages_export() -> None:
+    check_all(MODULES, deep_imports)
+
+
+def test_no_module_imports_itself_through_others() -> None:
+    """Imports inside of functions do not count, those under TYPE_CHECKING do."""
+    modules = {module_of(path): path for path in SOURCES}
+    arrows: dict[str, set[str]] = {}
+    for module, path in modules.items():
+        named = {name if name in modules else name.rpartition(".")[0] for name in imported(path, in_functions=False)}
+        arrows[module] = named & modules.keys() - {module}
+    circles = [
+        f"{module} -> {other}" for module in arrows for other in arrows[module] if module in reached(other, arrows)
+    ]
+    assert not circles, "\n".join(sorted(circles))
 
 
 def ways_to_unpickle(path: Path) -> Iterator[str]:

@@ -7,7 +7,7 @@ import torch
 from ..checks import bind
 from ..dispatch import Op
 from ..panels import num_weights
-from .reference import DecoderShape, decoder_shapes, decoder_step_reference
+from .reference import DecoderShape, decoder_step_reference
 
 __all__ = ["DecoderShape", "decoder_step"]
 
@@ -37,9 +37,8 @@ def decoder_step(
     `path_attention`, keys of block n at 2 n, values at 2 n + 1 (Z in all); **this step's are written to** row p of step
     S, so T > S and R >= P. S may be 0. Rows must lie within 0..R - 1, those of row_BP within inputs_XE, and each user
     must see a slot, none of which is checked; what is hidden or not named is not read. weights_N: what
-    `reg4rec.kernels.panels.pack` makes of all (`decoder_shapes`), in the dtype of the inputs or in bfloat16: then the
-    operands of the layers' products are rounded to that (`reg4rec.kernels.panels.affine`) and nothing else is.
-    E = H x D.
+    `pack_weights` makes of all (`DecoderShape.part_shapes`), in the dtype of the inputs or in bfloat16: then the
+    operands of the layers' products are rounded to that and nothing else is. E = H x D.
 
     A path's result depends on its own row alone: any split of users or paths gives the same bits in C++. Without
     gradient. B and P may be 0. ValueError for a wrong dtype, device or shape.
@@ -83,7 +82,7 @@ def _check(
             "decoder_step: E = H x D > 0, Z = 2 x blocks, 1 or more blocks, FFN channels and tokens, and 0 or more "
             f"categories were expected, found {sizes} and {shape}"
         )
-    if sizes["N"] != (wanted := num_weights(decoder_shapes, dim, shape, weights_N.dtype)):
+    if sizes["N"] != (wanted := num_weights(shape, dim, weights_N.dtype)):
         raise ValueError(f"decoder_step: weights_N has {sizes['N']} numbers where {wanted} were expected")
     return (
         *(inputs_XE, row_BP, float(scale), position_E, states_BE, kept_BTRZHD, rows_BPS, memory_BZHLD, visible_BL),

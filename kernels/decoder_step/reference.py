@@ -5,10 +5,10 @@ from typing import NamedTuple
 import torch
 from torch.nn import functional as F
 
-from ..panels import Shapes, affine, unpack
+from ..panels import Shapes, affine, unpack_weights
 from ..path_attention.reference import path_attention_reference
 
-__all__ = ["DecoderShape", "decoder_shapes", "decoder_step_reference"]
+__all__ = ["DecoderShape", "decoder_step_reference"]
 
 
 class DecoderShape(NamedTuple):
@@ -20,19 +20,19 @@ class DecoderShape(NamedTuple):
     num_categories: int
     refines: bool
 
+    def part_shapes(self, dim: int) -> list[Shapes]:
+        """Of each block: queries, keys and values of the path; out; queries to the history; out; up; down; 3 norms.
 
-def decoder_shapes(dim: int, shape: DecoderShape) -> list[Shapes]:
-    """Of each block: queries, keys and values of the path; out; queries to the history; out; up; down; three norms.
-
-    Then of what is around them: the layer that refines states, if any; tokens; categories, if any; the inputs' norm.
-    """
-    block = [(3 * dim, dim), (dim, dim), (dim, dim), (dim, dim), (shape.ffn_dim, dim), (dim, shape.ffn_dim)]
-    heads = (
-        [(dim, dim)] * shape.refines
-        + [(shape.num_tokens, dim)]
-        + [(shape.num_categories, dim)] * bool(shape.num_categories)
-    )
-    return [*[(block, 3)] * shape.num_blocks, (heads, 1)]
+        Then of what is around them: the layer that refines states, if any; tokens; categories, if any; the inputs'
+        norm.
+        """
+        block = [(3 * dim, dim), (dim, dim), (dim, dim), (dim, dim), (self.ffn_dim, dim), (dim, self.ffn_dim)]
+        heads = (
+            [(dim, dim)] * self.refines
+            + [(self.num_tokens, dim)]
+            + [(self.num_categories, dim)] * bool(self.num_categories)
+        )
+        return [*[(block, 3)] * self.num_blocks, (heads, 1)]
 
 
 def decoder_step_reference(
@@ -53,7 +53,7 @@ def decoder_step_reference(
     dim, num_heads, (num_paths, step) = inputs_XE.shape[1], memory_BZHLD.shape[2], rows_BPS.shape[1:]
     own_BP1 = torch.arange(num_paths, device=row_BP.device)[:, None].expand(*row_BP.shape, 1)
     path_BPS = torch.cat([rows_BPS, own_BP1], dim=2)
-    *blocks, (heads, (norm_input,)) = unpack(weights_N, decoder_shapes(dim, shape), dim, inputs_XE.dtype)
+    *blocks, (heads, (norm_input,)) = unpack_weights(weights_N, shape.part_shapes(dim), dim, inputs_XE.dtype)
     x_BPE = F.layer_norm(scale * F.embedding(row_BP, inputs_XE) + position_E, (dim,), *norm_input)
     for block, ((qkv, out, cross_q, cross_out, up, down), (norm_self, norm_cross, norm_ffn)) in enumerate(blocks):
         at = 2 * block, 2 * block + 1

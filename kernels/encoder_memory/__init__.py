@@ -7,7 +7,7 @@ import torch
 from ..checks import bind
 from ..dispatch import Op
 from ..panels import num_weights
-from .reference import EncoderShape, encoder_memory_reference, encoder_shapes
+from .reference import EncoderShape, encoder_memory_reference
 
 __all__ = ["EncoderShape", "encoder_memory"]
 
@@ -27,9 +27,9 @@ def encoder_memory(
     Each of the blocks: attention of slot s to the first seen_S[s] slots (1 to S, which is not checked) by queries and
     keys that cos_SD and sin_SD rotate (halves of a head's D channels are the pairs, D is even), FFN with ReLU, each
     followed by addition and layer norm (epsilon 1e-5). One more layer makes the memory: keys at even z, rotated by
-    turn_cos_BSD and turn_sin_BSD, values at odd ones. weights_N: what `reg4rec.kernels.panels.pack` makes of all
-    (`encoder_shapes`), in the dtype of x or in bfloat16: then the operands of the layers' products are rounded to
-    that (`reg4rec.kernels.panels.affine`) and nothing else is. E = H x D.
+    turn_cos_BSD and turn_sin_BSD, values at odd ones. weights_N: what `pack_weights` makes of all
+    (`EncoderShape.part_shapes`), in the dtype of x or in bfloat16: then the operands of the layers' products are
+    rounded to that and nothing else is. E = H x D.
 
     A user's result depends on its own slots alone: any split of the users gives the same bits in C++. Without gradient.
     B may be 0. ValueError for a wrong dtype, device or shape.
@@ -60,7 +60,7 @@ def _check(
             "encoder_memory: an even D > 0, E > 0 in multiples of it, and 1 or more of everything in the shape, keys "
             f"and values in pairs, were expected, found {sizes} and {shape}"
         )
-    if sizes["N"] != (wanted := num_weights(encoder_shapes, dim, shape, weights_N.dtype)):
+    if sizes["N"] != (wanted := num_weights(shape, dim, weights_N.dtype)):
         raise ValueError(f"encoder_memory: weights_N has {sizes['N']} numbers where {wanted} were expected")
     return x_BSE, seen_S, cos_SD, sin_SD, turn_cos_BSD, turn_sin_BSD, weights_N, *shape
 

@@ -5,9 +5,9 @@ from typing import NamedTuple
 import torch
 from torch.nn import functional as F
 
-from ..panels import Shapes, affine, unpack
+from ..panels import Shapes, affine, unpack_weights
 
-__all__ = ["EncoderShape", "encoder_memory_reference", "encoder_shapes"]
+__all__ = ["EncoderShape", "encoder_memory_reference"]
 
 
 class EncoderShape(NamedTuple):
@@ -17,11 +17,10 @@ class EncoderShape(NamedTuple):
     ffn_dim: int
     num_both: int
 
-
-def encoder_shapes(dim: int, shape: EncoderShape) -> list[Shapes]:
-    """Of each block: queries, keys and values; out; up; down; norms after attention and FFN. Then of the memory."""
-    block = [(3 * dim, dim), (dim, dim), (shape.ffn_dim, dim), (dim, shape.ffn_dim)]
-    return [*[(block, 2)] * shape.num_blocks, ([(shape.num_both * dim, dim)], 0)]
+    def part_shapes(self, dim: int) -> list[Shapes]:
+        """Of each block: queries, keys and values; out; up; down; norms after attention and FFN. Then of the memory."""
+        block = [(3 * dim, dim), (dim, dim), (self.ffn_dim, dim), (dim, self.ffn_dim)]
+        return [*[(block, 2)] * self.num_blocks, ([(self.num_both * dim, dim)], 0)]
 
 
 def encoder_memory_reference(
@@ -37,7 +36,7 @@ def encoder_memory_reference(
     """(y_BSE, memory_BSZHD)"""
     dim, head_dim = x_BSE.shape[2], cos_SD.shape[1]
     visible_SS = torch.arange(len(seen_S), device=x_BSE.device) < seen_S[:, None]
-    *blocks, ((to_memory,), _) = unpack(weights_N, encoder_shapes(dim, shape), dim, x_BSE.dtype)
+    *blocks, ((to_memory,), _) = unpack_weights(weights_N, shape.part_shapes(dim), dim, x_BSE.dtype)
     for (qkv, out, up, down), (norm_attention, norm_ffn) in blocks:
         heads = affine(x_BSE, qkv).unflatten(-1, (3, -1, head_dim)).permute(2, 0, 3, 1, 4)
         q_BHSD, k_BHSD = (_rotated(x, cos_SD, sin_SD) for x in heads[:2])

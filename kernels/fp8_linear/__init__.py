@@ -6,9 +6,15 @@ import torch
 
 from ..checks import bind
 from ..dispatch import Op
-from .reference import E4M3, fp8_linear_backward_reference, fp8_linear_reference, fp8_weight_reference
+from .reference import (
+    E4M3,
+    fp8_linear_backward_reference,
+    fp8_linear_reference,
+    fp8_quantize,
+    fp8_weight_reference,
+)
 
-__all__ = ["Fp8Weight", "Scaling", "fp8_linear", "fp8_weight"]
+__all__ = ["Fp8Weight", "Scaling", "fp8_linear", "fp8_quantize", "fp8_weight"]
 
 Scaling = Literal["tensorwise", "rowwise"]
 _DTYPES = (torch.float32, torch.bfloat16)

@@ -9,9 +9,9 @@ __all__ = [
     "Operand",
     "fp8_linear_backward_reference",
     "fp8_linear_reference",
+    "fp8_quantize",
     "fp8_weight_reference",
     "kept",
-    "quantize",
 ]
 
 E4M3, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2
@@ -29,8 +29,8 @@ class Operand(NamedTuple):
         return _scale(self.largest, self.values.dtype)
 
 
-def quantize(tensor_AX: torch.Tensor, dtype: torch.dtype, rowwise: bool) -> Operand:
-    """The tensor in fp8, with one scale or one for each row."""
+def fp8_quantize(tensor_AX: torch.Tensor, dtype: torch.dtype, rowwise: bool) -> Operand:
+    """The tensor as `values` of a format of fp8, with one `scale` that turns them back, or one for each row."""
     tensor_AX = tensor_AX.detach()
     if tensor_AX.numel():
         largest = tensor_AX.abs().amax(1 if rowwise else (0, 1), keepdim=True)
@@ -41,7 +41,7 @@ def quantize(tensor_AX: torch.Tensor, dtype: torch.dtype, rowwise: bool) -> Oper
 
 def fp8_weight_reference(weight_OD: torch.Tensor, rowwise: bool) -> tuple[torch.Tensor, ...]:
     """The fields of `Fp8Weight`"""
-    return *quantize(weight_OD, E4M3, rowwise), *quantize(weight_OD.T, E4M3, rowwise)
+    return *fp8_quantize(weight_OD, E4M3, rowwise), *fp8_quantize(weight_OD.T, E4M3, rowwise)
 
 
 def fp8_linear_reference(
@@ -52,8 +52,8 @@ def fp8_linear_reference(
     *weight8: torch.Tensor | None,
 ) -> torch.Tensor:
     """y_TO; weight8: the fields of `Fp8Weight`, or None for each"""
-    right = kept(*weight8[:2]) or quantize(weight_OD, E4M3, rowwise)
-    y_TO = _product(quantize(x_TD, E4M3, rowwise), right, x_TD.dtype)
+    right = kept(*weight8[:2]) or fp8_quantize(weight_OD, E4M3, rowwise)
+    y_TO = _product(fp8_quantize(x_TD, E4M3, rowwise), right, x_TD.dtype)
     return y_TO if bias_O is None else y_TO + bias_O
 
 
@@ -61,9 +61,9 @@ def fp8_linear_backward_reference(
     grad_TO: torch.Tensor, x_TD: torch.Tensor, weight_OD: torch.Tensor, rowwise: bool, *columns8: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(x_grad_TD, weight_grad_OD); a row of an operand is a row of the result, so that no scale changes inside a sum"""
-    right = kept(*columns8) or quantize(weight_OD.T, E4M3, rowwise)
-    x_grad_TD = _product(quantize(grad_TO, E5M2, rowwise), right, x_TD.dtype)
-    weight_grad_OD = _product(quantize(grad_TO.T, E5M2, rowwise), quantize(x_TD.T, E4M3, rowwise), x_TD.dtype)
+    right = kept(*columns8) or fp8_quantize(weight_OD.T, E4M3, rowwise)
+    x_grad_TD = _product(fp8_quantize(grad_TO, E5M2, rowwise), right, x_TD.dtype)
+    weight_grad_OD = _product(fp8_quantize(grad_TO.T, E5M2, rowwise), fp8_quantize(x_TD.T, E4M3, rowwise), x_TD.dtype)
     return x_grad_TD, weight_grad_OD
 
 

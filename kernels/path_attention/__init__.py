@@ -4,9 +4,9 @@ import torch
 
 from ..checks import bind
 from ..dispatch import Op
-from .reference import path_attention_reference
+from .reference import gather_paths, path_attention_reference
 
-__all__ = ["path_attention"]
+__all__ = ["gather_paths", "path_attention"]
 
 
 def path_attention(

@@ -1,18 +1,23 @@
 """What a comparison found: rows with mean and standard deviation over the seeds, as Markdown, JSON and a picture."""
 
+import importlib.util
+import math
 import statistics
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from reg4rec.comparison.plot import draw
 from reg4rec.storage import atomic_file, new_header, write_json
 
-__all__ = ["Comparison", "Row", "Spread", "markdown_table"]
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["Comparison", "Row", "Spread", "draw", "markdown_table"]
 
 FORMAT, VERSION = "reg4rec-comparison", 2
 SHOWN = ("recall@5", "ndcg@5", "recall@10", "ndcg@10")
 """Metrics of the Markdown table; the JSON file holds all."""
+DRAWN = {"recall@10": "Recall@10", "ndcg@10": "NDCG@10"}
 
 
 @dataclass(frozen=True)
@@ -116,3 +121,35 @@ def markdown_table(lines: list[list[str]]) -> str:
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
     aligned = [[line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])] for line in lines]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in [aligned[0], rule, *aligned[1:]])
+
+
+def draw(rows: list[Row], title: str, path: Path) -> str | None:
+    """Write a PNG with a panel for each protocol and metric and a bar for each method.
+
+    Without matplotlib write nothing and return the reason.
+    """
+    if importlib.util.find_spec("matplotlib") is None:
+        return "matplotlib is not installed (pip install 'reg4rec[plots]')"
+    from matplotlib.figure import Figure
+
+    protocols = list(dict.fromkeys(row.protocol for row in rows))
+    figure = Figure(figsize=(4.2 * len(DRAWN), 2.9 * len(protocols)), layout="constrained")
+    panels = figure.subplots(len(protocols), len(DRAWN), squeeze=False)
+    for line, protocol in zip(panels, protocols, strict=True):
+        for panel, metric in zip(line, DRAWN, strict=True):
+            _draw_panel(panel, [row for row in rows if row.protocol == protocol], metric)
+            panel.set_title(f"{DRAWN[metric]}, {protocol}", fontsize=10)
+    figure.suptitle(f"{title} (mean and standard deviation over seeds)", fontsize=11)
+    with atomic_file(path) as fresh:
+        figure.savefig(fresh, format="png", dpi=150)
+    return None
+
+
+def _draw_panel(panel: "Axes", rows: list[Row], metric: str) -> None:
+    spreads = [row.spread(metric) for row in rows]
+    errors = [math.nan if spread.std is None else spread.std for spread in spreads]
+    colors = [f"C{number}" for number in range(len(rows))]
+    bars = panel.bar([row.method for row in rows], [s.mean for s in spreads], yerr=errors, capsize=3, color=colors)
+    panel.bar_label(bars, [f"{s.mean:.4f}" for s in spreads], padding=2, fontsize=8)
+    panel.margins(y=0.15)
+    panel.spines[["top", "right"]].set_visible(False)

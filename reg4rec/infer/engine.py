@@ -11,7 +11,6 @@ from torch import Tensor
 from reg4rec import ops
 from reg4rec.infer.graphs import Batch, Found, SearchGraphs
 from reg4rec.infer.search import Living, SearchConfig, SearchOrder, corp, search, step_indexes
-from reg4rec.kernels.dispatch import forced_backend, multiplies_bf16, native_is_asked_for
 from reg4rec.model import Memory, Reg4RecModel
 
 __all__ = ["SearchEngine"]
@@ -91,7 +90,7 @@ class SearchEngine:
 
     def graph_objection(self, config: SearchConfig, trace: list[Living] | None = None) -> str | None:
         """Why a search is not run as a CUDA graph, or None."""
-        forced = forced_backend()
+        forced = ops.forced_backend()
         if trace is not None:
             return "a trace of the search was asked for, and a graph keeps its result alone"
         if self.model.training:
@@ -108,7 +107,7 @@ class SearchEngine:
 
     def autocast(self, num_paths: int) -> contextlib.AbstractContextManager[Any]:
         """What a batch of so many paths is computed under: few of them in float32 on a CPU without AMX."""
-        few = self.device.type == "cpu" and num_paths < MANY_PATHS and native_is_asked_for() and not multiplies_bf16()
+        few = self.device.type == "cpu" and num_paths < MANY_PATHS and ops.uses_cpp() and not ops.cpp_multiplies_bf16()
         if self.dtype == torch.float32 or few:
             return contextlib.nullcontext()
         # without its cache: a graph may not use what was cast outside of it

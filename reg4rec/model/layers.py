@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from reg4rec import ops
-from reg4rec.kernels.path_attention.reference import gathered
 from reg4rec.model.linear import Linear
 
 __all__ = ["DecoderBlock", "Dropout", "EncoderBlock", "FeedForward", "Rotary"]
@@ -59,7 +58,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None) -> Tensor:
 
 def attend_gathered(q_BPHD: Tensor, keys_BTRHD: Tensor, values_BTRHD: Tensor, rows_BPS: Tensor) -> Tensor:
     """`reg4rec.ops.path_attention` by `attend`, with a copy of the keys and values that the paths name."""
-    k, v = (gathered(x, rows_BPS).transpose(2, 3) for x in (keys_BTRHD, values_BTRHD))
+    k, v = (ops.gather_paths(x, rows_BPS).transpose(2, 3) for x in (keys_BTRHD, values_BTRHD))
     return attend(q_BPHD[:, :, :, None], k, v, None).squeeze(3)
 
 

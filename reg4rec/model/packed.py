@@ -1,4 +1,4 @@
-"""Weights of layers as the ops take them (`reg4rec.kernels.panels`), packed once and again when they have changed."""
+"""Weights of layers as the ops take them (`ops.pack_weights`), packed once and again when they have changed."""
 
 from collections.abc import Callable, Sequence
 from itertools import chain
@@ -7,16 +7,16 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
-from reg4rec.kernels.decoder_step.reference import DecoderShape, decoder_shapes
-from reg4rec.kernels.dispatch import multiplies_bf16, native_is_asked_for
-from reg4rec.kernels.encoder_memory.reference import EncoderShape, encoder_shapes
-from reg4rec.kernels.panels import Affine, Part, Shapes, pack
+from reg4rec import ops
 from reg4rec.model.layers import DecoderBlock, Dropout, EncoderBlock, FeedForward
 from reg4rec.model.linear import Linear, optimizer_steps
 
 __all__ = ["Packed", "PackedWeights", "block_part", "packed_decoder", "packed_encoder"]
 
 Source = nn.Module | nn.Parameter | None
+Affine = tuple[Tensor, Tensor]
+Part = tuple[list[Affine], list[Affine]]
+"""Layers and norms as `ops.pack_weights` takes them."""
 Block = TypeVar("Block", EncoderBlock, DecoderBlock)
 EPSILON = 1e-5
 """Of the layer norms in csrc/packed.h."""
@@ -57,10 +57,10 @@ class PackedWeights:
         inference mode too, so that what training samples and what it learns from are the same numbers; and where
         something was done to a layer that its weights do not tell: hooks, parametrizations, another kind of layer.
         """
-        if not torch.is_inference_mode_enabled() or not native_is_asked_for():
+        if not torch.is_inference_mode_enabled() or not ops.uses_cpp():
             return None
         dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
-        if dtype != torch.float32 and not (dtype == torch.bfloat16 and multiplies_bf16()):
+        if dtype != torch.float32 and not (dtype == torch.bfloat16 and ops.cpp_multiplies_bf16()):
             return None
         kept = self._kept
         if kept is None or kept.dtype != dtype or not _same(kept.sources, sources) or kept.state != _state(*kept[2:4]):
@@ -105,8 +105,8 @@ def packed_encoder(dtype: torch.dtype, encoder: nn.ModuleList, decoder: nn.Modul
         return None
     weights, biases = zip(*map(_affine, to_memory), strict=True)
     parts = [*map(block_part, blocks), ([(torch.cat(weights), torch.cat(biases))], [])]
-    dim, shape = biases[0].numel() // 2, EncoderShape(len(blocks), len(blocks[0].ffn.up.bias), 2 * len(readers))
-    return _fitting(parts, encoder_shapes(dim, shape), dim, dtype, shape)
+    dim, shape = biases[0].numel() // 2, ops.EncoderShape(len(blocks), len(blocks[0].ffn.up.bias), 2 * len(readers))
+    return _fitting(parts, dim, dtype, shape)
 
 
 def packed_decoder(
@@ -128,16 +128,18 @@ def packed_decoder(
     ends = [*before, (rows, rows.new_zeros(len(rows))), *behind], [_affine(norm_path)]
     num_categories = len(behind[0][1]) if behind else 0
     dim, ffn_dim = rows.shape[1], len(blocks[0].ffn.up.bias)
-    shape = DecoderShape(len(blocks), ffn_dim, len(rows), num_categories, bool(before))
-    return _fitting([*map(block_part, blocks), ends], decoder_shapes(dim, shape), dim, dtype, shape)
+    shape = ops.DecoderShape(len(blocks), ffn_dim, len(rows), num_categories, bool(before))
+    return _fitting([*map(block_part, blocks), ends], dim, dtype, shape)
 
 
-def _fitting(parts: list[Part], shapes: Sequence[Shapes], dim: int, dtype: torch.dtype, shape: Any) -> Packed | None:
+def _fitting(
+    parts: list[Part], dim: int, dtype: torch.dtype, shape: ops.EncoderShape | ops.DecoderShape
+) -> Packed | None:
     """The parts, packed, None where a layer is not of its shape."""
-    for (layers, norms), (layer_shapes, _) in zip(parts, shapes, strict=True):
+    for (layers, norms), (layer_shapes, _) in zip(parts, shape.part_shapes(dim), strict=True):
         if [tuple(weight.shape) for weight, _ in layers] != list(layer_shapes) or any(len(n[0]) != dim for n in norms):
             return None
-    return Packed(pack(parts, dtype), shape)
+    return Packed(ops.pack_weights(parts, dtype), shape)
 
 
 def block_part(block: EncoderBlock | DecoderBlock) -> Part:

@@ -1,18 +1,20 @@
 """What a linear layer costs on this machine in each number format, measured once and kept."""
 
+import platform
+import re
 import statistics
 import time
 from collections.abc import Iterable
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
 from reg4rec.data.download import cache_folder
-from reg4rec.kernels.machine import cpu_name
 from reg4rec.model import Format, Linear
 from reg4rec.storage import read_json, write_json
 
-__all__ = ["FormatCosts", "LayerSize", "format_costs"]
+__all__ = ["FormatCosts", "LayerSize", "cpu_name", "format_costs"]
 
 FormatCosts = dict[str, dict[Format, float]]
 """Seconds of a forward and a backward pass by size (as text) and format; a format that cannot run is left out."""
@@ -49,6 +51,14 @@ def format_costs(sizes: Iterable[LayerSize], device: torch.device) -> FormatCost
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, table)
     return {str(size): known[str(size)] for size in wanted}
+
+
+def cpu_name() -> str:
+    """The processor as the system names it."""
+    facts = Path("/proc/cpuinfo")
+    text = facts.read_text(encoding="utf-8") if facts.exists() else ""
+    found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    return found[1] if found else platform.processor() or platform.machine()
 
 
 def _machine(device: torch.device) -> str:

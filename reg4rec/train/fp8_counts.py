@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from reg4rec import distributed
-from reg4rec.kernels.fp8_linear.reference import E4M3, E5M2, quantize
+from reg4rec import distributed, ops
 from reg4rec.model import Linear
 
 __all__ = ["Fp8Counts", "Fp8Sample", "Fp8Watch", "fp8_metrics"]
@@ -56,19 +55,19 @@ def _count_layer(counts_33: Tensor, layer: nn.Module, args: tuple[Tensor], outpu
     """Rows: inputs, weight, gradients; columns as `_counted` gives them."""
 
     def count_grads(grad: Tensor) -> None:
-        counts_33[2] += _counted(grad, E5M2)
+        counts_33[2] += _counted(grad, torch.float8_e5m2)
 
     if output.requires_grad and isinstance(layer, Linear):
-        counts_33[0] += _counted(args[0], E4M3)
+        counts_33[0] += _counted(args[0], torch.float8_e4m3fn)
         if distributed.is_first():  # all have the same weight
-            counts_33[1] = _counted(layer.weight, E4M3)
+            counts_33[1] = _counted(layer.weight, torch.float8_e4m3fn)
         output.register_hook(count_grads)
 
 
 def _counted(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     """Values that become zero, that are not zero, that are no numbers."""
     tensor_TD = tensor.detach().flatten(0, -2)
-    rounded_TD = quantize(tensor_TD, dtype, rowwise=False).values.float()
+    rounded_TD = ops.fp8_quantize(tensor_TD, dtype, rowwise=False).values.float()
     there_TD = tensor_TD != 0
     return torch.stack([(there_TD & (rounded_TD == 0)).sum(), there_TD.sum(), (~tensor_TD.isfinite()).sum()])
 

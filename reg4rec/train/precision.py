@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from reg4rec import ops
 from reg4rec.checkpoints import newest_checkpoint, read_counters
 from reg4rec.errors import InputError
-from reg4rec.kernels.fp8_linear.reference import E4M3, quantize
 from reg4rec.model import Format, Linear
 from reg4rec.settings import check_settings
 from reg4rec.train.format_costs import FormatCosts, LayerSize, format_costs
@@ -268,7 +268,7 @@ def set_formats(layers: dict[str, Linear], wanted: Format) -> None:
 def sensitivity(weight: Tensor, trace: float) -> dict[Format, float]:
     """By format: the mean curvature of a weight times the mean squared error of rounding it."""
     exact = weight.detach().float()
-    fp8 = quantize(exact, E4M3, rowwise=False)
+    fp8 = ops.fp8_quantize(exact, torch.float8_e4m3fn, rowwise=False)
     errors = {"bf16": exact.bfloat16().float() - exact, "fp8": fp8.values.float() * fp8.scale - exact}
     return {name: trace / exact.numel() * float(error.square().mean()) for name, error in errors.items()}  # type: ignore[misc]
 

@@ -27,13 +27,13 @@ def layer() -> Linear:
 def quantized(monkeypatch: pytest.MonkeyPatch) -> Callable[[Linear], int]:
     """How often the weight of a layer, in either layout, has been quantized."""
     seen: list[int] = []
-    quantize = reference.quantize
+    quantize = reference.fp8_quantize
 
     def counted(tensor: Tensor, *how: object) -> reference.Operand:
         seen.append(tensor.data_ptr())
         return quantize(tensor, *how)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(reference, "quantize", counted)
+    monkeypatch.setattr(reference, "fp8_quantize", counted)
     return lambda layer: seen.count(layer.weight.data_ptr())
 
 

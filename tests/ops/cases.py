@@ -9,10 +9,8 @@ from torch import Generator, Tensor
 from torch.utils._pytree import tree_map_only
 
 from reg4rec import ops
-from reg4rec.kernels.decoder_step.reference import decoder_shapes
-from reg4rec.kernels.encoder_memory.reference import encoder_shapes
-from reg4rec.kernels.fp8_linear.reference import E4M3, Operand, quantize
-from reg4rec.kernels.panels import Shapes, pack, unpack
+from reg4rec.kernels.fp8_linear.reference import E4M3, Operand
+from reg4rec.kernels.panels import Shapes, unpack_weights
 
 Sizes = tuple[int, ...]
 Make = Callable[[Sizes, torch.dtype, Generator], tuple[Any, ...]]
@@ -70,8 +68,7 @@ def in_bf16(name: str, args: tuple[Any, ...]) -> tuple[Any, ...]:
     """A call of `encoder_memory` or `decoder_step` with its weights in bfloat16."""
     at = {"encoder_memory": 6, "decoder_step": 9}[name]
     dim, shape = args[0].shape[-1], args[at + 1]
-    shapes = encoder_shapes(dim, shape) if name == "encoder_memory" else decoder_shapes(dim, shape)
-    weights_N = pack(unpack(args[at], shapes, dim, F32), BF16)
+    weights_N = ops.pack_weights(unpack_weights(args[at], shape.part_shapes(dim), dim, F32), BF16)
     return *args[:at], weights_N, *args[at + 1 :]
 
 
@@ -172,7 +169,7 @@ def _weights(shapes: Sequence[Shapes], dim: int, dtype: torch.dtype, g: Generato
         layers = [(_normal(shape, dtype, g) * shape[1] ** -0.5, _normal(shape[:1], dtype, g)) for shape in layer_shapes]
         norms = [(1 + _normal((dim,), dtype, g) / 4, _normal((dim,), dtype, g)) for _ in range(num_norms)]
         parts.append((layers, norms))
-    return pack(parts, dtype)
+    return ops.pack_weights(parts, dtype)
 
 
 def _encoder(sizes: Sizes, dtype: torch.dtype, g: Generator) -> tuple[Any, ...]:
@@ -184,7 +181,7 @@ def _encoder(sizes: Sizes, dtype: torch.dtype, g: Generator) -> tuple[Any, ...]:
         _normal((users, slots, dim), dtype, g),
         1 + _integers(slots, (slots,), g),
         *(turn_SD.cos(), turn_SD.sin(), turn_BSD.cos(), turn_BSD.sin()),
-        _weights(encoder_shapes(dim, shape), dim, dtype, g),
+        _weights(shape.part_shapes(dim), dim, dtype, g),
         shape,
     )
 
@@ -203,7 +200,7 @@ def _decoder(sizes: Sizes, dtype: torch.dtype, g: Generator) -> tuple[Any, ...]:
         _integers(paths + 2, (users, paths, steps), g),
         _normal((users, both, heads, slots, width), dtype, g),
         torch.rand(users, slots, generator=g).argsort(1) <= _integers(slots, (users, 1), g),
-        _weights(decoder_shapes(dim, shape), dim, dtype, g),
+        _weights(shape.part_shapes(dim), dim, dtype, g),
         shape,
     )
 
@@ -252,7 +249,7 @@ def fp8_units(left: Operand, right: Operand) -> Tensor:
 
 
 def _fp8_operands(x_TD: Tensor, weight_OD: Tensor, bias_O: Tensor, scaling: str) -> tuple[Operand, Operand]:
-    return quantize(x_TD, E4M3, scaling == "rowwise"), quantize(weight_OD, E4M3, scaling == "rowwise")
+    return ops.fp8_quantize(x_TD, E4M3, scaling == "rowwise"), ops.fp8_quantize(weight_OD, E4M3, scaling == "rowwise")
 
 
 def _fp8_truth(x_TD: Tensor, weight_OD: Tensor, bias_O: Tensor, scaling: str) -> Tensor:

@@ -7,7 +7,6 @@ import torch
 from torch.nn import functional as F
 
 from reg4rec import ops
-from reg4rec.kernels.fp8_linear.reference import E4M3, quantize
 from tests.ops.cases import inputs
 
 DOUBLE = torch.float64
@@ -101,7 +100,7 @@ def test_token_cross_entropy_is_the_mean_over_open_codebooks(monkeypatch: pytest
 @pytest.mark.parametrize("rowwise", [0, 1])
 def test_fp8_linear_is_the_scaled_product_of_torch(rowwise: int) -> None:
     x_TD, weight_OD, bias_O, scaling = inputs("fp8_linear", (17, 48, 32, rowwise))
-    x8, weight8 = (quantize(t, E4M3, bool(rowwise)) for t in (x_TD, weight_OD))
+    x8, weight8 = (ops.fp8_quantize(t, torch.float8_e4m3fn, bool(rowwise)) for t in (x_TD, weight_OD))
     expected_TO = torch._scaled_mm(
         x8.values, weight8.values.T, scale_a=x8.scale, scale_b=weight8.scale.T, out_dtype=x_TD.dtype
     )

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from reg4rec import ops
 from reg4rec.kernels.decoder_step.native import objection
 from reg4rec.kernels.machine import native_problem
-from reg4rec.kernels.panels import affine, pack, unpack
+from reg4rec.kernels.panels import affine, unpack_weights
 from reg4rec.model.layers import DecoderBlock, EncoderBlock, Rotary
 from reg4rec.model.packed import block_part
 from tests.isa import selected_isa
@@ -53,7 +53,7 @@ def test_the_encoder_is_that_of_the_model() -> None:
     turn_S, turn_BS = rotary(number_S), rotary(number_S - torch.tensor([[3], [4]]))
     visible_SS = number_S[None, :] <= number_S[:, None]
     weight, bias = (torch.cat([getattr(r.cross_kv, name) for r in readers]) for name in ("weight", "bias"))
-    weights_N = pack([*map(block_part, blocks), ([(weight, bias)], [])], torch.float64)
+    weights_N = ops.pack_weights([*map(block_part, blocks), ([(weight, bias)], [])], torch.float64)
     cos_SD, sin_SD, turn_cos_BSD, turn_sin_BSD = (turn.squeeze(-2).double() for turn in (*turn_S, *turn_BS))
     y_BSE, memory_BSZHD = ops.encoder_memory(
         x_BSE, visible_SS.sum(1), cos_SD, sin_SD, turn_cos_BSD, turn_sin_BSD, weights_N, ops.EncoderShape(2, 20, 4)
@@ -79,7 +79,7 @@ def test_the_decoder_is_that_of_the_model(refines: bool, num_categories: int) ->
     row_BP = torch.randint(8, (2, 5))
     heads = [head for head in (refine if refines else None, tokens, categories) if head is not None]
     ends = [(head.weight, head.bias) for head in heads], [(norm.weight, norm.bias)]
-    weights_N = pack([*map(block_part, blocks), ends], torch.float64)
+    weights_N = ops.pack_weights([*map(block_part, blocks), ends], torch.float64)
     shape, written = ops.DecoderShape(2, 20, 8, num_categories, refines), kept.clone()
     logits, of_categories = ops.decoder_step(
         *(table, row_BP, 1.5, position[0], states, written, rows_BPS, memory, visible_BL, weights_N, shape)
@@ -144,9 +144,9 @@ def test_packed_weights_come_back() -> None:
         [(torch.randn(6), torch.randn(6))],
     )
     for dtype in (torch.float32, torch.bfloat16):
-        weights_N = pack([(layers, norms), (layers[:1], [])], dtype)
+        weights_N = ops.pack_weights([(layers, norms), (layers[:1], [])], dtype)
         shapes: Any = [([(7, 5), (33, 64)], 1), ([(7, 5)], 0)]
-        (found, found_norms), (last, none) = unpack(weights_N, shapes, 6, torch.float32)
+        (found, found_norms), (last, none) = unpack_weights(weights_N, shapes, 6, torch.float32)
         for (weight, bias), (one, other) in zip([*layers, layers[0]], [*found, *last], strict=True):
             assert torch.equal(one, weight.to(dtype))
             assert torch.equal(other, bias)

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from reg4rec import ops
 from reg4rec.kernels.dispatch import all_ops
-from reg4rec.kernels.fp8_linear.reference import E4M3, E5M2, Operand, quantize
+from reg4rec.kernels.fp8_linear.reference import E4M3, E5M2, Operand, fp8_quantize
 from tests.ops.cases import exact, fp8_units, inputs
 from tests.ops.test_ops import DEVICE, OPCHECKS, call, gradients, largest_error, unit_error
 
@@ -34,8 +34,8 @@ def backward_products(
 ) -> tuple[tuple[Operand, Operand], tuple[Operand, Operand]]:
     """The operands of the gradients of x and weight, whose scales go along the axes that are not summed."""
     return (
-        (quantize(grad_TO, E5M2, by_row), quantize(weight_OD.T, E4M3, by_row)),
-        (quantize(grad_TO.T, E5M2, by_row), quantize(x_TD.T, E4M3, by_row)),
+        (fp8_quantize(grad_TO, E5M2, by_row), fp8_quantize(weight_OD.T, E4M3, by_row)),
+        (fp8_quantize(grad_TO.T, E5M2, by_row), fp8_quantize(x_TD.T, E4M3, by_row)),
     )
 
 
@@ -77,7 +77,7 @@ def test_the_bits_that_a_gpu_keeps_are_enough_for_what_is_asked_of_it(rowwise: i
     """And too few for what is asked of the CPU."""
     x_TD, weight_OD, *_ = inputs("fp8_linear", (*sizes, rowwise))
     grad_TO = torch.arange(sizes[0] * sizes[1]).cos().view(sizes[:2])
-    forward = quantize(x_TD, E4M3, bool(rowwise)), quantize(weight_OD, E4M3, bool(rowwise))
+    forward = fp8_quantize(x_TD, E4M3, bool(rowwise)), fp8_quantize(weight_OD, E4M3, bool(rowwise))
     beyond = []
     for left, right in (forward, *backward_products(grad_TO, x_TD, weight_OD, bool(rowwise))):
         found, true = summed_by_few_bits(left, right), exact(left) @ exact(right).T
@@ -157,7 +157,7 @@ def test_a_kept_weight_is_checked_and_compiled(rowwise: int) -> None:
 @pytest.mark.parametrize("dtype", [E4M3, E5M2])
 def test_nothing_saturates_and_casts_stay_above_25_decibels(rowwise: int, dtype: torch.dtype) -> None:
     x_TD = torch.randn(512, 256, generator=torch.Generator().manual_seed(0))
-    operand = quantize(x_TD, dtype, bool(rowwise))
+    operand = fp8_quantize(x_TD, dtype, bool(rowwise))
     largest_A = operand.values.float().abs().amax(1)
     assert (largest_A.max() if not rowwise else largest_A.min()) == torch.finfo(dtype).max
     assert decibels(exact(operand), x_TD) >= 25
@@ -201,6 +201,6 @@ def test_operands_are_rounded_as_torch_rounds(rowwise: int) -> None:
     for dtype in (E4M3, E5M2):
         found = kernel.quantize(x_TD, dtype, bool(rowwise), rows=True, columns=True)
         for one, tensor in zip(found, (x_TD, x_TD.T), strict=True):
-            expected = quantize(tensor, dtype, bool(rowwise))
+            expected = fp8_quantize(tensor, dtype, bool(rowwise))
             assert torch.equal(one.values.float(), expected.values.float())
             assert torch.equal(one.scale, expected.scale)
