@@ -214,11 +214,11 @@ def bench_generate_of_transformers(
             follow[tuple(tokens[:m])].add(tokens[m])
     allowed = {prefix: sorted(tokens) for prefix, tokens in follow.items()}
     rows_BL = torch.from_numpy(histories(users).items).long().view(users, HISTORY)
-    input_BS = token_IM[rows_BL].flatten(1)
+    input_BT = token_IM[rows_BL].flatten(1)
 
     def run() -> Tensor:
         return model.generate(
-            input_BS, num_beams=BEAMS, num_return_sequences=10, max_new_tokens=CODEBOOKS, min_new_tokens=CODEBOOKS,
+            input_BT, num_beams=BEAMS, num_return_sequences=10, max_new_tokens=CODEBOOKS, min_new_tokens=CODEBOOKS,
             do_sample=False, prefix_allowed_tokens_fn=lambda _, path: allowed[tuple(path[1:].tolist())],
         )  # fmt: skip
 
@@ -237,7 +237,7 @@ def bench_index(benchmark: Any, catalog: str, change: str, environment: dict[str
     if benchmark.disabled and num_items >= LARGE:
         pytest.skip("takes long, and does what smaller catalogs do")
     codes_IM = skewed_codes(num_items)
-    new_N = torch.arange(num_items - CHANGED, num_items)
+    new_T = torch.arange(num_items - CHANGED, num_items)
     expected = whole_index(num_items)
     smaller = ops.TokenIndex.build(codes_IM[:-CHANGED], CODES)
     benchmark.group = f"index/items={num_items}/cpu"
@@ -253,9 +253,9 @@ def bench_index(benchmark: Any, catalog: str, change: str, environment: dict[str
             lambda: ops.TokenIndex.restored(read_tensors(tmp_path / "index.safetensors"), codes_IM, CODES, num_items)
         )
     elif change.startswith("add"):
-        found = benchmark(smaller.with_items, codes_IM, new_N)
+        found = benchmark(smaller.with_items, codes_IM, new_T)
     else:
-        found, expected = benchmark(expected.without_items, new_N), smaller
+        found, expected = benchmark(expected.without_items, new_T), smaller
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(found[1:], expected[1:], strict=True))
 
 

@@ -106,63 +106,63 @@ def whole_logits(hidden_TD: Tensor, weight_MKD: Tensor, ids_TM: Tensor, open_TM:
 
 
 def encoder_layers(
-    x_BSE: Tensor,
-    seen_S: Tensor,
-    cos_SD: Tensor,
-    sin_SD: Tensor,
-    turn_cos_BSD: Tensor,
-    turn_sin_BSD: Tensor,
-    weights_N: Tensor,
+    x_BJD: Tensor,
+    seen_J: Tensor,
+    cos_JQ: Tensor,
+    sin_JQ: Tensor,
+    turn_cos_BJQ: Tensor,
+    turn_sin_BJQ: Tensor,
+    weights_Y: Tensor,
     shape: ops.EncoderShape,
 ) -> Call:
-    dim, num_heads = x_BSE.shape[2], x_BSE.shape[2] // cos_SD.shape[1]
-    *parts, ((to_memory,), _) = unpack_weights(weights_N, shape.part_shapes(dim), dim, x_BSE.dtype)
+    dim, num_heads = x_BJD.shape[2], x_BJD.shape[2] // cos_JQ.shape[1]
+    *parts, ((to_memory,), _) = unpack_weights(weights_Y, shape.part_shapes(dim), dim, x_BJD.dtype)
     blocks = [_loaded(EncoderBlock(dim, num_heads, shape.ffn_dim, 0.0), part) for part in parts]
     readers = [DecoderBlock(dim, num_heads, shape.ffn_dim, 0.0) for _ in range(shape.num_both // 2)]
     for reader, weight, bias in zip(readers, *(t.chunk(len(readers)) for t in to_memory), strict=True):
         _fill(reader.cross_kv, (weight, bias))
-    turn_S, turn_BS = (cos_SD[:, None], sin_SD[:, None]), (turn_cos_BSD[:, :, None], turn_sin_BSD[:, :, None])
-    visible_SS = torch.arange(len(seen_S)) < seen_S[:, None]
+    turn_J, turn_BJ = (cos_JQ[:, None], sin_JQ[:, None]), (turn_cos_BJQ[:, :, None], turn_sin_BJQ[:, :, None])
+    visible_JJ = torch.arange(len(seen_J)) < seen_J[:, None]
 
     @torch.inference_mode()
     def run() -> tuple[Tensor, Tensor]:
-        y_BSE = x_BSE
+        y_BJD = x_BJD
         for block in blocks:
-            y_BSE = block(y_BSE, turn_S, visible_SS)
-        return y_BSE, torch.stack([kept for reader in readers for kept in reader.memory(y_BSE, turn_BS)])
+            y_BJD = block(y_BJD, turn_J, visible_JJ)
+        return y_BJD, torch.stack([kept for reader in readers for kept in reader.memory(y_BJD, turn_BJ)])
 
     return run
 
 
 def decoder_layers(
-    inputs_XE: Tensor,
+    inputs_XD: Tensor,
     row_BP: Tensor,
     scale: float,
-    position_E: Tensor,
-    states_BE: Tensor,
-    kept_BTRZHD: Tensor,
+    position_D: Tensor,
+    states_BD: Tensor,
+    kept_BTRZAQ: Tensor,
     rows_BPS: Tensor,
-    memory_BZHLD: Tensor,
-    visible_BL: Tensor,
-    weights_N: Tensor,
+    memory_BZAJQ: Tensor,
+    visible_BJ: Tensor,
+    weights_Y: Tensor,
     shape: ops.DecoderShape,
 ) -> Call:
-    dim, num_heads = inputs_XE.shape[1], memory_BZHLD.shape[2]
-    *parts, (heads, (norm_input,)) = unpack_weights(weights_N, shape.part_shapes(dim), dim, inputs_XE.dtype)
+    dim, num_heads = inputs_XD.shape[1], memory_BZAJQ.shape[2]
+    *parts, (heads, (norm_input,)) = unpack_weights(weights_Y, shape.part_shapes(dim), dim, inputs_XD.dtype)
     blocks = [_loaded(DecoderBlock(dim, num_heads, shape.ffn_dim, 0.0), part) for part in parts]
     own_BP1 = torch.arange(row_BP.shape[1])[:, None].expand(*row_BP.shape, 1)
-    path_BPS, kept = torch.cat([rows_BPS, own_BP1], dim=2), kept_BTRZHD.clone()
-    memory = memory_BZHLD.transpose(0, 1).contiguous()
+    path_BPS, kept = torch.cat([rows_BPS, own_BP1], dim=2), kept_BTRZAQ.clone()
+    memory = memory_BZAJQ.transpose(0, 1).contiguous()
 
     @torch.inference_mode()
     def run() -> list[Tensor]:
-        x_BPE = layer_norm(embedding(row_BP, inputs_XE) * scale + position_E, (dim,), *norm_input)
+        x_BPD = layer_norm(embedding(row_BP, inputs_XD) * scale + position_D, (dim,), *norm_input)
         for i, block in enumerate(blocks):
             seen = memory[2 * i], memory[2 * i + 1]
-            x_BPE = block.step(x_BPE, kept[:, :, :, 2 * i : 2 * i + 2], path_BPS, seen, visible_BL[:, None, None])
+            x_BPD = block.step(x_BPD, kept[:, :, :, 2 * i : 2 * i + 2], path_BPS, seen, visible_BJ[:, None, None])
         if shape.refines:
-            x_BPE = states_BE[:, None] + linear(x_BPE, *heads[0])
-        return [linear(x_BPE, *head) for head in heads[shape.refines :]]
+            x_BPD = states_BD[:, None] + linear(x_BPD, *heads[0])
+        return [linear(x_BPD, *head) for head in heads[shape.refines :]]
 
     return run
 

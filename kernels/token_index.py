@@ -51,9 +51,9 @@ class TokenIndex(NamedTuple):
         rows = torch.arange(num_items, device=codes_IM.device) if items is None else items.long().sort().values
         if pairs is None:
             pairs = num_codebooks <= MOST_PAIRED and len(rows) >= codebook_size**2
-        codes_MN = codes_IM[rows].int().T.contiguous()
-        tokens = PostingLists.build(list(codes_MN), codebook_size, rows)
-        keys = [codes_MN[r] * codebook_size + codes_MN[s] for r, s in combinations(range(num_codebooks), 2)]
+        codes_MT = codes_IM[rows].int().T.contiguous()
+        tokens = PostingLists.build(list(codes_MT), codebook_size, rows)
+        keys = [codes_MT[r] * codebook_size + codes_MT[s] for r, s in combinations(range(num_codebooks), 2)]
         if not pairs or not keys:
             return cls._of(codes_IM, codebook_size, tokens, PostingLists(tokens.offsets[:0], tokens.postings[:0]))
         return cls._of(codes_IM, codebook_size, tokens, PostingLists.build(keys, codebook_size**2, rows))
@@ -63,21 +63,21 @@ class TokenIndex(NamedTuple):
         counts_MK = tokens.offsets.diff().int().view(-1, codebook_size)
         return cls(codes_IM.int().contiguous(), *tokens, counts_MK, *pairs)
 
-    def with_items(self, codes_IM: Tensor, rows_N: Tensor) -> "TokenIndex":
-        """The index with the rows `rows_N` (distinct, not in it yet) of `codes_IM`, which begins with its own codes.
+    def with_items(self, codes_IM: Tensor, rows_T: Tensor) -> "TokenIndex":
+        """The index with the rows `rows_T` (distinct, not in it yet) of `codes_IM`, which begins with its own codes.
 
         Merges in linear time what `build` would sort; pairs stay listed or not, as they are.
         """
         size = self.counts_MK.shape[1]
-        added = TokenIndex.build(codes_IM[rows_N], size, pairs=self.lists_pairs)
-        tokens = self._tokens.merged(added.offsets, rows_N[added.postings.long()])
-        pairs = self._pairs.merged(added.pair_offsets, rows_N[added.pair_postings.long()])
+        added = TokenIndex.build(codes_IM[rows_T], size, pairs=self.lists_pairs)
+        tokens = self._tokens.merged(added.offsets, rows_T[added.postings.long()])
+        pairs = self._pairs.merged(added.pair_offsets, rows_T[added.pair_postings.long()])
         return TokenIndex._of(codes_IM, size, tokens, pairs)
 
-    def without_items(self, rows_N: Tensor) -> "TokenIndex":
-        """The index without the rows `rows_N` (distinct), in linear time; their codes stay where they are."""
-        is_removed_I = torch.zeros(len(self.codes_IM), dtype=torch.bool, device=rows_N.device)
-        is_removed_I[rows_N] = True
+    def without_items(self, rows_T: Tensor) -> "TokenIndex":
+        """The index without the rows `rows_T` (distinct), in linear time; their codes stay where they are."""
+        is_removed_I = torch.zeros(len(self.codes_IM), dtype=torch.bool, device=rows_T.device)
+        is_removed_I[rows_T] = True
         tokens, pairs = self._tokens.without(is_removed_I), self._pairs.without(is_removed_I)
         return TokenIndex._of(self.codes_IM, self.counts_MK.shape[1], tokens, pairs)
 
@@ -130,61 +130,61 @@ class TokenIndex(NamedTuple):
         codebook_size = self.counts_MK.shape[1]
         open_BPMK = torch.zeros(batch, paths, num_codebooks, codebook_size, dtype=torch.bool, device=tokens_BPM.device)
         begun_BP = (tokens_BPM >= 0).any(-1)
-        root_B, root_P = (live_BP & ~begun_BP).nonzero(as_tuple=True)
-        if len(root_B):
-            open_BPMK[root_B, root_P] = self._open_at_root(batch, exclude_BX)[root_B]
-        path_B, path_P = (live_BP & begun_BP).nonzero(as_tuple=True)
-        path_T, item_T = self.items_with_tokens(tokens_BPM[path_B, path_P])
+        root_user, root_row = (live_BP & ~begun_BP).nonzero(as_tuple=True)
+        if len(root_user):
+            open_BPMK[root_user, root_row] = self._open_at_root(batch, exclude_BX)[root_user]
+        user, row = (live_BP & begun_BP).nonzero(as_tuple=True)
+        path_T, item_T = self.items_with_tokens(tokens_BPM[user, row])
         if exclude_BX is not None:
-            allowed = ~self.is_excluded(path_B[path_T], item_T, exclude_BX)
+            allowed = ~self.is_excluded(user[path_T], item_T, exclude_BX)
             path_T, item_T = path_T[allowed], item_T[allowed]
         book_M = torch.arange(num_codebooks, device=path_T.device)
-        rows_TM = (path_B * paths + path_P)[path_T, None] * num_codebooks + book_M
+        rows_TM = (user * paths + row)[path_T, None] * num_codebooks + book_M
         open_BPMK.view(-1)[rows_TM * codebook_size + self.codes_IM[item_T].long()] = True
         return open_BPMK & (tokens_BPM < 0)[..., None]
 
-    def items_with_tokens(self, tokens_NM: Tensor) -> tuple[Tensor, Tensor]:
+    def items_with_tokens(self, tokens_PM: Tensor) -> tuple[Tensor, Tensor]:
         """All (path, item) pairs where the item carries every token of the path: its shortest list, filtered."""
-        slots_NM = self._token_slots(tokens_NM)
+        slots_PM = self._token_slots(tokens_PM)
         if self.lists_pairs:
-            slots_NC, _ = self._pair_slots(tokens_NM)
-            paired_N1 = (slots_NC >= 0).any(1, keepdim=True)
-            alone_T, alone_item_T = self._tokens.shortest(slots_NM.masked_fill(paired_N1, -1))
-            pair_T, pair_item_T = self._pairs.shortest(slots_NC)
+            slots_PX, _ = self._pair_slots(tokens_PM)
+            paired_P1 = (slots_PX >= 0).any(1, keepdim=True)
+            alone_T, alone_item_T = self._tokens.shortest(slots_PM.masked_fill(paired_P1, -1))
+            pair_T, pair_item_T = self._pairs.shortest(slots_PX)
             path_T, item_T = torch.cat([alone_T, pair_T]), torch.cat([alone_item_T, pair_item_T])
         else:
-            path_T, item_T = self._tokens.shortest(slots_NM)
-        wanted_TM = tokens_NM[path_T]
+            path_T, item_T = self._tokens.shortest(slots_PM)
+        wanted_TM = tokens_PM[path_T]
         fits_T = ((wanted_TM < 0) | (wanted_TM == self.codes_IM[item_T])).all(1)
         return path_T[fits_T], item_T[fits_T]
 
-    def items_sharing_tokens(self, tokens_NM: Tensor, fewest_N: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """All (path, item) pairs, by path, that share `fewest_N` (1 or more) of its tokens, and how many they share.
+    def items_sharing_tokens(self, tokens_PM: Tensor, fewest_P: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """All (path, item) pairs, by path, that share `fewest_P` (1 or more) of its tokens, and how many they share.
 
         An item that shares f of d tokens carries one of any d - f + 1 of them, so the shortest lists of so many are
         read. With the codebooks in f - 1 groups it carries two of one group, so pairs within groups do where pairs are
         listed.
         """
-        if self.lists_pairs and bool((fewest_N > 1).all()):
+        if self.lists_pairs and bool((fewest_P > 1).all()):
             lists = self._pairs
-            slots_NX, (left_X, right_X) = self._pair_slots(tokens_NM)
-            num_groups_N1 = fewest_N[:, None] - 1
-            read_NX = (slots_NX >= 0) & (left_X % num_groups_N1 == right_X % num_groups_N1)
+            slots_PX, (left_X, right_X) = self._pair_slots(tokens_PM)
+            num_groups_P1 = fewest_P[:, None] - 1
+            read_PX = (slots_PX >= 0) & (left_X % num_groups_P1 == right_X % num_groups_P1)
         else:
             lists = self._tokens
-            slots_NX = self._token_slots(tokens_NM)
-            left_X = right_X = torch.arange(slots_NX.shape[1], device=slots_NX.device)
-            place_NX = lists.lengths(slots_NX, 2**62).sort(dim=1, stable=True).indices.argsort(1)
-            read_NX = place_NX < ((tokens_NM >= 0).sum(1) - fewest_N + 1)[:, None]
-        path_L, list_L = read_NX.nonzero(as_tuple=True)
-        at_T, item_T = lists.rows(slots_NX[path_L, list_L])
-        path_T = path_L[at_T]
-        shared_TM = self.codes_IM[item_T] == tokens_NM[path_T]
+            slots_PX = self._token_slots(tokens_PM)
+            left_X = right_X = torch.arange(slots_PX.shape[1], device=slots_PX.device)
+            place_PX = lists.lengths(slots_PX, 2**62).sort(dim=1, stable=True).indices.argsort(1)
+            read_PX = place_PX < ((tokens_PM >= 0).sum(1) - fewest_P + 1)[:, None]
+        asker, slot = read_PX.nonzero(as_tuple=True)
+        at_T, item_T = lists.rows(slots_PX[asker, slot])
+        path_T = asker[at_T]
+        shared_TM = self.codes_IM[item_T] == tokens_PM[path_T]
         shared_T = shared_TM.sum(1)
         # an item that stands in several of a path's lists is taken from the first
-        standing_TX = shared_TM[:, left_X] & shared_TM[:, right_X] & read_NX[path_T]
-        first_T = standing_TX.cumsum(1).gather(1, list_L[at_T, None]).squeeze(1) == 1
-        taken_T = first_T & (shared_T >= fewest_N[path_T])
+        standing_TX = shared_TM[:, left_X] & shared_TM[:, right_X] & read_PX[path_T]
+        first_T = standing_TX.cumsum(1).gather(1, slot[at_T, None]).squeeze(1) == 1
+        taken_T = first_T & (shared_T >= fewest_P[path_T])
         return path_T[taken_T], item_T[taken_T], shared_T[taken_T]
 
     def is_excluded(self, user_T: Tensor, item_T: Tensor, exclude_BX: Tensor) -> Tensor:
@@ -202,25 +202,25 @@ class TokenIndex(NamedTuple):
     def _pairs(self) -> PostingLists:
         return PostingLists(self.pair_offsets, self.pair_postings)
 
-    def _token_slots(self, tokens_NM: Tensor) -> Tensor:
-        """slots_NM: the posting lists of a path's tokens, -1 for none."""
+    def _token_slots(self, tokens_PM: Tensor) -> Tensor:
+        """slots_PM: the posting lists of a path's tokens, -1 for none."""
         num_codebooks, codebook_size = self.counts_MK.shape
-        first_M = torch.arange(num_codebooks, device=tokens_NM.device) * codebook_size
-        return (tokens_NM + first_M).masked_fill(tokens_NM < 0, -1)
+        first_M = torch.arange(num_codebooks, device=tokens_PM.device) * codebook_size
+        return (tokens_PM + first_M).masked_fill(tokens_PM < 0, -1)
 
-    def _pair_slots(self, tokens_NM: Tensor) -> tuple[Tensor, Tensor]:
-        """slots_NC: the lists of the pairs of a path's tokens, -1 for none, and the codebooks of each pair (2, C)."""
+    def _pair_slots(self, tokens_PM: Tensor) -> tuple[Tensor, Tensor]:
+        """slots_PX: the lists of the pairs of a path's tokens, -1 for none, and the codebooks of each pair (2, X)."""
         num_codebooks, codebook_size = self.counts_MK.shape
-        books_2C = torch.combinations(torch.arange(num_codebooks, device=tokens_NM.device)).T
-        first_C = torch.tensor([pair_slot(num_codebooks, codebook_size, r, s) for r, s in books_2C.T.tolist()])
-        left_NC, right_NC = tokens_NM[:, books_2C[0]], tokens_NM[:, books_2C[1]]
-        slots_NC = left_NC * codebook_size + right_NC + first_C.to(tokens_NM.device)
-        return slots_NC.masked_fill((left_NC < 0) | (right_NC < 0), -1), books_2C
+        books_2X = torch.combinations(torch.arange(num_codebooks, device=tokens_PM.device)).T
+        first_X = torch.tensor([pair_slot(num_codebooks, codebook_size, r, s) for r, s in books_2X.T.tolist()])
+        left_PX, right_PX = tokens_PM[:, books_2X[0]], tokens_PM[:, books_2X[1]]
+        slots_PX = left_PX * codebook_size + right_PX + first_X.to(tokens_PM.device)
+        return slots_PX.masked_fill((left_PX < 0) | (right_PX < 0), -1), books_2X
 
     def _open_at_root(self, batch: int, exclude_BX: Tensor | None) -> Tensor:
         """open_BMK before the first token: tokens that more items carry than are excluded."""
         num_codebooks, codebook_size = self.counts_MK.shape
-        counts_BR = self.counts_MK.view(1, -1).repeat(batch, 1)
+        counts = self.counts_MK.view(1, -1).repeat(batch, 1)
         if exclude_BX is not None and exclude_BX.shape[1]:
             distinct = exclude_BX.sort(dim=1).values
             first = torch.nn.functional.pad(distinct[:, 1:] != distinct[:, :-1], (1, 0), value=True) & (distinct >= 0)
@@ -228,9 +228,9 @@ class TokenIndex(NamedTuple):
             item_T = distinct[user_T, slot_T]
             token_TM = self.codes_IM[item_T].long() + torch.arange(num_codebooks, device=item_T.device) * codebook_size
             indexed_T = self.listed_items()[item_T]
-            gone = (user_T[:, None] * counts_BR.shape[1] + token_TM)[indexed_T].reshape(-1)
-            counts_BR.view(-1).index_add_(0, gone, torch.full_like(gone, -1, dtype=counts_BR.dtype))
-        return (counts_BR > 0).view(batch, num_codebooks, codebook_size)
+            gone = (user_T[:, None] * counts.shape[1] + token_TM)[indexed_T].reshape(-1)
+            counts.view(-1).index_add_(0, gone, torch.full_like(gone, -1, dtype=counts.dtype))
+        return (counts > 0).view(batch, num_codebooks, codebook_size)
 
 
 def pair_slot(num_codebooks: int, codebook_size: int, r: int, s: int) -> int:
@@ -240,8 +240,9 @@ def pair_slot(num_codebooks: int, codebook_size: int, r: int, s: int) -> int:
 
 def bind_index(op: str, index: TokenIndex, sizes: dict[str, int], device: torch.device) -> None:
     """`checks.bind` of an op's index; values were checked when it was built."""
-    offsets = {"index.offsets_Z": index.offsets, "index.pair_offsets_R": index.pair_offsets}
-    bind(op, {}, offsets, integer_dtypes=(torch.int64,), sizes=sizes, device=device)
-    lists = {"index.codes_IM": index.codes_IM, "index.counts_MK": index.counts_MK, "index.postings_Y": index.postings}
-    lists |= {"index.pair_postings_V": index.pair_postings}
+    offsets = {"index.offsets_T": index.offsets, "index.pair_offsets_X": index.pair_offsets}
+    bind(op, {}, offsets, integer_dtypes=(torch.int64,), device=device)
+    postings = {"index.postings_T": index.postings, "index.pair_postings_X": index.pair_postings}
+    bind(op, {}, postings, integer_dtypes=(torch.int32,), device=device)
+    lists = {"index.codes_IM": index.codes_IM, "index.counts_MK": index.counts_MK}
     bind(op, {}, lists, integer_dtypes=(torch.int32,), sizes=sizes, device=device)

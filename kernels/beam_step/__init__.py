@@ -22,7 +22,7 @@ def beam_step(
     exclude_BX: torch.Tensor | None = None,
     renormalize: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(parent_BP, token_BP, scores_BP, fallback_B): the best W + S children of the paths, no two of one token set.
+    """(parent_BP, token_BP, scores_BP, fallback_B): the best children of the paths, no two of one token set.
 
     tokens_BPM holds each path's token per codebook, -1 where unused; scores_BP are its log-probabilities so far, -inf
     for a dead path. Of the living paths those with JS <= threshold are kept, the best W of them; a user for whom none

@@ -43,16 +43,16 @@ def run(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     batch, num_paths, num_codebooks, codebook_size = logits_BPMK.shape
     width, device = num_beams + num_spares, logits_BPMK.device
-    parent_BW, token_BW = tokens_BPM.new_empty(batch, width), tokens_BPM.new_empty(batch, width)
-    best_scores_BW, fallback_B = scores_BP.new_empty(batch, width), scores_BP.new_empty(batch, dtype=torch.bool)
-    children_BPW2 = tokens_BPM.new_empty(batch, num_paths, width, 2)
+    parent_BP, token_BP = tokens_BPM.new_empty(batch, width), tokens_BPM.new_empty(batch, width)
+    best_scores_BP, fallback_B = scores_BP.new_empty(batch, width), scores_BP.new_empty(batch, dtype=torch.bool)
+    children_BPT2 = tokens_BPM.new_empty(batch, num_paths, width, 2)
     arguments: tuple[cuda.Argument, ...] = (
         *(num_paths, num_codebooks, codebook_size),
         *(*native.view(logits_BPMK, 4), *native.view(scores_BP, 2), *native.view(tokens_BPM, 3)),
         *(*native.view(None if threshold is None else js_BP, 2), 0.0 if threshold is None else threshold),
         *(*native.view(exclude_BX, 2), 0 if exclude_BX is None else exclude_BX.shape[1], renormalize),
         *(codes_IM, offsets, postings, counts_MK, pair_offsets, pair_postings, num_beams, width),
-        *(children_BPW2, parent_BW, token_BW, best_scores_BW, fallback_B),
+        *(children_BPT2, parent_BP, token_BP, best_scores_BP, fallback_B),
     )
     entry = "path_bf16" if logits_BPMK.dtype == torch.bfloat16 else "path_f32"
     kept = (width, cuda.capacity_of_best(width, _PATH_BLOCK))
@@ -62,7 +62,7 @@ def run(
     kept = (num_ranked, cuda.capacity_of_best(num_ranked, _USER_BLOCK))
     shared = _user_bytes(num_paths, num_codebooks, width)
     cuda.launch("beam_step", "user", batch, _USER_BLOCK, (*arguments, *kept), device, shared)
-    return parent_BW, token_BW, best_scores_BW, fallback_B
+    return parent_BP, token_BP, best_scores_BP, fallback_B
 
 
 def _num_ranked(num_paths: int, num_codebooks: int, width: int) -> int:

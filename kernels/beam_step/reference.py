@@ -30,20 +30,20 @@ def beam_step_reference(
     # a set of t tokens has at most t parents, so this many children hold all the distinct sets that are asked for
     width = num_beams + num_spares
     num_ranked = min(width * num_codebooks, children.shape[1])
-    scores_BR, flat_BR = top_children(children, num_ranked)
-    parent_BR, token_BR = flat_BR // (num_codebooks * codebook_size), flat_BR % (num_codebooks * codebook_size)
-    tokens_BRM = tokens_BPM.gather(1, parent_BR[..., None].expand(-1, -1, num_codebooks)).clone()
-    tokens_BRM.scatter_(2, (token_BR // codebook_size)[..., None], (token_BR % codebook_size)[..., None])
-    keep_BR = (scores_BR > -torch.inf) & ~repeats_better(tokens_BRM, codebook_size)
+    scores_BT, flat_BT = top_children(children, num_ranked)
+    parent_BT, token_BT = flat_BT // (num_codebooks * codebook_size), flat_BT % (num_codebooks * codebook_size)
+    tokens_BTM = tokens_BPM.gather(1, parent_BT[..., None].expand(-1, -1, num_codebooks)).clone()
+    tokens_BTM.scatter_(2, (token_BT // codebook_size)[..., None], (token_BT % codebook_size)[..., None])
+    keep_BT = (scores_BT > -torch.inf) & ~repeats_better(tokens_BTM, codebook_size)
 
-    order = keep_BR.int().sort(dim=1, descending=True, stable=True).indices[:, :width]
-    valid = keep_BR.gather(1, order)
+    order = keep_BT.int().sort(dim=1, descending=True, stable=True).indices[:, :width]
+    valid = keep_BT.gather(1, order)
 
-    def best(values_BR: Tensor, fill: float) -> Tensor:
-        taken = values_BR.gather(1, order).masked_fill(~valid, fill)
+    def best(values_BT: Tensor, fill: float) -> Tensor:
+        taken = values_BT.gather(1, order).masked_fill(~valid, fill)
         return torch.nn.functional.pad(taken, (0, width - order.shape[1]), value=fill)
 
-    return best(parent_BR, -1), best(token_BR, -1), best(scores_BR, -torch.inf).float(), fallback_B
+    return best(parent_BT, -1), best(token_BT, -1), best(scores_BT, -torch.inf).float(), fallback_B
 
 
 def prune_paths(
@@ -68,23 +68,23 @@ def prune_paths(
     return kept_BP & torch.zeros_like(kept_BP).scatter_(1, order[:, :num_beams], True), fallback_B
 
 
-def top_children(scores_BR: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def top_children(scores_BT: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k best of each row, best first, equal scores by lowest position (which torch.topk does not promise)."""
-    last = scores_BR.topk(k, dim=1).values[:, -1:] if k else scores_BR[:, :0]
-    above, level = scores_BR > last, scores_BR == last
+    last = scores_BT.topk(k, dim=1).values[:, -1:] if k else scores_BT[:, :0]
+    above, level = scores_BT > last, scores_BT == last
     taken = above | (level & (level.cumsum(1) <= k - above.sum(1, keepdim=True)))
-    position_BK = taken.nonzero()[:, 1].view(scores_BR.shape[0], k)
-    order = scores_BR.gather(1, position_BK).sort(dim=1, descending=True, stable=True)
-    return order.values, position_BK.gather(1, order.indices)
+    position_BX = taken.nonzero()[:, 1].view(scores_BT.shape[0], k)
+    order = scores_BT.gather(1, position_BX).sort(dim=1, descending=True, stable=True)
+    return order.values, position_BX.gather(1, order.indices)
 
 
-def repeats_better(tokens_BRM: Tensor, codebook_size: int) -> Tensor:
+def repeats_better(tokens_BTM: Tensor, codebook_size: int) -> Tensor:
     """Which rows, given best first, hold the same set of tokens as a better one."""
-    shift = torch.arange(tokens_BRM.shape[2], device=tokens_BRM.device) * codebook_size
-    mixed = _mix(torch.where(tokens_BRM >= 0, tokens_BRM + shift + 1, 0))
+    shift = torch.arange(tokens_BTM.shape[2], device=tokens_BTM.device) * codebook_size
+    mixed = _mix(torch.where(tokens_BTM >= 0, tokens_BTM + shift + 1, 0))
     order = mixed.sum(-1).sort(dim=1, stable=True).indices
-    sorted_BRM = tokens_BRM.gather(1, order[..., None].expand_as(tokens_BRM))
-    repeated = (sorted_BRM[:, 1:] == sorted_BRM[:, :-1]).all(-1)
+    sorted_BTM = tokens_BTM.gather(1, order[..., None].expand_as(tokens_BTM))
+    repeated = (sorted_BTM[:, 1:] == sorted_BTM[:, :-1]).all(-1)
     repeated = torch.nn.functional.pad(repeated, (1, 0), value=False)
     return torch.zeros_like(repeated).scatter_(1, order, repeated)
 

@@ -13,32 +13,32 @@ __all__ = ["DecoderShape", "decoder_step"]
 
 
 def decoder_step(
-    inputs_XE: torch.Tensor,
+    inputs_XD: torch.Tensor,
     row_BP: torch.Tensor,
     scale: float,
-    position_E: torch.Tensor,
-    states_BE: torch.Tensor,
-    kept_BTRZHD: torch.Tensor,
+    position_D: torch.Tensor,
+    states_BD: torch.Tensor,
+    kept_BTRZAQ: torch.Tensor,
     rows_BPS: torch.Tensor,
-    memory_BZHLD: torch.Tensor,
-    visible_BL: torch.Tensor,
-    weights_N: torch.Tensor,
+    memory_BZAJQ: torch.Tensor,
+    visible_BJ: torch.Tensor,
+    weights_Y: torch.Tensor,
     shape: DecoderShape,
     with_logits: bool = True,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(logits_BPO, categories_BPC): logits of all tokens and of the categories after one more token of each path.
 
-    A path's input is the layer norm of scale x inputs_XE[row_BP] + position_E. Then each of the blocks: attention to
+    A path's input is the layer norm of scale x inputs_XD[row_BP] + position_D. Then each of the blocks: attention to
     the path's own S earlier steps and this one, attention to the visible slots of the user's history, FFN with ReLU,
     each followed by addition and layer norm (epsilon 1e-5). Where the shape refines, a layer's output for that is added
-    to the user's row of states_BE. Two more layers give the logits; there are none (O = 0) without `with_logits`.
+    to the user's row of states_BD. Two more layers give the logits; there are none (O = 0) without `with_logits`.
 
-    kept_BTRZHD holds what earlier steps made: step s of path p is row rows_BPS[b, p, s] of step s, as in
+    kept_BTRZAQ holds what earlier steps made: step s of path p is row rows_BPS[b, p, s] of step s, as in
     `path_attention`, keys of block n at 2 n, values at 2 n + 1 (Z in all); **this step's are written to** row p of step
-    S, so T > S and R >= P. S may be 0. Rows must lie within 0..R - 1, those of row_BP within inputs_XE, and each user
-    must see a slot, none of which is checked; what is hidden or not named is not read. weights_N: what
+    S, so T > S and R >= P. S may be 0. Rows must lie within 0..R - 1, those of row_BP within inputs_XD, and each user
+    must see a slot, none of which is checked; what is hidden or not named is not read. weights_Y: what
     `pack_weights` makes of all (`DecoderShape.part_shapes`), in the dtype of the inputs or in bfloat16: then the
-    operands of the layers' products are rounded to that and nothing else is. E = H x D.
+    operands of the layers' products are rounded to that and nothing else is. D = A x Q.
 
     A path's result depends on its own row alone: any split of users or paths gives the same bits in C++. Without
     gradient. B and P may be 0. ValueError for a wrong dtype, device or shape.
@@ -46,84 +46,84 @@ def decoder_step(
     Paper: model, figure, D6: the decoder with its heads.
     """
     return OP(
-        *(inputs_XE, row_BP, scale, position_E, states_BE, kept_BTRZHD, rows_BPS, memory_BZHLD, visible_BL),
-        *(weights_N, shape, with_logits),
+        *(inputs_XD, row_BP, scale, position_D, states_BD, kept_BTRZAQ, rows_BPS, memory_BZAJQ, visible_BJ),
+        *(weights_Y, shape, with_logits),
     )
 
 
 def _check(
-    inputs_XE: torch.Tensor,
+    inputs_XD: torch.Tensor,
     row_BP: torch.Tensor,
     scale: float,
-    position_E: torch.Tensor,
-    states_BE: torch.Tensor,
-    kept_BTRZHD: torch.Tensor,
+    position_D: torch.Tensor,
+    states_BD: torch.Tensor,
+    kept_BTRZAQ: torch.Tensor,
     rows_BPS: torch.Tensor,
-    memory_BZHLD: torch.Tensor,
-    visible_BL: torch.Tensor,
-    weights_N: torch.Tensor,
+    memory_BZAJQ: torch.Tensor,
+    visible_BJ: torch.Tensor,
+    weights_Y: torch.Tensor,
     shape: DecoderShape,
     with_logits: bool = True,
 ) -> tuple:
-    floats = {"inputs_XE": inputs_XE, "position_E": position_E, "states_BE": states_BE}
-    floats |= {"kept_BTRZHD": kept_BTRZHD, "memory_BZHLD": memory_BZHLD}
-    integers, bools = {"row_BP": row_BP, "rows_BPS": rows_BPS}, {"visible_BL": visible_BL}
+    floats = {"inputs_XD": inputs_XD, "position_D": position_D, "states_BD": states_BD}
+    floats |= {"kept_BTRZAQ": kept_BTRZAQ, "memory_BZAJQ": memory_BZAJQ}
+    integers, bools = {"row_BP": row_BP, "rows_BPS": rows_BPS}, {"visible_BJ": visible_BJ}
     sizes = bind("decoder_step", floats, integers, bools, integer_dtypes=(torch.int64,))
-    weight_dtypes = (inputs_XE.dtype, torch.bfloat16)
-    bind("decoder_step", {"weights_N": weights_N}, float_dtypes=weight_dtypes, sizes=sizes, device=inputs_XE.device)
+    weight_dtypes = (inputs_XD.dtype, torch.bfloat16)
+    bind("decoder_step", {"weights_Y": weights_Y}, float_dtypes=weight_dtypes, sizes=sizes, device=inputs_XD.device)
     if sizes["S"] >= sizes["T"] or sizes["P"] > sizes["R"]:
         raise ValueError(
-            f"decoder_step: kept_BTRZHD has {sizes['T']} steps of {sizes['R']} rows, without room for "
+            f"decoder_step: kept_BTRZAQ has {sizes['T']} steps of {sizes['R']} rows, without room for "
             f"step {sizes['S']} (from 0) of {sizes['P']} paths"
         )
-    dim, fits = sizes["E"], sizes["Z"] == 2 * shape.num_blocks and min(shape[:3]) > 0 and shape.num_categories >= 0
-    if not dim or dim != sizes["H"] * sizes["D"] or not fits:
+    dim, fits = sizes["D"], sizes["Z"] == 2 * shape.num_blocks and min(shape[:3]) > 0 and shape.num_categories >= 0
+    if not dim or dim != sizes["A"] * sizes["Q"] or not fits:
         raise ValueError(
-            "decoder_step: E = H x D > 0, Z = 2 x blocks, 1 or more blocks, FFN channels and tokens, and 0 or more "
+            "decoder_step: D = A x Q > 0, Z = 2 x blocks, 1 or more blocks, FFN channels and tokens, and 0 or more "
             f"categories were expected, found {sizes} and {shape}"
         )
-    if sizes["N"] != (wanted := num_weights(shape, dim, weights_N.dtype)):
-        raise ValueError(f"decoder_step: weights_N has {sizes['N']} numbers where {wanted} were expected")
+    if sizes["Y"] != (wanted := num_weights(shape, dim, weights_Y.dtype)):
+        raise ValueError(f"decoder_step: weights_Y has {sizes['Y']} numbers where {wanted} were expected")
     return (
-        *(inputs_XE, row_BP, float(scale), position_E, states_BE, kept_BTRZHD, rows_BPS, memory_BZHLD, visible_BL),
-        *(weights_N, *shape, with_logits),
+        *(inputs_XD, row_BP, float(scale), position_D, states_BD, kept_BTRZAQ, rows_BPS, memory_BZAJQ, visible_BJ),
+        *(weights_Y, *shape, with_logits),
     )
 
 
 def _reference(
-    inputs_XE: torch.Tensor,
+    inputs_XD: torch.Tensor,
     row_BP: torch.Tensor,
     scale: float,
-    position_E: torch.Tensor,
-    states_BE: torch.Tensor,
-    kept_BTRZHD: torch.Tensor,
+    position_D: torch.Tensor,
+    states_BD: torch.Tensor,
+    kept_BTRZAQ: torch.Tensor,
     rows_BPS: torch.Tensor,
-    memory_BZHLD: torch.Tensor,
-    visible_BL: torch.Tensor,
-    weights_N: torch.Tensor,
+    memory_BZAJQ: torch.Tensor,
+    visible_BJ: torch.Tensor,
+    weights_Y: torch.Tensor,
     *rest: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     *shape, with_logits = rest
-    paths = kept_BTRZHD, rows_BPS, memory_BZHLD, visible_BL
+    paths = kept_BTRZAQ, rows_BPS, memory_BZAJQ, visible_BJ
     return decoder_step_reference(
-        inputs_XE, row_BP, scale, position_E, states_BE, *paths, weights_N, DecoderShape(*shape), with_logits
+        inputs_XD, row_BP, scale, position_D, states_BD, *paths, weights_Y, DecoderShape(*shape), with_logits
     )
 
 
-def _fake(inputs_XE: torch.Tensor, row_BP: torch.Tensor, *rest: Any) -> tuple[torch.Tensor, torch.Tensor]:
+def _fake(inputs_XD: torch.Tensor, row_BP: torch.Tensor, *rest: Any) -> tuple[torch.Tensor, torch.Tensor]:
     _, _, num_tokens, num_categories, _, with_logits = rest[8:]
     num_logits = num_tokens if with_logits else 0
-    return inputs_XE.new_empty(*row_BP.shape, num_logits), inputs_XE.new_empty(*row_BP.shape, num_categories)
+    return inputs_XD.new_empty(*row_BP.shape, num_logits), inputs_XD.new_empty(*row_BP.shape, num_categories)
 
 
 OP = Op(
     "decoder_step",
-    "(Tensor inputs_XE, Tensor row_BP, float scale, Tensor position_E, Tensor states_BE, Tensor(a!) kept_BTRZHD,"
-    " Tensor rows_BPS, Tensor memory_BZHLD, Tensor visible_BL, Tensor weights_N, int num_blocks, int ffn_dim,"
+    "(Tensor inputs_XD, Tensor row_BP, float scale, Tensor position_D, Tensor states_BD, Tensor(a!) kept_BTRZAQ,"
+    " Tensor rows_BPS, Tensor memory_BZAJQ, Tensor visible_BJ, Tensor weights_Y, int num_blocks, int ffn_dim,"
     " int num_tokens, int num_categories, bool refines, bool with_logits) -> (Tensor, Tensor)",
     check=_check,
     reference=_reference,
     fake=_fake,
     implementations={"cpp": "native"},
-    mutates=("kept_BTRZHD",),
+    mutates=("kept_BTRZAQ",),
 )

@@ -36,44 +36,44 @@ class DecoderShape(NamedTuple):
 
 
 def decoder_step_reference(
-    inputs_XE: torch.Tensor,
+    inputs_XD: torch.Tensor,
     row_BP: torch.Tensor,
     scale: float,
-    position_E: torch.Tensor,
-    states_BE: torch.Tensor,
-    kept_BTRZHD: torch.Tensor,
+    position_D: torch.Tensor,
+    states_BD: torch.Tensor,
+    kept_BTRZAQ: torch.Tensor,
     rows_BPS: torch.Tensor,
-    memory_BZHLD: torch.Tensor,
-    visible_BL: torch.Tensor,
-    weights_N: torch.Tensor,
+    memory_BZAJQ: torch.Tensor,
+    visible_BJ: torch.Tensor,
+    weights_Y: torch.Tensor,
     shape: DecoderShape,
     with_logits: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(logits_BPO, categories_BPC)"""
-    dim, num_heads, (num_paths, step) = inputs_XE.shape[1], memory_BZHLD.shape[2], rows_BPS.shape[1:]
+    dim, num_heads, (num_paths, step) = inputs_XD.shape[1], memory_BZAJQ.shape[2], rows_BPS.shape[1:]
     own_BP1 = torch.arange(num_paths, device=row_BP.device)[:, None].expand(*row_BP.shape, 1)
     path_BPS = torch.cat([rows_BPS, own_BP1], dim=2)
-    *blocks, (heads, (norm_input,)) = unpack_weights(weights_N, shape.part_shapes(dim), dim, inputs_XE.dtype)
-    x_BPE = F.layer_norm(scale * F.embedding(row_BP, inputs_XE) + position_E, (dim,), *norm_input)
+    *blocks, (heads, (norm_input,)) = unpack_weights(weights_Y, shape.part_shapes(dim), dim, inputs_XD.dtype)
+    x_BPD = F.layer_norm(scale * F.embedding(row_BP, inputs_XD) + position_D, (dim,), *norm_input)
     for block, ((qkv, out, cross_q, cross_out, up, down), (norm_self, norm_cross, norm_ffn)) in enumerate(blocks):
         at = 2 * block, 2 * block + 1
-        q_BPHD, *own = affine(x_BPE, qkv).unflatten(-1, (3, num_heads, -1)).unbind(-3)
-        kept_BTRZHD[:, step, :num_paths, at[0] : at[1] + 1] = torch.stack(own, dim=2)
-        keys, values = (kept_BTRZHD[:, :, :, z] for z in at)
-        mixed_BPHD = path_attention_reference(q_BPHD, keys, values, path_BPS)
-        x_BPE = F.layer_norm(x_BPE + affine(mixed_BPHD.flatten(2), out), (dim,), *norm_self)
-        cross_BHPD = affine(x_BPE, cross_q).unflatten(-1, (num_heads, -1)).transpose(1, 2)
-        keys_BHLD, values_BHLD = (memory_BZHLD[:, z].masked_fill(~visible_BL[:, None, :, None], 0) for z in at)
-        scores_BHPL = cross_BHPD * cross_BHPD.shape[-1] ** -0.5 @ keys_BHLD.mT
-        weights_BHPL = scores_BHPL.masked_fill(~visible_BL[:, None, None], -torch.inf).softmax(-1)
-        seen_BPE = (weights_BHPL @ values_BHLD).transpose(1, 2).flatten(2)
-        x_BPE = F.layer_norm(x_BPE + affine(seen_BPE, cross_out), (dim,), *norm_cross)
-        x_BPE = F.layer_norm(x_BPE + affine(affine(x_BPE, up).relu(), down), (dim,), *norm_ffn)
+        q_BPAQ, *own = affine(x_BPD, qkv).unflatten(-1, (3, num_heads, -1)).unbind(-3)
+        kept_BTRZAQ[:, step, :num_paths, at[0] : at[1] + 1] = torch.stack(own, dim=2)
+        keys, values = (kept_BTRZAQ[:, :, :, z] for z in at)
+        mixed_BPAQ = path_attention_reference(q_BPAQ, keys, values, path_BPS)
+        x_BPD = F.layer_norm(x_BPD + affine(mixed_BPAQ.flatten(2), out), (dim,), *norm_self)
+        cross_BAPQ = affine(x_BPD, cross_q).unflatten(-1, (num_heads, -1)).transpose(1, 2)
+        keys_BAJQ, values_BAJQ = (memory_BZAJQ[:, z].masked_fill(~visible_BJ[:, None, :, None], 0) for z in at)
+        scores_BAPJ = cross_BAPQ * cross_BAPQ.shape[-1] ** -0.5 @ keys_BAJQ.mT
+        weights_BAPJ = scores_BAPJ.masked_fill(~visible_BJ[:, None, None], -torch.inf).softmax(-1)
+        seen_BPD = (weights_BAPJ @ values_BAJQ).transpose(1, 2).flatten(2)
+        x_BPD = F.layer_norm(x_BPD + affine(seen_BPD, cross_out), (dim,), *norm_cross)
+        x_BPD = F.layer_norm(x_BPD + affine(affine(x_BPD, up).relu(), down), (dim,), *norm_ffn)
     if shape.refines:
-        x_BPE = states_BE[:, None] + affine(x_BPE, heads[0])
+        x_BPD = states_BD[:, None] + affine(x_BPD, heads[0])
     tokens, *categories = heads[shape.refines :]
-    nothing_BP0 = x_BPE[..., :0].clone()
+    nothing_BP0 = x_BPD[..., :0].clone()
     return (
-        affine(x_BPE, tokens) if with_logits else nothing_BP0,
-        affine(x_BPE, categories[0]) if categories else nothing_BP0.clone(),
+        affine(x_BPD, tokens) if with_logits else nothing_BP0,
+        affine(x_BPD, categories[0]) if categories else nothing_BP0.clone(),
     )

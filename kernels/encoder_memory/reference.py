@@ -24,29 +24,29 @@ class EncoderShape(NamedTuple):
 
 
 def encoder_memory_reference(
-    x_BSE: torch.Tensor,
-    seen_S: torch.Tensor,
-    cos_SD: torch.Tensor,
-    sin_SD: torch.Tensor,
-    turn_cos_BSD: torch.Tensor,
-    turn_sin_BSD: torch.Tensor,
-    weights_N: torch.Tensor,
+    x_BJD: torch.Tensor,
+    seen_J: torch.Tensor,
+    cos_JQ: torch.Tensor,
+    sin_JQ: torch.Tensor,
+    turn_cos_BJQ: torch.Tensor,
+    turn_sin_BJQ: torch.Tensor,
+    weights_Y: torch.Tensor,
     shape: EncoderShape,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(y_BSE, memory_BSZHD)"""
-    dim, head_dim = x_BSE.shape[2], cos_SD.shape[1]
-    visible_SS = torch.arange(len(seen_S), device=x_BSE.device) < seen_S[:, None]
-    *blocks, ((to_memory,), _) = unpack_weights(weights_N, shape.part_shapes(dim), dim, x_BSE.dtype)
+    """(y_BJD, memory_BJZAQ)"""
+    dim, head_dim = x_BJD.shape[2], cos_JQ.shape[1]
+    visible_JJ = torch.arange(len(seen_J), device=x_BJD.device) < seen_J[:, None]
+    *blocks, ((to_memory,), _) = unpack_weights(weights_Y, shape.part_shapes(dim), dim, x_BJD.dtype)
     for (qkv, out, up, down), (norm_attention, norm_ffn) in blocks:
-        heads = affine(x_BSE, qkv).unflatten(-1, (3, -1, head_dim)).permute(2, 0, 3, 1, 4)
-        q_BHSD, k_BHSD = (_rotated(x, cos_SD, sin_SD) for x in heads[:2])
-        scores_BHSS = (q_BHSD * head_dim**-0.5 @ k_BHSD.mT).masked_fill(~visible_SS, -torch.inf)
-        mixed_BSE = (scores_BHSS.softmax(-1) @ heads[2]).transpose(1, 2).flatten(2)
-        x_BSE = F.layer_norm(x_BSE + affine(mixed_BSE, out), (dim,), *norm_attention)
-        x_BSE = F.layer_norm(x_BSE + affine(affine(x_BSE, up).relu(), down), (dim,), *norm_ffn)
-    keys, values = affine(x_BSE, to_memory).unflatten(-1, (-1, 2, dim // head_dim, head_dim)).unbind(3)
-    keys = _rotated(keys, *(turn[:, :, None, None] for turn in (turn_cos_BSD, turn_sin_BSD)))
-    return x_BSE.clone(), torch.stack([keys, values], dim=3).flatten(2, 3)
+        heads = affine(x_BJD, qkv).unflatten(-1, (3, -1, head_dim)).permute(2, 0, 3, 1, 4)
+        q_BAJQ, k_BAJQ = (_rotated(x, cos_JQ, sin_JQ) for x in heads[:2])
+        scores_BAJJ = (q_BAJQ * head_dim**-0.5 @ k_BAJQ.mT).masked_fill(~visible_JJ, -torch.inf)
+        mixed_BJD = (scores_BAJJ.softmax(-1) @ heads[2]).transpose(1, 2).flatten(2)
+        x_BJD = F.layer_norm(x_BJD + affine(mixed_BJD, out), (dim,), *norm_attention)
+        x_BJD = F.layer_norm(x_BJD + affine(affine(x_BJD, up).relu(), down), (dim,), *norm_ffn)
+    keys, values = affine(x_BJD, to_memory).unflatten(-1, (-1, 2, dim // head_dim, head_dim)).unbind(3)
+    keys = _rotated(keys, *(turn[:, :, None, None] for turn in (turn_cos_BJQ, turn_sin_BJQ)))
+    return x_BJD.clone(), torch.stack([keys, values], dim=3).flatten(2, 3)
 
 
 def _rotated(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:

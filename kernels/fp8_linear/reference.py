@@ -18,7 +18,7 @@ E4M3, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2
 
 
 class Operand(NamedTuple):
-    """fp8 values with the summed axis last, and the largest magnitude of all, (1, 1), or of each row, (A, 1)."""
+    """fp8 values with the summed axis last, and the largest magnitude of all, (1, 1), or of each row, (T, 1)."""
 
     values: torch.Tensor
     largest: torch.Tensor
@@ -29,14 +29,14 @@ class Operand(NamedTuple):
         return _scale(self.largest, self.values.dtype)
 
 
-def fp8_quantize(tensor_AX: torch.Tensor, dtype: torch.dtype, rowwise: bool) -> Operand:
+def fp8_quantize(tensor_TD: torch.Tensor, dtype: torch.dtype, rowwise: bool) -> Operand:
     """The tensor as `values` of a format of fp8, with one `scale` that turns them back, or one for each row."""
-    tensor_AX = tensor_AX.detach()
-    if tensor_AX.numel():
-        largest = tensor_AX.abs().amax(1 if rowwise else (0, 1), keepdim=True)
+    tensor_TD = tensor_TD.detach()
+    if tensor_TD.numel():
+        largest = tensor_TD.abs().amax(1 if rowwise else (0, 1), keepdim=True)
     else:
-        largest = tensor_AX.new_zeros(len(tensor_AX) if rowwise else 1, 1)
-    return Operand((tensor_AX.float() / _scale(largest, dtype)).to(dtype).contiguous(), largest)
+        largest = tensor_TD.new_zeros(len(tensor_TD) if rowwise else 1, 1)
+    return Operand((tensor_TD.float() / _scale(largest, dtype)).to(dtype).contiguous(), largest)
 
 
 def fp8_weight_reference(weight_OD: torch.Tensor, rowwise: bool) -> tuple[torch.Tensor, ...]:
@@ -77,21 +77,21 @@ def _scale(largest: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 
 
 def _product(left: Operand, right: Operand, dtype: torch.dtype) -> torch.Tensor:
-    """left_AX @ right_BX.T in `dtype`."""
-    left_AX, right_BX = left.values, right.values
-    if left_AX.numel() == 0:
-        return torch.zeros(len(left_AX), len(right_BX), dtype=dtype, device=left_AX.device)
-    if left_AX.is_cuda:
-        one = left_AX.new_ones((), dtype=torch.float32)
-        left_AX, right_BX = _filled(left_AX), _filled(right_BX)
-        sums_AB = torch._scaled_mm(left_AX, right_BX.T, scale_a=one, scale_b=one, out_dtype=torch.float32)
+    """left_TD @ right_OD.T in `dtype`."""
+    left_TD, right_OD = left.values, right.values
+    if left_TD.numel() == 0:
+        return torch.zeros(len(left_TD), len(right_OD), dtype=dtype, device=left_TD.device)
+    if left_TD.is_cuda:
+        one = left_TD.new_ones((), dtype=torch.float32)
+        left_TD, right_OD = _filled(left_TD), _filled(right_OD)
+        sums_TO = torch._scaled_mm(left_TD, right_OD.T, scale_a=one, scale_b=one, out_dtype=torch.float32)
     else:
         # the same sums: fp8 products are exact in float32, and torch's own CPU loop takes a thousand times longer
-        sums_AB = left_AX.float() @ right_BX.float().T
-    return (sums_AB * (left.scale * right.scale.T)).to(dtype)
+        sums_TO = left_TD.float() @ right_OD.float().T
+    return (sums_TO * (left.scale * right.scale.T)).to(dtype)
 
 
-def _filled(values_AX: torch.Tensor) -> torch.Tensor:
+def _filled(values_TD: torch.Tensor) -> torch.Tensor:
     """Zeros up to a multiple of 16 along the axis that is summed, which GPUs need."""
-    missing = -values_AX.shape[1] % 16
-    return pad(values_AX.view(torch.uint8), (0, missing)).view(values_AX.dtype) if missing else values_AX
+    missing = -values_TD.shape[1] % 16
+    return pad(values_TD.view(torch.uint8), (0, missing)).view(values_TD.dtype) if missing else values_TD

@@ -93,23 +93,23 @@ def product_kernel(
     BLOCK_B: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """A tile of y_AB = a_AD @ b_BD.T with their scales, plus bias_B."""
+    """A tile of y_TO = a_TD @ b_OD.T with their scales, plus bias_O."""
     # tiles that run at the same time share rows of both operands in the L2
     tile_a, tile_b = tl.swizzle2d(tl.program_id(0), tl.program_id(1), tl.num_programs(0), tl.num_programs(1), 8)
     start_a, start_b = tile_a * BLOCK_A, tile_b * BLOCK_B
-    y_AB = tl.zeros((BLOCK_A, BLOCK_B), tl.float32)
+    y_TO = tl.zeros((BLOCK_A, BLOCK_B), tl.float32)
     for start_d in range(0, depth, BLOCK_D):
-        a_AD = a_desc.load([start_a, start_d])
-        b_BD = b_desc.load([start_b, start_d])
+        a_TD = a_desc.load([start_a, start_d])
+        b_OD = b_desc.load([start_b, start_d])
         # matrix units keep few bits of an fp8 sum, so that each tile is added outside of them
-        y_AB += dot(a_AD, b_BD.T, INTERPRETED)
+        y_TO += dot(a_TD, b_OD.T, INTERPRETED)
     a, b = start_a + tl.arange(0, BLOCK_A), start_b + tl.arange(0, BLOCK_B)
-    a_scale_A = load_scale(a_largest_ptr + a * stride_a, a < num_rows, A_HIGHEST)
-    b_scale_B = load_scale(b_largest_ptr + b * stride_b, b < num_columns, B_HIGHEST)
-    y_AB *= a_scale_A[:, None] * b_scale_B[None, :]
+    a_scale_T = load_scale(a_largest_ptr + a * stride_a, a < num_rows, A_HIGHEST)
+    b_scale_O = load_scale(b_largest_ptr + b * stride_b, b < num_columns, B_HIGHEST)
+    y_TO *= a_scale_T[:, None] * b_scale_O[None, :]
     if bias_ptr is not None:
-        y_AB += tl.load(bias_ptr + b * stride_bias, mask=b < num_columns, other=0.0).to(tl.float32)
-    y_desc.store([start_a, start_b], cast(y_AB, y_desc.dtype, INTERPRETED))
+        y_TO += tl.load(bias_ptr + b * stride_bias, mask=b < num_columns, other=0.0).to(tl.float32)
+    y_desc.store([start_a, start_b], cast(y_TO, y_desc.dtype, INTERPRETED))
 
 
 def objection(x_TD: torch.Tensor, *_: object) -> str | None:
@@ -168,25 +168,25 @@ def _largest(x_TD: torch.Tensor, axis: int | None) -> torch.Tensor:
     return torch.linalg.vector_norm(x_TD, torch.inf, axis, keepdim=True).view(-1, 1)
 
 
-def multiply(a: Operand, b: Operand, dtype: torch.dtype, bias_B: torch.Tensor | None = None) -> torch.Tensor:
-    """y_AB = a_AD @ b_BD.T in `dtype`; 128 terms at a time are added in float32."""
+def multiply(a: Operand, b: Operand, dtype: torch.dtype, bias_O: torch.Tensor | None = None) -> torch.Tensor:
+    """y_TO = a_TD @ b_OD.T in `dtype`; 128 terms at a time are added in float32."""
     (num_rows, depth), num_columns = a.values.shape, len(b.values)
-    y_AB = torch.empty(num_rows, num_columns, dtype=dtype, device=a.values.device)
+    y_TO = torch.empty(num_rows, num_columns, dtype=dtype, device=a.values.device)
     tiles = product_tiles(num_rows, num_columns)
     block_a, block_b, block_d = tiles["BLOCK_A"], tiles["BLOCK_B"], tiles["BLOCK_D"]
     strides = [0 if len(operand.largest) == 1 else 1 for operand in (a, b)]
     product_kernel[(triton.cdiv(num_rows, block_a), triton.cdiv(num_columns, block_b))](
         TensorDescriptor.from_tensor(a.values, [block_a, block_d]),
         TensorDescriptor.from_tensor(b.values, [block_b, block_d]),
-        TensorDescriptor.from_tensor(y_AB, [block_a, block_b]),
-        *(a.largest, b.largest, bias_B, *strides, 1 if bias_B is None else bias_B.stride(0)),
+        TensorDescriptor.from_tensor(y_TO, [block_a, block_b]),
+        *(a.largest, b.largest, bias_O, *strides, 1 if bias_O is None else bias_O.stride(0)),
         *(num_rows, num_columns, depth),
         A_HIGHEST=torch.finfo(a.values.dtype).max,
         B_HIGHEST=torch.finfo(b.values.dtype).max,
         INTERPRETED=interpreted(),
         **tiles,
     )
-    return y_AB
+    return y_TO
 
 
 def product_tiles(num_rows: int, num_columns: int) -> dict[str, int]:

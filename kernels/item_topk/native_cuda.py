@@ -35,13 +35,13 @@ def run(
         users, entry, shared = (1, "direct", _best_bytes(k))
     groups = -(-num_users // users)
     num_ranges = max(1, min(_BLOCKS_WANTED // max(1, groups), num_items // _SMALLEST_RANGE))
-    keys_BRN = items_BN.new_empty(num_users, num_ranges, k)
+    keys_BTN = items_BN.new_empty(num_users, num_ranges, k)
     arguments: tuple[cuda.Argument, ...] = (
         *(floats_BMK.data_ptr(), *floats_BMK.stride()),
         *(ids_IM.data_ptr(), *ids_IM.stride(), ids_IM.element_size()),
         *(exclude_BX.data_ptr(), *exclude_BX.stride(), exclude_BX.element_size(), exclude_BX.shape[1]),
         *(num_users, num_books, num_codes, num_items, num_ranges, -(-num_items // num_ranges)),
-        *(k, cuda.capacity_of_best(k, _BLOCK), keys_BRN, scores_BN, items_BN),
+        *(k, cuda.capacity_of_best(k, _BLOCK), keys_BTN, scores_BN, items_BN),
     )
     cuda.launch("item_topk", entry, groups * num_ranges, _BLOCK, arguments, device, shared)
     cuda.launch("item_topk", "merge", num_users, _BLOCK, arguments, device, _best_bytes(k))

@@ -45,8 +45,8 @@ def _keys(scores_Bi: torch.Tensor, start: int) -> torch.Tensor:
 
 
 def _drop(keys_Bi: torch.Tensor, column_BX: torch.Tensor) -> None:
-    user_Y, slot_Y = ((column_BX >= 0) & (column_BX < keys_Bi.shape[1])).nonzero(as_tuple=True)
-    keys_Bi[user_Y, column_BX[user_Y, slot_Y]] = _NO_ITEM
+    user_T, slot_T = ((column_BX >= 0) & (column_BX < keys_Bi.shape[1])).nonzero(as_tuple=True)
+    keys_Bi[user_T, column_BX[user_T, slot_T]] = _NO_ITEM
 
 
 def _unpack(best_BN: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

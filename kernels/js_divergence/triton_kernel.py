@@ -84,35 +84,35 @@ def js_divergence_kernel(
         tl.store(keep_ptr + n, decided <= threshold)
 
 
-def objection(p_logits_NC: torch.Tensor, q_logits_NC: torch.Tensor, threshold: float | None) -> str | None:
-    if p_logits_NC.dtype not in _DTYPES:
-        return f"it computes float32, bfloat16 and float16 logits, these are {p_logits_NC.dtype}"
+def objection(p_logits_TC: torch.Tensor, q_logits_TC: torch.Tensor, threshold: float | None) -> str | None:
+    if p_logits_TC.dtype not in _DTYPES:
+        return f"it computes float32, bfloat16 and float16 logits, these are {p_logits_TC.dtype}"
     return None
 
 
 def run(
-    p_logits_NC: torch.Tensor, q_logits_NC: torch.Tensor, threshold: float | None
+    p_logits_TC: torch.Tensor, q_logits_TC: torch.Tensor, threshold: float | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    num_rows, num_classes = p_logits_NC.shape
-    js_N = torch.empty(num_rows, dtype=torch.float32, device=p_logits_NC.device)
-    keep_N = torch.empty(0 if threshold is None else num_rows, dtype=torch.bool, device=p_logits_NC.device)
+    num_rows, num_classes = p_logits_TC.shape
+    js_T = torch.empty(num_rows, dtype=torch.float32, device=p_logits_TC.device)
+    keep_T = torch.empty(0 if threshold is None else num_rows, dtype=torch.bool, device=p_logits_TC.device)
     if num_rows == 0:
-        return js_N, keep_N
-    with contextlib.nullcontext() if interpreted() else torch.cuda.device(p_logits_NC.device):
+        return js_T, keep_T
+    with contextlib.nullcontext() if interpreted() else torch.cuda.device(p_logits_TC.device):
         js_divergence_kernel[(num_rows,)](
-            p_logits_NC,
-            q_logits_NC,
-            js_N,
-            keep_N,
-            *p_logits_NC.stride(),
-            *q_logits_NC.stride(),
+            p_logits_TC,
+            q_logits_TC,
+            js_T,
+            keep_T,
+            *p_logits_TC.stride(),
+            *q_logits_TC.stride(),
             num_classes,
             0.0 if threshold is None else threshold,
             NEAR,
             HAS_THRESHOLD=threshold is not None,
             BLOCK_C=tile(num_classes),
         )
-    return js_N, keep_N
+    return js_T, keep_T
 
 
 def tile(num_classes: int) -> int:

@@ -82,12 +82,12 @@ def _decide(
 ) -> torch.Tensor:
     """The nearest of the candidates in fp64, lowest index first."""
     distance_XK = torch.full(candidates_XK.shape, torch.inf, dtype=torch.float64, device=candidates_XK.device)
-    pair_Y, code_Y = candidates_XK.nonzero(as_tuple=True)
+    pair_T, code_T = candidates_XK.nonzero(as_tuple=True)
     step = max(1, _TILE // latents_XE.shape[1])
-    for start in range(0, len(pair_Y), step):
-        pair_y, code_y = pair_Y[start : start + step], code_Y[start : start + step]
-        codewords_yE = codebooks_MKE[book_X[pair_y], code_y].double()
-        distance_XK[pair_y, code_y] = (latents_XE[pair_y] - codewords_yE).square().sum(1)
+    for start in range(0, len(pair_T), step):
+        pair_t, code_t = pair_T[start : start + step], code_T[start : start + step]
+        codewords_tE = codebooks_MKE[book_X[pair_t], code_t].double()
+        distance_XK[pair_t, code_t] = (latents_XE[pair_t] - codewords_tE).square().sum(1)
     return distance_XK.argmin(1)
 
 

@@ -37,8 +37,8 @@ def mpq_quantize_fused_reference(
         latents_XE = bias_ME[book_X].double()
         for book in book_X.unique().tolist():
             of_book_X = book_X == book
-            hidden_YH = hidden_BMH[row_X[of_book_X], book].double()
-            latents_XE[of_book_X] += hidden_YH @ weight_MEH[book].double().mT
+            hidden_TH = hidden_BMH[row_X[of_book_X], book].double()
+            latents_XE[of_book_X] += hidden_TH @ weight_MEH[book].double().mT
         return latents_XE
 
     ids_BM = nearest_codes(latents_BME, codebooks_MKE, error_BM, exact)

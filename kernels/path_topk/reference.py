@@ -39,14 +39,14 @@ def path_topk_reference(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(scores_BN, items_BN, path_BN)"""
     batch, device = len(tokens_BWM), rank_I.device
-    path_B, path_W = (scores_BW > -torch.inf).nonzero(as_tuple=True)
-    path_T, item_T = index.items_with_tokens(tokens_BWM[path_B, path_W])
+    user_P, row_P = (scores_BW > -torch.inf).nonzero(as_tuple=True)
+    path_T, item_T = index.items_with_tokens(tokens_BWM[user_P, row_P])
     if exclude_BX is not None:
-        keep_T = ~index.is_excluded(path_B[path_T], item_T, exclude_BX)
+        keep_T = ~index.is_excluded(user_P[path_T], item_T, exclude_BX)
         path_T, item_T = path_T[keep_T], item_T[keep_T]
-    order = lexsort(path_T, path_B[path_T] * len(rank_I) + item_T)  # of an item, its first path before the others
-    path_T, item_T = first_of_each((path_B[path_T] * len(rank_I) + item_T)[order], path_T[order], item_T[order])
-    user_T, row_T = path_B[path_T], path_W[path_T]
+    order = lexsort(path_T, user_P[path_T] * len(rank_I) + item_T)  # of an item, its first path before the others
+    path_T, item_T = first_of_each((user_P[path_T] * len(rank_I) + item_T)[order], path_T[order], item_T[order])
+    user_T, row_T = user_P[path_T], row_P[path_T]
     scores_T = scores_BW[user_T, row_T].double()
     if scoring is not None:
         scores_T = _own_scores(scoring, user_T, item_T, index)
@@ -67,8 +67,8 @@ def _own_scores(scoring: ItemScoring, user_T: Tensor, item_T: Tensor, index: Tok
     shared_T = logits_BMK[user_T[:, None], codebooks, index.codes_IM[item_T].long()].double().sum(1)
     own_T = torch.cat(
         [
-            (states_BD[user_P].double() * residual_ID[item_P].double()).sum(1)
-            for user_P, item_P in zip(user_T.split(SCORED_AT_ONCE), item_T.split(SCORED_AT_ONCE), strict=True)
+            (states_BD[user_t].double() * residual_ID[item_t].double()).sum(1)
+            for user_t, item_t in zip(user_T.split(SCORED_AT_ONCE), item_T.split(SCORED_AT_ONCE), strict=True)
         ]
     )
     return shared_T + own_T + repeat_bias.double() * index.is_excluded(user_T, item_T, repeated_BL)

@@ -58,14 +58,14 @@ def hidden_grad_kernel(
     BLOCK_D: tl.constexpr,
     BLOCK_G: tl.constexpr,
 ):
-    """A tile of rows and of dimensions G of hidden_grad_TD, summed over the codebooks in order."""
+    """A tile of rows and of dimensions g of hidden_grad_TD, summed over the codebooks in order."""
     lane_t = tl.program_id(0).to(tl.int64) * BLOCK_T + tl.arange(0, BLOCK_T)
     ok_t = lane_t < num_rows
     t = tl.load(order_ptr + lane_t, mask=ok_t, other=0)
     g = tl.program_id(1) * BLOCK_G + tl.arange(0, BLOCK_G)
     h_ptr = hidden_ptr + t * stride_ht
     share_T = tl.load(share_ptr + t, mask=ok_t, other=0.0)
-    grad_TG = tl.zeros((BLOCK_T, BLOCK_G), tl.float32)
+    grad_TD = tl.zeros((BLOCK_T, BLOCK_G), tl.float32)
     for book in range(num_books):
         m = tl.cast(book, tl.int64)
         open_T = tl.load(open_ptr + t * stride_ot + m * stride_om, mask=ok_t, other=0) != 0
@@ -83,12 +83,12 @@ def hidden_grad_kernel(
                 if HAS_AMONG:
                     a_ptr = among_ptr + t[:, None] * stride_at + m * stride_am + k * stride_ak
                     ok_TK &= tl.load(a_ptr, mask=ok_TK, other=0) != 0
-                w_KG = tl.load(w_ptr[:, None] + g * stride_wd, mask=ok_k[:, None] & (g < width), other=0.0)
+                w_KD = tl.load(w_ptr[:, None] + g * stride_wd, mask=ok_k[:, None] & (g < width), other=0.0)
                 right_TK = k == id_T[:, None]
-                p_TK = logit_grad(logits_TK, lse_T[:, None], share_T[:, None], ok_TK, right_TK, w_KG.dtype, INTERPRETED)
-                grad_TG += dot(p_TK, w_KG, INTERPRETED)
-    grad_TG = cast(grad_TG, grad_ptr.dtype.element_ty, INTERPRETED)
-    tl.store(grad_ptr + t[:, None] * width + g, grad_TG, mask=ok_t[:, None] & (g < width))
+                p_TK = logit_grad(logits_TK, lse_T[:, None], share_T[:, None], ok_TK, right_TK, w_KD.dtype, INTERPRETED)
+                grad_TD += dot(p_TK, w_KD, INTERPRETED)
+    grad_TD = cast(grad_TD, grad_ptr.dtype.element_ty, INTERPRETED)
+    tl.store(grad_ptr + t[:, None] * width + g, grad_TD, mask=ok_t[:, None] & (g < width))
 
 
 @triton.jit(do_not_specialize=["num_rows", "num_parts"])
@@ -128,7 +128,7 @@ def weight_grad_kernel(
     BLOCK_D: tl.constexpr,
     BLOCK_G: tl.constexpr,
 ):
-    """A tile of codes and of dimensions G of a codebook's gradient, summed over every num_parts-th tile of rows."""
+    """A tile of codes and of dimensions g of a codebook's gradient, summed over every num_parts-th tile of rows."""
     num_tiles_k = tl.cdiv(num_codes, BLOCK_K)
     k = tl.program_id(0) % num_tiles_k * BLOCK_K + tl.arange(0, BLOCK_K)
     ok_k = k < num_codes
@@ -136,7 +136,7 @@ def weight_grad_kernel(
     g = tl.program_id(1) * BLOCK_G + tl.arange(0, BLOCK_G)
     part = tl.program_id(2).to(tl.int64)
     w_ptr = weight_ptr + m * stride_wm + k * stride_wk
-    grad_KG = tl.zeros((BLOCK_K, BLOCK_G), tl.float32)
+    grad_KD = tl.zeros((BLOCK_K, BLOCK_G), tl.float32)
     for tile in range(tl.program_id(2), tl.cdiv(num_rows, BLOCK_T), num_parts):
         lane_t = tl.cast(tile, tl.int64) * BLOCK_T + tl.arange(0, BLOCK_T)
         t = tl.load(order_ptr + lane_t, mask=lane_t < num_rows, other=0)
@@ -153,11 +153,11 @@ def weight_grad_kernel(
             if HAS_AMONG:
                 a_ptr = among_ptr + t * stride_at + m * stride_am + k[:, None] * stride_ak
                 ok_KT &= tl.load(a_ptr, mask=ok_KT, other=0) != 0
-            h_TG = tl.load(h_ptr[:, None] + g * stride_hd, mask=open_T[:, None] & (g < width), other=0.0)
-            p_KT = logit_grad(logits_KT, lse_T, share_T, ok_KT, k[:, None] == id_T, h_TG.dtype, INTERPRETED)
-            grad_KG += dot(p_KT, h_TG, INTERPRETED)
+            h_TD = tl.load(h_ptr[:, None] + g * stride_hd, mask=open_T[:, None] & (g < width), other=0.0)
+            p_KT = logit_grad(logits_KT, lse_T, share_T, ok_KT, k[:, None] == id_T, h_TD.dtype, INTERPRETED)
+            grad_KD += dot(p_KT, h_TD, INTERPRETED)
     to_ptr = parts_ptr + ((part * num_books + m) * num_codes + k[:, None]) * width + g
-    tl.store(to_ptr, grad_KG, mask=ok_k[:, None] & (g < width))
+    tl.store(to_ptr, grad_KD, mask=ok_k[:, None] & (g < width))
 
 
 def objection(grad_T: torch.Tensor, hidden_TD: torch.Tensor, *_: torch.Tensor | None) -> str | None:

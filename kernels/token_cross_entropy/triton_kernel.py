@@ -26,15 +26,15 @@ def product(
     BLOCK_B: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """a_AD @ b_BD.T of the rows that the pointers begin."""
-    product_AB = tl.zeros((BLOCK_A, BLOCK_B), tl.float32)
+    """a_TD @ b_KD.T of the rows that the pointers begin."""
+    product_TK = tl.zeros((BLOCK_A, BLOCK_B), tl.float32)
     for start in range(0, width, BLOCK_D):
         d = start + tl.arange(0, BLOCK_D)
         ok_d = d < width
-        a_AD = tl.load(a_ptr[:, None] + d * stride_ad, mask=ok_a[:, None] & ok_d, other=0.0)
-        b_DB = tl.load(b_ptr + d[:, None] * stride_bd, mask=ok_d[:, None] & ok_b, other=0.0)
-        product_AB += dot(a_AD, b_DB, INTERPRETED)
-    return product_AB
+        a_TD = tl.load(a_ptr[:, None] + d * stride_ad, mask=ok_a[:, None] & ok_d, other=0.0)
+        b_DK = tl.load(b_ptr + d[:, None] * stride_bd, mask=ok_d[:, None] & ok_b, other=0.0)
+        product_TK += dot(a_TD, b_DK, INTERPRETED)
+    return product_TK
 
 
 @triton.jit(do_not_specialize=["num_rows"])

@@ -159,9 +159,9 @@ class SASRec:
     def _scores(self, histories: Sequences) -> Tensor:
         """The score of every item (B, I) to come next."""
         newest = histories.last(self.config.max_history)
-        states_BSD = self.network(padded(newest, 0).to(self.device))
+        states_BJD = self.network(padded(newest, 0).to(self.device))
         last_B = torch.from_numpy(newest.lengths).to(self.device)
-        return states_BSD[torch.arange(len(newest), device=self.device), last_B] @ self.network.items_ID.T
+        return states_BJD[torch.arange(len(newest), device=self.device), last_B] @ self.network.items_ID.T
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the whole recommender, replacing what was there."""

@@ -27,10 +27,10 @@ class SASRecNetwork(nn.Module):
     def forward(self, items_BL: Tensor) -> Tensor:
         """States (B, L + 1, D): state l has read the first l items. Padding stands at the end, as any row."""
         embedded_BLD = F.embedding(items_BL, self.items_ID) * self.items_ID.shape[1] ** 0.5
-        x_BSD = torch.cat([self.start.expand(len(items_BL), 1, -1), embedded_BLD], dim=1)
-        x_BSD = self.dropout(self.norm(x_BSD))
-        number_S = torch.arange(x_BSD.shape[1], device=x_BSD.device)
-        turn_S, visible_SS = self.rotary(number_S), number_S <= number_S[:, None]
+        x_BJD = torch.cat([self.start.expand(len(items_BL), 1, -1), embedded_BLD], dim=1)
+        x_BJD = self.dropout(self.norm(x_BJD))
+        number_J = torch.arange(x_BJD.shape[1], device=x_BJD.device)
+        turn_J, visible_JJ = self.rotary(number_J), number_J <= number_J[:, None]
         for block in self.blocks:
-            x_BSD = block(x_BSD, turn_S, visible_SS)
-        return x_BSD
+            x_BJD = block(x_BJD, turn_J, visible_JJ)
+        return x_BJD

@@ -103,11 +103,11 @@ def _settings(source: str | Path, name: str) -> dict[str, Any]:
 
 @torch.inference_mode()
 def _encode_batch(tokenizer: Any, encoder: Any, pooling: str, texts: list[str]) -> npt.NDArray[np.float32]:
-    tokens_BL = tokenizer(texts, padding=True, truncation=True, return_tensors="pt").to(encoder.device)
-    states_BLV = encoder(**tokens_BL).last_hidden_state
+    tokens_BT = tokenizer(texts, padding=True, truncation=True, return_tensors="pt").to(encoder.device)
+    states_BTV = encoder(**tokens_BT).last_hidden_state
     if pooling == "cls":
-        pooled_BV = states_BLV[:, 0]
+        pooled_BV = states_BTV[:, 0]
     else:
-        filled_BL1 = tokens_BL["attention_mask"].unsqueeze(2).to(states_BLV.dtype)
-        pooled_BV = (states_BLV * filled_BL1).sum(1) / filled_BL1.sum(1)
+        filled_BT1 = tokens_BT["attention_mask"].unsqueeze(2).to(states_BTV.dtype)
+        pooled_BV = (states_BTV * filled_BT1).sum(1) / filled_BT1.sum(1)
     return torch.nn.functional.normalize(pooled_BV, dim=1).float().cpu().numpy()

@@ -24,27 +24,27 @@ LIKELY = 0.8
 class SyntheticShop(Dataset):
     """A dataset drawn from a known law, which `best_next` and `oracle` use.
 
-    An item is a combination of facet values (`facets_IF`). Every user has one hidden intent, a facet that tends to
+    An item is a combination of facet values (`facets_IX`). Every user has one hidden intent, a facet that tends to
     keep its value from item to item while the other facets move by a fixed rule; nothing is bought twice.
-    `transitions_FII[f]` holds the unnormalized probabilities of the next item under intent f.
+    `transitions_XII[f]` holds the unnormalized probabilities of the next item under intent f.
     """
 
-    facets_IF: npt.NDArray[np.int32] = field(kw_only=True)
-    transitions_FII: Float64 = field(kw_only=True)
+    facets_IX: npt.NDArray[np.int32] = field(kw_only=True)
+    transitions_XII: Float64 = field(kw_only=True)
 
     def next_probabilities(self, history: npt.ArrayLike) -> Float64:
         """The true probability of every item (I,) to be next, given the history (item rows, oldest first)."""
         rows = np.asarray(history, dtype=np.int64)
-        intents, unseen = len(self.transitions_FII), np.ones(self.num_items)
-        log_posterior_F = np.zeros(intents)
-        next_FI = np.full((intents, self.num_items), 1 / self.num_items)
+        intents, unseen = len(self.transitions_XII), np.ones(self.num_items)
+        log_posterior_X = np.zeros(intents)
+        next_XI = np.full((intents, self.num_items), 1 / self.num_items)
         for step, item in enumerate(rows):
-            log_posterior_F += np.log(next_FI[:, item]) if step else 0.0
+            log_posterior_X += np.log(next_XI[:, item]) if step else 0.0
             unseen[item] = 0
-            next_FI = self.transitions_FII[:, item] * unseen
-            next_FI = next_FI / next_FI.sum(axis=1, keepdims=True)
-        posterior_F = np.exp(log_posterior_F - log_posterior_F.max())
-        return np.asarray(posterior_F @ next_FI / posterior_F.sum())
+            next_XI = self.transitions_XII[:, item] * unseen
+            next_XI = next_XI / next_XI.sum(axis=1, keepdims=True)
+        posterior_X = np.exp(log_posterior_X - log_posterior_X.max())
+        return np.asarray(posterior_X @ next_XI / posterior_X.sum())
 
     def best_next(self, history: npt.ArrayLike) -> npt.NDArray[np.int32]:
         """Item rows by true probability of being next, best first, ties by lowest row; seen items are left out."""
@@ -94,19 +94,19 @@ def synthetic_shop(
     if not 1 <= min_length <= max_length < num_items:
         raise InputError(f"lengths {min_length} to {max_length} do not fit a shop of {num_items} items")
     rng = np.random.default_rng(seed)
-    facets_IF = _draw_items(rng, num_items, num_facets, num_values)
-    transitions_FII = _transitions(rng, facets_IF, num_values)
+    facets_IX = _draw_items(rng, num_items, num_facets, num_values)
+    transitions_XII = _transitions(rng, facets_IX, num_values)
     histories = [
-        _draw_user(rng, transitions_FII, int(rng.integers(min_length, max_length + 1))) for _ in range(num_users)
+        _draw_user(rng, transitions_XII, int(rng.integers(min_length, max_length + 1))) for _ in range(num_users)
     ]
     return SyntheticShop.build(
         "synthetic-shop",
         pa.array([f"user{u}" for u in range(num_users)]),
         Sequences.from_lists(histories),
-        ItemCatalog.from_table(_item_table(facets_IF)),
+        ItemCatalog.from_table(_item_table(facets_IX)),
         card={"source": "synthetic_shop", "seed": seed, "facets": num_facets, "values": num_values},
-        facets_IF=facets_IF,
-        transitions_FII=transitions_FII,
+        facets_IX=facets_IX,
+        transitions_XII=transitions_XII,
     )
 
 
@@ -116,30 +116,30 @@ def _draw_items(rng: np.random.Generator, num_items: int, num_facets: int, num_v
     return np.stack(digits, axis=1).astype(np.int32)
 
 
-def _transitions(rng: np.random.Generator, facets_IF: npt.NDArray[np.int32], num_values: int) -> Float64:
-    """(F, I, I): under intent f facet f keeps its value, every other facet g moves by its own cyclic permutation."""
-    num_items, num_facets = facets_IF.shape
-    sticky_XX = _peaked(np.arange(num_values), num_values)
-    moves_FII, stays_FII = np.empty((2, num_facets, num_items, num_items))
+def _transitions(rng: np.random.Generator, facets_IX: npt.NDArray[np.int32], num_values: int) -> Float64:
+    """(X, I, I): under intent f facet f keeps its value, every other facet g moves by its own cyclic permutation."""
+    num_items, num_facets = facets_IX.shape
+    sticky_TT = _peaked(np.arange(num_values), num_values)
+    moves_XII, stays_XII = np.empty((2, num_facets, num_items, num_items))
     for f in range(num_facets):
-        pairs = np.ix_(facets_IF[:, f], facets_IF[:, f])
+        pairs = np.ix_(facets_IX[:, f], facets_IX[:, f])
         cycle = rng.permutation(num_values)
         successor = np.empty(num_values, dtype=np.int64)
         successor[cycle] = np.roll(cycle, -1)
-        moves_FII[f], stays_FII[f] = _peaked(successor, num_values)[pairs], sticky_XX[pairs]
-    everything = moves_FII.prod(axis=0)
-    return everything / moves_FII * stays_FII
+        moves_XII[f], stays_XII[f] = _peaked(successor, num_values)[pairs], sticky_TT[pairs]
+    everything = moves_XII.prod(axis=0)
+    return everything / moves_XII * stays_XII
 
 
 def _peaked(successor: npt.NDArray[np.int64], num_values: int) -> Float64:
-    """(X, X) rows with LIKELY on the successor and the rest spread evenly."""
+    """(T, T) rows with LIKELY on the successor and the rest spread evenly."""
     matrix = np.full((num_values, num_values), (1 - LIKELY) / num_values)
     matrix[np.arange(num_values), successor] += LIKELY
     return matrix
 
 
-def _draw_user(rng: np.random.Generator, transitions_FII: Float64, length: int) -> list[int]:
-    intent_II = transitions_FII[rng.integers(len(transitions_FII))]
+def _draw_user(rng: np.random.Generator, transitions_XII: Float64, length: int) -> list[int]:
+    intent_II = transitions_XII[rng.integers(len(transitions_XII))]
     items = [int(rng.integers(len(intent_II)))]
     unseen = np.ones(len(intent_II))
     while len(items) < length:
@@ -149,8 +149,8 @@ def _draw_user(rng: np.random.Generator, transitions_FII: Float64, length: int) 
     return items
 
 
-def _item_table(facets_IF: npt.NDArray[np.int32]) -> pa.Table:
-    words = [[f"facet{f}value{v}" for f, v in enumerate(row)] for row in facets_IF.tolist()]
+def _item_table(facets_IX: npt.NDArray[np.int32]) -> pa.Table:
+    words = [[f"facet{f}value{v}" for f, v in enumerate(row)] for row in facets_IX.tolist()]
     columns: dict[str, Any] = {
         "item_id": [f"item{i}" for i in range(len(words))],
         "title": [" ".join(row) for row in words],

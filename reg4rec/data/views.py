@@ -122,16 +122,16 @@ class ItemViews:
         vectors_BV[:, own_V] = unit_rows(self.expected(vectors_BV, self.vectors_IV[:, own_V]))
         return vectors_BV
 
-    def expected(self, vectors_BV: Float32, values_IX: Float32) -> Float32:
-        """(B, X): what to expect, of values that training gave to the fitted items, for vectors of unseen ones.
+    def expected(self, vectors_BV: Float32, values_IT: Float32) -> Float32:
+        """(B, T): what to expect, of values that training gave to the fitted items, for vectors of unseen ones.
 
-        values_IX may go on with values of items that came later, which do not count. The mean over the fitted items
+        values_IT may go on with values of items that came later, which do not count. The mean over the fitted items
         that are nearest in all but the collaborative view; items without a collaborative view, which training has not
         met either, do not count. Ours: docs/findings.md.
         """
         own_V, fitted_IV = self._collaborative_V(), self.vectors_IV[: self.card.get("items")]
         met_X = np.flatnonzero(fitted_IV[:, own_V].any(axis=1) | ~own_V.any())
-        return neighbor_mean(vectors_BV[:, ~own_V], fitted_IV[met_X][:, ~own_V], values_IX[met_X])
+        return neighbor_mean(vectors_BV[:, ~own_V], fitted_IV[met_X][:, ~own_V], values_IT[met_X])
 
     def _collaborative_V(self) -> npt.NDArray[np.bool_]:  # noqa: N802
         return np.repeat([name == "collaborative" for name in self.widths], list(self.widths.values()))

@@ -65,8 +65,8 @@ def bucketed(batch: Batch, most_users: int, max_history: int) -> Batch:
     num_users = len(batch.item_BL)
     more_users = max(num_users, min(most_users, 1 << (num_users - 1).bit_length())) - num_users
 
-    def filled(x_BN: Tensor, fill: int) -> Tensor:
-        return pad(x_BN, (0, _slots(x_BN.shape[1], max_history) - x_BN.shape[1], 0, more_users), value=fill)
+    def filled(x_BT: Tensor, fill: int) -> Tensor:
+        return pad(x_BT, (0, _slots(x_BT.shape[1], max_history) - x_BT.shape[1], 0, more_users), value=fill)
 
     return Batch(
         filled(batch.item_BL, 0),

@@ -50,11 +50,11 @@ def rank_items(
     )
     source_BN = torch.where(items_BN < 0, -1, SOURCES.index("path"))
     ranking = Ranking(items_BN, scores_BN, source_BN, path_BN)
-    if len(short_S := _with_open_places(ranking)):  # or splitting would give one part, of none
-        for some_S in short_S.split(_users_at_once(paths, index)):
-            _fill_relaxed(ranking, some_S, paths, index, rank_I, exclude_BX)
-    if len(short_S := _with_open_places(ranking)):
-        _fill_by_tokens(ranking, short_S, paths, index, exclude_BX, allowed_I)
+    if len(short_b := _with_open_places(ranking)):  # or splitting would give one part, of none
+        for some_b in short_b.split(_users_at_once(paths, index)):
+            _fill_relaxed(ranking, some_b, paths, index, rank_I, exclude_BX)
+    if len(short_b := _with_open_places(ranking)):
+        _fill_by_tokens(ranking, short_b, paths, index, exclude_BX, allowed_I)
     return ranking
 
 
@@ -67,7 +67,7 @@ def bucket_ranks(cosine_I: Tensor, popularity_I: Tensor) -> Tensor:
 
 def _fill_relaxed(
     ranking: Ranking,
-    short_S: Tensor,
+    short_b: Tensor,
     paths: Paths,
     index: ops.TokenIndex,
     rank_I: Tensor,
@@ -78,18 +78,18 @@ def _fill_relaxed(
     Those that share more come first, then those of better paths; of an item the path with which it shares most counts.
     Paper: path-to-item matching, ours, D11.
     """
-    living_SW = paths.scores_BW[short_S] > -torch.inf
-    path_S, path_W = living_SW.nonzero(as_tuple=True)
-    tokens_NM = paths.tokens_BWM[short_S[path_S], path_W]
-    decoded_S = (paths.tokens_BWM[short_S] >= 0).sum(2).amax(1)
-    fewest_S = (decoded_S - (decoded_S // 3).clamp(min=1)).clamp(min=1)
-    path_T, item_T, shared_T = index.items_sharing_tokens(tokens_NM, fewest_S[path_S])
-    user_T = short_S[path_S[path_T]]
-    ranked_SX = _not_to_rank(ranking, exclude_BX)[short_S]
-    open_T = (~index.is_excluded(path_S[path_T], item_T, ranked_SX)).nonzero().squeeze(1)
+    living_bW = paths.scores_BW[short_b] > -torch.inf
+    user_P, row_P = living_bW.nonzero(as_tuple=True)
+    tokens_PM = paths.tokens_BWM[short_b[user_P], row_P]
+    decoded_b = (paths.tokens_BWM[short_b] >= 0).sum(2).amax(1)
+    fewest_b = (decoded_b - (decoded_b // 3).clamp(min=1)).clamp(min=1)
+    path_T, item_T, shared_T = index.items_sharing_tokens(tokens_PM, fewest_b[user_P])
+    user_T = short_b[user_P[path_T]]
+    ranked_bX = _not_to_rank(ranking, exclude_BX)[short_b]
+    open_T = (~index.is_excluded(user_P[path_T], item_T, ranked_bX)).nonzero().squeeze(1)
     best_T = open_T[ops.lexsort(-shared_T[open_T])]
     (best_T,) = ops.first_of_each((user_T * len(rank_I) + item_T)[best_T], best_T)
-    user_T, item_T, shared_T, row_T = user_T[best_T], item_T[best_T], shared_T[best_T], path_W[path_T[best_T]]
+    user_T, item_T, shared_T, row_T = user_T[best_T], item_T[best_T], shared_T[best_T], row_P[path_T[best_T]]
     scores_T = paths.scores_BW[user_T, row_T]
     order = ops.lexsort(rank_I[item_T], -scores_T, -shared_T, user_T)
     _append(ranking, user_T[order], item_T[order], scores_T[order], row_T[order], SOURCES.index("relaxed"))
@@ -107,24 +107,24 @@ def _users_at_once(paths: Paths, index: ops.TokenIndex) -> int:
 
 def _fill_by_tokens(
     ranking: Ranking,
-    short_S: Tensor,
+    short_b: Tensor,
     paths: Paths,
     index: ops.TokenIndex,
     exclude_BX: Tensor | None,
     allowed_I: Tensor,
 ) -> None:
     """Put the items of the likeliest tokens before the first step into the open places of some users."""
-    allowed_N = allowed_I.nonzero().squeeze(1)
+    allowed = allowed_I.nonzero().squeeze(1)
     place_I = torch.full_like(allowed_I, -1, dtype=torch.int64)
-    place_I[allowed_N] = torch.arange(len(allowed_N), device=allowed_N.device)
-    ranked_SX = _not_to_rank(ranking, exclude_BX)[short_S]
-    gone_SX = place_I[ranked_SX].masked_fill(ranked_SX < 0, -1)
-    wanted = min(ranking.items_BN.shape[1], len(allowed_N))
-    log_probs_SMK, codes_NM = paths.first_log_probs_BMK[short_S], index.codes_IM[allowed_N]
-    scores_SN, place_SN = ops.item_topk(log_probs_SMK, codes_NM, wanted, gone_SX)
-    row_T, column_T = (place_SN >= 0).nonzero(as_tuple=True)
-    item_T, scores_T = allowed_N[place_SN[row_T, column_T]], scores_SN[row_T, column_T]
-    _append(ranking, short_S[row_T], item_T, scores_T, torch.full_like(item_T, -1), SOURCES.index("tokens"))
+    place_I[allowed] = torch.arange(len(allowed), device=allowed.device)
+    ranked_bX = _not_to_rank(ranking, exclude_BX)[short_b]
+    gone_bX = place_I[ranked_bX].masked_fill(ranked_bX < 0, -1)
+    wanted = min(ranking.items_BN.shape[1], len(allowed))
+    log_probs_bMK, codes = paths.first_log_probs_BMK[short_b], index.codes_IM[allowed]
+    scores_bN, place_bN = ops.item_topk(log_probs_bMK, codes, wanted, gone_bX)
+    row_T, column_T = (place_bN >= 0).nonzero(as_tuple=True)
+    item_T, scores_T = allowed[place_bN[row_T, column_T]], scores_bN[row_T, column_T]
+    _append(ranking, short_b[row_T], item_T, scores_T, torch.full_like(item_T, -1), SOURCES.index("tokens"))
 
 
 def _not_to_rank(ranking: Ranking, exclude_BX: Tensor | None) -> Tensor:

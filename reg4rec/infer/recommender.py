@@ -141,9 +141,9 @@ class Recommender:
             own_vectors = {name: np.asarray(matrix)[new] for name, matrix in (vectors or {}).items()}
             self._grow(ItemCatalog(other.table.filter(pa.array(new)), self.items.category_level), own_vectors)
             rows[new] = np.arange(len(self.items) - new.sum(), len(self.items))
-        row_N = torch.from_numpy(rows).long().to(self.device)
-        self.removed_I = self.removed_I.index_fill(0, row_N, False)
-        self.index = self.index.with_items(self.codes_IM, row_N)
+        row_T = torch.from_numpy(rows).long().to(self.device)
+        self.removed_I = self.removed_I.index_fill(0, row_T, False)
+        self.index = self.index.with_items(self.codes_IM, row_T)
 
     def remove_items(self, item_ids: Iterable[Any]) -> None:
         """Never recommend these items again; histories may still hold them. InputError names ids that are not there."""
@@ -151,9 +151,9 @@ class Recommender:
         gone = rows[self.removed_I.cpu().numpy()[rows]]
         if len(gone):
             raise InputError(f"item_id {self.items.ids[int(gone[0])].as_py()!r} was removed before")
-        row_N = torch.from_numpy(rows).long().to(self.device)
-        self.removed_I = self.removed_I.index_fill(0, row_N, True)
-        self.index = self.index.without_items(row_N)
+        row_T = torch.from_numpy(rows).long().to(self.device)
+        self.removed_I = self.removed_I.index_fill(0, row_T, True)
+        self.index = self.index.without_items(row_T)
 
     def _grow(self, new: ItemCatalog, vectors: Mapping[str, npt.ArrayLike]) -> None:
         """Give the items of `new` the rows after the last one; what other recommenders share stays as it is."""
@@ -161,8 +161,8 @@ class Recommender:
         first, more = len(self.items), (0, len(new))
         if model.scores_items:
             residual_ID = model.residual_ID.detach().cpu().numpy()
-            expected_ND = tokenizer.views.expected(tokenizer.views.vectors_IV[first:], residual_ID)
-            model = model.extended(torch.from_numpy(expected_ND))
+            expected_TD = tokenizer.views.expected(tokenizer.views.vectors_IV[first:], residual_ID)
+            model = model.extended(torch.from_numpy(expected_TD))
         self.items, self.tokenizer, self.model = items, tokenizer, model
         self.codes_IM = tokenizer.codes_IM.long().to(self.device)
         self.popularity_I = torch.nn.functional.pad(self.popularity_I, more)

@@ -287,6 +287,6 @@ def _take(x: Tensor, rows_BP: Tensor) -> Tensor:
 
 def _divergence(before_BPC: Tensor, after_BPC: Tensor, threshold: float) -> Tensor:
     """js_BP, moved to the side of the threshold on which the op decided that the row lies."""
-    js_N, keep_N = ops.js_divergence(before_BPC.flatten(0, 1), after_BPC.flatten(0, 1), threshold)
-    just_above = torch.nextafter(js_N.new_full((), threshold), js_N.new_ones(()))
-    return torch.where(keep_N, js_N.clamp(max=threshold), js_N.maximum(just_above)).view(before_BPC.shape[:2])
+    js_T, keep_T = ops.js_divergence(before_BPC.flatten(0, 1), after_BPC.flatten(0, 1), threshold)
+    just_above = torch.nextafter(js_T.new_full((), threshold), js_T.new_ones(()))
+    return torch.where(keep_T, js_T.clamp(max=threshold), js_T.maximum(just_above)).view(before_BPC.shape[:2])

@@ -44,9 +44,9 @@ def rotate(x: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None) -> Tensor:
-    """Attention (..., t, head_dim) of queries (..., t, head_dim) over S keys and values (..., S, head_dim).
+    """Attention (..., t, head_dim) of queries (..., t, head_dim) over X keys and values (..., X, head_dim).
 
-    visible: which keys a query may see, broadcast against (..., t, S), at least one for each; None: all.
+    visible: which keys a query may see, broadcast against (..., t, X), at least one for each; None: all.
     """
     if q.is_cuda:
         flat_q, flat_k, flat_v = (x.flatten(0, -4) for x in (q, k, v))  # fused kernels take four dimensions
@@ -56,10 +56,10 @@ def attend(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None) -> Tensor:
     return (scores if visible is None else scores.masked_fill(~visible, -torch.inf)).softmax(-1) @ v
 
 
-def attend_gathered(q_BPHD: Tensor, keys_BTRHD: Tensor, values_BTRHD: Tensor, rows_BPS: Tensor) -> Tensor:
+def attend_gathered(q_BPAQ: Tensor, keys_BTRAQ: Tensor, values_BTRAQ: Tensor, rows_BPS: Tensor) -> Tensor:
     """`reg4rec.ops.path_attention` by `attend`, with a copy of the keys and values that the paths name."""
-    k, v = (ops.gather_paths(x, rows_BPS).transpose(2, 3) for x in (keys_BTRHD, values_BTRHD))
-    return attend(q_BPHD[:, :, :, None], k, v, None).squeeze(3)
+    k, v = (ops.gather_paths(x, rows_BPS).transpose(2, 3) for x in (keys_BTRAQ, values_BTRAQ))
+    return attend(q_BPAQ[:, :, :, None], k, v, None).squeeze(3)
 
 
 def split_heads(x: Tensor, num_heads: int) -> Tensor:
@@ -107,12 +107,12 @@ class EncoderBlock(nn.Module):
         """Layers and norms in the order of `reg4rec.ops.encoder_memory`."""
         return [self.qkv, self.out, self.ffn.up, self.ffn.down], [self.norm_attention, self.norm_ffn]
 
-    def forward(self, x_BSD: Tensor, turn_S: tuple[Tensor, Tensor], visible_SS: Tensor) -> Tensor:
-        q, k, v = self.qkv(x_BSD).unflatten(-1, (3, self.num_heads, -1)).unbind(-3)
-        q, k = rotate(q, turn_S), rotate(k, turn_S)
-        mixed = attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), visible_SS)
-        x_BSD = self.norm_attention(x_BSD + self.dropout(self.out(mixed.transpose(1, 2).flatten(2))))
-        return self.norm_ffn(x_BSD + self.dropout(self.ffn(x_BSD)))
+    def forward(self, x_BJD: Tensor, turn_J: tuple[Tensor, Tensor], visible_JJ: Tensor) -> Tensor:
+        q, k, v = self.qkv(x_BJD).unflatten(-1, (3, self.num_heads, -1)).unbind(-3)
+        q, k = rotate(q, turn_J), rotate(k, turn_J)
+        mixed = attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), visible_JJ)
+        x_BJD = self.norm_attention(x_BJD + self.dropout(self.out(mixed.transpose(1, 2).flatten(2))))
+        return self.norm_ffn(x_BJD + self.dropout(self.ffn(x_BJD)))
 
 
 class DecoderBlock(nn.Module):
@@ -133,51 +133,51 @@ class DecoderBlock(nn.Module):
         layers: list[nn.Module] = [self.qkv, self.out, self.cross_q, self.cross_out, self.ffn.up, self.ffn.down]
         return layers, [self.norm_self, self.norm_cross, self.norm_ffn]
 
-    def memory(self, memory_BSD: Tensor, turn_S: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        """Keys and values of the encoder's output, (B, heads, S, head_dim), made once a user."""
-        k, v = self.cross_kv(memory_BSD).unflatten(-1, (2, self.num_heads, -1)).unbind(-3)
-        k = rotate(k, turn_S).to(v.dtype)  # which autocast would do at every step of a search
+    def memory(self, memory_BJD: Tensor, turn_J: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """Keys and values of the encoder's output, (B, heads, J, head_dim), made once a user."""
+        k, v = self.cross_kv(memory_BJD).unflatten(-1, (2, self.num_heads, -1)).unbind(-3)
+        k = rotate(k, turn_J).to(v.dtype)  # which autocast would do at every step of a search
         return k.transpose(1, 2), v.transpose(1, 2)
 
     def forward(
         self,
-        x_BQtD: Tensor,
+        x_BTSD: Tensor,
         memory: tuple[Tensor, Tensor],
         turn: tuple[Tensor, Tensor] | None,
         visible: Tensor,
     ) -> Tensor:
-        """New states of Q whole paths (or training targets) a user, t positions each.
+        """New states of T whole paths (or training targets) a user, S positions each.
 
-        turn: the rotation of the paths' item position, broadcast against (B, Q, t, heads, head_dim), None where the
-        keys of the memory are turned back by it instead. visible: which of the S memory slots a path may see, broadcast
-        against (B, heads, Q * t, S).
+        turn: the rotation of the paths' item position, broadcast against (B, T, S, heads, head_dim), None where the
+        keys of the memory are turned back by it instead. visible: which of the J memory slots a path may see, broadcast
+        against (B, heads, T * S, J).
         """
-        q, k, v = (x.transpose(2, 3) for x in self._queries_keys_values(x_BQtD))
+        q, k, v = (x.transpose(2, 3) for x in self._queries_keys_values(x_BTSD))
         earlier = torch.ones(q.shape[3], q.shape[3], dtype=torch.bool, device=q.device).tril()
-        return self._read(x_BQtD, attend(q, k, v, earlier).transpose(2, 3), memory, turn, visible)
+        return self._read(x_BTSD, attend(q, k, v, earlier).transpose(2, 3), memory, turn, visible)
 
     def step(
         self,
         x_BPD: Tensor,
-        kept_BTR2HD: Tensor,
+        kept_BTR2AQ: Tensor,
         rows_BPS: Tensor,
         memory: tuple[Tensor, Tensor],
         visible: Tensor,
     ) -> Tensor:
         """New states of P paths a user that are one position longer.
 
-        kept_BTR2HD: keys and values of this block, where those of the new position are written to. rows_BPS: as in
+        kept_BTR2AQ: keys and values of this block, where those of the new position are written to. rows_BPS: as in
         `reg4rec.ops.path_attention`, the paths' own rows among them. memory: with keys turned back. Without gradient.
         """
-        q_BPHD, *own = self._queries_keys_values(x_BPD)
-        keys, values = kept_BTR2HD.unbind(3)
-        q_BPHD = q_BPHD.to(keys.dtype)  # under autocast those of a memory made by the ops are float32
-        for kept_BTRHD, own_BPHD in zip((keys, values), own, strict=True):
-            kept_BTRHD[:, rows_BPS.shape[2] - 1, : x_BPD.shape[1]] = own_BPHD
+        q_BPAQ, *own = self._queries_keys_values(x_BPD)
+        keys, values = kept_BTR2AQ.unbind(3)
+        q_BPAQ = q_BPAQ.to(keys.dtype)  # under autocast those of a memory made by the ops are float32
+        for kept_BTRAQ, own_BPAQ in zip((keys, values), own, strict=True):
+            kept_BTRAQ[:, rows_BPS.shape[2] - 1, : x_BPD.shape[1]] = own_BPAQ
         # torch's fused kernel on a GPU, where the op has none
-        look_back = attend_gathered if q_BPHD.is_cuda else ops.path_attention
-        mixed_BPHD = look_back(q_BPHD, keys, values, rows_BPS)
-        return self._read(x_BPD[:, :, None], mixed_BPHD[:, :, None], memory, None, visible)[:, :, 0]
+        look_back = attend_gathered if q_BPAQ.is_cuda else ops.path_attention
+        mixed_BPAQ = look_back(q_BPAQ, keys, values, rows_BPS)
+        return self._read(x_BPD[:, :, None], mixed_BPAQ[:, :, None], memory, None, visible)[:, :, 0]
 
     def _queries_keys_values(self, x: Tensor) -> tuple[Tensor, ...]:
         """(..., heads, head_dim) each."""
@@ -185,17 +185,17 @@ class DecoderBlock(nn.Module):
 
     def _read(
         self,
-        x_BQtD: Tensor,
+        x_BTSD: Tensor,
         mixed: Tensor,
         memory: tuple[Tensor, Tensor],
         turn: tuple[Tensor, Tensor] | None,
         visible: Tensor,
     ) -> Tensor:
-        """What follows the self-attention, whose heads are in `mixed` (B, Q, t, heads, head_dim)."""
-        x_BQtD = self.norm_self(x_BQtD + self.dropout(self.out(mixed.flatten(3))))
-        cross = split_heads(self.cross_q(x_BQtD), self.num_heads)
+        """What follows the self-attention, whose heads are in `mixed` (B, T, S, heads, head_dim)."""
+        x_BTSD = self.norm_self(x_BTSD + self.dropout(self.out(mixed.flatten(3))))
+        cross = split_heads(self.cross_q(x_BTSD), self.num_heads)
         cross = cross if turn is None else rotate(cross, turn)
         seen = attend(cross.flatten(1, 2).transpose(1, 2), *memory, visible)
-        seen = seen.transpose(1, 2).flatten(2).view_as(x_BQtD)
-        x_BQtD = self.norm_cross(x_BQtD + self.dropout(self.cross_out(seen)))
-        return self.norm_ffn(x_BQtD + self.dropout(self.ffn(x_BQtD)))
+        seen = seen.transpose(1, 2).flatten(2).view_as(x_BTSD)
+        x_BTSD = self.norm_cross(x_BTSD + self.dropout(self.cross_out(seen)))
+        return self.norm_ffn(x_BTSD + self.dropout(self.ffn(x_BTSD)))

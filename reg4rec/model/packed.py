@@ -25,7 +25,7 @@ EPSILON = 1e-5
 class Packed(NamedTuple):
     """Packed weights and what their ops must know of them."""
 
-    weights_N: Tensor
+    weights_Y: Tensor
     shape: Any
 
 

@@ -27,60 +27,60 @@ REPEAT_SCALE = 10.0
 class PathCache(NamedTuple):
     """What the decoder keeps of the paths' steps, where they were made; a path names the rows of those it goes through.
 
-    kept_BTRZHD: keys and values of all blocks: those of block n at 2 n and 2 n + 1. rows_BPS: the row of step s of each
+    kept_BTRZAQ: keys and values of all blocks: those of block n at 2 n and 2 n + 1. rows_BPS: the row of step s of each
     path.
     """
 
-    kept_BTRZHD: Tensor
+    kept_BTRZAQ: Tensor
     rows_BPS: Tensor
 
     @classmethod
     def empty(cls, memory: "Memory", num_paths: int, num_steps: int = 0, num_rows: int = 0) -> "PathCache":
         """Of paths that have made no step, with room for some steps of some rows."""
-        num_both, num_users, num_heads, _, head_dim = memory.kept_ZBHSD.shape
-        kept_BTRZHD = memory.kept_ZBHSD.new_empty(num_users, num_steps, num_rows, num_both, num_heads, head_dim)
-        rows_BPS = torch.empty(num_users, num_paths, 0, dtype=torch.int64, device=kept_BTRZHD.device)
-        return cls(kept_BTRZHD, rows_BPS)
+        num_both, num_users, num_heads, _, head_dim = memory.kept_ZBAJQ.shape
+        kept_BTRZAQ = memory.kept_ZBAJQ.new_empty(num_users, num_steps, num_rows, num_both, num_heads, head_dim)
+        rows_BPS = torch.empty(num_users, num_paths, 0, dtype=torch.int64, device=kept_BTRZAQ.device)
+        return cls(kept_BTRZAQ, rows_BPS)
 
     def grown(self) -> "PathCache":
         """With one more step, made in the paths' own rows; what is kept moves only where there is no room for it."""
         num_users, num_paths, step = self.rows_BPS.shape
         own_BP1 = torch.arange(num_paths, device=self.rows_BPS.device)[:, None].expand(num_users, num_paths, 1)
-        kept_BTRZHD = self.kept_BTRZHD
-        if kept_BTRZHD.shape[1] <= step or kept_BTRZHD.shape[2] < num_paths:
-            num_rows = kept_BTRZHD.shape[2]
-            room = kept_BTRZHD.new_empty(num_users, 2 * step + 3, max(num_paths, num_rows), *kept_BTRZHD.shape[3:])
-            room[:, :step, :num_rows] = kept_BTRZHD[:, :step]
-            kept_BTRZHD = room
-        return PathCache(kept_BTRZHD, torch.cat([self.rows_BPS, own_BP1], dim=2))
+        kept_BTRZAQ = self.kept_BTRZAQ
+        if kept_BTRZAQ.shape[1] <= step or kept_BTRZAQ.shape[2] < num_paths:
+            num_rows = kept_BTRZAQ.shape[2]
+            room = kept_BTRZAQ.new_empty(num_users, 2 * step + 3, max(num_paths, num_rows), *kept_BTRZAQ.shape[3:])
+            room[:, :step, :num_rows] = kept_BTRZAQ[:, :step]
+            kept_BTRZAQ = room
+        return PathCache(kept_BTRZAQ, torch.cat([self.rows_BPS, own_BP1], dim=2))
 
     def of_paths(self, parent_BP: Tensor) -> "PathCache":
         """The cache of the children of these paths; keys and values stay where they are."""
         rows_BPS = self.rows_BPS.gather(1, parent_BP[..., None].expand(-1, -1, self.rows_BPS.shape[2]))
-        return PathCache(self.kept_BTRZHD, rows_BPS)
+        return PathCache(self.kept_BTRZAQ, rows_BPS)
 
 
 class Memory(NamedTuple):
     """What the decoder needs of the encoded histories, stored once a user and shared by all of its paths.
 
-    kept_ZBHSD: keys and values of all decoder blocks, as in `PathCache`, the keys rotated by how far before the next
-    item they stand. visible_B11S: filled slots. state_BD: the encoder's output after the last item. decoder: weights as
+    kept_ZBAJQ: keys and values of all decoder blocks, as in `PathCache`, the keys rotated by how far before the next
+    item they stand. visible_B11J: filled slots. state_BD: the encoder's output after the last item. decoder: weights as
     `reg4rec.ops.decoder_step` takes them, None where torch's layers decode.
     """
 
-    kept_ZBHSD: Tensor
-    visible_B11S: Tensor
+    kept_ZBAJQ: Tensor
+    visible_B11J: Tensor
     state_BD: Tensor
     decoder: Packed | None
 
     def of_block(self, block: int) -> tuple[Tensor, Tensor]:
         """Keys and values of one block."""
-        return self.kept_ZBHSD[2 * block], self.kept_ZBHSD[2 * block + 1]
+        return self.kept_ZBAJQ[2 * block], self.kept_ZBAJQ[2 * block + 1]
 
-    def of_users(self, user_N: Tensor) -> "Memory":
+    def of_users(self, user_b: Tensor) -> "Memory":
         """What is stored of some users."""
-        kept_ZBHSD = self.kept_ZBHSD[:, user_N]
-        return Memory(kept_ZBHSD, self.visible_B11S[user_N], self.state_BD[user_N], self.decoder)
+        kept_ZBAJQ = self.kept_ZBAJQ[:, user_b]
+        return Memory(kept_ZBAJQ, self.visible_B11J[user_b], self.state_BD[user_b], self.decoder)
 
 
 class Reg4RecModel(nn.Module):
@@ -157,7 +157,7 @@ class Reg4RecModel(nn.Module):
         return self.residual_dropout(nn.functional.embedding(items, self.residual_ID))
 
     def embed_history(self, codes_BLM: Tensor, items_BL: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Encoder input (B, S, D) and the item number of every slot (S,): 0 the start, 1..L the items."""
+        """Encoder input (B, J, D) and the item number of every slot (J,): 0 the start, 1..L the items."""
         batch, length, num_codebooks = codes_BLM.shape
         if self.scores_items and items_BL is None:
             raise ValueError("a model that scores items reads item rows too, found codes alone")
@@ -170,38 +170,38 @@ class Reg4RecModel(nn.Module):
             slots = torch.cat([separators[:, :, None], self.embed_tokens(codes_BLM, codebooks)], dim=2).flatten(1, 2)
         start = self.start.expand(batch, 1, -1)
         number = torch.arange(1, length + 1, device=codes_BLM.device).repeat_interleave(self.slots_per_item)
-        x_BSD = self.dropout(self.norm_history(torch.cat([start, slots], dim=1)))
-        return x_BSD, nn.functional.pad(number, (1, 0))
+        x_BJD = self.dropout(self.norm_history(torch.cat([start, slots], dim=1)))
+        return x_BJD, nn.functional.pad(number, (1, 0))
 
     def encode(self, codes_BLM: Tensor, items_BL: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Encoder output (B, S, D), causal from item to item, and the item number of every slot (S,)."""
-        x_BSD, number_S = self.embed_history(codes_BLM, items_BL)
-        return self._encoded(x_BSD, number_S), number_S
+        """Encoder output (B, J, D), causal from item to item, and the item number of every slot (J,)."""
+        x_BJD, number_J = self.embed_history(codes_BLM, items_BL)
+        return self._encoded(x_BJD, number_J), number_J
 
-    def _encoded(self, x_BSD: Tensor, number_S: Tensor) -> Tensor:
-        visible_SS, turn_S = number_S[None, :] <= number_S[:, None], self.rotary(number_S)
+    def _encoded(self, x_BJD: Tensor, number_J: Tensor) -> Tensor:
+        visible_JJ, turn_J = number_J[None, :] <= number_J[:, None], self.rotary(number_J)
         for block in self.encoder:
-            x_BSD = block(x_BSD, turn_S, visible_SS)
-        return x_BSD
+            x_BJD = block(x_BJD, turn_J, visible_JJ)
+        return x_BJD
 
     def remember(self, codes_BLM: Tensor, length_B: Tensor, items_BL: Tensor | None = None) -> Memory:
         """Encode histories, oldest item first and padded at the end, for decoding the item that follows them."""
-        x_BSD, number_S = self.embed_history(codes_BLM, items_BL)
-        turn_BS = self.rotary(number_S - length_B[:, None] - 1)
+        x_BJD, number_J = self.embed_history(codes_BLM, items_BL)
+        turn_BJ = self.rotary(number_J - length_B[:, None] - 1)
         encoder, decoder = self._packed()
         if encoder is None:
-            x_BSD = self._encoded(x_BSD, number_S)
-            kept = [part for block in self._decoder_blocks() for part in block.memory(x_BSD, turn_BS)]
-            kept_ZBHSD = torch.stack(kept)
+            x_BJD = self._encoded(x_BJD, number_J)
+            kept = [part for block in self._decoder_blocks() for part in block.memory(x_BJD, turn_BJ)]
+            kept_ZBAJQ = torch.stack(kept)
         else:
-            seen_S = 1 + number_S * self.slots_per_item
-            (cos_S, sin_S), (cos_BS, sin_BS) = self.rotary(number_S), turn_BS
-            turns = cos_S.squeeze(-2), sin_S.squeeze(-2), cos_BS.squeeze(-2), sin_BS.squeeze(-2)
-            x_BSD, made_BSZHD = ops.encoder_memory(x_BSD, seen_S, *turns, *encoder)
-            kept_ZBHSD = made_BSZHD.permute(2, 0, 3, 1, 4)
-        state_BD = x_BSD[torch.arange(len(x_BSD), device=x_BSD.device), length_B * self.slots_per_item]
-        visible_B11S = (number_S <= length_B[:, None])[:, None, None, :]
-        return Memory(kept_ZBHSD, visible_B11S, state_BD, decoder)
+            seen_J = 1 + number_J * self.slots_per_item
+            (cos_J1Q, sin_J1Q), (cos_BJ1Q, sin_BJ1Q) = self.rotary(number_J), turn_BJ
+            turns = cos_J1Q.squeeze(-2), sin_J1Q.squeeze(-2), cos_BJ1Q.squeeze(-2), sin_BJ1Q.squeeze(-2)
+            x_BJD, made_BJZAQ = ops.encoder_memory(x_BJD, seen_J, *turns, *encoder)
+            kept_ZBAJQ = made_BJZAQ.permute(2, 0, 3, 1, 4)
+        state_BD = x_BJD[torch.arange(len(x_BJD), device=x_BJD.device), length_B * self.slots_per_item]
+        visible_B11J = (number_J <= length_B[:, None])[:, None, None, :]
+        return Memory(kept_ZBAJQ, visible_B11J, state_BD, decoder)
 
     def _packed(self) -> tuple[Packed, Packed] | tuple[None, None]:
         """The weights of encoder and decoder as the ops take them, None for both where torch's layers run.
@@ -234,8 +234,8 @@ class Reg4RecModel(nn.Module):
             inputs, scale = self.tokens_MKD.flatten(0, 1), self.config.dim**0.5
         grown = cache.grown()
         logits_BPO, categories_BPC = ops.decoder_step(
-            *(inputs, token_BP, scale, self.steps[step], memory.state_BD, grown.kept_BTRZHD, cache.rows_BPS),
-            *(memory.kept_ZBHSD.transpose(0, 1), memory.visible_B11S.flatten(1), *memory.decoder, with_logits),
+            *(inputs, token_BP, scale, self.steps[step], memory.state_BD, grown.kept_BTRZAQ, cache.rows_BPS),
+            *(memory.kept_ZBAJQ.transpose(0, 1), memory.visible_B11J.flatten(1), *memory.decoder, with_logits),
         )
         logits_BPMK = logits_BPO.unflatten(-1, (-1, self.config.codebook_size))
         return logits_BPMK, None if self.category_head is None else categories_BPC, grown
@@ -254,8 +254,8 @@ class Reg4RecModel(nn.Module):
         x_BPD = self.norm_path(x_BPD + self.steps[step])
         cache = (PathCache.empty(memory, x_BPD.shape[1]) if cache is None else cache).grown()
         for i, block in enumerate(self._decoder_blocks()):
-            kept_BTR2HD = cache.kept_BTRZHD[:, :, :, 2 * i : 2 * i + 2]
-            x_BPD = block.step(x_BPD, kept_BTR2HD, cache.rows_BPS, memory.of_block(i), memory.visible_B11S)
+            kept_BTR2AQ = cache.kept_BTRZAQ[:, :, :, 2 * i : 2 * i + 2]
+            x_BPD = block.step(x_BPD, kept_BTR2AQ, cache.rows_BPS, memory.of_block(i), memory.visible_B11J)
         return self._refined(state_B1D, x_BPD), cache
 
     def _begin(self, state: Tensor) -> Tensor:
@@ -274,11 +274,11 @@ class Reg4RecModel(nn.Module):
         fed = self.embed_tokens(token_BPS, token_BPS.new_zeros(()))
         x = self.norm_path(torch.cat([begin, fed], dim=2) + self.steps[: token_BPS.shape[2] + 1])
         for i, block in enumerate(self._decoder_blocks()):
-            x = block(x, memory.of_block(i), None, memory.visible_B11S)
+            x = block(x, memory.of_block(i), None, memory.visible_B11J)
         return self._refined(state_B11D, x)
 
     def decode_on(
-        self, memory_BSD: Tensor, number_S: Tensor, codes_BTM: Tensor, order_BTM: Tensor, column_T: Tensor
+        self, memory_BJD: Tensor, number_J: Tensor, codes_BTM: Tensor, order_BTM: Tensor, column_T: Tensor
     ) -> Tensor:
         """States (B, T, M + 1, D) of the decoder for the items in some columns of the windows, in one pass.
 
@@ -288,15 +288,15 @@ class Reg4RecModel(nn.Module):
         """
         num_fed = order_BTM.shape[2]
         fed = self.embed_tokens(codes_BTM.gather(2, order_BTM), order_BTM)
-        state_BT1D = memory_BSD[:, column_T * self.slots_per_item, None]
+        state_BT1D = memory_BJD[:, column_T * self.slots_per_item, None]
         x = torch.cat([self._begin(state_BT1D), fed], dim=2) + self.steps[: num_fed + 1]
         x = self.dropout(self.norm_path(x))
         target_T = column_T + 1
-        visible = (number_S < target_T[:, None]).repeat_interleave(num_fed + 1, dim=0)
-        turn_S = self.rotary(number_S)
+        visible = (number_J < target_T[:, None]).repeat_interleave(num_fed + 1, dim=0)
+        turn_J = self.rotary(number_J)
         turn = tuple(t[:, None] for t in self.rotary(target_T))
         for block in self._decoder_blocks():
-            x = block(x, block.memory(memory_BSD, turn_S), turn, visible)
+            x = block(x, block.memory(memory_BJD, turn_J), turn, visible)
         return self._refined(state_BT1D, x)
 
     def token_logits(self, state: Tensor) -> Tensor:
@@ -305,21 +305,21 @@ class Reg4RecModel(nn.Module):
 
     def codebook_logits(self, state: Tensor, codebooks: Tensor) -> Tensor:
         """Logits (..., K) of one codebook (...) for each state (..., D)."""
-        order_N = codebooks.flatten().sort(stable=True).indices
+        order_T = codebooks.flatten().sort(stable=True).indices
         sizes = codebooks.flatten().bincount(minlength=self.config.num_codebooks).tolist()
-        parts = state.flatten(0, -2)[order_N].split(sizes)
-        logits_NK = torch.cat([part @ tokens_KD.T for part, tokens_KD in zip(parts, self.tokens_MKD, strict=True)])
-        return logits_NK[order_N.argsort()].unflatten(0, codebooks.shape)
+        parts = state.flatten(0, -2)[order_T].split(sizes)
+        logits_TK = torch.cat([part @ tokens_KD.T for part, tokens_KD in zip(parts, self.tokens_MKD, strict=True)])
+        return logits_TK[order_T.argsort()].unflatten(0, codebooks.shape)
 
     def category_logits(self, state: Tensor) -> Tensor | None:
         """Logits (..., C) for states (..., D) that have consumed a token; None without categories."""
         return None if self.category_head is None else self.category_head(state)
 
-    def extended(self, residual_ND: Tensor) -> "Reg4RecModel":
-        """This model, which scores items, its weights shared, with N further items of these residuals after its own."""
+    def extended(self, residual_TD: Tensor) -> "Reg4RecModel":
+        """This model, which scores items, its weights shared, with T further items of these residuals after its own."""
         other = copy.copy(self)
-        other.config = replace(self.config, num_items=self.config.num_items + len(residual_ND))
-        residual_ID = torch.cat([self.residual_ID.detach(), residual_ND.to(self.residual_ID)])
+        other.config = replace(self.config, num_items=self.config.num_items + len(residual_TD))
+        residual_ID = torch.cat([self.residual_ID.detach(), residual_TD.to(self.residual_ID)])
         other._parameters = {**self._parameters, "residual_ID": nn.Parameter(residual_ID)}
         return other
 

@@ -119,7 +119,7 @@ def corp(
 
 
 def rows_decoded(config: SearchConfig, num_codebooks: int, k: int) -> int:
-    """Decoder rows of a search for k items: 1 + M (W + S) a user with CORP, 1 + (M - 1) W without."""
+    """Decoder rows of a search for k items: 1 + M (W + spares) a user with CORP, 1 + (M - 1) W without."""
     steps, beams = min(config.num_steps or num_codebooks, num_codebooks), max(config.num_beams, k + k // 2)
     return 1 + (steps - 1) * beams if config.prune_threshold is None else 1 + steps * (beams + config.num_spares)
 

@@ -26,7 +26,7 @@ def kmeans_codebooks(latents_XME: Tensor, codebook_size: int, iterations: int, g
         ids_XM = ops.mpq_quantize(latents_XME, centers_MKE)[0]
         centers_MKE = cluster_means(latents_XME, ids_XM, centers_MKE)
         error_XM = squared_distances(latents_XME, centers_MKE, ids_XM)
-        revive_dead(centers_MKE, ids_XM, error_XM, lambda rows_Y, m: latents_XME[rows_Y, m])
+        revive_dead(centers_MKE, ids_XM, error_XM, lambda rows_T, m: latents_XME[rows_T, m])
     return centers_MKE
 
 

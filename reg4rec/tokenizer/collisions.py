@@ -35,17 +35,17 @@ def separate_collisions(
     crowded = _crowded(key_I, error_I.cpu().numpy())
     for rows in np.split(crowded, range(_CHUNK, len(crowded), _CHUNK)):
         rows_X = torch.from_numpy(rows).to(ids_IM.device)
-        near_XMT, extra_XMT = _near_codewords(latents_of(rows_X), codebooks_MKE, ids_IM[rows_X])
-        a, t, b, u = _candidates(*near_XMT.shape[1:])
-        cost_XC = extra_XMT[:, a, t] + extra_XMT[:, b, u]
-        near_keys_XMT = keys_MK[np.arange(ids_IM.shape[1])[:, None], near_XMT]
-        changed_XMT = near_keys_XMT - near_keys_XMT[:, :, :1]
-        wanted_XC = key_I[rows, None] + changed_XMT[:, a, t] + changed_XMT[:, b, u]
+        near_XMk, extra_XMk = _near_codewords(latents_of(rows_X), codebooks_MKE, ids_IM[rows_X])
+        a, t, b, u = _candidates(*near_XMk.shape[1:])
+        cost_XT = extra_XMk[:, a, t] + extra_XMk[:, b, u]
+        near_keys_XMk = keys_MK[np.arange(ids_IM.shape[1])[:, None], near_XMk]
+        changed_XMk = near_keys_XMk - near_keys_XMk[:, :, :1]
+        wanted_XT = key_I[rows, None] + changed_XMk[:, a, t] + changed_XMk[:, b, u]
         for x, row in enumerate(rows):
-            c = _first_free(wanted_XC[x], cost_XC[x], taken)
+            c = _first_free(wanted_XT[x], cost_XT[x], taken)
             if c >= 0:
-                ids_IM[row, b[c]] = int(near_XMT[x, b[c], u[c]])
-                ids_IM[row, a[c]] = int(near_XMT[x, a[c], t[c]])
+                ids_IM[row, b[c]] = int(near_XMk[x, b[c], u[c]])
+                ids_IM[row, a[c]] = int(near_XMk[x, a[c], t[c]])
     return ids_IM
 
 
@@ -63,10 +63,10 @@ def collision_token(codes_IM: Tensor, codebook_size: int) -> Tensor:
     return torch.from_numpy(number_I % codebook_size).to(codes_IM).unsqueeze(1)
 
 
-def _first_free(wanted_C: npt.NDArray[np.int64], cost_C: npt.NDArray[np.floating], taken: set[int]) -> int:
+def _first_free(wanted_T: npt.NDArray[np.int64], cost_T: npt.NDArray[np.floating], taken: set[int]) -> int:
     """The cheapest candidate whose key is not taken, -1 if there is none; its key is taken then."""
-    for c in np.argsort(cost_C, kind="stable").tolist():
-        key = int(wanted_C[c])
+    for c in np.argsort(cost_T, kind="stable").tolist():
+        key = int(wanted_T[c])
         if key not in taken:
             taken.add(key)
             return int(c)
@@ -98,10 +98,10 @@ def _crowded(key_I: npt.NDArray[np.int64], error_I: npt.NDArray[np.floating]) ->
 def _near_codewords(
     latents_XME: Tensor, codebooks_MKE: Tensor, ids_XM: Tensor
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.floating]]:
-    """near_XMT: codewords by distance, first the given nearest ones; extra_XMT: squared distance beyond theirs."""
+    """near_XMk: codewords by distance, first the given nearest ones; extra_XMk: squared distance beyond theirs."""
     distance_MXK = torch.cdist(latents_XME.transpose(0, 1), codebooks_MKE).square()
     own_MX1 = ids_XM.T.unsqueeze(2)
     distance_MXK = (distance_MXK - distance_MXK.gather(2, own_MX1)).scatter(2, own_MX1, -torch.inf)
     near = distance_MXK.topk(min(_SINGLES + 1, distance_MXK.shape[2]), largest=False)
-    extra_MXT = torch.cat([torch.zeros_like(near.values[..., :1]), near.values[..., 1:]], dim=2)
-    return near.indices.transpose(0, 1).cpu().numpy(), extra_MXT.transpose(0, 1).cpu().numpy()
+    extra_MXk = torch.cat([torch.zeros_like(near.values[..., :1]), near.values[..., 1:]], dim=2)
+    return near.indices.transpose(0, 1).cpu().numpy(), extra_MXk.transpose(0, 1).cpu().numpy()

@@ -77,11 +77,11 @@ class Tokenizer:
         """
         if self.config.collision_token:
             raise InputError("this tokenizer numbers colliding items by a token of its own; it takes no further items")
-        vectors_NV = self.views.transform(table, vectors)
-        codes_NM = self.encode(vectors_NV)
-        mixed_NE = self.quantizer.mix(codes_NM.long(), torch.from_numpy(vectors_NV))
-        views = replace(self.views, vectors_IV=np.vstack([self.views.vectors_IV, vectors_NV]))
-        codes_IM, quantized_IE = torch.cat([self.codes_IM, codes_NM]), torch.cat([self.quantized_IE, mixed_NE])
+        vectors_TV = self.views.transform(table, vectors)
+        codes_TM = self.encode(vectors_TV)
+        mixed_TE = self.quantizer.mix(codes_TM.long(), torch.from_numpy(vectors_TV))
+        views = replace(self.views, vectors_IV=np.vstack([self.views.vectors_IV, vectors_TV]))
+        codes_IM, quantized_IE = torch.cat([self.codes_IM, codes_TM]), torch.cat([self.quantized_IE, mixed_TE])
         return replace(self, views=views, codes_IM=codes_IM, quantized_IE=quantized_IE)
 
     def path_cosines(self, first: int = 0) -> Tensor:

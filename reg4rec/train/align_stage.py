@@ -45,7 +45,7 @@ class AlignBatch(NamedTuple):
     """One step's material: users cut in two, rollouts of the policy as it stood, and a batch of pre-training.
 
     old and reference: log-probabilities (B, G, S) of the actions at rollout time and under the pre-trained model.
-    rewards_RBG: each of REWARDS for each path. found: what the search recommends, items (B, N; -1 for none) where the
+    rewards_XBG: each of REWARDS for each path. found: what the search recommends, items (B, N; -1 for none) where the
     model scores them, else the paths whose probabilities rank.
     """
 
@@ -53,7 +53,7 @@ class AlignBatch(NamedTuple):
     rollouts: Rollouts
     recorded: Policy
     reference_BGS: Tensor
-    rewards_RBG: Tensor
+    rewards_XBG: Tensor
     found: Tensor | Rollouts
     anchor: Batch
     seconds: dict[str, float]
@@ -88,7 +88,7 @@ class AlignStage:
         weights = {name: getattr(config.rewards, name) for name in REWARDS}
         if policy.category_head is None:
             weights |= {"category_hit": 0.0, "step_consistency": 0.0}
-        self.share_R = (torch.tensor(list(weights.values())) / sum(weights.values())).to(self.device)
+        self.share_X = (torch.tensor(list(weights.values())) / sum(weights.values())).to(self.device)
         self.module = policy
         self.settings: dict[str, Any] = {
             **self.anchor.settings,
@@ -111,7 +111,7 @@ class AlignStage:
         self.policy.eval()  # dropout would make ratios of what the policy did not change
         memory = self.ranker.remember(batch.cut.histories)
         policy = evaluate_paths(self.policy, memory, batch.rollouts, config.temperature)
-        advantage_BG, dead_B = group_advantages(self._mixed(batch.rewards_RBG), batch.rollouts.valid_BG)
+        advantage_BG, dead_B = group_advantages(self._mixed(batch.rewards_XBG), batch.rollouts.valid_BG)
         taken_BGS = (batch.rollouts.valid_BG & ~dead_B[:, None])[..., None].expand_as(policy.log_probs_BGS)
         learned = policy_loss(
             policy.log_probs_BGS,
@@ -140,9 +140,9 @@ class AlignStage:
             **self._statistics(batch),
         }
 
-    def _mixed(self, rewards_RBG: Tensor) -> Tensor:
+    def _mixed(self, rewards_XBG: Tensor) -> Tensor:
         """The reward (B, G) of each path: the sum of REWARDS by their weights."""
-        return (self.share_R[:, None, None] * rewards_RBG).sum(0)
+        return (self.share_X[:, None, None] * rewards_XBG).sum(0)
 
     def end_epoch(self, epoch: int) -> dict[str, float]:
         return self.validate()
@@ -154,18 +154,18 @@ class AlignStage:
     def _statistics(self, batch: AlignBatch) -> dict[str, Tensor]:
         """Means over the batch of what must not go wrong unseen."""
         rollouts, values = batch.rollouts, {}
-        for name, reward_BG in zip(REWARDS, batch.rewards_RBG, strict=True):
+        for name, reward_BG in zip(REWARDS, batch.rewards_XBG, strict=True):
             dead_B = group_advantages(reward_BG, rollouts.valid_BG)[1]
             values[f"reward_{name}"] = mean(reward_BG[rollouts.valid_BG])
             values[f"spread_{name}"] = mean(reward_BG.std(1, correction=0))
             values[f"dead_{name}"] = mean(dead_B.float())
-        values["reward"] = mean(self._mixed(batch.rewards_RBG)[rollouts.valid_BG])
-        tokens_NM = rollouts.tokens_BGM(self.policy.config.num_codebooks)[rollouts.valid_BG]
-        user_N = rollouts.valid_BG.nonzero()[:, :1]
-        different = torch.cat([user_N, tokens_NM], 1).unique(dim=0)
-        values["path_diversity"] = ratio(*(torch.tensor(len(x), device=self.device) for x in (different, tokens_NM)))
-        _, items_T = self.ranker.index.items_with_tokens(tokens_NM.unique(dim=0))
-        values["unique_items"] = (total(items_T.bincount(minlength=self.data.num_items)) > 0).sum().float()
+        values["reward"] = mean(self._mixed(batch.rewards_XBG)[rollouts.valid_BG])
+        tokens_TM = rollouts.tokens_BGM(self.policy.config.num_codebooks)[rollouts.valid_BG]
+        user_T1 = rollouts.valid_BG.nonzero()[:, :1]
+        different = torch.cat([user_T1, tokens_TM], 1).unique(dim=0)
+        values["path_diversity"] = ratio(*(torch.tensor(len(x), device=self.device) for x in (different, tokens_TM)))
+        _, items_X = self.ranker.index.items_with_tokens(tokens_TM.unique(dim=0))
+        values["unique_items"] = (total(items_X.bincount(minlength=self.data.num_items)) > 0).sum().float()
         categories = batch.recorded.category_BGS[rollouts.valid_BG].flatten().clamp(min=0)
         count_C = total(categories.bincount(minlength=len(self.data.items.category_names) or 1))
         values["top_category"] = count_C.max() / count_C.sum()
@@ -181,10 +181,10 @@ class AlignStage:
             hit_BNF = matched_tokens(tokens_BNM[:, :, None], codes_B1FM) == self.num_steps
             hit_BN = (hit_BNF * weight_B1F).sum(2) * found_BN
             # the others have no reward to learn from
-            user_U = hit_BN.any(1).nonzero().squeeze(1)
-            paths = Rollouts(*(values[user_U] for values in batch.found))
-            log_probs_UNS = evaluate_paths(self.policy, memory.of_users(user_U), paths, 1.0).log_probs_BGS
-            scores_BN = torch.zeros_like(hit_BN).index_put((user_U,), log_probs_UNS.sum(-1))
+            user_b = hit_BN.any(1).nonzero().squeeze(1)
+            paths = Rollouts(*(values[user_b] for values in batch.found))
+            log_probs_bNS = evaluate_paths(self.policy, memory.of_users(user_b), paths, 1.0).log_probs_BGS
+            scores_BN = torch.zeros_like(hit_BN).index_put((user_b,), log_probs_bNS.sum(-1))
         else:
             found_BN = batch.found >= 0
             history_BX = padded(batch.cut.histories, -1).to(self.device)
@@ -206,7 +206,7 @@ class AlignStage:
 
     @torch.no_grad()
     def rewards(self, cut: Cut, rollouts: Rollouts, recorded: Policy) -> Tensor:
-        """rewards_RBG in the order of REWARDS: each future item's by its weight, consistency once (D9)."""
+        """rewards_XBG in the order of REWARDS: each future item's by its weight, consistency once (D9)."""
         item_BF = padded(cut.futures, -1).to(self.device)
         weight_B1F = self._weights(item_BF)[:, None]
         tokens_BGM = rollouts.tokens_BGM(self.policy.config.num_codebooks)
@@ -249,11 +249,11 @@ class _OnPolicy(Sequence[AlignBatch]):
         recorded = evaluate_paths(stage.policy, memory, rollouts, config.temperature)
         past = stage.start.remember(cut.histories)
         reference = evaluate_paths(stage.start.model, past, rollouts, config.temperature)
-        rewards_RBG = stage.rewards(cut, rollouts, recorded)
+        rewards_XBG = stage.rewards(cut, rollouts, recorded)
         found = stage.found(cut.histories, memory)
         seconds = {"rollout": rolled - began, "reward": time.perf_counter() - rolled}
         anchor = self.anchors[i % len(self.anchors)]
-        return AlignBatch(cut, rollouts, recorded, reference.log_probs_BGS, rewards_RBG, found, anchor, seconds)
+        return AlignBatch(cut, rollouts, recorded, reference.log_probs_BGS, rewards_XBG, found, anchor, seconds)
 
 
 def anchor_config(model: Reg4RecModel) -> PretrainConfig:

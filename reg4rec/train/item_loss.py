@@ -48,9 +48,9 @@ def item_loss(
     """
     filled_BL = items_BL >= 0
     # one lookup: each costs a gradient as large as the table
-    rows_R = torch.cat([items_BL.clamp(min=0).flatten(), negatives_X])
-    vectors_RD = model.embed_items(codes_IM[rows_R], rows_R)
-    vectors_BLD, negatives_XD = vectors_RD[: items_BL.numel()].view_as(states_BLD), vectors_RD[items_BL.numel() :]
+    rows = torch.cat([items_BL.clamp(min=0).flatten(), negatives_X])
+    vectors = model.embed_items(codes_IM[rows], rows)
+    vectors_BLD, negatives_XD = vectors[: items_BL.numel()].view_as(states_BLD), vectors[items_BL.numel() :]
     same_BLL = items_BL[:, :, None] == items_BL[:, None, :]
     earlier_LL = torch.ones_like(same_BLL[0]).tril(-1)
     repeated_BL = (same_BLL & earlier_LL).any(2)

@@ -16,8 +16,8 @@ OrderPolicy = Literal["random", "crss", "fixed"]
 def draw_order(
     policy: OrderPolicy,
     model: Reg4RecModel,
-    memory_BSD: Tensor,
-    number_S: Tensor,
+    memory_BJD: Tensor,
+    number_J: Tensor,
     codes_BTM: Tensor,
     column_T: Tensor,
     index: ops.TokenIndex | None = None,
@@ -36,14 +36,14 @@ def draw_order(
         return distributed.uniform(rows, codes_BTM.shape[1:], codes_BTM.device).argsort(-1)
     if policy == "fixed":
         return torch.arange(codes_BTM.shape[-1], device=codes_BTM.device).expand_as(codes_BTM)
-    return _confident_order(model, memory_BSD, number_S, codes_BTM, column_T, index)
+    return _confident_order(model, memory_BJD, number_J, codes_BTM, column_T, index)
 
 
 @torch.no_grad()
 def _confident_order(
     model: Reg4RecModel,
-    memory_BSD: Tensor,
-    number_S: Tensor,
+    memory_BJD: Tensor,
+    number_J: Tensor,
     codes_BTM: Tensor,
     column_T: Tensor,
     index: ops.TokenIndex | None,
@@ -53,7 +53,7 @@ def _confident_order(
     order = codes_BTM[..., :0]
     used_BTM = torch.zeros_like(codes_BTM, dtype=torch.bool)
     for step in range(codes_BTM.shape[-1] - 1):
-        state_BTD = model.decode_on(memory_BSD, number_S, codes_BTM, order, column_T)[:, :, step]
+        state_BTD = model.decode_on(memory_BJD, number_J, codes_BTM, order, column_T)[:, :, step]
         logits_BTMK = model.token_logits(state_BTD)
         if index is not None:
             path_BTM = torch.where(used_BTM, codes_BTM, -1)

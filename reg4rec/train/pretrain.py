@@ -125,14 +125,14 @@ class PretrainStage:
         items_BL = batch.items_BL[distributed.share()].to(self.codes_IM.device)
         filled_BL, rows_BL = items_BL >= 0, items_BL.clamp(min=0)
         codes_BLM = self.codes_IM[rows_BL]
-        memory_BSD, number_S = self.module.encode(codes_BLM[:, :-1], rows_BL[:, :-1])
+        memory_BJD, number_J = self.module.encode(codes_BLM[:, :-1], rows_BL[:, :-1])
 
         column_T = self._decoded_columns(items_BL.shape[1])
         codes_BTM, filled_BT = codes_BLM[:, column_T], filled_BL[:, column_T]
         index = self.index if self.config.renormalize else None
         num_rows = len(batch.items_BL)
-        order_BTM = draw_order(self.order, self.module, memory_BSD, number_S, codes_BTM, column_T, index, num_rows)
-        states_BTSD = self.module.decode_on(memory_BSD, number_S, codes_BTM, order_BTM, column_T)
+        order_BTM = draw_order(self.order, self.module, memory_BJD, number_J, codes_BTM, column_T, index, num_rows)
+        states_BTSD = self.module.decode_on(memory_BJD, number_J, codes_BTM, order_BTM, column_T)
         category_BT = self.category_I[rows_BL[:, column_T]]
         losses = path_losses(
             self.module,
@@ -147,7 +147,7 @@ class PretrainStage:
         if "category_loss" in losses:
             total = total + self.config.category_weight * losses["category_loss"]
         if self.config.score_items:
-            states_BLD = memory_BSD[:, :: self.module.slots_per_item]
+            states_BLD = memory_BJD[:, :: self.module.slots_per_item]
             negatives_X, expected_X = draw_negatives(self.popularity_I, self.config.num_negatives)
             losses["item_loss"] = item_loss(self.module, states_BLD, items_BL, self.codes_IM, negatives_X, expected_X)
             total = losses["item_loss"] + self.config.token_weight * total

@@ -145,5 +145,5 @@ def _categories(logits_BGSC: Tensor | None, order_BGS: Tensor) -> tuple[Tensor, 
     if logits_BGSC is None:
         return torch.full_like(order_BGS, -1), torch.zeros(*order_BGS.shape[:2], 0, device=order_BGS.device)
     before_BGTC, after_BGTC = logits_BGSC[:, :, :-1], logits_BGSC[:, :, 1:]
-    js_N = ops.js_divergence(before_BGTC.flatten(0, 2), after_BGTC.flatten(0, 2))
-    return logits_BGSC.argmax(-1), js_N.view(before_BGTC.shape[:3])
+    js_T = ops.js_divergence(before_BGTC.flatten(0, 2), after_BGTC.flatten(0, 2))
+    return logits_BGSC.argmax(-1), js_T.view(before_BGTC.shape[:3])

@@ -32,10 +32,10 @@ class WindowBatches(Sequence[Batch]):
     def __init__(self, sequences: Sequences, window: int, batch_targets: int, seed: int, epoch: int):
         self.sequences = sequences
         draw = np.random.default_rng((seed, epoch))
-        self.start_W, self.length_W = cut_windows(sequences, window, draw)
+        self.start_X, self.length_X = cut_windows(sequences, window, draw)
         # a little noise on the length keeps the batches of two epochs from holding the same users
-        order = np.argsort(self.length_W + draw.random(len(self.length_W)), kind="stable")
-        self.groups = group_by_size(self.length_W[order], order, batch_targets)
+        order = np.argsort(self.length_X + draw.random(len(self.length_X)), kind="stable")
+        self.groups = group_by_size(self.length_X[order], order, batch_targets)
         draw.shuffle(self.groups)
 
     def __len__(self) -> int:
@@ -43,7 +43,7 @@ class WindowBatches(Sequence[Batch]):
 
     def __getitem__(self, i: int) -> Batch:  # type: ignore[override]
         rows = self.groups[i]
-        start, length = self.start_W[rows], self.length_W[rows]
+        start, length = self.start_X[rows], self.length_X[rows]
         column = np.arange(length.max())
         filled = column < length[:, None]
         items = self.sequences.items[np.where(filled, start[:, None] + column, 0)]

@@ -65,13 +65,13 @@ def test_states_do_not_look_ahead() -> None:
     torch.manual_seed(0)
     network = SASRecNetwork(num_items=20, dim=16, num_blocks=2, num_heads=2, ffn_dim=16, dropout=0.0).eval()
     items_BL = torch.randint(20, (3, 9))
-    states_BSD = network(items_BL)
+    states_BJD = network(items_BL)
     for length in range(9):
         changed_BL = items_BL.clone()
         changed_BL[:, length:] = torch.randint(20, (3, 9 - length))
-        torch.testing.assert_close(network(changed_BL)[:, : length + 1], states_BSD[:, : length + 1])
-        torch.testing.assert_close(network(items_BL[:, :length])[:, -1], states_BSD[:, length])
-    assert not torch.allclose(network(changed_BL)[:, -1], states_BSD[:, -1])
+        torch.testing.assert_close(network(changed_BL)[:, : length + 1], states_BJD[:, : length + 1])
+        torch.testing.assert_close(network(items_BL[:, :length])[:, -1], states_BJD[:, length])
+    assert not torch.allclose(network(changed_BL)[:, -1], states_BJD[:, -1])
 
 
 def test_with_all_items_the_sampled_softmax_is_the_full_one() -> None:

@@ -164,8 +164,8 @@ def test_the_loss_of_a_step_is_that_of_the_next_token_alone(tiger: Tiger, shop: 
     item_BL = torch.from_numpy(shop.part("train")[0]).long()[None, :3]
     codes_BLM = codes_IM[item_BL]
     order_BLM = torch.arange(4).expand_as(codes_BLM)
-    memory_BSD, number_S = model.encode(codes_BLM[:, :-1])
-    states_BLSD = model.decode_on(memory_BSD, number_S, codes_BLM, order_BLM, torch.arange(codes_BLM.shape[1]))
+    memory_BJD, number_J = model.encode(codes_BLM[:, :-1])
+    states_BLSD = model.decode_on(memory_BJD, number_J, codes_BLM, order_BLM, torch.arange(codes_BLM.shape[1]))
     loss = path_losses(model, states_BLSD[0], codes_BLM[0], order_BLM[0], torch.zeros_like(item_BL[0]), "next")
     logits_BLSMK = model.token_logits(states_BLSD)
     terms = [-logits_BLSMK[0, item, m, m].log_softmax(-1)[codes_BLM[0, item, m]] for item in range(3) for m in range(4)]

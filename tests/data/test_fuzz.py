@@ -154,7 +154,7 @@ def shop() -> SyntheticShop:
 def artifacts(tmp_path_factory: pytest.TempPathFactory, shop: SyntheticShop) -> Path:
     """One of each folder that the library writes."""
     root = tmp_path_factory.mktemp("artifacts")
-    shop.with_vectors({"image": shop.facets_IF}).save(root / "dataset")
+    shop.with_vectors({"image": shop.facets_IX}).save(root / "dataset")
     views = ViewConfig(text_dim=6, collaborative_dim=4)
     ItemViews.fit(shop, views).save(root / "views")
     sizes = {"num_codebooks": 2, "codebook_size": 4, "codeword_dim": 4, "hidden_dim": 8, "epochs": 3}

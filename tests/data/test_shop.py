@@ -17,9 +17,9 @@ def test_same_seed_same_shop() -> None:
 def test_text_and_category_follow_the_facets() -> None:
     shop = synthetic_shop(num_users=5, num_items=40, num_facets=3, num_values=4)
     words = shop.items.texts(("title",))[7].split()
-    assert words == [f"facet{f}value{v}" for f, v in enumerate(shop.facets_IF[7])]
+    assert words == [f"facet{f}value{v}" for f, v in enumerate(shop.facets_IX[7])]
     assert shop.items.category_names[shop.items.categories_I[7]] == " > ".join(words[:2])
-    assert len(np.unique(shop.facets_IF, axis=0)) == 40
+    assert len(np.unique(shop.facets_IX, axis=0)) == 40
 
 
 def test_nobody_buys_twice_and_lengths_are_kept() -> None:
@@ -32,7 +32,7 @@ def test_probabilities_are_those_of_bayes_over_intents() -> None:
     shop = synthetic_shop(num_users=2, num_items=6, num_facets=2, num_values=3, min_length=3, max_length=5)
     history = [4, 0, 2]
     expected = np.zeros(6)
-    for law in shop.transitions_FII:
+    for law in shop.transitions_XII:
         path, seen = 1.0, [history[0]]
         for a, b in pairwise(history):
             path *= law[a, b] / np.delete(law[a], seen).sum()

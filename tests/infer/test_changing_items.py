@@ -31,17 +31,17 @@ def changing(recommender: Recommender) -> Recommender:
 def from_scratch(recommender: Recommender, table: pa.Table) -> Recommender:
     """All items, known and new, in one catalog, with the residual to expect of the new ones."""
     tokenizer, model = recommender.tokenizer, recommender.model
-    vectors_NV = tokenizer.views.transform(table)
-    codes_NM, mixed_NE = tokenizer.quantizer.encode(torch.from_numpy(vectors_NV))
+    vectors_TV = tokenizer.views.transform(table)
+    codes_TM, mixed_TE = tokenizer.quantizer.encode(torch.from_numpy(vectors_TV))
     tokenizer = replace(
         tokenizer,
-        codes_IM=torch.cat([tokenizer.codes_IM, codes_NM.int()]),
-        quantized_IE=torch.cat([tokenizer.quantized_IE, mixed_NE.detach()]),
-        views=replace(tokenizer.views, vectors_IV=np.vstack([tokenizer.views.vectors_IV, vectors_NV])),
+        codes_IM=torch.cat([tokenizer.codes_IM, codes_TM.int()]),
+        quantized_IE=torch.cat([tokenizer.quantized_IE, mixed_TE.detach()]),
+        views=replace(tokenizer.views, vectors_IV=np.vstack([tokenizer.views.vectors_IV, vectors_TV])),
     )
     weights = dict(model.state_dict())
-    expected_ND = recommender.tokenizer.views.expected(vectors_NV, weights["residual_ID"].numpy())
-    weights["residual_ID"] = torch.cat([weights["residual_ID"], torch.from_numpy(expected_ND)])
+    expected_TD = recommender.tokenizer.views.expected(vectors_TV, weights["residual_ID"].numpy())
+    weights["residual_ID"] = torch.cat([weights["residual_ID"], torch.from_numpy(expected_TD)])
     larger = Reg4RecModel(replace(model.config, num_items=model.config.num_items + len(table)))
     larger.load_state_dict(weights)
     items = ItemCatalog.from_table(pa.concat_tables([recommender.items.table, table]))

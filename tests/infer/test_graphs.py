@@ -100,13 +100,13 @@ def test_encoder_and_search_need_no_value_on_the_host(
 
 def test_a_value_on_the_host_would_be_noticed() -> None:
     with FakeTensorMode(), NothingFromTheHost():
-        x_N = torch.zeros(3)
+        x_T = torch.zeros(3)
         with pytest.raises(DataDependentOutputException):
-            x_N.sum().item()
+            x_T.sum().item()
         with pytest.raises(DynamicOutputShapeException):
-            x_N[x_N > 0]
+            x_T[x_T > 0]
         with pytest.raises(AssertionError, match="Python numbers"):
-            x_N.new_tensor(1.0)
+            x_T.new_tensor(1.0)
 
 
 def check_same(found: Found, expected: Found) -> int:

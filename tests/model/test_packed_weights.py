@@ -241,7 +241,7 @@ def test_in_bfloat16_where_tiles_multiply_it(model: Reg4RecModel) -> None:
             state_BPD, _ = model.decode_step(memory, None, 0, None)  # torch's layers, on a memory of float32
         assert state_BPD.isfinite().all()
         assert memory.decoder is not None
-        assert memory.decoder.weights_N.dtype == torch.bfloat16
+        assert memory.decoder.weights_Y.dtype == torch.bfloat16
         assert logits_BPX.dtype == torch.float32
         assert not torch.equal(logits_BPX, expected_BPX)
         torch.testing.assert_close(logits_BPX, expected_BPX, rtol=0.02, atol=0.02 * float(expected_BPX.abs().max()))

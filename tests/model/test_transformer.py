@@ -72,8 +72,8 @@ def make_model(config: ModelConfig) -> Reg4RecModel:
 
 def decode_targets(model: Reg4RecModel, codes_BLM: Tensor, order_BLM: Tensor, items_BL: Tensor | None = None) -> Tensor:
     """States (B, L, M + 1, D) with every item of every user as the target."""
-    memory_BSD, number_S = model.encode(codes_BLM[:, :-1], None if items_BL is None else items_BL[:, :-1])
-    return model.decode_on(memory_BSD, number_S, codes_BLM, order_BLM, torch.arange(codes_BLM.shape[1]))
+    memory_BJD, number_J = model.encode(codes_BLM[:, :-1], None if items_BL is None else items_BL[:, :-1])
+    return model.decode_on(memory_BJD, number_J, codes_BLM, order_BLM, torch.arange(codes_BLM.shape[1]))
 
 
 def path_states(model: Reg4RecModel, history_LM: Tensor, items_L: Tensor, tokens: list[tuple[int, int]]) -> Tensor:
@@ -138,14 +138,14 @@ def test_fewer_paths_go_on_where_the_cache_must_grow(model: Reg4RecModel, case: 
     block, g = model.decoder[0], torch.Generator().manual_seed(0)
     assert isinstance(block, DecoderBlock)
     memory = model.remember(case[0], torch.tensor([5, 0, 3]), case[2])
-    x_TBPD = torch.randn(6, BATCH, 4, CONFIG.dim, generator=g, dtype=torch.float64)
+    x_SBPD = torch.randn(6, BATCH, 4, CONFIG.dim, generator=g, dtype=torch.float64)
     cache = PathCache.empty(memory, 4)
-    for step, x_BPD in enumerate(x_TBPD):
+    for step, x_BPD in enumerate(x_SBPD):
         living = [1, 3] if step == 5 else [0, 1, 2, 3]
-        cache = PathCache(cache.kept_BTRZHD, cache.rows_BPS[:, living]).grown()
-        kept_BTR2HD = cache.kept_BTRZHD[:, :, :, :2]
-        found = block.step(x_BPD[:, living], kept_BTR2HD, cache.rows_BPS, memory.of_block(0), memory.visible_B11S)
-    whole_BPTD = block(x_TBPD[:, :, [1, 3]].permute(1, 2, 0, 3), memory.of_block(0), None, memory.visible_B11S)
+        cache = PathCache(cache.kept_BTRZAQ, cache.rows_BPS[:, living]).grown()
+        kept_BTR2AQ = cache.kept_BTRZAQ[:, :, :, :2]
+        found = block.step(x_BPD[:, living], kept_BTR2AQ, cache.rows_BPS, memory.of_block(0), memory.visible_B11J)
+    whole_BPTD = block(x_SBPD[:, :, [1, 3]].permute(1, 2, 0, 3), memory.of_block(0), None, memory.visible_B11J)
     close(found, whole_BPTD[:, :, -1])
 
 
@@ -163,11 +163,11 @@ def test_logits_of_one_codebook_are_those_among_all(model: Reg4RecModel, used: l
 @torch.no_grad()
 def test_the_first_codebooks_of_some_columns_are_a_part_of_the_whole(model: Reg4RecModel, case: Windows) -> None:
     codes_BLM, order_BLM, items_BL = case
-    memory_BSD, number_S = model.encode(codes_BLM[:, :-1], items_BL[:, :-1])
+    memory_BJD, number_J = model.encode(codes_BLM[:, :-1], items_BL[:, :-1])
     whole = decode_targets(model, *case)
     for columns, fed in itertools.product(([0, 1, 2, 3, 4], [1, 4], [3]), range(M + 1)):
         order_BTM = order_BLM[:, columns, :fed]
-        part = model.decode_on(memory_BSD, number_S, codes_BLM[:, columns], order_BTM, torch.tensor(columns))
+        part = model.decode_on(memory_BJD, number_J, codes_BLM[:, columns], order_BTM, torch.tensor(columns))
         close(part, whole[:, columns, : fed + 1])
 
 
@@ -304,9 +304,9 @@ def test_an_item_is_the_sum_of_its_tokens_and_its_residual(item_model: Reg4RecMo
 @torch.no_grad()
 def test_the_pooled_history_is_made_of_the_vectors_that_are_scored(case: Windows) -> None:
     model = make_model(replace(CONFIG, num_items=I))
-    x_BSD, _ = model.embed_history(case.codes_BLM, case.items_BL)
+    x_BJD, _ = model.embed_history(case.codes_BLM, case.items_BL)
     vectors_BLD = model.embed_items(case.codes_BLM, case.items_BL)
-    close(x_BSD[:, 1:], model.norm_history(vectors_BLD * CONFIG.dim**0.5))
+    close(x_BJD[:, 1:], model.norm_history(vectors_BLD * CONFIG.dim**0.5))
 
 
 @torch.no_grad()
@@ -315,8 +315,8 @@ def test_the_memory_keeps_the_state_after_the_last_item(model: Reg4RecModel, cas
     lengths = [5, 0, 3]
     memory = model.remember(codes_BLM, torch.tensor(lengths), items_BL)
     for b, length in enumerate(lengths):
-        alone_BSD, _ = model.encode(codes_BLM[b : b + 1, :length], items_BL[b : b + 1, :length])
-        close(memory.state_BD[b], alone_BSD[0, -1])
+        alone_BJD, _ = model.encode(codes_BLM[b : b + 1, :length], items_BL[b : b + 1, :length])
+        close(memory.state_BD[b], alone_BJD[0, -1])
 
 
 @torch.no_grad()
@@ -324,8 +324,8 @@ def test_the_memory_keeps_the_state_after_the_last_item(model: Reg4RecModel, cas
 def test_a_new_decoder_adds_nothing_to_the_state_that_scores_items(layout: HistoryLayout, case: Windows) -> None:
     model = Reg4RecModel(replace(CONFIG, history_layout=layout, num_items=I)).double().eval()
     assert not model.repeat_bias
-    memory_BSD, _ = model.encode(case.codes_BLM, case.items_BL)
-    state_BL1D = memory_BSD[:, :: model.slots_per_item][:, :LENGTH, None]
+    memory_BJD, _ = model.encode(case.codes_BLM, case.items_BL)
+    state_BL1D = memory_BJD[:, :: model.slots_per_item][:, :LENGTH, None]
     close(decode_targets(model, *case), state_BL1D.expand(-1, -1, M + 1, -1))
 
 

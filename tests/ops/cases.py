@@ -68,8 +68,8 @@ def in_bf16(name: str, args: tuple[Any, ...]) -> tuple[Any, ...]:
     """A call of `encoder_memory` or `decoder_step` with its weights in bfloat16."""
     at = {"encoder_memory": 6, "decoder_step": 9}[name]
     dim, shape = args[0].shape[-1], args[at + 1]
-    weights_N = ops.pack_weights(unpack_weights(args[at], shape.part_shapes(dim), dim, F32), BF16)
-    return *args[:at], weights_N, *args[at + 1 :]
+    weights_Y = ops.pack_weights(unpack_weights(args[at], shape.part_shapes(dim), dim, F32), BF16)
+    return *args[:at], weights_Y, *args[at + 1 :]
 
 
 def _normal(shape: Sizes, dtype: torch.dtype, g: Generator) -> Tensor:
@@ -81,9 +81,9 @@ def _integers(high: int, shape: Sizes, g: Generator) -> Tensor:
 
 
 def _js(sizes: Sizes, dtype: torch.dtype, g: Generator) -> tuple[Any, ...]:
-    p_logits_NC = 2 * _normal(sizes, torch.float32, g)
-    distance_N1 = torch.rand(sizes[0], 1, generator=g)
-    return p_logits_NC.to(dtype), (p_logits_NC + distance_N1 * _normal(sizes, torch.float32, g)).to(dtype), 0.06
+    p_logits_TC = 2 * _normal(sizes, torch.float32, g)
+    distance_T1 = torch.rand(sizes[0], 1, generator=g)
+    return p_logits_TC.to(dtype), (p_logits_TC + distance_T1 * _normal(sizes, torch.float32, g)).to(dtype), 0.06
 
 
 def _mpq(sizes: Sizes, dtype: torch.dtype, g: Generator) -> tuple[Any, ...]:
@@ -175,12 +175,12 @@ def _weights(shapes: Sequence[Shapes], dim: int, dtype: torch.dtype, g: Generato
 def _encoder(sizes: Sizes, dtype: torch.dtype, g: Generator) -> tuple[Any, ...]:
     users, slots, blocks, heads, width, ffn_dim = sizes
     dim, shape = heads * width, ops.EncoderShape(blocks, ffn_dim, 2 * blocks)
-    turn_SD = torch.rand(slots, width // 2, generator=g).repeat(1, 2).to(dtype)
-    turn_BSD = torch.rand(users, slots, width // 2, generator=g).repeat(1, 1, 2).to(dtype)
+    turn_JQ = torch.rand(slots, width // 2, generator=g).repeat(1, 2).to(dtype)
+    turn_BJQ = torch.rand(users, slots, width // 2, generator=g).repeat(1, 1, 2).to(dtype)
     return (
         _normal((users, slots, dim), dtype, g),
         1 + _integers(slots, (slots,), g),
-        *(turn_SD.cos(), turn_SD.sin(), turn_BSD.cos(), turn_BSD.sin()),
+        *(turn_JQ.cos(), turn_JQ.sin(), turn_BJQ.cos(), turn_BJQ.sin()),
         _weights(shape.part_shapes(dim), dim, dtype, g),
         shape,
     )

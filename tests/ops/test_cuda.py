@@ -139,8 +139,8 @@ def test_larger_steps_are_answered_as_defined(sizes: tuple[int, ...], dtype: tor
 def test_near_ties_are_decided_in_fp64(emulated: list[str]) -> None:
     logits_BPMK = 0.5 + 2.0**-24 * torch.arange(64).view(1, 1, 1, 64)
     index = ops.TokenIndex.build(torch.arange(64)[:, None], 64)
-    token_BW = ops.beam_step(logits_BPMK, torch.zeros(1, 1), torch.full((1, 1, 1), -1), None, index, 64, 0)[1]
-    assert token_BW[0].tolist() == list(range(63, -1, -1))
+    token_BP = ops.beam_step(logits_BPMK, torch.zeros(1, 1), torch.full((1, 1, 1), -1), None, index, 64, 0)[1]
+    assert token_BP[0].tolist() == list(range(63, -1, -1))
 
 
 def test_of_equally_divergent_paths_the_first_is_kept(emulated: list[str]) -> None:
@@ -149,8 +149,8 @@ def test_of_equally_divergent_paths_the_first_is_kept(emulated: list[str]) -> No
     paths = (torch.zeros(2, 3, 2, 4), scores_BP, torch.full((2, 3, 2), -1), js_BP)
     args = (*paths, ops.TokenIndex.build(torch.arange(4).repeat(2, 1).T, 4), 3, 0, 0.1)
     assert_as_defined("beam_step", args)
-    parent_BW, *_, fallback_B = ops.beam_step(*args)
-    assert parent_BW.tolist() == [[0] * 3, [1] * 3]
+    parent_BP, *_, fallback_B = ops.beam_step(*args)
+    assert parent_BP.tolist() == [[0] * 3, [1] * 3]
     assert fallback_B.all()
 
 

@@ -19,11 +19,11 @@ def eager() -> object:
 
 
 def test_js_divergence_is_the_mean_of_two_kl_divergences() -> None:
-    p_logits_NC, q_logits_NC, _ = inputs("js_divergence", (31, 17), DOUBLE)
-    p, q = p_logits_NC.softmax(1), q_logits_NC.softmax(1)
+    p_logits_TC, q_logits_TC, _ = inputs("js_divergence", (31, 17), DOUBLE)
+    p, q = p_logits_TC.softmax(1), q_logits_TC.softmax(1)
     middle = ((p + q) / 2).log()
     expected = 0.5 * ((p * (p.log() - middle)).sum(1) + (q * (q.log() - middle)).sum(1))
-    torch.testing.assert_close(ops.js_divergence(p_logits_NC, q_logits_NC), expected)
+    torch.testing.assert_close(ops.js_divergence(p_logits_TC, q_logits_TC), expected)
 
 
 def test_js_divergence_of_disjoint_rows_is_ln_2() -> None:
@@ -129,12 +129,12 @@ def test_fp8_linear_refuses_sizes_that_are_no_multiple_of_16() -> None:
 
 
 def test_path_attention_is_attention_on_the_rows_that_a_path_names() -> None:
-    q_BPHD, keys_BTRHD, values_BTRHD, rows_BPS = inputs("path_attention", (3, 5, 2, 7, 4), DOUBLE)
-    mixed_BPHD = ops.path_attention(q_BPHD, keys_BTRHD, values_BTRHD, rows_BPS)
+    q_BPAQ, keys_BTRAQ, values_BTRAQ, rows_BPS = inputs("path_attention", (3, 5, 2, 7, 4), DOUBLE)
+    mixed_BPAQ = ops.path_attention(q_BPAQ, keys_BTRAQ, values_BTRAQ, rows_BPS)
     for b, p in [(b, p) for b in range(3) for p in range(5)]:
         rows = rows_BPS[b, p].tolist()
-        keys_HSD, values_HSD = (
-            torch.stack([x[b, s, r] for s, r in enumerate(rows)], dim=1) for x in (keys_BTRHD, values_BTRHD)
+        keys_ASQ, values_ASQ = (
+            torch.stack([x[b, s, r] for s, r in enumerate(rows)], dim=1) for x in (keys_BTRAQ, values_BTRAQ)
         )
-        expected_H1D = F.scaled_dot_product_attention(q_BPHD[b, p][:, None], keys_HSD, values_HSD)
-        torch.testing.assert_close(mixed_BPHD[b, p], expected_H1D[:, 0])
+        expected_A1Q = F.scaled_dot_product_attention(q_BPAQ[b, p][:, None], keys_ASQ, values_ASQ)
+        torch.testing.assert_close(mixed_BPAQ[b, p], expected_A1Q[:, 0])

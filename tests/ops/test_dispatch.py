@@ -27,7 +27,7 @@ def test_which_gives_a_reason_for_every_backend() -> None:
 def test_which_names_the_ops_and_refuses_bad_arguments() -> None:
     with pytest.raises(ValueError, match=r"there is no op 'nothing'; the ops are .*js_divergence"):
         ops.which("nothing")
-    with pytest.raises(ValueError, match="js_divergence: q_logits_NC has shape"):
+    with pytest.raises(ValueError, match="js_divergence: q_logits_TC has shape"):
         ops.which("js_divergence", P, Q[:2])
 
 

@@ -48,21 +48,21 @@ def layer(num_out: int) -> nn.Linear:
 @torch.no_grad()
 def test_the_encoder_is_that_of_the_model() -> None:
     blocks, readers = drawn(EncoderBlock), drawn(DecoderBlock)
-    x_BSE, number_S = torch.randn(2, 6, 12, dtype=torch.float64), torch.tensor([0, 1, 1, 2, 2, 3])
+    x_BJD, number_J = torch.randn(2, 6, 12, dtype=torch.float64), torch.tensor([0, 1, 1, 2, 2, 3])
     rotary = Rotary(4).double()
-    turn_S, turn_BS = rotary(number_S), rotary(number_S - torch.tensor([[3], [4]]))
-    visible_SS = number_S[None, :] <= number_S[:, None]
+    turn_J, turn_BJ = rotary(number_J), rotary(number_J - torch.tensor([[3], [4]]))
+    visible_JJ = number_J[None, :] <= number_J[:, None]
     weight, bias = (torch.cat([getattr(r.cross_kv, name) for r in readers]) for name in ("weight", "bias"))
-    weights_N = ops.pack_weights([*map(block_part, blocks), ([(weight, bias)], [])], torch.float64)
-    cos_SD, sin_SD, turn_cos_BSD, turn_sin_BSD = (turn.squeeze(-2).double() for turn in (*turn_S, *turn_BS))
-    y_BSE, memory_BSZHD = ops.encoder_memory(
-        x_BSE, visible_SS.sum(1), cos_SD, sin_SD, turn_cos_BSD, turn_sin_BSD, weights_N, ops.EncoderShape(2, 20, 4)
+    weights_Y = ops.pack_weights([*map(block_part, blocks), ([(weight, bias)], [])], torch.float64)
+    cos_JQ, sin_JQ, turn_cos_BJQ, turn_sin_BJQ = (turn.squeeze(-2).double() for turn in (*turn_J, *turn_BJ))
+    y_BJD, memory_BJZAQ = ops.encoder_memory(
+        x_BJD, visible_JJ.sum(1), cos_JQ, sin_JQ, turn_cos_BJQ, turn_sin_BJQ, weights_Y, ops.EncoderShape(2, 20, 4)
     )
     for block in blocks:
-        x_BSE = block(x_BSE, turn_S, visible_SS)
-    torch.testing.assert_close(y_BSE, x_BSE)
-    kept = [part for reader in readers for part in reader.memory(x_BSE, turn_BS)]
-    torch.testing.assert_close(memory_BSZHD.permute(2, 0, 3, 1, 4), torch.stack(kept))
+        x_BJD = block(x_BJD, turn_J, visible_JJ)
+    torch.testing.assert_close(y_BJD, x_BJD)
+    kept = [part for reader in readers for part in reader.memory(x_BJD, turn_BJ)]
+    torch.testing.assert_close(memory_BJZAQ.permute(2, 0, 3, 1, 4), torch.stack(kept))
 
 
 @torch.no_grad()
@@ -72,30 +72,30 @@ def test_the_decoder_is_that_of_the_model(refines: bool, num_categories: int) ->
     blocks, norm, refine = drawn(DecoderBlock), nn.LayerNorm(12).double(), layer(12)
     tokens, categories = layer(8), layer(num_categories) if num_categories else None
     draw(norm)
-    *_, kept, rows_BPS, memory, visible_BL, _, _ = inputs(
+    *_, kept, rows_BPS, memory, visible_BJ, _, _ = inputs(
         "decoder_step", (2, 5, 2, 3, 4, 2, 6, 20, 8, 5), torch.float64
     )
     table, position, states = (torch.randn(n, 12, dtype=torch.float64) for n in (8, 1, 2))
     row_BP = torch.randint(8, (2, 5))
     heads = [head for head in (refine if refines else None, tokens, categories) if head is not None]
     ends = [(head.weight, head.bias) for head in heads], [(norm.weight, norm.bias)]
-    weights_N = ops.pack_weights([*map(block_part, blocks), ends], torch.float64)
+    weights_Y = ops.pack_weights([*map(block_part, blocks), ends], torch.float64)
     shape, written = ops.DecoderShape(2, 20, 8, num_categories, refines), kept.clone()
     logits, of_categories = ops.decoder_step(
-        *(table, row_BP, 1.5, position[0], states, written, rows_BPS, memory, visible_BL, weights_N, shape)
+        *(table, row_BP, 1.5, position[0], states, written, rows_BPS, memory, visible_BJ, weights_Y, shape)
     )
-    x_BPE = norm(1.5 * table[row_BP] + position)
+    x_BPD = norm(1.5 * table[row_BP] + position)
     path_BPS = torch.cat([rows_BPS, torch.arange(5)[:, None].expand(2, 5, 1)], dim=2)
     for i, block in enumerate(blocks):
         seen = memory[:, 2 * i], memory[:, 2 * i + 1]
-        x_BPE = block.step(x_BPE, kept[:, :, :, 2 * i : 2 * i + 2], path_BPS, seen, visible_BL[:, None, None])
-    state_BPE = states[:, None] + refine(x_BPE) if refines else x_BPE
-    torch.testing.assert_close(logits, tokens(state_BPE))
+        x_BPD = block.step(x_BPD, kept[:, :, :, 2 * i : 2 * i + 2], path_BPS, seen, visible_BJ[:, None, None])
+    state_BPD = states[:, None] + refine(x_BPD) if refines else x_BPD
+    torch.testing.assert_close(logits, tokens(state_BPD))
     torch.testing.assert_close(written, kept)  # where `step` writes what a step makes
     if categories is None:
         assert of_categories.shape == (2, 5, 0)
     else:
-        torch.testing.assert_close(of_categories, categories(state_BPE))
+        torch.testing.assert_close(of_categories, categories(state_BPD))
 
 
 def run(name: str, args: Args, backend: str = "cpp") -> tuple[Tensor, ...]:
@@ -144,9 +144,9 @@ def test_packed_weights_come_back() -> None:
         [(torch.randn(6), torch.randn(6))],
     )
     for dtype in (torch.float32, torch.bfloat16):
-        weights_N = ops.pack_weights([(layers, norms), (layers[:1], [])], dtype)
+        weights_Y = ops.pack_weights([(layers, norms), (layers[:1], [])], dtype)
         shapes: Any = [([(7, 5), (33, 64)], 1), ([(7, 5)], 0)]
-        (found, found_norms), (last, none) = unpack_weights(weights_N, shapes, 6, torch.float32)
+        (found, found_norms), (last, none) = unpack_weights(weights_Y, shapes, 6, torch.float32)
         for (weight, bias), (one, other) in zip([*layers, layers[0]], [*found, *last], strict=True):
             assert torch.equal(one, weight.to(dtype))
             assert torch.equal(other, bias)
@@ -198,15 +198,15 @@ def test_what_is_hidden_or_not_named_is_not_read(backend: str) -> None:
     if backend == "cpp" and native_problem() is not None:
         pytest.skip("needs the extension")
     args = inputs("decoder_step", SIZES["decoder_step"])
-    kept, rows_BPS, memory, visible_BL = args[5:9]
-    hidden_B1L1 = ~visible_BL[:, None, :, None]
-    assert hidden_B1L1.any()
+    kept, rows_BPS, memory, visible_BJ = args[5:9]
+    hidden_B1J1 = ~visible_BJ[:, None, :, None]
+    assert hidden_B1J1.any()
     named = torch.zeros(kept.shape[:3], dtype=torch.bool)
     for step in range(rows_BPS.shape[2]):
         named[:, step].scatter_(1, rows_BPS[:, :, step], True)
     whole = run("decoder_step", args, backend)
     spoiled = kept.masked_fill(~named[..., None, None, None], torch.nan)
-    other = *args[:5], spoiled, rows_BPS, memory.masked_fill(hidden_B1L1[:, None], torch.nan), *args[8:]
+    other = *args[:5], spoiled, rows_BPS, memory.masked_fill(hidden_B1J1[:, None], torch.nan), *args[8:]
     found = run("decoder_step", other, backend)
     assert all(map(torch.equal, whole[:2], found[:2]))
     num_paths = rows_BPS.shape[1]
@@ -248,10 +248,10 @@ def test_what_they_do_not_take() -> None:
     assert objection(*decoder[:10]) is None
     assert "it computes float32, this is torch.float64" in str(objection(decoder[0].double()))
     refused: list[tuple[str, Args, str]] = [
-        ("encoder_memory", tuple(a[..., :31] if at in (2, 3, 4, 5) else a for at, a in enumerate(encoder)), "'D': 31"),
+        ("encoder_memory", tuple(a[..., :31] if at in (2, 3, 4, 5) else a for at, a in enumerate(encoder)), "'Q': 31"),
         ("encoder_memory", changed(encoder, 7, ops.EncoderShape(0, 100, 4)), "1 or more of everything in the shape"),
         ("encoder_memory", changed(encoder, 7, ops.EncoderShape(2, 100, 3)), "keys and values in pairs"),
-        ("encoder_memory", changed(encoder, 0, encoder[0][..., :0]), "an even D > 0, E > 0"),
+        ("encoder_memory", changed(encoder, 0, encoder[0][..., :0]), "an even Q > 0, D > 0"),
         ("encoder_memory", changed(encoder, 7, ops.EncoderShape(2, 300, 4)), "numbers where .* were expected"),
         (
             "decoder_step",

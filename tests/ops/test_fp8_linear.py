@@ -158,8 +158,8 @@ def test_a_kept_weight_is_checked_and_compiled(rowwise: int) -> None:
 def test_nothing_saturates_and_casts_stay_above_25_decibels(rowwise: int, dtype: torch.dtype) -> None:
     x_TD = torch.randn(512, 256, generator=torch.Generator().manual_seed(0))
     operand = fp8_quantize(x_TD, dtype, bool(rowwise))
-    largest_A = operand.values.float().abs().amax(1)
-    assert (largest_A.max() if not rowwise else largest_A.min()) == torch.finfo(dtype).max
+    largest_T = operand.values.float().abs().amax(1)
+    assert (largest_T.max() if not rowwise else largest_T.min()) == torch.finfo(dtype).max
     assert decibels(exact(operand), x_TD) >= 25
 
 

@@ -45,25 +45,25 @@ def test_every_instruction_set(isa: str, dtype: torch.dtype) -> None:
     for sizes in ((3, 1), (17, 16), (9, 47), (5, 300), (3, 4099)):
         args = inputs("js_divergence", sizes, dtype)
         with ops.use_backend("cpp"):
-            js_N, keep_N = ops.js_divergence(*args)
-        exact_N, exactly_kept_N = truth("js_divergence", args)
-        torch.testing.assert_close(js_N.double(), exact_N, rtol=0, atol=2e-7)
-        assert torch.equal(keep_N, exactly_kept_N)
+            js_T, keep_T = ops.js_divergence(*args)
+        exact_T, exactly_kept_T = truth("js_divergence", args)
+        torch.testing.assert_close(js_T.double(), exact_T, rtol=0, atol=2e-7)
+        assert torch.equal(keep_T, exactly_kept_T)
 
 
 def test_values_that_are_no_numbers(isa: str) -> None:
     p = torch.zeros(5, 19)
     p[1, 18], p[2, 3], p[3], p[4, :18] = math.nan, math.inf, -math.inf, -math.inf
-    js_N, keep_N = ops.js_divergence(p, torch.zeros(5, 19), 1.0)
-    assert js_N.isnan().tolist() == [False, True, True, True, False]
-    assert keep_N.tolist() == [True, False, False, False, True]
+    js_T, keep_T = ops.js_divergence(p, torch.zeros(5, 19), 1.0)
+    assert js_T.isnan().tolist() == [False, True, True, True, False]
+    assert keep_T.tolist() == [True, False, False, False, True]
 
 
 def test_rows_at_the_threshold_are_decided_in_fp64() -> None:
-    p_logits_NC, q_logits_NC, _ = inputs("js_divergence", (256, 33))
-    exact_N = truth("js_divergence", (p_logits_NC, q_logits_NC))[0]
-    for row, exact in enumerate(exact_N[:64].tolist()):
-        one = p_logits_NC[row : row + 1], q_logits_NC[row : row + 1]
+    p_logits_TC, q_logits_TC, _ = inputs("js_divergence", (256, 33))
+    exact_T = truth("js_divergence", (p_logits_TC, q_logits_TC))[0]
+    for row, exact in enumerate(exact_T[:64].tolist()):
+        one = p_logits_TC[row : row + 1], q_logits_TC[row : row + 1]
         for threshold in (exact * (1 - 1e-12), exact * (1 + 1e-12)):
             assert ops.js_divergence(*one, threshold)[1].item() is (threshold > exact)
 
@@ -76,9 +76,9 @@ def test_any_number_of_threads_gives_the_same_bytes() -> None:
         torch.set_num_threads(threads)
         results.append(ops.js_divergence(*args))
     torch.set_num_threads(before)
-    for js_N, keep_N in results[1:]:
-        assert torch.equal(js_N, results[0][0])
-        assert torch.equal(keep_N, results[0][1])
+    for js_T, keep_T in results[1:]:
+        assert torch.equal(js_T, results[0][0])
+        assert torch.equal(keep_T, results[0][1])
 
 
 FORK = """

@@ -27,14 +27,14 @@ def test_every_instruction_set(isa: str, width: int, dtype: torch.dtype) -> None
 
 @pytest.mark.parametrize("backend", ["cpp", "eager"])
 def test_other_rows_and_later_steps_are_not_read(backend: str) -> None:
-    q_BPHD, keys, values, rows_BPS = inputs("path_attention", (4, 6, 2, 8, 3))
+    q_BPAQ, keys, values, rows_BPS = inputs("path_attention", (4, 6, 2, 8, 3))
     read = torch.zeros(keys.shape[:3], dtype=torch.bool)
     for step in range(3):
         read[:, step].scatter_(1, rows_BPS[:, :, step], True)
     with ops.use_backend(backend):
-        whole = ops.path_attention(q_BPHD, keys, values, rows_BPS)
+        whole = ops.path_attention(q_BPAQ, keys, values, rows_BPS)
         keys[~read], values[~read] = torch.nan, torch.nan
-        assert torch.equal(ops.path_attention(q_BPHD, keys, values, rows_BPS), whole)
+        assert torch.equal(ops.path_attention(q_BPAQ, keys, values, rows_BPS), whole)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -45,12 +45,12 @@ def test_what_a_gpu_runs_in_its_place_says_the_same(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("backend", ["cpp", "eager"])
 def test_nan_stays_with_its_path_and_a_huge_logit_takes_all(backend: str) -> None:
-    q_BPHD, keys, values, rows_BPS = inputs("path_attention", (1, 3, 1, 4, 2))
+    q_BPAQ, keys, values, rows_BPS = inputs("path_attention", (1, 3, 1, 4, 2))
     rows_BPS[:] = torch.tensor([[0, 0], [0, 1], [1, 2]])
-    q_BPHD[0, 0, 0, 1] = torch.nan
-    q_BPHD[0, 1], keys[0, 0, 0] = 1.0, 1e4
+    q_BPAQ[0, 0, 0, 1] = torch.nan
+    q_BPAQ[0, 1], keys[0, 0, 0] = 1.0, 1e4
     with ops.use_backend(backend):
-        mixed = ops.path_attention(q_BPHD, keys, values, rows_BPS)
+        mixed = ops.path_attention(q_BPAQ, keys, values, rows_BPS)
     assert mixed[0, 0].isnan().all()
     assert mixed[0, 1:].isfinite().all()
     torch.testing.assert_close(mixed[0, 1], values[0, 0, 0])
@@ -72,9 +72,9 @@ def test_threads_do_not_change_a_bit() -> None:
 def test_what_it_does_not_take() -> None:
     assert objection(*inputs("path_attention", (1, 2, 1, 4, 64))) is None
     assert "up to 64 steps, these have 65" in str(objection(*inputs("path_attention", (1, 2, 1, 4, 65))))
-    q_BPHD, keys, values, rows_BPS = inputs("path_attention", (1, 2, 1, 4, 3))
-    assert "float16" in str(objection(q_BPHD.half(), keys.half(), values.half(), rows_BPS))
+    q_BPAQ, keys, values, rows_BPS = inputs("path_attention", (1, 2, 1, 4, 3))
+    assert "float16" in str(objection(q_BPAQ.half(), keys.half(), values.half(), rows_BPS))
     with pytest.raises(ValueError, match="names 5 steps, 1 to 4 are there"):
-        ops.path_attention(q_BPHD, keys, values, torch.zeros(1, 2, 5, dtype=torch.int64))
+        ops.path_attention(q_BPAQ, keys, values, torch.zeros(1, 2, 5, dtype=torch.int64))
     with pytest.raises(ValueError, match="names 0 steps"):
-        ops.path_attention(q_BPHD, keys, values, rows_BPS[:, :, :0])
+        ops.path_attention(q_BPAQ, keys, values, rows_BPS[:, :, :0])

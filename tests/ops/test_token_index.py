@@ -50,10 +50,10 @@ def test_a_changed_index_is_the_one_built_from_scratch(
     pairs: bool, kept: int, num_codebooks: int, codebook_size: int
 ) -> None:
     codes_IM = random_codes(60, num_codebooks, codebook_size)
-    new_N = torch.arange(kept, 60).flip(0)
+    new_T = torch.arange(kept, 60).flip(0)
     whole, smaller = (TokenIndex.build(codes_IM[:n], codebook_size, pairs=pairs) for n in (60, kept))
-    assert_same(smaller.with_items(codes_IM, new_N), whole)
-    assert_same(whole.without_items(new_N), smaller)
+    assert_same(smaller.with_items(codes_IM, new_T), whole)
+    assert_same(whole.without_items(new_T), smaller)
 
     middle = torch.tensor([5, 0, 33])
     without = whole.without_items(middle)
@@ -65,11 +65,11 @@ def test_a_changed_index_is_the_one_built_from_scratch(
 @pytest.mark.parametrize("num_used", [1, 2, 3, 4])
 def test_items_with_tokens_are_those_that_carry_them_all(num_used: int) -> None:
     codes_IM = random_codes(300, 4, 6)
-    used_NM = torch.rand(50, 4, generator=torch.Generator().manual_seed(1)).argsort(1) < num_used
-    tokens_NM = torch.where(used_NM, random_codes(50, 4, 6, seed=2), -1)
-    expected = ((tokens_NM[:, None] < 0) | (tokens_NM[:, None] == codes_IM)).all(2).nonzero().tolist()
+    used_PM = torch.rand(50, 4, generator=torch.Generator().manual_seed(1)).argsort(1) < num_used
+    tokens_PM = torch.where(used_PM, random_codes(50, 4, 6, seed=2), -1)
+    expected = ((tokens_PM[:, None] < 0) | (tokens_PM[:, None] == codes_IM)).all(2).nonzero().tolist()
     for pairs in (False, True):
-        path_T, item_T = TokenIndex.build(codes_IM, 6, pairs=pairs).items_with_tokens(tokens_NM)
+        path_T, item_T = TokenIndex.build(codes_IM, 6, pairs=pairs).items_with_tokens(tokens_PM)
         assert sorted(zip(path_T.tolist(), item_T.tolist(), strict=True)) == [(n, i) for n, i in expected]
 
 
@@ -80,12 +80,12 @@ def test_items_sharing_tokens_are_each_found_once_with_how_many_they_share(
     num_used: int, fewest: int, pairs: bool
 ) -> None:
     codes_IM = random_codes(300, 4, 6)
-    used_NM = torch.rand(50, 4, generator=torch.Generator().manual_seed(1)).argsort(1) < num_used
-    tokens_NM = torch.where(used_NM, random_codes(50, 4, 6, seed=2), -1)
-    shared_NI = (tokens_NM[:, None] == codes_IM).sum(2)
-    fewest_N = torch.full((50,), fewest).index_fill_(0, torch.tensor([7]), min(fewest, 2))
-    expected = (shared_NI >= fewest_N[:, None]).nonzero().tolist()
-    path_T, item_T, shared_T = TokenIndex.build(codes_IM, 6, pairs=pairs).items_sharing_tokens(tokens_NM, fewest_N)
+    used_PM = torch.rand(50, 4, generator=torch.Generator().manual_seed(1)).argsort(1) < num_used
+    tokens_PM = torch.where(used_PM, random_codes(50, 4, 6, seed=2), -1)
+    shared_PI = (tokens_PM[:, None] == codes_IM).sum(2)
+    fewest_P = torch.full((50,), fewest).index_fill_(0, torch.tensor([7]), min(fewest, 2))
+    expected = (shared_PI >= fewest_P[:, None]).nonzero().tolist()
+    path_T, item_T, shared_T = TokenIndex.build(codes_IM, 6, pairs=pairs).items_sharing_tokens(tokens_PM, fewest_P)
     assert path_T.tolist() == sorted(path_T.tolist())
     assert sorted(zip(path_T.tolist(), item_T.tolist(), strict=True)) == [(n, i) for n, i in expected]
-    assert shared_T.tolist() == shared_NI[path_T, item_T].tolist()
+    assert shared_T.tolist() == shared_PI[path_T, item_T].tolist()

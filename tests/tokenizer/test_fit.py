@@ -35,9 +35,9 @@ def test_tokens_are_healthy_and_of_the_right_shape(tokenizer: Tokenizer, shop: D
 
 def test_tokens_follow_the_facets_of_the_shop(tokenizer: Tokenizer, shop: Dataset) -> None:
     """Items with more facets in common share more tokens."""
-    facets_IF = shop.facets_IF  # type: ignore[attr-defined]
+    facets_IX = shop.facets_IX  # type: ignore[attr-defined]
     a, b = np.triu_indices(shop.num_items, 1)
-    facets = (facets_IF[a] == facets_IF[b]).sum(1)
+    facets = (facets_IX[a] == facets_IX[b]).sum(1)
     codes_IM = tokenizer.codes_IM.numpy()
     shared = (codes_IM[a] == codes_IM[b]).sum(1)
     assert shared[facets >= 3].mean() > 3 * shared[facets == 0].mean()

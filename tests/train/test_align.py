@@ -175,7 +175,7 @@ def test_a_model_without_categories_is_rewarded_for_its_tokens(shop: SyntheticSh
     model = pretrain(shop, tokenizer, config, Run(device="cpu", progress=False))
     start = Recommender(model, tokenizer, shop.items, device="cpu")
     stage = AlignStage(start, shop, QUICK, 0)
-    assert stage.share_R.tolist() == [0.5, 0, 0, 0.5]
+    assert stage.share_X.tolist() == [0.5, 0, 0, 0.5]
     assert stage.loss(stage.batches(0)[0])["loss"].isfinite()
 
 

@@ -50,12 +50,12 @@ def losses_of(
     model: Reg4RecModel, batch: Batch, targets: StepTargets = "open", renormalize: bool = False
 ) -> dict[str, Tensor]:
     codes_BLM, order_BLM, items_BL, filled_BL, category_BL = batch
-    memory_BSD, number_S = model.encode(codes_BLM[:, :-1], items_BL[:, :-1])
+    memory_BJD, number_J = model.encode(codes_BLM[:, :-1], items_BL[:, :-1])
     column_L = torch.arange(codes_BLM.shape[1])
-    states_NSD = model.decode_on(memory_BSD, number_S, codes_BLM, order_BLM, column_L)[filled_BL]
+    states_XSD = model.decode_on(memory_BJD, number_J, codes_BLM, order_BLM, column_L)[filled_BL]
     of_targets = (codes_BLM[filled_BL], order_BLM[filled_BL], category_BL[filled_BL])
     index = ops.TokenIndex.build(codes_BLM.flatten(0, 1), K) if renormalize else None
-    return path_losses(model, states_NSD, *of_targets, targets, index)
+    return path_losses(model, states_XSD, *of_targets, targets, index)
 
 
 def cross_entropy(logits: list[float], target: int, among: Iterable[int]) -> float:

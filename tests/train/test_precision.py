@@ -87,9 +87,9 @@ def test_trace_of_one_sample_is_that_of_the_empirical_fisher() -> None:
 
 
 def test_trace_of_several_samples_is_the_product_of_mean_squares() -> None:
-    module, x_NLD = network((16, 32, 16)), torch.randn(5, 3, 16)
-    traces = sample(Ladq(module, LadqConfig()), module, x_NLD, lambda y: y.square().sum((1, 2)).mean())
-    inside = torch.tanh(module[0](x_NLD)).detach()
+    module, x_TXD = network((16, 32, 16)), torch.randn(5, 3, 16)
+    traces = sample(Ladq(module, LadqConfig()), module, x_TXD, lambda y: y.square().sum((1, 2)).mean())
+    inside = torch.tanh(module[0](x_TXD)).detach()
     out = module[2](inside).detach()
     grads = (2 * out).square().sum((1, 2)).mean()  # a sample's own gradient at the output
     assert traces["2"] == pytest.approx(float(inside.square().sum(-1).mean() * grads), rel=1e-5)

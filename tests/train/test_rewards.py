@@ -78,8 +78,8 @@ def test_the_order_is_rewarded_by_what_a_draw_would_earn() -> None:
     torch.manual_seed(0)
     scores_BN, hit_BN = torch.randn(2, 5), torch.tensor([[0.3, 0, 0.5, 0, 9.0], [0, 1.0, 9, 9, 9]])
     found_BN = torch.tensor([[True, True, True, True, False], [True, True, False, False, False]])
-    drawn_BD = torch.multinomial(scores_BN.masked_fill(~found_BN, -torch.inf).softmax(1), 40_000, replacement=True)
-    earned_B = hit_BN.gather(1, drawn_BD).mean(1)
+    drawn_BT = torch.multinomial(scores_BN.masked_fill(~found_BN, -torch.inf).softmax(1), 40_000, replacement=True)
+    earned_B = hit_BN.gather(1, drawn_BT).mean(1)
     torch.testing.assert_close(order_reward(scores_BN, hit_BN, found_BN).exp(), earned_B, atol=0.01, rtol=0)
 
 

@@ -23,10 +23,10 @@ def test_every_path_is_that_of_an_item(ranker: Recommender, shop: SyntheticShop,
     memory = ranker.remember(shop.part("train").take(range(40)))
     torch.manual_seed(0)
     paths = roll_out(ranker.model, memory, ranker.index, 6, num_steps, 1.3, kind)  # type: ignore[arg-type]
-    tokens_NM = paths.tokens_BGM(3)[paths.valid_BG]
-    assert ((tokens_NM >= 0).sum(1) == num_steps).all()
-    fits_NI = ((tokens_NM[:, None] == ranker.codes_IM) | (tokens_NM[:, None] < 0)).all(-1)
-    assert fits_NI.any(1).all()
+    tokens_TM = paths.tokens_BGM(3)[paths.valid_BG]
+    assert ((tokens_TM >= 0).sum(1) == num_steps).all()
+    fits_TI = ((tokens_TM[:, None] == ranker.codes_IM) | (tokens_TM[:, None] < 0)).all(-1)
+    assert fits_TI.any(1).all()
     assert paths.open_BGSK.gather(3, paths.code_BGS[..., None])[paths.valid_BG].all()
     if kind == "beam":
         distinct = {tuple(map(int, row)) for row in paths.tokens_BGM(3)[0][paths.valid_BG[0]]}
