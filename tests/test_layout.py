@@ -197,6 +197,35 @@ def test_decisions_that_are_cited_exist() -> None:
     check_all(SOURCES, unknown_decisions)
 
 
+LETTERS_AT_HOME = {
+    "AQ": r"reg4rec/model|kernels/(decoder_step|encoder_memory|path_attention)",
+    "RYZ": r"reg4rec/model|kernels/(panels|decoder_step|encoder_memory|path_attention)",
+    "J": r"reg4rec/(model|baselines|train)|kernels/(decoder_step|encoder_memory)",
+    "EH": r"reg4rec/tokenizer|kernels/mpq_quantize",
+    "FG": r"reg4rec/train",
+    "V": r"reg4rec/(data|tokenizer|infer|studies)",
+}
+"""Shape letters that one subject needs: elsewhere they would have a second meaning."""
+
+
+def wrong_letters(path: Path) -> Iterator[str]:
+    legend = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8").partition("## Shape letters")[2]
+    known = set(re.findall(r"\| ([A-Z]) \|", legend.partition("## Artifacts")[0]))
+    homes = {letter: home for letters, home in LETTERS_AT_HOME.items() for letter in letters}
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        name = getattr(node, {ast.Name: "id", ast.arg: "arg", ast.Attribute: "attr"}.get(type(node), ""), "")
+        suffix = re.fullmatch(r"_?[a-z][a-z0-9_]*_([A-Z][A-Za-z0-9]*)", name)
+        for letter in filter(str.isupper, suffix[1] if suffix else ""):
+            if letter not in known:
+                yield f"has {name}, whose {letter} is not in the legend of docs/architecture.md"
+            elif not re.match(homes.get(letter, ""), names_of(path)):
+                yield f"has {name}, whose {letter} means something else"
+
+
+def test_a_shape_letter_has_one_meaning() -> None:
+    check_all(SOURCES, wrong_letters)
+
+
 def test_importing_the_library_loads_next_to_nothing() -> None:
     code = "import sys, reg4rec; print(*sorted({m.split('.')[0] for m in sys.modules}))"
     command = [sys.executable, "-c", code]
