@@ -1,5 +1,7 @@
 """What most tests share: a shop whose best recommendation is known, its tokens, and a model trained on it once."""
 
+from pathlib import Path
+
 import pytest
 
 from reg4rec.data import ViewConfig, synthetic_shop
@@ -34,7 +36,13 @@ def tokenizer(shop: SyntheticShop) -> Tokenizer:
 
 
 @pytest.fixture(scope="session")
-def model(shop: SyntheticShop, tokenizer: Tokenizer) -> Reg4RecModel:
+def model_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of the model, once that is there."""
+    return tmp_path_factory.mktemp("model")
+
+
+@pytest.fixture(scope="session")
+def model(shop: SyntheticShop, tokenizer: Tokenizer, model_run: Path) -> Reg4RecModel:
     """Trained until it clearly knows the shop; treat it as read-only."""
     config = PretrainConfig(
         size="tiny",
@@ -43,7 +51,7 @@ def model(shop: SyntheticShop, tokenizer: Tokenizer) -> Reg4RecModel:
         validation_users=100,
         loop=LoopConfig(epochs=14, learning_rate=4e-3, log_every=1000),
     )
-    return pretrain(shop, tokenizer, config, Run(device="cpu", progress=False))
+    return pretrain(shop, tokenizer, config, Run(model_run, device="cpu", progress=False))
 
 
 @pytest.fixture(scope="session")

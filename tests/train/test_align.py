@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import reg4rec.train.align_stage as align_stage
+from reg4rec.data import synthetic_shop
 from reg4rec.data.shop import SyntheticShop
 from reg4rec.errors import InputError
 from reg4rec.infer import Recommender, SearchConfig
@@ -54,7 +55,7 @@ def loss_until_killed(self, batch):
 
 AlignStage.loss = loss_until_killed
 loop = LoopConfig(epochs=2, learning_rate=1e-3, updates_per_batch=2, log_every=1, checkpoint_seconds=0.0)
-config = AlignConfig(batch_users=250, group_size=4, validation_users=60, loop=loop)
+config = AlignConfig(batch_users=64, group_size=4, validation_users=60, loop=loop)
 recommender = Recommender.from_pretrained(folder + "/start", "cpu")
 align(recommender, Dataset.load(folder + "/data"), config, Run(folder + "/run", progress=False))
 """
@@ -70,17 +71,32 @@ def start(shop: SyntheticShop, tokenizer: Tokenizer, token_model: Reg4RecModel) 
     return Recommender(token_model, tokenizer, shop.items, device="cpu").with_search(prune_threshold=None)
 
 
+@pytest.fixture(scope="module")
+def few() -> SyntheticShop:
+    """The first users of the shop, for whole alignments."""
+    return synthetic_shop(num_users=250, num_items=60, num_facets=3, seed=0)
+
+
+@pytest.fixture
+def start_of_few(few: SyntheticShop, start: Recommender) -> Recommender:
+    start.tokenizer = replace(start.tokenizer, card={"dataset": few.card["fingerprint"]})
+    return start
+
+
 def rows_of(folder: Path) -> list[dict[str, float]]:
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [{name: value for name, value in row.items() if not name.endswith("_seconds")} for row in rows]
 
 
-def test_the_reward_rises_without_help_of_the_anchor(shop: SyntheticShop, start: Recommender, tmp_path: Path) -> None:
+def test_the_reward_rises_without_help_of_the_anchor(
+    few: SyntheticShop, start_of_few: Recommender, tmp_path: Path
+) -> None:
+    start = start_of_few
     weights = {name: weight.clone() for name, weight in start.model.state_dict().items()}
     rewards = RewardWeights(category_hit=0, step_consistency=0)
-    config = replace(QUICK, batch_users=100, group_size=8, anchor_weight=0.0, kl_weight=0.0, rewards=rewards)
+    config = replace(QUICK, batch_users=25, group_size=8, anchor_weight=0.0, kl_weight=0.0, rewards=rewards)
     loop = replace(QUICK.loop, epochs=4, learning_rate=2e-3)
-    aligned = align(start, shop, replace(config, loop=loop), Run(tmp_path, progress=False))
+    aligned = align(start, few, replace(config, loop=loop), Run(tmp_path, progress=False))
     epochs = [row for row in rows_of(tmp_path) if "epoch" in row]
     assert epochs[-1]["reward_step_hit"] > 1.05 * epochs[0]["reward_step_hit"]
     assert all(torch.equal(weights[name], weight) for name, weight in start.model.state_dict().items())
@@ -89,27 +105,28 @@ def test_the_reward_rises_without_help_of_the_anchor(shop: SyntheticShop, start:
 
 
 def test_an_alignment_that_does_not_help_gives_back_what_came_in(
-    shop: SyntheticShop, start: Recommender, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    few: SyntheticShop, start_of_few: Recommender, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     figures = iter([{f"validation_recall@{k}": value for k in (5, 10, 50)} for value in (0.5, 0.4, 0.3)])
     monkeypatch.setattr(align_stage, "validation_metrics", lambda *_: next(figures))
-    assert align(start, shop, QUICK, Run(tmp_path, progress=False)) is start
+    assert align(start_of_few, few, QUICK, Run(tmp_path, progress=False)) is start_of_few
     assert not json.loads((tmp_path / "align.json").read_text())["kept"]
 
 
 def test_a_process_that_was_killed_goes_on_to_the_same_bits(
-    shop: SyntheticShop, start: Recommender, tmp_path: Path
+    few: SyntheticShop, start_of_few: Recommender, tmp_path: Path
 ) -> None:
-    shop.save(tmp_path / "data")
+    start, config = start_of_few, replace(QUICK, batch_users=64)
+    few.save(tmp_path / "data")
     start.save_pretrained(tmp_path / "start")
-    whole = align(start, shop, QUICK, Run(tmp_path / "whole", progress=False))
+    whole = align(start, few, config, Run(tmp_path / "whole", progress=False))
     child = [sys.executable, "-c", KILLS_ITSELF, str(tmp_path), "11"]
     done = subprocess.run(child, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}, check=False)
     assert done.returncode == -signal.SIGKILL
     checkpoint = next((tmp_path / "run" / "checkpoints").glob("step-*/checkpoint.json"))
     assert json.loads(checkpoint.read_text())["step_in_epoch"] > 0
 
-    resumed = align(start, shop, QUICK, Run(tmp_path / "run", progress=False))
+    resumed = align(start, few, config, Run(tmp_path / "run", progress=False))
     pairs = zip(whole.model.state_dict().values(), resumed.model.state_dict().values(), strict=True)
     assert all(torch.equal(x, y) for x, y in pairs)
     assert rows_of(tmp_path / "run") == rows_of(tmp_path / "whole")
