@@ -116,8 +116,9 @@ def test_tokens_alignment_and_evaluation_are_those_of_one_process(folder: Path, 
     check_same_curve(two / "tokenizer", one / "tokenizer", 1e-3)
     codes_IM = [Tokenizer.from_pretrained(out / "tokenizer" / "tokenizer").codes_IM for out in (one, two)]
     assert (codes_IM[0] == codes_IM[1]).float().mean() > 0.99
-    # the anchor has weight 0 here: before its first loss other draws were made
-    check_same_curve(two / "align", one / "align", 2e-3, ("anchor_loss",), validation=ONE_USER)
+    # the anchor has weight 0 here: before its first loss other draws were made; sums of another order decide near ties
+    # of the beams, and so what two of the 333 users of a batch are rewarded for
+    check_same_curve(two / "align", one / "align", 7e-3, ("anchor_loss",), validation=ONE_USER)
     reports = [json.loads((out / "metrics.json").read_text())["rows"] for out in (one, two)]
     for row, other in zip(*reports, strict=True):
         assert row["metrics"] == pytest.approx(other["metrics"], abs=1e-12)
