@@ -33,15 +33,15 @@ def assert_exact_ids(backend: str, *args: Any, op: str = "mpq_quantize") -> tupl
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("sizes", SIZES)
-def test_every_instruction_set(backend: str, sizes: tuple[int, ...], dtype: torch.dtype) -> None:
+def test_every_instruction_set(isa: str, sizes: tuple[int, ...], dtype: torch.dtype) -> None:
     args = inputs("mpq_quantize", sizes, dtype)
-    _, mixed_BE = assert_exact_ids(backend, *args)
+    _, mixed_BE = assert_exact_ids("cpp", *args)
     torch.testing.assert_close(mixed_BE, truth("mpq_quantize", args)[1].to(dtype))
-    assert_exact_ids(backend, args[0], args[1])
+    assert_exact_ids("cpp", args[0], args[1])
 
 
 def test_the_lowest_of_equal_codewords_is_taken(backend: str) -> None:
-    latents_BME, codebooks_MKE, gate_BM = inputs("mpq_quantize", (30, 2, 50, 16))
+    latents_BME, codebooks_MKE, gate_BM = inputs("mpq_quantize", (12, 2, 50, 16))
     ids_BM, _ = assert_exact_ids(backend, latents_BME, codebooks_MKE.repeat(1, 3, 1), gate_BM)
     assert ids_BM.max() < 50
 
@@ -50,7 +50,8 @@ def test_the_lowest_of_equal_codewords_is_taken(backend: str) -> None:
 def test_near_ties_are_decided_in_fp64(backend: str, scale: float) -> None:
     """Latents next to the middle of two codewords; scales whose squares underflow and overflow float32."""
     _, codebooks_MKE, _ = inputs("mpq_quantize", (1, 2, 70, 24))
-    middle_BME = (codebooks_MKE[:, 1:24] + codebooks_MKE[:, :23]).transpose(0, 1) / 2
+    num = 7 if backend == "triton" else 23  # one after the other, which the interpreter is slow at
+    middle_BME = (codebooks_MKE[:, 1 : num + 1] + codebooks_MKE[:, :num]).transpose(0, 1) / 2
     close_MKE = torch.cat([codebooks_MKE, codebooks_MKE * (1 + 2e-7)], dim=1)
     assert_exact_ids(backend, scale * middle_BME, scale * codebooks_MKE)
     assert_exact_ids(backend, scale * middle_BME, scale * close_MKE)

@@ -31,32 +31,38 @@ SCALARS = {"threshold": "fp64", "near": "fp64", "relative": "fp32", "lost": "fp3
 
 
 def variants(dtype):
-    yield js.js_divergence_kernel, {"HAS_THRESHOLD": True, "BLOCK_C": 1024}
-    for width in (16, 64, 256, 1024):
-        for flag in (True, False):
-            tiles = mpq.search_tiles(DTYPES[dtype], width)
-            yield mpq.nearest_codes_kernel, {"HAS_ERROR": flag, **tiles}
-            yield mpq.decide_and_mix_kernel, {"HAS_GATE": True, "PROJECTED": flag, **mpq.mix_tiles(width)}
-    for flag in (True, False):
+    # float16 has the tiles of bfloat16: one of each kernel that multiplies in it
+    widths, flags = ((256,), (True,)) if dtype == "fp16" else ((16, 256, 1024), (True, False))
+    if dtype != "fp16":
+        yield js.js_divergence_kernel, {"HAS_THRESHOLD": True, "BLOCK_C": 1024}
+    for width in widths:
+        for flag in flags:
+            yield mpq.nearest_codes_kernel, {"HAS_ERROR": flag, **mpq.search_tiles(DTYPES[dtype], width)}
+            if dtype != "fp16":
+                yield mpq.decide_and_mix_kernel, {"HAS_GATE": True, "PROJECTED": flag, **mpq.mix_tiles(width)}
+    for flag in flags:
         yield tce.token_cross_entropy_kernel, {"HAS_AMONG": flag, **tce.forward_tiles(DTYPES[dtype])}
-        for width in (64, 256):
+        for width in {min(width, 256) for width in widths}:
             of_hidden, of_weight = tce_grad.backward_tiles(DTYPES[dtype], width)
             yield tce_grad.hidden_grad_kernel, {"HAS_AMONG": flag, **of_hidden}
             yield tce_grad.weight_grad_kernel, {"HAS_AMONG": flag, **of_weight}
 
 
 def fp8_variants(dtype):
+    # gradients, in fp8e5, are quantized both ways and multiplied without a bias
     for name, kind in (("fp8e4nv", tl.float8e4nv), ("fp8e5", tl.float8e5)):
-        for missing, rowwise in itertools.product(("rows_ptr", "columns_ptr", None), (False, True)):
+        forward = name == "fp8e4nv"
+        for missing, rowwise in itertools.product(("rows_ptr", "columns_ptr", None) if forward else (None,), (0, 1)):
             outputs = {one: None if one == missing else "*" + name for one in ("rows_ptr", "columns_ptr")}
             strides = {"stride_rt": 1, "stride_ld": 1} if rowwise else {}
             yield fp8.quantize_kernel, {"HIGHEST": 448.0, "DTYPE": kind, **outputs, **strides, **fp8.QUANTIZE_TILES}
+        none = {"bias_ptr": None}
         for size in (64, 4096):
             tiles = fp8.product_tiles(size, size)
             a, b, d = tiles["BLOCK_A"], tiles["BLOCK_B"], tiles["BLOCK_D"]
             tensors = {"a": f"{name}[{a}, {d}]", "b": f"fp8e4nv[{b}, {d}]", "y": f"{dtype}[{a}, {b}]"}
             tensors = {one + "_desc": f"tensordesc<{tensor}>" for one, tensor in tensors.items()}
-            for bias, strides in itertools.product(({}, {"bias_ptr": None}), ({}, {"stride_a": 1, "stride_b": 1})):
+            for bias, strides in ((none, {}), ({} if forward else none, {"stride_a": 1, "stride_b": 1})):
                 highest = {"A_HIGHEST": 448.0, "B_HIGHEST": 448.0}
                 yield fp8.product_kernel, {**highest, **tensors, **bias, **strides, **tiles}
 
