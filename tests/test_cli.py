@@ -308,7 +308,7 @@ def test_a_setting_out_of_range_is_named_as_it_was_typed(
         ("compare --data d --out o --methods chance", ["--methods", "'chance'", "'popularity', 'sasrec'"]),
         ("evaluate --model m", ["--data STR", "the dataset that it was trained on"]),
         ("recommend --wings 2", ["Unrecognized options", "--wings"]),
-        ("fly", ["Unrecognized options: fly", "demo, data, tokenize"]),
+        ("fly", ["Unrecognized options: fly", "demo, fit, data, tokenize"]),
     ],
 )
 def test_a_wrong_word_is_named_beside_what_is_allowed(

@@ -168,7 +168,7 @@ def test_what_is_for_one_process_is_refused_in_a_group(
     monkeypatch.setattr(distributed, "is_first", lambda: True)
     with pytest.raises(SystemExit):
         main(["info"])
-    assert "torchrun is for tokenize, pretrain, align and evaluate" in capsys.readouterr().err
+    assert "torchrun is for fit and its stages, and evaluate" in capsys.readouterr().err
     with pytest.raises(InputError, match="precision is 'ladq'"):
         pretrain(shop, tokenizer, precision="ladq")
     with pytest.raises(InputError, match="parallel is 'both'; it must be ddp or fsdp"):

@@ -38,8 +38,8 @@ class Killed(BaseException):
     """Stands for anything that ends a run from outside."""
 
 
-def fit(shop: SyntheticShop, config: SASRecConfig, out: Path | None = None, **options: Any) -> SASRec:
-    return SASRec.fit(shop, config, Run(out, device="cpu", progress=False, **options))
+def fit(shop: SyntheticShop, config: SASRecConfig, out: Path | None = None, seed: int = 0, **overrides: Any) -> SASRec:
+    return SASRec.fit(shop, config, Run(out, seed, device="cpu", progress=False), **overrides)
 
 
 @pytest.fixture(scope="module")

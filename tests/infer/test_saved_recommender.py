@@ -171,7 +171,8 @@ def test_parts_that_do_not_fit_together_are_refused(
         Recommender(model, tokenizer, shop.items, device="cpu", dtype="float16")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="no setting wings; its settings are num_beams, "):
         Recommender(model, tokenizer, shop.items, device="cpu", wings=2)
-    write_tensors(damaged / "items.safetensors", {"popularity": torch.ones(7, dtype=torch.int64)})
+    short = {"popularity": torch.ones(7, dtype=torch.int64), "removed": torch.empty(0, dtype=torch.int64)}
+    write_tensors(damaged / "items.safetensors", short)
     with pytest.raises(InputError, match="popularity"):
         Recommender.from_pretrained(damaged)
 

@@ -30,7 +30,7 @@ def test_tokens_are_healthy_and_of_the_right_shape(tokenizer: Tokenizer, shop: D
     assert tokenizer.health.collision_rate < 0.03
     assert tokenizer.health.max_similarity < 0.5
     assert tokenizer.health.relative_error < 0.95
-    assert set(tokenizer.card) == {"dataset", "part"}
+    assert set(tokenizer.card) == {"dataset", "part", "seed"}
 
 
 def test_tokens_follow_the_facets_of_the_shop(tokenizer: Tokenizer, shop: Dataset) -> None:

@@ -39,6 +39,7 @@ KILLS_ITSELF = """
 import os, signal, sys
 from reg4rec.data import Dataset
 from reg4rec.loop import LoopConfig
+from reg4rec.run import Run
 from reg4rec.tokenizer import Tokenizer
 from reg4rec.train import PretrainConfig, pretrain
 from reg4rec.train.pretrain import PretrainStage
@@ -57,7 +58,7 @@ def loss_until_killed(self, batch):
 PretrainStage.loss = loss_until_killed
 config = PretrainConfig(**{**settings, "loop": LoopConfig(**settings["loop"])})
 data, tokenizer = Dataset.load(folder + "/data"), Tokenizer.from_pretrained(folder + "/tokenizer")
-pretrain(data, tokenizer, config, folder + "/run", device="cpu", progress=False)
+pretrain(data, tokenizer, config, Run(folder + "/run", device="cpu", progress=False))
 """
 
 
