@@ -1,4 +1,7 @@
-"""What the tests of several processes run, in one process or, as `torchrun tests/group.py NAME FOLDER OUT`, in two."""
+"""What the tests of several processes run: in one process or, by `torchrun tests/group.py FOLDER OUT NAME ...`, in two.
+
+NAME is a function of this file, which writes into a folder of its name.
+"""
 
 import contextlib
 import os
@@ -14,6 +17,7 @@ import torch
 from torch import Tensor
 
 from reg4rec import distributed, ops
+from reg4rec.cli import main
 from reg4rec.data import Dataset
 from reg4rec.evaluation import evaluate
 from reg4rec.infer import Recommender
@@ -117,6 +121,14 @@ def others(folder: Path, out: Path) -> None:
         write_json(out / "metrics.json", {"rows": [asdict(report.rows[0]) for report in reports]})
 
 
+def printed(folder: Path, out: Path) -> None:
+    """What a command prints in each process."""
+    data = ["--model", str(folder / "recommender"), "--data", str(folder / "data")]
+    out.mkdir(exist_ok=True)
+    with (out / f"{distributed.rank()}.txt").open("w") as said, contextlib.redirect_stdout(said):
+        main(["evaluate", *data, "--max-users", "60", "--out", str(out / "metrics.json")])
+
+
 CONFIG: dict[str, Any] = {
     "kind": "mpq",
     "num_codebooks": 3, "codebook_size": 16, "codeword_dim": 8, "hidden_dim": 32, "epochs": 4, "autoencoder_epochs": 2,
@@ -124,6 +136,5 @@ CONFIG: dict[str, Any] = {
 }  # fmt: skip
 
 if __name__ == "__main__":
-    {"whole": whole, "sharded": sharded, "killed": killed, "kept_fp8": kept_fp8, "others": others}[sys.argv[1]](
-        *map(Path, sys.argv[2:])
-    )
+    for task in sys.argv[3:]:
+        globals()[task](Path(sys.argv[1]), Path(sys.argv[2]) / task)

@@ -23,7 +23,7 @@ from reg4rec.train import pretrain
 from tests import group
 
 ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-SECONDS = 100
+SECONDS = 300
 """no test waits longer for processes"""
 ONE_USER = 1 / 31
 """what it changes that one of the validation users is ranked otherwise"""
@@ -31,15 +31,11 @@ ONE_USER = 1 / 31
 pytestmark = pytest.mark.filterwarnings("ignore:reg4rec align")
 
 
-def torchrun(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """Two processes, as `torchrun --standalone --nproc-per-node 2` starts them."""
+def in_two(folder: Path, out: Path, *tasks: str) -> subprocess.CompletedProcess[str]:
+    """Two processes, as `torchrun --standalone --nproc-per-node 2` starts them, do one task after the other."""
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [*launch, *map(str, arguments)]
+    command = [*launch, group.__file__, str(folder), str(out), *tasks]
     return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=SECONDS, check=False)
-
-
-def in_two(name: str, folder: Path, out: Path) -> subprocess.CompletedProcess[str]:
-    return torchrun(group.__file__, name, folder, out)
 
 
 def rows_of(out: Path) -> list[dict[str, float]]:
@@ -78,41 +74,42 @@ def alone(folder: Path) -> Path:
     return folder / "alone"
 
 
-def test_two_processes_have_the_loss_curve_of_one(folder: Path, alone: Path, tmp_path: Path) -> None:
-    done = in_two("whole", folder, tmp_path)
+@pytest.fixture(scope="module")
+def together(folder: Path) -> Path:
+    """The runs of two processes, which take longer to start than to do what they are for."""
+    out = folder / "together"
+    with pytest.raises(group.Stopped):
+        group.whole(folder, out / "sharded", killed_at=9)
+    done = in_two(folder, out, "whole", "sharded", "kept_fp8", "others", "printed")
     assert done.returncode == 0, done.stderr
-    check_same_curve(tmp_path, alone)
+    return out
+
+
+def test_two_processes_have_the_loss_curve_of_one(alone: Path, together: Path) -> None:
+    check_same_curve(together / "whole", alone)
+
+
+def test_what_one_process_began_two_finish(alone: Path, together: Path) -> None:
+    check_same_curve(together / "sharded", alone)
 
 
 def test_a_killed_process_ends_the_job_and_one_process_goes_on(folder: Path, alone: Path, tmp_path: Path) -> None:
-    done = in_two("killed", folder, tmp_path)
+    done = in_two(folder, tmp_path, "killed")
     assert done.returncode != 0
     assert "Signal 9 (SIGKILL)" in done.stderr
-    header = json.loads(next((tmp_path / "checkpoints").glob("step-*/checkpoint.json")).read_text())
+    header = json.loads(next((tmp_path / "killed" / "checkpoints").glob("step-*/checkpoint.json")).read_text())
     assert header["step"] == 9
-    group.whole(folder, tmp_path)
-    check_same_curve(tmp_path, alone)
+    group.whole(folder, tmp_path / "killed")
+    check_same_curve(tmp_path / "killed", alone)
 
 
-def test_what_one_process_began_two_finish(folder: Path, alone: Path, tmp_path: Path) -> None:
-    with pytest.raises(group.Stopped):
-        group.whole(folder, tmp_path, killed_at=9)
-    done = in_two("sharded", folder, tmp_path)
-    assert done.returncode == 0, done.stderr
-    check_same_curve(tmp_path, alone)
+def test_weights_kept_in_fp8_follow_those_that_are_cut(together: Path) -> None:
+    assert rows_of(together / "kept_fp8")[-1]["fp8_not_finite"] == 0
 
 
-def test_weights_kept_in_fp8_follow_those_that_are_cut(folder: Path, tmp_path: Path) -> None:
-    done = in_two("kept_fp8", folder, tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert rows_of(tmp_path)[-1]["fp8_not_finite"] == 0
-
-
-def test_tokens_alignment_and_evaluation_are_those_of_one_process(folder: Path, tmp_path: Path) -> None:
-    one, two = tmp_path / "one", tmp_path / "two"
+def test_tokens_alignment_and_evaluation_are_those_of_one_process(folder: Path, together: Path, tmp_path: Path) -> None:
+    one, two = tmp_path / "one", together / "others"
     group.others(folder, one)
-    done = in_two("others", folder, two)
-    assert done.returncode == 0, done.stderr
     check_same_curve(two / "tokenizer", one / "tokenizer", 1e-3)
     codes_IM = [Tokenizer.from_pretrained(out / "tokenizer" / "tokenizer").codes_IM for out in (one, two)]
     assert (codes_IM[0] == codes_IM[1]).float().mean() > 0.99
@@ -152,13 +149,11 @@ def test_the_processes_that_are_left_say_that_one_is_gone(folder: Path, tmp_path
     assert "process 0 of 2 found:" in sentence
 
 
-def test_a_group_prints_once(folder: Path, tmp_path: Path) -> None:
-    options: list[str | Path] = ["--model", folder / "recommender", "--data", folder / "data", "--max-users", "60"]
-    options += ["--out", tmp_path / "metrics.json"]
-    done = torchrun("-m", "reg4rec.cli", "evaluate", *options)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("reg4rec") == 1
-    assert json.loads((tmp_path / "metrics.json").read_text())["card"]["users"] == 60
+def test_a_group_prints_once(together: Path) -> None:
+    out = together / "printed"
+    assert (out / "0.txt").read_text().count("reg4rec") == 1
+    assert (out / "1.txt").read_text() == ""
+    assert json.loads((out / "metrics.json").read_text())["card"]["users"] == 60
 
 
 def test_what_is_for_one_process_is_refused_in_a_group(
