@@ -1,5 +1,4 @@
-"""What the tests of several processes run, in one process or, as `torchrun tests/group.py FOLDER OUT NAME ...`, in two.
-"""
+"""What the tests of several processes run, in one process or, as `torchrun tests/group.py FOLDER OUT NAME ...`, in two."""
 
 import contextlib
 import os

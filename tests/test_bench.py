@@ -1,6 +1,7 @@
 """The benches keep what they promise, and a loss against the kept result fails by name."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +18,9 @@ BENCHES = [f"bench/bench_ops.py::bench_forward[js_divergence-rows={rows}-eager]"
 def run_bench(storage: Path, *options: str) -> subprocess.CompletedProcess[str]:
     short = ("--benchmark-max-time=0.01", f"--benchmark-storage=file://{storage}")
     command = [sys.executable, "-m", "pytest", "-q", *BENCHES, "--device=cpu", *short, *options]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    # within a worker of pytest-xdist benches would switch themselves off
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.slow

@@ -107,9 +107,7 @@ def test_weights_kept_in_fp8_follow_those_that_are_cut(together: Path) -> None:
     assert rows_of(together / "kept_fp8")[-1]["fp8_not_finite"] == 0
 
 
-def test_tokens_alignment_and_evaluation_are_those_of_one_process(
-    folder: Path, together: Path, tmp_path: Path
-) -> None:
+def test_tokens_alignment_and_evaluation_are_those_of_one_process(folder: Path, together: Path, tmp_path: Path) -> None:
     one, two = tmp_path / "one", together / "others"
     group.others(folder, one)
     check_same_curve(two / "tokenizer", one / "tokenizer", 1e-3)

@@ -78,9 +78,8 @@ def ways_to_unpickle(path: Path) -> Iterator[str]:
     tops = {module.split(".")[0] for module in imported(path)}
     yield from (f"imports {module}" for module in sorted(tops & PICKLES))
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "torch":
-            if node.attr in ("load", "save"):
-                yield f"calls torch.{node.attr} in line {node.lineno}"
+        if isinstance(node, ast.Attribute) and ast.unparse(node) in ("torch.load", "torch.save"):
+            yield f"calls {ast.unparse(node)} in line {node.lineno}"
         if isinstance(node, ast.keyword) and node.arg == "allow_pickle" and ast.unparse(node.value) != "False":
             yield f"may unpickle in line {node.value.lineno}"
 
