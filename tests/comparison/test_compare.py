@@ -4,6 +4,7 @@ import contextlib
 import importlib.util
 import io
 import json
+import shutil
 import statistics
 from dataclasses import replace
 from pathlib import Path
@@ -158,8 +159,11 @@ def test_the_command_runs_nothing_twice_and_adds_what_is_new(
     assert rows["standard", "sasrec"]["metrics"]["ndcg@10"][0] == comparison.rows[1].metrics["ndcg@10"][1]
 
 
-def test_a_final_fit_trains_on_more_for_as_long_as_validation_chose(small: Dataset, tmp_path: Path) -> None:
-    found = compare(small, CONFIG, out=tmp_path, device="cpu", seeds=(0,), protocols=("filtered", "final"))
+def test_a_final_fit_trains_on_more_for_as_long_as_validation_chose(
+    small: Dataset, folder: Path, comparison: Comparison, tmp_path: Path
+) -> None:
+    out = shutil.copytree(folder, tmp_path / "there")
+    found = compare(small, CONFIG, out=out, device="cpu", seeds=(0,), protocols=("filtered", "final"))
     rows = {(row.protocol, row.method): row for row in found.rows}
     for method in METHOD_NAMES:
         before, final = rows["filtered", method], rows["final", method]

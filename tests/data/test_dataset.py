@@ -1,7 +1,5 @@
 """Leave-one-out parts and targets, the dataset folder, and what is refused."""
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -94,9 +92,3 @@ def test_bad_sequences_are_refused() -> None:
         make_dataset([[0, 6]])
     with pytest.raises(InputError, match="0 interactions"):
         make_dataset([[]])
-
-
-def test_importing_the_data_package_loads_neither_polars_nor_scikit_learn() -> None:
-    code = "import sys, reg4rec.data; print(sorted({'polars', 'sklearn', 'scipy'} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"

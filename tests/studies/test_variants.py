@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from reg4rec.cli import main
-from reg4rec.data import ViewConfig
+from reg4rec.data import ViewConfig, synthetic_shop
 from reg4rec.data.shop import SyntheticShop
 from reg4rec.errors import InputError
 from reg4rec.evaluation import evaluate
@@ -154,7 +154,7 @@ def test_wrong_labels_are_those_of_other_items_and_training_alone_sees_them(shop
 
 def test_wrong_labels_cost_the_category_predictor_its_accuracy(shop: SyntheticShop, out: Path) -> None:
     rows = ("true labels, CORP 0.06", "90 % wrong labels, CORP 0.06")
-    longer = override(CONFIG, {"recipe": Recipe(TOKENS, override(PRETRAIN, {"epochs": 8, "decoded_fraction": 1.0}))})
+    longer = override(CONFIG, {"recipe": Recipe(TOKENS, override(PRETRAIN, {"epochs": 3, "decoded_fraction": 1.0}))})
     found = study_variants("categories", shop, longer, out=out / "labels", rows=rows)
     right, wrong = (fact(row, "category_accuracy") for row in found.rows)
     assert right > wrong
@@ -169,8 +169,8 @@ def test_what_does_not_exist_is_named(shop: SyntheticShop, out: Path) -> None:
         VariantConfig(seeds=(1, 1))
 
 
-def test_the_command_shows_the_table(shop: SyntheticShop, tmp_path: Path) -> None:
-    shop.save(tmp_path / "data")
+def test_the_command_shows_the_table(tmp_path: Path) -> None:
+    synthetic_shop(num_users=200, num_items=60, num_facets=3).save(tmp_path / "data")
     flags = "--recipe.tokenizer.num-codebooks 2 --recipe.tokenizer.codebook-size 8 --recipe.tokenizer.epochs 2 "
     flags += "--recipe.tokenizer.autoencoder-epochs 1 --recipe.pretrain.size tiny --recipe.pretrain.loop.epochs 1 "
     flags += f"--max-users 50 --data {tmp_path / 'data'} --out {tmp_path / 'out'}"

@@ -1,8 +1,6 @@
 """The fitted tokenizer: tokens for new items, and the folder on disk."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -119,9 +117,3 @@ def test_an_incomplete_header_is_named(folder: Path) -> None:
     (folder / "tokenizer.json").write_text(json.dumps(header))
     with pytest.raises(InputError, match="floors"):
         Tokenizer.from_pretrained(folder)
-
-
-def test_importing_is_light() -> None:
-    code = "import sys, reg4rec.tokenizer; print([m for m in ('sklearn', 'polars', 'triton') if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
