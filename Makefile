@@ -17,8 +17,9 @@ $(VENV)/.ready: pyproject.toml constraints.txt setup.py CMakeLists.txt $(wildcar
 demo: setup
 	$(BIN)/reg4rec demo --out runs/demo
 
+# Two workers of a thread each, a file to a worker: fixtures are shared within a file.
 test: setup
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # On a machine with a GPU: uses that machine's own torch, triton and cupy, and installs nothing from an index.
 GPU_TESTS := tests/ops/test_ops.py tests/ops/test_fp8_linear.py tests/ops/test_token_cross_entropy.py \

@@ -1,4 +1,7 @@
-"""What the tests of several processes run, in one process or, as `torchrun tests/group.py FOLDER OUT NAME ...`, in two."""
+"""What the tests of several processes run: in one process or, by `torchrun tests/group.py FOLDER OUT NAME ...`, in two.
+
+NAME is a function of this file, which writes into a folder of its name.
+"""
 
 import contextlib
 import os

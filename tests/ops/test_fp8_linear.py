@@ -47,7 +47,7 @@ def test_gradients_are_the_products_of_quantized_operands(
     args = inputs("fp8_linear", (*sizes, rowwise), dtype)
     grad_TO = torch.arange(sizes[0] * sizes[1]).double().cos().to(dtype).view(sizes[:2])
     found, eager = gradients("fp8_linear", backend, args), gradients("fp8_linear", "eager", args)
-    products = backward_products(grad_TO, *args[:2], bool(rowwise))
+    products = backward_products(grad_TO, args[0], args[1], bool(rowwise))
     right = [*(exact(a) @ exact(b).T for a, b in products), grad_TO.double().sum(0)]
     may_err = [*(fp8_units(a, b) if DEVICE == "cuda" else 0.0 for a, b in products), 0.0]
     for one, plain, true, units in zip(found, eager, right, may_err, strict=True):
