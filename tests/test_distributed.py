@@ -85,14 +85,17 @@ def together(folder: Path) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_two_processes_have_the_loss_curve_of_one(alone: Path, together: Path) -> None:
     check_same_curve(together / "whole", alone)
 
 
+@pytest.mark.slow
 def test_what_one_process_began_two_finish(alone: Path, together: Path) -> None:
     check_same_curve(together / "sharded", alone)
 
 
+@pytest.mark.slow
 def test_a_killed_process_ends_the_job_and_one_process_goes_on(folder: Path, alone: Path, tmp_path: Path) -> None:
     done = in_two(folder, tmp_path, "killed")
     assert done.returncode != 0
@@ -103,10 +106,12 @@ def test_a_killed_process_ends_the_job_and_one_process_goes_on(folder: Path, alo
     check_same_curve(tmp_path / "killed", alone)
 
 
+@pytest.mark.slow
 def test_weights_kept_in_fp8_follow_those_that_are_cut(together: Path) -> None:
     assert rows_of(together / "kept_fp8")[-1]["fp8_not_finite"] == 0
 
 
+@pytest.mark.slow
 def test_tokens_alignment_and_evaluation_are_those_of_one_process(folder: Path, together: Path, tmp_path: Path) -> None:
     one, two = tmp_path / "one", together / "others"
     group.others(folder, one)
@@ -128,6 +133,7 @@ def free_port() -> int:
         return int(opened.getsockname()[1])
 
 
+@pytest.mark.slow
 def test_the_processes_that_are_left_say_that_one_is_gone(folder: Path, tmp_path: Path) -> None:
     """Without torchrun's agent, which would end them: as on another machine."""
     command = [sys.executable, "-m", "reg4rec.cli", "pretrain", "--data", str(folder / "data"), "--device", "cpu"]
@@ -149,6 +155,7 @@ def test_the_processes_that_are_left_say_that_one_is_gone(folder: Path, tmp_path
     assert "process 0 of 2 found:" in sentence
 
 
+@pytest.mark.slow
 def test_a_group_prints_once(together: Path) -> None:
     out = together / "printed"
     assert (out / "0.txt").read_text().count("reg4rec") == 1

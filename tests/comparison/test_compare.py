@@ -96,6 +96,7 @@ def no_fit(job: methods.Job) -> methods.Fitted:
     raise AssertionError(f"{job.out} was fitted again")
 
 
+@pytest.mark.slow
 def test_every_method_has_a_row_under_every_protocol(comparison: Comparison) -> None:
     assert [(row.protocol, row.method) for row in comparison.rows] == [
         (protocol, method) for protocol in ("standard", "filtered") for method in METHOD_NAMES
@@ -109,6 +110,7 @@ def test_every_method_has_a_row_under_every_protocol(comparison: Comparison) -> 
         assert (row.parameters > 0, min(row.train_seconds) > 0, min(row.epochs) > 0) == (learns,) * 3
 
 
+@pytest.mark.slow
 def test_the_figures_are_those_of_the_methods_alone(small: Dataset, comparison: Comparison) -> None:
     rows = {(row.protocol, row.method): row for row in comparison.rows}
     popular = evaluate(Popularity.fit(small), small, protocol="filtered").rows[0].metrics
@@ -118,6 +120,7 @@ def test_the_figures_are_those_of_the_methods_alone(small: Dataset, comparison: 
     assert {name: values[1] for name, values in rows["standard", "sasrec"].metrics.items()} == alone
 
 
+@pytest.mark.slow
 def test_the_files_say_what_was_compared(comparison: Comparison, folder: Path) -> None:
     stored = json.loads((folder / "compare.json").read_text())
     assert stored["cards"]["filtered"]["filter_seen"]
@@ -138,6 +141,7 @@ def test_the_files_say_what_was_compared(comparison: Comparison, folder: Path) -
         assert (folder / "compare.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_the_command_runs_nothing_twice_and_adds_what_is_new(
     small: Dataset, folder: Path, comparison: Comparison, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -159,6 +163,7 @@ def test_the_command_runs_nothing_twice_and_adds_what_is_new(
     assert rows["standard", "sasrec"]["metrics"]["ndcg@10"][0] == comparison.rows[1].metrics["ndcg@10"][1]
 
 
+@pytest.mark.slow
 def test_a_final_fit_trains_on_more_for_as_long_as_validation_chose(
     small: Dataset, folder: Path, comparison: Comparison, tmp_path: Path
 ) -> None:
@@ -247,6 +252,7 @@ def test_without_matplotlib_the_picture_is_left_out_and_that_is_said(
     assert found.notes
 
 
+@pytest.mark.slow
 def test_a_run_with_other_settings_is_refused(small: Dataset, folder: Path, comparison: Comparison) -> None:
     other = replace(CONFIG, sasrec=replace(CONFIG.sasrec, dim=32))
     with pytest.raises(InputError, match=r"holds a run with other settings\.dim;"):

@@ -160,6 +160,7 @@ def test_a_job_with_nothing_to_search_is_no_error(recommender: Recommender, list
     assert pl.read_parquet(tmp_path / "out" / "rejected.parquet").height == len(lists)
 
 
+@pytest.mark.slow
 def test_a_killed_job_goes_on_and_ends_with_the_same_bytes(saved: Path, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     lists = [[f"item{i}" for i in rng.integers(0, 60, rng.integers(0, 30))] for _ in range(1999)]

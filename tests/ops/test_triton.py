@@ -111,6 +111,7 @@ EIGHTS = {"fp8e4nv": "e4m3.e4m3", "fp8e5": "e5m2.e4m3"}
 SHARED = {80: 163 << 10, 90: 227 << 10}
 
 
+@pytest.mark.slow
 def test_kernels_compile_without_spills() -> None:
     environment = {**os.environ, "TRITON_INTERPRET": "0"}
     done = subprocess.run([sys.executable, "-c", COMPILE], env=environment, capture_output=True, text=True, check=False)

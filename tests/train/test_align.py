@@ -88,6 +88,7 @@ def rows_of(folder: Path) -> list[dict[str, float]]:
     return [{name: value for name, value in row.items() if not name.endswith("_seconds")} for row in rows]
 
 
+@pytest.mark.slow
 def test_the_reward_rises_without_help_of_the_anchor(
     few: SyntheticShop, start_of_few: Recommender, tmp_path: Path
 ) -> None:
@@ -113,6 +114,7 @@ def test_an_alignment_that_does_not_help_gives_back_what_came_in(
     assert not json.loads((tmp_path / "align.json").read_text())["kept"]
 
 
+@pytest.mark.slow
 def test_a_process_that_was_killed_goes_on_to_the_same_bits(
     few: SyntheticShop, start_of_few: Recommender, tmp_path: Path
 ) -> None:

@@ -167,6 +167,7 @@ def test_a_loss_that_is_no_number(shop: SyntheticShop, tokenizer: Tokenizer, tmp
     assert diagnose(tmp_path).state == "finished"
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:reg4rec align")
 @pytest.mark.parametrize(
     ("num_users", "loop", "sign", "remedy"),

@@ -86,6 +86,7 @@ def test_the_shop_is_learned(shop: SyntheticShop, recommender: Recommender) -> N
     assert learned["recall@5"] > 0.45 * attainable["recall@5"]
 
 
+@pytest.mark.slow
 def test_a_process_that_was_killed_goes_on_to_the_same_bits(
     shop: SyntheticShop, tokenizer: Tokenizer, tmp_path: Path
 ) -> None:
