@@ -203,7 +203,7 @@ def load_checkpoint(folder: Path, module: nn.Module, optimizer: torch.optim.Opti
 def read_counters(folder: Path) -> dict[str, Any]:
     """The counters alone of a checkpoint."""
     header = read_header(folder / "checkpoint.json", FORMAT, VERSION, most_bytes=MAX_COUNTER_BYTES)
-    return {name: value for name, value in header.items() if name not in new_header(FORMAT, VERSION)}
+    return {name: header[name] for name in header.keys() - new_header(FORMAT, VERSION).keys()}
 
 
 def sweep(run: Path) -> None:

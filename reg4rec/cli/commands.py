@@ -39,10 +39,7 @@ class DataGet:
     """print one JSON object instead of text"""
 
     def run(self) -> None:
-        data = load_dataset(self.name, self.min_interactions)
-        if self.options.vectors:
-            data = data.with_vectors(self.options.vectors)
-        data = self.options.apply(data)
+        data = self.options.load(self.name, self.min_interactions)
         data.save(self.out)
         show(describe(data, self.out), {"dataset": self.out, "name": data.name, **data.card}, self.json)
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import tyro
 
-from reg4rec.data import CutUnit, Dataset, SplitKind, read_interactions, sentence_view
+from reg4rec.data import CutUnit, Dataset, SplitKind, load_dataset, read_interactions, sentence_view
 from reg4rec.errors import InputError
 from reg4rec.settings import check_settings
 
@@ -61,6 +61,11 @@ class DataOptions:
         of_time = ("validation_from", "test_from", "cut_unit")
         kept = self.split == "time"
         check_settings(self, *((n, kept or getattr(self, n) is None, "left out without --split time") for n in of_time))
+
+    def load(self, name: str, min_interactions: int | None = None) -> Dataset:
+        """The dataset of that name or folder, completed."""
+        data = load_dataset(name, min_interactions)
+        return self.apply(data.with_vectors(self.vectors) if self.vectors else data)
 
     def apply(self, data: Dataset) -> Dataset:
         """The dataset with the chosen split and sentence vectors; `vectors` are the reader's affair."""

@@ -8,12 +8,11 @@ import tyro
 
 from reg4rec.cli.data import DataOptions, FileOptions, describe
 from reg4rec.cli.output import show
-from reg4rec.data import Dataset, load_dataset
+from reg4rec.data import Dataset
 from reg4rec.errors import InputError
 from reg4rec.model import Size
 from reg4rec.recipes import RecipeName, fit_and_evaluate, recipe_named
 from reg4rec.run import Run
-from reg4rec.tokenizer import suggested_codebook_size
 
 __all__ = ["Fit"]
 
@@ -59,8 +58,11 @@ class Fit:
         given = {name: value for name, value in dials.items() if value is not None}
         recipe = recipe_named(self.recipe).change(pretrain=given)
         data = self._dataset()
-        size = suggested_codebook_size(data.num_items) if self.codebook_size is None else self.codebook_size
-        recommender, report = fit_and_evaluate(data, recipe.change(tokenizer={"codebook_size": size}), run, self.align)
+        if self.codebook_size is None:
+            recipe = recipe.sized_for(data.num_items)
+        else:
+            recipe = recipe.change(tokenizer={"codebook_size": self.codebook_size})
+        recommender, report = fit_and_evaluate(data, recipe, run, self.align)
         lines = [describe(data, self.out / "data"), recommender.tokenizer.describe(), "", report.table()]
         lines.append(f"recommender: {self.out / 'recommender'}")
         show("\n".join(lines), {"recommender": self.out / "recommender", **report.as_dict()}, self.json)
@@ -70,5 +72,4 @@ class Fit:
             return self.options.apply(self.files.read(Path(self.data), self.items, self.options.vectors))
         if self.items is not None or self.files != FileOptions():
             raise InputError(f"data is {self.data!r}, no file; --items and the names of columns describe files")
-        data = load_dataset(self.data)
-        return self.options.apply(data.with_vectors(self.options.vectors) if self.options.vectors else data)
+        return self.options.load(self.data)
