@@ -20,7 +20,7 @@ from reg4rec.infer import Recommender, SearchConfig
 from reg4rec.loop import LoopConfig
 from reg4rec.run import Run
 from reg4rec.settings import check_same_recipe, differences, override
-from reg4rec.storage import new_header, read_header, to_json, write_json
+from reg4rec.storage import new_header, read_header, read_json, to_json, write_json
 from reg4rec.tokenizer import TokenizerConfig, fit_tokenizer, suggested_codebook_size
 from reg4rec.train import AlignConfig, PretrainConfig, align, fit_recommender
 
@@ -249,9 +249,16 @@ def _open(folder: Path, data: Dataset, settings: dict[str, Any], resume: bool) -
         _start_over(folder)
     if distributed.is_first():
         write_json(path, new_header(FORMAT, VERSION, **wanted))
-        if differing or not (folder / "data").exists():
+        if _fingerprint(folder / "data") != data.card["fingerprint"]:  # a killed fit may have left another's
             data.save(folder / "data")
     distributed.barrier()
+
+
+def _fingerprint(folder: Path) -> str | None:
+    """Of the dataset that is saved in a folder, if one is."""
+    path = folder / "dataset.json"
+    fingerprint: str | None = read_json(path).get("card", {}).get("fingerprint") if path.exists() else None
+    return fingerprint
 
 
 def _start_over(folder: Path) -> None:

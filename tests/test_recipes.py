@@ -174,7 +174,10 @@ def test_a_fit_started_over_leaves_nothing_of_the_old_one_and_can_be_killed(
         with pytest.raises(TypeError):
             fit(files, tmp_path / "shop", recipe=short, seed=5, resume=False)
     assert not (tmp_path / "shop" / "model" / "recommender").exists()
+    synthetic_shop(num_users=20, num_items=60, num_facets=3, seed=1).save(tmp_path / "shop" / "data")
     fresh = fit(files, tmp_path / "shop", recipe=short, seed=5)
+    saved = Dataset.load(tmp_path / "shop" / "data").card["fingerprint"]
+    assert saved == json.loads((tmp_path / "shop" / "fit.json").read_text())["dataset"]
     assert (tmp_path / "shop" / "model" / "notes.txt").read_text() == "mine"
     assert same_bits(fresh, fit(files, None, recipe=short, seed=5))
     assert json.loads((tmp_path / "shop" / "fit.json").read_text())["seed"] == 5
