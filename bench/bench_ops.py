@@ -29,6 +29,7 @@ CURVES: dict[str, tuple[str, int, Sizes]] = {
     "item_topk": ("items", 3, (1000, 10_000, 100_000, 1_000_000)),
     "path_attention": ("steps", 4, (1, 2, 4, 8, 16)),
     "path_topk": ("items", 4, (1000, 10_000, 100_000, 1_000_000)),
+    "score_topk": ("items", 1, (1000, 12_101, 100_000, 1_000_000)),
     "encoder_memory": ("users", 0, (1, 4, 16, 64)),
     "decoder_step": ("paths", 1, (1, 20, 100, 400)),
     "fp8_linear": ("rows", 0, (16, 128, 1024, 8192)),
@@ -69,6 +70,9 @@ def operations(name: str, sizes: Sizes) -> int:
     if name == "path_topk":  # of the items that paths lead to, as many as tokens carry on average
         users, paths, _, codes, items, width, _ = sizes
         return 2 * users * paths * items // codes * width
+    if name == "score_topk":
+        users, items, width, *_ = sizes
+        return 2 * users * items * width
     if name == "encoder_memory":
         users, slots, blocks, heads, width, ffn_dim = sizes
         dim = heads * width
@@ -134,7 +138,7 @@ def bench_forward(timed: Timed, name: str, size: str, backend: str, device: str,
     if backend == "compiled":
         torch.compiler.reset()
         op = all_ops()[name]
-        call = functools.partial(torch.compile(op.reference), *op.check(*args))
+        call = functools.partial(torch.compile(op.reference), *op.arguments(*args))
     else:
         call = _on(backend, getattr(ops, name), *args)
     right = expected(name, size, device)

@@ -4,8 +4,10 @@
 
 #include <algorithm>
 #include <array>
+#include <cstring>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "beam_step.h"
 #include "decoder_step.h"
@@ -17,6 +19,7 @@
 #include "mpq_quantize.h"
 #include "path_attention.h"
 #include "path_topk.h"
+#include "score_topk.h"
 
 namespace py = pybind11;
 
@@ -53,6 +56,35 @@ reg4rec::Floats floats(const py::object& tensor) {
   return view;
 }
 
+// An op whose arguments are one struct (csrc/call.h).
+struct Entry {
+  std::string name;
+  size_t size;
+  std::vector<reg4rec::Field> fields;
+  void (*run)(const char* args, int num_threads);
+};
+
+template <typename Args, void (*op)(const Args&, int)>
+void run_op(const char* bytes, int num_threads) {
+  Args args;
+  std::memcpy(&args, bytes, sizeof args);
+  op(args, num_threads);
+}
+
+const Entry kEntries[] = {
+    {"score_topk",
+     sizeof(reg4rec::ScoreTopk),
+     {std::begin(reg4rec::kScoreTopkFields), std::end(reg4rec::kScoreTopkFields)},
+     run_op<reg4rec::ScoreTopk, reg4rec::score_topk_cpu>},
+};
+
+const Entry& find_entry(const std::string& name) {
+  for (const Entry& entry : kEntries) {
+    if (entry.name == name) return entry;
+  }
+  throw std::invalid_argument("there is no op " + name);
+}
+
 #ifdef REG4REC_CUDA
 constexpr bool kHasCuda = true;
 #else
@@ -66,6 +98,28 @@ PYBIND11_MODULE(_C, m) {
   m.attr("has_cuda") = kHasCuda;
   m.def("isa", [] { return reg4rec::isa_name(reg4rec::current_isa()); }, "The instruction set of the CPU kernels");
   m.def("select_isa", &reg4rec::select_isa, "Use base, avx2, avx512 or amx; an empty name selects the best one");
+  m.def(
+      "fields",
+      [](const std::string& name) {
+        py::list fields;
+        for (const reg4rec::Field& field : find_entry(name).fields)
+          fields.append(py::make_tuple(field.name, field.is_float));
+        return fields;
+      },
+      "Name of each field of an op's struct, and whether it is a number of floating point");
+  m.def(
+      "call",
+      [](const std::string& name, const py::bytes& args, int num_threads) {
+        const Entry& entry = find_entry(name);
+        const std::string_view bytes = args;
+        if (bytes.size() != entry.size) {
+          throw std::invalid_argument("the struct of " + name + " has " + std::to_string(entry.size) +
+                                      " bytes, found " + std::to_string(bytes.size()));
+        }
+        py::gil_scoped_release release;
+        entry.run(bytes.data(), num_threads);
+      },
+      "Run an op on a struct of addresses, sizes and numbers");
   m.def("js_divergence_cpu",
         [](uintptr_t p, int64_t pn, int64_t pc, uintptr_t q, int64_t qn, int64_t qc, int64_t rows, int64_t classes,
            bool is_bf16, uintptr_t js, uintptr_t keep, double threshold, int num_threads) {

@@ -54,6 +54,13 @@ Isa current_isa() {
   return static_cast<Isa>(isa);
 }
 
+Isa score_topk_isa() {
+#if defined(__x86_64__)
+  if (current_isa() >= Isa::kAvx512 && !__builtin_cpu_supports("avx512vnni")) return Isa::kAvx2;
+#endif
+  return current_isa();
+}
+
 void select_isa(const std::string& name) { selected.store(static_cast<int>(find(name))); }
 
 }  // namespace reg4rec

@@ -10,6 +10,8 @@ enum class Isa { kBase, kAvx2, kAvx512, kAmx };  // the last one is AVX-512 with
 // The best one of this machine, or the one that REG4REC_ISA or select_isa names.
 Isa current_isa();
 std::string isa_name(Isa isa);
+// The same for score_topk, whose unit for AVX-512 takes the products of 8 bits (VNNI) that not all such machines have.
+Isa score_topk_isa();
 // Throws std::invalid_argument if the name is unknown or the machine lacks it; "" selects the best again.
 void select_isa(const std::string& name);
 

@@ -158,9 +158,17 @@ class Op:
                 return module.run(*flat)
         return self.reference(*flat)
 
+    def arguments(self, *args: Any) -> tuple[Any, ...]:
+        """What the eager definition and every implementation take, of the public function's arguments."""
+        return self.check(*args)
+
+    def flat(self, *args: Any) -> tuple[Any, ...]:
+        """What `library` takes, of the public function's arguments."""
+        return self.check(*args)
+
     def which(self, *args: Any) -> Choice:
         """The backend that this call would run on, and each backend's reason."""
-        flat, forced, chosen = self.check(*args), _forced.get(), None
+        flat, forced, chosen = self.arguments(*args), _forced.get(), None
         reasons: dict[str, str] = {}
         for backend in BACKENDS:
             problem = self._objection(backend, flat, asked=backend == forced)
@@ -178,6 +186,9 @@ class Op:
             )
         return Choice(chosen, reasons)
 
+    def _device(self, flat: tuple[Any, ...]) -> str:
+        return str(flat[0].device.type)
+
     def _candidates(self, device: str) -> list[ModuleType]:
         """The implementations that this machine can run on tensors of a device type, best first."""
         if device not in self._usable:
@@ -190,7 +201,7 @@ class Op:
             return None
         if backend not in self._modules:
             return f"{self.name} has no {backend} implementation"
-        problem = backend_problem(backend, flat[0].device.type, asked)
+        problem = backend_problem(backend, self._device(flat), asked)
         return problem if problem is not None else self._load(backend).objection(*flat)
 
     def _forced_implementation(self, backend: str, flat: tuple[Any, ...]) -> Callable[..., Any]:

@@ -28,6 +28,7 @@ from .kernels.mpq_quantize_fused import mpq_quantize_fused
 from .kernels.panels import pack_weights
 from .kernels.path_attention import gather_paths, path_attention
 from .kernels.path_topk import ItemScoring, path_topk
+from .kernels.score_topk import CodeTables, ItemVectors, allowed_words, score_topk
 from .kernels.sorting import first_of_each, lexsort
 from .kernels.token_cross_entropy import token_cross_entropy
 from .kernels.token_index import TokenIndex
@@ -36,12 +37,15 @@ __all__ = [
     "BACKENDS",
     "BackendError",
     "Choice",
+    "CodeTables",
     "DecoderShape",
     "EncoderShape",
     "Fp8Weight",
     "ItemScoring",
+    "ItemVectors",
     "Scaling",
     "TokenIndex",
+    "allowed_words",
     "beam_step",
     "cpp_multiplies_bf16",
     "decoder_step",
@@ -61,6 +65,7 @@ __all__ = [
     "path_attention",
     "path_topk",
     "prune_paths",
+    "score_topk",
     "status",
     "token_cross_entropy",
     "use_backend",

@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_map_only
 from reg4rec import ops
 from reg4rec.kernels.fp8_linear.reference import E4M3, Operand
 from reg4rec.kernels.panels import Shapes, unpack_weights
+from reg4rec.kernels.score_topk.reference import allowed_mask
 
 Sizes = tuple[int, ...]
 Make = Callable[[Sizes, torch.dtype, Generator], tuple[Any, ...]]
@@ -233,6 +234,47 @@ def _path_topk(sizes: Sizes, dtype: torch.dtype, g: Generator) -> tuple[Any, ...
     )
 
 
+def _score_topk(sizes: Sizes, dtype: torch.dtype, g: Generator) -> tuple[Any, ...]:
+    """`masks`: of how many users the allowed items are, 0 for all; then tables of two columns of codes come too."""
+    users, items, width, k, masks = sizes
+    allowed = torch.rand(masks, items, generator=g) < 0.7
+    codes = ops.CodeTables(_integers(5, (items, 2), g).int(), _normal((users, 2, 5), dtype, g))
+    return (
+        _normal((users, width), dtype, g),
+        ops.ItemVectors.build(_normal((items, width), dtype, g)),
+        k,
+        ops.allowed_words(allowed) if masks else None,
+        _integers(items + 1, (users, 6), g) - 1 if masks or k < 5 else None,
+        -0.5 if masks > 1 else None,
+        codes if masks > 1 else None,
+    )
+
+
+def _score_truth(
+    states_BD: Tensor,
+    items: ops.ItemVectors,
+    k: int,
+    allowed: Tensor | None,
+    seen_BL: Tensor | None,
+    seen_bias: float | None,
+    codes: ops.CodeTables | None,
+) -> tuple[Tensor, Tensor]:
+    users, num_items = len(states_BD), len(items.rows_ID)
+    scores_BI = states_BD.double() @ items.rows_ID.double().T
+    if codes is not None:
+        for t, code_I in enumerate(codes.codes_IT.T.long()):
+            scores_BI += codes.tables_BTK[:, t].double()[:, code_I]
+    scores_BI = torch.cat([scores_BI, scores_BI.new_full((users, k + 1), -torch.inf)], 1)
+    if seen_BL is not None:
+        seen_BI = torch.zeros_like(scores_BI).scatter_(1, torch.where(seen_BL < 0, num_items + k, seen_BL), 1)
+        scores_BI = scores_BI + torch.where(seen_BI > 0, -torch.inf if seen_bias is None else seen_bias, 0)
+    if allowed is not None:
+        scores_BI[:, :num_items][~allowed_mask(allowed, num_items).expand(users, -1)] = -torch.inf
+    best = scores_BI.sort(dim=1, descending=True, stable=True)
+    scores_BN, rows_BN = best.values[:, :k], best.indices[:, :k]
+    return scores_BN, rows_BN.masked_fill(scores_BN == -torch.inf, -1)
+
+
 def _fp8(sizes: Sizes, dtype: torch.dtype, g: Generator) -> tuple[Any, ...]:
     rows, out, width, rowwise = sizes
     scaling = "rowwise" if rowwise else "tensorwise"
@@ -333,6 +375,22 @@ CASES: dict[str, Case] = {
             "64x50-1M": (64, 50, 2, 1024, 1_000_000, 128, 10),
         },
         dtypes=(F32,),
+    ),
+    "score_topk": Case(
+        make=_score_topk,
+        sizes=(
+            *((0, 9, 4, 3, 1), (1, 1, 1, 1, 0), (7, 130, 9, 10, 1), (3, 0, 5, 4, 0), (2, 40, 4, 50, 1)),
+            *((5, 1031, 128, 20, 5), (9, 97, 31, 7, 9), (70, 400, 64, 3, 0)),
+        ),
+        bench={
+            "1q-12k-D128": (1, 12_101, 128, 10, 0),
+            "512q-12k-D128": (512, 12_101, 128, 10, 0),
+            "1q-1M-D128": (1, 1_000_000, 128, 10, 0),
+            "64q-1M-D128": (64, 1_000_000, 128, 10, 0),
+        },
+        dtypes=(F32,),
+        batched=(0, 4),
+        truth=_score_truth,
     ),
     "encoder_memory": Case(
         make=_encoder,

@@ -140,7 +140,7 @@ def test_bad_calls_raise(name: str) -> None:
 def test_shapes_are_known_where_there_are_no_values(name: str) -> None:
     """Every tensor of a call moves to another device, an index's too."""
     op, args = all_ops()[name], middle_inputs(name)
-    found = as_tuple(op.library(*op.check(*moved(args, "meta"))))
+    found = as_tuple(op.library(*op.flat(*moved(args, "meta"))))
     for one, other in zip(found, call(name, "eager", args), strict=False):  # the public function may return fewer
         assert (one.device.type, one.dtype, one.shape) == ("meta", other.dtype, other.shape)
 
@@ -185,7 +185,7 @@ def test_gradients_err_at_most_twice_as_much_as_eager(
 @pytest.mark.parametrize("name", CASES)
 def test_library_registration(name: str) -> None:
     op, checks = all_ops()[name], list(OPCHECKS)
-    flat = list(op.check(*middle_inputs(name)))
+    flat = list(op.flat(*middle_inputs(name)))
     if CASES[name].surrogate is not None:
         # this check adds float outputs to the integer sum of the first one, so it runs without gradients here
         torch.library.opcheck(op.library, tuple(flat), test_utils=checks.pop())

@@ -1,0 +1,64 @@
+// Best k items of each user by inner products of state and item vector: arguments, entry point, and what the units per
+// instruction set share (definition: kernels/score_topk).
+#pragma once
+
+#include <cstdint>
+
+#include "call.h"
+
+namespace reg4rec {
+
+#define SCORE_TOPK_FIELDS(FIELD)                                                                                \
+  FIELD(int64_t, num_users)                                                                                     \
+  FIELD(int64_t, num_items)                                                                                     \
+  FIELD(int64_t, width)                                                                                         \
+  FIELD(int64_t, k)                                                                                             \
+  FIELD(const float*, states)     /* users x width */                                                           \
+  FIELD(const float*, rows)       /* items x width */                                                           \
+  FIELD(const uint8_t*, panels)   /* panels of 32 items x whole fours of the width x 32 x 4, each offset 128 */ \
+  FIELD(const float*, scales)     /* of the numbers in panels */                                                \
+  FIELD(const float*, errors)     /* at least |row - its copy| */                                               \
+  FIELD(const float*, norms)      /* at least |copy| */                                                         \
+  FIELD(double, largest)          /* length of a row */                                                         \
+  FIELD(const uint32_t*, allowed) /* a bit an item; null: all are */                                            \
+  FIELD(int64_t, words_of_user)   /* 0: the users share the bits */                                             \
+  FIELD(const int64_t*, seen)     /* users x num_seen, -1 for none */                                           \
+  FIELD(int64_t, num_seen)                                                                                      \
+  FIELD(int64_t, scores_seen) /* whether seen items are scored, with the bias, or left out */                   \
+  FIELD(double, seen_bias)                                                                                      \
+  FIELD(const int32_t*, codes) /* items x tables */                                                             \
+  FIELD(const float*, tables)  /* users x tables x size */                                                      \
+  FIELD(int64_t, num_tables)                                                                                    \
+  FIELD(int64_t, table_size)                                                                                    \
+  FIELD(double*, best_scores) /* users x k, results */                                                          \
+  FIELD(int64_t*, best_rows)
+
+DEFINE_CALL(ScoreTopk, SCORE_TOPK_FIELDS)
+
+void score_topk_cpu(const ScoreTopk& args, int num_threads);
+
+namespace scoring {
+
+constexpr int64_t kPanel = 32, kChannels = 4;
+
+// Four channels of a state, the first in the lowest byte.
+using Digits = int32_t;
+
+// What the scan knows of one user. The score of an item lies within its error of
+//   scale * item scale * (sum of products - offset) + its tables' values
+// and the error is |state| * item error + |state - its digits| * item norm + slack, all rounded up.
+struct Query {
+  const Digits* digits;  // whole fours of the width
+  float offset, scale, item_error, own_error, slack;
+  const float* tables;
+  const uint32_t* allowed;
+  float threshold;  // what an item must be able to reach
+  void* found;
+};
+
+// An item that may reach the threshold.
+void keep(Query& query, int64_t item, float score, float error);
+
+}  // namespace scoring
+
+}  // namespace reg4rec

@@ -1,0 +1,56 @@
+"""`score_topk` in C++: a scan of the copy in 8 bits, many users a pass, then exact scores of the few that may win."""
+
+import torch
+
+from ..call import call_native
+from .reference import ScoreTopk
+
+__all__ = ["objection", "run"]
+
+MOST_WIDTH = 1 << 16
+"""Sums of products of 8 bits must fit into 32."""
+
+
+def objection(call: ScoreTopk) -> str | None:
+    if call.states_BD.shape[1] > MOST_WIDTH:
+        return f"it sums up {MOST_WIDTH} channels at most, found {call.states_BD.shape[1]}"
+    if not all(part.is_contiguous() for part in (*call.items[:5], *(call.codes or ())[:1])):
+        return "it reads contiguous items, as ItemVectors.build makes them"
+    return None
+
+
+def run(call: ScoreTopk) -> tuple[torch.Tensor, torch.Tensor]:
+    items, codes, states_BD = call.items, call.codes, call.states_BD.contiguous()
+    batch, width = states_BD.shape
+    tables_BTK = None if codes is None else codes.tables_BTK.contiguous()
+    allowed = None if call.allowed is None else call.allowed.contiguous()
+    seen_BL = None if call.seen_BL is None else call.seen_BL.contiguous()
+    scores_BN = torch.empty(batch, call.k, dtype=torch.float64, device="cpu")
+    rows_BN = torch.empty(batch, call.k, dtype=torch.int64, device="cpu")
+    call_native(
+        "score_topk",
+        num_users=batch,
+        num_items=len(items.rows_ID),
+        width=width,
+        k=call.k,
+        states=states_BD,
+        rows=items.rows_ID,
+        panels=items.panels_X,
+        scales=items.scales_I,
+        errors=items.errors_I,
+        norms=items.norms_I,
+        largest=items.largest,
+        allowed=allowed,
+        words_of_user=0 if allowed is None or len(allowed) == 1 else allowed.shape[1],
+        seen=seen_BL,
+        num_seen=0 if seen_BL is None else seen_BL.shape[1],
+        scores_seen=call.seen_bias is not None,
+        seen_bias=call.seen_bias or 0.0,
+        codes=None if codes is None else codes.codes_IT,
+        tables=tables_BTK,
+        num_tables=0 if tables_BTK is None else tables_BTK.shape[1],
+        table_size=0 if tables_BTK is None else tables_BTK.shape[2],
+        best_scores=scores_BN,
+        best_rows=rows_BN,
+    )
+    return scores_BN, rows_BN

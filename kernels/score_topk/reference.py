@@ -1,0 +1,198 @@
+"""The definition of `score_topk` in PyTorch, and the items that it scores."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..sorting import lexsort
+
+__all__ = ["CodeTables", "ItemVectors", "ScoreTopk", "allowed_words", "exact_dot", "score_topk_reference"]
+
+PANEL = 32
+"""Items whose numbers of 8 bits lie side by side, four channels of an item together (csrc/score_topk.h)."""
+CHANNELS = 4
+LARGEST_CODE, OFFSET = 127, 128
+"""A number from -127 to 127 is kept as itself + 128, without a sign."""
+SCORES_AT_ONCE, ROWS_AT_ONCE = 1 << 24, 1 << 16
+
+
+class ItemVectors(NamedTuple):
+    """The vectors of a catalog's items, and a copy in 8 bits by which most of them are passed over.
+
+    rows_ID: float32. panels_X: uint8, the copy. scales_I: what a number of the copy is multiplied by. errors_I: at
+    least the length of an item's vector minus its copy. norms_I: at least the length of the copy. largest: the length
+    of the longest vector.
+    """
+
+    rows_ID: Tensor
+    panels_X: Tensor
+    scales_I: Tensor
+    errors_I: Tensor
+    norms_I: Tensor
+    largest: float
+
+    @classmethod
+    def build(cls, rows_ID: Tensor) -> "ItemVectors":
+        """Of float32 vectors, which are kept as they are; ValueError for numbers that are not finite."""
+        if rows_ID.dtype != torch.float32 or rows_ID.ndim != 2 or not rows_ID.shape[1]:
+            raise ValueError(f"item vectors are float32 (items, width), found {rows_ID.dtype} {tuple(rows_ID.shape)}")
+        parts = [_quantized(some_TD) for some_TD in rows_ID.split(ROWS_AT_ONCE)] or [_quantized(rows_ID)]
+        panels, scales, errors, norms, lengths = map(torch.cat, zip(*parts, strict=True))
+        largest = float(lengths.max()) if len(lengths) else 0.0
+        if not largest < torch.inf:
+            raise ValueError("item vectors hold numbers that are not finite; take weights of an earlier checkpoint")
+        return cls(rows_ID, panels, scales, errors, norms, largest)
+
+    def extended(self, rows_TD: Tensor) -> "ItemVectors":
+        """With further items behind the last one."""
+        whole = len(self.rows_ID) // PANEL * PANEL
+        rows_ID = torch.cat([self.rows_ID, rows_TD])
+        tail = ItemVectors.build(rows_ID[whole:])
+        size = whole * (tail.panels_X.numel() // max(1, -(-len(tail.rows_ID) // PANEL) * PANEL))
+        joined = (
+            torch.cat([mine[:kept], theirs])
+            for mine, theirs, kept in zip(self[1:5], tail[1:5], (size, whole, whole, whole), strict=True)
+        )
+        return ItemVectors(rows_ID, *joined, max(self.largest, tail.largest))
+
+    def to(self, device: torch.device) -> "ItemVectors":
+        return ItemVectors(*(part.to(device) for part in self[:5]), self.largest)
+
+    @property
+    def copy_bytes(self) -> int:
+        """Of the copy and what belongs to it, without the vectors themselves."""
+        return sum(part.nbytes for part in self[1:5])
+
+
+class CodeTables(NamedTuple):
+    """Further columns of codes of the items, and for each user a table that scores the codes of every column.
+
+    codes_IT: int32, 0 to K - 1. tables_BTK: float32.
+    """
+
+    codes_IT: Tensor
+    tables_BTK: Tensor
+
+
+class ScoreTopk(NamedTuple):
+    """A call of `score_topk`."""
+
+    states_BD: Tensor
+    items: ItemVectors
+    k: int
+    allowed: Tensor | None
+    seen_BL: Tensor | None
+    seen_bias: float | None
+    codes: CodeTables | None
+
+
+def _quantized(rows_TD: Tensor) -> tuple[Tensor, ...]:
+    """(panels, scales, errors, norms, lengths) of some items, with bounds rounded up."""
+    count, width = rows_TD.shape
+    scale_T = rows_TD.abs().amax(1) / LARGEST_CODE
+    wide_TD, wide_T1 = rows_TD.double(), scale_T.double()[:, None]
+    code_TD = torch.where(wide_T1 > 0, wide_TD / wide_T1, 0.0).round().clamp(-LARGEST_CODE, LARGEST_CODE)
+    error_T = torch.linalg.vector_norm(wide_TD - code_TD * wide_T1, dim=1)
+    norm_T = torch.linalg.vector_norm(code_TD * wide_T1, dim=1)
+    filled = torch.nn.functional.pad(code_TD + OFFSET, (0, -width % CHANNELS, 0, -count % PANEL), value=OFFSET)
+    panels = filled.to(torch.uint8).view(-1, PANEL, filled.shape[1] // CHANNELS, CHANNELS).transpose(1, 2)
+    return panels.flatten(), scale_T, _above(error_T), _above(norm_T), torch.linalg.vector_norm(wide_TD, dim=1)
+
+
+def _above(x: Tensor) -> Tensor:
+    """float32 that is no smaller, rounding of the sums included."""
+    return torch.nextafter((x * (1 + 1e-9)).float(), torch.tensor(torch.inf, device=x.device))
+
+
+def allowed_words(allowed_TI: Tensor) -> Tensor:
+    """What `score_topk` takes as `allowed`, of a mask (T, I): int32 (T, ceil(I / 32)), a bit an item, lowest first."""
+    filled = torch.nn.functional.pad(allowed_TI, (0, -allowed_TI.shape[1] % PANEL)).unflatten(1, (-1, PANEL))
+    bits = torch.arange(PANEL, device=allowed_TI.device)
+    words = (filled.long() << bits).sum(2)
+    return torch.where(words >= 1 << 31, words - (1 << 32), words).int()
+
+
+def allowed_mask(words_TX: Tensor, num_items: int) -> Tensor:
+    """The mask (T, I) of `allowed_words`."""
+    bits = torch.arange(PANEL, device=words_TX.device)
+    return (words_TX[..., None] >> bits & 1).bool().flatten(1)[:, :num_items]
+
+
+def exact_dot(a_TD: Tensor, b_TD: Tensor) -> Tensor:
+    """Inner products (T,) in float64, where products of float32 are exact; sums fold the halves upon one another.
+
+    So the result is the same bits whatever computes it. Channels are filled up with zeros to a power of 2.
+    """
+    product_TX = a_TD.double() * b_TD.double()
+    width = 1 << (product_TX.shape[1] - 1).bit_length()
+    product_TX = torch.nn.functional.pad(product_TX, (0, width - product_TX.shape[1]))
+    while width > 1:
+        width //= 2
+        product_TX = product_TX[:, :width] + product_TX[:, width:]
+    return product_TX[:, 0]
+
+
+def score_topk_reference(call: ScoreTopk) -> tuple[Tensor, Tensor]:
+    """(scores_BN, rows_BN): by a product in float32 and a bound of its error, whatever passes scored exactly."""
+    batch, (rows_ID, *_), k = len(call.states_BD), call.items, call.k
+    scores_BN = call.states_BD.new_full((batch, k), -torch.inf, dtype=torch.float64)
+    rows_BN = torch.full((batch, k), -1, dtype=torch.int64, device=scores_BN.device)
+    if k and len(rows_ID):
+        for user_b in torch.arange(batch, device=scores_BN.device).split(max(1, SCORES_AT_ONCE // len(rows_ID))):
+            _score_some(call, user_b, scores_BN, rows_BN)
+    return scores_BN, rows_BN
+
+
+def _score_some(call: ScoreTopk, user_b: Tensor, scores_BN: Tensor, rows_BN: Tensor) -> None:
+    """Write the best items of some users."""
+    num_items = len(call.items.rows_ID)
+    open_bI = torch.ones(len(user_b), num_items, dtype=torch.bool, device=user_b.device)
+    if call.allowed is not None:
+        open_bI &= allowed_mask(call.allowed if len(call.allowed) == 1 else call.allowed[user_b], num_items)
+    seen_bI = torch.zeros_like(open_bI)
+    if call.seen_BL is not None:
+        seen_bL = call.seen_BL[user_b]
+        place_T, slot_T = (seen_bL >= 0).nonzero(as_tuple=True)
+        seen_bI[place_T, seen_bL[place_T, slot_T]] = True
+    candidate_bI = _may_be_best(call, user_b, open_bI & ~seen_bI)
+    if call.seen_bias is not None:
+        candidate_bI |= open_bI & seen_bI
+    place_T, item_T = candidate_bI.nonzero(as_tuple=True)
+    parts = [_exact_scores(call, user_b[p], i) for p, i in zip(place_T.split(ROWS_AT_ONCE), item_T.split(ROWS_AT_ONCE))]
+    score_T = torch.cat(parts) if parts else scores_BN.new_empty(0)
+    if call.seen_bias is not None:
+        score_T = score_T + call.seen_bias * seen_bI[place_T, item_T]
+    place_T, item_T, score_T = (x[score_T > -torch.inf] for x in (place_T, item_T, score_T))
+    order = lexsort(item_T, -score_T, place_T)
+    begin_b = torch.searchsorted(place_T[order], torch.arange(len(user_b), device=user_b.device))
+    rank_T = torch.arange(len(order), device=user_b.device) - begin_b[place_T[order]]
+    order, rank_T = order[rank_T < call.k], rank_T[rank_T < call.k]
+    at = user_b[place_T[order]], rank_T
+    scores_BN[at], rows_BN[at] = score_T[order], item_T[order]
+
+
+def _may_be_best(call: ScoreTopk, user_b: Tensor, open_bI: Tensor) -> Tensor:
+    """Which open items may be among a user's best k: those whose bound reaches the k-th best that is certain."""
+    rows_ID = call.items.rows_ID
+    states_bD = call.states_BD[user_b].float()
+    scores_bI = states_bD @ rows_ID.T
+    size_bI = states_bD.double().norm(dim=1).float()[:, None] * call.items.rows_ID.norm(dim=1)
+    if call.codes is not None:
+        for table_BK, code_I in zip(call.codes.tables_BTK.unbind(1), call.codes.codes_IT.T.long(), strict=True):
+            own_bI = table_BK[user_b].float()[:, code_I]
+            scores_bI, size_bI = scores_bI + own_bI, size_bI + own_bI.abs()
+    # of products in less than float32 the operands are rounded to bfloat16 at worst
+    unit = 2.0**-23 * (rows_ID.shape[1] + 8) if torch.get_float32_matmul_precision() == "highest" else 2.0**-6
+    bound_bI = unit * size_bI + 2.0**-120
+    certain_bI = torch.where(scores_bI.isfinite() & open_bI, scores_bI - bound_bI, -torch.inf)
+    kth_b1 = certain_bI.topk(min(call.k, certain_bI.shape[1]), dim=1).values[:, -1:]
+    return open_bI & ~(scores_bI + bound_bI < kth_b1)
+
+
+def _exact_scores(call: ScoreTopk, user_T: Tensor, item_T: Tensor) -> Tensor:
+    score_T = exact_dot(call.states_BD[user_T], call.items.rows_ID[item_T])
+    if call.codes is not None:
+        for table_BK, code_I in zip(call.codes.tables_BTK.unbind(1), call.codes.codes_IT.T, strict=True):
+            score_T = score_T + table_BK[user_T, code_I[item_T].long()].double()
+    return score_T
