@@ -108,7 +108,7 @@ PAPER = Recipe(
         category_weight=0.2,
         decoded_fraction=1.0,
         batch_targets=512,
-        num_beams=50,
+        num_beams=75,
         loop=LoopConfig(epochs=14, learning_rate=2e-3, weight_decay=0.1),  # no patience: Recall wavers while it learns
     ),
     AlignConfig(

@@ -62,5 +62,12 @@ def token_model(shop: SyntheticShop, tokenizer: Tokenizer) -> Reg4RecModel:
 
 
 @pytest.fixture(scope="session")
-def recommender(shop: SyntheticShop, tokenizer: Tokenizer, model: Reg4RecModel) -> Recommender:
+def exact(shop: SyntheticShop, tokenizer: Tokenizer, model: Reg4RecModel) -> Recommender:
+    """As users get it: items are ranked by their own score."""
     return Recommender(model, tokenizer, shop.items, shop.item_counts("train"), device="cpu")
+
+
+@pytest.fixture(scope="session")
+def recommender(exact: Recommender) -> Recommender:
+    """The same with a search for paths, with fewer beams than the shop has items."""
+    return exact.with_search(retriever="paths", num_beams=37)

@@ -45,7 +45,7 @@ def hashes(folder: Path, data: reg4rec.Dataset) -> dict[str, str]:
     weights = sorted(recommender.model.state_dict().items())
     table = user_table(data).slice(0, USERS)
     histories = dict(zip(table["user_id"].to_pylist(), table["items"].to_pylist(), strict=True))
-    rows = recommender.recommend(histories, ITEMS).select("user_id", "rank", "item_id", "score").rows()
+    rows = recommender.recommend(histories, ITEMS, to="polars").select("user_id", "rank", "item_id", "score").rows()
     assert len(rows) == USERS * ITEMS
     return {
         "weights": sha256(*(part for name, w in weights for part in (name.encode(), w.contiguous().numpy().tobytes()))),

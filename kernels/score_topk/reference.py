@@ -14,7 +14,7 @@ PANEL = 32
 CHANNELS = 4
 LARGEST_CODE, OFFSET = 127, 128
 """A number from -127 to 127 is kept as itself + 128, without a sign."""
-SCORES_AT_ONCE, ROWS_AT_ONCE = 1 << 24, 1 << 16
+SCORES_AT_ONCE, ROWS_AT_ONCE, BUILT_AT_ONCE = 1 << 24, 1 << 16, 1 << 11
 
 
 class ItemVectors(NamedTuple):
@@ -37,7 +37,7 @@ class ItemVectors(NamedTuple):
         """Of float32 vectors, which are kept as they are; ValueError for numbers that are not finite."""
         if rows_ID.dtype != torch.float32 or rows_ID.ndim != 2 or not rows_ID.shape[1]:
             raise ValueError(f"item vectors are float32 (items, width), found {rows_ID.dtype} {tuple(rows_ID.shape)}")
-        parts = [_quantized(some_TD) for some_TD in rows_ID.split(ROWS_AT_ONCE)] or [_quantized(rows_ID)]
+        parts = [_quantized(some_TD) for some_TD in rows_ID.split(BUILT_AT_ONCE)] or [_quantized(rows_ID)]
         panels, scales, errors, norms, lengths = map(torch.cat, zip(*parts, strict=True))
         largest = float(lengths.max()) if len(lengths) else 0.0
         if not largest < torch.inf:
@@ -55,6 +55,35 @@ class ItemVectors(NamedTuple):
             for mine, theirs, kept in zip(self[1:5], tail[1:5], (size, whole, whole, whole), strict=True)
         )
         return ItemVectors(rows_ID, *joined, max(self.largest, tail.largest))
+
+    def stored(self) -> dict[str, Tensor]:
+        """What `restored` takes, by name."""
+        return {**dict(zip(self._fields, self[:5], strict=False)), "largest": torch.tensor([self.largest]).double()}
+
+    @classmethod
+    def restored(cls, stored: dict[str, Tensor]) -> "ItemVectors":
+        """What `stored` gave; KeyError or ValueError where it is not that."""
+        vectors = cls(*(stored[name] for name in cls._fields[:5]), float(stored["largest"]))
+        count, width = vectors.rows_ID.shape
+        expected = {
+            "panels_X": (torch.uint8, (-(-count // PANEL) * PANEL * (width + -width % CHANNELS),)),
+            **dict.fromkeys(("scales_I", "errors_I", "norms_I"), (torch.float32, (count,))),
+            "rows_ID": (torch.float32, (count, width)),
+        }
+        for name, (dtype, shape) in expected.items():
+            found = getattr(vectors, name)
+            if (found.dtype, tuple(found.shape)) != (dtype, shape):
+                raise ValueError(f"{name}: {dtype} {shape} expected, {found.dtype} {tuple(found.shape)} found")
+        return vectors
+
+    def are(self, row_T: Tensor, vectors_TD: Tensor) -> bool:
+        """Whether the items of these rows have these vectors, and the copies that belong to them."""
+        panels, *numbers = _quantized(vectors_TD)
+        fours = panels.view(-1, panels.numel() // (-(-len(row_T) // PANEL) * PANEL * CHANNELS), PANEL, CHANNELS)
+        kept = self.panels_X.view(-1, *fours.shape[1:])[row_T // PANEL, :, row_T % PANEL]
+        copies_are = torch.equal(kept, fours.transpose(1, 2).flatten(0, 1)[: len(row_T)])
+        same = (torch.equal(mine[row_T], theirs) for mine, theirs in zip(self[2:5], numbers, strict=False))
+        return torch.equal(self.rows_ID[row_T], vectors_TD) and copies_are and all(same)
 
     def to(self, device: torch.device) -> "ItemVectors":
         return ItemVectors(*(part.to(device) for part in self[:5]), self.largest)
@@ -159,8 +188,8 @@ def _score_some(call: ScoreTopk, user_b: Tensor, scores_BN: Tensor, rows_BN: Ten
     if call.seen_bias is not None:
         candidate_bI |= open_bI & seen_bI
     place_T, item_T = candidate_bI.nonzero(as_tuple=True)
-    parts = [_exact_scores(call, user_b[p], i) for p, i in zip(place_T.split(ROWS_AT_ONCE), item_T.split(ROWS_AT_ONCE))]
-    score_T = torch.cat(parts) if parts else scores_BN.new_empty(0)
+    pieces = zip(user_b[place_T].split(ROWS_AT_ONCE), item_T.split(ROWS_AT_ONCE), strict=True)
+    score_T = torch.cat([_exact_scores(call, user_t, item_t) for user_t, item_t in pieces])
     if call.seen_bias is not None:
         score_T = score_T + call.seen_bias * seen_bI[place_T, item_T]
     place_T, item_T, score_T = (x[score_T > -torch.inf] for x in (place_T, item_T, score_T))

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,7 @@ from reg4rec.data import Dataset, ItemCatalog, Sequences
 from reg4rec.errors import InputError
 from reg4rec.infer.histories import allowed_rows, padded, read_histories
 from reg4rec.infer.ranking import SOURCES, Ranking
-from reg4rec.infer.table import results_table
+from reg4rec.infer.table import Frame, as_frame, results_arrow
 from reg4rec.loop import LoopConfig
 from reg4rec.run import Run, choose_device
 from reg4rec.settings import check_settings, override
@@ -24,9 +24,6 @@ from reg4rec.storage import atomic_folder, new_header, read_header, read_tensors
 from reg4rec.train.item_loss import draw_negatives, sampled_softmax_loss
 from reg4rec.train.validation import validation_metrics
 from reg4rec.train.windows import Batch, WindowBatches
-
-if TYPE_CHECKING:
-    import polars as pl
 
 __all__ = ["SASRec", "SASRecConfig"]
 
@@ -128,16 +125,16 @@ class SASRec:
         filter_seen: bool = True,
         exclude: Iterable[Any] | None = None,
         candidates: Iterable[Any] | None = None,
-        return_paths: bool = True,
-    ) -> "pl.DataFrame":
-        """What `Recommender.recommend` gives, from whole-item scores: the paths are empty."""
+        to: Frame = "arrow",
+    ) -> Any:
+        """What `Recommender.recommend` gives, without paths."""
         if k < 1:
             raise InputError(f"k is the number of items to recommend, from 1 up, found {k}")
         users, sequences = read_histories(histories, self.items)
         scores_BN, items_BN = self._best(sequences, k, filter_seen, allowed_rows(self.items, exclude, candidates))
         source_BN = torch.where(items_BN >= 0, SOURCES.index("item score"), -1)
         ranking = Ranking(items_BN, scores_BN, source_BN, torch.full_like(items_BN, -1))
-        return results_table(users, self.items, [(ranking, None)], return_paths)
+        return as_frame(results_arrow(users, self.items, [(ranking, None)]), to)
 
     @torch.inference_mode()
     def _best(self, histories: Sequences, k: int, filter_seen: bool, allowed: Int32 | None) -> tuple[Tensor, Tensor]:

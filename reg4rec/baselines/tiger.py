@@ -44,7 +44,7 @@ def _pretrain() -> PretrainConfig:
         renormalize=False,
         category_weight=0.0,
         decoded_fraction=1.0,
-        num_beams=20,
+        num_beams=75,
         history_layout="flat",
         max_history=20,
         dropout=0.1,

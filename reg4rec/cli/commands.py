@@ -13,7 +13,7 @@ from reg4rec.cli.output import show
 from reg4rec.data import Dataset, load_dataset
 from reg4rec.errors import InputError
 from reg4rec.evaluation import Popularity, Ranker, evaluate
-from reg4rec.infer import DType, Recommender
+from reg4rec.infer import DType, Recommender, RetrieverName
 from reg4rec.infer.cluster import recommend_on_cluster
 from reg4rec.infer.job import recommend_to_folder
 from reg4rec.run import Run
@@ -182,7 +182,9 @@ class Evaluate:
     ks: tuple[int, ...] = (5, 10, 20, 50)
     """cut-offs of Recall and NDCG"""
     num_beams: int | None = None
-    """paths kept at every step, instead of the recommender's own; at least 1.5 times the largest cut-off are kept"""
+    """paths kept at every step, instead of the recommender's own"""
+    retriever: RetrieverName = "auto"
+    """exact: all items by their own score; paths: those that paths lead to; auto: as the recommender has it"""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 ..."""
     json: bool = False
@@ -192,6 +194,8 @@ class Evaluate:
         recommender, data = trained_on(self.model, self.data, self.device)
         if self.num_beams is not None:
             recommender = recommender.with_search(num_beams=self.num_beams)
+        if self.retriever != "auto":
+            recommender = recommender.with_search(retriever=self.retriever)
         rankers: list[Ranker] = [Popularity.fit(data, recommender.trained_on), recommender]
         report = evaluate(rankers, data, self.split, self.protocol, self.ks, self.max_users)
         if distributed.is_first():
@@ -213,8 +217,10 @@ class Recommend:
     """items for each user"""
     keep_seen: bool = False
     """allow items of the user's own history"""
-    return_paths: bool = True
-    """write the tokens by which an item was found, with category and confidence of every step"""
+    return_paths: bool = False
+    """write a path to every item: its tokens in the order of the model's confidence, with categories"""
+    retriever: RetrieverName = "auto"
+    """exact: all items by their own score; paths: those that paths lead to; auto: as the recommender has it"""
     users_in_part: int = 8192
     """rows of the input that make one Parquet part; memory grows with it"""
     resume: bool = True
@@ -239,6 +245,7 @@ class Recommend:
             self.return_paths,
             self.users_in_part,
             self.resume,
+            self.retriever,
         )
         if self.engine == "ray":
             summary = recommend_on_cluster(

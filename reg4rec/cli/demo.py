@@ -61,6 +61,6 @@ def show_one(recommender: Recommender, data: Dataset) -> None:
     history = data.sequences[0]
     print(f"\nuser {data.user_ids[0]} last watched: " + "; ".join(titles[int(i)].as_py() for i in history[-5:]))
     ids = data.items.ids.take(pa.array(history)).to_pylist()
-    for row in recommender.recommend({data.user_ids[0].as_py(): ids}, k=5).iter_rows(named=True):
+    for row in recommender.recommend({data.user_ids[0].as_py(): ids}, k=5, return_paths=True).to_pylist():
         title = titles[int(data.items.rows([row["item_id"]])[0])].as_py()
         print(f"  {row['rank']}. {title:44.44}  {row['score']:7.3f}  {' '.join(step['token'] for step in row['path'])}")

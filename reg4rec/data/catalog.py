@@ -17,6 +17,7 @@ from reg4rec.errors import InputError
 __all__ = ["ItemCatalog"]
 
 MIN_CLASSES = 30
+FEW_IDS = 4096
 TEXT_COLUMNS: dict[str, pa.DataType] = {
     "title": pa.string(),
     "brand": pa.string(),
@@ -75,6 +76,8 @@ class ItemCatalog:
         """The item row of each id, int32; -1 for an id that is not in the catalog."""
         if len(ids) == 0:
             return np.empty(0, dtype=np.int32)
+        if isinstance(ids, list) and len(ids) <= FEW_IDS and {*map(type, ids)} == {self._id_type}:
+            return np.array([self.row_of.get(one, -1) for one in ids], dtype=np.int32)
         try:
             wanted = _flat(ids) if isinstance(ids, pa.Array | pa.ChunkedArray) else pa.array(ids)
             wanted = wanted.cast(self.ids.type)
@@ -84,6 +87,15 @@ class ItemCatalog:
             ) from None
         found = pc.index_in(wanted, value_set=self.ids)
         return np.array(pc.fill_null(found, -1), dtype=np.int32)
+
+    @cached_property
+    def row_of(self) -> dict[Any, int]:
+        """The row of every id: for a few ids it is sooner asked than Arrow, which makes such a table in every call."""
+        return {one: row for row, one in enumerate(self.ids.to_pylist())}
+
+    @cached_property
+    def _id_type(self) -> type:
+        return int if pa.types.is_integer(self.ids.type) else str
 
     @cached_property
     def category_names(self) -> list[str]:

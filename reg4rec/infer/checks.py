@@ -7,7 +7,7 @@ from reg4rec.errors import InputError
 from reg4rec.model import Reg4RecModel
 from reg4rec.tokenizer import Tokenizer
 
-__all__ = ["check_fit", "chosen_dtype"]
+__all__ = ["check_fit", "check_number", "chosen_dtype"]
 
 
 def check_fit(model: Reg4RecModel, tokenizer: Tokenizer, items: ItemCatalog) -> None:
@@ -32,3 +32,9 @@ def chosen_dtype(name: str, device: torch.device) -> torch.dtype:
     if name not in ("float32", "bfloat16"):
         raise InputError(f"dtype is auto, float32 or bfloat16, found {name!r}")
     return torch.float32 if name == "float32" else torch.bfloat16
+
+
+def check_number(k: int) -> None:
+    """InputError unless `k` items can be asked for."""
+    if k < 1:
+        raise InputError(f"k is the number of items to recommend, from 1 up, found {k}")

@@ -17,8 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from reg4rec.errors import InputError
-from reg4rec.infer.job import Job, PartMaker, Record, open_job, part_name
+from reg4rec.infer.job import Job, PartMaker, Record, open_job, part_name, with_retriever
 from reg4rec.infer.recommender import DType, Recommender
+from reg4rec.infer.search import RetrieverName
 from reg4rec.infer.users import UserFile
 from reg4rec.storage import atomic_file, explained, held, read_json
 
@@ -80,9 +81,10 @@ def recommend_on_cluster(
     out: str | Path,
     k: int = 10,
     filter_seen: bool = True,
-    return_paths: bool = True,
+    return_paths: bool = False,
     users_in_part: int = 8192,
     resume: bool = True,
+    retriever: RetrieverName = "auto",
     device: str = "auto",
     dtype: DType = "auto",
     address: str | None = None,
@@ -96,7 +98,7 @@ def recommend_on_cluster(
     model, users, out = (Path(path).resolve() for path in (model, users, out))
     ray = _connect(address)
     cluster = ClusterJob(model, device, dtype, users, out)
-    recommender = cluster.load()
+    recommender = with_retriever(cluster.load(), retriever, out if resume else None)
     file, job = open_job(recommender, users, k, filter_seen, return_paths, users_in_part)
     num_gpus = 1 if recommender.device.type == "cuda" else 0
     _check_room(ray, num_gpus)

@@ -13,7 +13,7 @@ from reg4rec.infer.graphs import Batch, Found, SearchGraphs
 from reg4rec.infer.search import Living, SearchConfig, SearchOrder, corp, search, step_indexes
 from reg4rec.model import Memory, Reg4RecModel
 
-__all__ = ["SearchEngine"]
+__all__ = ["SearchEngine", "precision"]
 
 LOGITS_AT_ONCE = 1 << 23
 """Token logits held at a time, which sets how many users are searched together."""
@@ -30,6 +30,15 @@ def keep_freed_memory() -> None:
     threshold); this one is never written to and takes no memory.
     """
     torch.empty((1 << 25) - (1 << 16), dtype=torch.uint8, device="cpu")
+
+
+def precision(device: torch.device, dtype: torch.dtype, num_paths: int) -> contextlib.AbstractContextManager[Any]:
+    """What a batch of so many paths is computed under: few of them in float32 on a CPU without fast bfloat16."""
+    few = device.type == "cpu" and num_paths < MANY_PATHS and ops.uses_cpp() and not ops.cpp_multiplies_bf16()
+    if dtype == torch.float32 or few:
+        return contextlib.nullcontext()
+    # without its cache: a graph may not use what was cast outside of it
+    return torch.autocast(device.type, dtype, cache_enabled=False)
 
 
 class SearchEngine:
@@ -83,7 +92,8 @@ class SearchEngine:
     @torch.inference_mode()
     def plain(self, batch: Batch, config: SearchConfig, trace: list[Living] | None = None) -> Found:
         """Encode and search a batch on the device; with CUDA kernels nothing waits for the GPU."""
-        with self.autocast(len(batch.item_BL) * (config.num_beams + corp(self.model, config)[1])):
+        num_paths = len(batch.item_BL) * (config.num_beams + corp(self.model, config)[1])
+        with precision(self.device, self.dtype, num_paths):
             memory = self.remember(batch)
             paths = search(self.model, memory, self.indexes(config.order), config, batch.exclude_BX, trace)
             return Found(memory.state_BD, paths)
@@ -104,14 +114,6 @@ class SearchEngine:
         if config not in self._step_objections:
             self._step_objections[config] = self._step_objection(config)
         return self._step_objections[config]
-
-    def autocast(self, num_paths: int) -> contextlib.AbstractContextManager[Any]:
-        """What a batch of so many paths is computed under: few of them in float32 on a CPU without AMX."""
-        few = self.device.type == "cpu" and num_paths < MANY_PATHS and ops.uses_cpp() and not ops.cpp_multiplies_bf16()
-        if self.dtype == torch.float32 or few:
-            return contextlib.nullcontext()
-        # without its cache: a graph may not use what was cast outside of it
-        return torch.autocast(self.device.type, self.dtype, cache_enabled=False)
 
     def _step_objection(self, config: SearchConfig) -> str | None:
         """Why a step runs on eager PyTorch, which waits for the GPU."""

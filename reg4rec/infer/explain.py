@@ -1,15 +1,17 @@
-"""Why a user gets these items: the paths that led to them, in words, and the paths that were dropped on the way."""
+"""Why a user gets these items: a path to each of them in words, and what CORP drops, or would drop."""
 
 import html
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import torch
 
 from reg4rec import ops
-from reg4rec.data import Sequences
+from reg4rec.data import ItemCatalog, Sequences
 from reg4rec.infer.histories import find_items
 from reg4rec.infer.recommender import Recommender
 from reg4rec.infer.search import Living, Paths
@@ -29,18 +31,23 @@ LISTED = 10
 @dataclass(frozen=True)
 class Step:
     """One token of a path: its words, titles of the items nearest to it, the category predicted after it (None where
-    none was), and the probability with which it was chosen."""
+    none was), and the probability with which it was chosen. `divergence` (nats) is how far the categories moved by it,
+    None where there is none before, or where the path was searched."""
 
     token: str
     words: list[str]
     nearest: list[str]
     category: str | None
     confidence: float
+    divergence: float | None = None
 
 
 @dataclass(frozen=True)
 class Recommended:
-    """One item and the path that led to it, empty where none did (`source` tells what did)."""
+    """One item and its path. `source` says what found the item: where that is "item score", the path describes it.
+
+    A searched item that no path led to has an empty one. `consistent`: whether CORP would keep the path.
+    """
 
     rank: int
     item_id: Any
@@ -48,6 +55,7 @@ class Recommended:
     score: float
     source: str
     path: list[Step]
+    consistent: bool = True
 
 
 @dataclass(frozen=True)
@@ -64,7 +72,8 @@ class Explanation:
     """What `explain` found for one user. Titles stand for items, ids where there is no title.
 
     `outranked` counts consistent paths that better ones left no room for, `fallbacks` the steps at which no path was
-    consistent and the least divergent one lived on. `threshold` is CORP's theta, None where it is off.
+    consistent and the least divergent one lived on. `threshold` is CORP's theta, None where it is off. `retriever` is
+    what found the items: "exact" searches no path, so it drops none.
     """
 
     user: str
@@ -75,6 +84,7 @@ class Explanation:
     outranked: int
     fallbacks: int
     threshold: float | None
+    retriever: str = "paths"
 
     def as_dict(self) -> dict[str, Any]:
         """The explanation as JSON has it."""
@@ -84,7 +94,7 @@ class Explanation:
         """The explanation for a console."""
         lines = [self._heading(), f"newest first: {'; '.join(self.newest) or 'nothing'}"]
         for item in self.recommended:
-            lines += ["", f"{item.rank}. {item.title}  {item.score:.3f}{_found_by(item)}"]
+            lines += ["", f"{item.rank}. {item.title}  {item.score:.3f}{_remark(item)}"]
             lines += [f"   {_step_line(step)}" for step in item.path]
         lines += ["", self._dropped()]
         for path in self.pruned[:LISTED]:
@@ -102,7 +112,7 @@ class Explanation:
             rows = "".join(_pruned_html(path) for path in self.pruned[:LISTED])
             dropped = f'<div class="table"><table>{head}{rows}</table></div>'
         body = (
-            f"<p>Newest first: {newest}</p>\n{items}<section><h2>Paths that were dropped</h2>"
+            f"<p>Newest first: {newest}</p>\n{items}<section><h2>{self._title_of_dropped()}</h2>"
             f"<p>{html.escape(self._dropped())}</p>{dropped}</section>\n"
         )
         return html_page(self._heading(), body)
@@ -110,7 +120,16 @@ class Explanation:
     def _heading(self) -> str:
         return f"{self.user}: {self.history_length} items, {len(self.recommended)} recommended"
 
+    def _title_of_dropped(self) -> str:
+        return "What the paths say" if self.retriever == "exact" else "Paths that were dropped"
+
     def _dropped(self) -> str:
+        if self.retriever == "exact":
+            found = "The items were found by their own scores. A path describes its item and did not select it"
+            if self.threshold is None:
+                return f"{found}; CORP is off, so it would drop none."
+            count = sum(not item.consistent for item in self.recommended)
+            return f"{found}; CORP would drop {count}, whose categories move by more than {self.threshold:g} nats."
         if self.threshold is None:
             return "CORP is off: no path was dropped for its categories"
         shown = f", the {LISTED} most probable of them below" if len(self.pruned) > LISTED else ""
@@ -130,10 +149,14 @@ def explain(
     """
     history = find_items(item_ids, recommender.items, "items")
     threshold = recommender.config.prune_threshold if recommender.model.category_head is not None else None
+    newest = [_title(recommender.items, row) for row in history[::-1][:NEWEST].tolist()]
+    if recommender.retriever == "exact":
+        recommended = _described(recommender, history, k, user, filter_seen, threshold)
+        return Explanation(user, newest, len(history), recommended, [], 0, 0, threshold, "exact")
     trace: list[Living] = []
     (results,) = recommender.search(Sequences.from_lists([history]), k, filter_seen, trace=trace)
     words = _Words(recommender)
-    found = results_arrow(pa.array([user]), recommender.items, [results]).drop_columns(["user_id", "path"]).to_pylist()
+    found = results_arrow(pa.array([user]), recommender.items, [results]).drop_columns(["user_id"]).to_pylist()
     rows = results.ranking.items_BN[0].tolist()
     paths = [words.path(results.paths, w) if w >= 0 else [] for w in results.ranking.path_BN[0].tolist()]
     recommended = [
@@ -152,8 +175,32 @@ def explain(
             dropped_P = dropped_P & (living.js_BP[0] <= threshold)
         outranked, fallbacks = outranked + int(dropped_P.sum()), fallbacks + int(fallback_B.sum())
     pruned.sort(key=lambda path: -path.log_probability)
-    newest = [words.title(row) for row in history[::-1][:NEWEST].tolist()]
     return Explanation(user, newest, len(history), recommended, pruned, outranked, fallbacks, threshold)
+
+
+def _described(
+    recommender: Recommender,
+    history: npt.NDArray[np.int32],
+    k: int,
+    user: str,
+    filter_seen: bool,
+    threshold: float | None,
+) -> list[Recommended]:
+    """The items of highest score, each with the path of its own tokens."""
+    sequences, words = Sequences.from_lists([history]), _Words(recommender)
+    (results,) = recommender.results(sequences, k, filter_seen)
+    paths, js_BNS = recommender.reasons(sequences, results.ranking.items_BN)
+    found = results_arrow(pa.array([user]), recommender.items, [results]).drop_columns(["user_id"]).to_pylist()
+    recommended = []
+    for place, row in enumerate(found):
+        moved = js_BNS[0, place].tolist()
+        steps = words.path(paths, place)
+        for at, js in enumerate(moved, start=1):
+            steps[at] = replace(steps[at], divergence=js)
+        consistent = threshold is None or all(js <= threshold for js in moved)
+        title = words.title(int(results.ranking.items_BN[0, place]))
+        recommended.append(Recommended(**row, title=title, path=steps, consistent=consistent))
+    return recommended
 
 
 class _Words:
@@ -165,8 +212,7 @@ class _Words:
         self.known: dict[tuple[int, int], tuple[list[str], list[str]]] = {}
 
     def title(self, row: int) -> str:
-        """An item's title, its id where it has none."""
-        return str(self.items.table["title"][row].as_py() or self.items.ids[row].as_py())
+        return _title(self.items, row)
 
     def path(self, paths: Paths | Living, place: int) -> list[Step]:
         """The steps of one path of the first user."""
@@ -186,12 +232,20 @@ class _Words:
         return (f"<t{codebook}_{code}>", *self.known[codebook, code])
 
 
-def _found_by(item: Recommended) -> str:
-    return "" if item.path else f"  (no path: {item.source})"
+def _title(items: ItemCatalog, row: int) -> str:
+    """An item's title, its id where it has none."""
+    return str(items.table["title"][row].as_py() or items.ids[row].as_py())
+
+
+def _remark(item: Recommended) -> str:
+    if not item.path:
+        return f"  (no path: {item.source})"
+    return "" if item.consistent else "  (CORP would drop its path)"
 
 
 def _step_line(step: Step) -> str:
     category = "" if step.category is None else f" -> {step.category}"
+    category += "" if step.divergence is None else f" (moved by {step.divergence:.3f} nats)"
     return (
         f"{step.token} {', '.join(step.words) or NO_WORDS} ({step.confidence:.1%}){category}; "
         f"like {'; '.join(step.nearest)}"
@@ -207,6 +261,7 @@ def _turn(path: Pruned) -> str:
 def _item_html(item: Recommended) -> str:
     path = f"<ol>{''.join(map(_step_html, item.path))}</ol>" if item.path else "<p>No path led here.</p>"
     facts = f"item {item.item_id}, score {item.score:.3f}, by {item.source}"
+    facts += "" if item.consistent else ", CORP would drop its path"
     title = f"{item.rank}. {html.escape(item.title)}"
     return f'<section><h2>{title}</h2>\n<p class="quiet">{html.escape(facts)}</p>\n{path}</section>\n'
 

@@ -13,7 +13,7 @@ import torch
 from reg4rec.data import ItemCatalog, Sequences
 from reg4rec.errors import InputError
 
-__all__ = ["allowed_rows", "find_items", "flat_lists", "known_sequences", "padded", "read_histories"]
+__all__ = ["allowed_rows", "candidate_rows", "find_items", "flat_lists", "known_sequences", "padded", "read_histories"]
 
 
 def read_histories(histories: Any, catalog: ItemCatalog) -> tuple[pa.Array, Sequences]:
@@ -43,6 +43,8 @@ def read_histories(histories: Any, catalog: ItemCatalog) -> tuple[pa.Array, Sequ
 def known_sequences(rows: npt.NDArray[np.int32], lengths: npt.NDArray[np.int64]) -> Sequences:
     """The sequences of those lengths that lie one after the other in `rows`, without rows of -1."""
     known = rows >= 0
+    if known.all():
+        return Sequences(np.concatenate([[0], np.cumsum(lengths)]), rows)
     owner = np.repeat(np.arange(len(lengths)), lengths)[known]
     offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
     np.cumsum(np.bincount(owner, minlength=len(lengths)), out=offsets[1:])
@@ -83,6 +85,20 @@ def allowed_rows(
     if exclude is not None:
         rows = np.setdiff1d(rows, find_items(exclude, catalog, "exclude"))
     return rows.astype(np.int32)
+
+
+def candidate_rows(catalog: ItemCatalog, users: pa.Array, candidates: Mapping[Any, Iterable[Any]]) -> Sequences:
+    """The item rows of each user's own candidates (user id -> item ids), each row once, in the order of `users`.
+
+    InputError for a user without candidates and for ids that the catalog lacks.
+    """
+    ids = users.to_pylist()
+    missing = [user for user in ids if user not in candidates]
+    if missing:
+        raise InputError(
+            f"candidates has no entry for {len(missing)} users, for example {missing[0]!r}; give each user a list"
+        )
+    return Sequences.from_lists([np.unique(find_items(candidates[user], catalog, "candidates")) for user in ids])
 
 
 def padded(sequences: Sequences, fill: int) -> torch.Tensor:

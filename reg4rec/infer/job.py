@@ -23,13 +23,23 @@ from reg4rec.checkpoints import sweep
 from reg4rec.data.parquet import write_parquet
 from reg4rec.errors import InputError
 from reg4rec.infer.recommender import Recommender
+from reg4rec.infer.search import RetrieverName
 from reg4rec.infer.table import Results, results_arrow
 from reg4rec.infer.users import UserFile, UserPart
 from reg4rec.storage import atomic_file, explained, held, is_temporary, new_header, read_header, read_json, write_json
 
-__all__ = ["Job", "PartMaker", "Record", "open_job", "part_name", "plan_batches", "recommend_to_folder"]
+__all__ = [
+    "Job",
+    "PartMaker",
+    "Record",
+    "open_job",
+    "part_name",
+    "plan_batches",
+    "recommend_to_folder",
+    "with_retriever",
+]
 
-FORMAT, VERSION = "reg4rec-recommendations", 2
+FORMAT, VERSION = "reg4rec-recommendations", 3
 HISTORY_SLOTS_AT_ONCE = 1 << 17
 """History items, padding included, that a batch may hold beside its limit of users."""
 PARTS_AHEAD = 2
@@ -48,22 +58,34 @@ def recommend_to_folder(
     out: str | Path,
     k: int = 10,
     filter_seen: bool = True,
-    return_paths: bool = True,
+    return_paths: bool = False,
     users_in_part: int = 8192,
     resume: bool = True,
+    retriever: RetrieverName = "auto",
     progress: bool = True,
 ) -> dict[str, Any]:
     """Recommend for every row of the Parquet file `users` (see `UserFile`); returns what `summary.json` holds.
 
+    `retriever` "auto" is that of the recommender, in a job that goes on the one that it began with.
     `part-N.parquet` has the columns of `results_arrow`, users in the order of the file; `rejected.parquet` names the
     rows that could not be used. With `resume` an unfinished job goes on and a finished one is left alone; without, it
     starts over. InputError where `out` holds another job or other files, or another process is writing there.
     """
     users, out = Path(users), Path(out)
+    recommender = with_retriever(recommender, retriever, out if resume else None)
     file, job = open_job(recommender, users, k, filter_seen, return_paths, users_in_part)
     with explained(out), contextlib.closing(file.file), held(out):
         maker = PartMaker(recommender, out, job)
         return _Run(maker, Record(out, job, resume), progress).finish(file)
+
+
+def with_retriever(recommender: Recommender, retriever: RetrieverName, out: Path | None) -> Recommender:
+    """The recommender as a job takes it: with the retriever asked for, else that of the job in `out`, else its own."""
+    manifest = None if out is None else out / "manifest.json"
+    if retriever == "auto" and recommender.config.retriever == "auto" and manifest is not None and manifest.exists():
+        began = read_header(manifest, FORMAT, VERSION, most_bytes=MAX_MANIFEST_BYTES).get("job", {}).get("retriever")
+        retriever = began if began in ("exact", "paths") else retriever
+    return recommender if retriever == "auto" else recommender.with_search(retriever=retriever)
 
 
 def open_job(
@@ -76,13 +98,14 @@ def open_job(
     return file, {
         "input": _sha256(users),
         "recommender": recommender.fingerprint(),
+        "retriever": recommender.retriever,
         "device": recommender.device.type,
         "dtype": str(recommender.dtype).removeprefix("torch."),
         "k": k,
         "filter_seen": filter_seen,
         "return_paths": return_paths,
         "users_in_part": users_in_part,
-        "users_in_batch": recommender.users_at_once(k),
+        "users_in_batch": recommender.users_at_once(),
         "history_slots_in_batch": HISTORY_SLOTS_AT_ONCE,
     }
 
@@ -103,7 +126,7 @@ class PartMaker:
     """Makes the parts of a job with one recommender: searches the users of a part and writes what was found."""
 
     def __init__(self, recommender: Recommender, out: Path, job: Job):
-        self.recommender, self.out, self.job = recommender, out, job
+        self.recommender, self.out, self.job = recommender.with_search(retriever=job["retriever"]), out, job
         self.batch_seconds: list[float] = []
 
     def search(self, part: UserPart, writing: ThreadPoolExecutor) -> "list[Future[_Batch]]":
@@ -113,14 +136,16 @@ class PartMaker:
             part.histories.lengths, self.job["users_in_batch"], self.job["history_slots_in_batch"]
         ):
             started = time.monotonic()
-            (results,) = self.recommender.search(part.histories.take(rows_B), self.job["k"], self.job["filter_seen"])
+            histories, k, filter_seen = part.histories.take(rows_B), self.job["k"], self.job["filter_seen"]
+            (results,) = self.recommender.results(histories, k, filter_seen, self.job["return_paths"])
             self.batch_seconds.append(time.monotonic() - started)
             found.append(writing.submit(self._batch, rows_B, results))
         return found
 
     def _batch(self, rows_B: npt.NDArray[np.int64], results: Results) -> "_Batch":
         paths = results.paths
-        counts = {"paths_pruned": int(paths.pruned_B.sum()), "fallbacks": int(paths.fallbacks_B.sum())}
+        pruned, fallbacks = (0, 0) if paths is None else (int(paths.pruned_B.sum()), int(paths.fallbacks_B.sum()))
+        counts = {"paths_pruned": pruned, "fallbacks": fallbacks}
         return _Batch(self._table(rows_B, [results]), len(rows_B), counts)
 
     def _table(self, rows_B: npt.NDArray[np.int64], results: Sequence[Results]) -> pa.Table:

@@ -2,9 +2,9 @@
 
 import copy
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -16,39 +16,47 @@ from reg4rec import ops
 from reg4rec.data import ItemCatalog, Sequences
 from reg4rec.data.fingerprint import fingerprint
 from reg4rec.errors import InputError
-from reg4rec.infer.checks import check_fit, chosen_dtype
-from reg4rec.infer.engine import SearchEngine
+from reg4rec.infer.checks import check_fit, check_number, chosen_dtype
+from reg4rec.infer.engine import SearchEngine, precision
+from reg4rec.infer.exact import ExactScan, Retriever, chosen_retriever, item_vectors
 from reg4rec.infer.graphs import Batch
-from reg4rec.infer.histories import allowed_rows, find_items, padded, read_histories
-from reg4rec.infer.ranking import bucket_ranks, rank_items
+from reg4rec.infer.histories import allowed_rows, candidate_rows, find_items, padded, read_histories
+from reg4rec.infer.ranking import Ranking, bucket_ranks, rank_items
+from reg4rec.infer.reasons import Reasons, paths_to_items
 from reg4rec.infer.search import Living, SearchConfig
 from reg4rec.infer.similar import nearest_items
-from reg4rec.infer.table import Results, results_table, similar_table
+from reg4rec.infer.table import Frame, Results, SearchResults, as_frame, results_arrow, similar_arrow
 from reg4rec.model import Memory, Reg4RecModel
 from reg4rec.run import choose_device
 from reg4rec.settings import override
 from reg4rec.storage import atomic_folder, new_header, read_header, read_tensors, write_json, write_tensors
 from reg4rec.tokenizer import Tokenizer
 
-if TYPE_CHECKING:
-    import polars as pl
-
 __all__ = ["DType", "Recommender"]
 
-FORMAT, VERSION = "reg4rec-recommender", 3
-INDEX = "index.safetensors"
+FORMAT, VERSION = "reg4rec-recommender", 4
+INDEX, VECTORS = "index.safetensors", "vectors.safetensors"
+LARGE = 200_000
+"""Items from which on index and vectors are stored, to be mapped into memory when they are loaded."""
+SAMPLED = 1000
+"""Stored vectors that are compared with those of the weights."""
+SCANNED_AT_ONCE = 1024
+"""Users whose items are scored together."""
+MASKS_AT_ONCE = 1 << 28
+"""Items that users with candidates of their own may hold together, a byte each."""
 
 TrainedOn = Literal["train", "train+validation"]
 DType = Literal["auto", "float32", "bfloat16"]
 
 
 class Recommender:
-    """Recommends items of a catalog by decoding reasoning paths over their tokens.
+    """Recommends items of a catalog: all of them ranked by their own score, or those that reasoning paths lead to.
 
-    `search` are fields of `SearchConfig`, `prune_threshold=0.06` for example. `device` "auto" takes a GPU where there
+    `search` are fields of `SearchConfig`, `retriever="paths"` for example. `device` "auto" takes a GPU where there
     is one; `dtype` "auto" computes in bfloat16 there and in float32 on the CPU. `popularity_I` (interactions of each
-    item in training) orders items that share all tokens; `index` is that of the items that may be recommended, all of
-    them by default. Raises InputError where model, tokens and items do not fit.
+    item in training) orders items that share all tokens. removed_X: rows of items that are never recommended. `index`
+    and `vectors` may hold what was made of the same items and weights before. Raises InputError where model, tokens and
+    items do not fit.
     """
 
     name = "reg4rec"
@@ -63,7 +71,9 @@ class Recommender:
         trained_on: TrainedOn = "train",
         device: str | torch.device = "auto",
         dtype: DType = "auto",
+        removed_X: Tensor | None = None,
         index: ops.TokenIndex | None = None,
+        vectors: ops.ItemVectors | None = None,
         **search: Any,
     ):
         check_fit(model, tokenizer, items)
@@ -80,16 +90,47 @@ class Recommender:
         self.popularity_I = torch.as_tensor(popularity, dtype=torch.int64, device=self.device)
         self.cosine_I = tokenizer.path_cosines().to(self.device)
         self.rank_I = bucket_ranks(self.cosine_I, self.popularity_I)
-        self.index = index or ops.TokenIndex.build(self.codes_IM, model.config.codebook_size)
-        self.removed_I = ~self.index.listed_items()
-        self._engine = SearchEngine(self.model, self.codes_IM, self.index, self.dtype)
+        self.removed_I = torch.zeros(len(items), dtype=torch.bool, device=self.device)
+        if removed_X is not None:
+            self.removed_I[removed_X.to(self.device)] = True
+        self._index = None if index is None else ops.TokenIndex(*(part.to(self.device) for part in index))
+        self._scan = None if vectors is None else ExactScan(self.model, self.codes_IM, vectors.to(self.device))
+        self._engine: SearchEngine | None = None
+        self._words: tuple[Tensor, Tensor | None] | None = None
+        self._passing = False
+        chosen_retriever(self.config.retriever, self.model, len(items))  # an impossible one is refused here
 
     @property
     def engine(self) -> SearchEngine:
         """What encodes and searches with the present model and items; a new one, without graphs, after they changed."""
-        if not self._engine.serves(self.model, self.codes_IM, self.index, self.dtype):
-            self._engine = SearchEngine(self.model, self.codes_IM, self.index, self.dtype)
+        parts = self.model, self.codes_IM, self.index, self.dtype
+        if self._engine is None or not self._engine.serves(*parts):
+            self._engine = SearchEngine(*parts, passing=self._passing)
         return self._engine
+
+    @property
+    def retriever(self) -> Retriever:
+        """By what items are found: what the setting of that name says, or means where it says "auto"."""
+        return chosen_retriever(self.config.retriever, self.model, len(self.items))
+
+    @property
+    def index(self) -> ops.TokenIndex:
+        """The tokens of the items that may be recommended, listed when a path is first searched."""
+        if self._index is None:
+            rows_T = (~self.removed_I).nonzero().squeeze(1)
+            self._index = ops.TokenIndex.build(self.codes_IM, self.model.config.codebook_size, rows_T)
+        return self._index
+
+    @property
+    def scan(self) -> ExactScan:
+        """What scores all items of the present model."""
+        if self._scan is None or not self._scan.serves(self.model, self.codes_IM):
+            self._scan = ExactScan(self.model, self.codes_IM)
+        return self._scan
+
+    def prepare(self) -> None:
+        """Make now what the first call would wait for."""
+        _ = self.items.row_of, self.scan if self.retriever == "exact" else self.engine
 
     def recommend(
         self,
@@ -97,22 +138,37 @@ class Recommender:
         k: int = 10,
         filter_seen: bool = True,
         exclude: Iterable[Any] | None = None,
-        candidates: Iterable[Any] | None = None,
-        return_paths: bool = True,
-    ) -> "pl.DataFrame":
-        """The best `k` items of every user: user_id, rank (from 1), item_id, score, path, source.
+        candidates: Any = None,
+        return_paths: bool = False,
+        to: Frame = "arrow",
+    ) -> Any:
+        """The best `k` items of every user: user_id, rank (from 1), item_id, score, path on demand, source.
 
         histories: see `read_histories`; a user without history gets what suits an unknown user. Items of the history
         (with `filter_seen`), in `exclude`, or not in `candidates` (item ids) are never returned; a user gets fewer
-        than `k` items only where fewer are allowed. `path`, left out without `return_paths`, holds a struct (token,
-        category, confidence) for each step (see `results_arrow`); `score` falls within one `source`, among
-        `relaxed` ones within those that share as many tokens (see `reg4rec.infer.ranking`).
+        than `k` items only where fewer are allowed. `candidates` are the same for all users, or a mapping from user id
+        to ids; those of all users are prepared once by `only`. With `return_paths`, `path` holds a struct (token,
+        category, confidence) for each step (see `results_arrow`): the way to the item that the model is surest of,
+        which found it only where `source` is `path`. `score` falls within one `source`, among `relaxed` ones within
+        those that share as many tokens (see `reg4rec.infer.ranking`). The table is Arrow's, or polars' on demand.
+        The list for a smaller `k` is the head of that for a larger one.
         """
         users, sequences = read_histories(histories, self.items)
-        found = self.search(sequences, k, filter_seen, allowed_rows(self.items, exclude, candidates))
-        return results_table(users, self.items, found, return_paths)
+        if isinstance(candidates, Mapping):
+            own = candidate_rows(self.items, users, candidates)
+            found = self._own_candidates(sequences, k, filter_seen, exclude, own, return_paths)
+        else:
+            found = self._allowing(exclude, candidates).results(sequences, k, filter_seen, return_paths)
+        return as_frame(results_arrow(users, self.items, found, return_paths), to)
 
-    def similar_items(self, item_ids: Iterable[Any], k: int = 10) -> "pl.DataFrame":
+    def only(self, item_ids: Iterable[Any]) -> "Recommender":
+        """The same recommender (weights shared) for these items alone, which costs nothing from then on.
+
+        Histories may hold any item. InputError names ids that the catalog lacks.
+        """
+        return self._with_rows(find_items(item_ids, self.items, "item_ids"))
+
+    def similar_items(self, item_ids: Iterable[Any], k: int = 10, to: Frame = "arrow") -> Any:
         """The `k` items nearest to each given one: item_id, rank (from 1), similar_item_id, score.
 
         The score is the cosine of the item vectors from which the tokens were made; ties go to the lowest row, an item
@@ -123,7 +179,7 @@ class Recommender:
         score_BN, row_BN = nearest_items(
             torch.from_numpy(self.tokenizer.views.vectors_IV), rows, k, self.removed_I.cpu()
         )
-        return similar_table(wanted, self.items.ids, row_BN, score_BN)
+        return as_frame(similar_arrow(rows, self.items.ids, row_BN, score_BN), to)
 
     def add_items(self, table: Any, vectors: Mapping[str, npt.ArrayLike] | None = None) -> None:
         """Take items into the catalog: a polars or Arrow table with `item_id` and the text columns of the tokenizer.
@@ -143,7 +199,8 @@ class Recommender:
             rows[new] = np.arange(len(self.items) - new.sum(), len(self.items))
         row_T = torch.from_numpy(rows).long().to(self.device)
         self.removed_I = self.removed_I.index_fill(0, row_T, False)
-        self.index = self.index.with_items(self.codes_IM, row_T)
+        if self._index is not None:
+            self._index = self._index.with_items(self.codes_IM, row_T)
 
     def remove_items(self, item_ids: Iterable[Any]) -> None:
         """Never recommend these items again; histories may still hold them. InputError names ids that are not there."""
@@ -153,49 +210,62 @@ class Recommender:
             raise InputError(f"item_id {self.items.ids[int(gone[0])].as_py()!r} was removed before")
         row_T = torch.from_numpy(rows).long().to(self.device)
         self.removed_I = self.removed_I.index_fill(0, row_T, True)
-        self.index = self.index.without_items(row_T)
+        if self._index is not None:
+            self._index = self._index.without_items(row_T)
 
     def _grow(self, new: ItemCatalog, vectors: Mapping[str, npt.ArrayLike]) -> None:
         """Give the items of `new` the rows after the last one; what other recommenders share stays as it is."""
         items, tokenizer, model = self.items.extended(new), self.tokenizer.extended(new.table, vectors), self.model
-        first, more = len(self.items), (0, len(new))
+        first, more, scored = len(self.items), (0, len(new)), self.model
         if model.scores_items:
             residual_ID = model.residual_ID.detach().cpu().numpy()
             expected_TD = tokenizer.views.expected(tokenizer.views.vectors_IV[first:], residual_ID)
             model = model.extended(torch.from_numpy(expected_TD))
         self.items, self.tokenizer, self.model = items, tokenizer, model
-        self.codes_IM = tokenizer.codes_IM.long().to(self.device)
+        codes_IM = tokenizer.codes_IM.long().to(self.device)
+        if self._scan is not None and self._scan.serves(scored, self.codes_IM):
+            self._scan = self._scan.extended(model, codes_IM)
+        self.codes_IM = codes_IM
         self.popularity_I = torch.nn.functional.pad(self.popularity_I, more)
         self.removed_I = torch.nn.functional.pad(self.removed_I, more)
         self.cosine_I = torch.cat([self.cosine_I, tokenizer.path_cosines(first).to(self.device)])
         self.rank_I = bucket_ranks(self.cosine_I, self.popularity_I)
 
+    def results(self, histories: Sequences, k: int, filter_seen: bool, with_paths: bool = False) -> Iterator[Results]:
+        """What the retriever finds for one batch of users after the other, for histories of item rows.
+
+        The batches are of `users_at_once` users. Their paths are None where neither the search nor `with_paths` needs
+        them.
+        """
+        if self.retriever == "paths":
+            yield from self.search(histories, k, filter_seen)
+            return
+        check_number(k)
+        scan, allowed = self.scan, self._allowed_words()
+        for batch in histories.batches(self.users_at_once()):
+            with precision(self.device, self.dtype, 0):
+                ranking = scan.rank(batch, k, filter_seen, allowed)
+            yield self._explained(batch, ranking) if with_paths else Results(ranking, None)
+
     def search(
-        self,
-        histories: Sequences,
-        k: int,
-        filter_seen: bool,
-        allowed: npt.NDArray[np.int32] | None = None,
-        trace: list[Living] | None = None,
-    ) -> Iterator[Results]:
-        """Results of one batch of users after the other, for histories of item rows; `allowed` None allows all.
+        self, histories: Sequences, k: int, filter_seen: bool, trace: list[Living] | None = None
+    ) -> Iterator[SearchResults]:
+        """What paths find for one batch of users after the other, whatever the retriever.
 
         `trace` receives what lives after each step of each batch (see `reg4rec.infer.search`).
         """
-        config = self._config_for(k)
+        check_number(k)
         allowed_I, engine = ~self.removed_I, self.engine
-        if allowed is not None:
-            rows = torch.from_numpy(allowed).long().to(self.device)
-            rows = rows[allowed_I[rows]]
-            allowed_I = torch.zeros_like(allowed_I).index_fill_(0, rows, True)
-            index = ops.TokenIndex.build(self.codes_IM, self.model.config.codebook_size, rows)
-            engine = SearchEngine(self.model, self.codes_IM, index, self.dtype, passing=True)
-        for batch in histories.batches(engine.users_at_once(config)):
-            yield self._search_batch(batch, k, filter_seen, config, engine, allowed_I, trace)
+        for batch in histories.batches(engine.users_at_once(self.config)):
+            yield self._search_batch(batch, k, filter_seen, engine, allowed_I, trace)
 
-    def users_at_once(self, k: int) -> int:
-        """How many users are searched together for `k` items each."""
-        return self.engine.users_at_once(self._config_for(k))
+    def reasons(self, histories: Sequences, items_BN: Tensor) -> Reasons:
+        """A path to each of some items of every user (rows, -1 for none), whatever found them."""
+        return paths_to_items(self.model, self.remember(histories), self.index, items_BN)
+
+    def users_at_once(self) -> int:
+        """How many users are ranked together."""
+        return SCANNED_AT_ONCE if self.retriever == "exact" else self.engine.users_at_once(self.config)
 
     def fingerprint(self) -> str:
         """The sha256 of all that decides what is recommended: weights, tokens, items and the search."""
@@ -203,23 +273,26 @@ class Recommender:
         arrays |= {"codes": self.codes_IM.cpu().numpy(), "rank": self.rank_I.cpu().numpy()}
         arrays["removed"] = self.removed_I.cpu().numpy()
         columns = {name: self.items.table[name] for name in ("item_id", "categories")}
-        settings = {"search": asdict(self.config), "model": asdict(self.model.config)}
+        search = {**asdict(self.config), "retriever": self.retriever}
+        settings = {"search": search, "model": asdict(self.model.config)}
         return fingerprint(columns, arrays, {**settings, "category_level": self.items.category_level})
 
     def rank(self, histories: Sequences, k: int, filter_seen: bool) -> npt.NDArray[np.int32]:
         """(B, k) item rows, best first, -1 where there are no more: what `reg4rec.evaluate` calls."""
-        rows = [r.ranking.items_BN.cpu().numpy() for r in self.search(histories, k, filter_seen)]
+        rows = [r.ranking.items_BN.cpu().numpy() for r in self.results(histories, k, filter_seen)]
         return np.concatenate(rows).astype(np.int32) if rows else np.empty((0, k), dtype=np.int32)
 
     def rank_with_details(
         self, histories: Sequences, k: int, filter_seen: bool, targets: npt.NDArray[np.int32]
     ) -> tuple[npt.NDArray[np.int32], dict[str, npt.NDArray[np.float64]]]:
-        """`rank`, and for each user how the search went.
+        """`rank`, and for each user how the search went; nothing of that where no path was searched.
 
         category_accuracy: whether the best path's last known category is the target's (NaN without one).
         paths_pruned, fallbacks: what CORP did. from_paths: share of the items that exact paths gave.
         path_recall: whether some path leads to the target, be it among the k items or not.
         """
+        if self.retriever == "exact":
+            return self.rank(histories, k, filter_seen), {}
         results = list(self.search(histories, k, filter_seen))
         tokens_BWM = torch.cat([r.paths.tokens_BWM for r in results])
         alive_BW = torch.cat([r.paths.scores_BW for r in results]) > -torch.inf
@@ -240,8 +313,9 @@ class Recommender:
 
     def with_search(self, **changes: Any) -> "Recommender":
         """The same recommender (weights shared) with other fields of `SearchConfig`; its `config` is the search's."""
-        other = copy.copy(self)
+        other = self._copy()
         other.config = override(self.config, changes)
+        chosen_retriever(other.config.retriever, other.model, len(other.items))
         return other
 
     def with_model(self, model: Reg4RecModel) -> "Recommender":
@@ -251,16 +325,74 @@ class Recommender:
         other.model = model.to(self.device).eval()
         return other
 
-    def _config_for(self, k: int) -> SearchConfig:
-        if k < 1:
-            raise InputError(f"k is the number of items to recommend, from 1 up, found {k}")
-        # the last step merges paths that complete the same set: k beams would fill fewer than k places
-        most = min(k, len(self.items))
-        return replace(self.config, num_beams=max(self.config.num_beams, most + most // 2))
+    def _copy(self) -> "Recommender":
+        """A copy that shares what was made of the model and the items."""
+        if self.retriever == "exact":
+            _ = self.scan
+        return copy.copy(self)
+
+    def _with_rows(self, rows: npt.NDArray[np.int32]) -> "Recommender":
+        """The same recommender for some of its items alone."""
+        other = self._copy()
+        kept_I = torch.zeros_like(self.removed_I).index_fill_(0, torch.from_numpy(rows).long().to(self.device), True)
+        other.removed_I, other._index = self.removed_I | ~kept_I, None
+        return other
+
+    def _allowing(self, exclude: Iterable[Any] | None, candidates: Iterable[Any] | None) -> "Recommender":
+        """The recommender for one call that allows some items alone."""
+        rows = allowed_rows(self.items, exclude, candidates)
+        if rows is None:
+            return self
+        other = self._with_rows(rows)
+        other._passing = True
+        return other
+
+    def _own_candidates(
+        self,
+        histories: Sequences,
+        k: int,
+        filter_seen: bool,
+        exclude: Iterable[Any] | None,
+        candidates: Sequences,
+        with_paths: bool,
+    ) -> Iterator[Results]:
+        """Results of users who may get their own candidates alone, each a row of `candidates`."""
+        allowing = self._allowing(exclude, None)
+        if self.retriever == "paths":
+            for user in range(len(histories)):
+                own = allowing._with_rows(candidates[user])
+                own._passing = True
+                yield from own.results(histories.take([user]), k, filter_seen)
+            return
+        check_number(k)
+        at_once = max(1, min(SCANNED_AT_ONCE, MASKS_AT_ONCE // max(1, len(self.items))))
+        for batch, own in zip(histories.batches(at_once), candidates.batches(at_once), strict=True):
+            mask_BI = torch.zeros(len(batch), len(self.items), dtype=torch.bool)
+            mask_BI[torch.from_numpy(own.owners()), torch.from_numpy(own.items).long()] = True
+            words = ops.allowed_words(mask_BI.to(self.device) & ~allowing.removed_I)
+            with precision(self.device, self.dtype, 0):
+                ranking = self.scan.rank(batch, k, filter_seen, words)
+            yield self._explained(batch, ranking) if with_paths else Results(ranking, None)
+
+    def _allowed_words(self) -> Tensor | None:
+        """`allowed` of `reg4rec.ops.score_topk`, made once; None where no item was removed."""
+        if self._words is None or self._words[0] is not self.removed_I:
+            none_removed = not bool(self.removed_I.any())
+            self._words = self.removed_I, None if none_removed else ops.allowed_words(~self.removed_I[None])
+        return self._words[1]
+
+    def _explained(self, batch: Sequences, ranking: Ranking) -> Results:
+        """The ranking with a path to every item."""
+        with torch.inference_mode(), precision(self.device, self.dtype, ranking.items_BN.numel()):
+            paths, _ = self.reasons(batch, ranking.items_BN)
+        place_BN = torch.arange(ranking.items_BN.shape[1], device=self.device).expand_as(ranking.items_BN)
+        return Results(ranking._replace(path_BN=place_BN.masked_fill(ranking.items_BN < 0, -1)), paths)
 
     def remember(self, histories: Sequences) -> Memory:
         """Histories of item rows, cut to the newest that the model reads and encoded."""
-        return self.engine.remember(self._batch_of(histories, None))
+        batch = self._batch_of(histories, None)
+        item_BL, length_B = batch.item_BL.to(self.device), batch.length_B.to(self.device)
+        return self.model.remember(self.codes_IM[item_BL], length_B, item_BL)
 
     def _batch_of(self, histories: Sequences, exclude_BX: Tensor | None) -> Batch:
         newest = histories.last(self.model.config.max_history)
@@ -271,18 +403,17 @@ class Recommender:
         batch: Sequences,
         k: int,
         filter_seen: bool,
-        config: SearchConfig,
         engine: SearchEngine,
         allowed_I: Tensor,
         trace: list[Living] | None,
-    ) -> Results:
+    ) -> SearchResults:
         history_BX = padded(batch, -1).to(self.device)
         exclude_BX = history_BX if filter_seen else None
         with torch.inference_mode():
-            state_BD, paths = engine.run(self._batch_of(batch, exclude_BX), config, trace)
+            state_BD, paths = engine.run(self._batch_of(batch, exclude_BX), self.config, trace)
             scoring = self.item_scoring(state_BD, history_BX) if self.model.scores_items else None
             ranking = rank_items(paths, engine.index, self.rank_I, k, exclude_BX, allowed_I, scoring)
-            return Results(ranking, paths)
+            return SearchResults(ranking, paths)
 
     def item_scoring(self, state_BD: Tensor, history_BX: Tensor) -> ops.ItemScoring:
         """What orders the items of the paths of users of these states and histories."""
@@ -311,8 +442,11 @@ class Recommender:
             self.items.save(fresh / "items.parquet")
             removed_X = self.removed_I.nonzero().squeeze(1)
             write_tensors(fresh / "items.safetensors", {"popularity": self.popularity_I, "removed": removed_X})
-            if self.index.lists_pairs:  # a smaller one is built sooner than read
-                write_tensors(fresh / INDEX, self.index.stored())
+            index = self.index if len(self.items) >= LARGE else self._index
+            if index is not None and index.lists_pairs:  # a smaller one is built sooner than read
+                write_tensors(fresh / INDEX, index.stored())
+            if len(self.items) >= LARGE and self.model.scores_items:
+                write_tensors(fresh / VECTORS, self.scan.vectors.stored())
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, device: str = "auto", dtype: DType = "auto") -> "Recommender":
@@ -332,29 +466,50 @@ class Recommender:
         num_items = min(len(popularity_I), tokenizer.num_items)
         if removed_X.dtype != torch.int64 or not bool(((removed_X >= 0) & (removed_X < num_items)).all()):
             raise InputError(f"{folder / 'items.safetensors'} names removed items that there are none of")
-        return cls(
-            Reg4RecModel.from_pretrained(folder),
+        model, device = Reg4RecModel.from_pretrained(folder), str(choose_device(device))
+        recommender = cls(
+            model,
             tokenizer,
             ItemCatalog.load(folder / "items.parquet", level),
             popularity_I.numpy(),
             trained_on=trained_on,
             device=device,
             dtype=dtype,
-            index=_index_of(folder, tokenizer, removed_X, choose_device(device)),
+            removed_X=removed_X,
+            index=_stored_index(folder, tokenizer, removed_X),
+            vectors=_stored_vectors(folder, model, tokenizer) if model.scores_items else None,
             **asdict(config),
         )
+        recommender.prepare()
+        return recommender
 
 
-def _index_of(folder: Path, tokenizer: Tokenizer, removed_X: Tensor, device: torch.device) -> ops.TokenIndex:
-    """The index of the items that are not removed; a stored one is mapped into memory, not read."""
-    codes_IM, codebook_size = tokenizer.codes_IM, tokenizer.config.codebook_size
-    stays_I = torch.ones(len(codes_IM), dtype=torch.bool).index_fill_(0, removed_X, False)
+def _stored_index(folder: Path, tokenizer: Tokenizer, removed_X: Tensor) -> ops.TokenIndex | None:
+    """The index of the items that are not removed, mapped into memory; None where none was stored."""
     if not (folder / INDEX).exists():
-        return ops.TokenIndex.build(codes_IM.to(device), codebook_size, stays_I.nonzero().squeeze(1).to(device))
+        return None
+    num_items = tokenizer.num_items - len(removed_X.unique())
     try:
-        index = ops.TokenIndex.restored(read_tensors(folder / INDEX), codes_IM, codebook_size, int(stays_I.sum()))
+        stored = read_tensors(folder / INDEX)
+        return ops.TokenIndex.restored(stored, tokenizer.codes_IM, tokenizer.config.codebook_size, num_items)
     except (KeyError, ValueError) as error:
         raise InputError(
             f"{folder / INDEX} is not the index of these items ({error}); save the recommender again"
         ) from None
-    return ops.TokenIndex(*(tensor.to(device) for tensor in index))
+
+
+def _stored_vectors(folder: Path, model: Reg4RecModel, tokenizer: Tokenizer) -> ops.ItemVectors | None:
+    """The vectors of the items and their copy in 8 bits, mapped into memory; None where none were stored."""
+    if not (folder / VECTORS).exists():
+        return None
+    try:
+        vectors = ops.ItemVectors.restored(read_tensors(folder / VECTORS))
+        some_T = torch.linspace(0, tokenizer.num_items - 1, min(SAMPLED, tokenizer.num_items)).long()
+        expected_TD = item_vectors(model, tokenizer.codes_IM.long()[some_T], some_T)
+        if vectors.rows_ID.shape != model.residual_ID.shape or not vectors.are(some_T, expected_TD):
+            raise ValueError("they are not those of the weights")
+    except (KeyError, ValueError) as error:
+        raise InputError(
+            f"{folder / VECTORS} does not hold the vectors of these items ({error}); save the recommender again"
+        ) from None
+    return vectors

@@ -12,19 +12,30 @@ from reg4rec import ops
 from reg4rec.errors import InputError
 from reg4rec.model import Memory, PathCache, Reg4RecModel
 
-__all__ = ["CORP_REGION", "Living", "Paths", "SearchConfig", "SearchOrder", "corp", "search", "step_indexes"]
+__all__ = [
+    "CORP_REGION",
+    "Living",
+    "Paths",
+    "RetrieverName",
+    "SearchConfig",
+    "SearchOrder",
+    "corp",
+    "search",
+    "step_indexes",
+]
 
 SearchOrder = Literal["confidence", "fixed"]
+RetrieverName = Literal["auto", "exact", "paths"]
 CORP_REGION = "reg4rec.corp"
 """What `torch.profiler` calls the time in CORP's divergences and masks, outside of `beam_step`."""
 
 
 @dataclass(frozen=True)
 class SearchConfig:
-    """How wide the search is and when a path is dropped."""
+    """By what items are found; how wide the search for paths is, and when a path is dropped."""
 
-    num_beams: int = 20
-    """paths kept at every step; at least as many as items are asked for"""
+    num_beams: int = 75
+    """paths kept at every step, whatever the number of items that are asked for"""
     num_spares: int = 4
     """further children decoded at every step, from which CORP replaces what it drops (D10)"""
     prune_threshold: float | None = 0.06
@@ -33,8 +44,13 @@ class SearchConfig:
     """confidence: every step may take a token of any unused codebook (CRSS); fixed: step t takes codebook t's"""
     num_steps: int | None = None
     """tokens that a path decodes, None for all: a shorter one leads to every item that carries its tokens"""
+    retriever: RetrieverName = "auto"
+    """exact: all items by their own score; paths: those that paths lead to; auto: exact where the model scores items
+    and has no more than two million, else paths"""
 
     def __post_init__(self) -> None:
+        if self.retriever not in get_args(RetrieverName):
+            raise InputError(f"retriever is one of {get_args(RetrieverName)}, found {self.retriever!r}")
         if self.num_beams < 1 or self.num_spares < 0:
             raise InputError(f"num_beams starts at 1 and num_spares at 0, found {self.num_beams}, {self.num_spares}")
         if self.prune_threshold is not None and not self.prune_threshold >= 0:

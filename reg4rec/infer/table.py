@@ -1,9 +1,10 @@
 """What a search found, as a table with the caller's ids."""
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 from torch import Tensor
@@ -13,32 +14,40 @@ from reg4rec.errors import InputError
 from reg4rec.infer.ranking import SOURCES, Ranking
 from reg4rec.infer.search import Paths
 
-if TYPE_CHECKING:
-    import polars as pl
+__all__ = ["Frame", "Results", "SearchResults", "as_frame", "results_arrow", "similar_arrow"]
 
-__all__ = ["Results", "results_arrow", "results_table", "similar_table"]
+Frame = Literal["arrow", "polars"]
 
 STEP = pa.struct([("token", pa.string()), ("category", pa.string()), ("confidence", pa.float32())])
 
 
 class Results(NamedTuple):
+    """One batch of users: the ranked items, and the paths to them where there are any."""
+
+    ranking: Ranking
+    paths: Paths | None
+
+
+class SearchResults(NamedTuple):
     """One batch of users: the ranked items and the paths they came from."""
 
     ranking: Ranking
     paths: Paths
 
 
-def results_table(
-    users: pa.Array, items: ItemCatalog, results: Iterable[tuple[Ranking, Paths | None]], return_paths: bool = True
-) -> "pl.DataFrame":
-    """`results_arrow` for polars."""
+def as_frame(table: pa.Table, to: Frame) -> Any:
+    """The table as it was asked for; polars is imported only then."""
+    if to not in get_args(Frame):
+        raise InputError(f"to is one of {get_args(Frame)}, found {to!r}")
+    if to == "arrow":
+        return table
     import polars as pl
 
-    return cast("pl.DataFrame", pl.from_arrow(results_arrow(users, items, results, return_paths)))
+    return pl.from_arrow(table)
 
 
 def results_arrow(
-    users: pa.Array, items: ItemCatalog, results: Iterable[tuple[Ranking, Paths | None]], return_paths: bool = True
+    users: pa.Array, items: ItemCatalog, results: Iterable[tuple[Ranking, Paths | None]], return_paths: bool = False
 ) -> pa.Table:
     """user_id, rank (from 1), item_id, score, path, source; a row an item. `users` are those of all `results`.
 
@@ -66,18 +75,16 @@ def results_arrow(
     return pa.concat_tables(pieces)
 
 
-def similar_table(wanted: list[Any], item_ids: pa.Array, row_BN: Tensor, score_BN: Tensor) -> "pl.DataFrame":
-    """item_id, rank (from 1), similar_item_id, score; a row a neighbor."""
-    import polars as pl
-
+def similar_arrow(rows: npt.NDArray[np.int32], item_ids: pa.Array, row_BN: Tensor, score_BN: Tensor) -> pa.Table:
+    """item_id, rank (from 1), similar_item_id, score; a row a neighbor of the items of these rows."""
     count = row_BN.shape[1]
     columns = {
-        "item_id": [item for item in wanted for _ in range(count)],
-        "rank": list(range(1, count + 1)) * len(wanted),
-        "similar_item_id": pl.Series(pl.from_arrow(item_ids.take(_array(row_BN.flatten())))),
-        "score": score_BN.flatten().tolist(),
+        "item_id": item_ids.take(pa.array(np.repeat(rows, count))),
+        "rank": pa.array(np.tile(np.arange(1, count + 1, dtype=np.int32), len(rows))),
+        "similar_item_id": item_ids.take(_array(row_BN.flatten())),
+        "score": _array(score_BN.flatten().float()),
     }
-    return pl.DataFrame(columns, schema_overrides={"rank": pl.Int32, "score": pl.Float32})
+    return pa.table(columns)
 
 
 def _array(values_T: Tensor) -> pa.Array:

@@ -1,7 +1,18 @@
 """The encoder-decoder: histories of semantic tokens in, distributions over tokens and categories out."""
 
 from reg4rec.model.config import HistoryLayout, ModelConfig, Size, sized
-from reg4rec.model.linear import Format, Linear
+from reg4rec.model.linear import Format, Linear, weights_state
 from reg4rec.model.transformer import Memory, PathCache, Reg4RecModel
 
-__all__ = ["Format", "HistoryLayout", "Linear", "Memory", "ModelConfig", "PathCache", "Reg4RecModel", "Size", "sized"]
+__all__ = [
+    "Format",
+    "HistoryLayout",
+    "Linear",
+    "Memory",
+    "ModelConfig",
+    "PathCache",
+    "Reg4RecModel",
+    "Size",
+    "sized",
+    "weights_state",
+]

@@ -1,6 +1,7 @@
 """A linear layer whose products run in the number format that it was given; its weights stay as they are."""
 
 import functools
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -10,7 +11,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from reg4rec import ops
 
-__all__ = ["Format", "Linear", "optimizer_steps"]
+__all__ = ["Format", "Linear", "optimizer_steps", "weights_state"]
 
 Format = Literal["fp32", "bf16", "fp8"]
 ROWS = 64
@@ -72,6 +73,15 @@ class Linear(nn.Linear):
 def optimizer_steps() -> int:
     """The steps of this process so far: fused optimizers and FSDP2 change weights without raising their `_version`."""
     return _optimizers().steps
+
+
+def weights_state(weights: Sequence[Tensor]) -> tuple[object, ...]:
+    """Another one after these weights changed, as long as someone holds them, so that no others take their place.
+
+    A write through `weight.data` shows nowhere.
+    """
+    versions = [-1 if weight.is_inference() else weight._version for weight in weights]
+    return optimizer_steps(), [weight.data_ptr() for weight in weights], versions
 
 
 class _Optimizers:

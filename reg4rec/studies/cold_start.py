@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from reg4rec.baselines import SASRec
 from reg4rec.comparison.compare import versions
@@ -119,8 +120,8 @@ def _untrained(seen: Dataset, tokenizer: Tokenizer) -> dict[str, Rank]:
 
 def _searching(recommender: Recommender) -> Rank:
     def rank(histories: Sequences, allowed: Int32) -> Int32:
-        results = recommender.search(histories, DEPTH, True, allowed)
-        return np.concatenate([r.ranking.items_BN.cpu().numpy() for r in results]).astype(np.int32)
+        ids = recommender.items.ids.take(pa.array(allowed)).to_pylist()
+        return recommender.only(ids).rank(histories, DEPTH, True)
 
     return rank
 

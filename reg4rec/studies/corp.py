@@ -78,6 +78,7 @@ def corp(
     config, out = override(config or CorpConfig(), overrides), Path(out)
     if recommender.model.category_head is None:
         raise InputError("the recommender predicts no categories, so CORP has nothing to compare")
+    recommender = recommender.with_search(retriever="paths")
     if config.num_steps is not None:
         recommender = recommender.with_search(num_steps=config.num_steps)
     thetas = {"off": None, **{f"{theta:g}": theta for theta in config.thetas}}
@@ -107,7 +108,7 @@ def corp(
             name,
             chosen.config.prune_threshold,
             {split: measured[split][name] for split in SPLITS},
-            rows_decoded(chosen.config, recommender.model.config.num_codebooks, K),
+            rows_decoded(chosen.config, recommender.model.config.num_codebooks),
             **measured["timing"]["settings"][name],
         )
         for name, chosen in settings.items()
@@ -118,9 +119,9 @@ def corp(
     return findings
 
 
-def rows_decoded(config: SearchConfig, num_codebooks: int, k: int) -> int:
-    """Decoder rows of a search for k items: 1 + M (W + spares) a user with CORP, 1 + (M - 1) W without."""
-    steps, beams = min(config.num_steps or num_codebooks, num_codebooks), max(config.num_beams, k + k // 2)
+def rows_decoded(config: SearchConfig, num_codebooks: int) -> int:
+    """Decoder rows of a search: 1 + M (W + spares) a user with CORP, 1 + (M - 1) W without."""
+    steps, beams = min(config.num_steps or num_codebooks, num_codebooks), config.num_beams
     return 1 + (steps - 1) * beams if config.prune_threshold is None else 1 + steps * (beams + config.num_spares)
 
 

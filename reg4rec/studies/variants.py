@@ -207,7 +207,8 @@ class _Job:
             stage = AlignStage(recommender, taught, self.recipe.align, self.seed)
             loop.train(stage, self.recipe.align.loop, run.stage("aligned"))
             recommender = recommender.with_model(stage.policy)
-        return recommender.with_search(**self.variant.search)
+        # the questions are of tokens and paths
+        return recommender.with_search(retriever="paths", **self.variant.search)
 
 
 @dataclass(frozen=True, kw_only=True)

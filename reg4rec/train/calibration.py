@@ -27,7 +27,10 @@ def calibrate(
     max_users: int = 2000,
     seed: int = 0,
 ) -> tuple[Recommender, list[dict[str, Any]]]:
-    """The recommender with the search settings that validation chooses, and a row for each setting tried.
+    """The recommender with the settings of the search for paths that validation chooses, and a row for each one tried.
+
+    Its retriever stays what it was: where items are ranked by their own score, the settings serve those who ask for
+    paths.
 
     First, for models that score items, the number of decoded tokens, then with the best of these CORP's threshold. The
     first values, two tokens and CORP off, stay unless another raises NDCG@10 by more than ERRORS standard errors of the
@@ -39,7 +42,7 @@ def calibrate(
     tried: list[dict[str, Any]] = []
 
     def measure(settings: dict[str, Any]) -> npt.NDArray[np.float64]:
-        recorded = RecordedRanks(recommender.with_search(**settings))
+        recorded = RecordedRanks(recommender.with_search(retriever="paths", **settings))
         report = evaluate(recorded, data, "validation", "standard", (10,), max_users, seed)
         tried.append({**settings, **report.rows[0].metrics, **report.rows[0].extra})
         return gains(recorded.ranks_B, 10)

@@ -46,7 +46,7 @@ class PretrainConfig:
     """part of a batch's targets whose tokens are decoded, drawn anew each time; item scores learn from all of them"""
     batch_targets: int = 512
     """target items in a batch, padding included"""
-    num_beams: int = 50
+    num_beams: int = 75
     """paths that the trained recommender keeps at every step of its search"""
     validation_users: int = 2000
     """users on whom Recall and NDCG are measured after every epoch; the best NDCG@10 is kept"""

@@ -136,8 +136,8 @@ def test_only_the_newest_items_of_a_history_are_read(shop: SyntheticShop, sasrec
 
 def test_recommendations_are_a_table_like_the_recommenders(sasrec: SASRec, recommender: Recommender) -> None:
     histories = {"ann": ["item3", "item9"], "bob": []}
-    table = sasrec.recommend(histories, k=5, exclude=["item7"])
-    assert table.schema == recommender.recommend(histories, k=1).schema
+    table = sasrec.recommend(histories, k=5, exclude=["item7"], to="polars")
+    assert table.schema == recommender.recommend(histories, k=1, to="polars").schema
     assert table["user_id"].to_list() == ["ann"] * 5 + ["bob"] * 5
     assert table["rank"].to_list() == [1, 2, 3, 4, 5] * 2
     assert set(table["source"]) == {"item score"}
@@ -145,13 +145,13 @@ def test_recommendations_are_a_table_like_the_recommenders(sasrec: SASRec, recom
     assert not set(table["item_id"][:5]) & {"item3", "item9", "item7"}
     scores = table["score"].to_list()
     assert scores[:5] == sorted(scores[:5], reverse=True)
-    few = sasrec.recommend(histories, k=5, candidates=["item1", "item3", "item4"])
+    few = sasrec.recommend(histories, k=5, candidates=["item1", "item3", "item4"], to="polars")
     assert [set(few.filter(few["user_id"] == u)["item_id"]) for u in histories] == [
         {"item1", "item4"},
         {"item1", "item3", "item4"},
     ]
     with pytest.raises(InputError, match="from 1 up"):
-        sasrec.recommend(histories, k=0)
+        sasrec.recommend(histories, k=0, to="polars")
 
 
 def test_a_saved_model_comes_back(shop: SyntheticShop, sasrec: SASRec, tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_a_saved_model_comes_back(shop: SyntheticShop, sasrec: SASRec, tmp_path:
     loaded = SASRec.from_pretrained(tmp_path / "saved", "cpu")
     assert loaded.config == sasrec.config
     assert same_bits(loaded, sasrec)
-    assert loaded.recommend([["item3"]]).equals(sasrec.recommend([["item3"]]))
+    assert loaded.recommend([["item3"]], to="polars").equals(sasrec.recommend([["item3"]], to="polars"))
     header = json.loads((tmp_path / "saved" / "sasrec.json").read_text())
     del header["config"]["dim"]
     header["config"]["width"] = 3

@@ -59,35 +59,39 @@ def test_added_items_are_recommended_as_if_built_from_scratch(
     for ours, theirs in zip(changing.index, expected.index, strict=True):
         assert torch.equal(ours, theirs)
     users = histories | {"returning": ["new3", "item9"]}
-    found = changing.recommend(users, k=12)
-    assert_frame_equal(found, expected.recommend(users, k=12))
+    found = changing.recommend(users, k=12, to="polars")
+    assert_frame_equal(found, expected.recommend(users, k=12, to="polars"))
     assert found["item_id"].str.starts_with("new").sum() > 20
-    assert_frame_equal(changing.similar_items(["new2"], k=5), expected.similar_items(["new2"], k=5))
+    assert_frame_equal(
+        changing.similar_items(["new2"], k=5, to="polars"), expected.similar_items(["new2"], k=5, to="polars")
+    )
     changing.save_pretrained(tmp_path / "grown")
-    assert_frame_equal(Recommender.from_pretrained(tmp_path / "grown", device="cpu").recommend(users, k=12), found)
+    assert_frame_equal(
+        Recommender.from_pretrained(tmp_path / "grown", device="cpu").recommend(users, k=12, to="polars"), found
+    )
     assert len(recommender.items) == len(recommender.codes_IM) == recommender.model.config.num_items == 60
 
 
 def test_removed_items_are_gone_until_they_come_back(
     recommender: Recommender, changing: Recommender, histories: dict[str, list[str]], tmp_path: Path
 ) -> None:
-    before = changing.recommend(histories, k=60, filter_seen=False)
+    before = changing.recommend(histories, k=60, filter_seen=False, to="polars")
     gone = ["item3", "item7", "item31"]
     changing.remove_items(gone)
-    found = changing.recommend(histories, k=60, filter_seen=False)
+    found = changing.recommend(histories, k=60, filter_seen=False, to="polars")
     assert found.group_by("user_id").len()["len"].to_list() == [57] * 31
     assert not set(found["item_id"]) & set(gone)
     assert_frame_equal(
-        changing.recommend(histories, k=5),
-        recommender.with_search(num_beams=30).recommend(histories, k=5, exclude=gone),
+        changing.recommend(histories, k=5, to="polars"),
+        recommender.with_search(num_beams=30).recommend(histories, k=5, exclude=gone, to="polars"),
     )
-    assert changing.recommend([[]], k=60, candidates=["item3", "item4"])["item_id"].to_list() == ["item4"]
-    assert not set(changing.similar_items(["item3"], k=99)["similar_item_id"]) & set(gone)
+    assert changing.recommend([[]], k=60, candidates=["item3", "item4"], to="polars")["item_id"].to_list() == ["item4"]
+    assert not set(changing.similar_items(["item3"], k=99, to="polars")["similar_item_id"]) & set(gone)
     changing.save_pretrained(tmp_path / "less")
     loaded = Recommender.from_pretrained(tmp_path / "less", device="cpu")
-    assert_frame_equal(loaded.recommend(histories, k=60, filter_seen=False), found)
+    assert_frame_equal(loaded.recommend(histories, k=60, filter_seen=False, to="polars"), found)
     loaded.add_items(recommender.items.table.take([31, 3, 7]))
-    assert_frame_equal(loaded.recommend(histories, k=60, filter_seen=False), before)
+    assert_frame_equal(loaded.recommend(histories, k=60, filter_seen=False, to="polars"), before)
     for ours, theirs in zip(loaded.index, recommender.index, strict=True):
         assert torch.equal(ours, theirs)
 
@@ -98,7 +102,7 @@ def test_models_without_item_scores_take_new_items_too(
     plain = Recommender(token_model, tokenizer, recommender.items, device="cpu")
     plain.add_items(new_items(recommender))
     plain.remove_items(["new1", "item2"])
-    found = set(plain.recommend([["new4"]], k=99)["item_id"])
+    found = set(plain.recommend([["new4"]], k=99, to="polars")["item_id"])
     assert found == {*recommender.items.ids.to_pylist(), *(f"new{i}" for i in range(10))} - {"new1", "item2", "new4"}
 
 
@@ -107,7 +111,7 @@ def test_a_change_that_cannot_be_made_names_the_item_and_changes_nothing(
 ) -> None:
     new = new_items(recommender)
     changing.remove_items(["item8"])
-    expected = changing.recommend([["item1"]], k=70)
+    expected = changing.recommend([["item1"]], k=70, to="polars")
     collision = replace(changing.tokenizer, config=replace(changing.tokenizer.config, collision_token=True))
     for table, message in (
         (pa.concat_tables([new, recommender.items.table.slice(4, 1)]), "item_id 'item4' is in the catalog already"),
@@ -121,7 +125,7 @@ def test_a_change_that_cannot_be_made_names_the_item_and_changes_nothing(
         changing.remove_items(["item1", "gone"])
     with pytest.raises(InputError, match="item_id 'item8' was removed before"):
         changing.remove_items(["item1", "item8"])
-    assert_frame_equal(changing.recommend([["item1"]], k=70), expected)
+    assert_frame_equal(changing.recommend([["item1"]], k=70, to="polars"), expected)
     changing.tokenizer = collision
     with pytest.raises(InputError, match="takes no further items"):
         changing.add_items(new)

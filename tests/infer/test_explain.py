@@ -38,7 +38,7 @@ def explanation(strict: Recommender, history: list[str]) -> Explanation:
 def test_items_and_paths_are_those_that_are_recommended(
     explanation: Explanation, strict: Recommender, history: list[str]
 ) -> None:
-    table = strict.recommend([history], k=4).to_dicts()
+    table = strict.recommend([history], k=4, return_paths=True).to_pylist()
     assert [(i.rank, i.item_id, i.score, i.source) for i in explanation.recommended] == [
         (row["rank"], row["item_id"], row["score"], row["source"]) for row in table
     ]
@@ -129,7 +129,7 @@ def test_a_page_shows_titles_and_runs_none_of_them(strict: Recommender, history:
     table = strict.items.table
     evil = table.set_column(table.column_names.index("title"), "title", [titles])
     hostile = Recommender(strict.model, strict.tokenizer, ItemCatalog.from_table(evil, 2), device="cpu")
-    hostile = hostile.with_search(prune_threshold=THETA)
+    hostile = hostile.with_search(retriever="paths", num_beams=20, prune_threshold=THETA)
     found = Tags(explain(hostile, history, user="<b>me</b>").html())
     assert "script" not in found.tags
     assert found.text.count("<script>alert('&')</script>") > 5

@@ -174,7 +174,7 @@ def test_where_there_is_no_graph_it_says_why() -> None:
 
 def test_categories_that_the_catalog_lacks_are_said_to_be_another_levels() -> None:
     with pytest.raises(InputError, match=r"the model predicts category \d+, the catalog has 0; take the items and the"):
-        random_recommender("cpu").recommend([[1, 2, 3]], k=3)
+        random_recommender("cpu").recommend([[1, 2, 3]], k=3, return_paths=True)
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=on_gpu)])

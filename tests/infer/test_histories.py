@@ -18,14 +18,14 @@ from tests.infer.lists import check_lists
 
 def test_unknown_items_are_skipped_with_one_warning(recommender: Recommender) -> None:
     with pytest.warns(UserWarning, match=r"3 of 5 history items are not in the catalog and were skipped") as caught:
-        table = recommender.recommend([["item1", "gone", "item2"], ["gone", "lost"]], k=4)
+        table = recommender.recommend([["item1", "gone", "item2"], ["gone", "lost"]], k=4, to="polars")
     assert len(caught) == 1
     assert "'gone', 'gone', 'lost'" in str(caught[0].message)
     assert caught[0].filename == __file__
     with pytest.warns(UserWarning, match="2 of 4"):
-        shifted = recommender.recommend([["gone", "item1"], ["item2"], ["lost"]], k=4)
-    assert_frame_equal(shifted, recommender.recommend([["item1"], ["item2"], []], k=4))
-    assert_frame_equal(table, recommender.recommend([["item1", "item2"], []], k=4))
+        shifted = recommender.recommend([["gone", "item1"], ["item2"], ["lost"]], k=4, to="polars")
+    assert_frame_equal(shifted, recommender.recommend([["item1"], ["item2"], []], k=4, to="polars"))
+    assert_frame_equal(table, recommender.recommend([["item1", "item2"], []], k=4, to="polars"))
 
 
 def test_a_history_longer_than_the_model_reads_is_cut_but_all_of_it_is_seen(
@@ -34,15 +34,15 @@ def test_a_history_longer_than_the_model_reads_is_cut_but_all_of_it_is_seen(
     """Items that the model no longer reads still count as seen: they are left out, or have the repeat bias."""
     window = model.config.max_history
     long = [f"item{i}" for i in range(window + 15)]
-    table = recommender.recommend([long], k=60)
+    table = recommender.recommend([long], k=60, to="polars")
     assert not set(table["item_id"]) & set(long)
     read, forgotten = long[-window:], long[:-window]
-    newest = recommender.recommend([read], k=10, filter_seen=False, exclude=forgotten)
-    assert_frame_equal(newest, recommender.recommend([long], k=10, filter_seen=False, exclude=forgotten))
+    newest = recommender.recommend([read], k=10, filter_seen=False, exclude=forgotten, to="polars")
+    assert_frame_equal(newest, recommender.recommend([long], k=10, filter_seen=False, exclude=forgotten, to="polars"))
 
 
 def test_repeated_items_in_a_history_are_no_error(recommender: Recommender) -> None:
-    table = recommender.recommend([["item4"] * 7 + ["item5"]], k=58)
+    table = recommender.recommend([["item4"] * 7 + ["item5"]], k=58, to="polars")
     check_lists(table, {0: ["item4", "item5"]}, 58, set(recommender.items.ids.to_pylist()))
 
 
@@ -65,9 +65,9 @@ def test_repeated_items_in_a_history_are_no_error(recommender: Recommender) -> N
 def test_histories_come_in_many_forms(
     recommender: Recommender, form: Callable[[list[str], list[list[str]]], Any], histories: dict[str, list[str]]
 ) -> None:
-    expected = recommender.recommend(list(histories.values()), k=5)
+    expected = recommender.recommend(list(histories.values()), k=5, to="polars")
     assert expected["user_id"].unique(maintain_order=True).to_list() == list(range(31))
-    table = recommender.recommend(form(list(histories), list(histories.values())), k=5)
+    table = recommender.recommend(form(list(histories), list(histories.values())), k=5, to="polars")
     assert_frame_equal(table.drop("user_id"), expected.drop("user_id"))
     assert table["user_id"].unique(maintain_order=True).to_list() == list(histories)
 
@@ -86,12 +86,14 @@ def test_histories_without_users_are_numbered(
     recommender: Recommender, form: Callable[[list[list[str]]], Any], histories: dict[str, list[str]]
 ) -> None:
     lists = list(histories.values())
-    assert_frame_equal(recommender.recommend(form(lists), k=5), recommender.recommend(lists, k=5))
+    assert_frame_equal(
+        recommender.recommend(form(lists), k=5, to="polars"), recommender.recommend(lists, k=5, to="polars")
+    )
 
 
 def test_a_table_without_users_is_numbered_and_a_missing_history_is_empty(recommender: Recommender) -> None:
-    table = recommender.recommend(pl.DataFrame({"items": [["item3"], None]}), k=2)
-    assert_frame_equal(table, recommender.recommend([["item3"], []], k=2))
+    table = recommender.recommend(pl.DataFrame({"items": [["item3"], None]}), k=2, to="polars")
+    assert_frame_equal(table, recommender.recommend([["item3"], []], k=2, to="polars"))
 
 
 @pytest.mark.parametrize(
@@ -112,28 +114,30 @@ def test_a_table_without_users_is_numbered_and_a_missing_history_is_empty(recomm
 )
 def test_other_forms_of_histories_are_refused(recommender: Recommender, wrong: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        recommender.recommend(wrong)
+        recommender.recommend(wrong, to="polars")
 
 
 @pytest.mark.parametrize("kind", [np.int64, np.int32, np.uint16, torch.int64, torch.int32])
 def test_a_matrix_holds_ids_and_negative_padding(numbered: Recommender, kind: Any) -> None:
     """Of any integer type, padded on either side; torch comes through DLPack as CuPy does."""
     lists = [[1010, 1000, 1050], [], [1200]]
-    expected = numbered.recommend(lists, k=5)
+    expected = numbered.recommend(lists, k=5, to="polars")
     rows = [[1010, 1000, 1050], [-1, -1, -1], [-1, 1200, -1]]
     if kind is np.uint16:
-        rows, expected = rows[:1], numbered.recommend(lists[:1], k=5)
+        rows, expected = rows[:1], numbered.recommend(lists[:1], k=5, to="polars")
     matrix = torch.tensor(rows, dtype=kind) if isinstance(kind, torch.dtype) else np.array(rows, dtype=kind)
-    assert_frame_equal(numbered.recommend(matrix, k=5), expected)
+    assert_frame_equal(numbered.recommend(matrix, k=5, to="polars"), expected)
 
 
 def test_integer_ids_come_back_as_integers(
     recommender: Recommender, numbered: Recommender, histories: dict[str, list[str]]
 ) -> None:
     number_of = dict(zip(recommender.items.ids.to_pylist(), numbered.items.ids.to_pylist(), strict=True))
-    found = numbered.recommend({9: [number_of[item] for item in histories["user0"]]}, k=5, exclude=[1000, 1010])
-    expected = recommender.recommend({9: histories["user0"]}, k=5, exclude=["item0", "item1"])
+    found = numbered.recommend(
+        {9: [number_of[item] for item in histories["user0"]]}, k=5, exclude=[1000, 1010], to="polars"
+    )
+    expected = recommender.recommend({9: histories["user0"]}, k=5, exclude=["item0", "item1"], to="polars")
     assert found["user_id"].dtype == found["item_id"].dtype == pl.Int64
     assert found["item_id"].to_list() == [number_of[item] for item in expected["item_id"]]
     with pytest.warns(UserWarning, match="1 of 1 history items"):
-        numbered.recommend([[5]])
+        numbered.recommend([[5]], to="polars")

@@ -56,7 +56,7 @@ def test_a_file_of_users_becomes_parts_and_a_summary(
     assert sorted(p.name for p in out.iterdir()) == ["manifest.json", *parts, "rejected.parquet", "summary.json"]
     table = recommended(out)
     check_lists(table, histories, 3, set(recommender.items.ids.to_pylist()))
-    expected = recommender.recommend(histories, k=3)
+    expected = recommender.recommend(histories, k=3, to="polars")
     assert table.schema == expected.schema
     assert (table["item_id"] == expected["item_id"]).to_numpy().mean() > 0.95
     assert summary == json.loads((out / "summary.json").read_text())
@@ -270,7 +270,7 @@ def test_a_folder_of_another_job_or_of_something_else_is_refused(
     with pytest.raises(InputError, match="holds files of something else"):
         recommend_to_folder(recommender, users, tmp_path, k=2)
     assert (tmp_path / ".draft.tmp").read_text() == "mine"
-    write_json(out / "manifest.json", new_header("reg4rec-recommendations", 2, job={}, parts=[3]))
+    write_json(out / "manifest.json", new_header("reg4rec-recommendations", 3, job={}, parts=[3]))
     with pytest.raises(InputError, match="incomplete or damaged"):
         recommend_to_folder(recommender, users, out, k=2)
     assert {name: data for name, data in contents(out).items() if name != "manifest.json"}.items() <= before.items()

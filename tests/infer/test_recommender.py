@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
 import pytest
 import torch
 from polars.testing import assert_frame_equal
@@ -17,7 +16,7 @@ from reg4rec.data import Sequences
 from reg4rec.data.shop import SyntheticShop
 from reg4rec.errors import InputError
 from reg4rec.infer import Recommender
-from reg4rec.infer.engine import MANY_PATHS
+from reg4rec.infer.engine import MANY_PATHS, precision
 from reg4rec.kernels.beam_step import native
 from reg4rec.kernels.machine import native_problem
 from reg4rec.model import Reg4RecModel
@@ -31,7 +30,8 @@ from tests.isa import selected_isa
 def test_every_user_gets_k_distinct_allowed_items(
     recommender: Recommender, histories: dict[str, list[str]], k: int, threshold: float | None
 ) -> None:
-    table = recommender.with_search(prune_threshold=threshold).recommend(histories, k=k)
+    chosen = recommender.with_search(prune_threshold=threshold)
+    table = chosen.recommend(histories, k=k, return_paths=True, to="polars")
     assert table.columns == ["user_id", "rank", "item_id", "score", "path", "source"]
     check_lists(table, histories, k, set(recommender.items.ids.to_pylist()))
     if threshold is None:
@@ -51,37 +51,32 @@ def test_the_extension_recommends_what_eager_does(
 
     monkeypatch.setattr(native, "run", counted)
     chosen = recommender.with_search(order=order)
-    table = chosen.recommend(histories, k=10)
+    table = chosen.recommend(histories, k=10, to="polars")
     assert len(steps) == 3  # one for each codebook
     with ops.use_backend("eager"):
-        assert_frame_equal(table, chosen.recommend(histories, k=10))
+        assert_frame_equal(table, chosen.recommend(histories, k=10, to="polars"))
 
 
 def test_seen_items_stay_where_they_are_wanted(recommender: Recommender, histories: dict[str, list[str]]) -> None:
-    table = recommender.recommend(histories, k=60, filter_seen=False)
+    table = recommender.recommend(histories, k=60, filter_seen=False, to="polars")
     for items in items_by_user(table).values():
         assert sorted(items) == sorted(recommender.items.ids.to_pylist())
 
 
 def test_more_items_than_there_are(recommender: Recommender, histories: dict[str, list[str]]) -> None:
-    table = recommender.recommend(histories, k=1000)
+    table = recommender.recommend(histories, k=1000, to="polars")
     check_lists(table, histories, 1000, set(recommender.items.ids.to_pylist()))
 
 
-def test_beams_grow_with_the_catalog_not_with_what_is_asked_for(recommender: Recommender) -> None:
-    assert recommender.users_at_once(10**9) == recommender.users_at_once(60) < recommender.users_at_once(10)
-
-
-def test_an_index_of_some_items_leaves_the_others_out(
-    recommender: Recommender, histories: dict[str, list[str]]
+@pytest.mark.parametrize("retriever", ["exact", "paths"])
+def test_a_recommender_of_some_items_leaves_the_others_out(
+    recommender: Recommender, histories: dict[str, list[str]], retriever: str
 ) -> None:
-    rows = torch.arange(0, 60, 2)
-    index = ops.TokenIndex.build(recommender.codes_IM, recommender.model.config.codebook_size, rows)
-    some = Recommender(recommender.model, recommender.tokenizer, recommender.items, device="cpu", index=index)
-    ids = recommender.items.ids.take(pa.array(rows.numpy())).to_pylist()
-    check_lists(some.recommend(histories, k=60), histories, 60, set(ids))
+    ids = recommender.items.ids.to_pylist()[::2]
+    some = recommender.with_search(retriever=retriever).only(ids)
+    check_lists(some.recommend(histories, k=60, to="polars"), histories, 60, set(ids))
     some.add_items(recommender.items.table.slice(1, 1))
-    check_lists(some.recommend(histories, k=60), histories, 60, {*ids, recommender.items.ids[1].as_py()})
+    check_lists(some.recommend(histories, k=60, to="polars"), histories, 60, {*ids, recommender.items.ids[1].as_py()})
 
 
 def test_the_fingerprint_is_of_all_that_decides(recommender: Recommender) -> None:
@@ -96,7 +91,7 @@ def tokens_of(path: list[dict[str, Any]]) -> list[str]:
 
 
 def test_paths_are_the_tokens_of_the_items(recommender: Recommender, histories: dict[str, list[str]]) -> None:
-    table = recommender.recommend(histories, k=20)
+    table = recommender.recommend(histories, k=20, return_paths=True, to="polars")
     orders = set()
     for row in table.iter_rows(named=True):
         codes = recommender.codes_IM[int(recommender.items.rows([row["item_id"]])[0])].tolist()
@@ -112,7 +107,8 @@ def test_a_path_tells_category_and_confidence_of_each_step(
     recommender: Recommender, shop: SyntheticShop, histories: dict[str, list[str]]
 ) -> None:
     judged = recommender.with_search(prune_threshold=0.5)
-    table = judged.recommend(histories, k=5).filter((pl.col("source") == "path") & (pl.col("user_id") != "new"))
+    table = judged.recommend(histories, k=5, return_paths=True, to="polars")
+    table = table.filter((pl.col("source") == "path") & (pl.col("user_id") != "new"))
     names = set(shop.items.category_names)
     (found,) = judged.search(shop.sequences.take(range(30)), 5, True)
     for row in table.iter_rows(named=True):
@@ -122,17 +118,19 @@ def test_a_path_tells_category_and_confidence_of_each_step(
         assert np.log(confidences).sum() == pytest.approx(score, abs=1e-4)
         assert all(0 < confidence <= 1 for confidence in confidences)
         assert {step["category"] for step in row["path"]} <= names
-    open_ended = recommender.with_search(prune_threshold=None).recommend([["item1"]], k=1)["path"][0]
+    endless = recommender.with_search(prune_threshold=None)
+    open_ended = endless.recommend([["item1"]], k=1, return_paths=True, to="polars")["path"][0]
     assert [step["category"] is None for step in open_ended] == [False, False, True]
 
 
 def test_paths_are_left_out_where_they_are_not_wanted(recommender: Recommender) -> None:
-    table = recommender.recommend([["item1"]], k=4)
-    assert_frame_equal(recommender.recommend([["item1"]], k=4, return_paths=False), table.drop("path"))
+    table = recommender.recommend([["item1"]], k=4, return_paths=True, to="polars")
+    assert_frame_equal(recommender.recommend([["item1"]], k=4, to="polars"), table.drop("path"))
 
 
 def test_shorter_paths_have_fewer_tokens(recommender: Recommender, histories: dict[str, list[str]]) -> None:
-    table = recommender.with_search(num_steps=2, prune_threshold=None).recommend(histories, k=20)
+    shorter = recommender.with_search(num_steps=2, prune_threshold=None)
+    table = shorter.recommend(histories, k=20, return_paths=True, to="polars")
     check_lists(table, histories, 20, set(recommender.items.ids.to_pylist()))
     assert share(table["source"] == "path") > 0.9
     for row in table.filter(pl.col("source") == "path").iter_rows(named=True):
@@ -173,9 +171,9 @@ def test_items_have_the_scores_that_training_gave_them(
 
 
 def test_excluded_items_never_come(recommender: Recommender, histories: dict[str, list[str]]) -> None:
-    first = items_by_user(recommender.recommend(histories, k=3))
+    first = items_by_user(recommender.recommend(histories, k=3, to="polars"))
     unwanted = {item for items in first.values() for item in items}
-    table = recommender.recommend(histories, k=10, exclude=unwanted)
+    table = recommender.recommend(histories, k=10, exclude=unwanted, to="polars")
     check_lists(table, histories, 10, set(recommender.items.ids.to_pylist()) - unwanted)
 
 
@@ -183,29 +181,31 @@ def test_only_candidates_come_and_all_of_them_where_they_are_few(
     recommender: Recommender, histories: dict[str, list[str]]
 ) -> None:
     for wanted in ([], ["item5"], ["item5", "item9", "item9", "item30"], [f"item{i}" for i in range(0, 60, 3)]):
-        table = recommender.recommend(histories, k=10, candidates=wanted, filter_seen=False)
+        table = recommender.recommend(histories, k=10, candidates=wanted, filter_seen=False, to="polars")
         assert len(table) == 31 * min(10, len(set(wanted)))
         if wanted:
             check_lists(table, {user: [] for user in histories}, 10, set(wanted))
-    both = recommender.recommend(histories, candidates=["item5", "item9"], exclude=["item9"], filter_seen=False)
+    both = recommender.recommend(
+        histories, candidates=["item5", "item9"], exclude=["item9"], filter_seen=False, to="polars"
+    )
     assert set(both["item_id"]) == {"item5"}
 
 
 def test_nothing_left_to_recommend_is_no_error(recommender: Recommender) -> None:
     everything = recommender.items.ids.to_pylist()
-    table = recommender.recommend({"full": everything, "new": []}, k=2)
+    table = recommender.recommend({"full": everything, "new": []}, k=2, to="polars")
     assert items_by_user(table).keys() == {"new"}
-    assert recommender.recommend([], k=2).is_empty()
+    assert recommender.recommend([], k=2, to="polars").is_empty()
     assert recommender.rank(Sequences.from_lists([]), 3, True).shape == (0, 3)
 
 
 def test_arguments_out_of_range_are_refused(recommender: Recommender) -> None:
     for k in (0, -3):
         with pytest.raises(InputError, match=f"from 1 up, found {k}"):
-            recommender.recommend([["item1"]], k=k)
+            recommender.recommend([["item1"]], k=k, to="polars")
     for role in ("exclude", "candidates"):
         with pytest.raises(InputError, match=rf"{role} names 1 items that are not in the catalog, for example 'gone'"):
-            recommender.recommend([["item1"]], **{role: ["item1", "gone"]})  # type: ignore[arg-type]
+            recommender.recommend([["item1"]], **{role: ["item1", "gone"]}, to="polars")  # type: ignore[arg-type]
 
 
 def test_users_alone_and_together_get_the_same(recommender: Recommender, shop: SyntheticShop) -> None:
@@ -228,9 +228,9 @@ def test_users_alone_and_together_get_the_same(recommender: Recommender, shop: S
 def test_batches_follow_one_another(
     recommender: Recommender, histories: dict[str, list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    expected = recommender.recommend(histories, k=5)
+    expected = recommender.recommend(histories, k=5, to="polars")
     monkeypatch.setattr("reg4rec.infer.engine.LOGITS_AT_ONCE", 24 * 48 * 7)  # seven users at a time
-    table = recommender.recommend(histories, k=5)
+    table = recommender.recommend(histories, k=5, to="polars")
     assert table["user_id"].to_list() == expected["user_id"].to_list()
     assert share(table["item_id"] == expected["item_id"]) > 0.95
 
@@ -266,7 +266,7 @@ def test_items_that_share_all_tokens_all_come(
     paired = Recommender(
         token_model, replace(tokenizer, codes_IM=codes_IM), shop.items, popularity, prune_threshold=None, device="cpu"
     )
-    table = paired.recommend([["item1", "item2"], []], k=58)
+    table = paired.recommend([["item1", "item2"], []], k=58, to="polars")
     check_lists(table, {0: ["item1", "item2"], 1: []}, 58, set(shop.items.ids.to_pylist()))
     exact = table.filter((pl.col("user_id") == 1) & (pl.col("source") == "path"))["item_id"].to_list()
     assert len(exact) > 10
@@ -286,28 +286,29 @@ def test_a_device_that_is_not_there_is_refused(
 def test_no_warning_is_given_in_ordinary_use(recommender: Recommender, histories: dict[str, list[str]]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        recommender.recommend(histories, k=3, exclude=["item1"], candidates=[f"item{i}" for i in range(20)])
+        recommender.recommend(
+            histories, k=3, exclude=["item1"], candidates=[f"item{i}" for i in range(20)], to="polars"
+        )
 
 
 def test_no_users_give_an_empty_table_of_the_same_columns(recommender: Recommender) -> None:
-    some, none = recommender.recommend([["item0"]], k=2), recommender.recommend([], k=2)
+    some, none = recommender.recommend([["item0"]], k=2, to="polars"), recommender.recommend([], k=2, to="polars")
     assert none.height == 0
     assert none.columns == some.columns
     assert none["item_id"].dtype == some["item_id"].dtype == pl.String
 
 
 def test_few_paths_on_a_cpu_are_searched_in_float32_whatever_the_dtype(recommender: Recommender) -> None:
-    half = copy.copy(recommender)
-    half.dtype = torch.bfloat16
-    with half.engine.autocast(MANY_PATHS):
+    cpu = recommender.device
+    with precision(cpu, torch.bfloat16, MANY_PATHS):
         assert torch.is_autocast_enabled("cpu")
-    with recommender.engine.autocast(MANY_PATHS):
+    with precision(cpu, torch.float32, MANY_PATHS):
         assert not torch.is_autocast_enabled("cpu")
-    with ops.use_backend("eager"), half.engine.autocast(1):
+    with ops.use_backend("eager"), precision(cpu, torch.bfloat16, 1):
         assert torch.is_autocast_enabled("cpu")
-    with selected_isa("base"), half.engine.autocast(MANY_PATHS - 1):
+    with selected_isa("base"), precision(cpu, torch.bfloat16, MANY_PATHS - 1):
         assert not torch.is_autocast_enabled("cpu")
-    with selected_isa("amx"), half.engine.autocast(1):  # whose products of bfloat16 are faster for any number
+    with selected_isa("amx"), precision(cpu, torch.bfloat16, 1):  # whose products of bfloat16 are faster for any number
         assert torch.is_autocast_enabled("cpu")
 
 

@@ -30,17 +30,17 @@ from tests.infer.lists import items_by_user
 def test_a_reload_gives_the_same_table(
     recommender: Recommender, histories: dict[str, list[str]], saved: Path, tmp_path: Path
 ) -> None:
-    expected = recommender.recommend(histories, k=12)
+    expected = recommender.recommend(histories, k=12, to="polars")
     loaded = Recommender.from_pretrained(saved, device="cpu")
     assert loaded.config == recommender.config
     assert loaded.trained_on == "train"
-    assert_frame_equal(loaded.recommend(histories, k=12), expected)
+    assert_frame_equal(loaded.recommend(histories, k=12, to="polars"), expected)
 
     other = loaded.with_search(prune_threshold=None, num_beams=7, num_steps=2)
     other.save_pretrained(tmp_path / "other")
     again = Recommender.from_pretrained(tmp_path / "other", device="cpu")
     assert again.config == other.config
-    assert_frame_equal(again.recommend(histories, k=12), other.recommend(histories, k=12))
+    assert_frame_equal(again.recommend(histories, k=12, to="polars"), other.recommend(histories, k=12, to="polars"))
 
 
 def test_a_large_index_is_stored_and_mapped(
@@ -48,13 +48,13 @@ def test_a_large_index_is_stored_and_mapped(
 ) -> None:
     assert not (saved / "index.safetensors").exists()
     large = recommender.with_search()
-    large.index = ops.TokenIndex.build(large.codes_IM, large.model.config.codebook_size, pairs=True)
+    large._index = ops.TokenIndex.build(large.codes_IM, large.model.config.codebook_size, pairs=True)
     large.remove_items(large.items.ids[2:5].to_pylist())
     large.save_pretrained(tmp_path / "large")
     loaded = Recommender.from_pretrained(tmp_path / "large", device="cpu")
     assert loaded.index.lists_pairs
     assert all(map(torch.equal, loaded.index, large.index))
-    assert_frame_equal(loaded.recommend(histories, k=12), large.recommend(histories, k=12))
+    assert_frame_equal(loaded.recommend(histories, k=12, to="polars"), large.recommend(histories, k=12, to="polars"))
     loaded.add_items(loaded.items.table.slice(2, 3))
     whole = ops.TokenIndex.build(large.codes_IM, large.model.config.codebook_size, pairs=True)
     assert all(map(torch.equal, loaded.index, whole))
@@ -84,11 +84,11 @@ def test_another_process_gives_the_same_table(
         "import json, sys, reg4rec\n"
         "rec = reg4rec.Recommender.from_pretrained(sys.argv[1], device='cpu')\n"
         "histories = json.load(open(sys.argv[2] + '/histories.json'))\n"
-        "rec.recommend(histories, k=8).write_parquet(sys.argv[2] + '/found.parquet')\n"
+        "rec.recommend(histories, k=8, to='polars').write_parquet(sys.argv[2] + '/found.parquet')\n"
     )
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     subprocess.run([sys.executable, "-c", code, str(saved), str(tmp_path)], env=environment, check=True)
-    assert_frame_equal(pl.read_parquet(tmp_path / "found.parquet"), recommender.recommend(histories, k=8))
+    assert_frame_equal(pl.read_parquet(tmp_path / "found.parquet"), recommender.recommend(histories, k=8, to="polars"))
 
 
 @pytest.mark.parametrize(
@@ -181,8 +181,8 @@ def test_half_precision_on_the_cpu_recommends_much_the_same(
     recommender: Recommender, saved: Path, histories: dict[str, list[str]]
 ) -> None:
     half = Recommender.from_pretrained(saved, device="cpu", dtype="bfloat16").with_search(prune_threshold=None)
-    found = items_by_user(half.recommend(histories, k=10))
-    expected = items_by_user(recommender.with_search(prune_threshold=None).recommend(histories, k=10))
+    found = items_by_user(half.recommend(histories, k=10, to="polars"))
+    expected = items_by_user(recommender.with_search(prune_threshold=None).recommend(histories, k=10, to="polars"))
     shared = [len(set(found[user]) & set(expected[user])) for user in histories]
     assert sum(shared) > 8 * len(shared)
 

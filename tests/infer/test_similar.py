@@ -10,7 +10,7 @@ from reg4rec.infer import Recommender
 def test_similar_items_are_the_nearest_vectors(recommender: Recommender) -> None:
     vectors = recommender.tokenizer.views.vectors_IV.astype("float64")
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    table = recommender.similar_items(["item5", "item9"], k=4)
+    table = recommender.similar_items(["item5", "item9"], k=4, to="polars")
     assert table["item_id"].to_list() == ["item5"] * 4 + ["item9"] * 4
     assert table["rank"].to_list() == [1, 2, 3, 4] * 2
     for name, row in (("item5", 5), ("item9", 9)):
@@ -19,8 +19,8 @@ def test_similar_items_are_the_nearest_vectors(recommender: Recommender) -> None
         found = table.filter(table["item_id"] == name)
         assert found["score"].to_list() == pytest.approx(np.sort(cosine)[::-1][:4].tolist(), abs=1e-5)
         assert name not in found["similar_item_id"]
-    assert recommender.similar_items(["item0"], k=1000).height == len(recommender.items) - 1
+    assert recommender.similar_items(["item0"], k=1000, to="polars").height == len(recommender.items) - 1
     with pytest.raises(InputError, match="nothing-like-it"):
-        recommender.similar_items(["nothing-like-it"])
+        recommender.similar_items(["nothing-like-it"], to="polars")
     with pytest.raises(InputError, match="from 1 up"):
-        recommender.similar_items(["item0"], k=0)
+        recommender.similar_items(["item0"], k=0, to="polars")

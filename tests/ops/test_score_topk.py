@@ -51,7 +51,9 @@ def vectors(seed: int, users: int, items: int, width: int) -> tuple[Tensor, Tens
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("k", [1, 10, 60])
-@pytest.mark.parametrize(("users", "items", "width"), [(1, 1, 1), (3, 31, 3), (5, 33, 128), (11, 700, 34), (70, 300, 9)])
+@pytest.mark.parametrize(
+    ("users", "items", "width"), [(1, 1, 1), (3, 31, 3), (5, 33, 128), (11, 700, 34), (70, 300, 9)]
+)
 def test_plain_vectors(isa: str, backend: str, users: int, items: int, width: int, k: int) -> None:
     states_BD, rows_ID = vectors(0, users, items, width)
     assert_exact(backend, states_BD, ops.ItemVectors.build(rows_ID), k)
@@ -63,7 +65,9 @@ def hostile(kind: str) -> tuple[Tensor, Tensor]:
         rows_ID[:] = rows_ID[0]
     elif kind == "nearly equal":
         rows_ID[:] = rows_ID[0]
-        rows_ID[:, 3] = torch.nextafter(rows_ID[:, 3], torch.tensor(9.0)).where(torch.arange(500) % 7 == 3, rows_ID[:, 3])
+        rows_ID[:, 3] = torch.nextafter(rows_ID[:, 3], torch.tensor(9.0)).where(
+            torch.arange(500) % 7 == 3, rows_ID[:, 3]
+        )
     elif kind == "huge":
         rows_ID *= 1e37
         states_BD *= 1e37

@@ -102,7 +102,7 @@ def test_the_reward_rises_without_help_of_the_anchor(
     assert epochs[-1]["reward_step_hit"] > 1.05 * epochs[0]["reward_step_hit"]
     assert all(torch.equal(weights[name], weight) for name, weight in start.model.state_dict().items())
     again = Recommender.from_pretrained(tmp_path / "recommender", "cpu")
-    assert again.recommend([[]], k=5).equals(aligned.recommend([[]], k=5))
+    assert again.recommend([[]], k=5, to="polars").equals(aligned.recommend([[]], k=5, to="polars"))
 
 
 def test_an_alignment_that_does_not_help_gives_back_what_came_in(
