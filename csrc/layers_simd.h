@@ -11,10 +11,11 @@ using reg4rec::AttentionScratch;
 using reg4rec::kPanel;
 using reg4rec::Layer;
 using reg4rec::Norm;
+using reg4rec::outputs_of;
 using reg4rec::whole_panels;
 
 constexpr int kVectors = kPanel / SIMD_LANES;
-constexpr int kRowsAtOnce = SIMD_LANES == 16 ? 8 : SIMD_LANES == 8 ? 2 : 1;  // sums and factors fit into registers
+constexpr int kRowsAtOnce = SIMD_LANES == 16 ? 8 : SIMD_LANES == 8 ? 3 : 1;  // sums and factors fit into registers
 
 // Outputs of one panel for R rows of x.
 template <int R>
@@ -45,7 +46,7 @@ inline void panel_all_rows(const float* x, int64_t x_stride, int64_t rows, int64
     panel_rows<R>(x + n * x_stride, x_stride, in, panel, bias, y + n * y_stride, y_stride);
   }
   if constexpr (R > 1) {
-    panel_all_rows<R / 2>(x + n * x_stride, x_stride, rows - n, in, panel, bias, y + n * y_stride, y_stride);
+    panel_all_rows<R - 1>(x + n * x_stride, x_stride, rows - n, in, panel, bias, y + n * y_stride, y_stride);
   }
 }
 
