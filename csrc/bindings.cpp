@@ -8,6 +8,7 @@
 #include <string>
 
 #include "beam_step.h"
+#include "bf16_linear.h"
 #include "decoder_step.h"
 #include "encode_histories.h"
 #include "isa.h"
@@ -66,6 +67,7 @@ PYBIND11_MODULE(_C, m) {
   m.attr("has_cuda") = kHasCuda;
   m.def("isa", [] { return reg4rec::isa_name(reg4rec::current_isa()); }, "The instruction set of the CPU kernels");
   m.def("select_isa", &reg4rec::select_isa, "Use base, avx2, avx512 or amx; an empty name selects the best one");
+  m.def("multiplies_bf16", &reg4rec::multiplies_bf16, "Whether that instruction set has products of bfloat16");
   m.def("js_divergence_cpu",
         [](uintptr_t p, int64_t pn, int64_t pc, uintptr_t q, int64_t qn, int64_t qc, int64_t rows, int64_t classes,
            bool is_bf16, uintptr_t js, uintptr_t keep, double threshold, int num_threads) {

@@ -1,7 +1,7 @@
 // Parts of transformer layers on float32 rows, for the instruction set of the including unit.
 #pragma once
 
-#include "amx.h"
+#include "bf16_linear.h"
 #include "panels.h"
 #include "simd.h"
 
@@ -54,7 +54,7 @@ inline void panel_all_rows(const float* x, int64_t x_stride, int64_t rows, int64
 // A layer of bfloat16 writes to `rounded`, which has room for rows x whole_panels(in).
 inline void linear(const Layer& layer, const float* x, int64_t x_stride, int64_t rows, float* y, int64_t y_stride,
                    uint16_t* rounded = nullptr) {
-  if (layer.pairs != nullptr) return reg4rec::linear_by_tiles(layer, x, x_stride, rows, rounded, y, y_stride);
+  if (layer.pairs != nullptr) return reg4rec::linear_bf16(layer, x, x_stride, rows, rounded, y, y_stride);
   for (int64_t first = 0; first < layer.out; first += kPanel) {
     const float* panel = layer.panels + first * layer.in;
     panel_all_rows<kRowsAtOnce>(x, x_stride, rows, layer.in, panel, layer.bias + first, y + first, y_stride);

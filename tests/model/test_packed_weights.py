@@ -14,7 +14,7 @@ from reg4rec.kernels.machine import native_problem
 from reg4rec.model import HistoryLayout, Linear, Memory, ModelConfig, PathCache, Reg4RecModel
 from reg4rec.model.layers import DecoderBlock
 from reg4rec.model.packed import Packed, PackedWeights, packed_encoder
-from tests.isa import selected_isa
+from tests.isa import BF16_ISAS, selected_bf16, selected_isa
 
 pytestmark = pytest.mark.skipif(native_problem() is not None, reason="needs the extension")
 CONFIG = ModelConfig(num_codebooks=3, codebook_size=7, num_categories=4, dim=16, num_heads=2, ffn_dim=24, num_items=30)
@@ -279,8 +279,9 @@ def test_where_torch_decodes(model: Reg4RecModel) -> None:
         assert weights.of(made.encoder, *readers(made)) is None
 
 
-def test_in_bfloat16_where_tiles_multiply_it(model: Reg4RecModel) -> None:
-    with selected_isa("amx"):
+@pytest.mark.parametrize("isa", BF16_ISAS)
+def test_in_bfloat16_where_cpp_multiplies_it(model: Reg4RecModel, isa: str) -> None:
+    with selected_bf16(isa):
         _, expected_BPX = logits(model)
         with torch.autocast("cpu", torch.bfloat16):
             memory, logits_BPX = logits(model)

@@ -1,5 +1,6 @@
 """encode_histories and decoder_step: the model's layers, in any split, on every instruction set, in bfloat16 too."""
 
+import contextlib
 from typing import Any, TypeVar
 
 import pytest
@@ -12,7 +13,7 @@ from reg4rec.kernels.machine import native_problem
 from reg4rec.kernels.panels import affine, unpack_weights
 from reg4rec.model.layers import DecoderBlock, EncoderBlock, Rotary
 from reg4rec.model.packed import block_part
-from tests.isa import selected_isa
+from tests.isa import BF16_ISAS, selected_bf16, selected_isa
 from tests.ops.cases import as_tuple, doubled, in_bf16, inputs
 
 Block = TypeVar("Block", EncoderBlock, DecoderBlock)
@@ -121,19 +122,13 @@ def test_every_instruction_set(isa: str, name: str, sizes: dict[str, tuple[int, 
         assert (one.double() - exact).abs().max() < 1e-4 * exact.abs().max()
 
 
-def needs_bf16() -> None:
-    if not ops.cpp_multiplies_bf16():
-        pytest.skip("this processor has no products of bfloat16 on that instruction set")
-
-
 @pytest.mark.parametrize("sizes", [SIZES, ODD], ids=["whole", "odd"])
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("isa", ["avx512", "amx"])
+@pytest.mark.parametrize("isa", BF16_ISAS)
 def test_weights_in_bfloat16(isa: str, name: str, sizes: dict[str, tuple[int, ...]]) -> None:
     """Between C++ and definition a value may be rounded the other way, here and there."""
     args = inputs(name, sizes[name])
-    with selected_isa(isa):
-        needs_bf16()
+    with selected_bf16(isa):
         found = run(name, in_bf16(name, args))
     plain = run(name, args, "eager")
     for one, exact, full in zip(found, run(name, in_bf16(name, args), "eager"), plain, strict=True):
@@ -192,13 +187,12 @@ def by_user(name: str, args: Args, found: tuple[Tensor, ...]) -> list[tuple[Tens
 
 
 @needs_extension
-@pytest.mark.parametrize("isa", ["", "avx512", "amx"])
+@pytest.mark.parametrize("isa", ["", *BF16_ISAS])
 @pytest.mark.parametrize("name", NAMES)
 def test_neither_threads_nor_neighbors_change_a_bit(name: str, isa: str) -> None:
     args, before = inputs(name, SIZES[name]), torch.get_num_threads()
-    with selected_isa(isa):
+    with selected_bf16(isa) if isa else contextlib.nullcontext():
         if isa:
-            needs_bf16()
             args = in_bf16(name, args)
         whole = run(name, args)
         try:
@@ -224,11 +218,10 @@ def test_states_are_the_same_without_memory(isa: str, sizes: dict[str, tuple[int
 
 
 @needs_extension
-@pytest.mark.parametrize("isa", ["avx512", "amx"])
+@pytest.mark.parametrize("isa", BF16_ISAS)
 def test_states_in_bfloat16_are_the_same_without_memory(isa: str) -> None:
     for sizes in (SIZES, ODD):
-        with selected_isa(isa):
-            needs_bf16()
+        with selected_bf16(isa):
             *args, _ = in_bf16("encode_histories", inputs("encode_histories", sizes["encode_histories"]))
             found = [run("encode_histories", (*args, with_memory))[0] for with_memory in (True, False)]
         assert torch.equal(*found)
