@@ -18,8 +18,8 @@ __all__ = ["SearchEngine"]
 LOGITS_AT_ONCE = 1 << 23
 """Token logits held at a time, which sets how many users are searched together."""
 MANY_PATHS = 512
-"""From so many in a batch a CPU is faster in bfloat16 than in float32, which needs no casts, where C++ does not multiply
-bfloat16 (docs/findings.md)."""
+"""From so many in a batch a CPU is faster in bfloat16, which takes casts, also where C++ does not multiply it
+(docs/findings.md)."""
 
 
 @functools.cache
@@ -106,7 +106,7 @@ class SearchEngine:
         return self._step_objections[config]
 
     def autocast(self, num_paths: int) -> contextlib.AbstractContextManager[Any]:
-        """What a batch of so many paths is computed under: few in float32 on a CPU where C++ does not multiply bfloat16."""
+        """What a batch of so many paths is computed under: few in float32 where C++ does not multiply bfloat16."""
         few = self.device.type == "cpu" and num_paths < MANY_PATHS and ops.uses_cpp() and not ops.cpp_multiplies_bf16()
         if self.dtype == torch.float32 or few:
             return contextlib.nullcontext()
