@@ -17,7 +17,7 @@ from bench.conftest import Timed
 from reg4rec import ops
 from reg4rec.kernels.dispatch import all_ops
 from reg4rec.kernels.machine import machine_problem
-from tests.ops.cases import CASES, Sizes, as_tuple, inputs, moved
+from tests.ops.cases import CASES, Sizes, as_tuple, history_lengths, inputs, moved
 
 Args = tuple[Any, ...]
 
@@ -30,7 +30,7 @@ CURVES: dict[str, tuple[str, int, Sizes]] = {
     "path_attention": ("steps", 4, (1, 2, 4, 8, 16)),
     "path_topk": ("items", 4, (1000, 10_000, 100_000, 1_000_000)),
     "score_topk": ("items", 1, (1000, 12_101, 100_000, 1_000_000)),
-    "encoder_memory": ("users", 0, (1, 4, 16, 64)),
+    "encode_histories": ("users", 0, (1, 8, 64, 512)),
     "decoder_step": ("paths", 1, (1, 20, 100, 400)),
     "fp8_linear": ("rows", 0, (16, 128, 1024, 8192)),
     "token_cross_entropy": ("rows", 0, (64, 512, 4000, 16_000)),
@@ -73,10 +73,14 @@ def operations(name: str, sizes: Sizes) -> int:
     if name == "score_topk":
         users, items, width, *_ = sizes
         return 2 * users * items * width
-    if name == "encoder_memory":
-        users, slots, blocks, heads, width, ffn_dim = sizes
-        dim = heads * width
-        return users * slots * blocks * (2 * dim * (6 * dim + 2 * ffn_dim) + heads * slots * (4 * width + 3))
+    if name == "encode_histories":
+        users, longest, slots_per_item, blocks, heads, width, ffn_dim, with_memory = sizes
+        dim, slots = heads * width, [1 + slots_per_item * length for length in history_lengths(users, longest)]
+        rows = sum(slots)
+        last = rows if with_memory else users  # in the last block
+        layers = dim * (blocks * rows * 2 * dim + ((blocks - 1) * rows + last) * (2 * dim + 2 * ffn_dim))
+        pairs = (blocks - 1) * sum(n * n for n in slots) + (sum(n * n for n in slots) if with_memory else rows)
+        return 2 * layers + heads * pairs * (4 * width + 3) + 4 * rows * blocks * dim * dim * with_memory
     if name == "decoder_step":
         users, paths, blocks, heads, width, steps, slots, ffn_dim, tokens, categories = sizes
         dim, seen = heads * width, steps + 1 + slots

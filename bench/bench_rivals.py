@@ -106,30 +106,35 @@ def whole_logits(hidden_TD: Tensor, weight_MKD: Tensor, ids_TM: Tensor, open_TM:
 
 
 def encoder_layers(
-    x_BJD: Tensor,
-    seen_J: Tensor,
-    cos_JQ: Tensor,
-    sin_JQ: Tensor,
-    turn_cos_BJQ: Tensor,
-    turn_sin_BJQ: Tensor,
+    x_XD: Tensor,
+    length_B: Tensor,
+    slots_per_item: int,
+    cos_TQ: Tensor,
+    sin_TQ: Tensor,
     weights_Y: Tensor,
     shape: ops.EncoderShape,
+    with_memory: bool,
 ) -> Call:
-    dim, num_heads = x_BJD.shape[2], x_BJD.shape[2] // cos_JQ.shape[1]
-    *parts, ((to_memory,), _) = unpack_weights(weights_Y, shape.part_shapes(dim), dim, x_BJD.dtype)
+    """Of padded histories of one slot an item, whose states alone are asserted."""
+    dim, num_heads = x_XD.shape[1], x_XD.shape[1] // cos_TQ.shape[1]
+    *parts, ((to_memory,), _) = unpack_weights(weights_Y, shape.part_shapes(dim), dim, x_XD.dtype)
     blocks = [_loaded(EncoderBlock(dim, num_heads, shape.ffn_dim, 0.0), part) for part in parts]
     readers = [DecoderBlock(dim, num_heads, shape.ffn_dim, 0.0) for _ in range(shape.num_both // 2)]
     for reader, weight, bias in zip(readers, *(t.chunk(len(readers)) for t in to_memory), strict=True):
         _fill(reader.cross_kv, (weight, bias))
-    turn_J, turn_BJ = (cos_JQ[:, None], sin_JQ[:, None]), (turn_cos_BJQ[:, :, None], turn_sin_BJQ[:, :, None])
-    visible_JJ = torch.arange(len(seen_J)) < seen_J[:, None]
+    x_BJD = torch.nn.utils.rnn.pad_sequence(x_XD.split((1 + length_B).tolist()), batch_first=True)
+    number_J = torch.arange(x_BJD.shape[1])
+    turn_J = cos_TQ[number_J, None], sin_TQ[number_J, None]
+    ahead_BJ = (1 + length_B[:, None] - number_J).clamp_min(0)
+    turn_BJ = cos_TQ[ahead_BJ, None], -sin_TQ[ahead_BJ, None]
 
     @torch.inference_mode()
-    def run() -> tuple[Tensor, Tensor]:
+    def run() -> tuple[Tensor, ...]:
         y_BJD = x_BJD
         for block in blocks:
-            y_BJD = block(y_BJD, turn_J, visible_JJ)
-        return y_BJD, torch.stack([kept for reader in readers for kept in reader.memory(y_BJD, turn_BJ)])
+            y_BJD = block(y_BJD, turn_J, number_J <= number_J[:, None])
+        kept = [kept for reader in readers for kept in reader.memory(y_BJD, turn_BJ)] if with_memory else []
+        return y_BJD[torch.arange(len(y_BJD)), length_B], *kept
 
     return run
 
@@ -168,7 +173,7 @@ def decoder_layers(
 
 
 def encoder_in_bf16(*args: Any) -> Call:
-    return _in_bf16("encoder_memory", args)
+    return _in_bf16("encode_histories", args)
 
 
 def decoder_in_bf16(*args: Any) -> Call:
@@ -177,7 +182,7 @@ def decoder_in_bf16(*args: Any) -> Call:
 
 def _in_bf16(name: str, args: Args) -> Call:
     if not ops.cpp_multiplies_bf16():
-        pytest.skip("needs AMX")
+        pytest.skip("needs AMX or AVX512-BF16")
     in_half = in_bf16(name, args)
     return torch.inference_mode()(lambda: getattr(ops, name)(*in_half))
 
@@ -226,9 +231,9 @@ RIVALS: dict[str, tuple[str, Callable[..., Call], Callable[[Any, Right, Args], N
     "torch._scaled_mm": ("fp8_linear", scaled_mm, _close_to_fp8),
     "linear fp32": ("fp8_linear", linear_fp32, _close_to_fp8),
     "linear bf16": ("fp8_linear", linear_bf16, _close_to_fp8),
-    "torch layers of the encoder": ("encoder_memory", encoder_layers, _same_first),
+    "torch layers of the encoder": ("encode_histories", encoder_layers, _same_first),
     "torch layers of the decoder": ("decoder_step", decoder_layers, _same_first),
-    "encoder, weights in bfloat16": ("encoder_memory", encoder_in_bf16, _close_to_bf16),
+    "encoder, weights in bfloat16": ("encode_histories", encoder_in_bf16, _close_to_bf16),
     "decoder, weights in bfloat16": ("decoder_step", decoder_in_bf16, _close_to_bf16),
     "whole logits": ("token_cross_entropy", whole_logits, _same_first),
 }

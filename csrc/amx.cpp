@@ -1,7 +1,6 @@
 #include "amx.h"
 
 #ifdef REG4REC_AMX
-#include <immintrin.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
@@ -71,20 +70,6 @@ void panel_rows(const uint16_t* x, int64_t in, const uint16_t* panel, const floa
   }
 }
 
-// rounded: rows x whole_panels(in), zeros behind a row's end.
-__attribute__((target("avx512f,avx512bw,avx512vl,avx512bf16"))) void round_rows(const float* x, int64_t x_stride,
-                                                                                int64_t rows, int64_t in,
-                                                                                uint16_t* rounded) {
-  for (int64_t r = 0; r < rows; ++r, x += x_stride, rounded += whole_panels(in)) {
-    for (int64_t c = 0; c < whole_panels(in); c += 16) {
-      const int64_t left = in - c < 0 ? 0 : in - c;
-      const __mmask16 lanes = left < 16 ? (1 << left) - 1 : 0xffff;
-      const __m256bh halves = _mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(lanes, x + c));
-      __builtin_memcpy(rounded + c, &halves, sizeof halves);
-    }
-  }
-}
-
 }  // namespace
 
 bool may_use_tiles() {
@@ -94,11 +79,9 @@ bool may_use_tiles() {
   return granted;
 }
 
-void linear_by_tiles(const Layer& layer, const float* x, int64_t x_stride, int64_t rows, uint16_t* rounded, float* y,
-                     int64_t y_stride) {
+void linear_by_tiles(const Layer& layer, const uint16_t* rounded, int64_t rows, float* y, int64_t y_stride) {
   if (rows == 0) return;
   const int64_t in = whole_panels(layer.in);
-  round_rows(x, x_stride, rows, layer.in, rounded);
   // equal groups, of which the last begins as early as it must: all have one configuration
   const int64_t num_groups = (rows + 2 * kTileRows - 1) / (2 * kTileRows), size = (rows + num_groups - 1) / num_groups;
   const bool has_lower = size > kTileRows;
@@ -118,7 +101,7 @@ void linear_by_tiles(const Layer& layer, const float* x, int64_t x_stride, int64
 
 bool may_use_tiles() { return false; }
 
-void linear_by_tiles(const Layer&, const float*, int64_t, int64_t, uint16_t*, float*, int64_t) {}
+void linear_by_tiles(const Layer&, const uint16_t*, int64_t, float*, int64_t) {}
 
 #endif
 

@@ -10,8 +10,9 @@
 #include <vector>
 
 #include "beam_step.h"
+#include "bf16_linear.h"
 #include "decoder_step.h"
-#include "encoder_memory.h"
+#include "encode_histories.h"
 #include "isa.h"
 #include "item_topk.h"
 #include "js_divergence.h"
@@ -98,6 +99,7 @@ PYBIND11_MODULE(_C, m) {
   m.attr("has_cuda") = kHasCuda;
   m.def("isa", [] { return reg4rec::isa_name(reg4rec::current_isa()); }, "The instruction set of the CPU kernels");
   m.def("select_isa", &reg4rec::select_isa, "Use base, avx2, avx512 or amx; an empty name selects the best one");
+  m.def("multiplies_bf16", &reg4rec::multiplies_bf16, "Whether that instruction set has products of bfloat16");
   m.def(
       "fields",
       [](const std::string& name) {
@@ -203,28 +205,28 @@ PYBIND11_MODULE(_C, m) {
           py::gil_scoped_release release;
           reg4rec::decoder_step_cpu(args, num_threads);
         });
-  m.def("encoder_memory_cpu",
-        [](std::array<int64_t, 7> shape, uintptr_t x, uintptr_t seen, uintptr_t cos, uintptr_t sin, uintptr_t weights,
-           bool is_bf16, uintptr_t turn_cos, uintptr_t turn_sin, uintptr_t y, uintptr_t memory, int num_threads) {
-          const reg4rec::EncoderMemory args{shape[0],
-                                            shape[1],
-                                            shape[2],
-                                            shape[3],
-                                            shape[4],
-                                            shape[5],
-                                            shape[6],
-                                            reinterpret_cast<const float*>(x),
-                                            reinterpret_cast<const int64_t*>(seen),
-                                            reinterpret_cast<const float*>(cos),
-                                            reinterpret_cast<const float*>(sin),
-                                            reinterpret_cast<const void*>(weights),
-                                            is_bf16,
-                                            reinterpret_cast<const float*>(turn_cos),
-                                            reinterpret_cast<const float*>(turn_sin),
-                                            reinterpret_cast<float*>(y),
-                                            reinterpret_cast<float*>(memory)};
+  m.def("encode_histories_cpu",
+        [](std::array<int64_t, 9> shape, uintptr_t x, uintptr_t lengths, uintptr_t cos, uintptr_t sin,
+           uintptr_t weights, bool is_bf16, uintptr_t states, uintptr_t memory, int num_threads) {
+          const reg4rec::EncodeHistories args{shape[0],
+                                              shape[1],
+                                              shape[2],
+                                              shape[3],
+                                              shape[4],
+                                              shape[5],
+                                              shape[6],
+                                              shape[7],
+                                              shape[8],
+                                              reinterpret_cast<const float*>(x),
+                                              reinterpret_cast<const int64_t*>(lengths),
+                                              reinterpret_cast<const float*>(cos),
+                                              reinterpret_cast<const float*>(sin),
+                                              reinterpret_cast<const void*>(weights),
+                                              is_bf16,
+                                              reinterpret_cast<float*>(states),
+                                              reinterpret_cast<float*>(memory)};
           py::gil_scoped_release release;
-          reg4rec::encoder_memory_cpu(args, num_threads);
+          reg4rec::encode_histories_cpu(args, num_threads);
         });
   m.def("item_topk_cpu",
         [](uintptr_t log_probs, int64_t pb, int64_t pm, int64_t pk, uintptr_t ids, int64_t ii, int64_t im, int id_bytes,

@@ -53,10 +53,13 @@ DecoderScratch scratch_of(const DecoderStep& args, int64_t rows, Parts& parts) {
 
 void run_range(void* context, int64_t begin, int64_t end) {
   const Context& c = *static_cast<Context*>(context);
-  const auto task = [&](int64_t first, int64_t last, const DecoderScratch& scratch) {
-    c.rows(c.args, c.blocks.data(), c.ends, c.scale, first, last, scratch);
-  };
-  in_pieces(c.args, begin, end, c.rows_at_once, scratch_of, task);
+  const int64_t at_once = c.rows_at_once, most = std::min(end - begin, at_once);
+  const auto lay_out = [&](Parts& parts) { return scratch_of(c.args, most, parts); };
+  with_scratch(lay_out, [&](const DecoderScratch& scratch) {
+    for (; begin < end; begin += at_once) {
+      c.rows(c.args, c.blocks.data(), c.ends, c.scale, begin, std::min(begin + at_once, end), scratch);
+    }
+  });
 }
 
 // How many rows share one pass over the weights: of whole users, or equal parts of a user's, so that each history is

@@ -1,7 +1,7 @@
 // Parts of transformer layers on float32 rows, for the instruction set of the including unit.
 #pragma once
 
-#include "amx.h"
+#include "bf16_linear.h"
 #include "panels.h"
 #include "simd.h"
 
@@ -11,10 +11,11 @@ using reg4rec::AttentionScratch;
 using reg4rec::kPanel;
 using reg4rec::Layer;
 using reg4rec::Norm;
+using reg4rec::outputs_of;
 using reg4rec::whole_panels;
 
 constexpr int kVectors = kPanel / SIMD_LANES;
-constexpr int kRowsAtOnce = SIMD_LANES == 16 ? 8 : SIMD_LANES == 8 ? 2 : 1;  // sums and factors fit into registers
+constexpr int kRowsAtOnce = SIMD_LANES == 16 ? 8 : SIMD_LANES == 8 ? 3 : 1;  // sums and factors fit into registers
 
 // Outputs of one panel for R rows of x.
 template <int R>
@@ -45,7 +46,7 @@ inline void panel_all_rows(const float* x, int64_t x_stride, int64_t rows, int64
     panel_rows<R>(x + n * x_stride, x_stride, in, panel, bias, y + n * y_stride, y_stride);
   }
   if constexpr (R > 1) {
-    panel_all_rows<R / 2>(x + n * x_stride, x_stride, rows - n, in, panel, bias, y + n * y_stride, y_stride);
+    panel_all_rows<R - 1>(x + n * x_stride, x_stride, rows - n, in, panel, bias, y + n * y_stride, y_stride);
   }
 }
 
@@ -53,7 +54,7 @@ inline void panel_all_rows(const float* x, int64_t x_stride, int64_t rows, int64
 // A layer of bfloat16 writes to `rounded`, which has room for rows x whole_panels(in).
 inline void linear(const Layer& layer, const float* x, int64_t x_stride, int64_t rows, float* y, int64_t y_stride,
                    uint16_t* rounded = nullptr) {
-  if (layer.pairs != nullptr) return reg4rec::linear_by_tiles(layer, x, x_stride, rows, rounded, y, y_stride);
+  if (layer.pairs != nullptr) return reg4rec::linear_bf16(layer, x, x_stride, rows, rounded, y, y_stride);
   for (int64_t first = 0; first < layer.out; first += kPanel) {
     const float* panel = layer.panels + first * layer.in;
     panel_all_rows<kRowsAtOnce>(x, x_stride, rows, layer.in, panel, layer.bias + first, y + first, y_stride);

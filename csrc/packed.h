@@ -48,18 +48,14 @@ struct Parts {
   }
 };
 
-// Calls task on at most at_once of begin..end at a time, with scratch for so many, which lay_out divides into its
-// parts.
-template <typename Args, typename Scratch, typename Task>
-void in_pieces(const Args& args, int64_t begin, int64_t end, int64_t at_once,
-               Scratch (*lay_out)(const Args&, int64_t, Parts&), Task task) {
-  const int64_t most = std::min(end - begin, at_once);
+// Calls task with scratch, which lay_out divides into its parts.
+template <typename LayOut, typename Task>
+void with_scratch(LayOut lay_out, Task task) {
   Parts sizes{nullptr};
-  lay_out(args, most, sizes);
+  lay_out(sizes);
   AlignedFloats floats(sizes.size);
   Parts parts{floats.data()};
-  const Scratch scratch = lay_out(args, most, parts);
-  for (; begin < end; begin += at_once) task(begin, std::min(begin + at_once, end), scratch);
+  task(lay_out(parts));
 }
 
 // What products of queries and keys are multiplied with.

@@ -28,6 +28,13 @@ struct Layer {
   const uint16_t* pairs;  // whole_panels(out) / kPanel times whole_panels(in) / 2 x kPanel x 2 inputs
 };
 
+// The outputs first..last of a layer, of which the first begins a panel.
+static inline Layer outputs_of(const Layer& layer, int64_t first, int64_t last) {
+  const float* panels = layer.panels == nullptr ? nullptr : layer.panels + first * layer.in;
+  const uint16_t* pairs = layer.pairs == nullptr ? nullptr : layer.pairs + first * whole_panels(layer.in);
+  return {layer.in, last - first, panels, layer.bias + first, pairs};
+}
+
 struct Norm {
   const float* gain;
   const float* bias;

@@ -82,8 +82,12 @@ def native_isa() -> str | None:
 
 
 def cpp_multiplies_bf16() -> bool:
-    """Whether C++ has a fast product of bfloat16, by matrix tiles; it has no other one."""
-    return native_isa() == "amx"
+    """Whether C++ has fast products of bfloat16: AMX's tiles or AVX512-BF16; it has no other ones."""
+    if native_problem() is not None:
+        return False
+    from .. import _C
+
+    return bool(_C.multiplies_bf16())
 
 
 class Op:

@@ -94,7 +94,7 @@ def _remembered(shape: ModelShape, dim: int, dtype: torch.dtype) -> int:
 def weights_objection(weights_Y: torch.Tensor) -> str | None:
     """Why C++ does not take packed weights, or None."""
     if weights_Y.dtype == torch.bfloat16 and not cpp_multiplies_bf16():
-        return "products of bfloat16 take AMX's matrix tiles, which this machine lacks or REG4REC_ISA leaves unused"
+        return "products of bfloat16 take AMX or AVX512-BF16, which this machine lacks or REG4REC_ISA leaves unused"
     return None
 
 

@@ -19,7 +19,7 @@ from .kernels.dispatch import (
     use_backend,
     uses_cpp,
 )
-from .kernels.encoder_memory import EncoderShape, encoder_memory
+from .kernels.encode_histories import EncoderShape, encode_histories
 from .kernels.fp8_linear import Fp8Weight, Scaling, fp8_linear, fp8_quantize, fp8_weight
 from .kernels.item_topk import item_topk
 from .kernels.js_divergence import js_divergence
@@ -49,7 +49,7 @@ __all__ = [
     "beam_step",
     "cpp_multiplies_bf16",
     "decoder_step",
-    "encoder_memory",
+    "encode_histories",
     "first_of_each",
     "forced_backend",
     "fp8_linear",

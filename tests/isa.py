@@ -5,7 +5,11 @@ from collections.abc import Iterator
 
 import pytest
 
+from reg4rec import ops
 from reg4rec.kernels.machine import native_problem
+
+BF16_ISAS = ("avx512", "amx")
+"""Those on which some processors have products of bfloat16."""
 
 
 @contextlib.contextmanager
@@ -23,3 +27,12 @@ def selected_isa(name: str) -> Iterator[None]:
         yield
     finally:
         _C.select_isa("")
+
+
+@contextlib.contextmanager
+def selected_bf16(name: str) -> Iterator[None]:
+    """`selected_isa`; a test is skipped where the processor has no products of bfloat16 there, too."""
+    with selected_isa(name):
+        if not ops.cpp_multiplies_bf16():
+            pytest.skip(f"this processor has no products of bfloat16 on {name}")
+        yield

@@ -198,9 +198,9 @@ def test_decisions_that_are_cited_exist() -> None:
 
 
 LETTERS_AT_HOME = {
-    "AQ": r"reg4rec/model|kernels/(decoder_step|encoder_memory|path_attention)",
-    "RYZ": r"reg4rec/model|kernels/(panels|decoder_step|encoder_memory|path_attention)",
-    "J": r"reg4rec/(model|baselines|train)|kernels/(decoder_step|encoder_memory)",
+    "AQ": r"reg4rec/model|kernels/(decoder_step|encode_histories|path_attention)",
+    "RYZ": r"reg4rec/model|kernels/(panels|decoder_step|encode_histories|path_attention)",
+    "J": r"reg4rec/(model|baselines|train)|kernels/(decoder_step|encode_histories)",
     "EH": r"reg4rec/tokenizer|kernels/mpq_quantize",
     "FG": r"reg4rec/train",
     "V": r"reg4rec/(data|tokenizer|infer|studies)",

@@ -18,7 +18,7 @@ __all__ = ["SearchEngine", "precision"]
 LOGITS_AT_ONCE = 1 << 23
 """Token logits held at a time, which sets how many users are searched together."""
 MANY_PATHS = 512
-"""From so many in a batch a CPU without AMX is faster in bfloat16 than in float32, which needs no casts
+"""From so many in a batch a CPU is faster in bfloat16, which takes casts, also where C++ does not multiply it
 (docs/findings.md)."""
 
 
@@ -33,7 +33,7 @@ def keep_freed_memory() -> None:
 
 
 def precision(device: torch.device, dtype: torch.dtype, num_paths: int) -> contextlib.AbstractContextManager[Any]:
-    """What a batch of so many paths is computed under: few of them in float32 on a CPU without fast bfloat16."""
+    """What a batch of so many paths is computed under: few in float32 where C++ does not multiply bfloat16."""
     few = device.type == "cpu" and num_paths < MANY_PATHS and ops.uses_cpp() and not ops.cpp_multiplies_bf16()
     if dtype == torch.float32 or few:
         return contextlib.nullcontext()

@@ -64,8 +64,7 @@ class ExactScan:
         """The best `k` allowed items of each user (`allowed` as in `reg4rec.ops.score_topk`)."""
         device, newest = self.codes_IM.device, batch.last(self.model.config.max_history)
         item_T, length_B = torch.from_numpy(newest.items).long(), torch.from_numpy(newest.lengths)
-        item_BL = padded(newest, 0).to(device)
-        state_BD = self.model.remember(self.codes_IM[item_BL], length_B.to(device), item_BL).state_BD
+        state_BD = self.model.states(item_T.to(device), length_B.to(device), self.codes_IM, self.vectors.rows_ID)
         bias = None if filter_seen else float(self.model.repeat_bias)
         seen_BL = padded(batch, -1).to(device)
         scores_BN, items_BN = ops.score_topk(state_BD.float(), self.vectors, k, allowed, seen_BL, bias)

@@ -28,12 +28,25 @@ class Rotary(nn.Module):
         super().__init__()
         frequencies = ROTARY_BASE ** (-torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
         self.register_buffer("frequencies", frequencies, persistent=False)
+        self._table = frequencies[:0], frequencies, frequencies
 
     def forward(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Cosines and sines (..., 1, head_dim) for integer positions (...): one angle for all heads."""
         angles = positions[..., None].float() * self.frequencies
         angles = torch.cat([angles, angles], dim=-1).unsqueeze(-2)
         return angles.cos(), angles.sin()
+
+    def table(self, num_positions: int) -> tuple[Tensor, Tensor]:
+        """Cosines and sines (T, head_dim) of 0, 1, ..., of so many positions at least, kept for the next call.
+
+        For frequencies that no one writes to.
+        """
+        made_of, cos_TQ, sin_TQ = self._table
+        if made_of is not self.frequencies or len(cos_TQ) < num_positions:
+            num_positions = max(64, 1 << (num_positions - 1).bit_length())
+            cos_TQ, sin_TQ = (x.squeeze(-2) for x in self(torch.arange(num_positions, device=self.frequencies.device)))
+            self._table = self.frequencies, cos_TQ, sin_TQ
+        return cos_TQ, sin_TQ
 
 
 def rotate(x: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
@@ -104,7 +117,7 @@ class EncoderBlock(nn.Module):
         self.dropout = Dropout(dropout)
 
     def parts(self) -> Parts:
-        """Layers and norms in the order of `reg4rec.ops.encoder_memory`."""
+        """Layers and norms in the order of `reg4rec.ops.encode_histories`."""
         return [self.qkv, self.out, self.ffn.up, self.ffn.down], [self.norm_attention, self.norm_ffn]
 
     def forward(self, x_BJD: Tensor, turn_J: tuple[Tensor, Tensor], visible_JJ: Tensor) -> Tensor:

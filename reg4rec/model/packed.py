@@ -95,15 +95,15 @@ def _state(modules: Sequence[nn.Module], weights: Sequence[nn.Parameter]) -> tup
     )
 
 
-def packed_encoder(dtype: torch.dtype, encoder: nn.ModuleList, decoder: nn.ModuleList) -> Packed | None:
-    """As `reg4rec.ops.encoder_memory` takes them: the weights of an encoder, and of what makes a decoder's memory."""
-    blocks, readers = _blocks_of(EncoderBlock, encoder), _blocks_of(DecoderBlock, decoder)
-    if blocks is None or readers is None:
+def packed_encoder(dtype: torch.dtype, encoder: nn.ModuleList, *to_memory: nn.Module | None) -> Packed | None:
+    """As `reg4rec.ops.encode_histories` takes them: the weights of an encoder, and of what makes a decoder's memory."""
+    if (blocks := _blocks_of(EncoderBlock, encoder)) is None:
         return None
-    to_memory: list[nn.Module] = [reader.cross_kv for reader in readers]
-    if not all(map(_has_own_weights, [*to_memory, *(part for block in blocks for part in chain(*block.parts()))])):
+    readers = [reader for reader in to_memory if reader is not None]
+    own = all(map(_has_own_weights, [*readers, *(part for block in blocks for part in chain(*block.parts()))]))
+    if not own or not readers or len(readers) < len(to_memory):
         return None
-    weights, biases = zip(*map(_affine, to_memory), strict=True)
+    weights, biases = zip(*map(_affine, readers), strict=True)
     parts = [*map(block_part, blocks), ([(torch.cat(weights), torch.cat(biases))], [])]
     dim, shape = biases[0].numel() // 2, ops.EncoderShape(len(blocks), len(blocks[0].ffn.up.bias), 2 * len(readers))
     return _fitting(parts, dim, dtype, shape)

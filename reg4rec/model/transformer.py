@@ -5,6 +5,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -158,20 +159,26 @@ class Reg4RecModel(nn.Module):
 
     def embed_history(self, codes_BLM: Tensor, items_BL: Tensor | None) -> tuple[Tensor, Tensor]:
         """Encoder input (B, J, D) and the item number of every slot (J,): 0 the start, 1..L the items."""
-        batch, length, num_codebooks = codes_BLM.shape
-        if self.scores_items and items_BL is None:
-            raise ValueError("a model that scores items reads item rows too, found codes alone")
-        codebooks, scale = torch.arange(num_codebooks, device=codes_BLM.device), self.config.dim**0.5
-        own = 0 if items_BL is None or not self.scores_items else self._residual(items_BL)
-        if self.config.history_layout == "pooled":
-            slots = (self._rows(codes_BLM, codebooks).sum(2) + own) * scale
-        else:
-            separators = (self.separator + own * scale).expand(batch, length, -1)
-            slots = torch.cat([separators[:, :, None], self.embed_tokens(codes_BLM, codebooks)], dim=2).flatten(1, 2)
-        start = self.start.expand(batch, 1, -1)
-        number = torch.arange(1, length + 1, device=codes_BLM.device).repeat_interleave(self.slots_per_item)
+        batch, length, _ = codes_BLM.shape
+        start, slots = self.start.expand(batch, 1, -1), self._item_slots(codes_BLM, items_BL)
         x_BJD = self.dropout(self.norm_history(torch.cat([start, slots], dim=1)))
-        return x_BJD, nn.functional.pad(number, (1, 0))
+        return x_BJD, self._numbers(length, codes_BLM.device)
+
+    def _numbers(self, length: int, device: torch.device) -> Tensor:
+        """The item number of every slot (J,): 0 the start, 1..L the items."""
+        number = torch.arange(1, length + 1, device=device).repeat_interleave(self.slots_per_item)
+        return nn.functional.pad(number, (1, 0))
+
+    def _item_slots(self, codes: Tensor, items: Tensor | None) -> Tensor:
+        """Slots (..., L * slots_per_item, D) of items (..., L) with codes (..., L, M), before the norm."""
+        if self.scores_items and items is None:
+            raise ValueError("a model that scores items reads item rows too, found codes alone")
+        codebooks, scale = torch.arange(codes.shape[-1], device=codes.device), self.config.dim**0.5
+        own = 0 if items is None or not self.scores_items else self._residual(items)
+        if self.config.history_layout == "pooled":
+            return (self._rows(codes, codebooks).sum(-2) + own) * scale
+        separators = (self.separator + own * scale).expand(*codes.shape[:-1], -1)
+        return torch.cat([separators[..., None, :], self.embed_tokens(codes, codebooks)], dim=-2).flatten(-3, -2)
 
     def encode(self, codes_BLM: Tensor, items_BL: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Encoder output (B, J, D), causal from item to item, and the item number of every slot (J,)."""
@@ -186,34 +193,74 @@ class Reg4RecModel(nn.Module):
 
     def remember(self, codes_BLM: Tensor, length_B: Tensor, items_BL: Tensor | None = None) -> Memory:
         """Encode histories, oldest item first and padded at the end, for decoding the item that follows them."""
-        x_BJD, number_J = self.embed_history(codes_BLM, items_BL)
-        turn_BJ = self.rotary(number_J - length_B[:, None] - 1)
         encoder, decoder = self._packed()
+        number_J = self._numbers(codes_BLM.shape[1], codes_BLM.device)
+        visible_BJ = number_J <= length_B[:, None]
         if encoder is None:
-            x_BJD = self._encoded(x_BJD, number_J)
-            kept = [part for block in self._decoder_blocks() for part in block.memory(x_BJD, turn_BJ)]
-            kept_ZBAJQ = torch.stack(kept)
+            x_BJD = self._encoded(self.embed_history(codes_BLM, items_BL)[0], number_J)
+            turn_BJ = self.rotary(number_J - length_B[:, None] - 1)
+            kept_ZBAJQ = torch.stack(
+                [part for block in self._decoder_blocks() for part in block.memory(x_BJD, turn_BJ)]
+            )
+            state_BD = self._last_states(x_BJD, length_B)
         else:
-            seen_J = 1 + number_J * self.slots_per_item
-            (cos_J1Q, sin_J1Q), (cos_BJ1Q, sin_BJ1Q) = self.rotary(number_J), turn_BJ
-            turns = cos_J1Q.squeeze(-2), sin_J1Q.squeeze(-2), cos_BJ1Q.squeeze(-2), sin_BJ1Q.squeeze(-2)
-            x_BJD, made_BJZAQ = ops.encoder_memory(x_BJD, seen_J, *turns, *encoder)
-            kept_ZBAJQ = made_BJZAQ.permute(2, 0, 3, 1, 4)
-        state_BD = x_BJD[torch.arange(len(x_BJD), device=x_BJD.device), length_B * self.slots_per_item]
-        visible_B11J = (number_J <= length_B[:, None])[:, None, None, :]
-        return Memory(kept_ZBAJQ, visible_B11J, state_BD, decoder)
+            filled_BL = visible_BJ[:, self.slots_per_item :: self.slots_per_item]
+            slots_XD = self._item_slots(codes_BLM[filled_BL], None if items_BL is None else items_BL[filled_BL])
+            state_BD, memory_XZAQ = self._encoded_packed(slots_XD, length_B, encoder, with_memory=True)
+            # of numpy, whose zeros take no time and memory where they are never touched
+            kept_BJZAQ = torch.from_numpy(np.zeros((*visible_BJ.shape, *memory_XZAQ.shape[1:]), dtype=np.float32))
+            kept_BJZAQ[visible_BJ] = memory_XZAQ
+            kept_ZBAJQ = kept_BJZAQ.permute(2, 0, 3, 1, 4)
+        return Memory(kept_ZBAJQ, visible_BJ[:, None, None, :], state_BD, decoder)
 
-    def _packed(self) -> tuple[Packed, Packed] | tuple[None, None]:
-        """The weights of encoder and decoder as the ops take them, None for both where torch's layers run.
+    def states(self, item_T: Tensor, length_B: Tensor, codes_IM: Tensor, vectors_ID: Tensor | None = None) -> Tensor:
+        """state_BD of `remember` alone, of histories whose items lie one behind the other, oldest first.
+
+        item_T: item rows of user 0, of user 1, ...; length_B adds up to T. codes_IM: codes of all items. vectors_ID:
+        what `embed_items` makes of them all, if it is at hand; it spares a pooled history its sums.
+        """
+        encoder = self._packed_encoder()
+        if encoder is None:
+            filled_BL = torch.arange(max(length_B.tolist(), default=0), device=length_B.device) < length_B[:, None]
+            item_BL = item_T.new_zeros(filled_BL.shape)
+            item_BL[filled_BL] = item_T
+            return self._last_states(self.encode(codes_IM[item_BL], item_BL)[0], length_B)
+        if vectors_ID is None or self.config.history_layout != "pooled":
+            slots_XD = self._item_slots(codes_IM[item_T], item_T)
+        else:
+            slots_XD = vectors_ID[item_T] * self.config.dim**0.5
+        return self._encoded_packed(slots_XD, length_B, encoder, with_memory=False)[0]
+
+    def _last_states(self, x_BJD: Tensor, length_B: Tensor) -> Tensor:
+        return x_BJD[torch.arange(len(x_BJD), device=x_BJD.device), length_B * self.slots_per_item]
+
+    def _encoded_packed(
+        self, slots_XD: Tensor, length_B: Tensor, encoder: Packed, with_memory: bool
+    ) -> tuple[Tensor, Tensor]:
+        """What `ops.encode_histories` makes of the items' slots, before which each user's start is put here."""
+        lengths = length_B.tolist()
+        own = slots_XD.split([length * self.slots_per_item for length in lengths])
+        x_XD = torch.cat([slots_XD[:0], *(part for slots in own for part in (self.start[None], slots))])
+        x_XD = self.dropout(self.norm_history(x_XD))
+        cos_TQ, sin_TQ = self.rotary.table(max(lengths, default=0) + 2)
+        return ops.encode_histories(x_XD, length_B, self.slots_per_item, cos_TQ, sin_TQ, *encoder, with_memory)
+
+    def _packed_encoder(self) -> Packed | None:
+        """The weights of the encoder as its op takes them, None where torch's layers run.
 
         These run in sub-classes too, which may do something else at any place.
         """
         if type(self) is not Reg4RecModel:
+            return None
+        return self._encoder_weights.of(self.encoder, *(getattr(block, "cross_kv", None) for block in self.decoder))
+
+    def _packed(self) -> tuple[Packed, Packed] | tuple[None, None]:
+        """The weights of encoder and decoder as the ops take them, None for both where torch's layers run."""
+        if (encoder := self._packed_encoder()) is None:
             return None, None
         refine = self.refine if self.scores_items else None
-        encoder = self._encoder_weights.of(self.encoder, self.decoder)
         decoder = self._decoder_weights.of(self.decoder, self.norm_path, self.tokens_MKD, refine, self.category_head)
-        return (None, None) if encoder is None or decoder is None else (encoder, decoder)
+        return (None, None) if decoder is None else (encoder, decoder)
 
     @torch.no_grad()
     def search_step(

@@ -1,4 +1,4 @@
-"""The retriever `exact`: what brute force finds, whatever the batches, the allowed items and what was changed before."""
+"""The retriever `exact`: what brute force finds, whatever the batches, the allowed items and earlier changes."""
 
 import copy
 import json
@@ -159,7 +159,7 @@ def test_the_retriever_follows_from_model_and_catalog(
     assert exact.with_search(retriever="exact").fingerprint() == exact.fingerprint()
     with pytest.raises(InputError, match="'exact' needs a model that scores items; this one has paths alone"):
         tokens_alone.with_search(retriever="exact")
-    with pytest.raises(InputError, match="retriever is one of .*'exact', 'paths'.*, found 'best'"):
+    with pytest.raises(InputError, match=r"retriever is one of .*'exact', 'paths'.*, found 'best'"):
         exact.with_search(retriever="best")
 
 
@@ -263,7 +263,7 @@ def test_a_job_goes_on_with_the_retriever_that_it_began_with(
     assert again["parts_resumed"] == again["parts"] - 1
     assert again["sources"] == summary["sources"]
     assert (out / "part-00000.parquet").read_bytes() == before
-    with pytest.raises(InputError, match=r"another job \(recommender, retriever differ\)"):
+    with pytest.raises(InputError, match=r"another job \(recommender, retriever, .*differ\)"):
         recommend_to_folder(exact, users, out, k=4, users_in_part=8, retriever="exact", progress=False)
     fresh = recommend_to_folder(exact, users, out, k=4, users_in_part=8, resume=False, progress=False)
     assert set(fresh["sources"]) == {"item score"}
@@ -272,7 +272,7 @@ def test_a_job_goes_on_with_the_retriever_that_it_began_with(
 
 
 def test_an_unknown_form_of_the_table_is_refused(exact: Recommender) -> None:
-    with pytest.raises(InputError, match="to is one of .*'arrow', 'polars'.*, found 'pandas'"):
+    with pytest.raises(InputError, match=r"to is one of .*'arrow', 'polars'.*, found 'pandas'"):
         exact.recommend([["item1"]], to="pandas")
 
 

@@ -22,7 +22,7 @@ from reg4rec.kernels.machine import native_problem
 from reg4rec.model import Reg4RecModel
 from reg4rec.tokenizer import Tokenizer
 from tests.infer.lists import check_lists, items_by_user, share
-from tests.isa import selected_isa
+from tests.isa import BF16_ISAS, selected_bf16, selected_isa
 
 
 @pytest.mark.parametrize("threshold", [None, 0.06, 0.0])
@@ -308,14 +308,17 @@ def test_few_paths_on_a_cpu_are_searched_in_float32_whatever_the_dtype(recommend
         assert torch.is_autocast_enabled("cpu")
     with selected_isa("base"), precision(cpu, torch.bfloat16, MANY_PATHS - 1):
         assert not torch.is_autocast_enabled("cpu")
-    with selected_isa("amx"), precision(cpu, torch.bfloat16, 1):  # whose products of bfloat16 are faster for any number
-        assert torch.is_autocast_enabled("cpu")
 
 
-def test_tiles_give_the_same_in_bfloat16_for_any_split(recommender: Recommender, shop: SyntheticShop) -> None:
+@pytest.mark.parametrize("isa", BF16_ISAS)
+def test_products_of_bfloat16_give_the_same_for_any_split(
+    recommender: Recommender, shop: SyntheticShop, isa: str
+) -> None:
     half, histories = copy.copy(recommender), shop.part("train").take(np.arange(12))
     half.dtype = torch.bfloat16
-    with selected_isa("amx"):
+    with selected_bf16(isa):
+        with precision(half.device, torch.bfloat16, 1):  # faster for any number of paths
+            assert torch.is_autocast_enabled("cpu")
         whole_BN = half.rank(histories, 10, True)
         alone = [half.rank(histories.take([user]), 10, True) for user in range(12)]
     assert np.array_equal(np.concatenate(alone), whole_BN)

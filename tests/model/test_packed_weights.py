@@ -1,7 +1,9 @@
 """Fused blocks take the model's weights as they are at the moment, and torch's layers run where they must."""
 
 import copy
+import dataclasses
 from collections.abc import Callable
+from typing import get_args
 
 import pytest
 import torch
@@ -9,10 +11,10 @@ from torch import Tensor, nn
 
 from reg4rec import ops
 from reg4rec.kernels.machine import native_problem
-from reg4rec.model import Linear, Memory, ModelConfig, PathCache, Reg4RecModel
+from reg4rec.model import HistoryLayout, Linear, Memory, ModelConfig, PathCache, Reg4RecModel
 from reg4rec.model.layers import DecoderBlock
 from reg4rec.model.packed import Packed, PackedWeights, packed_encoder
-from tests.isa import selected_isa
+from tests.isa import BF16_ISAS, selected_bf16, selected_isa
 
 pytestmark = pytest.mark.skipif(native_problem() is not None, reason="needs the extension")
 CONFIG = ModelConfig(num_codebooks=3, codebook_size=7, num_categories=4, dim=16, num_heads=2, ffn_dim=24, num_items=30)
@@ -48,6 +50,47 @@ def test_they_say_what_the_layers_say(model: Reg4RecModel) -> None:
     assert plain.decoder is None
     torch.testing.assert_close(logits_BPX, expected_BPX)
     torch.testing.assert_close(memory.state_BD, plain.state_BD)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("layout", get_args(HistoryLayout))
+def test_states_alone_are_those_of_the_memory(layout: HistoryLayout) -> None:
+    model = Reg4RecModel(dataclasses.replace(CONFIG, history_layout=layout)).eval()
+    nn.init.normal_(model.residual_ID)
+    g = torch.Generator().manual_seed(1)
+    codes_IM, item_BL = torch.randint(7, (30, 3), generator=g), torch.randint(30, (4, 6), generator=g)
+    check_states(model, codes_IM, item_BL, torch.tensor([4, 0, 6, 1]))
+
+
+@torch.inference_mode()
+def check_states(model: Reg4RecModel, codes_IM: Tensor, item_BL: Tensor, length_B: Tensor) -> None:
+    memory = model.remember(codes_IM[item_BL], length_B, item_BL)
+    packed, item_T = model._encoder_weights._kept, item_BL[torch.arange(6) < length_B[:, None]]
+    state_BD = model.states(item_T, length_B, codes_IM)
+    assert model._encoder_weights._kept is packed is not None
+    assert torch.equal(state_BD, memory.state_BD)
+    vectors_ID = model.embed_items(codes_IM, torch.arange(30))
+    torch.testing.assert_close(model.states(item_T, length_B, codes_IM, vectors_ID), state_BD)
+    with ops.use_backend("eager"):
+        torch.testing.assert_close(model.states(item_T, length_B, codes_IM), state_BD)
+    for backend in ("cpp", "eager"):
+        with ops.use_backend(backend):
+            assert model.states(item_T[:0], length_B[:0], codes_IM).shape == (0, 16)
+            assert model.remember(codes_IM[item_BL[:0]], length_B[:0], item_BL[:0]).state_BD.shape == (0, 16)
+
+
+@torch.inference_mode()
+def test_what_is_done_to_the_decoder_leaves_states_alone(model: Reg4RecModel) -> None:
+    args = torch.arange(7), torch.tensor([5, 2]), torch.zeros(30, 3, dtype=torch.int64)
+    before_BD = model.states(*args)
+    hook(model)
+    assert torch.equal(model.states(*args), before_BD)
+    assert model.remember(args[2][None, :5], torch.tensor([5]), torch.arange(5)[None]).decoder is None
+    write(model.get_submodule("encoder.0.out"))  # type: ignore[arg-type]
+    changed_BD = model.states(*args)
+    assert not torch.allclose(changed_BD, before_BD)
+    with ops.use_backend("eager"):
+        torch.testing.assert_close(model.states(*args), changed_BD)
 
 
 def check_it_counts(model: Reg4RecModel, before_BPX: Tensor) -> None:
@@ -207,11 +250,15 @@ def test_no_other_weights_take_the_address_of_those_that_were_packed(model: Reg4
         torch.testing.assert_close(logits_BPX, expected_BPX, rtol=1e-3, atol=1e-3)
 
 
+def readers(model: Reg4RecModel) -> list[nn.Module]:
+    return [model.get_submodule(f"decoder.{n}.cross_kv") for n in range(2)]
+
+
 def test_where_torch_decodes(model: Reg4RecModel) -> None:
     weights = PackedWeights(packed_encoder)
 
     def packed() -> Packed | None:
-        return weights.of(model.encoder, model.decoder)
+        return weights.of(model.encoder, *readers(model))
 
     with torch.no_grad():
         assert packed() is None
@@ -229,11 +276,12 @@ def test_where_torch_decodes(model: Reg4RecModel) -> None:
         assert packed() is None
     with torch.inference_mode():  # whose tensors do not tell of writes
         made = Reg4RecModel(CONFIG).eval()
-        assert weights.of(made.encoder, made.decoder) is None
+        assert weights.of(made.encoder, *readers(made)) is None
 
 
-def test_in_bfloat16_where_tiles_multiply_it(model: Reg4RecModel) -> None:
-    with selected_isa("amx"):
+@pytest.mark.parametrize("isa", BF16_ISAS)
+def test_in_bfloat16_where_cpp_multiplies_it(model: Reg4RecModel, isa: str) -> None:
+    with selected_bf16(isa):
         _, expected_BPX = logits(model)
         with torch.autocast("cpu", torch.bfloat16):
             memory, logits_BPX = logits(model)

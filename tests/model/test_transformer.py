@@ -320,6 +320,14 @@ def test_the_memory_keeps_the_state_after_the_last_item(model: Reg4RecModel, cas
 
 
 @torch.no_grad()
+def test_states_alone_are_those_of_the_memory(model: Reg4RecModel, case: Windows) -> None:
+    codes_IM, length_B = case.codes_BLM.flatten(0, 1)[:I], torch.tensor([4, 0, 2])
+    memory = model.remember(codes_IM[case.items_BL], length_B, case.items_BL)
+    item_T = case.items_BL[torch.arange(LENGTH) < length_B[:, None]]
+    close(model.states(item_T, length_B, codes_IM), memory.state_BD)
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_new_decoder_adds_nothing_to_the_state_that_scores_items(layout: HistoryLayout, case: Windows) -> None:
     model = Reg4RecModel(replace(CONFIG, history_layout=layout, num_items=I)).double().eval()

@@ -66,8 +66,8 @@ def doubled(args: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def in_bf16(name: str, args: tuple[Any, ...]) -> tuple[Any, ...]:
-    """A call of `encoder_memory` or `decoder_step` with its weights in bfloat16."""
-    at = {"encoder_memory": 6, "decoder_step": 9}[name]
+    """A call of `encode_histories` or `decoder_step` with its weights in bfloat16."""
+    at = {"encode_histories": 5, "decoder_step": 9}[name]
     dim, shape = args[0].shape[-1], args[at + 1]
     weights_Y = ops.pack_weights(unpack_weights(args[at], shape.part_shapes(dim), dim, F32), BF16)
     return *args[:at], weights_Y, *args[at + 1 :]
@@ -173,17 +173,23 @@ def _weights(shapes: Sequence[Shapes], dim: int, dtype: torch.dtype, g: Generato
     return ops.pack_weights(parts, dtype)
 
 
+def history_lengths(users: int, longest: int) -> list[int]:
+    """The longest, then none, one, two, ..."""
+    return [(user - 1) % (longest + 1) for user in range(users)]
+
+
 def _encoder(sizes: Sizes, dtype: torch.dtype, g: Generator) -> tuple[Any, ...]:
-    users, slots, blocks, heads, width, ffn_dim = sizes
-    dim, shape = heads * width, ops.EncoderShape(blocks, ffn_dim, 2 * blocks)
-    turn_JQ = torch.rand(slots, width // 2, generator=g).repeat(1, 2).to(dtype)
-    turn_BJQ = torch.rand(users, slots, width // 2, generator=g).repeat(1, 1, 2).to(dtype)
+    users, longest, slots_per_item, blocks, heads, width, ffn_dim, with_memory = sizes
+    dim, shape, lengths = heads * width, ops.EncoderShape(blocks, ffn_dim, 2 * blocks), history_lengths(users, longest)
+    turn_TQ = torch.rand(longest + 2, width // 2, generator=g).repeat(1, 2).to(dtype)
     return (
-        _normal((users, slots, dim), dtype, g),
-        1 + _integers(slots, (slots,), g),
-        *(turn_JQ.cos(), turn_JQ.sin(), turn_BJQ.cos(), turn_BJQ.sin()),
+        _normal((users + slots_per_item * sum(lengths), dim), dtype, g),
+        torch.tensor(lengths, dtype=torch.int64),
+        slots_per_item,
+        *(turn_TQ.cos(), turn_TQ.sin()),
         _weights(shape.part_shapes(dim), dim, dtype, g),
         shape,
+        with_memory > 0,
     )
 
 
@@ -392,15 +398,29 @@ CASES: dict[str, Case] = {
         batched=(0, 4),
         truth=_score_truth,
     ),
-    "encoder_memory": Case(
+    "encode_histories": Case(
         make=_encoder,
         sizes=(
-            *((0, 3, 1, 2, 4, 5), (1, 1, 1, 1, 2, 1), (3, 6, 2, 2, 6, 33), (2, 21, 2, 4, 32, 512)),
-            *((7, 5, 1, 3, 10, 65), (1, 70, 1, 2, 40, 31)),
+            *(
+                (0, 3, 1, 1, 2, 4, 5, 1),
+                (1, 0, 1, 1, 1, 2, 1, 1),
+                (3, 6, 2, 2, 2, 6, 33, 1),
+                (2, 20, 1, 2, 4, 32, 512, 1),
+            ),
+            *(
+                (7, 5, 3, 1, 3, 10, 65, 1),
+                (1, 35, 2, 1, 2, 40, 31, 1),
+                (0, 3, 1, 2, 2, 4, 5, 0),
+                (9, 8, 1, 2, 4, 32, 100, 0),
+            ),
+            *((4, 3, 4, 1, 3, 10, 37, 0), (1, 1, 1, 3, 1, 2, 1, 0)),
         ),
-        bench={"1x21-2x128-F512": (1, 21, 2, 4, 32, 512), "64x21-2x128-F512": (64, 21, 2, 4, 32, 512)},
+        bench={
+            "1x8-2x128-F512": (1, 8, 1, 2, 4, 32, 512, 0),
+            "512x9-2x128-F512": (512, 18, 1, 2, 4, 32, 512, 0),
+            "512x9-2x128-F512-memory": (512, 18, 1, 2, 4, 32, 512, 1),
+        },
         dtypes=(F32,),
-        batched=(0, 4, 5),
     ),
     "decoder_step": Case(
         make=_decoder,

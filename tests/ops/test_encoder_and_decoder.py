@@ -1,5 +1,6 @@
-"""encoder_memory and decoder_step: the layers of the model, in any split, on every instruction set, in bfloat16 too."""
+"""encode_histories and decoder_step: the model's layers, in any split, on every instruction set, in bfloat16 too."""
 
+import contextlib
 from typing import Any, TypeVar
 
 import pytest
@@ -12,16 +13,17 @@ from reg4rec.kernels.machine import native_problem
 from reg4rec.kernels.panels import affine, unpack_weights
 from reg4rec.model.layers import DecoderBlock, EncoderBlock, Rotary
 from reg4rec.model.packed import block_part
-from tests.isa import selected_isa
+from tests.isa import BF16_ISAS, selected_bf16, selected_isa
 from tests.ops.cases import as_tuple, doubled, in_bf16, inputs
 
 Block = TypeVar("Block", EncoderBlock, DecoderBlock)
 Args = tuple[Any, ...]
 needs_extension = pytest.mark.skipif(native_problem() is not None, reason="needs the extension")
-NAMES = ["encoder_memory", "decoder_step"]
-SIZES = {"encoder_memory": (3, 21, 2, 4, 32, 100), "decoder_step": (4, 23, 2, 4, 32, 3, 37, 100, 70, 40)}
-ODD = {"encoder_memory": (3, 9, 2, 3, 10, 37), "decoder_step": (2, 5, 2, 3, 7, 3, 5, 37, 65, 3)}
-BATCHED = {"encoder_memory": (0, 4, 5), "decoder_step": (1, 4, 5, 6, 7, 8)}
+NAMES = ["encode_histories", "decoder_step"]
+SIZES = {"encode_histories": (5, 20, 1, 2, 4, 32, 100, 1), "decoder_step": (4, 23, 2, 4, 32, 3, 37, 100, 70, 40)}
+ODD = {"encode_histories": (4, 3, 3, 2, 3, 10, 37, 1), "decoder_step": (2, 5, 2, 3, 7, 3, 5, 37, 65, 3)}
+BATCHED = (1, 4, 5, 6, 7, 8)
+"""Where the arguments of decoder_step have a row a user."""
 KEPT = 5
 """Where the arguments of decoder_step have what it writes to."""
 
@@ -46,23 +48,28 @@ def layer(num_out: int) -> nn.Linear:
 
 
 @torch.no_grad()
-def test_the_encoder_is_that_of_the_model() -> None:
-    blocks, readers = drawn(EncoderBlock), drawn(DecoderBlock)
-    x_BJD, number_J = torch.randn(2, 6, 12, dtype=torch.float64), torch.tensor([0, 1, 1, 2, 2, 3])
+@pytest.mark.parametrize("slots_per_item", [1, 3])
+def test_the_encoder_is_that_of_the_model(slots_per_item: int) -> None:
+    blocks, readers, lengths = drawn(EncoderBlock), drawn(DecoderBlock), [2, 0, 5]
     rotary = Rotary(4).double()
-    turn_J, turn_BJ = rotary(number_J), rotary(number_J - torch.tensor([[3], [4]]))
-    visible_JJ = number_J[None, :] <= number_J[:, None]
+    x_XD = torch.randn(3 + slots_per_item * sum(lengths), 12, dtype=torch.float64)
     weight, bias = (torch.cat([getattr(r.cross_kv, name) for r in readers]) for name in ("weight", "bias"))
     weights_Y = ops.pack_weights([*map(block_part, blocks), ([(weight, bias)], [])], torch.float64)
-    cos_JQ, sin_JQ, turn_cos_BJQ, turn_sin_BJQ = (turn.squeeze(-2).double() for turn in (*turn_J, *turn_BJ))
-    y_BJD, memory_BJZAQ = ops.encoder_memory(
-        x_BJD, visible_JJ.sum(1), cos_JQ, sin_JQ, turn_cos_BJQ, turn_sin_BJQ, weights_Y, ops.EncoderShape(2, 20, 4)
-    )
-    for block in blocks:
-        x_BJD = block(x_BJD, turn_J, visible_JJ)
-    torch.testing.assert_close(y_BJD, x_BJD)
-    kept = [part for reader in readers for part in reader.memory(x_BJD, turn_BJ)]
-    torch.testing.assert_close(memory_BJZAQ.permute(2, 0, 3, 1, 4), torch.stack(kept))
+    cos_TQ, sin_TQ = (turn.squeeze(-2).double() for turn in rotary(torch.arange(7)))
+    args = x_XD, torch.tensor(lengths), slots_per_item, cos_TQ, sin_TQ, weights_Y, ops.EncoderShape(2, 20, 4)
+    states_BD, memory_XZAQ = ops.encode_histories(*args)
+    assert torch.equal(ops.encode_histories(*args, False)[0], states_BD)
+    sizes = [1 + slots_per_item * length for length in lengths]
+    parts = zip(lengths, x_XD.split(sizes), states_BD, memory_XZAQ.split(sizes), strict=True)
+    for length, x_JD, state_D, memory_JZAQ in parts:
+        x_1JD = x_JD[None]
+        number_J = torch.tensor([0, *(n for n in range(1, length + 1) for _ in range(slots_per_item))])
+        visible_JJ, turn_J = number_J[None, :] <= number_J[:, None], rotary(number_J)
+        for block in blocks:
+            x_1JD = block(x_1JD, turn_J, visible_JJ)
+        torch.testing.assert_close(state_D, x_1JD[0, -1])
+        kept = [part[0] for reader in readers for part in reader.memory(x_1JD, rotary(number_J - length - 1))]
+        torch.testing.assert_close(memory_JZAQ.permute(1, 2, 0, 3), torch.stack(kept))
 
 
 @torch.no_grad()
@@ -117,10 +124,11 @@ def test_every_instruction_set(isa: str, name: str, sizes: dict[str, tuple[int, 
 
 @pytest.mark.parametrize("sizes", [SIZES, ODD], ids=["whole", "odd"])
 @pytest.mark.parametrize("name", NAMES)
-def test_weights_in_bfloat16(name: str, sizes: dict[str, tuple[int, ...]]) -> None:
-    """Between tiles and definition a value may be rounded the other way, here and there."""
+@pytest.mark.parametrize("isa", BF16_ISAS)
+def test_weights_in_bfloat16(isa: str, name: str, sizes: dict[str, tuple[int, ...]]) -> None:
+    """Between C++ and definition a value may be rounded the other way, here and there."""
     args = inputs(name, sizes[name])
-    with selected_isa("amx"):
+    with selected_bf16(isa):
         found = run(name, in_bf16(name, args))
     plain = run(name, args, "eager")
     for one, exact, full in zip(found, run(name, in_bf16(name, args), "eager"), plain, strict=True):
@@ -130,12 +138,12 @@ def test_weights_in_bfloat16(name: str, sizes: dict[str, tuple[int, ...]]) -> No
 
 @needs_extension
 @pytest.mark.parametrize("name", NAMES)
-def test_bfloat16_takes_tiles(name: str) -> None:
+def test_bfloat16_takes_products_of_it(name: str) -> None:
     args = in_bf16(name, inputs(name, ODD[name]))
     with selected_isa("base"):
         choice = ops.which(name, *args)
     assert choice.backend == "eager"
-    assert "products of bfloat16 take AMX's matrix tiles" in choice.reasons["cpp"]
+    assert "products of bfloat16 take AMX or AVX512-BF16" in choice.reasons["cpp"]
 
 
 def test_packed_weights_come_back() -> None:
@@ -157,18 +165,35 @@ def test_packed_weights_come_back() -> None:
     torch.testing.assert_close(affine(x, found[0]), rounded)
 
 
-def some_of(name: str, args: Args, rows: slice) -> Args:
-    return tuple(a[rows] if at in BATCHED[name] else a for at, a in enumerate(args))
+def firsts(args: Args) -> list[int]:
+    """Where the slots of each user begin in a call of encode_histories, and where the last one's end."""
+    return [0, *(1 + args[1] * args[2]).cumsum(0).tolist()]
+
+
+def some_of(name: str, args: Args, users: slice) -> Args:
+    """The same call for some users."""
+    if name == "decoder_step":
+        return tuple(a[users] if at in BATCHED else a for at, a in enumerate(args))
+    at = firsts(args)
+    return args[0][at[users.start] : at[users.stop]], args[1][users], *args[2:]
+
+
+def by_user(name: str, args: Args, found: tuple[Tensor, ...]) -> list[tuple[Tensor, ...]]:
+    """What a call returns, for each user."""
+    if name == "decoder_step":
+        return list(zip(*found, strict=True))
+    ends = firsts(args)[1:-1]
+    return list(zip(found[0], found[1].tensor_split(ends), strict=True))
 
 
 @needs_extension
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("isa", ["", *BF16_ISAS])
 @pytest.mark.parametrize("name", NAMES)
-def test_neither_threads_nor_neighbors_change_a_bit(name: str, dtype: torch.dtype) -> None:
+def test_neither_threads_nor_neighbors_change_a_bit(name: str, isa: str) -> None:
     args, before = inputs(name, SIZES[name]), torch.get_num_threads()
-    if dtype == torch.bfloat16:
-        args = in_bf16(name, args)
-    with selected_isa("amx" if dtype == torch.bfloat16 else ""):
+    with selected_bf16(isa) if isa else contextlib.nullcontext():
+        if isa:
+            args = in_bf16(name, args)
         whole = run(name, args)
         try:
             for threads in (1, 2, 7):
@@ -176,9 +201,30 @@ def test_neither_threads_nor_neighbors_change_a_bit(name: str, dtype: torch.dtyp
                 assert all(map(torch.equal, run(name, args), whole))
         finally:
             torch.set_num_threads(before)
-        for user in range(3):
-            alone = run(name, some_of(name, args, slice(user, user + 1)))
-            assert all(torch.equal(one[0], other[user]) for one, other in zip(alone, whole, strict=True))
+        users = by_user(name, args, whole)
+        for begin, end in ((0, 1), (1, 2), (2, 4), (1, 4), (3, 4)):
+            some = some_of(name, args, slice(begin, end))
+            for one, other in zip(by_user(name, some, run(name, some)), users[begin:end], strict=True):
+                assert all(map(torch.equal, one, other))
+
+
+@pytest.mark.parametrize("sizes", [SIZES, ODD], ids=["whole", "odd"])
+def test_states_are_the_same_without_memory(isa: str, sizes: dict[str, tuple[int, ...]]) -> None:
+    *args, _ = inputs("encode_histories", sizes["encode_histories"])
+    states_BD, _ = run("encode_histories", (*args, True))
+    same_BD, nothing = run("encode_histories", (*args, False))
+    assert torch.equal(states_BD, same_BD)
+    assert nothing.shape == (len(args[0]), 0, args[0].shape[1] // args[3].shape[1], args[3].shape[1])
+
+
+@needs_extension
+@pytest.mark.parametrize("isa", BF16_ISAS)
+def test_states_in_bfloat16_are_the_same_without_memory(isa: str) -> None:
+    for sizes in (SIZES, ODD):
+        with selected_bf16(isa):
+            *args, _ = in_bf16("encode_histories", inputs("encode_histories", sizes["encode_histories"]))
+            found = [run("encode_histories", (*args, with_memory))[0] for with_memory in (True, False)]
+        assert torch.equal(*found)
 
 
 @needs_extension
@@ -220,13 +266,13 @@ def test_what_is_hidden_or_not_named_is_not_read(backend: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_nan_stays_with_its_user(name: str) -> None:
     args = list(inputs(name, SIZES[name]))
-    whole = run(name, tuple(args))
-    poisoned = BATCHED[name][0] if name == "encoder_memory" else 7
+    whole, poisoned = run(name, tuple(args)), 0 if name == "encode_histories" else 7
     args[poisoned] = args[poisoned].clone()
-    args[poisoned][1, 0, 0] = torch.nan
-    for one, same in zip(run(name, tuple(args)), whole, strict=True):
-        assert one[1].isnan().any()
-        assert torch.equal(one[[0, 2]], same[[0, 2]])
+    args[poisoned][firsts(tuple(args))[2] if name == "encode_histories" else (2, 0, 0)] = torch.nan
+    users = by_user(name, tuple(args), run(name, tuple(args)))
+    for user, (found, same) in enumerate(zip(users, by_user(name, tuple(args), whole), strict=True)):
+        for one, other in zip(found, same, strict=True):
+            assert one.isnan().any() if user == 2 else torch.equal(one, other)
 
 
 @needs_extension
@@ -247,12 +293,17 @@ def test_what_they_do_not_take() -> None:
     encoder, decoder = (inputs(name, SIZES[name]) for name in NAMES)
     assert objection(*decoder[:10]) is None
     assert "it computes float32, this is torch.float64" in str(objection(decoder[0].double()))
+
+    def without_a_channel(args: Args) -> Args:
+        return tuple(a[..., :31] if at in (3, 4) else a for at, a in enumerate(args))
+
     refused: list[tuple[str, Args, str]] = [
-        ("encoder_memory", tuple(a[..., :31] if at in (2, 3, 4, 5) else a for at, a in enumerate(encoder)), "'Q': 31"),
-        ("encoder_memory", changed(encoder, 7, ops.EncoderShape(0, 100, 4)), "1 or more of everything in the shape"),
-        ("encoder_memory", changed(encoder, 7, ops.EncoderShape(2, 100, 3)), "keys and values in pairs"),
-        ("encoder_memory", changed(encoder, 0, encoder[0][..., :0]), "an even Q > 0, D > 0"),
-        ("encoder_memory", changed(encoder, 7, ops.EncoderShape(2, 300, 4)), "numbers where .* were expected"),
+        ("encode_histories", without_a_channel(encoder), "'Q': 31"),
+        ("encode_histories", changed(encoder, 2, 0), "1 or more slots an item"),
+        ("encode_histories", changed(encoder, 6, ops.EncoderShape(0, 100, 4)), "and of everything in the shape"),
+        ("encode_histories", changed(encoder, 6, ops.EncoderShape(2, 100, 3)), "keys and values in pairs"),
+        ("encode_histories", changed(encoder, 0, encoder[0][..., :0]), "an even Q > 0, D > 0"),
+        ("encode_histories", changed(encoder, 6, ops.EncoderShape(2, 300, 4)), "numbers where .* were expected"),
         (
             "decoder_step",
             changed(decoder, 10, ops.DecoderShape(2, 300, 70, 40, True)),
@@ -267,3 +318,19 @@ def test_what_they_do_not_take() -> None:
     for name, args, message in refused:
         with pytest.raises(ValueError, match=rf"{name}: .*{message}"):
             getattr(ops, name)(*args)
+
+
+@needs_extension
+def test_lengths_that_do_not_fit_are_refused() -> None:
+    encoder = inputs("encode_histories", SIZES["encode_histories"])
+    for lengths, with_memory, message in (
+        ([20, 0, 1, 2, 4], True, "histories of these lengths have 32 slots, x_XD has 31"),
+        ([21, 0, 1, 1, 3], True, "a history has 21 items where the positions are those of 0 to 20"),
+        ([22, 0, 1, 0, 3], False, "a history has 22 items where the positions are those of 0 to 21"),
+        ([21, 0, 1, 2, -1], False, "a history has -1 items"),
+    ):
+        args = changed(changed(encoder, 1, torch.tensor(lengths)), 7, with_memory)
+        with pytest.raises(ValueError, match=f"encode_histories: {message}"), ops.use_backend("cpp"):
+            ops.encode_histories(*args)
+    longest = changed(changed(encoder, 1, torch.tensor([21, 0, 1, 1, 3])), 7, False)
+    assert ops.encode_histories(*longest)[0].isfinite().all()

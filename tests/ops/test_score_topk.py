@@ -1,4 +1,4 @@
-"""`score_topk` against every item's exact score: the same rows and the same bits of their scores, whatever the vectors."""
+"""`score_topk` against the exact scores of all items: the same rows and bits, whatever the vectors."""
 
 import math
 
@@ -216,7 +216,7 @@ def test_vectors_that_are_no_numbers_are_refused(bad: float) -> None:
 
 @pytest.mark.skipif(native_problem() is not None, reason="no extension")
 def test_a_struct_is_filled_by_the_names_of_its_fields() -> None:
-    with pytest.raises(TypeError, match="its struct has the fields num_users, num_items, .*; found num_user"):
+    with pytest.raises(TypeError, match=r"its struct has the fields num_users, num_items, .*; found num_user"):
         call_native("score_topk", num_user=3)
     from reg4rec import _C
 

@@ -1,3 +1,3 @@
 #define SIMD_NAMESPACE avx512
 #define SIMD_LANES 16
-#include "encoder_memory_simd.h"
+#include "encode_histories_simd.h"

@@ -1,3 +1,3 @@
 #define SIMD_NAMESPACE base
 #define SIMD_LANES 4
-#include "encoder_memory_simd.h"
+#include "encode_histories_simd.h"

@@ -1,0 +1,106 @@
+#include "encode_histories.h"
+
+#include <algorithm>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "isa.h"
+#include "packed.h"
+#include "threads.h"
+
+namespace reg4rec {
+
+DECLARE_FOR_ISAS(void encode_users(const Encoder& encoder, int64_t begin, int64_t end, const EncoderScratch& scratch);)
+
+namespace {
+
+using Users = void (*)(const Encoder&, int64_t, int64_t, const EncoderScratch&);
+
+constexpr int64_t kMostRows = 64;  // of whole users, which share one pass over the weights
+
+struct Context {
+  Encoder encoder;
+  Users users;
+  std::vector<int64_t> pieces;  // where the users of each begin, and the end of the last one
+};
+
+std::vector<EncoderLayers> take_blocks(const EncodeHistories& args, PackedWeights& packed) {
+  const int64_t width = args.width;
+  std::vector<EncoderLayers> blocks;
+  for (int64_t n = 0; n < args.num_blocks; ++n) {
+    blocks.push_back({packed.layer(width, 3 * width), packed.layer(width, width), packed.layer(width, args.ffn_width),
+                      packed.layer(args.ffn_width, width), packed.norm(width), packed.norm(width)});
+  }
+  return blocks;
+}
+
+std::vector<int64_t> find_firsts(const EncodeHistories& args) {
+  // the last item stands one position before the next one, which the keys of the memory count from
+  const int64_t longest = args.num_positions - (args.memory_width > 0 ? 2 : 1);
+  std::vector<int64_t> firsts{0};
+  for (int64_t user = 0; user < args.num_users; ++user) {
+    const int64_t length = args.lengths[user];
+    if (length < 0 || length > longest) {
+      throw std::invalid_argument("encode_histories: a history has " + std::to_string(length) +
+                                  " items where the positions are those of 0 to " + std::to_string(longest));
+    }
+    firsts.push_back(firsts.back() + 1 + length * args.slots_per_item);
+  }
+  if (firsts.back() != args.num_slots) {
+    throw std::invalid_argument("encode_histories: histories of these lengths have " + std::to_string(firsts.back()) +
+                                " slots, x_XD has " + std::to_string(args.num_slots));
+  }
+  return firsts;
+}
+
+// Of as many users as have at most so many rows, or of one.
+std::vector<int64_t> cut(const std::vector<int64_t>& firsts, int64_t most_rows) {
+  std::vector<int64_t> pieces{0};
+  const int64_t num_users = static_cast<int64_t>(firsts.size()) - 1;
+  for (int64_t user = 1; user < num_users; ++user) {
+    if (firsts[user + 1] - firsts[pieces.back()] > most_rows) pieces.push_back(user);
+  }
+  pieces.push_back(num_users);
+  return pieces;
+}
+
+EncoderScratch scratch_of(const EncodeHistories& args, int64_t rows, int64_t slots, Parts& parts) {
+  return {parts.take(rows * row_width(args.width, args.ffn_width)),
+          parts.attention(slots, slots, args.width / args.num_heads),
+          parts.halves(args.is_bf16 ? rows * wide_row(args.width, args.ffn_width) : 0),
+          parts.take(rows * loose_panels(args.memory_width))};
+}
+
+void run_range(void* context, int64_t begin, int64_t end) {
+  const Context& c = *static_cast<Context*>(context);
+  const EncodeHistories& args = c.encoder.args;
+  const int64_t* firsts = c.encoder.firsts;
+  int64_t rows = 0, slots = 0;
+  for (int64_t n = begin; n < end; ++n) rows = std::max(rows, firsts[c.pieces[n + 1]] - firsts[c.pieces[n]]);
+  for (int64_t user = c.pieces[begin]; user < c.pieces[end]; ++user) {
+    slots = std::max(slots, firsts[user + 1] - firsts[user]);
+  }
+  const auto lay_out = [&](Parts& parts) { return scratch_of(args, rows, slots, parts); };
+  with_scratch(lay_out, [&](const EncoderScratch& scratch) {
+    for (int64_t n = begin; n < end; ++n) c.users(c.encoder, c.pieces[n], c.pieces[n + 1], scratch);
+  });
+}
+
+}  // namespace
+
+void encode_histories_cpu(const EncodeHistories& args, int num_threads) {
+  const std::vector<int64_t> firsts = find_firsts(args);
+  if (args.num_users == 0) return;
+  PackedWeights packed{static_cast<const char*>(args.weights), args.is_bf16};
+  const std::vector<EncoderLayers> blocks = take_blocks(args, packed);
+  const int64_t threads = std::max(num_threads, 1), share = (args.num_slots + threads - 1) / threads;
+  Context context{{args, blocks.data(), packed.layer(args.width, args.memory_width), firsts.data(),
+                   head_scale(args.width, args.num_heads)},
+                  FOR_ISA(current_isa(), encode_users),
+                  cut(firsts, std::min(share, kMostRows))};
+  parallel_for(num_threads, static_cast<int64_t>(context.pieces.size()) - 1, 1, run_range, &context);
+}
+
+}  // namespace reg4rec

@@ -1,0 +1,104 @@
+"""`encode_histories`: the encoder over users' histories without padding, and what the decoder needs of it."""
+
+from typing import Any
+
+import torch
+
+from ..checks import bind
+from ..dispatch import Op
+from ..panels import num_weights
+from .reference import EncoderShape, encode_histories_reference
+
+__all__ = ["EncoderShape", "encode_histories"]
+
+
+def encode_histories(
+    x_XD: torch.Tensor,
+    length_B: torch.Tensor,
+    slots_per_item: int,
+    cos_TQ: torch.Tensor,
+    sin_TQ: torch.Tensor,
+    weights_Y: torch.Tensor,
+    shape: EncoderShape,
+    with_memory: bool = True,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(states_BD, memory_XZAQ): the state of each user's last slot after all blocks, the decoder's keys and values.
+
+    The slots of a user lie behind those of the user before: the start, whose number is 0, then slots_per_item for each
+    of its length_B items, which are numbered from 1. Each of the blocks: attention of a slot to the slots of its user
+    whose number is not higher, by queries and keys that row n of cos_TQ and sin_TQ rotates at number n (halves of a
+    head's Q channels are the pairs, Q is even), FFN with ReLU, each followed by addition and layer norm (epsilon 1e-5).
+    One more layer makes the memory: keys at even z, rotated back by the row of how far before the next item they stand
+    (length + 1 - number), values at odd ones. Without `with_memory` there is none (Z = 0), and the last block computes
+    only what the last slots need. weights_Y: what `pack_weights` makes of all (`EncoderShape.part_shapes`), in
+    the dtype of x or in bfloat16: then the operands of the layers' products are rounded to that and nothing else is.
+    D = A x Q.
+
+    A user's result depends on its own slots alone: any split of the users gives the same bits in C++, and so do states
+    with and without memory. Without gradient. B may be 0. ValueError for a wrong dtype, device or shape, in C++ also
+    for lengths that do not make X slots or whose numbers have no row.
+
+    Paper: model, figure, D6: the encoder, and the memory of cross-attention.
+    """
+    return OP(x_XD, length_B, slots_per_item, cos_TQ, sin_TQ, weights_Y, shape, with_memory)
+
+
+def _check(
+    x_XD: torch.Tensor,
+    length_B: torch.Tensor,
+    slots_per_item: int,
+    cos_TQ: torch.Tensor,
+    sin_TQ: torch.Tensor,
+    weights_Y: torch.Tensor,
+    shape: EncoderShape,
+    with_memory: bool = True,
+) -> tuple:
+    floats = {"x_XD": x_XD, "cos_TQ": cos_TQ, "sin_TQ": sin_TQ}
+    sizes = bind("encode_histories", floats, {"length_B": length_B}, integer_dtypes=(torch.int64,))
+    weight_dtypes = (x_XD.dtype, torch.bfloat16)
+    bind("encode_histories", {"weights_Y": weights_Y}, float_dtypes=weight_dtypes, sizes=sizes, device=x_XD.device)
+    dim, head_dim = sizes["D"], sizes["Q"]
+    fits = dim and head_dim and head_dim % 2 == 0 and dim % head_dim == 0 and shape.num_both % 2 == 0
+    if not fits or min(*shape, slots_per_item) < 1:
+        raise ValueError(
+            "encode_histories: an even Q > 0, D > 0 in multiples of it, 1 or more slots an item and of everything in "
+            f"the shape, keys and values in pairs, were expected, found {sizes}, {slots_per_item} slots and {shape}"
+        )
+    if sizes["Y"] != (wanted := num_weights(shape, dim, weights_Y.dtype)):
+        raise ValueError(f"encode_histories: weights_Y has {sizes['Y']} numbers where {wanted} were expected")
+    return x_XD, length_B, slots_per_item, cos_TQ, sin_TQ, weights_Y, *shape, with_memory
+
+
+def _reference(
+    x_XD: torch.Tensor,
+    length_B: torch.Tensor,
+    slots_per_item: int,
+    cos_TQ: torch.Tensor,
+    sin_TQ: torch.Tensor,
+    weights_Y: torch.Tensor,
+    *rest: Any,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    *shape, with_memory = rest
+    turns = cos_TQ, sin_TQ
+    return encode_histories_reference(
+        x_XD, length_B, slots_per_item, *turns, weights_Y, EncoderShape(*shape), with_memory
+    )
+
+
+def _fake(
+    x_XD: torch.Tensor, length_B: torch.Tensor, _: int, cos_TQ: torch.Tensor, *rest: Any
+) -> tuple[torch.Tensor, torch.Tensor]:
+    (num_slots, dim), head_dim, (num_both, with_memory) = x_XD.shape, cos_TQ.shape[1], rest[-2:]
+    memory_XZAQ = x_XD.new_empty(num_slots, num_both if with_memory else 0, dim // head_dim, head_dim)
+    return x_XD.new_empty(length_B.shape[0], dim), memory_XZAQ
+
+
+OP = Op(
+    "encode_histories",
+    "(Tensor x_XD, Tensor length_B, int slots_per_item, Tensor cos_TQ, Tensor sin_TQ, Tensor weights_Y,"
+    " int num_blocks, int ffn_dim, int num_both, bool with_memory) -> (Tensor, Tensor)",
+    check=_check,
+    reference=_reference,
+    fake=_fake,
+    implementations={"cpp": "native"},
+)

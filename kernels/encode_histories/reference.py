@@ -1,0 +1,63 @@
+"""The definition of `encode_histories` in PyTorch."""
+
+from typing import NamedTuple
+
+import torch
+from torch.nn import functional as F
+
+from ..panels import Shapes, affine, unpack_weights
+
+__all__ = ["EncoderShape", "encode_histories_reference"]
+
+
+class EncoderShape(NamedTuple):
+    """What the sizes of an encoder's tensors do not tell; num_both: keys and values of all of the decoder's blocks."""
+
+    num_blocks: int
+    ffn_dim: int
+    num_both: int
+
+    def part_shapes(self, dim: int) -> list[Shapes]:
+        """Of each block: queries, keys and values; out; up; down; norms after attention and FFN. Then of the memory."""
+        block = [(3 * dim, dim), (dim, dim), (self.ffn_dim, dim), (dim, self.ffn_dim)]
+        return [*[(block, 2)] * self.num_blocks, ([(self.num_both * dim, dim)], 0)]
+
+
+def encode_histories_reference(
+    x_XD: torch.Tensor,
+    length_B: torch.Tensor,
+    slots_per_item: int,
+    cos_TQ: torch.Tensor,
+    sin_TQ: torch.Tensor,
+    weights_Y: torch.Tensor,
+    shape: EncoderShape,
+    with_memory: bool = True,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(states_BD, memory_XZAQ), by padding, which no slot sees: what stands behind has a higher number"""
+    dim, head_dim = x_XD.shape[1], cos_TQ.shape[1]
+    *blocks, ((to_memory,), _) = unpack_weights(weights_Y, shape.part_shapes(dim), dim, x_XD.dtype)
+    num_slots_B = 1 + length_B * slots_per_item
+    slot_J = torch.arange(max(num_slots_B.tolist(), default=0), device=x_XD.device)
+    filled_BJ, number_J = slot_J < num_slots_B[:, None], (slot_J + slots_per_item - 1) // slots_per_item
+    visible_JJ, turn_J = number_J <= number_J[:, None], (cos_TQ[number_J], sin_TQ[number_J])
+    x_BJD = x_XD.new_zeros(*filled_BJ.shape, dim)
+    x_BJD[filled_BJ] = x_XD
+    for (qkv, out, up, down), (norm_attention, norm_ffn) in blocks:
+        heads = affine(x_BJD, qkv).unflatten(-1, (3, -1, head_dim)).permute(2, 0, 3, 1, 4)
+        q_BAJQ, k_BAJQ = (_rotated(x, *turn_J) for x in heads[:2])
+        scores_BAJJ = (q_BAJQ * head_dim**-0.5 @ k_BAJQ.mT).masked_fill(~visible_JJ, -torch.inf)
+        mixed_BJD = (scores_BAJJ.softmax(-1) @ heads[2]).transpose(1, 2).flatten(2)
+        x_BJD = F.layer_norm(x_BJD + affine(mixed_BJD, out), (dim,), *norm_attention)
+        x_BJD = F.layer_norm(x_BJD + affine(affine(x_BJD, up).relu(), down), (dim,), *norm_ffn)
+    states_BD = x_BJD[torch.arange(len(x_BJD), device=x_XD.device), num_slots_B - 1]
+    if not with_memory:
+        return states_BD, x_XD.new_empty(len(x_XD), 0, dim // head_dim, head_dim)
+    ahead_X = (1 + length_B[:, None] - number_J)[filled_BJ]
+    keys, values = affine(x_BJD[filled_BJ], to_memory).unflatten(-1, (-1, 2, dim // head_dim, head_dim)).unbind(2)
+    keys = _rotated(keys, cos_TQ[ahead_X, None, None], -sin_TQ[ahead_X, None, None])
+    return states_BD, torch.stack([keys, values], dim=2).flatten(1, 2)
+
+
+def _rotated(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    low, high = x.chunk(2, dim=-1)
+    return x * cos + torch.cat([-high, low], dim=-1) * sin
