@@ -14,6 +14,7 @@ from reg4rec import ops
 from reg4rec.checkpoints import newest_checkpoint, read_counters, read_settings, run_state
 from reg4rec.cli.output import show
 from reg4rec.errors import InputError
+from reg4rec.infer import Recommender
 from reg4rec.tokenizer import Tokenizer
 from reg4rec.train.fp8_counts import Fp8Counts
 from reg4rec.train.precision import LayerReport, fp8_report, precision_report
@@ -24,10 +25,11 @@ __all__ = ["Info"]
 
 @dataclass(frozen=True)
 class Info:
-    """Versions, devices, and for every backend whether it can be used and why not; or a run: `reg4rec info RUN`."""
+    """Versions, devices, and for every backend whether it can be used and why not; or a folder: `reg4rec info RUN`."""
 
     run_folder: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")] = None
-    """run folder: how far it is, its best epoch, a tokenizer's health, LADQ's number formats, what fp8 lost"""
+    """run folder: how far it is, its best epoch, a tokenizer's health, LADQ's number formats, what fp8 lost; or the
+    folder of a recommender: its items, what finds them, and the memory that this takes"""
     plot: Path | None = None
     """with RUN: draw LADQ's formats over the steps into this PNG"""
     json: bool = False
@@ -52,6 +54,10 @@ class Info:
         show(_text(facts), facts, self.json)
 
     def _run(self, folder: Path) -> None:
+        if (folder / "recommender.json").exists():
+            facts = _recommender(Recommender.from_pretrained(folder, device="cpu"))
+            show("\n".join(f"{name:10} {value}" for name, value in facts.items()), facts, self.json)
+            return
         settings, newest = read_settings(folder), newest_checkpoint(folder)
         counters = None if newest is None else read_counters(newest)
         stage = settings.get("stage", "tokenizer")
@@ -75,6 +81,22 @@ class Info:
             problem = draw_formats(folder, self.plot)
             text += f"\n{problem or self.plot}"
         show(text, facts, self.json)
+
+
+def _recommender(recommender: Recommender) -> dict[str, Any]:
+    """What a recommender ranks, and how."""
+    asked, found = recommender.config.retriever, recommender.retriever
+    facts = {
+        "items": f"{len(recommender.items):,}, of which {int(recommender.removed_I.sum()):,} are removed",
+        "retriever": found if asked == found else f"{found} (chosen by the setting {asked})",
+    }
+    if found == "exact":
+        vectors = recommender.scan.vectors
+        own, copied = vectors.rows_ID.nbytes / 2**20, vectors.copy_bytes / 2**20
+        facts["vectors"] = f"{own:.1f} MiB in float32, and a copy in 8 bits of {copied:.1f} MiB that is scanned"
+    else:
+        facts["index"] = f"{sum(part.nbytes for part in recommender.index) / 2**20:.1f} MiB of token lists"
+    return facts
 
 
 def _progress(settings: dict[str, Any], counters: dict[str, Any]) -> dict[str, Any]:

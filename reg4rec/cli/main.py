@@ -21,7 +21,7 @@ from reg4rec.cli.explain import Explain
 from reg4rec.cli.fit import Fit
 from reg4rec.cli.info import Info
 from reg4rec.cli.report import Report
-from reg4rec.cli.study import StudyColdStart, StudyCorp, StudySampling, StudyVariants
+from reg4rec.cli.study import StudyColdStart, StudyCorp, StudyRetrievers, StudySampling, StudyVariants
 from reg4rec.errors import InputError, ProcessLostError, TokenizerCollapseError
 from reg4rec.ops import BackendError
 from reg4rec.recipes import Recipe, recipe_named
@@ -35,6 +35,7 @@ DataCommand = Annotated[DataGet, tyro.conf.subcommand("get")] | Annotated[DataPr
 STUDIES: tuple[Any, ...] = (
     Annotated[StudyColdStart, tyro.conf.subcommand("cold-start")],
     Annotated[StudyCorp, tyro.conf.subcommand("corp")],
+    Annotated[StudyRetrievers, tyro.conf.subcommand("retrievers")],
     Annotated[StudySampling, tyro.conf.subcommand("sampling")],
     *(
         Annotated[

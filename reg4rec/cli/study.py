@@ -12,16 +12,18 @@ from reg4rec.data import load_dataset
 from reg4rec.studies import (
     ColdStartConfig,
     CorpConfig,
+    RetrieverConfig,
     SamplingConfig,
     VariantConfig,
     cold_start,
     corp,
+    retrievers,
     sampling,
     study_variants,
 )
 from reg4rec.tokenizer import Tokenizer
 
-__all__ = ["StudyColdStart", "StudyCorp", "StudySampling", "StudyVariants"]
+__all__ = ["StudyColdStart", "StudyCorp", "StudyRetrievers", "StudySampling", "StudyVariants"]
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,29 @@ class StudyCorp:
     def run(self) -> None:
         found = corp(*trained_on(self.model, self.data, self.device), self.config, out=self.out)
         show(f"{found.markdown()}\n{self.out / 'corp.md'}", found.as_dict(), self.json)
+
+
+@dataclass(frozen=True)
+class StudyRetrievers:
+    """Exact ranking beside paths: `reg4rec study retrievers --models RUN/recommender --data D --out runs/retrievers`."""
+
+    models: tuple[Path, ...]
+    """recommender folders of the same data, of other seeds say, over which the table averages"""
+    data: str
+    """the dataset that they were trained on"""
+    out: Path
+    """folder for retrievers.md and retrievers.json"""
+    config: Annotated[RetrieverConfig, tyro.conf.arg(name="")] = field(default_factory=RetrieverConfig)
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1 ..."""
+    json: bool = False
+    """print one JSON object instead of text"""
+
+    def run(self) -> None:
+        loaded = [trained_on(model, self.data, self.device) for model in self.models]
+        recommenders = [recommender for recommender, _ in loaded]
+        found = retrievers(recommenders, loaded[0][1], self.config, out=self.out)
+        show(f"{found.markdown()}\n{self.out / 'retrievers.md'}", found.as_dict(), self.json)
 
 
 @dataclass(frozen=True)

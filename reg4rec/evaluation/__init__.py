@@ -1,6 +1,6 @@
 """Recall and NDCG under a named protocol, with the card that says which one it was."""
 
-from reg4rec.evaluation.metrics import ndcg_at, recall_at
+from reg4rec.evaluation.metrics import gains, hit_ranks, ndcg_at, paired_interval, recall_at
 from reg4rec.evaluation.popularity import Popularity
 from reg4rec.evaluation.protocol import DetailedRanker, Ranker, RecordedRanks, evaluate
 from reg4rec.evaluation.report import Report, ReportRow
@@ -13,6 +13,9 @@ __all__ = [
     "Report",
     "ReportRow",
     "evaluate",
+    "gains",
+    "hit_ranks",
     "ndcg_at",
+    "paired_interval",
     "recall_at",
 ]

@@ -18,6 +18,7 @@ __all__ = ["Frame", "Results", "SearchResults", "as_frame", "results_arrow", "si
 
 Frame = Literal["arrow", "polars"]
 
+NAMES = pa.array(SOURCES)
 STEP = pa.struct([("token", pa.string()), ("category", pa.string()), ("confidence", pa.float32())])
 
 
@@ -54,25 +55,26 @@ def results_arrow(
     `path` holds a step for each token, in the order of emission: the token as `<t{codebook}_{code}>`, the category
     predicted after it (null where none was), and the probability with which it was chosen.
     """
-    kinds = {"user_id": users.type, "rank": pa.int32(), "item_id": items.ids.type, "score": pa.float32()}
-    kinds |= {"path": pa.list_(STEP)} if return_paths else {}
-    pieces = [pa.schema(kinds | {"source": pa.string()}).empty_table()]
-    first = 0
+    pieces, first = [], 0
     for ranking, paths in results:
-        user_T, place_T = (ranking.items_BN >= 0).nonzero(as_tuple=True)
-        at = (user_T, place_T)
+        items_BN, source_BN = ranking.items_BN.cpu().numpy(), ranking.source_BN.cpu().numpy()
+        user_T, place_T = at = np.nonzero(items_BN >= 0)
         columns = {
-            "user_id": users.slice(first, len(ranking.items_BN)).take(_array(user_T)),
-            "rank": _array((place_T + 1).int()),
-            "item_id": items.ids.take(_array(ranking.items_BN[at])),
-            "score": _array(ranking.scores_BN[at].float()),
+            "user_id": users.take(pa.array(user_T + first)),
+            "rank": pa.array((place_T + 1).astype(np.int32)),
+            "item_id": items.ids.take(pa.array(items_BN[at])),
+            "score": pa.array(ranking.scores_BN.cpu().numpy()[at].astype(np.float32)),
         }
         if return_paths:
-            columns["path"] = _path_column(paths, user_T, ranking.path_BN[at], items)
-        columns["source"] = pa.array(SOURCES).take(_array(ranking.source_BN[at]))
+            columns["path"] = _path_column(paths, user_T, ranking.path_BN.cpu().numpy()[at], items)
+        columns["source"] = NAMES.take(pa.array(source_BN[at]))
         pieces.append(pa.table(columns))
-        first += len(ranking.items_BN)
-    return pa.concat_tables(pieces)
+        first += len(items_BN)
+    if len(pieces) == 1:
+        return pieces[0]
+    kinds = {"user_id": users.type, "rank": pa.int32(), "item_id": items.ids.type, "score": pa.float32()}
+    kinds |= {"path": pa.list_(STEP)} if return_paths else {}
+    return pa.concat_tables([pa.schema(kinds | {"source": pa.string()}).empty_table(), *pieces])
 
 
 def similar_arrow(rows: npt.NDArray[np.int32], item_ids: pa.Array, row_BN: Tensor, score_BN: Tensor) -> pa.Table:
@@ -91,19 +93,21 @@ def _array(values_T: Tensor) -> pa.Array:
     return pa.array(values_T.cpu().numpy())
 
 
-def _path_column(paths: Paths | None, user_T: Tensor, path_T: Tensor, items: ItemCatalog) -> pa.Array:
+def _path_column(
+    paths: Paths | None, user_T: npt.NDArray[np.int64], path_T: npt.NDArray[np.int64], items: ItemCatalog
+) -> pa.Array:
     """The steps of each path, none where there is no path."""
     if paths is None:
         return pa.array([[]] * len(path_T), pa.list_(STEP))
+    at = user_T, np.maximum(path_T, 0)
     order_TM, code_TM, category_TM, confidence_TM = (
-        x[user_T, path_T.clamp(min=0)].cpu()
-        for x in (paths.order_BWM, paths.tokens_BWM, paths.categories_BWM, paths.confidences_BWM)
+        x.cpu().numpy()[at] for x in (paths.order_BWM, paths.tokens_BWM, paths.categories_BWM, paths.confidences_BWM)
     )
-    taken_TM = (order_TM >= 0) & (path_T.cpu() >= 0)[:, None]
-    codebook, code = order_TM[taken_TM], code_TM.gather(1, order_TM.clamp(min=0))[taken_TM]
-    category = category_TM[taken_TM].numpy()
+    taken_TM = (order_TM >= 0) & (path_T >= 0)[:, None]
+    codebook, code = order_TM[taken_TM], np.take_along_axis(code_TM, np.maximum(order_TM, 0), 1)[taken_TM]
+    category = category_TM[taken_TM]
     token = pc.binary_join_element_wise(
-        "<t", _array(codebook).cast(pa.string()), "_", _array(code).cast(pa.string()), ">", ""
+        "<t", pa.array(codebook).cast(pa.string()), "_", pa.array(code).cast(pa.string()), ">", ""
     )
     if category.max(initial=-1) >= len(items.category_names):
         raise InputError(
@@ -111,6 +115,6 @@ def _path_column(paths: Paths | None, user_T: Tensor, path_T: Tensor, items: Ite
             "take the items and the category level that it was trained with"
         )
     names = pa.array(items.category_names, pa.string()).take(pa.array(category, mask=category < 0))
-    offsets = np.concatenate([[0], np.cumsum(taken_TM.sum(1).numpy())]).astype(np.int32)
-    steps = pa.StructArray.from_arrays([token, names, _array(confidence_TM[taken_TM])], fields=list(STEP))
+    offsets = np.concatenate([[0], np.cumsum(taken_TM.sum(1))]).astype(np.int32)
+    steps = pa.StructArray.from_arrays([token, names, pa.array(confidence_TM[taken_TM])], fields=list(STEP))
     return pa.ListArray.from_arrays(pa.array(offsets), steps)

@@ -7,6 +7,7 @@ from reg4rec.studies.corp_findings import CorpFindings
 from reg4rec.studies.findings import ColdStartFindings
 from reg4rec.studies.questions import QUESTIONS
 from reg4rec.studies.report import gather, write_report
+from reg4rec.studies.retrievers import RetrieverConfig, RetrieverFindings, retrievers
 from reg4rec.studies.sampling import SamplingConfig, SamplingFindings, sampling
 from reg4rec.studies.variant_findings import VariantFindings
 from reg4rec.studies.variants import VariantConfig, study_variants
@@ -17,6 +18,8 @@ __all__ = [
     "ColdStartFindings",
     "CorpConfig",
     "CorpFindings",
+    "RetrieverConfig",
+    "RetrieverFindings",
     "SamplingConfig",
     "SamplingFindings",
     "VariantConfig",
@@ -24,6 +27,7 @@ __all__ = [
     "cold_start",
     "corp",
     "gather",
+    "retrievers",
     "sampling",
     "study_variants",
     "write_report",

@@ -75,7 +75,7 @@ def test_rows_decoded_are_those_of_a_search(
     for k in (10, 30):
         rows.clear()
         list(chosen.search(shop.part("train").take([0, 1]), k, False))
-        assert sum(rows) == rows_decoded(chosen.config, chosen.model.config.num_codebooks, k)
+        assert sum(rows) == rows_decoded(chosen.config, chosen.model.config.num_codebooks)
 
 
 def test_what_is_finished_is_not_measured_again(
