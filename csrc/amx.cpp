@@ -11,7 +11,7 @@ namespace reg4rec {
 
 namespace {
 
-constexpr int64_t kTileRows = 16, kTileBytes = 64, kTileInputs = 32;
+constexpr int64_t kTileInputs = 32, kTileFours = 16;
 
 // A tile has 16 rows of 64 bytes: of 32 rounded inputs, of the weights of a pair of inputs for 16 outputs, or of 16
 // sums.
@@ -31,13 +31,18 @@ struct alignas(64) TileConfig {
 #define TILE_ADD_PRODUCT(sums, inputs, weights) \
   asm volatile("tdpbf16ps %%tmm" #weights ", %%tmm" #inputs ", %%tmm" #sums:::)
 
+#define TILE_ZERO(tile) asm volatile("tilezero %%tmm" #tile:::)
+#define TILE_ADD_BYTES(sums, rows, columns) asm volatile("tdpbsud %%tmm" #columns ", %%tmm" #rows ", %%tmm" #sums:::)
+
+void load_config(const TileConfig& config) { asm volatile("ldtilecfg %0" ::"m"(config)); }
+
 void configure(int64_t upper, int64_t lower) {
   TileConfig config;
   config.rows[0] = config.rows[1] = config.rows[4] = upper;
   config.rows[2] = config.rows[3] = config.rows[5] = lower;
   config.rows[6] = config.rows[7] = kTileInputs / 2;
   for (int tile = 0; tile < 8; ++tile) config.bytes[tile] = config.rows[tile] > 0 ? kTileBytes : 0;
-  asm volatile("ldtilecfg %0" ::"m"(config));
+  load_config(config);
 }
 
 // Outputs of one panel for as many rows as are configured, the lower ones among them where `has_lower`.
@@ -74,8 +79,8 @@ void panel_rows(const uint16_t* x, int64_t in, const uint16_t* panel, const floa
 
 bool may_use_tiles() {
   // Linux gives a process the tiles' state when it asks for it: ARCH_REQ_XCOMP_PERM of XTILEDATA
-  static const bool granted = __builtin_cpu_supports("amx-bf16") && __builtin_cpu_supports("avx512bf16") &&
-                              syscall(SYS_arch_prctl, 0x1023, 18) == 0;
+  static const bool granted = __builtin_cpu_supports("amx-bf16") && __builtin_cpu_supports("amx-int8") &&
+                              __builtin_cpu_supports("avx512bf16") && syscall(SYS_arch_prctl, 0x1023, 18) == 0;
   return granted;
 }
 
@@ -97,9 +102,41 @@ void linear_by_tiles(const Layer& layer, const uint16_t* rounded, int64_t rows, 
   asm volatile("tilerelease");
 }
 
+// tmm0 and 1: sums of the columns' two halves; tmm4: rows; tmm6 and 7: the two halves.
+void begin_products(int64_t rows) {
+  TileConfig config;
+  config.rows[0] = config.rows[1] = config.rows[4] = rows;
+  config.rows[6] = config.rows[7] = kTileFours;
+  for (int tile = 0; tile < 8; ++tile) config.bytes[tile] = config.rows[tile] > 0 ? kTileBytes : 0;
+  load_config(config);
+}
+
+void add_up_products(const int32_t* rows, const uint8_t* columns, int64_t fours, int32_t* sums) {
+  const int64_t row_bytes = fours * sizeof(int32_t), columns_bytes = 2 * kTileBytes;
+  TILE_ZERO(0);
+  TILE_ZERO(1);
+  for (int64_t c = 0; c < fours; c += kTileFours, columns += kTileFours * columns_bytes) {
+    TILE_LOAD(4, rows + c, row_bytes);
+    TILE_LOAD(6, columns, columns_bytes);
+    TILE_LOAD(7, columns + kTileBytes, columns_bytes);
+    TILE_ADD_BYTES(0, 4, 6);
+    TILE_ADD_BYTES(1, 4, 7);
+  }
+  TILE_STORE(0, sums, columns_bytes);
+  TILE_STORE(1, sums + kTileRows, columns_bytes);
+}
+
+void end_products() { asm volatile("tilerelease"); }
+
 #else
 
 bool may_use_tiles() { return false; }
+
+void begin_products(int64_t) {}
+
+void add_up_products(const int32_t*, const uint8_t*, int64_t, int32_t*) {}
+
+void end_products() {}
 
 void linear_by_tiles(const Layer&, const uint16_t*, int64_t, float*, int64_t) {}
 

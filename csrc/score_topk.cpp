@@ -5,6 +5,7 @@
 #include <limits>
 #include <vector>
 
+#include "amx.h"
 #include "isa.h"
 #include "threads.h"
 
@@ -12,12 +13,16 @@ namespace reg4rec {
 
 using scoring::Digits;
 using scoring::kChannels;
-using scoring::kPanel;
+using scoring::kItems;
 using scoring::Query;
 
 DECLARE_FOR_ISAS(void score_panels(const ScoreTopk& args, int64_t begin, int64_t end, Query* queries,
                                    int64_t num_queries);
                  double exact_dot(const float* a, const float* b, int64_t width, int64_t half, double* scratch);)
+
+namespace avx512 {
+void score_panels_by_tiles(const ScoreTopk& args, int64_t begin, int64_t end, Query* queries, int64_t num_queries);
+}
 
 namespace {
 
@@ -80,15 +85,23 @@ struct Plan {
   std::vector<Found> found;          // likewise
 };
 
+ScorePanels best_scan(const ScoreTopk& args) {
+#ifdef REG4REC_X86
+  const bool fills_tiles = args.num_users >= kTileRows / 2 && (args.width + kChannels - 1) / kChannels % 16 == 0;
+  if (current_isa() == Isa::kAmx && fills_tiles) return avx512::score_panels_by_tiles;
+#endif
+  return FOR_ISA(score_topk_isa(), score_panels);
+}
+
 Plan make_plan(const ScoreTopk& args, int num_threads) {
-  const int64_t num_panels = (args.num_items + kPanel - 1) / kPanel;
+  const int64_t num_panels = (args.num_items + kItems - 1) / kItems;
   const int64_t groups = (args.num_users + kUsers - 1) / kUsers;
   const int64_t wanted = std::min<int64_t>((num_threads + groups - 1) / groups, num_panels / kSlice);
   const int64_t slices = std::max<int64_t>(1, wanted);
   int64_t half = 1;
   while (2 * half < args.width) half *= 2;
   return {args,
-          FOR_ISA(score_topk_isa(), score_panels),
+          best_scan(args),
           FOR_ISA(current_isa(), exact_dot),
           (args.width + kChannels - 1) / kChannels,
           half,
@@ -164,7 +177,7 @@ void prepare_users(void* context, int64_t begin, int64_t end) {
     const Query query = make_query(plan, user, plan.digits.data() + user * plan.fours);
     for (int64_t slice = 0; slice < plan.num_slices; ++slice) {
       Found& found = plan.found[slice * args.num_users + user];
-      found = {args.k, static_cast<size_t>(2 * args.k + kPanel), first, last, {}, {}};
+      found = {args.k, static_cast<size_t>(2 * args.k + kItems), first, last, {}, {}};
       found.items.reserve(found.capacity);
       plan.queries[slice * args.num_users + user] = query;
       plan.queries[slice * args.num_users + user].found = &found;
@@ -175,8 +188,8 @@ void prepare_users(void* context, int64_t begin, int64_t end) {
 void scan_jobs(void* context, int64_t begin, int64_t end) {
   Plan& plan = *static_cast<Plan*>(context);
   const ScoreTopk& args = plan.args;
-  const int64_t num_panels = (args.num_items + kPanel - 1) / kPanel;
-  const int64_t tile = std::max<int64_t>(1, kTileBytes / (plan.fours * kChannels * kPanel));
+  const int64_t num_panels = (args.num_items + kItems - 1) / kItems;
+  const int64_t tile = std::max<int64_t>(1, kTileBytes / (plan.fours * kChannels * kItems));
   for (int64_t job = begin; job < end; ++job) {
     const int64_t slice = job % plan.num_slices, first_user = job / plan.num_slices * kUsers;
     const int64_t num_users = std::min(kUsers, args.num_users - first_user);
@@ -236,7 +249,7 @@ class Finisher {
 
   bool is_allowed(int64_t user, int64_t item) const {
     if (args_.allowed == nullptr) return true;
-    return args_.allowed[user * args_.words_of_user + item / kPanel] >> item % kPanel & 1;
+    return args_.allowed[user * args_.words_of_user + item / kItems] >> item % kItems & 1;
   }
 
   void add(int64_t user, int64_t item, double bias) {

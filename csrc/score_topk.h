@@ -39,7 +39,7 @@ void score_topk_cpu(const ScoreTopk& args, int num_threads);
 
 namespace scoring {
 
-constexpr int64_t kPanel = 32, kChannels = 4;
+constexpr int64_t kItems = 32, kChannels = 4;
 
 // Four channels of a state, the first in the lowest byte.
 using Digits = int32_t;

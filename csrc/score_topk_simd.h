@@ -1,6 +1,7 @@
 // The scan of some panels of items for some users, and exact scores, for the instruction set of the including unit.
 #pragma once
 
+#include "amx.h"
 #include "score_topk.h"
 #include "simd.h"
 
@@ -9,7 +10,7 @@ namespace {
 using namespace reg4rec::scoring;
 using reg4rec::ScoreTopk;
 
-constexpr int kVectors = kPanel / SIMD_LANES;
+constexpr int kVectors = kItems / SIMD_LANES;
 constexpr int kUsersAtOnce = SIMD_LANES == 16 ? 8 : SIMD_LANES == 8 ? 2 : 1;  // sums fit into registers
 
 // sums + the products of SIMD_LANES items' four channels and the state's, which is from -63 to 63: so that two products
@@ -40,67 +41,85 @@ inline void add_tables(const ScoreTopk& args, const float* tables, int64_t first
   }
 }
 
+// Numbers of the items of a panel, zeros behind the last one.
+struct Numbers {
+  float scale[kItems], error[kItems], norm[kItems];
+  int64_t size;
+
+  Numbers(const ScoreTopk& args, int64_t panel) {
+    const int64_t first = panel * kItems;
+    size = args.num_items - first < kItems ? args.num_items - first : kItems;
+    copy(args.scales + first, scale);
+    copy(args.errors + first, error);
+    copy(args.norms + first, norm);
+  }
+  void copy(const float* from, float* to) const {
+    __builtin_memcpy(to, from, size * sizeof(float));
+    for (int64_t i = size; i < kItems; ++i) to[i] = 0;
+  }
+};
+
+// Keeps the open items of a panel that may reach a user's threshold, given the sums of their products.
+inline void judge(const ScoreTopk& args, int64_t first, const Numbers& numbers, const Int* sums, uint32_t open,
+                  Query& query) {
+  float own[kItems] = {}, score[kItems], off[kItems];
+  if (query.tables != nullptr) add_tables(args, query.tables, first, numbers.size, own);
+  uint32_t below = 0;
+  for (int v = 0; v < kVectors; ++v) {
+    const int at = v * SIMD_LANES;
+    const Float sum = __builtin_convertvector(sums[v], Float) - query.offset;
+    const Float found = sum * (load(numbers.scale + at) * query.scale) + load(own + at);
+    const Float bound =
+        load(numbers.error + at) * query.item_error + load(numbers.norm + at) * query.own_error + query.slack;
+    store(score + at, found);
+    store(off + at, bound);
+    below |= lanes_above(splat(query.threshold), found + bound) << at;  // not where it is no number
+  }
+  for (uint32_t lanes = ~below & open; __builtin_expect(lanes != 0, 0); lanes &= lanes - 1) {
+    const int i = __builtin_ctz(lanes);
+    keep(query, first + i, score[i], off[i]);
+  }
+}
+
+// Which items of a panel any user may get.
+inline uint32_t open_to_all(const ScoreTopk& args, int64_t panel) {
+  const int64_t left = args.num_items - panel * kItems;
+  const uint32_t there = left < kItems ? (uint32_t{1} << left) - 1 : ~uint32_t{0};
+  return args.allowed != nullptr && args.words_of_user == 0 ? there & args.allowed[panel] : there;
+}
+
+inline uint32_t open_to(const Query& query, int64_t panel, uint32_t shared) {
+  return query.allowed != nullptr ? shared & query.allowed[panel] : shared;
+}
+
 template <int U>
-inline void scan_panel(const ScoreTopk& args, int64_t panel, uint32_t shared, Query* queries) {
-  const int64_t fours = (args.width + kChannels - 1) / kChannels, first = panel * kPanel;
+inline void scan_panel(const ScoreTopk& args, int64_t panel, Query* queries) {
+  const int64_t fours = (args.width + kChannels - 1) / kChannels;
+  const uint32_t shared = open_to_all(args, panel);
   uint32_t open[U], any = 0;
-  for (int u = 0; u < U; ++u) any |= open[u] = queries[u].allowed ? shared & queries[u].allowed[panel] : shared;
+  for (int u = 0; u < U; ++u) any |= open[u] = open_to(queries[u], panel, shared);
   if (any == 0) return;
   Int sums[U][kVectors];
   for (int u = 0; u < U; ++u) {
     for (int v = 0; v < kVectors; ++v) sums[u][v] = Int{};
   }
-  const uint8_t* items = args.panels + panel * fours * kPanel * kChannels;
-  for (int64_t c = 0; c < fours; ++c, items += kPanel * kChannels) {
+  const uint8_t* items = args.panels + panel * fours * kItems * kChannels;
+  for (int64_t c = 0; c < fours; ++c, items += kItems * kChannels) {
     for (int v = 0; v < kVectors; ++v) {
       for (int u = 0; u < U; ++u) {
         sums[u][v] = add_products(sums[u][v], items + v * SIMD_LANES * kChannels, queries[u].digits[c]);
       }
     }
   }
-  // numbers of items behind the last one are zeros
-  float scales[kPanel] = {}, errors[kPanel] = {}, norms[kPanel] = {};
-  const int64_t size = args.num_items - first < kPanel ? args.num_items - first : kPanel;
-  const float *scale = args.scales + first, *error = args.errors + first, *norm = args.norms + first;
-  if (size < kPanel) {
-    __builtin_memcpy(scales, scale, size * sizeof(float));
-    __builtin_memcpy(errors, error, size * sizeof(float));
-    __builtin_memcpy(norms, norm, size * sizeof(float));
-    scale = scales, error = errors, norm = norms;
-  }
-  for (int u = 0; u < U; ++u) {
-    Query& query = queries[u];
-    float own[kPanel] = {}, score[kPanel], off[kPanel];
-    if (query.tables != nullptr) add_tables(args, query.tables, first, size, own);
-    uint32_t below = 0;
-    for (int v = 0; v < kVectors; ++v) {
-      const int at = v * SIMD_LANES;
-      const Float sum = __builtin_convertvector(sums[u][v], Float) - query.offset;
-      const Float found = sum * (load(scale + at) * query.scale) + load(own + at);
-      const Float bound = load(error + at) * query.item_error + load(norm + at) * query.own_error + query.slack;
-      store(score + at, found);
-      store(off + at, bound);
-      below |= lanes_above(splat(query.threshold), found + bound) << at;  // not where it is no number
-    }
-    uint32_t lanes = ~below & open[u];
-    if (__builtin_expect(lanes == 0, 1)) continue;
-    for (; lanes != 0; lanes &= lanes - 1) {
-      const int i = __builtin_ctz(lanes);
-      keep(query, first + i, score[i], off[i]);
-    }
-  }
+  const Numbers numbers(args, panel);
+  for (int u = 0; u < U; ++u) judge(args, panel * kItems, numbers, sums[u], open[u], queries[u]);
 }
 
 template <int U>
 inline void scan_users(const ScoreTopk& args, int64_t begin, int64_t end, Query* queries, int64_t num_queries) {
-  const int64_t rest = args.num_items % kPanel, last = args.num_items / kPanel;
   int64_t u = 0;
   for (; u + U <= num_queries; u += U) {
-    for (int64_t panel = begin; panel < end; ++panel) {
-      uint32_t shared = panel == last ? (uint32_t{1} << rest) - 1 : ~uint32_t{0};
-      if (args.allowed != nullptr && args.words_of_user == 0) shared &= args.allowed[panel];
-      scan_panel<U>(args, panel, shared, queries + u);
-    }
+    for (int64_t panel = begin; panel < end; ++panel) scan_panel<U>(args, panel, queries + u);
   }
   if constexpr (U > 1) scan_users<U / 2>(args, begin, end, queries + u, num_queries - u);
 }
@@ -112,6 +131,31 @@ namespace reg4rec::SIMD_NAMESPACE {
 void score_panels(const ScoreTopk& args, int64_t begin, int64_t end, scoring::Query* queries, int64_t num_queries) {
   scan_users<kUsersAtOnce>(args, begin, end, queries, num_queries);
 }
+
+#if SIMD_LANES == 16
+// The same with matrix tiles, for a whole number of their columns of fours. The digits of the users are neighbors.
+void score_panels_by_tiles(const ScoreTopk& args, int64_t begin, int64_t end, scoring::Query* queries,
+                           int64_t num_queries) {
+  const int64_t fours = (args.width + kChannels - 1) / kChannels;
+  alignas(64) int32_t sums[kTileRows * kItems];
+  for (int64_t u = 0; u < num_queries; u += kTileRows) {
+    const int64_t users = num_queries - u < kTileRows ? num_queries - u : kTileRows;
+    begin_products(users);
+    for (int64_t panel = begin; panel < end; ++panel) {
+      const uint32_t shared = open_to_all(args, panel);
+      if (shared == 0) continue;
+      add_up_products(queries[u].digits, args.panels + panel * fours * kItems * kChannels, fours, sums);
+      const Numbers numbers(args, panel);
+      for (int64_t n = 0; n < users; ++n) {
+        Int own[kVectors];
+        __builtin_memcpy(own, sums + n * kItems, sizeof own);
+        judge(args, panel * kItems, numbers, own, open_to(queries[u + n], panel, shared), queries[u + n]);
+      }
+    }
+    end_products();
+  }
+}
+#endif
 
 // The halves of the products are folded upon one another, as the definition does; they need not be rounded themselves,
 // so it is the same whether the compiler fuses them with the sums. `scratch` has room for half a power of 2.

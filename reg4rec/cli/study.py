@@ -68,7 +68,7 @@ class StudyCorp:
 
 @dataclass(frozen=True)
 class StudyRetrievers:
-    """Exact ranking beside paths: `reg4rec study retrievers --models RUN/recommender --data D --out runs/retrievers`."""
+    """Exact ranking beside paths: `reg4rec study retrievers --models RUN/recommender --data D --out runs/ranked`."""
 
     models: tuple[Path, ...]
     """recommender folders of the same data, of other seeds say, over which the table averages"""

@@ -238,11 +238,18 @@ class Reg4RecModel(nn.Module):
         self, slots_XD: Tensor, length_B: Tensor, encoder: Packed, with_memory: bool
     ) -> tuple[Tensor, Tensor]:
         """What `ops.encode_histories` makes of the items' slots, before which each user's start is put here."""
-        lengths = length_B.tolist()
-        own = slots_XD.split([length * self.slots_per_item for length in lengths])
-        x_XD = torch.cat([slots_XD[:0], *(part for slots in own for part in (self.start[None], slots))])
+        num_users, first_B = len(length_B), length_B.cumsum(0) - length_B
+        if num_users == 1:
+            x_XD = torch.cat([self.start[None], slots_XD])
+        else:
+            user_B = torch.arange(num_users, device=length_B.device)
+            starts_B, counts_B = first_B * self.slots_per_item + user_B, length_B * self.slots_per_item
+            place_X = torch.arange(len(slots_XD), device=length_B.device) + (user_B + 1).repeat_interleave(counts_B)
+            x_XD = slots_XD.new_empty(len(slots_XD) + num_users, slots_XD.shape[1])
+            x_XD[place_X], x_XD[starts_B] = slots_XD, self.start
         x_XD = self.dropout(self.norm_history(x_XD))
-        cos_TQ, sin_TQ = self.rotary.table(max(lengths, default=0) + 2)
+        longest = int(length_B.max()) if num_users else 0
+        cos_TQ, sin_TQ = self.rotary.table(longest + 2)
         return ops.encode_histories(x_XD, length_B, self.slots_per_item, cos_TQ, sin_TQ, *encoder, with_memory)
 
     def _packed_encoder(self) -> Packed | None:

@@ -1,6 +1,7 @@
 """`score_topk` against the exact scores of all items: the same rows and bits, whatever the vectors."""
 
 import math
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -12,9 +13,17 @@ from reg4rec import ops
 from reg4rec.kernels.call import call_native
 from reg4rec.kernels.machine import native_problem
 from reg4rec.kernels.score_topk.reference import PANEL, allowed_mask, exact_dot
+from tests.isa import selected_isa
 from tests.ops.cases import inputs
 
 BACKENDS = ("eager", pytest.param("cpp", marks=pytest.mark.skipif(native_problem() is not None, reason="no extension")))
+
+
+@pytest.fixture(params=["base", "avx2", "avx512", "amx"])
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Each instruction set that this machine has; only this op has tiles of its own."""
+    with selected_isa(request.param):
+        yield request.param
 
 
 def every_score(states_BD, items, k, allowed=None, seen_BL=None, seen_bias=None, codes=None):
