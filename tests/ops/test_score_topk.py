@@ -61,7 +61,7 @@ def vectors(seed: int, users: int, items: int, width: int) -> tuple[Tensor, Tens
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("k", [1, 10, 60])
 @pytest.mark.parametrize(
-    ("users", "items", "width"), [(1, 1, 1), (3, 31, 3), (5, 33, 128), (11, 700, 34), (70, 300, 9)]
+    ("users", "items", "width"), [(1, 1, 1), (3, 31, 3), (5, 33, 128), (11, 700, 34), (70, 300, 9), (19, 150, 64)]
 )
 def test_plain_vectors(isa: str, backend: str, users: int, items: int, width: int, k: int) -> None:
     states_BD, rows_ID = vectors(0, users, items, width)
