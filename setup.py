@@ -56,7 +56,9 @@ def build_native(target: Path, build: Path) -> str | None:
     problem = run(configure) or run([cmake, "--build", str(build)])
     if problem is None:
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(build / f"_C{sysconfig.get_config_var('EXT_SUFFIX')}", target)
+        fresh = target.with_name(f".{target.name}.fresh")
+        shutil.copy2(build / f"_C{sysconfig.get_config_var('EXT_SUFFIX')}", fresh)
+        fresh.replace(target)  # processes that run on the one before keep it
     return problem
 
 
