@@ -59,7 +59,7 @@ def recommender_of(num_codebooks: int, device: str = "cpu") -> Recommender:
     torch.manual_seed(0)
     model = Reg4RecModel(sized("small", num_codebooks, CODES, CATEGORIES, renormalize=True, num_items=ITEMS))
     config = TokenizerConfig("mpq", num_codebooks, CODES, codeword_dim=64)
-    views = ItemViews(ViewConfig(), np.zeros((ITEMS, 8), dtype=np.float32), None, {}, {})
+    views = ItemViews(ViewConfig(), np.zeros((ITEMS, 8), dtype=np.float32), None, {"collaborative": 8}, {})
     quantized_IE = torch.randn(ITEMS, config.codeword_dim)
     health = cast("Any", None)  # nothing here looks at it
     codes_IM = skewed_codes(ITEMS, num_codebooks)

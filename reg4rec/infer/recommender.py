@@ -129,8 +129,12 @@ class Recommender:
         return self._scan
 
     def prepare(self) -> None:
-        """Make now what the first call would wait for."""
-        _ = self.items.row_of, self.scan if self.retriever == "exact" else self.engine
+        """Make and import now what the first call would wait for; loading a recommender does it."""
+        _ = self.items.row_of
+        if self.retriever == "exact":
+            self.rank(Sequences.from_lists([[]]), 1, True)
+        else:
+            _ = self.engine
 
     def recommend(
         self,
