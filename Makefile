@@ -54,7 +54,7 @@ SANITIZED := $(BIN)/cmake -S . -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/n
 PRELOAD = $(shell $(CXX) -print-file-name=libasan.so) $(shell $(CXX) -print-file-name=libstdc++.so)
 CPP_TESTS := tests/ops/test_ops.py tests/ops/test_js_divergence.py tests/ops/test_item_topk.py \
   tests/ops/test_mpq_quantize.py tests/ops/test_beam_step_cpp.py tests/ops/test_path_attention.py \
-  tests/ops/test_encoder_and_decoder.py tests/ops/test_path_topk.py
+  tests/ops/test_encoder_and_decoder.py tests/ops/test_path_topk.py tests/ops/test_score_topk.py
 sanitize: sanitize-threads
 	$(SANITIZED) -B build/address -DREG4REC_SANITIZE=address
 	$(BIN)/cmake --build build/address

@@ -123,6 +123,7 @@ def evaluate(
         "filter_seen": filtered,
         "repeated_targets": _count_repeated(histories, targets[kept]),
         "trained_on": [{"name": ranker.name, "trained_on": ranker.trained_on} for ranker in chosen],
+        "retrievers": {ranker.name: ranker.retriever for ranker in chosen if hasattr(ranker, "retriever")},
         "history": "all items before the cut; each method may use fewer",
         "history_length": _spread(histories.lengths),
         "ties": "as each method ranks; -1 never hits",
