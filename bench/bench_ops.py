@@ -75,11 +75,11 @@ def operations(name: str, sizes: Sizes) -> int:
         return 2 * users * items * width
     if name == "encode_histories":
         users, longest, slots_per_item, blocks, heads, width, ffn_dim, with_memory = sizes
-        dim, slots = heads * width, [1 + slots_per_item * length for length in history_lengths(users, longest)]
-        rows = sum(slots)
+        lengths = [1 + slots_per_item * length for length in history_lengths(users, longest)]
+        dim, rows = heads * width, sum(lengths)
         last = rows if with_memory else users  # in the last block
         layers = dim * (blocks * rows * 2 * dim + ((blocks - 1) * rows + last) * (2 * dim + 2 * ffn_dim))
-        pairs = (blocks - 1) * sum(n * n for n in slots) + (sum(n * n for n in slots) if with_memory else rows)
+        pairs = (blocks - 1) * sum(n * n for n in lengths) + (sum(n * n for n in lengths) if with_memory else rows)
         return 2 * layers + heads * pairs * (4 * width + 3) + 4 * rows * blocks * dim * dim * with_memory
     if name == "decoder_step":
         users, paths, blocks, heads, width, steps, slots, ffn_dim, tokens, categories = sizes
