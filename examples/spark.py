@@ -25,7 +25,7 @@ def main(users: "DataFrame", model: str, k: int = 10) -> "DataFrame":
         recommender = Recommender.from_pretrained(model, device="cpu")
         for batch in batches:
             found = recommender.recommend(pa.Table.from_batches([batch]), k=k)
-            yield from found.select(*COLUMNS).to_arrow().cast(pa.schema(COLUMNS)).to_batches()
+            yield from found.select(list(COLUMNS)).cast(pa.schema(COLUMNS)).to_batches()
 
     schema = "user_id string, rank int, item_id string, score float"
     return users.select("user_id", "items").mapInArrow(recommend, schema)
