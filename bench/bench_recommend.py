@@ -20,7 +20,8 @@ from torch import Tensor
 from bench.machine import synchronized
 from reg4rec import ops
 from reg4rec.data import ItemCatalog, ItemViews, Sequences, ViewConfig
-from reg4rec.infer import Recommender, Results
+from reg4rec.infer import Recommender, SearchResults
+from reg4rec.infer.engine import precision
 from reg4rec.infer.ranking import rank_items
 from reg4rec.infer.search import Paths
 from reg4rec.kernels.machine import native_problem
@@ -65,7 +66,8 @@ def recommender_of(num_codebooks: int, device: str = "cpu") -> Recommender:
     codes_IM = skewed_codes(ITEMS, num_codebooks)
     tokenizer = Tokenizer(config, build_quantizer(config, 8), views, codes_IM, quantized_IE, health)
     items = ItemCatalog.from_table(pa.table({"item_id": np.arange(ITEMS)}))
-    return Recommender(model, tokenizer, items, device=device, num_beams=BEAMS, prune_threshold=None)
+    search: dict[str, Any] = {"retriever": "paths", "num_beams": BEAMS, "prune_threshold": None}
+    return Recommender(model, tokenizer, items, device=device, **search)
 
 
 @pytest.fixture
@@ -108,7 +110,7 @@ def bench_recommend_on_a_gpu(
         pytest.skip("needs a GPU")
     sequences, chosen = histories(users), recommender_of(CODEBOOKS, device).with_search(prune_threshold=threshold)
 
-    def run(how: str) -> list[Results]:
+    def run(how: str) -> list[SearchResults]:
         with ops.use_backend("eager" if how == "eager" else "cuda"):
             return list(chosen.search(sequences, 10, True, trace=[] if how == "cuda" else None))  # no graph is traced
 
@@ -130,7 +132,7 @@ def bench_beams(benchmark: Any, num_codebooks: int, beams: int, environment: dic
     sequences, chosen = histories(8), recommender_of(num_codebooks).with_search(num_beams=beams)
     benchmark.group = f"recommend/8 users, {num_codebooks} codebooks/cpu"
     benchmark.extra_info.update(environment, backend=f"{beams} beams")
-    results = benchmark(lambda: list(chosen.search(sequences, 5, True)))  # 5 items need no more than 7 beams
+    results = benchmark(lambda: list(chosen.search(sequences, 5, True)))
     assert torch.cat([r.paths.tokens_BWM for r in results]).shape == (8, beams, num_codebooks)
     assert all((r.ranking.items_BN >= 0).all() for r in results)
 
@@ -160,7 +162,7 @@ def bench_layers_of_a_recommendation(
 
     @torch.inference_mode()
     def run() -> Tensor:
-        with chosen.engine.autocast(users * BEAMS):
+        with precision(chosen.device, chosen.dtype, users * BEAMS):
             memory = recommender.remember(sequences)
             *_, begun = model.search_step(memory, None, 0, PathCache.empty(memory, 1, CODEBOOKS, BEAMS))
             cache = begun.of_paths(torch.zeros_like(token_BP))

@@ -19,7 +19,7 @@ def main(interactions: str, items: str, out: str, epochs: int | None = None) -> 
     rec = reg4rec.fit(data, out=out, recipe=recipe)  # killed? start it again, it goes on
 
     history = data.items.ids.take(data.sequences[0]).to_pylist()
-    print(rec.recommend([history], k=5))
+    print(rec.recommend([history], k=5, to="polars"))
     print(f"load it with reg4rec.Recommender.from_pretrained({out + '/recommender'!r})")
 
 

@@ -17,6 +17,7 @@ import pytest
 from reg4rec.cli import main
 from reg4rec.data import Dataset
 from reg4rec.data.shop import SyntheticShop
+from reg4rec.infer import Recommender
 
 SMALL_TOKENIZER = (
     "--kind mpq --num-codebooks 3 --codebook-size 8 --codeword-dim 8 --hidden-dim 16 --epochs 6 --autoencoder-epochs 2 "
@@ -143,6 +144,31 @@ def test_recommendations_are_parquet_parts(chain: Chain) -> None:
     assert chain.printed["recommend"].startswith("3 users, 12 recommendations, 0 rows rejected")
 
 
+def test_paths_are_searched_where_they_are_asked_for(chain: Chain) -> None:
+    rows = {}
+    for retriever in ("exact", "paths"):
+        command = f"{EVALUATE} --out ROOT/metrics-{retriever}.json --max-users 50 --retriever {retriever} --json"
+        rows[retriever] = json.loads(printed_by(command, chain.root))["rows"][1]
+    assert not rows["exact"]["extra"]
+    assert 0 < rows["paths"]["extra"]["path_recall"] <= 1
+
+    command = f"{RECOMMEND} --input ROOT/users.parquet --output ROOT/found-by-paths -k 4 --retriever paths"
+    said = printed_by(f"{command} --return-paths", chain.root)
+    assert re.search(r"^retriever paths; sources path .*; [\d,]+ paths pruned, [\d,]+ fallbacks$", said, re.M)
+    table = pl.read_parquet(chain.root / "found-by-paths" / "part-00000.parquet")
+    assert set(table["source"]) <= {"path", "relaxed", "tokens"}
+    assert set(table.filter(pl.col("source") == "path")["path"].list.len()) <= {2, 3}
+    assert re.search(r"^retriever exact; sources item score 100.0%$", chain.printed["recommend"], re.M)
+
+
+def test_both_retrievers_are_measured_by_one_study(chain: Chain) -> None:
+    command = "study retrievers --models ROOT/run/recommender --data ROOT/data --out ROOT/study --max-users 20"
+    said = printed_by(f"{command} --device cpu --thetas 0.1", chain.root)
+    assert said.endswith(str(chain.root / "study" / "retrievers.md"))
+    for way in ("paths", "exact", "theta 0.1"):
+        assert len(re.findall(rf"^\| {way} +\|", said, re.M)) == 2  # on validation and on test
+
+
 def test_a_finished_stage_run_again_gives_the_same(chain: Chain) -> None:
     before = {p: p.read_bytes() for p in (chain.root / "run" / "recommender").rglob("*") if p.is_file()}
     lines = (chain.root / "run" / "metrics.jsonl").read_text()
@@ -218,6 +244,7 @@ def test_a_finished_stage_run_again_gives_the_same(chain: Chain) -> None:
         (f"{EVALUATE} --max-users 0", "--max-users is 0; it must be 1 or more"),
         (f"{EVALUATE} --ks 0", "--ks are [0]; they must be one or more whole numbers from 1 up"),
         (f"{EVALUATE} --num-beams 0", "--num-beams starts at 1"),
+        (f"{EVALUATE} --num-beams 30", "--num-beams is 30, but no path is searched; add --retriever paths"),
         (
             f"{RECOMMEND} --input ROOT/users.parquet --output ROOT/new -k 0",
             "-k is the number of items to recommend, from 1 up, found 0",
@@ -282,6 +309,7 @@ def test_words_that_make_no_command_exit_with_2(command: list[str], capsys: pyte
         (f"demo --out o --seed {HUGE}", f"--seed is {HUGE}; it must be from 0 to 2147483647"),
         (f"tokenize --data d --out o --seed {HUGE}", f"--seed is {HUGE}; it must be from 0 to 2147483647"),
         (f"study corp --model m --data d --out o --seed {HUGE}", f"--seed is {HUGE}; it must be from 0 to 2147483647"),
+        ("study retrievers --data d --out o --models", "--models are one or more recommender folders; found none"),
         (
             f"study sizes --data d --out o --seeds {HUGE}",
             f"--seeds is ({HUGE},); it must be distinct numbers from 0 to 2147483647",
@@ -332,13 +360,17 @@ def test_a_wrong_word_is_named_beside_what_is_allowed(
         (["fit"], ["--data", "--items", "--out", "--recipe", "--align", "--user", "--split", "--epochs", "--resume"]),
         (["tokenize"], ["--data", "--out", "--num-codebooks", "--codebook-size", "--recipe", "--seed"]),
         (["pretrain"], ["--data", "--tokens", "--out", "--size", "--epochs", "--resume", "--seed", "--device"]),
-        (["evaluate"], ["--model", "--data", "--split", "--protocol"]),
-        (["recommend"], ["--model", "--input", "--output", "-k", "--keep-seen", "--users-in-part", "--resume"]),
+        (["evaluate"], ["--model", "--data", "--split", "--protocol", "--retriever"]),
+        (
+            ["recommend"],
+            ["--model", "--input", "--output", "-k", "--keep-seen", "--retriever", "--users-in-part", "--resume"],
+        ),
         (["demo"], ["--out", "--epochs", "--seed"]),
         (["compare"], ["--data", "--out", "--methods", "--protocols", "--seeds", "--size", "--sasrec.loop.epochs"]),
-        (["study"], ["cold-start", "corp"]),
+        (["study"], ["cold-start", "corp", "retrievers", "sampling", "tokenizers"]),
         (["study", "cold-start"], ["--data", "--out", "--items", "--users", "--seed", "--reg4rec.pretrain.size"]),
         (["study", "corp"], ["--model", "--data", "--out", "--thetas", "--num-steps", "--max-users", "--clock"]),
+        (["study", "retrievers"], ["--models", "--data", "--out", "--thetas", "--protocol", "--max-users"]),
         (["info"], ["--help"]),
     ],
 )
@@ -371,6 +403,22 @@ def test_info_describes_a_tokenizer_that_took_no_steps(chain: Chain, capsys: pyt
     with pytest.raises(SystemExit, match="2"):
         main(words("info ROOT/data", chain.root))
     assert "data is no run folder (config.json is missing)" in capsys.readouterr().err
+
+
+def test_info_describes_what_finds_the_items_of_a_recommender(chain: Chain) -> None:
+    shown = printed_by("info ROOT/run/recommender", chain.root)
+    assert re.search(r"^items +60, 0 of them removed$", shown, re.M)
+    assert re.search(r"^retriever +exact \(chosen by the setting auto\)$", shown, re.M)
+    assert re.search(r"^vectors +[\d.]+ MiB in float32, and a copy in 8 bits of [\d.]+ MiB that", shown, re.M)
+
+    recommender = Recommender.from_pretrained(chain.root / "run" / "recommender", "cpu")
+    recommender.remove_items(["item3"])
+    recommender.with_search(retriever="paths").save_pretrained(chain.root / "searching")
+    facts = json.loads(printed_by("info ROOT/searching --json", chain.root))
+    assert facts["items"] == "60, 1 of them removed"
+    assert facts["retriever"] == "paths"
+    assert facts["index"].endswith("MiB of token lists")
+    assert "vectors" not in facts
 
 
 def test_a_real_process_says_one_sentence(tmp_path: Path) -> None:

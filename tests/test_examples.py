@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import pyarrow as pa
 import pytest
 
 from reg4rec.data.shop import SyntheticShop
+from reg4rec.infer import Recommender
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -40,3 +42,26 @@ def test_own_files_then_cold_start_then_batch(
     example("batch")(folder, str(tmp_path / "users.parquet"), str(tmp_path / "out"), k=4)
     table = pl.read_parquet(tmp_path / "out" / "part-*.parquet")
     assert table["user_id"].to_list() == ["a"] * 4 + ["b"] * 4
+
+
+class SparkTable:
+    """As much of a DataFrame of Spark as the example asks for: one batch, through `mapInArrow`."""
+
+    def __init__(self, table: pa.Table):
+        self.table = table
+
+    def select(self, *names: str) -> "SparkTable":
+        return SparkTable(self.table.select(list(names)))
+
+    def mapInArrow(self, function: Any, schema: str) -> tuple[pa.Table, str]:
+        return pa.Table.from_batches(function(iter(self.table.to_batches()))), schema
+
+
+def test_spark_gets_batches_of_the_schema_that_it_is_told(exact: Recommender, tmp_path: Path) -> None:
+    exact.save_pretrained(tmp_path)
+    table = pa.table({"items": [["item1", "item2"], []], "user_id": ["a", "b"], "age": [1, 2]})
+    found, schema = example("spark")(SparkTable(table), str(tmp_path), k=4)
+    names = {"string": pa.string(), "int": pa.int32(), "float": pa.float32()}
+    assert found.schema == pa.schema([(name, names[kind]) for name, kind in map(str.split, schema.split(", "))])
+    expected = exact.recommend({"a": ["item1", "item2"], "b": []}, k=4)
+    assert found.drop_columns("score").equals(expected.select(["user_id", "rank", "item_id"]))

@@ -50,11 +50,11 @@ class ItemVectors(NamedTuple):
         rows_ID = torch.cat([self.rows_ID, rows_TD])
         tail = ItemVectors.build(rows_ID[whole:])
         size = whole * (tail.panels_X.numel() // max(1, -(-len(tail.rows_ID) // PANEL) * PANEL))
-        joined = (
+        panels_X, scales_I, errors_I, norms_I = (
             torch.cat([mine[:kept], theirs])
             for mine, theirs, kept in zip(self[1:5], tail[1:5], (size, whole, whole, whole), strict=True)
         )
-        return ItemVectors(rows_ID, *joined, max(self.largest, tail.largest))
+        return ItemVectors(rows_ID, panels_X, scales_I, errors_I, norms_I, max(self.largest, tail.largest))
 
     def stored(self) -> dict[str, Tensor]:
         """What `restored` takes, by name."""
@@ -63,7 +63,7 @@ class ItemVectors(NamedTuple):
     @classmethod
     def restored(cls, stored: dict[str, Tensor]) -> "ItemVectors":
         """What `stored` gave; KeyError or ValueError where it is not that."""
-        vectors = cls(*(stored[name] for name in cls._fields[:5]), float(stored["largest"]))
+        vectors = cls._make([*(stored[name] for name in cls._fields[:5]), float(stored["largest"])])
         count, width = vectors.rows_ID.shape
         expected = {
             "panels_X": (torch.uint8, (-(-count // PANEL) * PANEL * (width + -width % CHANNELS),)),
@@ -86,7 +86,7 @@ class ItemVectors(NamedTuple):
         return torch.equal(self.rows_ID[row_T], vectors_TD) and copies_are and all(same)
 
     def to(self, device: torch.device) -> "ItemVectors":
-        return ItemVectors(*(part.to(device) for part in self[:5]), self.largest)
+        return ItemVectors._make([*(part.to(device) for part in self[:5]), self.largest])
 
     @property
     def copy_bytes(self) -> int:

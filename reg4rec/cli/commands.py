@@ -192,10 +192,12 @@ class Evaluate:
 
     def run(self) -> None:
         recommender, data = trained_on(self.model, self.data, self.device)
-        if self.num_beams is not None:
-            recommender = recommender.with_search(num_beams=self.num_beams)
         if self.retriever != "auto":
             recommender = recommender.with_search(retriever=self.retriever)
+        if self.num_beams is not None:
+            recommender = recommender.with_search(num_beams=self.num_beams)
+            if recommender.retriever == "exact":
+                raise InputError(f"num_beams is {self.num_beams}, but no path is searched; add --retriever paths")
         rankers: list[Ranker] = [Popularity.fit(data, recommender.trained_on), recommender]
         report = evaluate(rankers, data, self.split, self.protocol, self.ks, self.max_users)
         if distributed.is_first():
@@ -263,12 +265,14 @@ def _described(summary: dict[str, Any]) -> str:
     found = max(1, summary["recommendations"])
     sources = ", ".join(f"{name} {count / found:.1%}" for name, count in summary["sources"].items())
     batches = ", ".join(f"{name} {value:.0f} ms" for name, value in summary["batch_ms"].items())
+    how = f"retriever {summary['retriever']}; sources {sources or 'none'}"
+    if summary["retriever"] == "paths":
+        how += f"; {summary['paths_pruned']:,} paths pruned, {summary['fallbacks']:,} fallbacks"
     return (
         f"{summary['users']:,} users, {summary['recommendations']:,} recommendations, {summary['rejected']:,} rows "
         f"rejected, {summary['unknown_items']:,} unknown history items\n"
         f"{summary['users_per_second']:,.0f} users/s; batches {batches or 'none'}; "
-        f"{summary['parts_resumed']} of {summary['parts']} parts were there\n"
-        f"sources {sources or 'none'}; {summary['paths_pruned']:,} paths pruned, {summary['fallbacks']:,} fallbacks"
+        f"{summary['parts_resumed']} of {summary['parts']} parts were there\n{how}"
     )
 
 

@@ -55,8 +55,8 @@ class Info:
 
     def _run(self, folder: Path) -> None:
         if (folder / "recommender.json").exists():
-            facts = _recommender(Recommender.from_pretrained(folder, device="cpu"))
-            show("\n".join(f"{name:10} {value}" for name, value in facts.items()), facts, self.json)
+            about = _recommender(Recommender.from_pretrained(folder, device="cpu"))
+            show("\n".join(f"{name:10} {value}" for name, value in about.items()), about, self.json)
             return
         settings, newest = read_settings(folder), newest_checkpoint(folder)
         counters = None if newest is None else read_counters(newest)
@@ -87,7 +87,7 @@ def _recommender(recommender: Recommender) -> dict[str, Any]:
     """What a recommender ranks, and how."""
     asked, found = recommender.config.retriever, recommender.retriever
     facts = {
-        "items": f"{len(recommender.items):,}, of which {int(recommender.removed_I.sum()):,} are removed",
+        "items": f"{len(recommender.items):,}, {int(recommender.removed_I.sum()):,} of them removed",
         "retriever": found if asked == found else f"{found} (chosen by the setting {asked})",
     }
     if found == "exact":

@@ -9,6 +9,7 @@ import tyro
 from reg4rec.cli.commands import trained_on
 from reg4rec.cli.output import show
 from reg4rec.data import load_dataset
+from reg4rec.errors import InputError
 from reg4rec.studies import (
     ColdStartConfig,
     CorpConfig,
@@ -83,6 +84,8 @@ class StudyRetrievers:
     """print one JSON object instead of text"""
 
     def run(self) -> None:
+        if not self.models:
+            raise InputError("models are one or more recommender folders; found none")
         loaded = [trained_on(model, self.data, self.device) for model in self.models]
         recommenders = [recommender for recommender, _ in loaded]
         found = retrievers(recommenders, loaded[0][1], self.config, out=self.out)

@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from reg4rec.checkpoints import sweep
 from reg4rec.data.parquet import write_parquet
 from reg4rec.errors import InputError
+from reg4rec.infer.checks import check_number
 from reg4rec.infer.recommender import Recommender
 from reg4rec.infer.search import RetrieverName
 from reg4rec.infer.table import Results, results_arrow
@@ -83,8 +84,9 @@ def with_retriever(recommender: Recommender, retriever: RetrieverName, out: Path
     """The recommender as a job takes it: with the retriever asked for, else that of the job in `out`, else its own."""
     manifest = None if out is None else out / "manifest.json"
     if retriever == "auto" and recommender.config.retriever == "auto" and manifest is not None and manifest.exists():
-        began = read_header(manifest, FORMAT, VERSION, most_bytes=MAX_MANIFEST_BYTES).get("job", {}).get("retriever")
-        retriever = began if began in ("exact", "paths") else retriever
+        began = read_header(manifest, FORMAT, VERSION, most_bytes=MAX_MANIFEST_BYTES).get("job")
+        if isinstance(began, dict) and began.get("retriever") in ("exact", "paths"):
+            retriever = began["retriever"]
     return recommender if retriever == "auto" else recommender.with_search(retriever=retriever)
 
 
@@ -92,6 +94,7 @@ def open_job(
     recommender: Recommender, users: Path, k: int, filter_seen: bool, return_paths: bool, users_in_part: int
 ) -> tuple[UserFile, Job]:
     """The file of users, and what makes it the same job, as the manifest holds it."""
+    check_number(k)
     if users_in_part < 1:
         raise InputError(f"users_in_part is {users_in_part}; it must be 1 or more")
     file = UserFile(users, recommender.items)
@@ -209,6 +212,7 @@ class Record:
         milliseconds = np.multiply(1000, batch_seconds)
         summary = {
             **{name: sum(part[name] for part in parts) for name in COUNTS},
+            "retriever": self.job["retriever"],
             "sources": dict(sources),
             "parts": len(parts),
             "parts_resumed": self.num_resumed,

@@ -12,7 +12,7 @@ __all__ = ["SOURCES", "Ranking", "bucket_ranks", "rank_items"]
 
 SOURCES = ("path", "relaxed", "tokens", "item score")
 """Where an item came from: an exact path; a path with a few wrong tokens; the scores of its tokens before step 1; a
-score of the item itself, in models that have no tokens."""
+score of the item itself."""
 
 LISTED_AT_ONCE = 1 << 22
 """About how many items are looked at together for relaxed matches, so that memory stays small in large catalogs."""

@@ -242,7 +242,8 @@ class Recommender:
         them.
         """
         if self.retriever == "paths":
-            yield from self.search(histories, k, filter_seen)
+            for ranking, paths in self.search(histories, k, filter_seen):
+                yield Results(ranking, paths)
             return
         check_number(k)
         scan, allowed = self.scan, self._allowed_words()
@@ -370,9 +371,9 @@ class Recommender:
             return
         check_number(k)
         at_once = max(1, min(SCANNED_AT_ONCE, MASKS_AT_ONCE // max(1, len(self.items))))
-        for batch, own in zip(histories.batches(at_once), candidates.batches(at_once), strict=True):
+        for batch, kept in zip(histories.batches(at_once), candidates.batches(at_once), strict=True):
             mask_BI = torch.zeros(len(batch), len(self.items), dtype=torch.bool)
-            mask_BI[torch.from_numpy(own.owners()), torch.from_numpy(own.items).long()] = True
+            mask_BI[torch.from_numpy(kept.owners()), torch.from_numpy(kept.items).long()] = True
             words = ops.allowed_words(mask_BI.to(self.device) & ~allowing.removed_I)
             with precision(self.device, self.dtype, 0):
                 ranking = self.scan.rank(batch, k, filter_seen, words)

@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +24,7 @@ __all__ = ["RetrieverConfig", "RetrieverFindings", "Row", "retrievers"]
 
 FORMAT, VERSION = "reg4rec-retrievers", 1
 DEPTH = 50
-SPLITS = ("validation", "test")
+SPLITS: tuple[Literal["validation", "test"], ...] = ("validation", "test")
 Ranks = npt.NDArray[np.int64]
 Metric = dict[str, float]
 
@@ -156,7 +156,7 @@ def retrievers(
         )
         for way in ways
     ]
-    users = {split: len(ranks[split]["exact"][0]) for split in SPLITS}
+    users: dict[str, int] = {split: len(ranks[split]["exact"][0]) for split in SPLITS}
     machine = {"cores": os.cpu_count(), "threads": torch.get_num_threads(), **versions(recommenders[0].device.type)}
     settings = {"study": asdict(config), "models": len(recommenders), "search": asdict(recommenders[0].config)}
     findings = RetrieverFindings(data.name, rows, users, settings, machine)
@@ -184,7 +184,8 @@ class _Judged:
         self, histories: Sequences, k: int, filter_seen: bool, targets: npt.NDArray[np.int32]
     ) -> tuple[npt.NDArray[np.int32], dict[str, npt.NDArray[np.float64]]]:
         ranked_BN = self.rank(histories, k, filter_seen)
-        _, js_BNS = self.recommender.reasons(histories, torch.from_numpy(ranked_BN).long())
+        items_BN = torch.from_numpy(ranked_BN).long().to(self.recommender.device)
+        _, js_BNS = self.recommender.reasons(histories, items_BN)
         moved_BN = js_BNS.amax(2).cpu().numpy()
         for theta, ranks in self._ranks.items():
             order_BN = np.argsort(moved_BN > theta, axis=1, kind="stable")

@@ -21,7 +21,7 @@ from reg4rec.infer.explain import explain
 from reg4rec.infer.histories import padded
 from reg4rec.infer.job import recommend_to_folder
 from reg4rec.model import Reg4RecModel
-from reg4rec.storage import read_json, read_tensors, write_json, write_tensors
+from reg4rec.storage import new_header, read_json, read_tensors, write_json, write_tensors
 from reg4rec.tokenizer import Tokenizer
 
 
@@ -40,12 +40,12 @@ def brute_force(recommender: Recommender, histories: Sequences, filter_seen: boo
 
 def assert_best(ranked_BN: np.ndarray, scores_BI: Tensor) -> None:
     """The ranked items are the best ones; the order is open where scores differ by rounding alone."""
-    ranked_BN = torch.from_numpy(ranked_BN).long()
-    best_BN = scores_BI.sort(1, descending=True).values[:, : ranked_BN.shape[1]]
-    found_BN = scores_BI.gather(1, ranked_BN.clamp(min=0)).masked_fill(ranked_BN < 0, -torch.inf)
+    items_BN = torch.from_numpy(ranked_BN).long()
+    best_BN = scores_BI.sort(1, descending=True).values[:, : items_BN.shape[1]]
+    found_BN = scores_BI.gather(1, items_BN.clamp(min=0)).masked_fill(items_BN < 0, -torch.inf)
     best_BN = torch.nn.functional.pad(best_BN, (0, found_BN.shape[1] - best_BN.shape[1]), value=-torch.inf)
     torch.testing.assert_close(found_BN, best_BN, rtol=0, atol=1e-4)
-    for row in ranked_BN.tolist():
+    for row in items_BN.tolist():
         known = [item for item in row if item >= 0]
         assert len(known) == len(set(known))
 
@@ -238,7 +238,9 @@ def test_an_explanation_says_that_paths_describe(exact: Recommender, shop: Synth
     for item, row in zip(found.recommended, table, strict=True):
         assert [(step.token, step.category) for step in item.path] == [(s["token"], s["category"]) for s in row["path"]]
         assert item.path[0].divergence is None
-        assert item.consistent == all(step.divergence <= 0.02 for step in item.path[1:])
+        moved = [step.divergence for step in item.path[1:] if step.divergence is not None]
+        assert len(moved) == len(item.path) - 1
+        assert item.consistent == all(js <= 0.02 for js in moved)
     dropped = sum(not item.consistent for item in found.recommended)
     assert dropped > 0
     assert f"did not select it; CORP would drop {dropped}, whose categories move by more than 0.02 nats" in found.text()
@@ -273,13 +275,16 @@ def test_a_job_goes_on_with_the_retriever_that_it_began_with(
 
 def test_an_unknown_form_of_the_table_is_refused(exact: Recommender) -> None:
     with pytest.raises(InputError, match=r"to is one of .*'arrow', 'polars'.*, found 'pandas'"):
-        exact.recommend([["item1"]], to="pandas")
+        exact.recommend([["item1"]], to="pandas")  # type: ignore[arg-type]
 
 
-def test_a_manifest_of_another_version_is_refused(exact: Recommender, tmp_path: Path) -> None:
+def test_a_manifest_of_another_version_or_a_damaged_one_is_refused(exact: Recommender, tmp_path: Path) -> None:
     users = tmp_path / "users.parquet"
     pq.write_table(pa.table({"items": [["item1"]]}), users)
     (tmp_path / "out").mkdir()
     write_json(tmp_path / "out" / "manifest.json", {"format": "reg4rec-recommendations", "version": 2})
     with pytest.raises(InputError, match="version"):
+        recommend_to_folder(exact, users, tmp_path / "out", progress=False)
+    write_json(tmp_path / "out" / "manifest.json", new_header("reg4rec-recommendations", 3, job=3, parts=[]))
+    with pytest.raises(InputError, match="incomplete or damaged"):
         recommend_to_folder(exact, users, tmp_path / "out", progress=False)

@@ -137,8 +137,9 @@ def test_studies_that_make_no_sense_are_refused(wrong: dict[str, Any], said: str
         CorpConfig(**wrong)
 
 
-def test_the_command_line_runs_the_study(recommender: Recommender, shop: SyntheticShop, tmp_path: Path) -> None:
-    recommender.save_pretrained(tmp_path / "model")
+def test_the_command_line_runs_the_study(exact: Recommender, shop: SyntheticShop, tmp_path: Path) -> None:
+    """Of paths, though the recommender ranks without them."""
+    exact.save_pretrained(tmp_path / "model")
     shop.save(tmp_path / "data")
     where = ["--model", str(tmp_path / "model"), "--data", str(tmp_path / "data"), "--out", str(tmp_path / "out")]
     flags = ["--thetas", "0.05", "--num-steps", "2", "--max-users", "20", "--timed-users", "5", "--repeats", "1"]
@@ -147,3 +148,5 @@ def test_the_command_line_runs_the_study(recommender: Recommender, shop: Synthet
     found = json.loads(printed.getvalue())
     assert [row["setting"] for row in found["rows"]] == ["off", "0.05"]
     assert found["settings"]["search"]["num_steps"] == 2
+    assert found["settings"]["search"]["retriever"] == "paths"
+    assert found["rows"][1]["measured"]["test"]["paths_pruned"] > 0

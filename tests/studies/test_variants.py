@@ -72,7 +72,7 @@ def test_every_row_is_another_setting_that_exists(name: str) -> None:
 def test_a_row_has_the_figures_of_an_evaluation(rewards: VariantFindings, shop: SyntheticShop, out: Path) -> None:
     assert tuple(row.name for row in rewards.rows) == REWARD_ROWS
     (model,) = fits(out, "model")
-    recommender = Recommender.from_pretrained(model / "recommender")
+    recommender = Recommender.from_pretrained(model / "recommender").with_search(retriever="paths")
     (expected,) = evaluate(recommender, shop, "validation", "standard", (5, 10, 50), 200, 0).rows
     first, *aligned = rewards.rows
     assert {name: first.facts[name] for name in expected.metrics} == {n: [v] for n, v in expected.metrics.items()}

@@ -18,6 +18,7 @@ from reg4rec.data import synthetic_shop
 from reg4rec.data.shop import SyntheticShop
 from reg4rec.errors import InputError
 from reg4rec.infer import Recommender, SearchConfig
+from reg4rec.infer.histories import padded
 from reg4rec.infer.search import search, step_indexes
 from reg4rec.loop import LoopConfig
 from reg4rec.model import Reg4RecModel
@@ -243,6 +244,27 @@ def test_found_paths_are_those_of_the_search(shop: SyntheticShop, start: Recomme
     assert torch.equal(found.order_BGS[:, 0], searched.paths.order_BWM[:, 0])
     assert torch.equal(found.tokens_BGM(3)[:, 0], searched.paths.tokens_BWM[:, 0])
     assert num_paths == 50
+
+
+def test_found_items_are_the_best_by_the_present_weights(shop: SyntheticShop, exact: Recommender) -> None:
+    stage = AlignStage(exact, shop, QUICK, 0)
+    batch = stage.batches(0)[0]
+    values = stage.loss(batch)
+    assert 0 < values["found_futures"] <= 1
+    assert torch.autograd.grad(values["loss"], stage.policy.residual_ID)[0].any()
+
+    histories = shop.part("train").take(torch.arange(40).numpy())
+    history_BX, everything = padded(histories, -1), torch.arange(shop.num_items)
+    stage.policy.eval()
+    for _ in range(2):
+        with torch.no_grad():
+            memory = stage.ranker.remember(histories)
+            found = stage.found(histories, memory)
+            pairs = everything.new_tensor(range(40)).repeat_interleave(shop.num_items), everything.repeat(40)
+            scores_BI = stage.ranker.item_scores(memory.state_BD, history_BX, *pairs).view(40, -1)
+            assert isinstance(found, torch.Tensor)
+            torch.testing.assert_close(scores_BI.gather(1, found), scores_BI.topk(50).values)
+            stage.policy.residual_ID.neg_()
 
 
 def test_a_search_in_fixed_order_is_refused(shop: SyntheticShop, start: Recommender) -> None:

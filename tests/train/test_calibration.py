@@ -53,6 +53,13 @@ def test_ties_keep_what_was_tried_first(
     assert chosen.config == replace(recommender.config, num_steps=2, prune_threshold=None)
 
 
+def test_paths_are_measured_for_a_recommender_that_ranks_without_them(shop: SyntheticShop, exact: Recommender) -> None:
+    chosen, tried = calibrate(exact, shop, thresholds=(None, 0.0), max_users=50)
+    assert [row["paths_pruned"] > 0 for row in tried] == [False, False, True]
+    assert chosen.config.retriever == "auto"
+    assert chosen.retriever == "exact"
+
+
 def test_a_gain_within_its_error_is_none() -> None:
     before_B = np.zeros(100)
     some_B, few_B = before_B.copy(), before_B.copy()
