@@ -116,7 +116,7 @@ def right_items(states_BD: Tensor, vectors_ID: Tensor, seen_BL: Tensor) -> Tenso
     found = []
     for some_bD, seen_bL in zip(states_BD.double().split(64), seen_BL.split(64), strict=True):
         parts = vectors_ID.split(1 << 16)
-        scores_bI = torch.cat([(some_bD @ some_TD.double().T) for some_TD in parts], dim=1)
+        scores_bI = torch.cat([some_bD @ some_TD.double().T for some_TD in parts], dim=1)
         found.append(scores_bI.scatter_(1, seen_bL, -torch.inf).topk(ASKED).indices)
     return torch.cat(found)
 
@@ -263,10 +263,10 @@ def interactions() -> Any:
 def implicit_model(users: int, kind: str) -> Rank:
     """Users are new to it: ALS solves for them, item-kNN adds up the neighbors of their items."""
     implicit, sparse = pytest.importorskip("implicit"), pytest.importorskip("scipy.sparse")
-    threadpool_limits = pytest.importorskip("threadpoolctl").threadpool_limits
+    pools = pytest.importorskip("threadpoolctl").ThreadpoolController()
     threads, seen_BL = torch.get_num_threads(), histories(users)
     asked: dict[str, Any] = {"N": ASKED, "filter_already_liked_items": True}
-    with threadpool_limits(1, "blas"):  # it has threads of its own
+    with pools.limit(limits=1, user_api="blas"):  # it has threads of its own
         if kind == "ALS":
             model = implicit.als.AlternatingLeastSquares(DIM, iterations=1, random_state=0, num_threads=threads)
             asked["recalculate_user"] = True
@@ -277,7 +277,7 @@ def implicit_model(users: int, kind: str) -> Rank:
     def rank() -> Tensor:
         ones, begin = np.ones(seen_BL.numel(), dtype=np.float32), np.arange(0, seen_BL.numel() + 1, HISTORY)
         clicks = sparse.csr_matrix((ones, seen_BL.numpy().ravel(), begin), shape=(users, ITEMS))
-        with threadpool_limits(1, "blas"):
+        with pools.limit(limits=1, user_api="blas"):
             items_BN, _ = model.recommend(np.arange(users), clicks, **asked)
         return torch.from_numpy(items_BN).long()
 
