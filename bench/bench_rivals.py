@@ -19,6 +19,7 @@ from bench import t5
 from bench.bench_op_rivals import faiss_with_our_threads
 from bench.bench_recommend import BEAMS, CODEBOOKS, CODES, ITEMS, recommender_of
 from bench.conftest import Timed, long
+from reg4rec import ops
 from reg4rec.data import Sequences
 from reg4rec.infer import Recommender
 
@@ -63,7 +64,9 @@ def sequences(users: int) -> Sequences:
 
 @torch.inference_mode()
 def encode(users: int) -> Tensor:
-    return recommender().remember(sequences(users)).state_BD
+    """The states that `exact` scans for too, as it makes them."""
+    ours, length_B = recommender(), torch.full((users,), HISTORY)
+    return ours.model.states(histories(users).flatten(), length_B, ours.codes_IM, item_vectors(ITEMS))
 
 
 @cache
@@ -99,6 +102,11 @@ def faiss_scan(vectors_ID: Tensor) -> Scan:
     return scan
 
 
+def our_scan(vectors_ID: Tensor) -> Scan:
+    vectors = ops.ItemVectors.build(vectors_ID)
+    return lambda states_BD, seen_BL: ops.score_topk(states_BD, vectors, ASKED, seen_BL=seen_BL)[1]
+
+
 SCANS: dict[str, Callable[[Tensor], Scan]] = {
     "torch float32": partial(torch_scan, dtype=torch.float32),
     "torch bfloat16": partial(torch_scan, dtype=torch.bfloat16),
@@ -108,7 +116,8 @@ SCANS: dict[str, Callable[[Tensor], Scan]] = {
 
 @cache
 def prepared_scan(how: str, num_items: int) -> Scan:
-    return SCANS[how](item_vectors(num_items))
+    prepare = our_scan if how == "score_topk" else SCANS[how]
+    return prepare(item_vectors(num_items))
 
 
 def right_items(states_BD: Tensor, vectors_ID: Tensor, seen_BL: Tensor) -> Tensor:
@@ -153,7 +162,7 @@ def assert_scan(how: str, *args: Tensor) -> None:
 SIZES = [(ITEMS, 1), (ITEMS, 64), (ITEMS, 512), (100_000, 1), (100_000, 64), *long((1_000_000, 1), (1_000_000, 64))]
 
 
-@pytest.mark.parametrize("how", SCANS)
+@pytest.mark.parametrize("how", ["score_topk", *SCANS])
 @pytest.mark.parametrize(("num_items", "users"), SIZES)
 def bench_scan(timed: Timed, num_items: int, users: int, how: str) -> None:
     """Ranking alone, from the states of users."""
@@ -171,8 +180,9 @@ def bench_encode(timed: Timed, users: int) -> None:
     assert states_BD.isfinite().all()
 
 
-def ours(users: int) -> Rank:
-    return lambda: torch.from_numpy(recommender().rank(sequences(users), ASKED, True)).long()
+def ours(users: int, retriever: str) -> Rank:
+    chosen = recommender().with_search(retriever=retriever)
+    return lambda: torch.from_numpy(chosen.rank(sequences(users), ASKED, True)).long()
 
 
 def encode_and_scan(users: int, how: str) -> Rank:
@@ -285,7 +295,8 @@ def implicit_model(users: int, kind: str) -> Rank:
 
 
 RANKERS: dict[str, Callable[..., Rank]] = {
-    "paths": ours,
+    "exact": partial(ours, retriever="exact"),
+    "paths": partial(ours, retriever="paths"),
     **{how: partial(encode_and_scan, how=how) for how in SCANS},
     "implicit ALS": partial(implicit_model, kind="ALS"),
     "implicit item-kNN": partial(implicit_model, kind="item-kNN"),
@@ -314,7 +325,7 @@ def bench_recommend(timed: Timed, how: str, users: int) -> None:
     rank = RANKERS[how](users)
     found = timed(rank, f"recommend {ITEMS:,} items/users={users}/cpu", how, 0, 0)
     seen_BL = histories(users)
-    if how in SCANS:
+    if how == "exact" or how in SCANS:
         assert_scan(how, found, encode(users), item_vectors(ITEMS), seen_BL)
     elif how.endswith("no trie"):
         assert found.shape == (users, ASKED, CODEBOOKS)
