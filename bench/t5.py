@@ -17,8 +17,6 @@ from torch import Tensor, nn
 
 SHAPE = {"d_model": 128, "d_kv": 32, "d_ff": 512, "num_heads": 4, "num_layers": 2, "num_decoder_layers": 2}
 
-KeysValues = tuple[Tensor, Tensor]
-
 
 @cache
 def random_t5(num_tokens: int) -> Any:
@@ -61,7 +59,7 @@ class TrieBeams(nn.Module):
         memory_BTD = self._encode(token_BT)
         read = [block.layer[1].EncDecAttention for block in self.t5.decoder.block]
         memory = [tuple(_heads(linear(memory_BTD)).transpose(1, 2) for linear in (a.k, a.v)) for a in read]
-        own: list[KeysValues | None] = [None] * len(read)
+        own: list[Any] = [None] * len(read)
         token_BW = torch.full_like(token_BT[:, :1], self.t5.config.decoder_start_token_id)
         node_BW, score_BW = torch.zeros_like(token_BW), torch.zeros_like(token_BW, dtype=memory_BTD.dtype)
         codebook_size = self.children_XK.shape[1]
