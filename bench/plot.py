@@ -153,7 +153,7 @@ def draw_curves(groups: Groups, title: str, path: Path) -> None:
     handles = {
         label: handle for axes in figure.axes for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
     }
-    figure.legend(handles.values(), handles, loc="outside lower center", ncols=min(6, len(handles)), frameon=False)
+    figure.legend(handles.values(), handles, loc="outside lower center", ncols=columns, frameon=False)
     figure.suptitle(title, fontsize=10)
     figure.savefig(path, dpi=120)
 
