@@ -39,11 +39,10 @@ test-triton: setup
 # Results of this machine stand in bench/results/<machine>, the newest is compared with and drawn. On a busy machine
 # OMP_NUM_THREADS=1 and TIMER=time.process_time (of all threads) leave out what other work takes.
 TIMER ?= time.perf_counter
-BENCH := -m pytest bench -q --benchmark-storage=file://bench/results --benchmark-columns=min,median,rounds \
-  --benchmark-timer=$(TIMER) --benchmark-max-time=0.5 --benchmark-min-rounds=3
+BENCH := -m pytest bench -q --all --benchmark-timer=$(TIMER)
 bench: setup
 	$(BIN)/python $(BENCH) --benchmark-save=$$(git rev-parse --short HEAD)
-	$(BIN)/python bench/plot.py
+	$(BIN)/python -m bench.plot
 
 bench-compare: setup
 	$(BIN)/python $(BENCH) --benchmark-compare --benchmark-compare-fail=median:10%

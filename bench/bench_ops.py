@@ -1,7 +1,7 @@
 """Every op on every backend of this machine, in groups `<op>/<size>/<device>`; the result is asserted after timing.
 
-`compiled` is the eager definition under `torch.compile`. `pytest bench/` times, `pytest bench/ --benchmark-disable`
-runs each once, without compiling. Interpreted kernels are never timed.
+`compiled` is the eager definition under `torch.compile`, which takes long. `pytest bench/` times,
+`pytest bench/ --benchmark-disable` runs each once. Interpreted kernels are never timed.
 """
 
 import functools
@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 
 from bench.conftest import Timed
@@ -46,7 +45,13 @@ def _sizes(name: str) -> dict[str, Sizes]:
 
 def _variants(names: Iterable[str], sizes: Callable[[str], Iterable[str]], also: Iterable[str] = ()) -> list[Any]:
     return [
-        pytest.param(name, size, backend, id=f"{name}-{size}-{backend}")
+        pytest.param(
+            name,
+            size,
+            backend,
+            id=f"{name}-{size}-{backend}",
+            marks=[pytest.mark.long] if backend == "compiled" else [],
+        )
         for name in names
         for size in sizes(name)
         for backend in (*all_ops()[name].backends, *(also if "=" not in size else ()))
@@ -121,11 +126,9 @@ def _on(backend: str, function: Callable[..., Any], *args: Any) -> Callable[[], 
 
 
 @pytest.fixture
-def args(name: str, size: str, backend: str, device: str, benchmark: BenchmarkFixture) -> Args:
+def args(name: str, size: str, backend: str, device: str) -> Args:
     """The op's arguments on the device; skips what this machine or this call cannot run."""
     if backend == "compiled":
-        if benchmark.disabled:
-            pytest.skip("compiling takes longer than all benches once")
         return arguments(name, size, device)
     if (problem := machine_problem(backend)) is not None:
         pytest.skip(problem)

@@ -1,11 +1,10 @@
 """Whole recommendations by batch size, backend, dtype, beams and codebooks; the index and a step by catalog size.
 
 The model has the sizes of `small` and random weights: what it recommends means nothing, what it costs does. Tokens are
-skewed as real ones are. transformers is no dependency: its row is skipped where it is not installed.
+skewed as real ones are.
 """
 
 import copy
-from collections import defaultdict
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -17,6 +16,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from bench.conftest import long
 from bench.machine import synchronized
 from reg4rec import ops
 from reg4rec.data import ItemCatalog, ItemViews, Sequences, ViewConfig
@@ -33,8 +33,7 @@ from reg4rec.tokenizer.kinds import build_quantizer
 
 ITEMS, CODEBOOKS, CODES, CATEGORIES, HISTORY, BEAMS = 12_101, 4, 256, 46, 20, 20
 CATALOGS = {"10k": 10_000, "100k": 100_000, "1M": 1_000_000, "10M": 10_000_000}
-LARGE = 1_000_000
-"""Catalogs from here on are left out of runs without timing."""
+SOME_CATALOGS = ["10k", "100k", *long("1M", "10M")]
 CHANGED = 1000
 HOWS = ("cpp", "cpp bfloat16", "eager")
 
@@ -124,11 +123,9 @@ def bench_recommend_on_a_gpu(
 
 
 @needs_extension
-@pytest.mark.parametrize("beams", [10, 20, 64, 256])
+@pytest.mark.parametrize("beams", [10, 20, 64, *long(256)])
 @pytest.mark.parametrize("num_codebooks", [4, 8, 16])
 def bench_beams(benchmark: Any, num_codebooks: int, beams: int, environment: dict[str, Any]) -> None:
-    if benchmark.disabled and beams > BEAMS:
-        pytest.skip("takes long, and does what fewer beams do")
     sequences, chosen = histories(8), recommender_of(num_codebooks).with_search(num_beams=beams)
     benchmark.group = f"recommend/8 users, {num_codebooks} codebooks/cpu"
     benchmark.extra_info.update(environment, backend=f"{beams} beams")
@@ -196,48 +193,11 @@ def bench_all_items_by_token_scores(benchmark: Any, recommender: Recommender, en
     assert items_BN.shape == (users, 10)
 
 
-@pytest.mark.parametrize("users", [1, 8, 64])
-def bench_generate_of_transformers(
-    benchmark: Any, recommender: Recommender, users: int, environment: dict[str, Any]
-) -> None:
-    """A T5 of the same sizes that is asked for every beam which tokens may follow, in fixed order, over a trie."""
-    transformers = pytest.importorskip("transformers")
-    torch.manual_seed(0)
-    shape = {"d_model": 128, "d_kv": 32, "d_ff": 512, "num_layers": 2, "num_decoder_layers": 2, "num_heads": 4}
-    last = CODEBOOKS * CODES
-    special = {"pad_token_id": last, "decoder_start_token_id": last, "eos_token_id": last + 1}
-    model = transformers.T5ForConditionalGeneration(
-        transformers.T5Config(vocab_size=last + 2, **shape, **special)
-    ).eval()
-    token_IM = recommender.index.codes_IM.long() + torch.arange(CODEBOOKS) * CODES
-    follow: dict[tuple[int, ...], set[int]] = defaultdict(set)
-    for tokens in token_IM.tolist():
-        for m in range(CODEBOOKS):
-            follow[tuple(tokens[:m])].add(tokens[m])
-    allowed = {prefix: sorted(tokens) for prefix, tokens in follow.items()}
-    rows_BL = torch.from_numpy(histories(users).items).long().view(users, HISTORY)
-    input_BT = token_IM[rows_BL].flatten(1)
-
-    def run() -> Tensor:
-        return model.generate(
-            input_BT, num_beams=BEAMS, num_return_sequences=10, max_new_tokens=CODEBOOKS, min_new_tokens=CODEBOOKS,
-            do_sample=False, prefix_allowed_tokens_fn=lambda _, path: allowed[tuple(path[1:].tolist())],
-        )  # fmt: skip
-
-    benchmark.group = f"recommend/users={users}/cpu"
-    benchmark.extra_info.update(environment, backend="transformers", transformers=transformers.__version__)
-    found = benchmark.pedantic(run, rounds=1 if benchmark.disabled else 3)
-    existing = set(map(tuple, token_IM.tolist()))
-    assert all(tuple(path) in existing for path in found[:, 1 : 1 + CODEBOOKS].tolist())
-
-
 @pytest.mark.parametrize("change", ["build", "load", "add 1,000", "remove 1,000"])
-@pytest.mark.parametrize("catalog", CATALOGS)
+@pytest.mark.parametrize("catalog", SOME_CATALOGS)
 def bench_index(benchmark: Any, catalog: str, change: str, environment: dict[str, Any], tmp_path: Path) -> None:
     """`load` maps the lists of a stored index and checks the codes, which are there already."""
     num_items = CATALOGS[catalog]
-    if benchmark.disabled and num_items >= LARGE:
-        pytest.skip("takes long, and does what smaller catalogs do")
     codes_IM = skewed_codes(num_items)
     new_T = torch.arange(num_items - CHANGED, num_items)
     expected = whole_index(num_items)
@@ -264,11 +224,9 @@ def bench_index(benchmark: Any, catalog: str, change: str, environment: dict[str
 @needs_extension
 @pytest.mark.parametrize("step", [1, 2, 3])
 @pytest.mark.parametrize("pairs", [False, True])
-@pytest.mark.parametrize("catalog", CATALOGS)
+@pytest.mark.parametrize("catalog", SOME_CATALOGS)
 def bench_step(benchmark: Any, catalog: str, pairs: bool, step: int, environment: dict[str, Any]) -> None:
     """A step of 64 users whose paths hold `step` tokens of random items."""
-    if benchmark.disabled and CATALOGS[catalog] >= LARGE:
-        pytest.skip("takes long, and does what smaller catalogs do")
     codes_IM, index = skewed_codes(CATALOGS[catalog]), whole_index(CATALOGS[catalog], pairs)
     g = torch.Generator().manual_seed(1)
     item_BP = torch.randint(len(codes_IM), (64, BEAMS), generator=g)
@@ -284,15 +242,13 @@ def bench_step(benchmark: Any, catalog: str, pairs: bool, step: int, environment
 
 
 @needs_extension
-@pytest.mark.parametrize("catalog", CATALOGS)
+@pytest.mark.parametrize("catalog", SOME_CATALOGS)
 def bench_open_places(benchmark: Any, catalog: str, environment: dict[str, Any]) -> None:
     """Ranking 8 users of whom every path leads to an item that they have seen: what else fills their lists.
 
     Relaxed matches first, then token scores.
     """
     num_items = CATALOGS[catalog]
-    if benchmark.disabled and num_items >= LARGE:
-        pytest.skip("takes long, and does what smaller catalogs do")
     codes_IM, index = skewed_codes(num_items), whole_index(num_items)
     g = torch.Generator().manual_seed(2)
     seen_BX = torch.randint(num_items, (8, BEAMS), generator=g)

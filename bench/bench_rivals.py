@@ -1,261 +1,335 @@
-"""What one would use without the ops, in the groups of `bench_ops.py`; results are asserted against eager ones.
+"""Whole recommendations by us and by what others would use: the same 12,101 items, users, threads and run.
 
-faiss is no dependency: its rows are skipped where it is not installed (`pip install faiss-cpu`).
+All recommend 10 items to users with 8 items each, which are left out. Weights are random; sizes are those of `small`.
+Scans rank the states of our own encoder; a T5 of our sizes reads 4 tokens an item and decodes with 20 beams; implicit
+is fitted to random interactions. `pip install "reg4rec[bench]"` brings all rivals; rows of what is missing are skipped.
 """
 
+import copy
 from collections.abc import Callable
-from itertools import chain
-from typing import Any, TypeVar
+from functools import cache, partial
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy, embedding, layer_norm, linear
 
-from bench.bench_ops import Args, arguments, expected, num_bytes, operations
-from bench.conftest import Timed
+from bench import t5
+from bench.bench_op_rivals import faiss_with_our_threads
+from bench.bench_recommend import BEAMS, CODEBOOKS, CODES, ITEMS, recommender_of
+from bench.conftest import Timed, long
 from reg4rec import ops
-from reg4rec.kernels.panels import Affine, Part, unpack_weights
-from reg4rec.model.layers import DecoderBlock, EncoderBlock
-from tests.ops.cases import CASES, in_bf16
+from reg4rec.data import Sequences
+from reg4rec.infer import Recommender
 
-Block = TypeVar("Block", EncoderBlock, DecoderBlock)
-Call = Callable[[], Any]
-Right = tuple[Tensor, ...]
+ASKED, HISTORY, DIM = 10, 8, 128
+NEAR_TIE = 1e-4
+RESIDUAL_SHARE = 0.3
+"""Of an item vector's squared length, as in trained models."""
 
-
-def _faiss() -> Any:
-    faiss = pytest.importorskip("faiss")
-    faiss.omp_set_num_threads(torch.get_num_threads())
-    return faiss
+Scan = Callable[[Tensor, Tensor], Tensor]
+"""(states_BD, seen_BL) -> the best items that were not seen, best first"""
+Rank = Callable[[], Tensor]
 
 
-def index_pq(table_BMK: Tensor, codes_IM: Tensor, k: int, exclude_BX: Tensor) -> Call:
-    """User b is the unit vector b in every sub-space: its inner products with the codewords are its table."""
-    faiss = _faiss()
-    users, books, _ = table_BMK.shape
-    index = faiss.IndexPQ(users * books, books, 8, faiss.METRIC_INNER_PRODUCT)
-    faiss.copy_array_to_vector(table_BMK.permute(1, 2, 0).flatten().numpy(), index.pq.centroids)
-    faiss.copy_array_to_vector(codes_IM.to(torch.uint8).flatten().numpy(), index.codes)
-    index.ntotal, index.is_trained = len(codes_IM), True
-    queries = torch.eye(users).repeat(1, books).numpy()
-    return lambda: tuple(map(torch.from_numpy, index.search(queries, k + exclude_BX.shape[1])))
+@cache
+def recommender() -> Recommender:
+    plain = recommender_of(CODEBOOKS)
+    found = plain.with_model(copy.deepcopy(plain.model))
+    std = (RESIDUAL_SHARE / (1 - RESIDUAL_SHARE) / DIM) ** 0.5  # the sum of the tokens has length 1
+    torch.nn.init.normal_(found.model.residual_ID, std=std, generator=torch.Generator().manual_seed(0))
+    return found
 
 
-def cdist(latents_BME: Tensor, codebooks_MKE: Tensor, gate_BM: Tensor) -> Call:
-    return lambda: _mixed(torch.cdist(latents_BME.transpose(0, 1), codebooks_MKE).argmin(-1).T, codebooks_MKE, gate_BM)
+@cache
+def item_vectors(num_items: int) -> Tensor:
+    if num_items != ITEMS:
+        return torch.randn(num_items, DIM, generator=torch.Generator().manual_seed(0)) / DIM**0.5
+    with torch.inference_mode():
+        return recommender().model.embed_items(recommender().codes_IM, torch.arange(ITEMS))
 
 
-def baddbmm(latents_BME: Tensor, codebooks_MKE: Tensor, gate_BM: Tensor) -> Call:
-    def nearest() -> Tensor:
-        half_M1K = 0.5 * codebooks_MKE.square().sum(-1).unsqueeze(1)
-        return torch.baddbmm(half_M1K, latents_BME.transpose(0, 1), codebooks_MKE.mT, alpha=-1).argmin(-1).T
-
-    return lambda: _mixed(nearest(), codebooks_MKE, gate_BM)
-
-
-def index_flat(latents_BME: Tensor, codebooks_MKE: Tensor, gate_BM: Tensor) -> Call:
-    faiss = _faiss()
-    indexes = [faiss.IndexFlatL2(codebooks_MKE.shape[2]) for _ in codebooks_MKE]
-    for index, words_KE in zip(indexes, codebooks_MKE, strict=True):
-        index.add(words_KE.numpy())
-
-    def nearest() -> Tensor:
-        rows_MBE = latents_BME.transpose(0, 1).contiguous().numpy()
-        found = [index.search(rows_BE, 1)[1] for index, rows_BE in zip(indexes, rows_MBE, strict=True)]
-        return torch.cat([torch.from_numpy(ids_B1) for ids_B1 in found], 1)
-
-    return lambda: _mixed(nearest(), codebooks_MKE, gate_BM)
+@cache
+def histories(users: int, num_items: int = ITEMS) -> Tensor:
+    """seen_BL, oldest first, no item twice."""
+    rng = np.random.default_rng(users)
+    return torch.from_numpy(np.stack([rng.choice(num_items, HISTORY, replace=False) for _ in range(users)]))
 
 
-def _mixed(ids_BM: Tensor, codebooks_MKE: Tensor, gate_BM: Tensor) -> tuple[Tensor, Tensor]:
-    mixed_BE = torch.zeros(len(ids_BM), codebooks_MKE.shape[2], device=ids_BM.device)
-    for book, words_KE in enumerate(codebooks_MKE):
-        mixed_BE += gate_BM[:, book, None] * words_KE[ids_BM[:, book]]
-    return ids_BM, mixed_BE
+@cache
+def sequences(users: int) -> Sequences:
+    return Sequences.from_lists(histories(users).tolist())
 
 
-def scaled_mm(x_TD: Tensor, weight_OD: Tensor, bias_O: Tensor, scaling: str) -> Call:
-    def run() -> Tensor:
-        x8, weight8 = (ops.fp8_quantize(one, torch.float8_e4m3fn, scaling == "rowwise") for one in (x_TD, weight_OD))
-        # bfloat16, since not every version of torch gives float32 with scales per row
-        y_TO = torch._scaled_mm(
-            x8.values, weight8.values.T, scale_a=x8.scale, scale_b=weight8.scale.T, out_dtype=torch.bfloat16
-        )
-        return y_TO + bias_O
-
-    return run
+@torch.inference_mode()
+def encode(users: int) -> Tensor:
+    """The states that `exact` scans for too, as it makes them."""
+    ours, length_B = recommender(), torch.full((users,), HISTORY)
+    return ours.model.states(histories(users).flatten(), length_B, ours.codes_IM, item_vectors(ITEMS))
 
 
-def linear_fp32(x_TD: Tensor, weight_OD: Tensor, bias_O: Tensor, _: str) -> Call:
-    return lambda: linear(x_TD, weight_OD, bias_O)
+@cache
+def states(users: int) -> Tensor:
+    return encode(users)
 
 
-def linear_bf16(x_TD: Tensor, weight_OD: Tensor, bias_O: Tensor, _: str) -> Call:
-    x_TD, weight_OD, bias_O = (t.bfloat16() for t in (x_TD, weight_OD, bias_O))
-    return lambda: linear(x_TD, weight_OD, bias_O)
+def unseen(items_BX: Tensor, seen_BL: Tensor) -> Tensor:
+    """The first items (B, ASKED) of lists of which at most HISTORY were seen."""
+    seen_BX = (items_BX[:, :, None] == seen_BL[:, None]).any(2)
+    return items_BX.gather(1, seen_BX.byte().argsort(dim=1, stable=True)[:, :ASKED])
 
 
-def whole_logits(hidden_TD: Tensor, weight_MKD: Tensor, ids_TM: Tensor, open_TM: Tensor, _: None) -> Call:
-    def run() -> Tensor:
-        logits_TMK = (hidden_TD @ weight_MKD.flatten(0, 1).T).unflatten(1, weight_MKD.shape[:2])
-        loss_TM = cross_entropy(logits_TMK.flatten(0, 1), ids_TM.flatten(), reduction="none").view(ids_TM.shape)
-        return (loss_TM * open_TM).sum(1) / open_TM.sum(1).clamp_min(1)
-
-    return run
-
-
-def encoder_layers(
-    x_XD: Tensor,
-    length_B: Tensor,
-    slots_per_item: int,
-    cos_TQ: Tensor,
-    sin_TQ: Tensor,
-    weights_Y: Tensor,
-    shape: ops.EncoderShape,
-    with_memory: bool,
-) -> Call:
-    """Of padded histories of one slot an item, whose states alone are asserted."""
-    dim, num_heads = x_XD.shape[1], x_XD.shape[1] // cos_TQ.shape[1]
-    *parts, ((to_memory,), _) = unpack_weights(weights_Y, shape.part_shapes(dim), dim, x_XD.dtype)
-    blocks = [_loaded(EncoderBlock(dim, num_heads, shape.ffn_dim, 0.0), part) for part in parts]
-    readers = [DecoderBlock(dim, num_heads, shape.ffn_dim, 0.0) for _ in range(shape.num_both // 2)]
-    for reader, weight, bias in zip(readers, *(t.chunk(len(readers)) for t in to_memory), strict=True):
-        _fill(reader.cross_kv, (weight, bias))
-    x_BJD = torch.nn.utils.rnn.pad_sequence(x_XD.split((1 + length_B).tolist()), batch_first=True)
-    number_J = torch.arange(x_BJD.shape[1])
-    turn_J = cos_TQ[number_J, None], sin_TQ[number_J, None]
-    ahead_BJ = (1 + length_B[:, None] - number_J).clamp_min(0)
-    turn_BJ = cos_TQ[ahead_BJ, None], -sin_TQ[ahead_BJ, None]
+def torch_scan(vectors_ID: Tensor, dtype: torch.dtype) -> Scan:
+    vectors_ID = vectors_ID.to(dtype)
 
     @torch.inference_mode()
-    def run() -> tuple[Tensor, ...]:
-        y_BJD = x_BJD
-        for block in blocks:
-            y_BJD = block(y_BJD, turn_J, number_J <= number_J[:, None])
-        kept = [kept for reader in readers for kept in reader.memory(y_BJD, turn_BJ)] if with_memory else []
-        return y_BJD[torch.arange(len(y_BJD)), length_B], *kept
+    def scan(states_BD: Tensor, seen_BL: Tensor) -> Tensor:
+        scores_BI = states_BD.to(dtype) @ vectors_ID.T
+        return scores_BI.scatter_(1, seen_BL, -torch.inf).topk(ASKED).indices
 
-    return run
+    return scan
 
 
-def decoder_layers(
-    inputs_XD: Tensor,
-    row_BP: Tensor,
-    scale: float,
-    position_D: Tensor,
-    states_BD: Tensor,
-    kept_BTRZAQ: Tensor,
-    rows_BPS: Tensor,
-    memory_BZAJQ: Tensor,
-    visible_BJ: Tensor,
-    weights_Y: Tensor,
-    shape: ops.DecoderShape,
-) -> Call:
-    dim, num_heads = inputs_XD.shape[1], memory_BZAJQ.shape[2]
-    *parts, (heads, (norm_input,)) = unpack_weights(weights_Y, shape.part_shapes(dim), dim, inputs_XD.dtype)
-    blocks = [_loaded(DecoderBlock(dim, num_heads, shape.ffn_dim, 0.0), part) for part in parts]
-    own_BP1 = torch.arange(row_BP.shape[1])[:, None].expand(*row_BP.shape, 1)
-    path_BPS, kept = torch.cat([rows_BPS, own_BP1], dim=2), kept_BTRZAQ.clone()
-    memory = memory_BZAJQ.transpose(0, 1).contiguous()
+def faiss_scan(vectors_ID: Tensor) -> Scan:
+    index = faiss_with_our_threads().IndexFlatIP(vectors_ID.shape[1])
+    index.add(vectors_ID.numpy())
 
-    @torch.inference_mode()
-    def run() -> list[Tensor]:
-        x_BPD = layer_norm(embedding(row_BP, inputs_XD) * scale + position_D, (dim,), *norm_input)
-        for i, block in enumerate(blocks):
-            seen = memory[2 * i], memory[2 * i + 1]
-            x_BPD = block.step(x_BPD, kept[:, :, :, 2 * i : 2 * i + 2], path_BPS, seen, visible_BJ[:, None, None])
-        if shape.refines:
-            x_BPD = states_BD[:, None] + linear(x_BPD, *heads[0])
-        return [linear(x_BPD, *head) for head in heads[shape.refines :]]
+    def scan(states_BD: Tensor, seen_BL: Tensor) -> Tensor:
+        _, items_BX = index.search(states_BD.numpy(), ASKED + HISTORY)
+        return unseen(torch.from_numpy(items_BX), seen_BL)
 
-    return run
+    return scan
 
 
-def encoder_in_bf16(*args: Any) -> Call:
-    return _in_bf16("encode_histories", args)
+def our_scan(vectors_ID: Tensor) -> Scan:
+    vectors = ops.ItemVectors.build(vectors_ID)
+    return lambda states_BD, seen_BL: ops.score_topk(states_BD, vectors, ASKED, seen_BL=seen_BL)[1]
 
 
-def decoder_in_bf16(*args: Any) -> Call:
-    return _in_bf16("decoder_step", args)
-
-
-def _in_bf16(name: str, args: Args) -> Call:
-    if not ops.cpp_multiplies_bf16():
-        pytest.skip("needs AMX or AVX512-BF16")
-    in_half = in_bf16(name, args)
-    return torch.inference_mode()(lambda: getattr(ops, name)(*in_half))
-
-
-def _loaded(block: Block, part: Part) -> Block:
-    for module, affine in zip(chain(*block.parts()), chain(*part), strict=True):
-        _fill(module, affine)
-    return block.eval()
-
-
-def _fill(module: torch.nn.Module, affine: Affine) -> None:
-    module.weight, module.bias = (torch.nn.Parameter(numbers.clone()) for numbers in affine)
-
-
-def _nearly_all_equal(found: Any, right: Right, _: Args) -> None:
-    """Without fp64 a near-tie may go the other way."""
-    assert (found[0] == right[0]).float().mean() > 0.999
-
-
-def _same_scores(found: Any, right: Right, args: Args) -> None:
-    """The rival was asked for more, since it cannot leave out what is excluded."""
-    scores_BX, items_BX = found
-    gone_BX = (items_BX[:, :, None] == args[3][:, None]).any(2)
-    kept_BN = scores_BX.masked_fill(gone_BX, -torch.inf).sort(1, descending=True).values[:, : args[2]]
-    torch.testing.assert_close(kept_BN, right[0])
-
-
-def _close_to_fp8(found: Any, right: Right, _: Args) -> None:
-    """Two ways to round the factors, to at worst 2^-4 of them, are no further apart than that."""
-    assert (found.float() - right[0]).norm() < 2**-4 * right[0].norm()
-
-
-def _close_to_bf16(found: Any, right: Right, _: Args) -> None:
-    assert (found[0] - right[0]).norm() < 2**-6 * right[0].norm()
-
-
-def _same_first(found: Any, right: Right, _: Args) -> None:
-    torch.testing.assert_close(found[0] if isinstance(found, tuple | list) else found, right[0])
-
-
-RIVALS: dict[str, tuple[str, Callable[..., Call], Callable[[Any, Right, Args], None]]] = {
-    "faiss IndexPQ": ("item_topk", index_pq, _same_scores),
-    "cdist": ("mpq_quantize", cdist, _nearly_all_equal),
-    "baddbmm": ("mpq_quantize", baddbmm, _nearly_all_equal),
-    "faiss IndexFlatL2": ("mpq_quantize", index_flat, _nearly_all_equal),
-    "torch._scaled_mm": ("fp8_linear", scaled_mm, _close_to_fp8),
-    "linear fp32": ("fp8_linear", linear_fp32, _close_to_fp8),
-    "linear bf16": ("fp8_linear", linear_bf16, _close_to_fp8),
-    "torch layers of the encoder": ("encode_histories", encoder_layers, _same_first),
-    "torch layers of the decoder": ("decoder_step", decoder_layers, _same_first),
-    "encoder, weights in bfloat16": ("encode_histories", encoder_in_bf16, _close_to_bf16),
-    "decoder, weights in bfloat16": ("decoder_step", decoder_in_bf16, _close_to_bf16),
-    "whole logits": ("token_cross_entropy", whole_logits, _same_first),
+SCANS: dict[str, Callable[[Tensor], Scan]] = {
+    "torch float32": partial(torch_scan, dtype=torch.float32),
+    "torch bfloat16": partial(torch_scan, dtype=torch.bfloat16),
+    "faiss IndexFlatIP": faiss_scan,
 }
-"""Name -> the op, what prepares its call, what asserts the result."""
 
-VARIANTS = [
-    pytest.param(rival, size, id=f"{rival}-{size}")
-    for rival, (name, _, _) in RIVALS.items()
-    for size in CASES[name].bench
+
+@cache
+def prepared_scan(how: str, num_items: int) -> Scan:
+    prepare = our_scan if how == "score_topk" else SCANS[how]
+    return prepare(item_vectors(num_items))
+
+
+def right_items(states_BD: Tensor, vectors_ID: Tensor, seen_BL: Tensor) -> Tensor:
+    """The answer of a scan in float64, some users and items at a time."""
+    found = []
+    for some_bD, seen_bL in zip(states_BD.double().split(64), seen_BL.split(64), strict=True):
+        parts = vectors_ID.split(1 << 16)
+        scores_bI = torch.cat([some_bD @ some_TD.double().T for some_TD in parts], dim=1)
+        found.append(scores_bI.scatter_(1, seen_bL, -torch.inf).topk(ASKED).indices)
+    return torch.cat(found)
+
+
+def assert_unseen(items_BN: Tensor, seen_BL: Tensor, num_items: int = ITEMS) -> None:
+    """Ten existing items for every user, none twice, none that was seen."""
+    assert items_BN.shape == (len(seen_BL), ASKED)
+    assert ((items_BN >= 0) & (items_BN < num_items)).all()
+    assert (items_BN.sort(1).values.diff() > 0).all()
+    assert not (items_BN[:, :, None] == seen_BL[:, None]).any()
+
+
+def assert_best(items_BN: Tensor, states_BD: Tensor, vectors_ID: Tensor, seen_BL: Tensor) -> None:
+    """The items of a scan in float64, but for near ties."""
+    assert_unseen(items_BN, seen_BL, len(vectors_ID))
+    right_BN = right_items(states_BD, vectors_ID, seen_BL)
+    found_BN, best_BN = (
+        (states_BD.double()[:, None] * vectors_ID[rows_BN].double()).sum(2) for rows_BN in (items_BN, right_BN)
+    )
+    torch.testing.assert_close(found_BN, best_BN, rtol=0, atol=NEAR_TIE)
+
+
+def assert_mostly_best(items_BN: Tensor, states_BD: Tensor, vectors_ID: Tensor, seen_BL: Tensor) -> None:
+    """Scores of 8 bits tell few items near the tenth apart."""
+    assert_unseen(items_BN, seen_BL, len(vectors_ID))
+    right_BN = right_items(states_BD, vectors_ID, seen_BL)
+    assert (items_BN[:, :, None] == right_BN[:, None]).any(2).double().mean() > 0.8
+
+
+def assert_scan(how: str, *args: Tensor) -> None:
+    (assert_mostly_best if how.endswith("bfloat16") else assert_best)(*args)
+
+
+SIZES = [(ITEMS, 1), (ITEMS, 64), (ITEMS, 512), (100_000, 1), (100_000, 64), *long((1_000_000, 1), (1_000_000, 64))]
+
+
+@pytest.mark.parametrize("how", ["score_topk", *SCANS])
+@pytest.mark.parametrize(("num_items", "users"), SIZES)
+def bench_scan(timed: Timed, num_items: int, users: int, how: str) -> None:
+    """Ranking alone, from the states of users."""
+    vectors_ID, states_BD, seen_BL = item_vectors(num_items), states(users), histories(users, num_items)
+    scan, moved = prepared_scan(how, num_items), vectors_ID.nbytes + states_BD.nbytes
+    group = f"scan {num_items:,} items/users={users}/cpu"
+    found_BN = timed(lambda: scan(states_BD, seen_BL), group, how, moved, 2 * users * vectors_ID.numel())
+    assert_scan(how, found_BN, states_BD, vectors_ID, seen_BL)
+
+
+@pytest.mark.parametrize("users", [1, 64, 512])
+def bench_encode(timed: Timed, users: int) -> None:
+    """What every scan of a whole recommendation pays before it: the histories read by our encoder."""
+    states_BD = timed(lambda: encode(users), f"encode/users={users}/cpu", "reg4rec", 0, 0)
+    assert states_BD.isfinite().all()
+
+
+def ours(users: int, retriever: str) -> Rank:
+    chosen = recommender().with_search(retriever=retriever)
+    return lambda: torch.from_numpy(chosen.rank(sequences(users), ASKED, True)).long()
+
+
+def encode_and_scan(users: int, how: str) -> Rank:
+    scan, seen_BL = prepared_scan(how, ITEMS), histories(users)
+    return lambda: scan(encode(users), seen_BL)
+
+
+@cache
+def item_tokens() -> Tensor:
+    return recommender().codes_IM + torch.arange(CODEBOOKS) * CODES
+
+
+@cache
+def beams_in_torch() -> t5.TrieBeams:
+    children_XK, item_T = t5.trie(recommender().codes_IM.numpy(), CODES)
+    return t5.TrieBeams(t5.random_t5(CODEBOOKS * CODES), children_XK, item_T, CODEBOOKS, BEAMS).eval()
+
+
+def torch_beams(users: int) -> Rank:
+    model, seen_BL = beams_in_torch(), histories(users)
+
+    @torch.inference_mode()
+    def rank() -> Tensor:
+        items_BW, _ = model(item_tokens()[seen_BL].flatten(1))
+        return unseen(items_BW, seen_BL)
+
+    return rank
+
+
+def onnx_beams(users: int) -> Rank:
+    session, seen_BL = t5.onnx_session(beams_in_torch(), HISTORY * CODEBOOKS), histories(users)
+
+    def rank() -> Tensor:
+        items_BW, _ = session.run(None, {"tokens": item_tokens()[seen_BL].flatten(1).numpy()})
+        return unseen(torch.from_numpy(items_BW), seen_BL)
+
+    return rank
+
+
+def ctranslate2_beams(users: int, compute_type: str) -> Rank:
+    """Its beams cannot be held to a trie: what it decodes are four tokens, be there such an item or not."""
+    translator = t5.translator(t5.random_t5(CODEBOOKS * CODES), compute_type)
+    words = [[str(token) for token in tokens] for tokens in item_tokens().tolist()]
+    asked = {"beam_size": BEAMS, "num_hypotheses": ASKED}
+    asked |= dict.fromkeys(("min_decoding_length", "max_decoding_length"), CODEBOOKS)
+
+    def rank() -> Tensor:
+        read = [[word for item in seen for word in words[item]] for seen in histories(users).tolist()]
+        found = translator.translate_batch(read, **asked)
+        return torch.tensor([[list(map(int, path)) for path in user.hypotheses] for user in found])
+
+    return rank
+
+
+def transformers_beams(users: int) -> Rank:
+    """A straw man, since papers' code does it so: a Python call for every beam says which tokens may follow."""
+    model, seen_BL = t5.random_t5(CODEBOOKS * CODES), histories(users)
+    follow: dict[tuple[int, ...], list[int]] = {}
+    item_of = {tuple(path): item for item, path in enumerate(item_tokens().tolist())}
+    for path in sorted(item_of):
+        for step, token in enumerate(path):
+            allowed = follow.setdefault(path[:step], [])
+            if token not in allowed[-1:]:
+                allowed.append(token)
+
+    def rank() -> Tensor:
+        read_BT = item_tokens()[seen_BL].flatten(1)
+        found = model.generate(
+            read_BT, attention_mask=torch.ones_like(read_BT), num_beams=BEAMS, num_return_sequences=BEAMS,
+            max_new_tokens=CODEBOOKS, min_new_tokens=CODEBOOKS, do_sample=False,
+            prefix_allowed_tokens_fn=lambda _, path: follow[tuple(path[1:].tolist())],
+        )  # fmt: skip
+        items = [item_of[tuple(path)] for path in found[:, 1 : 1 + CODEBOOKS].tolist()]
+        return unseen(torch.tensor(items).view(users, BEAMS), seen_BL)
+
+    return rank
+
+
+@cache
+def interactions() -> Any:
+    """As many users and clicks as Beauty has, at random."""
+    sparse = pytest.importorskip("scipy.sparse")
+    rng, clicks = np.random.default_rng(0), 198_502
+    at = rng.integers(0, 22_363, clicks), (ITEMS * rng.random(clicks) ** 2).astype(np.int64)
+    return sparse.csr_matrix((np.ones(clicks, dtype=np.float32), at), shape=(22_363, ITEMS))
+
+
+def implicit_model(users: int, kind: str) -> Rank:
+    """Users are new to it: ALS solves for them, item-kNN adds up the neighbors of their items."""
+    implicit, sparse = pytest.importorskip("implicit"), pytest.importorskip("scipy.sparse")
+    pools = pytest.importorskip("threadpoolctl").ThreadpoolController()
+    threads, seen_BL = torch.get_num_threads(), histories(users)
+    asked: dict[str, Any] = {"N": ASKED, "filter_already_liked_items": True}
+    with pools.limit(limits=1, user_api="blas"):  # it has threads of its own
+        if kind == "ALS":
+            model = implicit.als.AlternatingLeastSquares(DIM, iterations=1, random_state=0, num_threads=threads)
+            asked["recalculate_user"] = True
+        else:
+            model = implicit.nearest_neighbours.CosineRecommender(num_threads=threads)
+        model.fit(interactions(), show_progress=False)
+
+    def rank() -> Tensor:
+        ones, begin = np.ones(seen_BL.numel(), dtype=np.float32), np.arange(0, seen_BL.numel() + 1, HISTORY)
+        clicks = sparse.csr_matrix((ones, seen_BL.numpy().ravel(), begin), shape=(users, ITEMS))
+        with pools.limit(limits=1, user_api="blas"):
+            items_BN, _ = model.recommend(np.arange(users), clicks, **asked)
+        return torch.from_numpy(items_BN).long()
+
+    return rank
+
+
+RANKERS: dict[str, Callable[..., Rank]] = {
+    "exact": partial(ours, retriever="exact"),
+    "paths": partial(ours, retriever="paths"),
+    **{how: partial(encode_and_scan, how=how) for how in SCANS},
+    "implicit ALS": partial(implicit_model, kind="ALS"),
+    "implicit item-kNN": partial(implicit_model, kind="item-kNN"),
+    "T5 in torch": torch_beams,
+    "T5 in ONNX Runtime": onnx_beams,
+    "T5 in CTranslate2 float32, no trie": partial(ctranslate2_beams, compute_type="float32"),
+    "T5 in CTranslate2 int8, no trie": partial(ctranslate2_beams, compute_type="int8"),
+    "T5 in transformers, prefix function": transformers_beams,
+}
+
+
+def _takes_long(how: str, users: int) -> bool:
+    return how.startswith("T5") and users > (1 if how.endswith("prefix function") else 64)
+
+
+CASES = [
+    pytest.param(how, users, id=f"{how}-{users}", marks=[pytest.mark.long] if _takes_long(how, users) else [])
+    for users in (1, 64, 512)
+    for how in RANKERS
 ]
 
 
-@pytest.mark.parametrize(("rival", "size"), VARIANTS)
-def bench_rival(timed: Timed, rival: str, size: str, device: str) -> None:
-    name, prepare, check = RIVALS[rival]
-    sizes = CASES[name].bench[size]
-    if rival.startswith("faiss") and device == "cuda":
-        pytest.skip("faiss-cpu searches on the CPU")
-    if rival == "faiss IndexPQ" and sizes[2] > 256:
-        pytest.skip("its codes have 8 bits")
-    if rival == "torch._scaled_mm" and device == "cpu":
-        pytest.skip("on the CPU torch multiplies fp8 in a plain loop, which takes seconds")
-    args, right = arguments(name, size, device), expected(name, size, device)
-    moved, work = num_bytes(args, right), operations(name, sizes)
-    check(timed(prepare(*args), f"{name}/{size}/{device}", rival, moved, work, device), right, args)
+@pytest.mark.parametrize(("how", "users"), CASES)
+def bench_recommend(timed: Timed, how: str, users: int) -> None:
+    """From rows of items to rows of items."""
+    rank = RANKERS[how](users)
+    found = timed(rank, f"recommend {ITEMS:,} items/users={users}/cpu", how, 0, 0)
+    seen_BL = histories(users)
+    if how == "exact" or how in SCANS:
+        assert_scan(how, found, encode(users), item_vectors(ITEMS), seen_BL)
+    elif how.endswith("no trie"):
+        assert found.shape == (users, ASKED, CODEBOOKS)
+    else:
+        assert_unseen(found, seen_BL)
+    if how == "T5 in ONNX Runtime":
+        assert (found == torch_beams(users)()).double().mean() > 0.99

@@ -1,4 +1,7 @@
-"""One device for all benches, one fixture that times and records, and JSON that names the machine, not its host."""
+"""One device for all benches, one fixture that times and records, JSON that names the machine, not its host, a summary.
+
+`pytest bench/` times what fits into ten minutes of two cores, `pytest bench/ --all` every bench.
+"""
 
 import os
 import platform
@@ -14,20 +17,72 @@ import pytest_benchmark.session
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
+from bench import report
 from bench.machine import copy_bandwidth, machine_name, operation_rate, peak_bytes, synchronized
 from reg4rec.train.format_costs import cpu_name
 
 Timed = Callable[..., Any]
 
 
+SETTINGS = {
+    "--benchmark-max-time": "0.5",
+    "--benchmark-min-rounds": 3,
+    "--benchmark-columns": ["min", "median", "rounds"],
+    "--benchmark-storage": f"file://{Path(__file__).parent / 'results'}",
+}
+"""Of pytest-benchmark, where the command line says nothing else."""
+KEPT = pytest.StashKey[Path | None]()
+
+
+def long(*values: object) -> list[Any]:
+    """Values of a parameter, or tuples of several parameters, whose benches take long."""
+    return [pytest.param(*(v if isinstance(v, tuple) else (v,)), marks=pytest.mark.long) for v in values]
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
+    parser.addoption("--all", action="store_true", help="time the benches that take long, too")
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_configure() -> None:
-    """Results of a machine stand in a folder of its name."""
+def pytest_configure(config: pytest.Config) -> None:
+    """Results of a machine stand in a folder of its name; the newest is that of before this run."""
     pytest_benchmark.session.get_machine_id = machine_name
+    for option, value in SETTINGS.items():
+        if not any(arg.startswith(option) for arg in config.invocation_params.args):
+            setattr(config.option, option.removeprefix("--").replace("-", "_"), value)
+    storage = Path(config.option.benchmark_storage.removeprefix("file://"))
+    config.stash[KEPT] = report.newest(storage / machine_name())
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("long") and not config.getoption("--all"):
+            item.add_marker(pytest.mark.skip(reason="takes long; `pytest bench/ --all` times it"))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """How our best backends stand beside others, and which rows became slower since the newest kept run."""
+    failed = {test.nodeid for test in terminalreporter.stats.get("failed", ())}
+    session = config._benchmarksession  # type: ignore[attr-defined]
+    records = [
+        bench.as_dict(include_data=False) for bench in session.benchmarks if bench and bench.fullname not in failed
+    ]
+    if not records:
+        return
+    for record in records:
+        record["extra_info"].setdefault("timer", record["options"]["timer"])
+    groups, kept = report.grouped(records), config.stash[KEPT]
+    terminalreporter.section("reg4rec beside eager PyTorch and the best rival (medians)")
+    for line in report.standing(groups):
+        terminalreporter.write_line(line)
+    terminalreporter.section("this run beside the newest kept one")
+    if kept is None:
+        terminalreporter.write_line(f"No run of {machine_name()} is kept; `make bench` keeps one.")
+        return
+    for line in report.slower_rows(groups, report.load(kept), kept.name):
+        terminalreporter.write_line(line)
 
 
 def pytest_benchmark_generate_machine_info() -> dict[str, Any]:

@@ -1,32 +1,33 @@
-"""Redraws docs/benchmarks.md and its pictures from the newest results of every machine: `python bench/plot.py`."""
+"""Redraws docs/benchmarks.md and its pictures from the newest results of every machine: `python -m bench.plot`."""
 
-import json
 from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.report import EAGER, Groups, Record, grouped, load, newest, ratio
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-Record = dict[str, Any]
-Groups = dict[str, dict[str, Record]]
-"""group `<op>/<size>/<device>` -> backend -> what pytest-benchmark kept of it"""
-
 RESULTS = Path(__file__).parent / "results"
 DOCS = Path(__file__).parents[1] / "docs"
-COLORS = {"eager": "#555555", "compiled": "#E69F00", "cpp": "#0072B2", "triton": "#009E73", "cuda": "#CC79A7"}
-MARKERS = {"eager": "o", "compiled": "^", "cpp": "s", "triton": "D", "cuda": "P"}
-RIVAL, DASHES = "#D55E00", ("-", "--", ":", "-.")
+EAGER_COLOR, CPP_COLOR = "#555555", "#0072B2"
+COLORS = dict.fromkeys(EAGER, EAGER_COLOR) | {"compiled": "#E69F00", "triton": "#009E73", "cuda": "#CC79A7"}
+COLORS |= dict.fromkeys(("cpp", "exact", "score_topk"), CPP_COLOR) | {"paths": "#56B4E9"}
+MARKERS = dict.fromkeys(EAGER, "o") | dict.fromkeys(("cpp", "exact", "score_topk", "paths"), "s")
+MARKERS |= {"compiled": "^", "triton": "D", "cuda": "P"}
+RIVALS, DASHES = ("#D55E00", "#882255", "#999933", "#44AA99", "#AA4499"), ("-", "--", ":", "-.")
 UNITS = ("B", "kB", "MB", "GB")
 
 INTRODUCTION = """# Benchmarks
 
-Drawn by `bench/plot.py` from `bench/results/`; `make bench` measures, keeps and redraws, `make bench-compare`
+Drawn by `python -m bench.plot` from `bench/results/`; `make bench` measures, keeps and redraws, `make bench-compare`
 measures and fails where a median is more than 10 % above the kept one of the same machine.
 
-* Times are medians over the rounds (and the least). Ratios divide the median of `eager` in the same run by the row's:
-  above 1 is faster than eager. `compiled` is the eager definition under `torch.compile`; other names are what one would
-  use without the op. Every result is asserted against the eager one after timing.
+* Times are medians over the rounds (and the least). Ratios divide the median of eager PyTorch in the same run (the row
+  `eager`, `plain` or `torch float32`) by the row's: above 1 is faster. `compiled` is the eager definition under
+  `torch.compile`; other names are what one would use without the op, or without reg4rec. Every result is asserted after
+  timing.
 * Other work beside a run makes times noisy: see its load. Timer `process_time` counts what the process itself takes.
 * % of floor: the time in which this machine moves the call's bytes once (arguments and results, at the rate of one
   large `copy_`, reads and writes counted) or does its operations (at the rate of a float32 2048 x 2048 x 2048 product),
@@ -35,26 +36,6 @@ measures and fails where a median is more than 10 % above the kept one of the sa
 * Peak memory: what one call adds to the process's resident pages (on a GPU: to torch's allocations), to some 100 kB.
 * First call: for `compiled` with compilation, which may find parts in the cache on disk.
 """
-
-
-def load(folder: Path) -> dict[str, Any]:
-    """The newest run of a machine."""
-    found: dict[str, Any] = json.loads(max(folder.glob("*.json")).read_text(encoding="utf-8"))
-    return found
-
-
-def grouped(run: dict[str, Any]) -> Groups:
-    groups: Groups = defaultdict(dict)
-    for record in run["benchmarks"]:
-        groups[record["group"]][record["extra_info"]["backend"]] = record
-    return dict(groups)
-
-
-def ratio(group: dict[str, Record], backend: str) -> float | None:
-    """How many times faster than eager, by medians."""
-    if "eager" not in group:
-        return None
-    return float(group["eager"]["stats"]["median"] / group[backend]["stats"]["median"])
 
 
 def section(run: dict[str, Any], groups: Groups) -> str:
@@ -115,7 +96,7 @@ def draw_ratios(groups: Groups, title: str, path: Path) -> None:
     shown = {
         group: rows
         for group, backends in groups.items()
-        if "=" not in group and (rows := [b for b in backends if b != "eager" and "eager" in backends])
+        if "=" not in group and (rows := [b for b in backends if b not in EAGER and ratio(backends, b) is not None])
     }
     height = sum(len(rows) + 1.4 for rows in shown.values())
     figure = Figure(figsize=(9, 0.21 * height + 1.2), layout="constrained")
@@ -128,7 +109,7 @@ def draw_ratios(groups: Groups, title: str, path: Path) -> None:
         for backend in sorted(backends, key=lambda b: -(ratio(groups[group], b) or 0)):
             at += 1
             times = ratio(groups[group], backend) or 0
-            axes.barh(at, times - 1, left=1, height=0.8, color=COLORS.get(backend, RIVAL))
+            axes.barh(at, times - 1, left=1, height=0.8, color=COLORS.get(backend, RIVALS[0]))
             axes.annotate(
                 _three_digits(times), (times, at), (4 if times >= 1 else -4, 0), textcoords="offset points",
                 ha="left" if times >= 1 else "right", va="center", size=8,
@@ -140,7 +121,7 @@ def draw_ratios(groups: Groups, title: str, path: Path) -> None:
     axes.set_ylim(at - 0.6, -1)
     axes.set_xscale("log")
     axes.margins(x=0.12)
-    axes.axvline(1, color=COLORS["eager"], linewidth=1)
+    axes.axvline(1, color=EAGER_COLOR, linewidth=1)
     axes.xaxis.set_major_formatter("{x:g}")
     axes.set_xlabel("times faster than eager PyTorch in the same run (medians)")
     axes.set_title(title, fontsize=10)
@@ -159,31 +140,32 @@ def draw_curves(groups: Groups, title: str, path: Path) -> None:
         if "=" in size:
             axis, value = size.split("=")
             panels[op].append((axis, int(value), backends))
+    names = dict.fromkeys(b for points in panels.values() for *_, backends in points for b in backends)
+    rivals = [backend for backend in names if backend not in COLORS]
     columns = min(4, len(panels))
     rows = -(-len(panels) // columns)
     figure = Figure(figsize=(3.1 * columns, 2.7 * rows + 0.7), layout="constrained")
     for axes, (op, points) in zip(figure.subplots(rows, columns, squeeze=False).flat, panels.items(), strict=False):
-        _draw_curve(axes, points)
+        _draw_curve(axes, points, rivals)
         axes.set_title(op, fontsize=10)
     for axes in figure.axes[len(panels) :]:
         axes.remove()
     handles = {
         label: handle for axes in figure.axes for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
     }
-    figure.legend(handles.values(), handles, loc="outside lower center", ncols=min(6, len(handles)), frameon=False)
+    figure.legend(handles.values(), handles, loc="outside lower center", ncols=columns, frameon=False)
     figure.suptitle(title, fontsize=10)
     figure.savefig(path, dpi=120)
 
 
-def _draw_curve(axes: "Axes", points: list[tuple[str, int, dict[str, Record]]]) -> None:
-    shown = list(dict.fromkeys(b for _, _, backends in points for b in backends))
-    rivals = [backend for backend in shown if backend not in COLORS]
-    for backend in shown:
+def _draw_curve(axes: "Axes", points: list[tuple[str, int, dict[str, Record]]], rivals: list[str]) -> None:
+    for backend in dict.fromkeys(b for _, _, backends in points for b in backends):
         there = [(value, backends[backend]) for _, value, backends in points if backend in backends]
         values, records = zip(*there, strict=True)
-        color = COLORS.get(backend, RIVAL)
+        at = rivals.index(backend) if backend in rivals else 0
+        color = COLORS.get(backend, RIVALS[at // len(DASHES) % len(RIVALS)])
+        dashes = DASHES[at % len(DASHES)] if backend in rivals else "-"
         medians = [1e3 * r["stats"]["median"] for r in records]
-        dashes = DASHES[rivals.index(backend) % len(DASHES)] if backend in rivals else "-"
         marker = MARKERS.get(backend, "v")
         axes.plot(values, medians, dashes, marker=marker, markersize=4, color=color, label=backend)
         low, high = (
@@ -202,8 +184,10 @@ def main() -> None:
     (DOCS / "benchmarks").mkdir(exist_ok=True)
     text = [INTRODUCTION]
     for folder in sorted(path for path in RESULTS.iterdir() if path.is_dir()):
-        run = load(folder)
-        groups = grouped(run)
+        if (path := newest(folder)) is None:
+            continue
+        run = load(path)
+        groups = grouped(run["benchmarks"])
         text.append(section(run, groups))
         title = f"{folder.name}, commit {run['benchmarks'][0]['extra_info']['commit']}"
         draw_ratios(groups, title, DOCS / "benchmarks" / f"{folder.name}-ratios.png")

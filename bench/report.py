@@ -1,0 +1,95 @@
+"""What results say: how our rows stand beside eager PyTorch and rivals, and which became slower than kept ones."""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+__all__ = ["EAGER", "Groups", "Record", "grouped", "load", "newest", "ratio", "slower_rows", "standing"]
+
+Record = dict[str, Any]
+Groups = dict[str, dict[str, Record]]
+"""group `<op>/<size>/<device>` -> backend -> what pytest-benchmark kept of it"""
+
+OURS = ("exact", "paths", "score_topk", "cuda graph", "cuda", "triton", "cpp")
+EAGER = ("eager", "plain", "torch float32")
+"""What plain PyTorch is called; a group has one of them at most."""
+OUR_PARTS = ("cpp bfloat16", "layers alone", "token scores of all items", "encoder, weights", "decoder, weights")
+"""How rows of ours begin that do less, or compute in less than float32."""
+NOISE = 1.15
+
+
+def newest(folder: Path) -> Path | None:
+    """The file of a machine's last run, None where there is none."""
+    return max(folder.glob("*.json"), default=None)
+
+
+def load(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def grouped(records: Iterable[Record]) -> Groups:
+    groups: Groups = defaultdict(dict)
+    for record in records:
+        groups[record["group"]][record["extra_info"]["backend"]] = record
+    return dict(groups)
+
+
+def ratio(group: dict[str, Record], backend: str) -> float | None:
+    """How many times faster than eager PyTorch, by medians."""
+    eager = next((name for name in EAGER if name in group), None)
+    return None if eager is None else _median(group[eager]) / _median(group[backend])
+
+
+def standing(groups: Groups) -> Iterator[str]:
+    """A line for every group that has a row of ours beside others: our best, and how many times faster it is."""
+    for name, group in groups.items():
+        ours = [backend for backend in group if backend in OURS]
+        rivals = [b for b in group if b not in OURS + EAGER and not b.startswith(OUR_PARTS)]
+        if not ours or len(group) == len(ours):
+            continue
+        best = min(ours, key=lambda backend: _median(group[backend]))
+        line = f"{name}: {best} {_milliseconds(_median(group[best]))}"
+        if (times := ratio(group, best)) is not None:
+            line += f", {times:.2f} times as fast as eager PyTorch"
+        if rivals:
+            rival = min(rivals, key=lambda backend: _median(group[backend]))
+            line += f", {_median(group[rival]) / _median(group[best]):.2f} times as fast as {rival}"
+        yield line
+
+
+def slower_rows(groups: Groups, kept: dict[str, Any], name: str) -> Iterator[str]:
+    """Rows whose least time passes the kept one by more than noise, or a sentence that says why there is none."""
+    pairs = [
+        (f"{group}: {backend}", record, before)
+        for group, backends in grouped(kept["benchmarks"]).items()
+        for backend, before in backends.items()
+        if (record := groups.get(group, {}).get(backend)) is not None and _measured(record) == _measured(before)
+    ]
+    if not pairs:
+        yield f"No row of this run is in {name} with the same timer and number of threads: nothing was compared."
+        return
+    slower = [(row, now, before) for row, now, before in pairs if _least(now) > NOISE * _least(before)]
+    found = f"{len(slower)} of the" if slower else "None of the"
+    yield f"{found} {len(pairs)} rows that {name} holds too became slower by more than {NOISE - 1:.0%} (least times)."
+    for row, now, before in sorted(slower, key=lambda found: _least(found[2]) / _least(found[1])):
+        times = _least(now) / _least(before)
+        yield f"  {row}: {_milliseconds(_least(now))}, was {_milliseconds(_least(before))}, {times:.2f} times as long"
+
+
+def _measured(record: Record) -> tuple[Any, ...]:
+    return record["extra_info"]["threads"], record["extra_info"]["timer"]
+
+
+def _median(record: Record) -> float:
+    return float(record["stats"]["median"])
+
+
+def _least(record: Record) -> float:
+    return float(record["stats"]["min"])
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{1e3 * seconds:.3g} ms"
