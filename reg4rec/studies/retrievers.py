@@ -102,7 +102,7 @@ class RetrieverFindings:
         study, models = self.settings["study"], self.settings["models"]
         machine = ", ".join(f"{name} {value}" for name, value in self.machine.items())
         parts.append(
-            f"{models} recommenders of the same data, means over them; protocol {study['protocol']}; differences to "
+            f"Means over {models} fits of the same data; protocol {study['protocol']}; differences to "
             "the row `exact` with 95 % intervals of a bootstrap over users. Rows `theta` put items of the first "
             f"{DEPTH} behind the others where the categories along their paths move by more. {machine}."
         )

@@ -47,7 +47,7 @@ def test_rows_are_what_the_recommender_ranks(exact: Recommender, shop: Synthetic
     assert json.loads((tmp_path / "retrievers.json").read_text())["users"] == {"validation": 150, "test": 150}
     page = (tmp_path / "retrievers.md").read_text()
     assert page.count("| theta 0.02 |") == 2
-    assert "2 recommenders of the same data" in page
+    assert "Means over 2 fits of the same data" in page
 
 
 def test_models_of_tokens_alone_are_refused(
