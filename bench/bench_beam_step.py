@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from bench.bench_ops import arguments, expected, num_bytes, operations
-from bench.conftest import Timed
+from bench.conftest import Timed, long
 from reg4rec import ops
 from tests.ops.cases import CASES
 
@@ -72,7 +72,10 @@ def hooked_step(
     return parents, tokens
 
 
-@pytest.mark.parametrize("size", CASES["beam_step"].bench)
+SMALL, *LARGER = CASES["beam_step"].bench
+
+
+@pytest.mark.parametrize("size", [SMALL, *long(*LARGER)])
 def bench_beam_step_with_a_prefix_function(timed: Timed, size: str) -> None:
     args = arguments("beam_step", size, "cpu")
     *tensors, index, num_beams, num_spares, threshold, exclude_BX, _ = args

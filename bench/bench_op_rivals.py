@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, embedding, layer_norm, linear
 
-from bench.bench_ops import Args, arguments, expected, num_bytes, operations
+from bench.bench_ops import Args, arguments, expected, long_if, num_bytes, operations
 from bench.conftest import Timed
 from reg4rec import ops
 from reg4rec.kernels.panels import Affine, Part, unpack_weights
@@ -240,7 +240,7 @@ RIVALS: dict[str, tuple[str, Callable[..., Call], Callable[[Any, Right, Args], N
 """Name -> the op, what prepares its call, what asserts the result."""
 
 VARIANTS = [
-    pytest.param(rival, size, id=f"{rival}-{size}")
+    pytest.param(rival, size, id=f"{rival}-{size}", marks=long_if(size, rival))
     for rival, (name, _, _) in RIVALS.items()
     for size in CASES[name].bench
 ]

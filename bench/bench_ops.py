@@ -43,15 +43,15 @@ def _sizes(name: str) -> dict[str, Sizes]:
     return CASES[name].bench | {f"{axis}={v}": (*first[:at], v, *first[at + 1 :]) for v in values}
 
 
+def long_if(size: str, backend: str) -> list[pytest.MarkDecorator]:
+    """The mark of what takes long: compiling, a million items, the largest linear layer."""
+    large = "1M" in size or size.endswith("=1000000") or size.startswith("8192x2048")
+    return [pytest.mark.long] if large or backend == "compiled" else []
+
+
 def _variants(names: Iterable[str], sizes: Callable[[str], Iterable[str]], also: Iterable[str] = ()) -> list[Any]:
     return [
-        pytest.param(
-            name,
-            size,
-            backend,
-            id=f"{name}-{size}-{backend}",
-            marks=[pytest.mark.long] if backend == "compiled" else [],
-        )
+        pytest.param(name, size, backend, id=f"{name}-{size}-{backend}", marks=long_if(size, backend))
         for name in names
         for size in sizes(name)
         for backend in (*all_ops()[name].backends, *(also if "=" not in size else ()))

@@ -34,7 +34,9 @@ Rank = Callable[[], Tensor]
 
 
 @cache
+@torch.inference_mode(False)
 def recommender() -> Recommender:
+    """Not of weights made in inference mode, which no packed copy is kept of."""
     plain = recommender_of(CODEBOOKS)
     found = plain.with_model(copy.deepcopy(plain.model))
     std = (RESIDUAL_SHARE / (1 - RESIDUAL_SHARE) / DIM) ** 0.5  # the sum of the tokens has length 1
@@ -46,7 +48,7 @@ def recommender() -> Recommender:
 def item_vectors(num_items: int) -> Tensor:
     if num_items != ITEMS:
         return torch.randn(num_items, DIM, generator=torch.Generator().manual_seed(0)) / DIM**0.5
-    with torch.inference_mode():
+    with torch.no_grad():
         return recommender().model.embed_items(recommender().codes_IM, torch.arange(ITEMS))
 
 
