@@ -44,7 +44,7 @@ print(json.dumps({"import_s": imported - began, "load_s": loaded - imported, "fi
 
 @cache
 def recommender() -> Recommender:
-    found = recommender_of(CODEBOOKS)
+    found = recommender_of(CODEBOOKS).with_search(retriever="exact")
     torch.nn.init.normal_(found.model.residual_ID, std=0.05, generator=torch.Generator().manual_seed(0))
     found.prepare()
     return found

@@ -122,17 +122,19 @@ def call_native(op: str, **fields: Any) -> None:
     from .. import _C
 
     names, packer = _struct(op)
-    if len(fields) != len(names) or not all(name in fields for name in names):
+    if fields.keys() != names.keys():
         raise TypeError(f"{op}: its struct has the fields {', '.join(names)}; found {', '.join(fields)}")
-    values = (fields[name] for name in names)
+    values = [fields[name] for name in names]
     words = [0 if v is None else v.data_ptr() if isinstance(v, torch.Tensor) else v for v in values]
     _C.call(op, packer.pack(*words), torch.get_num_threads())
 
 
 @functools.cache
-def _struct(op: str) -> tuple[list[str], struct.Struct]:
+def _struct(op: str) -> tuple[dict[str, None], struct.Struct]:
     """The names of the fields of an op's struct in C++, and what packs their values: eight bytes each."""
     from .. import _C
 
     fields = _C.fields(op)
-    return [name for name, _ in fields], struct.Struct("".join("d" if is_float else "q" for _, is_float in fields))
+    return dict.fromkeys(name for name, _ in fields), struct.Struct(
+        "".join("d" if is_float else "q" for _, is_float in fields)
+    )

@@ -44,6 +44,8 @@ def _check(
     seen_bias: float | None = None,
     codes: CodeTables | None = None,
 ) -> ScoreTopk:
+    if allowed is codes is None and _is_plain(states_BD, items, k, seen_BL):
+        return ScoreTopk(states_BD, items, k, None, seen_BL, seen_bias, None)
     floats = {"states_BD": states_BD, "items.rows_ID": items.rows_ID, "items.scales_I": items.scales_I}
     floats |= {"items.errors_I": items.errors_I, "items.norms_I": items.norms_I}
     only_f32, only_i64, only_i32 = (torch.float32,), (torch.int64,), (torch.int32,)
@@ -64,6 +66,26 @@ def _check(
     if k < 0 or not sizes["D"]:
         raise ValueError(f"score_topk: k from 0 and D from 1 up were expected, found {k} and {sizes['D']}")
     return ScoreTopk(states_BD, items, k, allowed, seen_BL, seen_bias, codes)
+
+
+def _is_plain(states_BD: torch.Tensor, items: ItemVectors, k: int, seen_BL: torch.Tensor | None) -> bool:
+    """Whether nothing is wrong with the most frequent kind of call, on the CPU, asked in a few microseconds."""
+    rows_ID, panels_X, scales_I, errors_I, norms_I, _ = items
+    if type(states_BD) is not torch.Tensor or states_BD.dim() != 2 or rows_ID.dim() != 2 or not states_BD.is_cpu:
+        return False
+    (users, width), (count, own_width) = states_BD.shape, rows_ID.shape
+    floats = (states_BD, rows_ID, scales_I, errors_I, norms_I)
+    seen = seen_BL is None or (seen_BL.dtype is torch.int64 and seen_BL.dim() == 2 and len(seen_BL) == users)
+    return (
+        seen
+        and 0 < width == own_width
+        and k >= 0
+        and all(tensor.dtype is torch.float32 and tensor.is_cpu for tensor in floats)
+        and scales_I.shape == errors_I.shape == norms_I.shape == (count,)
+        and panels_X.dtype is torch.uint8
+        and panels_X.shape == (-(-count // PANEL) * PANEL * (width + -width % 4),)
+        and (seen_BL is None or seen_BL.is_cpu)
+    )
 
 
 def _fake(call: ScoreTopk) -> tuple[torch.Tensor, torch.Tensor]:

@@ -51,6 +51,8 @@ class Sequences:
         """Each sequence cut to its newest `n` items (one number, or one a user)."""
         if np.any(np.less(n, 0)):
             raise InputError(f"a history length of {np.min(n)} was asked for; give 0 or more")
+        if np.ndim(n) == 0 and self.lengths.max(initial=0) <= n:
+            return self
         kept = np.minimum(self.lengths, n)
         return self._pieces(self.offsets[1:] - kept, kept)
 
@@ -66,6 +68,9 @@ class Sequences:
 
     def batches(self, size: int) -> Iterator["Sequences"]:
         """All sequences in order, at most `size` at a time."""
+        if 0 < len(self) <= size:
+            yield self
+            return
         for start in range(0, len(self), size):
             yield self.take(np.arange(start, min(start + size, len(self))))
 

@@ -103,8 +103,11 @@ def candidate_rows(catalog: ItemCatalog, users: pa.Array, candidates: Mapping[An
 
 def padded(sequences: Sequences, fill: int) -> torch.Tensor:
     """(B, L) item rows, int64, oldest first, `fill` at the end of shorter ones."""
-    length = int(sequences.lengths.max(initial=0))
-    filled = np.arange(length) < sequences.lengths[:, None]
+    lengths = sequences.lengths
+    length = int(lengths.max(initial=0))
+    if len(lengths) and lengths.min() == length:
+        return torch.from_numpy(sequences.items.astype(np.int64).reshape(len(lengths), length))
+    filled = np.arange(length) < lengths[:, None]
     rows_BL = np.full(filled.shape, fill, dtype=np.int64)
     rows_BL[filled] = sequences.items
     return torch.from_numpy(rows_BL)

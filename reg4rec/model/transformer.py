@@ -228,7 +228,7 @@ class Reg4RecModel(nn.Module):
         if vectors_ID is None or self.config.history_layout != "pooled":
             slots_XD = self._item_slots(codes_IM[item_T], item_T)
         else:
-            slots_XD = vectors_ID[item_T] * self.config.dim**0.5
+            slots_XD = vectors_ID.index_select(0, item_T) * self.config.dim**0.5
         return self._encoded_packed(slots_XD, length_B, encoder, with_memory=False)[0]
 
     def _last_states(self, x_BJD: Tensor, length_B: Tensor) -> Tensor:
@@ -238,17 +238,17 @@ class Reg4RecModel(nn.Module):
         self, slots_XD: Tensor, length_B: Tensor, encoder: Packed, with_memory: bool
     ) -> tuple[Tensor, Tensor]:
         """What `ops.encode_histories` makes of the items' slots, before which each user's start is put here."""
-        num_users, first_B = len(length_B), length_B.cumsum(0) - length_B
+        num_users = len(length_B)
         if num_users == 1:
             x_XD = torch.cat([self.start[None], slots_XD])
         else:
-            user_B = torch.arange(num_users, device=length_B.device)
+            user_B, first_B = torch.arange(num_users, device=length_B.device), length_B.cumsum(0) - length_B
             starts_B, counts_B = first_B * self.slots_per_item + user_B, length_B * self.slots_per_item
             place_X = torch.arange(len(slots_XD), device=length_B.device) + (user_B + 1).repeat_interleave(counts_B)
             x_XD = slots_XD.new_empty(len(slots_XD) + num_users, slots_XD.shape[1])
             x_XD[place_X], x_XD[starts_B] = slots_XD, self.start
-        x_XD = self.dropout(self.norm_history(x_XD))
-        longest = int(length_B.max()) if num_users else 0
+        x_XD = self.norm_history(x_XD)  # packed weights have no dropout
+        longest = (len(slots_XD) // self.slots_per_item if num_users == 1 else int(length_B.max())) if num_users else 0
         cos_TQ, sin_TQ = self.rotary.table(longest + 2)
         return ops.encode_histories(x_XD, length_B, self.slots_per_item, cos_TQ, sin_TQ, *encoder, with_memory)
 
