@@ -11,7 +11,7 @@ using namespace reg4rec::scoring;
 using reg4rec::ScoreTopk;
 
 constexpr int kVectors = kItems / SIMD_LANES;
-constexpr int kUsersAtOnce = SIMD_LANES == 16 ? 8 : SIMD_LANES == 8 ? 2 : 1;  // sums fit into registers
+constexpr int kUsersAtOnce = SIMD_LANES == 16 ? 8 : SIMD_LANES == 8 ? 3 : 1;  // sums fit into registers
 
 // sums + the products of SIMD_LANES items' four channels and the state's, which is from -63 to 63: so that two products
 // fit into the 16 bits that AVX2 adds them up in.
@@ -43,19 +43,21 @@ inline void add_tables(const ScoreTopk& args, const float* tables, int64_t first
 
 // Numbers of the items of a panel, zeros behind the last one.
 struct Numbers {
-  float scale[kItems], error[kItems], norm[kItems];
+  const float *scale, *error, *norm;
   int64_t size;
+  float filled[3][kItems];
 
   Numbers(const ScoreTopk& args, int64_t panel) {
     const int64_t first = panel * kItems;
+    scale = args.scales + first, error = args.errors + first, norm = args.norms + first;
     size = args.num_items - first < kItems ? args.num_items - first : kItems;
-    copy(args.scales + first, scale);
-    copy(args.errors + first, error);
-    copy(args.norms + first, norm);
+    if (size < kItems) scale = fill(scale, 0), error = fill(error, 1), norm = fill(norm, 2);
   }
-  void copy(const float* from, float* to) const {
-    __builtin_memcpy(to, from, size * sizeof(float));
-    for (int64_t i = size; i < kItems; ++i) to[i] = 0;
+  Numbers(const Numbers&) = delete;
+
+  const float* fill(const float* from, int part) {
+    for (int64_t i = 0; i < kItems; ++i) filled[part][i] = i < size ? from[i] : 0;
+    return filled[part];
   }
 };
 
