@@ -43,6 +43,8 @@ def bytes_per_item(recommender: Recommender) -> dict[str, float]:
         "codes of the model, int64": [recommender.codes_IM],
         "codes of the tokenizer, int32": [recommender.tokenizer.codes_IM],
         "codewords of the tokenizer, float32": [recommender.tokenizer.quantized_IE],
+        "vectors of exact ranking, float32": [recommender.scan.vectors.rows_ID],
+        "their copy in 8 bits": list(recommender.scan.vectors[1:5]),
         "index": list(recommender.index),
         "orders, popularity, removed": [
             recommender.rank_I, recommender.cosine_I, recommender.popularity_I, recommender.removed_I

@@ -13,7 +13,7 @@ from reg4rec.infer.graphs import Batch, Found, SearchGraphs
 from reg4rec.infer.search import Living, SearchConfig, SearchOrder, corp, search, step_indexes
 from reg4rec.model import Memory, Reg4RecModel
 
-__all__ = ["SearchEngine", "precision"]
+__all__ = ["LOGITS_AT_ONCE", "SearchEngine", "precision"]
 
 LOGITS_AT_ONCE = 1 << 23
 """Token logits held at a time, which sets how many users are searched together."""

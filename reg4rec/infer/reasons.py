@@ -1,5 +1,6 @@
 """A path to every item, whatever found it: the item's own tokens, each time the one that the model is surest of."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -9,7 +10,7 @@ from reg4rec import ops
 from reg4rec.infer.search import Paths
 from reg4rec.model import Memory, PathCache, Reg4RecModel
 
-__all__ = ["Reasons", "paths_to_items"]
+__all__ = ["Reasons", "joined", "paths_to_items"]
 
 
 class Reasons(NamedTuple):
@@ -21,6 +22,12 @@ class Reasons(NamedTuple):
 
     paths: Paths
     js_BNS: Tensor
+
+
+def joined(parts: Sequence[Reasons]) -> Reasons:
+    """The reasons of some users after those of others."""
+    paths = (torch.cat(fields) for fields in zip(*(part.paths for part in parts), strict=True))
+    return Reasons(Paths(*paths), torch.cat([part.js_BNS for part in parts]))
 
 
 @torch.inference_mode()

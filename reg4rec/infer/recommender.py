@@ -17,12 +17,12 @@ from reg4rec.data import ItemCatalog, Sequences
 from reg4rec.data.fingerprint import fingerprint
 from reg4rec.errors import InputError
 from reg4rec.infer.checks import check_fit, check_number, chosen_dtype
-from reg4rec.infer.engine import SearchEngine, precision
+from reg4rec.infer.engine import LOGITS_AT_ONCE, SearchEngine, precision
 from reg4rec.infer.exact import ExactScan, Retriever, chosen_retriever, item_vectors
 from reg4rec.infer.graphs import Batch
 from reg4rec.infer.histories import allowed_rows, candidate_rows, find_items, padded, read_histories
 from reg4rec.infer.ranking import Ranking, bucket_ranks, rank_items
-from reg4rec.infer.reasons import Reasons, paths_to_items
+from reg4rec.infer.reasons import Reasons, joined, paths_to_items
 from reg4rec.infer.search import Living, SearchConfig
 from reg4rec.infer.similar import nearest_items
 from reg4rec.infer.table import Frame, Results, SearchResults, as_frame, results_arrow, similar_arrow
@@ -266,7 +266,13 @@ class Recommender:
 
     def reasons(self, histories: Sequences, items_BN: Tensor) -> Reasons:
         """A path to each of some items of every user (rows, -1 for none), whatever found them."""
-        return paths_to_items(self.model, self.remember(histories), self.index, items_BN)
+        per_user = items_BN.shape[1] * self.index.counts_MK.numel()
+        size = max(1, LOGITS_AT_ONCE // max(1, per_user))
+        found = [
+            paths_to_items(self.model, self.remember(some), self.index, items_bN)
+            for some, items_bN in zip([*histories.batches(size)] or [histories], items_BN.split(size), strict=True)
+        ]
+        return found[0] if len(found) == 1 else joined(found)
 
     def users_at_once(self) -> int:
         """How many users are ranked together."""

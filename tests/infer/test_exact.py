@@ -34,7 +34,7 @@ def brute_force(recommender: Recommender, histories: Sequences, filter_seen: boo
     seen_BL = padded(histories, -1)
     seen_BI = torch.zeros(len(histories), num_items + 1).scatter_(1, seen_BL.where(seen_BL >= 0, num_items), 1)
     seen_BI = seen_BI[:, :num_items].bool()
-    scores_BI = state_BD @ own_ID.T + float(recommender.model.repeat_bias) * seen_BI
+    scores_BI = state_BD @ own_ID.T + recommender.model.repeat_bias.item() * seen_BI
     return scores_BI.masked_fill(~allowed_I | (seen_BI if filter_seen else False), -torch.inf)
 
 
@@ -189,7 +189,9 @@ def test_large_vectors_are_stored_and_mapped(
         Recommender.from_pretrained(folder, device="cpu")
 
 
-def test_reasons_are_the_items_own_tokens_as_a_search_scores_them(exact: Recommender, shop: SyntheticShop) -> None:
+def test_reasons_are_the_items_own_tokens_as_a_search_scores_them(
+    exact: Recommender, shop: SyntheticShop, monkeypatch: pytest.MonkeyPatch
+) -> None:
     histories = shop.part("train").take(np.arange(30))
     searched = exact.with_search(retriever="paths", num_beams=60, prune_threshold=None)
     (found,) = searched.search(histories, 10, False)
@@ -210,6 +212,10 @@ def test_reasons_are_the_items_own_tokens_as_a_search_scores_them(exact: Recomme
                 torch.testing.assert_close(ours[user, place], theirs[user, path], atol=1e-4, rtol=1e-4)
             assert torch.equal(paths.categories_BWM[user, place, :2], found.paths.categories_BWM[user, path, :2])
     assert compared > 100
+    monkeypatch.setattr("reg4rec.infer.recommender.LOGITS_AT_ONCE", 7 * 10 * 48)  # seven users at a time
+    split, split_js = exact.reasons(histories, found.ranking.items_BN)
+    assert torch.equal(split.tokens_BWM, paths.tokens_BWM)
+    torch.testing.assert_close(split_js, js_BNS)
     missing = found.ranking.items_BN.clone()
     missing[0, 3:] = -1
     again, _ = exact.reasons(histories, missing)
