@@ -58,6 +58,7 @@ def histories(users: int) -> Sequences:
 def bench_recommend_one(benchmark: Any, environment: dict[str, Any]) -> None:
     """`recommend` for one user by ids; the 50th and 99th percentile of many calls for other users each."""
     rec, users = recommender(), [{"ann": histories(u + 1)[0].tolist()} for u in range(CALLS)]
+    benchmark.group = f"table of one user, {ITEMS:,} items/cpu"
     table = benchmark(rec.recommend, users[0])
     assert table.num_rows == 10
     if benchmark.disabled:
@@ -68,7 +69,6 @@ def bench_recommend_one(benchmark: Any, environment: dict[str, Any]) -> None:
         rec.recommend(user)
         taken.append(time.perf_counter() - began)
     percentiles = statistics.quantiles(taken, n=100)
-    benchmark.group = f"table of one user, {ITEMS:,} items/cpu"
     benchmark.extra_info.update(environment, backend="exact", p50_s=percentiles[49], p99_s=percentiles[98])
 
 
@@ -76,9 +76,9 @@ def bench_reasons(benchmark: Any, environment: dict[str, Any]) -> None:
     """A path to each of ten items of one user."""
     rec, users = recommender(), histories(1)
     items_BN = torch.from_numpy(rec.rank(users, 10, True)).long()
+    benchmark.group = "paths to ten items/users=1/cpu"
     paths, _ = benchmark(rec.reasons, users, items_BN)
     assert torch.equal(paths.tokens_BWM, rec.codes_IM[items_BN])
-    benchmark.group = "paths to ten items/users=1/cpu"
     benchmark.extra_info.update(environment, backend="reasons")
 
 
@@ -87,13 +87,13 @@ def bench_threads(benchmark: Any, threads: int, environment: dict[str, Any]) -> 
     """512 users on one thread and on two."""
     rec, users, before = recommender(), histories(512), torch.get_num_threads()
     expected = rec.rank(users, 10, True)
+    benchmark.group = f"threads, {ITEMS:,} items/users=512/cpu"
     torch.set_num_threads(threads)
     try:
         found = benchmark(rec.rank, users, 10, True)
     finally:
         torch.set_num_threads(before)
     assert np.array_equal(found, expected)
-    benchmark.group = f"threads, {ITEMS:,} items/users=512/cpu"
     benchmark.extra_info.update({**environment, "threads": threads}, backend=f"{threads} threads")
 
 
@@ -107,9 +107,9 @@ def bench_job(benchmark: Any, environment: dict[str, Any], tmp_path: Path) -> No
         given, out = tmp_path / "users.parquet", tmp_path / "out"
         return recommend_to_folder(recommender(), given, out, resume=False, progress=False)
 
+    benchmark.group = f"batch job, {ITEMS:,} items, {len(users):,} users/cpu"
     done = benchmark.pedantic(job, rounds=1 if benchmark.disabled else 3, warmup_rounds=not benchmark.disabled)
     assert (done["users"], done["recommendations"]) == (len(users), 10 * len(users))
-    benchmark.group = f"batch job, {ITEMS:,} items, {len(users):,} users/cpu"
     benchmark.extra_info.update(environment, backend="exact")
     if not benchmark.disabled:
         benchmark.extra_info.update(users_per_second=len(users) / benchmark.stats.stats.median)
@@ -129,8 +129,8 @@ def bench_first_answer(benchmark: Any, environment: dict[str, Any], tmp_path: Pa
         done = subprocess.run(command, env=variables, stdout=subprocess.PIPE, text=True, check=True)
         told.append(json.loads(done.stdout))
 
+    benchmark.group = f"first answer of a process, {ITEMS:,} items/cpu"
     benchmark.pedantic(run, rounds=1 if benchmark.disabled else 3)
     assert all(one["rows"] == 10 and one["imported_late"] == [] for one in told)
-    benchmark.group = f"first answer of a process, {ITEMS:,} items/cpu"
     seconds = {name: statistics.median(one[name] for one in told) for name in told[0] if name.endswith("_s")}
     benchmark.extra_info.update(environment, backend="exact", **seconds)

@@ -264,6 +264,7 @@ class Recommender:
         for batch in histories.batches(engine.users_at_once(self.config)):
             yield self._search_batch(batch, k, filter_seen, engine, allowed_I, trace)
 
+    @torch.inference_mode()
     def reasons(self, histories: Sequences, items_BN: Tensor) -> Reasons:
         """A path to each of some items of every user (rows, -1 for none), whatever found them."""
         per_user = items_BN.shape[1] * self.index.counts_MK.numel()
@@ -394,7 +395,7 @@ class Recommender:
 
     def _explained(self, batch: Sequences, ranking: Ranking) -> Results:
         """The ranking with a path to every item."""
-        with torch.inference_mode(), precision(self.device, self.dtype, ranking.items_BN.numel()):
+        with precision(self.device, self.dtype, ranking.items_BN.numel()):
             paths, _ = self.reasons(batch, ranking.items_BN)
         place_BN = torch.arange(ranking.items_BN.shape[1], device=self.device).expand_as(ranking.items_BN)
         return Results(ranking._replace(path_BN=place_BN.masked_fill(ranking.items_BN < 0, -1)), paths)
