@@ -58,7 +58,7 @@ def histories(users: int) -> Sequences:
 def bench_recommend_one(benchmark: Any, environment: dict[str, Any]) -> None:
     """`recommend` for one user by ids; the 50th and 99th percentile of many calls for other users each."""
     rec, users = recommender(), [{"ann": histories(u + 1)[0].tolist()} for u in range(CALLS)]
-    benchmark.group = f"table of one user, {ITEMS:,} items/cpu"
+    benchmark.group = "table/one user/cpu"
     table = benchmark(rec.recommend, users[0])
     assert table.num_rows == 10
     if benchmark.disabled:
@@ -76,7 +76,7 @@ def bench_reasons(benchmark: Any, environment: dict[str, Any]) -> None:
     """A path to each of ten items of one user."""
     rec, users = recommender(), histories(1)
     items_BN = torch.from_numpy(rec.rank(users, 10, True)).long()
-    benchmark.group = "paths to ten items/users=1/cpu"
+    benchmark.group = "paths to ten items/one user/cpu"
     paths, _ = benchmark(rec.reasons, users, items_BN)
     assert torch.equal(paths.tokens_BWM, rec.codes_IM[items_BN])
     benchmark.extra_info.update(environment, backend="reasons")
@@ -87,7 +87,7 @@ def bench_threads(benchmark: Any, threads: int, environment: dict[str, Any]) -> 
     """512 users on one thread and on two."""
     rec, users, before = recommender(), histories(512), torch.get_num_threads()
     expected = rec.rank(users, 10, True)
-    benchmark.group = f"threads, {ITEMS:,} items/users=512/cpu"
+    benchmark.group = "threads/512 users/cpu"
     torch.set_num_threads(threads)
     try:
         found = benchmark(rec.rank, users, 10, True)
@@ -107,7 +107,7 @@ def bench_job(benchmark: Any, environment: dict[str, Any], tmp_path: Path) -> No
         given, out = tmp_path / "users.parquet", tmp_path / "out"
         return recommend_to_folder(recommender(), given, out, resume=False, progress=False)
 
-    benchmark.group = f"batch job, {ITEMS:,} items, {len(users):,} users/cpu"
+    benchmark.group = f"batch job/{len(users):,} users/cpu"
     done = benchmark.pedantic(job, rounds=1 if benchmark.disabled else 3, warmup_rounds=not benchmark.disabled)
     assert (done["users"], done["recommendations"]) == (len(users), 10 * len(users))
     benchmark.extra_info.update(environment, backend="exact")
@@ -129,7 +129,7 @@ def bench_first_answer(benchmark: Any, environment: dict[str, Any], tmp_path: Pa
         done = subprocess.run(command, env=variables, stdout=subprocess.PIPE, text=True, check=True)
         told.append(json.loads(done.stdout))
 
-    benchmark.group = f"first answer of a process, {ITEMS:,} items/cpu"
+    benchmark.group = f"first answer of a process/{ITEMS:,} items/cpu"
     benchmark.pedantic(run, rounds=1 if benchmark.disabled else 3)
     assert all(one["rows"] == 10 and one["imported_late"] == [] for one in told)
     seconds = {name: statistics.median(one[name] for one in told) for name in told[0] if name.endswith("_s")}
