@@ -42,8 +42,8 @@ SAMPLED = 1000
 """Stored vectors that are compared with those of the weights."""
 SCANNED_AT_ONCE = 1024
 """Users whose items are scored together."""
-MASKS_AT_ONCE = 1 << 28
-"""Items that users with candidates of their own may hold together, a byte each."""
+MASKS_AT_ONCE = 1 << 24
+"""Items that the masks of users with candidates of their own hold together, eight bytes each while they are packed."""
 
 TrainedOn = Literal["train", "train+validation"]
 DType = Literal["auto", "float32", "bfloat16"]
