@@ -18,6 +18,7 @@ from reg4rec.infer.histories import allowed_rows, padded, read_histories
 from reg4rec.infer.ranking import SOURCES, Ranking
 from reg4rec.infer.table import Frame, as_frame, results_arrow
 from reg4rec.loop import LoopConfig
+from reg4rec.model import weights_state
 from reg4rec.run import Run, choose_device
 from reg4rec.settings import check_settings, override
 from reg4rec.storage import atomic_folder, new_header, read_header, read_tensors, write_json, write_tensors
@@ -28,8 +29,8 @@ from reg4rec.train.windows import Batch, WindowBatches
 __all__ = ["SASRec", "SASRecConfig"]
 
 FORMAT, VERSION = "reg4rec-sasrec", 2
-SCORES_AT_ONCE = 1 << 23
-"""Item scores held at a time, which sets how many users are ranked together."""
+USERS_AT_ONCE = 512
+"""Users who are ranked together."""
 
 Int32 = npt.NDArray[np.int32]
 
@@ -88,6 +89,7 @@ class SASRec:
     ):
         self.device = choose_device(device)
         self.network, self.items, self.config = network.to(self.device).eval(), items, config
+        self._kept: tuple[tuple[object, ...], ops.ItemVectors] | None = None
 
     @classmethod
     def fit(
@@ -139,26 +141,32 @@ class SASRec:
     @torch.inference_mode()
     def _best(self, histories: Sequences, k: int, filter_seen: bool, allowed: Int32 | None) -> tuple[Tensor, Tensor]:
         """Scores and rows (B, k) of the best allowed items, a bounded number of users at a time."""
-        ids_I1 = torch.arange(len(self.items), device=self.device)[:, None]
-        blocked_I = torch.full((len(self.items),), allowed is not None, device=self.device)
+        words = None
         if allowed is not None:
-            blocked_I[torch.from_numpy(allowed).long()] = False
-        size = max(1, SCORES_AT_ONCE // len(self.items))
+            allowed_I = torch.zeros(len(self.items), dtype=torch.bool, device=self.device)
+            words = ops.allowed_words(allowed_I.index_fill_(0, torch.from_numpy(allowed).long(), True)[None])
         scores, rows = [torch.empty(0, k)], [torch.empty(0, k, dtype=torch.int64)]
-        for batch in histories.batches(size):
-            scores_BI = self._scores(batch).masked_fill(blocked_I, -torch.inf)
+        for batch in histories.batches(USERS_AT_ONCE):
             seen_BX = padded(batch, -1).to(self.device) if filter_seen else None
-            best = ops.item_topk(scores_BI[:, None], ids_I1, k, seen_BX)
+            best = ops.score_topk(self._states(batch), self._vectors(), k, words, seen_BX)
             scores.append(best[0].cpu())
             rows.append(best[1].cpu())
         return torch.cat(scores), torch.cat(rows)
 
-    def _scores(self, histories: Sequences) -> Tensor:
-        """The score of every item (B, I) to come next."""
+    def _vectors(self) -> ops.ItemVectors:
+        """The item embeddings as they are scanned, made anew when they have changed."""
+        state = weights_state([self.network.items_ID])
+        if self._kept is None or self._kept[0] != state:
+            # they hold the weight itself, so that no other can take its address
+            self._kept = state, ops.ItemVectors.build(self.network.items_ID.detach())
+        return self._kept[1]
+
+    def _states(self, histories: Sequences) -> Tensor:
+        """The states (B, D) after the histories, whose products with the item embeddings score the next items."""
         newest = histories.last(self.config.max_history)
         states_BJD = self.network(padded(newest, 0).to(self.device))
         last_B = torch.from_numpy(newest.lengths).to(self.device)
-        return states_BJD[torch.arange(len(newest), device=self.device), last_B] @ self.network.items_ID.T
+        return states_BJD[torch.arange(len(newest), device=self.device), last_B]
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the whole recommender, replacing what was there."""

@@ -105,7 +105,7 @@ def test_negatives_are_drawn_by_weight() -> None:
 
 def test_rank_is_what_the_scores_say(shop: SyntheticShop, sasrec: SASRec, monkeypatch: pytest.MonkeyPatch) -> None:
     histories = shop.part("train").take(np.arange(40))
-    monkeypatch.setattr(module_of_sasrec, "SCORES_AT_ONCE", 7 * shop.num_items)
+    monkeypatch.setattr(module_of_sasrec, "USERS_AT_ONCE", 7)
     open_BN, closed_BN = (sasrec.rank(histories, 20, filter_seen=filtered) for filtered in (False, True))
     assert open_BN.shape == closed_BN.shape == (40, 20)
     assert open_BN.dtype == np.int32
