@@ -22,7 +22,7 @@ THETA = 0.02
 
 @pytest.fixture(scope="module")
 def strict(recommender: Recommender) -> Recommender:
-    return recommender.with_search(prune_threshold=THETA, num_steps=None)
+    return recommender.with_search(num_beams=20, prune_threshold=THETA, num_steps=None)
 
 
 @pytest.fixture(scope="module")
