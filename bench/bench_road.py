@@ -18,13 +18,14 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from bench.bench_recommend import CODEBOOKS, CODES, ITEMS, recommender_of
-from reg4rec.data import Sequences
+from bench.bench_recommend import CODEBOOKS, CODES, ITEMS
+from bench.bench_rivals import recommender as random_recommender
+from bench.bench_rivals import sequences
 from reg4rec.infer import Recommender
 from reg4rec.infer.job import recommend_to_folder
 from reg4rec.tokenizer.health import Health
 
-HISTORY, JOB_USERS, CALLS = 8, 20_000, 400
+JOB_USERS, CALLS = 20_000, 400
 FIRST = """
 import json, sys, time
 began = time.perf_counter()
@@ -44,20 +45,14 @@ print(json.dumps({"import_s": imported - began, "load_s": loaded - imported, "fi
 
 @cache
 def recommender() -> Recommender:
-    found = recommender_of(CODEBOOKS).with_search(retriever="exact")
-    torch.nn.init.normal_(found.model.residual_ID, std=0.05, generator=torch.Generator().manual_seed(0))
+    found = random_recommender().with_search(retriever="exact")
     found.prepare()
     return found
 
 
-def histories(users: int) -> Sequences:
-    rng = np.random.default_rng(users)
-    return Sequences.from_lists([rng.choice(ITEMS, HISTORY, replace=False).tolist() for _ in range(users)])
-
-
 def bench_recommend_one(benchmark: Any, environment: dict[str, Any]) -> None:
     """`recommend` for one user by ids; the 50th and 99th percentile of many calls for other users each."""
-    rec, users = recommender(), [{"ann": histories(u + 1)[0].tolist()} for u in range(CALLS)]
+    rec, users = recommender(), [{"ann": items.tolist()} for items in map(sequences(CALLS).__getitem__, range(CALLS))]
     benchmark.group = "table/one user/cpu"
     table = benchmark(rec.recommend, users[0])
     assert table.num_rows == 10
@@ -74,7 +69,7 @@ def bench_recommend_one(benchmark: Any, environment: dict[str, Any]) -> None:
 
 def bench_reasons(benchmark: Any, environment: dict[str, Any]) -> None:
     """A path to each of ten items of one user."""
-    rec, users = recommender(), histories(1)
+    rec, users = recommender(), sequences(1)
     items_BN = torch.from_numpy(rec.rank(users, 10, True)).long()
     benchmark.group = "paths to ten items/one user/cpu"
     paths, _ = benchmark(rec.reasons, users, items_BN)
@@ -85,7 +80,7 @@ def bench_reasons(benchmark: Any, environment: dict[str, Any]) -> None:
 @pytest.mark.parametrize("threads", [1, 2])
 def bench_threads(benchmark: Any, threads: int, environment: dict[str, Any]) -> None:
     """512 users on one thread and on two."""
-    rec, users, before = recommender(), histories(512), torch.get_num_threads()
+    rec, users, before = recommender(), sequences(512), torch.get_num_threads()
     expected = rec.rank(users, 10, True)
     benchmark.group = "threads/512 users/cpu"
     torch.set_num_threads(threads)
@@ -99,7 +94,7 @@ def bench_threads(benchmark: Any, threads: int, environment: dict[str, Any]) -> 
 
 def bench_job(benchmark: Any, environment: dict[str, Any], tmp_path: Path) -> None:
     """A batch job from Parquet to Parquet."""
-    users = histories(JOB_USERS if not benchmark.disabled else 500)
+    users = sequences(JOB_USERS if not benchmark.disabled else 500)
     items = pa.ListArray.from_arrays(pa.array(users.offsets.astype(np.int32)), pa.array(users.items.astype(np.int64)))
     pq.write_table(pa.table({"items": items}), tmp_path / "users.parquet")
 

@@ -91,17 +91,11 @@ class RecordOp(Op):
         if torch.compiler.is_compiling() or isinstance(call[0], FakeTensor):
             return self.library(*self.layout.flatten(call))
         with torch.no_grad():
-            return self._run(call[0].device.type, (call,))
+            return self._run((call,))
 
     def dispatch(self, *flat: Any) -> Any:
         """As `torch.library` calls it."""
-        return self._run(flat[0].device.type, (self.layout.restore(iter(flat)),))
-
-    def _run(self, device: str, flat: tuple[Any, ...]) -> Any:
-        if not torch.is_autocast_enabled(device):
-            return super()._run(device, flat)
-        with torch.autocast(device, enabled=False):
-            return super()._run(device, flat)
+        return self._run((self.layout.restore(iter(flat)),))
 
     def arguments(self, *args: Any) -> tuple[Any, ...]:
         return (self.check(*args),)

@@ -146,14 +146,14 @@ class Op:
 
     def dispatch(self, *flat: Any) -> Any:
         """Run the implementation that is forced, or else the first without an objection (arguments already checked)."""
-        device = flat[0].device.type
+        return self._run(flat)
+
+    def _run(self, flat: tuple[Any, ...]) -> Any:
+        device = self._device(flat)
         if torch.is_autocast_enabled(device):
             # an op computes in the dtypes of its arguments: error bounds and fp64 decisions rest on it
             with torch.autocast(device, enabled=False):
-                return self._run(device, flat)
-        return self._run(device, flat)
-
-    def _run(self, device: str, flat: tuple[Any, ...]) -> Any:
+                return self._run(flat)
         forced = _forced.get()
         if forced is not None:
             return self._forced_implementation(forced, flat)(*flat)

@@ -4,7 +4,15 @@ import torch
 
 from ..call import RecordOp
 from ..checks import bind
-from .reference import PANEL, CodeTables, ItemVectors, ScoreTopk, allowed_words, score_topk_reference
+from .reference import (
+    PANEL,
+    CodeTables,
+    ItemVectors,
+    ScoreTopk,
+    allowed_words,
+    panel_bytes,
+    score_topk_reference,
+)
 
 __all__ = ["CodeTables", "ItemVectors", "allowed_words", "score_topk"]
 
@@ -44,19 +52,16 @@ def _check(
     seen_bias: float | None = None,
     codes: CodeTables | None = None,
 ) -> ScoreTopk:
-    if allowed is codes is None and _is_plain(states_BD, items, k, seen_BL):
-        return ScoreTopk(states_BD, items, k, None, seen_BL, seen_bias, None)
     floats = {"states_BD": states_BD, "items.rows_ID": items.rows_ID, "items.scales_I": items.scales_I}
     floats |= {"items.errors_I": items.errors_I, "items.norms_I": items.norms_I}
     only_f32, only_i64, only_i32 = (torch.float32,), (torch.int64,), (torch.int32,)
     sizes = bind("score_topk", floats, {"seen_BL": seen_BL}, float_dtypes=only_f32, integer_dtypes=only_i64)
-    device, num_panels = states_BD.device, -(-sizes["I"] // PANEL)
-    wanted = num_panels * PANEL * (sizes["D"] + -sizes["D"] % 4)
-    panels = {"items.panels_X": items.panels_X}
-    bind("score_topk", {}, panels, integer_dtypes=(torch.uint8,), sizes={"X": wanted}, device=device)
+    device, panels = states_BD.device, {"items.panels_X": items.panels_X}
+    wanted = {"X": panel_bytes(sizes["I"], sizes["D"])}
+    bind("score_topk", {}, panels, integer_dtypes=(torch.uint8,), sizes=wanted, device=device)
     if allowed is not None:
-        words = {"allowed_TX": allowed}
-        shape = bind("score_topk", {}, words, integer_dtypes=only_i32, sizes={"X": num_panels}, device=device)
+        words, num_words = {"allowed_TX": allowed}, {"X": -(-sizes["I"] // PANEL)}
+        shape = bind("score_topk", {}, words, integer_dtypes=only_i32, sizes=num_words, device=device)
         if shape["T"] not in (1, sizes["B"]):
             raise ValueError(f"score_topk: allowed has {shape['T']} rows where 1 or {sizes['B']} were expected")
     if codes is not None:
@@ -66,26 +71,6 @@ def _check(
     if k < 0 or not sizes["D"]:
         raise ValueError(f"score_topk: k from 0 and D from 1 up were expected, found {k} and {sizes['D']}")
     return ScoreTopk(states_BD, items, k, allowed, seen_BL, seen_bias, codes)
-
-
-def _is_plain(states_BD: torch.Tensor, items: ItemVectors, k: int, seen_BL: torch.Tensor | None) -> bool:
-    """Whether nothing is wrong with the most frequent kind of call, on the CPU, asked in a few microseconds."""
-    rows_ID, panels_X, scales_I, errors_I, norms_I, _ = items
-    if type(states_BD) is not torch.Tensor or states_BD.dim() != 2 or rows_ID.dim() != 2 or not states_BD.is_cpu:
-        return False
-    (users, width), (count, own_width) = states_BD.shape, rows_ID.shape
-    floats = (states_BD, rows_ID, scales_I, errors_I, norms_I)
-    seen = seen_BL is None or (seen_BL.dtype is torch.int64 and seen_BL.dim() == 2 and len(seen_BL) == users)
-    return (
-        seen
-        and 0 < width == own_width
-        and k >= 0
-        and all(tensor.dtype is torch.float32 and tensor.is_cpu for tensor in floats)
-        and scales_I.shape == errors_I.shape == norms_I.shape == (count,)
-        and panels_X.dtype is torch.uint8
-        and panels_X.shape == (-(-count // PANEL) * PANEL * (width + -width % 4),)
-        and (seen_BL is None or seen_BL.is_cpu)
-    )
 
 
 def _fake(call: ScoreTopk) -> tuple[torch.Tensor, torch.Tensor]:

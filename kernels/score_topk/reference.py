@@ -49,7 +49,7 @@ class ItemVectors(NamedTuple):
         whole = len(self.rows_ID) // PANEL * PANEL
         rows_ID = torch.cat([self.rows_ID, rows_TD])
         tail = ItemVectors.build(rows_ID[whole:])
-        size = whole * (tail.panels_X.numel() // max(1, -(-len(tail.rows_ID) // PANEL) * PANEL))
+        size = panel_bytes(whole, rows_ID.shape[1])
         panels_X, scales_I, errors_I, norms_I = (
             torch.cat([mine[:kept], theirs])
             for mine, theirs, kept in zip(self[1:5], tail[1:5], (size, whole, whole, whole), strict=True)
@@ -66,7 +66,7 @@ class ItemVectors(NamedTuple):
         vectors = cls._make([*(stored[name] for name in cls._fields[:5]), float(stored["largest"])])
         count, width = vectors.rows_ID.shape
         expected = {
-            "panels_X": (torch.uint8, (-(-count // PANEL) * PANEL * (width + -width % CHANNELS),)),
+            "panels_X": (torch.uint8, (panel_bytes(count, width),)),
             **dict.fromkeys(("scales_I", "errors_I", "norms_I"), (torch.float32, (count,))),
             "rows_ID": (torch.float32, (count, width)),
         }
@@ -79,7 +79,7 @@ class ItemVectors(NamedTuple):
     def are(self, row_T: Tensor, vectors_TD: Tensor) -> bool:
         """Whether the items of these rows have these vectors, and the copies that belong to them."""
         panels, *numbers = _quantized(vectors_TD)
-        fours = panels.view(-1, panels.numel() // (-(-len(row_T) // PANEL) * PANEL * CHANNELS), PANEL, CHANNELS)
+        fours = panels.view(-1, panel_bytes(PANEL, vectors_TD.shape[1]) // (PANEL * CHANNELS), PANEL, CHANNELS)
         kept = self.panels_X.view(-1, *fours.shape[1:])[row_T // PANEL, :, row_T % PANEL]
         copies_are = torch.equal(kept, fours.transpose(1, 2).flatten(0, 1)[: len(row_T)])
         same = (torch.equal(mine[row_T], theirs) for mine, theirs in zip(self[2:5], numbers, strict=False))
@@ -114,6 +114,11 @@ class ScoreTopk(NamedTuple):
     seen_BL: Tensor | None
     seen_bias: float | None
     codes: CodeTables | None
+
+
+def panel_bytes(num_items: int, width: int) -> int:
+    """The size of `ItemVectors.panels_X`: whole panels of items, whole fours of channels."""
+    return (num_items + -num_items % PANEL) * (width + -width % CHANNELS)
 
 
 def _quantized(rows_TD: Tensor) -> tuple[Tensor, ...]:
@@ -204,12 +209,12 @@ def _score_some(call: ScoreTopk, user_b: Tensor, scores_BN: Tensor, rows_BN: Ten
 def _may_be_best(call: ScoreTopk, user_b: Tensor, open_bI: Tensor) -> Tensor:
     """Which open items may be among a user's best k: those whose bound reaches the k-th best that is certain."""
     rows_ID = call.items.rows_ID
-    states_bD = call.states_BD[user_b].float()
+    states_bD = call.states_BD[user_b]
     scores_bI = states_bD @ rows_ID.T
     size_bI = states_bD.double().norm(dim=1).float()[:, None] * call.items.rows_ID.norm(dim=1)
     if call.codes is not None:
         for table_BK, code_I in zip(call.codes.tables_BTK.unbind(1), call.codes.codes_IT.T.long(), strict=True):
-            own_bI = table_BK[user_b].float()[:, code_I]
+            own_bI = table_BK[user_b][:, code_I]
             scores_bI, size_bI = scores_bI + own_bI, size_bI + own_bI.abs()
     # of products in less than float32 the operands are rounded to bfloat16 at worst
     unit = 2.0**-23 * (rows_ID.shape[1] + 8) if torch.get_float32_matmul_precision() == "highest" else 2.0**-6

@@ -14,8 +14,9 @@ from reg4rec import distributed, loop, ops
 from reg4rec.baselines.sasrec_network import SASRecNetwork
 from reg4rec.data import Dataset, ItemCatalog, Sequences
 from reg4rec.errors import InputError
+from reg4rec.infer.checks import check_number
 from reg4rec.infer.histories import allowed_rows, padded, read_histories
-from reg4rec.infer.ranking import SOURCES, Ranking
+from reg4rec.infer.ranking import ranked_by_score
 from reg4rec.infer.table import Frame, as_frame, results_arrow
 from reg4rec.loop import LoopConfig
 from reg4rec.model import weights_state
@@ -130,12 +131,10 @@ class SASRec:
         to: Frame = "arrow",
     ) -> Any:
         """What `Recommender.recommend` gives, without paths."""
-        if k < 1:
-            raise InputError(f"k is the number of items to recommend, from 1 up, found {k}")
+        check_number(k)
         users, sequences = read_histories(histories, self.items)
         scores_BN, items_BN = self._best(sequences, k, filter_seen, allowed_rows(self.items, exclude, candidates))
-        source_BN = torch.where(items_BN >= 0, SOURCES.index("item score"), -1)
-        ranking = Ranking(items_BN, scores_BN, source_BN, torch.full_like(items_BN, -1))
+        ranking = ranked_by_score(scores_BN, items_BN)
         return as_frame(results_arrow(users, self.items, [(ranking, None)]), to)
 
     @torch.inference_mode()

@@ -13,7 +13,7 @@ from reg4rec.infer.graphs import Batch, Found, SearchGraphs
 from reg4rec.infer.search import Living, SearchConfig, SearchOrder, corp, search, step_indexes
 from reg4rec.model import Memory, Reg4RecModel
 
-__all__ = ["LOGITS_AT_ONCE", "SearchEngine", "precision"]
+__all__ = ["LOGITS_AT_ONCE", "SearchEngine", "encoded", "precision"]
 
 LOGITS_AT_ONCE = 1 << 23
 """Token logits held at a time, which sets how many users are searched together."""
@@ -39,6 +39,12 @@ def precision(device: torch.device, dtype: torch.dtype, num_paths: int) -> conte
         return contextlib.nullcontext()
     # without its cache: a graph may not use what was cast outside of it
     return torch.autocast(device.type, dtype, cache_enabled=False)
+
+
+def encoded(model: Reg4RecModel, codes_IM: Tensor, batch: Batch) -> Memory:
+    """The encoded histories of the batch."""
+    item_BL, length_B, _ = batch.to(codes_IM.device)
+    return model.remember(codes_IM[item_BL], length_B, item_BL)
 
 
 class SearchEngine:
@@ -70,11 +76,6 @@ class SearchEngine:
             self._indexes[order] = step_indexes(self.index, order)
         return self._indexes[order]
 
-    def remember(self, batch: Batch) -> Memory:
-        """The encoded histories of the batch."""
-        item_BL, length_B, _ = batch.to(self.device)
-        return self.model.remember(self.codes_IM[item_BL], length_B, item_BL)
-
     def users_at_once(self, config: SearchConfig) -> int:
         """How many users a batch has at most."""
         per_user = (config.num_beams + config.num_spares) * self.index.counts_MK.numel()
@@ -94,7 +95,7 @@ class SearchEngine:
         """Encode and search a batch on the device; with CUDA kernels nothing waits for the GPU."""
         num_paths = len(batch.item_BL) * (config.num_beams + corp(self.model, config)[1])
         with precision(self.device, self.dtype, num_paths):
-            memory = self.remember(batch)
+            memory = encoded(self.model, self.codes_IM, batch)
             paths = search(self.model, memory, self.indexes(config.order), config, batch.exclude_BX, trace)
             return Found(memory.state_BD, paths)
 

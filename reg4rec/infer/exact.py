@@ -9,7 +9,7 @@ from reg4rec import ops
 from reg4rec.data import Sequences
 from reg4rec.errors import InputError
 from reg4rec.infer.histories import padded
-from reg4rec.infer.ranking import SOURCES, Ranking
+from reg4rec.infer.ranking import Ranking, ranked_by_score
 from reg4rec.model import Reg4RecModel, weights_state
 
 __all__ = ["ExactScan", "Retriever", "chosen_retriever", "item_vectors"]
@@ -68,8 +68,7 @@ class ExactScan:
         bias = None if filter_seen else float(self.model.repeat_bias)
         seen_BL = padded(batch, -1).to(device)
         scores_BN, items_BN = ops.score_topk(state_BD.float(), self.vectors, k, allowed, seen_BL, bias)
-        source_BN = torch.where(items_BN < 0, -1, SOURCES.index("item score"))
-        return Ranking(items_BN, scores_BN, source_BN, torch.full_like(items_BN, -1))
+        return ranked_by_score(scores_BN, items_BN)
 
     def _present_state(self) -> tuple[object, ...]:
         return self.model.training, *weights_state([self.model.tokens_MKD, self.model.residual_ID])

@@ -8,7 +8,7 @@ from torch import Tensor
 from reg4rec import ops
 from reg4rec.infer.search import Paths
 
-__all__ = ["SOURCES", "Ranking", "bucket_ranks", "rank_items"]
+__all__ = ["SOURCES", "Ranking", "bucket_ranks", "rank_items", "ranked_by_score"]
 
 SOURCES = ("path", "relaxed", "tokens", "item score")
 """Where an item came from: an exact path; a path with a few wrong tokens; the scores of its tokens before step 1; a
@@ -25,6 +25,12 @@ class Ranking(NamedTuple):
     scores_BN: Tensor
     source_BN: Tensor
     path_BN: Tensor
+
+
+def ranked_by_score(scores_BN: Tensor, items_BN: Tensor) -> Ranking:
+    """The ranking of items (-1 for none) that were found by their own score, not by a path."""
+    source_BN = torch.where(items_BN < 0, -1, SOURCES.index("item score"))
+    return Ranking(items_BN, scores_BN, source_BN, torch.full_like(items_BN, -1))
 
 
 def rank_items(

@@ -17,7 +17,7 @@ from reg4rec.data import ItemCatalog, Sequences
 from reg4rec.data.fingerprint import fingerprint
 from reg4rec.errors import InputError
 from reg4rec.infer.checks import check_fit, check_number, chosen_dtype
-from reg4rec.infer.engine import LOGITS_AT_ONCE, SearchEngine, precision
+from reg4rec.infer.engine import LOGITS_AT_ONCE, SearchEngine, encoded, precision
 from reg4rec.infer.exact import ExactScan, Retriever, chosen_retriever, item_vectors
 from reg4rec.infer.graphs import Batch
 from reg4rec.infer.histories import allowed_rows, candidate_rows, find_items, padded, read_histories
@@ -246,11 +246,9 @@ class Recommender:
                 yield Results(ranking, paths)
             return
         check_number(k)
-        scan, allowed = self.scan, self._allowed_words()
+        allowed = self._allowed_words()
         for batch in histories.batches(self.users_at_once()):
-            with precision(self.device, self.dtype, 0):
-                ranking = scan.rank(batch, k, filter_seen, allowed)
-            yield self._explained(batch, ranking) if with_paths else Results(ranking, None)
+            yield self._scan_batch(batch, k, filter_seen, allowed, with_paths)
 
     def search(
         self, histories: Sequences, k: int, filter_seen: bool, trace: list[Living] | None = None
@@ -382,9 +380,14 @@ class Recommender:
             mask_BI = torch.zeros(len(batch), len(self.items), dtype=torch.bool)
             mask_BI[torch.from_numpy(kept.owners()), torch.from_numpy(kept.items).long()] = True
             words = ops.allowed_words(mask_BI.to(self.device) & ~allowing.removed_I)
-            with precision(self.device, self.dtype, 0):
-                ranking = self.scan.rank(batch, k, filter_seen, words)
-            yield self._explained(batch, ranking) if with_paths else Results(ranking, None)
+            yield self._scan_batch(batch, k, filter_seen, words, with_paths)
+
+    def _scan_batch(
+        self, batch: Sequences, k: int, filter_seen: bool, allowed: Tensor | None, with_paths: bool
+    ) -> Results:
+        with precision(self.device, self.dtype, 0):
+            ranking = self.scan.rank(batch, k, filter_seen, allowed)
+        return self._explained(batch, ranking) if with_paths else Results(ranking, None)
 
     def _allowed_words(self) -> Tensor | None:
         """`allowed` of `reg4rec.ops.score_topk`, made once; None where no item was removed."""
@@ -402,9 +405,7 @@ class Recommender:
 
     def remember(self, histories: Sequences) -> Memory:
         """Histories of item rows, cut to the newest that the model reads and encoded."""
-        batch = self._batch_of(histories, None)
-        item_BL, length_B = batch.item_BL.to(self.device), batch.length_B.to(self.device)
-        return self.model.remember(self.codes_IM[item_BL], length_B, item_BL)
+        return encoded(self.model, self.codes_IM, self._batch_of(histories, None))
 
     def _batch_of(self, histories: Sequences, exclude_BX: Tensor | None) -> Batch:
         newest = histories.last(self.model.config.max_history)
