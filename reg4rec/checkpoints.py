@@ -2,8 +2,12 @@
 
 import contextlib
 import json
+import math
+import os
 import shutil
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,35 +17,39 @@ from torch import Tensor, nn
 from reg4rec import distributed
 from reg4rec.errors import InputError, TokenizerCollapseError
 from reg4rec.storage import (
+    atomic_file,
     atomic_folder,
+    check_place,
     check_replaceable,
     is_temporary,
     new_header,
     read_header,
     read_json,
     read_tensors,
+    sweep,
+    write_header,
     write_json,
     write_tensors,
 )
 
 __all__ = [
-    "load_checkpoint",
-    "newest_checkpoint",
+    "Progress",
+    "newest_progress",
     "open_folder",
-    "read_counters",
     "read_metrics",
     "read_settings",
     "recorded",
+    "restore",
     "run_state",
     "save_checkpoint",
-    "sweep",
+    "training_seconds",
 ]
 
-FORMAT, VERSION = "reg4rec-checkpoint", 2
-MAX_COUNTER_BYTES = 1 << 32
+FORMAT, VERSION = "reg4rec-checkpoint", 3
+HEADER, STATE, BEST = "checkpoint.json", "state.safetensors", "best.safetensors"
+MOMENTS = ("exp_avg", "exp_avg_sq")
+MAX_PROGRESS_BYTES = 1 << 32
 """LADQ's history grows with the run."""
-WRITTEN = ("checkpoints", "metrics.jsonl", "best.safetensors", "dataset.json", "recommender.json", "tokenizer.json")
-"""What a run writes or is made of: where one of these stands without its config.json, a folder is something else."""
 RESULTS = {"tokenizer": "tokenizer", "pretrain": "recommender", "align": "recommender"}
 """The folder that a stage makes of its run."""
 CONTENTS = {
@@ -60,8 +68,12 @@ def open_folder(out: Path, settings: Mapping[str, Any], resume: bool) -> None:
         raise InputError(f"{out} was to become a run folder, but a file of that name is there; choose another name")
     path = out / "config.json"
     stored = read_settings(out) if path.exists() else None
-    if stored is None and (taken := [name for name in WRITTEN if (out / name).exists()]):
-        raise InputError(f"{out} is no run folder, but holds {taken[0]}, which would be lost; choose another folder")
+    check_place(out)
+    others = sorted(entry.name for entry in out.iterdir() if not is_temporary(entry)) if out.is_dir() else []
+    if stored is None and others:
+        raise InputError(
+            f"{out} is no run folder, but holds other files ({', '.join(others[:3])}); choose another or a new folder"
+        )
     stage = settings.get("stage", "tokenizer")
     if stored is not None and (other := stored.get("stage", "tokenizer")) != stage:
         raise InputError(f"{out} holds a run of {other}, not of {stage}; choose another folder")
@@ -79,12 +91,14 @@ def open_folder(out: Path, settings: Mapping[str, Any], resume: bool) -> None:
     distributed.barrier()  # all have looked
     if distributed.is_first():
         sweep(out)
+        if (out / "checkpoints").is_dir():
+            sweep(out / "checkpoints")
         (out / "failure.json").unlink(missing_ok=True)
         if starts_over:
             _remove_results(out, result)
-        if not resume or newest_checkpoint(out) is None:
+        if not resume or not _checkpoints(out):
             shutil.rmtree(out / "checkpoints", ignore_errors=True)
-            for name in ("metrics.jsonl", "best.safetensors"):
+            for name in ("metrics.jsonl", BEST):
                 (out / name).unlink(missing_ok=True)
             write_json(path, settings)
     distributed.barrier()
@@ -116,11 +130,16 @@ def run_state(run: Path) -> str:
     """How a run stands: finished, failed, or at which step it was when it was last seen."""
     if (run / "failure.json").exists():
         return "failed"
-    newest = newest_checkpoint(run)
-    if newest is None:  # k-means takes no steps
+    checkpoints = _checkpoints(run)
+    if not checkpoints:  # k-means takes no steps
         return "finished" if (run / "tokenizer").exists() else "no checkpoint yet"
-    counters = read_counters(newest)
-    return "finished" if counters["finished"] else f"at step {counters['step']}; the same command goes on from there"
+    progress = newest_progress(run)
+    if progress is None:
+        return "no checkpoint can be read; start over with resume off"
+    damaged = "" if checkpoints[0].name == f"step-{progress.step:09d}" else f"{checkpoints[0].name} is damaged; "
+    if progress.finished:
+        return f"{damaged}finished"
+    return f"{damaged}at step {progress.step}; the same command goes on from there"
 
 
 def read_metrics(run: Path) -> list[dict[str, float]]:
@@ -152,64 +171,180 @@ def recorded(out: str | Path | None) -> Iterator[None]:
         raise
 
 
-def save_checkpoint(
-    run: Path, step: int, module: nn.Module, optimizer: torch.optim.Optimizer, counters: dict[str, Any]
-) -> None:
-    """Write `run/checkpoints/step-N`, then remove the older ones; a group calls it together, one of it writes."""
+@dataclass
+class Progress:
+    """How far a run is: what every checkpoint says of it as JSON."""
+
+    step: int = 0
+    epoch: int = 0
+    step_in_epoch: int = 0
+    sums: dict[str, float] = field(default_factory=dict)
+    epochs: list[dict[str, float]] = field(default_factory=list)
+    best_epoch: int = -1
+    seconds: float = 0.0
+    finished: bool = False
+    stopped_early: bool = False
+    controller: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> "Progress":
+        """InputError for entries that are missing, unknown, of another type or out of range."""
+        wanted = {name: type(value) for name, value in asdict(cls()).items()}
+        found = {name: type(value) for name, value in stored.items()}
+        if differing := sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name)):
+            raise InputError(f"{', '.join(differing)} are missing, unknown or of another type")
+        progress = cls(**stored)
+        rows = [progress.sums, *progress.epochs]
+        numbers = all(type(row) is dict and all(type(v) in (int, float) for v in row.values()) for row in rows)
+        in_range = (
+            0 <= progress.step_in_epoch <= progress.step
+            and progress.epoch == len(progress.epochs)
+            and -1 <= progress.best_epoch < max(0, progress.epoch)
+            and 0 <= progress.seconds < math.inf
+        )
+        if not numbers or not in_range:
+            raise InputError("its counts do not fit together")
+        return progress
+
+
+def save_checkpoint(run: Path, module: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
+    """Write `run/checkpoints/step-N` and keep the one before; a group calls it together, one of it writes.
+
+    The weights of the best epoch, `run/best.safetensors`, are part of it, so that a run goes on from either one.
+    """
     tensors = {f"module.{name}": distributed.whole(t) for name, t in module.state_dict().items()}
     for i, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{i}.{name}": distributed.whole(t) for name, t in state.items()}
     tensors |= {f"random.{name}": state for name, state in distributed.random_states().items()}
     if not distributed.is_first():
         return
-    folder = run / "checkpoints" / f"step-{step:09d}"
-    with atomic_folder(folder, "checkpoint.json") as fresh:
-        write_tensors(fresh / "state.safetensors", tensors)
-        write_json(fresh / "checkpoint.json", new_header(FORMAT, VERSION, **counters))
-    for older in folder.parent.glob("step-*"):
-        if older != folder:
-            shutil.rmtree(older)
+    folder = run / "checkpoints" / f"step-{progress.step:09d}"
+    with atomic_folder(folder, HEADER) as fresh:
+        write_tensors(fresh / STATE, tensors)
+        if progress.best_epoch >= 0:
+            _link(run / BEST, fresh / BEST)
+        files = [file.name for file in fresh.iterdir()]
+        write_header(fresh / HEADER, new_header(FORMAT, VERSION, **asdict(progress)), files)
+    earlier = [other for other in _checkpoints(run) if other.name < folder.name]
+    for other in _checkpoints(run):
+        if other not in (folder, *earlier[:1]):
+            shutil.rmtree(other)
 
 
-def newest_checkpoint(run: Path) -> Path | None:
-    """The last whole checkpoint of a run, if it has any."""
-    return max((run / "checkpoints").glob("step-*"), default=None)
-
-
-def load_checkpoint(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Put the saved state into module, optimizer and torch's random generators, and return the counters.
-
-    InputError if the checkpoint is of another model or damaged.
-    """
-    counters = read_counters(folder)
-    tensors = read_tensors(folder / "state.safetensors")
-    weights = {name.removeprefix("module."): t for name, t in tensors.items() if name.startswith("module.")}
-    present = module.state_dict()
+def _link(source: Path, target: Path) -> None:
+    """The same file under a second name, or a copy where the file system has no such thing."""
     try:
-        module.load_state_dict({name: distributed.cut_like(t, present.get(name)) for name, t in weights.items()})
-    except RuntimeError as error:
-        raise InputError(f"{folder} is a checkpoint of another model: {error}") from None
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def _checkpoints(run: Path) -> list[Path]:
+    """The checkpoints of a run, the newest first."""
+    return sorted((run / "checkpoints").glob("step-*"), reverse=True)
+
+
+def restore(run: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> Progress | None:
+    """Go on from the newest checkpoint that can be read: put its state into module, optimizer and random generators.
+
+    None for a run without one. A warning names a damaged one, which goes; InputError where no other is there.
+    """
+    damaged: dict[Path, InputError] = {}
+    for folder in _checkpoints(run):
+        try:
+            progress = _load(folder, module, optimizer)
+        except InputError as error:
+            damaged[folder] = error
+            continue
+        distributed.barrier()  # all have read
+        if distributed.is_first():
+            for other, error in damaged.items():
+                warnings.warn(f"{error}; training goes on from {folder.name}, the one before", stacklevel=2)
+                shutil.rmtree(other)
+            if progress.best_epoch >= 0:
+                with atomic_file(run / BEST) as fresh:
+                    _link(folder / BEST, fresh)
+        distributed.barrier()
+        return progress
+    if damaged:
+        error = next(iter(damaged.values()))
+        raise InputError(f"{error}; no other checkpoint can be read, so start over with resume off") from None
+    return None
+
+
+def _load(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
+    """Put the state of one checkpoint into place; InputError, before these change, if it is damaged or foreign."""
+    progress = read_progress(folder)
+    tensors: dict[str, dict[str, Tensor]] = {"module": {}, "optimizer": {}, "random": {}}
+    try:
+        for name, tensor in read_tensors(folder / STATE).items():
+            kind, _, rest = name.partition(".")
+            tensors[kind][rest] = tensor
+        present = module.state_dict()
+        _check_like(tensors["module"], present)
+        state = _optimizer_state(tensors["optimizer"], optimizer)
+        if progress.best_epoch >= 0:
+            _check_like(read_tensors(folder / BEST), present)
+        distributed.set_random_states(tensors["random"])  # refuses what it cannot use
+    except (KeyError, ValueError, RuntimeError, TypeError) as error:
+        raise InputError(f"{folder} is a damaged checkpoint, or one of another model: {error}") from None
+    module.load_state_dict({name: distributed.cut_like(t, present[name]) for name, t in tensors["module"].items()})
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    return progress
+
+
+def _check_like(tensors: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> None:
+    for name in sorted(tensors.keys() | present.keys()):
+        found, wanted = (
+            None if t is None else (tuple(t.shape), t.dtype) for t in (tensors.get(name), present.get(name))
+        )
+        if found != wanted:
+            raise ValueError(f"{name} is {found} where {wanted} was expected")
+
+
+def _optimizer_state(tensors: Mapping[str, Tensor], optimizer: torch.optim.Optimizer) -> dict[int, dict[str, Tensor]]:
+    """AdamW's state by the number of the parameter, whole for each that ever had a gradient.
+
+    The fused AdamW trusts these shapes: a wrong one lets it write outside its memory.
+    """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    known = {name.partition(".")[0] for name in tensors}
+    wanted: dict[str, Tensor] = {}
+    for i, parameter in enumerate(parameters):
+        if str(i) in known:
+            wanted |= {f"{i}.{name}": parameter for name in MOMENTS} | {f"{i}.step": torch.zeros(())}
+    _check_like(tensors, wanted)
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
-        if name.startswith("optimizer."):
-            _, i, key = name.split(".", 2)
-            state.setdefault(int(i), {})[key] = distributed.cut_like(tensor, parameters[int(i)])
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    distributed.set_random_states({n.removeprefix("random."): t for n, t in tensors.items() if n.startswith("random.")})
-    return counters
+        number, _, key = name.partition(".")
+        if key != "exp_avg" and not bool((tensor >= 0).all()):
+            raise ValueError(f"{key} of parameter {number} is below 0 or not a number")
+        state.setdefault(int(number), {})[key] = distributed.cut_like(tensor, parameters[int(number)])
+    return state
 
 
-def read_counters(folder: Path) -> dict[str, Any]:
-    """The counters alone of a checkpoint."""
-    header = read_header(folder / "checkpoint.json", FORMAT, VERSION, most_bytes=MAX_COUNTER_BYTES)
-    return {name: header[name] for name in header.keys() - new_header(FORMAT, VERSION).keys()}
+def read_progress(folder: Path) -> Progress:
+    """What a checkpoint says of its run; InputError where one of its files is damaged."""
+    header = read_header(folder / HEADER, FORMAT, VERSION, most_bytes=MAX_PROGRESS_BYTES)
+    own = new_header(FORMAT, VERSION).keys()
+    try:
+        progress = Progress.from_json({name: value for name, value in header.items() if name not in own})
+    except InputError as error:
+        raise InputError(f"{folder / HEADER} is damaged: {error}") from None
+    expected = {STATE} | ({BEST} if progress.best_epoch >= 0 else set())
+    if header["files"].keys() != expected or folder.name != f"step-{progress.step:09d}":
+        raise InputError(f"{folder} is damaged: it does not hold {' and '.join(sorted(expected))} of its step")
+    return progress
 
 
-def sweep(run: Path) -> None:
-    """Remove what a killed run left under temporary names."""
-    for leftover in filter(is_temporary, [*run.glob(".*.tmp"), *(run / "checkpoints").glob(".*.tmp")]):
-        if leftover.is_dir() and not leftover.is_symlink():
-            shutil.rmtree(leftover)
-        else:
-            leftover.unlink()
+def newest_progress(run: Path) -> Progress | None:
+    """How far a run is, by the newest checkpoint that can be read; None for a run without one."""
+    for folder in _checkpoints(run):
+        with contextlib.suppress(InputError):
+            return read_progress(folder)
+    return None
+
+
+def training_seconds(runs: Iterable[Path]) -> float:
+    """Time that runs spent in their training loops, validation included."""
+    return sum(progress.seconds for progress in map(newest_progress, runs) if progress is not None)

@@ -10,6 +10,7 @@ import contextlib
 import copy
 import gc
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import timedelta
 from typing import Any, Literal
@@ -212,7 +213,15 @@ def random_states() -> dict[str, Tensor]:
 
 
 def set_random_states(states: Mapping[str, Tensor]) -> None:
-    """Go on from `random_states`; where as many processes wrote it, each finds its own draws again."""
+    """Go on from `random_states`; where as many processes wrote it, each finds its own draws again.
+
+    ValueError or RuntimeError for what are no such states.
+    """
+    foreign = [name for name in states if not re.fullmatch(r"(cpu|cuda)(\.\d+of\d+)?", name)]
+    if foreign or not any(name.startswith("cpu") for name in states):
+        raise ValueError(f"the random states are {sorted(states)}; those of cpu, and perhaps of cuda, were expected")
+    if any(state.dtype != torch.uint8 or state.dim() != 1 for state in states.values()):
+        raise ValueError("the random states are no bytes")
     setters: dict[str, Callable[[Tensor], None]] = {"cpu": torch.set_rng_state}
     if torch.cuda.is_available():
         setters["cuda"] = torch.cuda.set_rng_state

@@ -12,7 +12,7 @@ import math
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, get_args
 
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from reg4rec import distributed
-from reg4rec.checkpoints import load_checkpoint, newest_checkpoint, open_folder, read_metrics, recorded, save_checkpoint
+from reg4rec.checkpoints import Progress, open_folder, read_metrics, recorded, restore, save_checkpoint
 from reg4rec.errors import InputError
 from reg4rec.run import Run
 from reg4rec.settings import check_settings
@@ -148,22 +148,6 @@ class LoopResult:
     stopped_early: bool
 
 
-@dataclass
-class _Progress:
-    """The counters of a run, saved as JSON in every checkpoint."""
-
-    step: int = 0
-    epoch: int = 0
-    step_in_epoch: int = 0
-    sums: dict[str, float] = field(default_factory=dict)
-    epochs: list[dict[str, float]] = field(default_factory=list)
-    best_epoch: int = -1
-    seconds: float = 0.0
-    finished: bool = False
-    stopped_early: bool = False
-    controller: dict[str, Any] = field(default_factory=dict)
-
-
 def train(stage: Stage, config: LoopConfig, run: Run = Run(), controller: Controller | None = None) -> LoopResult:
     """Train `stage.module` in place, on the device where it is, and leave its best weights in it.
 
@@ -217,7 +201,7 @@ class _Training:
         self.settings = json.loads(json.dumps({**stage.settings, "loop": learning, "seed": run.seed}))
         self.parallel = distributed.Parallel(stage.module, stage.loss, config.parallel)
         self.optimizer = make_optimizer(stage.module, config)
-        self.progress = _Progress()
+        self.progress = Progress()
         self.best: dict[str, Tensor] | None = None
         self.started = self.last_checkpoint = time.monotonic()
         self.board: SummaryWriter | None = None
@@ -226,8 +210,7 @@ class _Training:
         show = self.run.progress and distributed.is_first()
         if self.out is not None:
             open_folder(self.out, self.settings, self.run.resume)
-            if (newest := newest_checkpoint(self.out)) is not None:
-                self._restore(newest)
+            self._restore(self.out)
         if self.config.tensorboard and distributed.is_first():
             self.board = open_board(self.out, self.progress.step)
         p, self.started = self.progress, time.monotonic() - self.progress.seconds
@@ -347,10 +330,13 @@ class _Training:
         if self.controller is not None:
             self.progress.controller = self.controller.state()
         if self.out is not None:
-            save_checkpoint(self.out, self.progress.step, self.stage.module, self.optimizer, asdict(self.progress))
+            save_checkpoint(self.out, self.stage.module, self.optimizer, self.progress)
 
-    def _restore(self, folder: Path) -> None:
-        self.progress = _Progress(**load_checkpoint(folder, self.stage.module, self.optimizer))
+    def _restore(self, out: Path) -> None:
+        progress = restore(out, self.stage.module, self.optimizer)
+        if progress is None:
+            return
+        self.progress = progress
         if self.controller is not None:
             self.controller.restore(self.progress.controller)
         if distributed.is_first():

@@ -4,6 +4,9 @@ import html
 
 __all__ = ["html_page"]
 
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+"""A page runs no script and fetches nothing, whatever text came into it."""
+
 STYLE = """
 :root { color-scheme: light dark; --ink: #1d2330; --paper: #fff; --soft: #f3f5f8; --line: #d5dae2; --link: #1c5fb8; }
 @media (prefers-color-scheme: dark) {
@@ -39,6 +42,7 @@ def html_page(title: str, body: str) -> str:
 <html lang="en">
 <head>
 <meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{POLICY}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{html.escape(title)}</title>
 <style>{STYLE}</style>

@@ -20,7 +20,7 @@ from reg4rec.infer import Recommender, SearchConfig
 from reg4rec.loop import LoopConfig
 from reg4rec.run import Run
 from reg4rec.settings import check_same_recipe, differences, override
-from reg4rec.storage import new_header, read_header, read_json, to_json, write_json
+from reg4rec.storage import new_header, read_header, read_json, to_json, write_header
 from reg4rec.tokenizer import TokenizerConfig, fit_tokenizer, suggested_codebook_size
 from reg4rec.train import AlignConfig, PretrainConfig, align, fit_recommender
 
@@ -248,7 +248,7 @@ def _open(folder: Path, data: Dataset, settings: dict[str, Any], resume: bool) -
     if path.exists() and not resume:
         _start_over(folder)
     if distributed.is_first():
-        write_json(path, new_header(FORMAT, VERSION, **wanted))
+        write_header(path, new_header(FORMAT, VERSION, **wanted))
         if _fingerprint(folder / "data") != data.card["fingerprint"]:  # a killed fit may have left another's
             data.save(folder / "data")
     distributed.barrier()

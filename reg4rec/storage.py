@@ -1,17 +1,22 @@
 """How artifacts are written and read: whole folders, never half ones; JSON and safetensors, never pickle.
 
-Every artifact folder carries one JSON header with its `format`, `version` and `files`. A folder or file is written
-under a temporary name beside its destination and renamed when complete, so a killed process leaves the old one or none.
+Every artifact folder carries one JSON header with its `format` and `version`, the sha256 of its `files` and of itself.
+What is written takes shape in a temporary folder beside its destination, reaches the disk, and is renamed when it is
+complete: a killed process or a power cut leaves the old one or the new one. The writer holds a lock on its temporary
+folder, so that the next one can tell what a killed one left, and removes it.
 """
 
 import contextlib
+import ctypes
 import errno
+import functools
+import hashlib
 import json
 import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -23,9 +28,16 @@ from safetensors.torch import load_file, save_file
 
 from reg4rec.errors import InputError
 
+try:
+    import fcntl
+except ImportError:  # Windows, where nothing is locked and nothing swept
+    fcntl = None  # type: ignore[assignment]
+
 __all__ = [
     "atomic_file",
     "atomic_folder",
+    "check_file",
+    "check_place",
     "check_replaceable",
     "explained",
     "held",
@@ -34,7 +46,10 @@ __all__ = [
     "read_header",
     "read_json",
     "read_tensors",
+    "sha256_of",
+    "sweep",
     "to_json",
+    "write_header",
     "write_json",
     "write_tensors",
 ]
@@ -43,15 +58,18 @@ __all__ = [
 MAX_JSON_BYTES = 1 << 26
 """Our headers have some kilobytes; a file beyond this is no header of ours."""
 UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENAMETOOLONG}
-
-
-def _temporary_beside(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+UNSUPPORTED = {errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EBADF}
+HERE, EXCHANGE = -100, 2
+"""Of Linux: names are relative to the present folder (AT_FDCWD); two names change places (RENAME_EXCHANGE)."""
 
 
 def is_temporary(path: Path) -> bool:
-    """Whether a name is one under which something was to be written."""
-    return re.fullmatch(r"\..+\.[0-9a-f]{8}\.tmp", path.name) is not None
+    """Whether a name is one under which something is, or was, to be written."""
+    return re.fullmatch(r"\..+\.[0-9a-f]{8}\.(tmp|old)", path.name) is not None
+
+
+def _temporary_beside(path: Path, kind: str = "tmp") -> Path:
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.{kind}")
 
 
 def _make_parent(path: Path) -> None:
@@ -94,23 +112,77 @@ def held(folder: Path) -> Iterator[None]:
     except (FileExistsError, NotADirectoryError) as error:
         where = "of that name is there" if isinstance(error, FileExistsError) else "is in its way"
         raise InputError(f"{folder} was to become a folder, but a file {where}; choose another name") from None
+    lock = _lock(folder)
+    if lock is None:
+        raise InputError(f"another process is writing to {folder}; wait until it has ended, or choose another folder")
     try:
-        import fcntl
-    except ImportError:  # Windows
-        yield
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise InputError(
-                    f"another process is writing to {folder}; wait until it has ended, or choose another folder"
-                ) from None
         yield
     finally:
+        lock()
+
+
+def _lock(folder: Path) -> Callable[[], None] | None:
+    """Lock a folder and return what unlocks it; None where another process holds it.
+
+    Where the system cannot lock, as on some network file systems, the lock is a pretense.
+    """
+    if fcntl is None:
+        return lambda: None
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
         os.close(descriptor)
+        return None
+    except OSError:
+        pass
+    return functools.partial(os.close, descriptor)
+
+
+def sweep(folder: Path, name: str = "") -> None:
+    """Remove what killed writers of that name, or of any, left in a folder; what a living process writes stays.
+
+    A folder that was to be replaced and lost its name gets it back.
+    """
+    if fcntl is None:
+        return
+    with os.scandir(folder) as entries:
+        found = [
+            folder / entry.name for entry in entries if entry.name.startswith(".") and is_temporary(folder / entry.name)
+        ]
+    for leftover in found:
+        place = folder / leftover.name[1 : -len(".12345678.tmp")]
+        if name not in ("", place.name) or leftover.is_symlink():
+            continue
+        with contextlib.suppress(FileNotFoundError):  # another process sweeps too
+            unlock = _lock(leftover)
+            if unlock is None:
+                continue
+            if leftover.is_file():
+                leftover.unlink()
+            elif leftover.suffix == ".old" and not place.exists():
+                leftover.rename(place)
+            else:
+                shutil.rmtree(leftover, ignore_errors=True)
+            unlock()
+
+
+@contextlib.contextmanager
+def _workshop(path: Path) -> Iterator[Path]:
+    """An empty, locked, temporary folder beside `path`, which goes if it still has its name at the end."""
+    _make_parent(path)
+    sweep(path.parent, path.name)
+    while True:
+        folder = _temporary_beside(path)
+        folder.mkdir()
+        unlock = _lock(folder)
+        if unlock is not None and folder.is_dir():  # else another process took it for a killed one's
+            break
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        unlock()
 
 
 @contextlib.contextmanager
@@ -121,17 +193,31 @@ def atomic_folder(path: str | Path, mark: str, also: Sequence[str] = ()) -> Iter
     `also` allow. InputError for a folder with anything else in it, which stays as it is.
     """
     path = Path(path).resolve()
-    with explained(path), _whole_folder(path, mark, also) as fresh:
+    check_place(path)
+    if path.exists() and not path.is_dir():
+        raise InputError(
+            f"{path} was to become a folder, but a file of that name is there; remove it or choose another name"
+        )
+    with explained(path), _workshop(path) as fresh:
         yield fresh
+        check_replaceable(path, mark, [*also, *(entry.name for entry in fresh.iterdir())])
+        _flush_all(fresh)
+        _put(fresh, path)
+
+
+def check_place(path: Path) -> None:
+    """InputError for a folder that nothing may replace: the root, the present folder and those that hold it."""
+    path = path.resolve()
+    if path == Path.cwd() or path in Path.cwd().parents or path == path.parent:
+        raise InputError(f"{path} is where you are, or holds it; give the name of a folder in it")
 
 
 def check_replaceable(path: Path, mark: str, own: Sequence[str]) -> None:
     """InputError for a folder that holds anything but `mark` and what the patterns `own` allow."""
-    if path == Path.cwd() or path in Path.cwd().parents:
-        raise InputError(f"{path} is where you are; give the name of a folder in it")
+    check_place(path)
     if not path.is_dir():
         return
-    names = sorted(entry.name for entry in path.iterdir())
+    names = sorted(entry.name for entry in path.iterdir() if not is_temporary(entry))
     foreign = [name for name in names if not any(fnmatch(name, pattern) for pattern in (mark, *own))]
     if foreign or (names and mark not in names):
         raise InputError(
@@ -139,51 +225,73 @@ def check_replaceable(path: Path, mark: str, own: Sequence[str]) -> None:
         )
 
 
-@contextlib.contextmanager
-def _whole_folder(path: Path, mark: str, also: Sequence[str]) -> Iterator[Path]:
-    _make_parent(path)
-    if path.exists() and not path.is_dir():
-        raise InputError(
-            f"{path} was to become a folder, but a file of that name is there; remove it or choose another name"
-        )
-    fresh, retired = _temporary_beside(path), _temporary_beside(path)
-    fresh.mkdir()
-    try:
-        yield fresh
-        check_replaceable(path, mark, [*also, *(entry.name for entry in fresh.iterdir())])
-        if path.exists():
-            path.rename(retired)
+def _put(fresh: Path, path: Path) -> None:
+    """Give a folder its name, and its temporary name to the one that had it."""
+    if not path.exists():
         fresh.rename(path)
-    except BaseException:
-        shutil.rmtree(fresh, ignore_errors=True)
-        if retired.exists() and not path.exists():
+    elif not _exchanged(fresh, path):
+        retired = _temporary_beside(path, "old")
+        path.rename(retired)
+        try:
+            fresh.rename(path)
+        except BaseException:
             retired.rename(path)
-        raise
-    shutil.rmtree(retired, ignore_errors=True)
+            raise
+        shutil.rmtree(retired, ignore_errors=True)
+    _flush(path.parent)
+
+
+def _exchanged(one: Path, other: Path) -> bool:
+    """Let two names change places in one step, where the system and its file system can."""
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None) if os.name == "posix" else None
+    if rename is None:
+        return False
+    if rename(HERE, os.fsencode(one), HERE, os.fsencode(other), EXCHANGE) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in UNSUPPORTED:
+        return False
+    raise OSError(number, os.strerror(number), str(other))
+
+
+def _flush(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk; a file system that cannot tell is believed."""
+    if os.name != "posix" and path.is_dir():
+        return
+    descriptor = os.open(path, os.O_RDONLY if os.name == "posix" else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in UNSUPPORTED:
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _flush_all(folder: Path) -> None:
+    for below, _, files in os.walk(folder):
+        for name in files:
+            _flush(Path(below, name))
+        _flush(Path(below))
 
 
 @contextlib.contextmanager
 def atomic_file(path: str | Path) -> Iterator[Path]:
     """Yield a temporary name that becomes `path` when the block ends without an error."""
     path = Path(path)
-    with explained(path), _whole_file(path) as fresh:
-        yield fresh
-
-
-@contextlib.contextmanager
-def _whole_file(path: Path) -> Iterator[Path]:
-    _make_parent(path)
     if path.is_dir():
         raise InputError(
             f"{path} was to become a file, but a folder of that name is there; remove it or choose another name"
         )
-    fresh = _temporary_beside(path)
-    try:
+    with explained(path), _workshop(path) as folder:
+        fresh = folder / path.name
         yield fresh
+        part_of_folder = any(map(is_temporary, path.parents))  # which reaches the disk as a whole
+        if not part_of_folder:
+            _flush(fresh)
         os.replace(fresh, path)
-    except BaseException:
-        fresh.unlink(missing_ok=True)
-        raise
+        if not part_of_folder:
+            _flush(path.parent)
 
 
 def to_json(value: Mapping[str, Any]) -> str:
@@ -224,12 +332,34 @@ def read_json(path: str | Path, most_bytes: int = MAX_JSON_BYTES) -> dict[str, A
 
 
 def new_header(format: str, version: int, **facts: Any) -> dict[str, Any]:
-    """The JSON header of an artifact. `files` will hold the checksums of its files by name; it is empty today."""
+    """The JSON header of an artifact; `write_header` adds the checksums."""
     return {"format": format, "version": version, "files": {}, **facts}
 
 
-def read_header(path: str | Path, format: str, version: int, most_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
-    """The JSON header of an artifact; InputError for another format or version, and for one without `files`."""
+def write_header(path: str | Path, header: Mapping[str, Any], files: Sequence[str] = ()) -> None:
+    """Write a header with the sha256 of `files`, names in its folder, and of itself.
+
+    A file has one header that names it; a folder within the folder is named by its own header.
+    """
+    path = Path(path)
+    value = json.loads(to_json({**header, "files": {name: sha256_of(path.parent / name) for name in sorted(files)}}))
+    value.pop("sha256", None)
+    write_json(path, {**value, "sha256": _sha256_of_json(value)})
+
+
+def read_header(
+    path: str | Path,
+    format: str,
+    version: int,
+    most_bytes: int = MAX_JSON_BYTES,
+    verify: bool = True,
+    later: Sequence[str] = (),
+) -> dict[str, Any]:
+    """The JSON header of an artifact; InputError for another format or version, and where a checksum does not fit.
+
+    `verify` False reads it whatever the checksums say. The files `later` are left to `check_file`.
+    """
+    path = Path(path)
     header = read_json(path, most_bytes)
     if header.get("format") != format:
         raise InputError(f"{path} has format {header.get('format')!r} where {format!r} was expected")
@@ -242,9 +372,40 @@ def read_header(path: str | Path, format: str, version: int, most_bytes: int = M
         raise InputError(
             f"{path} has version {found}, this reg4rec reads version {version}; make it again with this reg4rec"
         )
-    if not isinstance(header.get("files"), dict):
-        raise InputError(f"{path} lacks the list of its files; make it again")
+    files, own = header.get("files"), header.pop("sha256", None)
+    if not isinstance(files, dict) or (verify and own is None):
+        raise InputError(f"{path} lacks its checksums; make it again with this reg4rec")
+    if verify and own != _sha256_of_json(header):
+        raise InputError(f"{path} was changed after it was saved; copy the folder again, or make it again")
+    for name, expected in files.items() if verify else ():
+        if name not in later:
+            check_file(path.parent / name, expected)
     return header
+
+
+def check_file(path: Path, sha256: str) -> None:
+    """InputError unless a file is the one of that checksum."""
+    try:
+        found = sha256_of(path)
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing; is {path.parent} the folder that was meant?") from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}; let its owner change that") from None
+    if found != sha256:
+        raise InputError(
+            f"{path} is not the file that was saved with this folder (another sha256); "
+            "copy the whole folder again, or make it again"
+        )
+
+
+def sha256_of(path: Path) -> str:
+    """The checksum of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sha256_of_json(value: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def write_tensors(path: str | Path, tensors: Mapping[str, torch.Tensor]) -> None:

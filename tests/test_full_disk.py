@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from reg4rec.checkpoints import save_checkpoint
+from reg4rec.checkpoints import Progress, save_checkpoint
 from reg4rec.cli import main
 from reg4rec.comparison.table import Row, draw
 from reg4rec.data.shop import SyntheticShop
@@ -59,7 +59,7 @@ def writers(shop: SyntheticShop, tokenizer: Tokenizer, recommender: Recommender)
         "recommender": recommender.save_pretrained,
         "metrics.json": report.save,
         "compare.png": lambda path: draw([row], "shop", path),
-        "checkpoint": lambda path: save_checkpoint(path, 1, module, optimizer, {"step": 1}),
+        "checkpoint": lambda path: save_checkpoint(path, module, optimizer, Progress(step=1)),
     }
 
 

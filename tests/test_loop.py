@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -13,11 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from reg4rec import loop
-from reg4rec.checkpoints import read_metrics
+from reg4rec.checkpoints import read_metrics, run_state
 from reg4rec.errors import InputError
 from reg4rec.loop import LoopConfig
 from reg4rec.run import Run
-from reg4rec.storage import held
+from reg4rec.storage import held, read_tensors, write_tensors
+from tests.artifacts import reseal
 
 STEPS = 5  # in an epoch
 CONFIG = LoopConfig(epochs=4, learning_rate=1e-2, weight_decay=0.1, log_every=2, checkpoint_seconds=0.0)
@@ -174,7 +177,7 @@ def test_a_folder_of_something_else_loses_nothing(tmp_path: Path, resume: bool) 
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "epoch9.pt").write_text("mine")
     (tmp_path / ".mine.tmp").write_text("mine")
-    with pytest.raises(InputError, match="is no run folder, but holds checkpoints, which would be lost"):
+    with pytest.raises(InputError, match=r"is no run folder, but holds other files \(\.mine\.tmp, checkpoints\)"):
         train(Regression(), tmp_path, resume=resume)
     (tmp_path / "config.json").write_text('{"architectures": []}')
     with pytest.raises(InputError, match="is of something else than a run of reg4rec"):
@@ -188,15 +191,82 @@ def test_two_processes_do_not_train_in_one_folder(tmp_path: Path) -> None:
     train(Regression(), tmp_path)
 
 
-def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("damage", ["cut", "empty", "bit", "missing"])
+@pytest.mark.parametrize("name", ["state.safetensors", "best.safetensors", "checkpoint.json"])
+def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(tmp_path: Path, name: str, damage: str) -> None:
+    whole, killed, resumed = Regression(), Regression(killed_at=3 * STEPS + 1), Regression(init=9)
+    train(whole, tmp_path / "whole")
+    with pytest.raises(Killed):
+        train(killed, tmp_path / "killed")
+    before, newest = sorted((tmp_path / "killed" / "checkpoints").iterdir())
+    content = (newest / name).read_bytes()
+    (newest / name).unlink()
+    if damage != "missing":
+        cut = {"cut": content[:-7], "empty": b"", "bit": content[:-9] + bytes([content[-9] ^ 4]) + content[-8:]}
+        (newest / name).write_bytes(cut[damage])
+    assert re.search(rf"{newest.name} is damaged; at step {int(before.name[5:])}", run_state(tmp_path / "killed"))
+    with pytest.warns(UserWarning, match=rf"{name}.*; training goes on from {before.name}, the one before"):
+        train(resumed, tmp_path / "killed")
+    assert same_weights(resumed.module.state_dict(), whole.module.state_dict())
+    assert rows_of(tmp_path / "killed") == rows_of(tmp_path / "whole")
+    assert (tmp_path / "killed" / "best.safetensors").read_bytes() == (tmp_path / "whole/best.safetensors").read_bytes()
+
+
+def test_a_run_without_a_readable_checkpoint_is_refused(tmp_path: Path) -> None:
     train(Regression(), tmp_path)
-    (state,) = tmp_path.glob("checkpoints/step-*/state.safetensors")
-    state.write_bytes(state.read_bytes()[:100])
-    with pytest.raises(InputError, match=r"state\.safetensors is not a readable"):
+    for state in tmp_path.glob("checkpoints/step-*/state.safetensors"):
+        state.write_bytes(state.read_bytes()[:100])
+    assert run_state(tmp_path) == "no checkpoint can be read; start over with resume off"
+    with pytest.raises(InputError, match=r"state\.safetensors is not .*no other checkpoint can be read, so start over"):
+        train(Regression(), tmp_path)
+    assert len(list(tmp_path.glob("checkpoints/step-*"))) == 2
+
+
+def wrong_checkpoints() -> dict[str, tuple[dict[str, Any], dict[str, Tensor | None]]]:
+    """Changes of the counters and of the tensors (None: left out) of a checkpoint, each of which must be refused."""
+    moments, zero = torch.zeros(6, 4), torch.zeros(())
+    return {
+        "moments of another shape": ({}, {"optimizer.0.exp_avg": torch.zeros(3)}),
+        "moments of another type": ({}, {"optimizer.0.exp_avg": moments.double()}),
+        "a missing moment": ({}, {"optimizer.0.exp_avg_sq": None}),
+        "a missing step of the optimizer": ({}, {"optimizer.0.step": None}),
+        "a variance below 0": ({}, {"optimizer.0.exp_avg_sq": moments - 1}),
+        "a parameter that is not there": ({}, {"optimizer.99999.exp_avg": zero}),
+        "a parameter without a number": ({}, {"optimizer.x": zero}),
+        "weights of another shape": ({}, {"module.0.weight": torch.zeros(1, 4)}),
+        "weights of another type": ({}, {"module.0.weight": moments.double()}),
+        "missing weights": ({}, {"module.0.bias": None}),
+        "more weights": ({}, {"module.more": zero}),
+        "no random state": ({}, {"random.cpu": None}),
+        "half a random state": ({}, {"random.cpu": torch.zeros(100, dtype=torch.uint8)}),
+        "a random state of numbers": ({}, {"random.cpu": torch.zeros(5056)}),
+        "a tensor of something else": ({}, {"other": zero}),
+        "step as text": ({"step": "x"}, {}),
+        "no step": ({"step": None}, {}),
+        "a step below 0": ({"step": -1}, {}),
+        "another epoch": ({"epoch": 1}, {}),
+        "an entry of something else": ({"wings": 2}, {}),
+        "a best epoch that never was": ({"best_epoch": 4}, {}),
+        "epochs of text": ({"epochs": ["x"]}, {}),
+        "seconds that are none": ({"seconds": float("nan")}, {}),
+    }
+
+
+@pytest.mark.parametrize("wrong", wrong_checkpoints())
+def test_a_checkpoint_is_refused_before_it_is_loaded(tmp_path: Path, wrong: str) -> None:
+    """Though its checksums fit: the fused AdamW would write outside moments of a wrong shape."""
+    train(Regression(), tmp_path)
+    counts, tensors = wrong_checkpoints()[wrong]
+    for folder in tmp_path.glob("checkpoints/step-*"):
+        found = read_tensors(folder / "state.safetensors") | tensors
+        write_tensors(folder / "state.safetensors", {name: t for name, t in found.items() if t is not None})
+        without = [name for name, value in counts.items() if value is None]
+        reseal(folder / "checkpoint.json", {n: v for n, v in counts.items() if v is not None}, without)
+    with pytest.raises(InputError, match="no other checkpoint can be read, so start over with resume off"):
         train(Regression(), tmp_path)
 
 
-def test_one_whole_checkpoint_is_kept(tmp_path: Path) -> None:
+def test_the_last_two_checkpoints_are_kept(tmp_path: Path) -> None:
     train(Regression(), tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == [
         "best.safetensors",
@@ -204,7 +274,9 @@ def test_one_whole_checkpoint_is_kept(tmp_path: Path) -> None:
         "config.json",
         "metrics.jsonl",
     ]
-    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-000000020"]
+    kept = sorted((tmp_path / "checkpoints").iterdir())
+    assert [folder.name for folder in kept] == [f"step-{4 * STEPS - 1:09d}", f"step-{4 * STEPS:09d}"]
+    assert all(os.stat(folder / "best.safetensors").st_nlink > 1 for folder in kept[-1:])  # no second copy
 
 
 @pytest.mark.parametrize("in_memory", [True, False])

@@ -16,6 +16,7 @@ from reg4rec.storage import (
     read_header,
     read_json,
     read_tensors,
+    write_header,
     write_json,
     write_tensors,
 )
@@ -177,7 +178,7 @@ def test_missing_files_name_the_folder_that_was_meant(tmp_path: Path) -> None:
         ({"format": "a", "version": True}, "has version True where"),
         ({"format": "a", "version": 0}, "has version 0 where"),
         ({"format": "a", "version": 1}, "has version 1, this reg4rec reads version 2; make it again"),
-        ({"format": "a", "version": 2}, "lacks the list of its files; make it again"),
+        ({"format": "a", "version": 2}, "lacks its checksums; make it again"),
     ],
 )
 def test_other_formats_and_versions_are_refused(tmp_path: Path, header: dict[str, object], message: str) -> None:
@@ -187,8 +188,30 @@ def test_other_formats_and_versions_are_refused(tmp_path: Path, header: dict[str
 
 
 def test_a_header_is_read_as_it_was_written(tmp_path: Path) -> None:
-    write_json(tmp_path / "h.json", new_header("a", 2, more=True))
-    assert read_header(tmp_path / "h.json", "a", 2) == {"format": "a", "version": 2, "files": {}, "more": True}
+    write_header(tmp_path / "h.json", new_header("a", 2, more=True, x=float("inf")))
+    expected = {"format": "a", "version": 2, "files": {}, "more": True, "x": float("inf")}
+    assert read_header(tmp_path / "h.json", "a", 2) == expected
+
+
+def test_a_header_answers_for_itself_and_its_files(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for name in ("one.bin", "in/two.bin"):
+        (tmp_path / name).write_bytes(b"whole")
+    write_header(tmp_path / "h.json", new_header("a", 2, size=3), ["one.bin", "in/two.bin"])
+    assert read_header(tmp_path / "h.json", "a", 2)["files"].keys() == {"one.bin", "in/two.bin"}
+    (tmp_path / "in" / "two.bin").write_bytes(b"Whole")
+    with pytest.raises(InputError, match=r"two\.bin is not the file that was saved with this folder"):
+        read_header(tmp_path / "h.json", "a", 2)
+    assert read_header(tmp_path / "h.json", "a", 2, later=["in/two.bin"])["size"] == 3
+    (tmp_path / "in" / "two.bin").write_bytes(b"whole")
+    (tmp_path / "one.bin").unlink()
+    with pytest.raises(InputError, match=r"one\.bin is missing; is .* the folder that was meant"):
+        read_header(tmp_path / "h.json", "a", 2)
+    text = (tmp_path / "h.json").read_text()
+    (tmp_path / "h.json").write_text(text.replace('"size": 3', '"size": 4'))
+    with pytest.raises(InputError, match=r"h\.json was changed after it was saved"):
+        read_header(tmp_path / "h.json", "a", 2)
+    assert read_header(tmp_path / "h.json", "a", 2, verify=False)["size"] == 4
 
 
 def test_tensors_survive_whatever_their_strides(tmp_path: Path) -> None:

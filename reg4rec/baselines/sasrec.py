@@ -22,7 +22,7 @@ from reg4rec.loop import LoopConfig
 from reg4rec.model import weights_state
 from reg4rec.run import Run, choose_device
 from reg4rec.settings import check_settings, override
-from reg4rec.storage import atomic_folder, new_header, read_header, read_tensors, write_json, write_tensors
+from reg4rec.storage import atomic_folder, new_header, read_header, read_tensors, write_header, write_tensors
 from reg4rec.train.item_loss import draw_negatives, sampled_softmax_loss
 from reg4rec.train.validation import validation_metrics
 from reg4rec.train.windows import Batch, WindowBatches
@@ -170,10 +170,11 @@ class SASRec:
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the whole recommender, replacing what was there."""
         with atomic_folder(folder, "sasrec.json") as fresh:
-            header = new_header(FORMAT, VERSION, category_level=self.items.category_level)
-            write_json(fresh / "sasrec.json", {**header, "config": asdict(self.config)})
             write_tensors(fresh / "model.safetensors", self.network.state_dict())
             self.items.save(fresh / "items.parquet")
+            header = new_header(FORMAT, VERSION, category_level=self.items.category_level)
+            files = ["model.safetensors", "items.parquet"]
+            write_header(fresh / "sasrec.json", {**header, "config": asdict(self.config)}, files)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, device: str = "auto") -> "SASRec":

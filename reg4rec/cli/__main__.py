@@ -1,5 +1,5 @@
 """`python -m reg4rec.cli`: the command line of a clone that is not installed."""
 
-from reg4rec.cli.main import main
+from reg4rec.cli import main
 
 main()

@@ -11,7 +11,7 @@ import tyro
 
 import reg4rec
 from reg4rec import ops
-from reg4rec.checkpoints import newest_checkpoint, read_counters, read_settings, run_state
+from reg4rec.checkpoints import Progress, newest_progress, read_settings, run_state
 from reg4rec.cli.output import show
 from reg4rec.errors import InputError
 from reg4rec.infer import Recommender
@@ -58,18 +58,17 @@ class Info:
             about = _recommender(Recommender.from_pretrained(folder, device="cpu"))
             show("\n".join(f"{name:10} {value}" for name, value in about.items()), about, self.json)
             return
-        settings, newest = read_settings(folder), newest_checkpoint(folder)
-        counters = None if newest is None else read_counters(newest)
+        settings, progress = read_settings(folder), newest_progress(folder)
         stage = settings.get("stage", "tokenizer")
         facts: dict[str, Any] = {"stage": stage, "seed": settings["seed"], "state": run_state(folder)}
-        if counters is not None:
-            facts |= _progress(settings, counters)
+        if progress is not None:
+            facts |= _progress(settings, progress)
         text = "\n".join(f"{name:8} {_line(value)}" for name, value in facts.items())
         if stage == "tokenizer" and (folder / "tokenizer").exists():
             tokenizer = Tokenizer.from_pretrained(folder / "tokenizer")
             facts |= {"kind": tokenizer.config.kind, "health": asdict(tokenizer.health)}
             text += f"\n\n{tokenizer.config.kind}: {tokenizer.describe()}"
-        if counters is not None and counters["controller"]:
+        if progress is not None and progress.controller:
             if settings["precision"] == "ladq":
                 layers = precision_report(folder)
                 facts["layers"] = [asdict(layer) for layer in layers]
@@ -99,14 +98,14 @@ def _recommender(recommender: Recommender) -> dict[str, Any]:
     return facts
 
 
-def _progress(settings: dict[str, Any], counters: dict[str, Any]) -> dict[str, Any]:
+def _progress(settings: dict[str, Any], progress: Progress) -> dict[str, Any]:
     """How far a run is that trains in epochs, and its best one."""
-    best = counters["best_epoch"]
+    best = progress.best_epoch
     return {
-        "epochs": f"{counters['epoch']} of {settings['loop']['epochs']}",
-        "steps": counters["step"],
-        "seconds": round(counters["seconds"], 1),
-        "best": {"epoch": best + 1, **counters["epochs"][best]} if best >= 0 else {},
+        "epochs": f"{progress.epoch} of {settings['loop']['epochs']}",
+        "steps": progress.step,
+        "seconds": round(progress.seconds, 1),
+        "best": {"epoch": best + 1, **progress.epochs[best]} if best >= 0 else {},
     }
 
 

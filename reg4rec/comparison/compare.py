@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 import reg4rec
-from reg4rec.checkpoints import newest_checkpoint
+from reg4rec.checkpoints import newest_progress, training_seconds
 from reg4rec.comparison.config import CompareConfig, ProtocolName
 from reg4rec.comparison.latency import BATCHES, latencies
 from reg4rec.comparison.methods import METHODS, Job
@@ -19,7 +19,7 @@ from reg4rec.data import Dataset
 from reg4rec.errors import InputError
 from reg4rec.evaluation import evaluate
 from reg4rec.settings import differences, override
-from reg4rec.storage import new_header, read_header, read_json, write_json
+from reg4rec.storage import new_header, read_header, write_header
 
 __all__ = ["compare", "versions"]
 
@@ -82,14 +82,14 @@ def _result(name: str, job: Job, protocols: Sequence[ProtocolName]) -> dict[str,
     fitted = method.fit(job)
     found |= {
         "parameters": fitted.parameters,
-        "train_seconds": sum(read_json(file)["seconds"] for file in job.out.rglob("checkpoint.json")),
+        "train_seconds": training_seconds(path.parent for path in job.out.rglob("config.json")),
         "best_epochs": _best_epochs(job.out / method.model_run),
         "latency_ms": latencies(fitted.ranker, job.data),
     }
     for protocol in missing:
         report = evaluate(fitted.ranker, job.data, "test", "standard" if protocol == "standard" else "filtered")
         found["reports"][protocol] = report.as_dict()
-    write_json(path, found)
+    write_header(path, found)
     return found
 
 
@@ -107,8 +107,8 @@ def _read_result(path: Path, identity: dict[str, Any]) -> dict[str, Any]:
 
 def _best_epochs(run: Path) -> int:
     """Epochs after which the kept weights of a run stood, validation and all; 0 for a method without a loop."""
-    checkpoint = newest_checkpoint(run)
-    return 0 if checkpoint is None else read_json(checkpoint / "checkpoint.json")["best_epoch"] + 1
+    progress = newest_progress(run)
+    return 0 if progress is None else progress.best_epoch + 1
 
 
 def _row(name: str, protocol: str, results: dict[int, dict[str, Any]]) -> Row:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reg4rec.storage import atomic_file, new_header, write_json
+from reg4rec.storage import atomic_file, new_header, write_header
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -75,7 +75,7 @@ class Comparison:
         """Write `compare.json`, `compare.md` and, with matplotlib, `compare.png`; `notes` tells if it was left out."""
         if reason := draw(self.rows, self.dataset, folder / "compare.png"):
             self.notes.append(f"compare.png was left out: {reason}")
-        write_json(folder / "compare.json", self.as_dict())
+        write_header(folder / "compare.json", self.as_dict())
         with atomic_file(folder / "compare.md") as fresh:
             fresh.write_text(self.markdown(), encoding="utf-8")
 

@@ -19,7 +19,7 @@ from reg4rec.data.parquet import read_parquet, write_parquet
 from reg4rec.data.sequences import Sequences
 from reg4rec.data.split import CutUnit, Kept, Split, Times, check_times, kept_lengths, time_split
 from reg4rec.errors import InputError
-from reg4rec.storage import atomic_folder, new_header, read_header, read_tensors, write_json, write_tensors
+from reg4rec.storage import atomic_folder, new_header, read_header, read_tensors, write_header, write_tensors
 
 __all__ = ["Dataset"]
 
@@ -166,30 +166,34 @@ class Dataset:
     def save(self, folder: str | Path) -> None:
         """Write the dataset folder, replacing what was there."""
         with atomic_folder(folder, "dataset.json", ["vectors.safetensors"]) as fresh:
-            header = new_header(FORMAT, VERSION, name=self.name, split=self.split.to_json())
-            body = {"category_level": self.items.category_level, "card": self.card}
-            write_json(fresh / "dataset.json", header | body)
             self.items.save(fresh / "items.parquet")
             _write_sequences(fresh / "sequences.parquet", self)
             if self.vectors:
                 tensors = {name: torch.from_numpy(matrix) for name, matrix in self.vectors.items()}
                 write_tensors(fresh / "vectors.safetensors", tensors)
+            files = [file.name for file in fresh.iterdir()]
+            header = new_header(FORMAT, VERSION, name=self.name, split=self.split.to_json())
+            body = {"category_level": self.items.category_level, "card": self.card}
+            write_header(fresh / "dataset.json", header | body, files)
 
     @classmethod
-    def load(cls, folder: str | Path) -> "Dataset":
-        """The dataset that `save` wrote; InputError if the folder is damaged or its content is not what was saved."""
+    def load(cls, folder: str | Path, verify: bool = True) -> "Dataset":
+        """The dataset that `save` wrote; InputError if the folder is damaged or its content is not what was saved.
+
+        `verify` False leaves the checksums of the files unread.
+        """
         folder = Path(folder)
-        header = read_header(folder / "dataset.json", FORMAT, VERSION)
+        header = read_header(folder / "dataset.json", FORMAT, VERSION, verify=verify)
         name, level, card = (header.get(key) for key in ("name", "category_level", "card"))
         if not isinstance(name, str) or not isinstance(card, dict) or type(level) is not int:
             raise InputError(f"{folder / 'dataset.json'} lacks name, category_level or card; prepare the data again")
         items = ItemCatalog.load(folder / "items.parquet", level)
         user_ids, sequences, times = _read_sequences(folder / "sequences.parquet")
-        stored = folder / "vectors.safetensors"
-        vectors = _as_numpy(read_tensors(stored)) if stored.exists() else {}
+        stored = "vectors.safetensors"
+        vectors = _as_numpy(read_tensors(folder / stored)) if stored in header["files"] else {}
         split = Split.from_json(header.get("split"))
         dataset = Dataset.build(name, user_ids, sequences, items, vectors, card, times, split)
-        if dataset.card["fingerprint"] != card.get("fingerprint"):
+        if verify and dataset.card["fingerprint"] != card.get("fingerprint"):
             raise InputError(f"{folder} was changed after it was saved (another fingerprint); prepare it again")
         return dataset
 

@@ -1,4 +1,4 @@
-"""One number for everything a dataset says."""
+"""One number for all that columns, arrays and settings say."""
 
 import hashlib
 import json

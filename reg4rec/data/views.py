@@ -18,7 +18,7 @@ from reg4rec.data.neighbors import neighbor_mean
 from reg4rec.data.text_view import TextView, read_matrix_tensor, unit_rows
 from reg4rec.errors import InputError
 from reg4rec.settings import check_settings
-from reg4rec.storage import atomic_folder, new_header, read_header, write_json, write_tensors
+from reg4rec.storage import atomic_folder, new_header, read_header, write_header, write_tensors
 
 __all__ = ["ItemViews", "ViewConfig"]
 
@@ -154,17 +154,18 @@ class ItemViews:
     def save(self, folder: str | Path) -> None:
         """Write the folder, replacing what was there."""
         with atomic_folder(folder, "views.json", ["vocabulary.parquet", "text.safetensors"]) as fresh:
-            body = {"config": asdict(self.config), "widths": self.widths, "card": self.card}
-            write_json(fresh / "views.json", new_header(FORMAT, VERSION) | body)
             write_tensors(fresh / "vectors.safetensors", {"vectors": torch.from_numpy(self.vectors_IV)})
             if self.text is not None:
                 self.text.save(fresh)
+            body = {"config": asdict(self.config), "widths": self.widths, "card": self.card}
+            files = [file.name for file in fresh.iterdir()]
+            write_header(fresh / "views.json", new_header(FORMAT, VERSION) | body, files)
 
     @classmethod
-    def load(cls, folder: str | Path) -> "ItemViews":
-        """The views that `save` wrote."""
+    def load(cls, folder: str | Path, verify: bool = True) -> "ItemViews":
+        """The views that `save` wrote; `verify` False leaves the checksums of the files unread."""
         folder = Path(folder)
-        config, widths, card = _parse(folder, read_header(folder / "views.json", FORMAT, VERSION))
+        config, widths, card = _parse(folder, read_header(folder / "views.json", FORMAT, VERSION, verify=verify))
         text = TextView.load(folder) if "text" in widths else None
         vectors_IV = read_matrix_tensor(folder / "vectors.safetensors", "vectors")
         if vectors_IV.shape[1] != sum(widths.values()) or (text is not None and text.dim != widths["text"]):

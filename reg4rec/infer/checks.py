@@ -23,6 +23,11 @@ def check_fit(model: Reg4RecModel, tokenizer: Tokenizer, items: ItemCatalog) -> 
         )
     if model.config.num_items not in (0, num_items):
         raise InputError(f"the model scores {model.config.num_items} items, the catalog has {num_items}")
+    if model.catalog not in (None, tokenizer.catalog(items)):
+        raise InputError(
+            "the model was trained with other tokens, other items or another order of them; "
+            "take the tokenizer and the catalog that it was trained with"
+        )
 
 
 def chosen_dtype(name: str, device: torch.device) -> torch.dtype:

@@ -21,7 +21,7 @@ from reg4rec.infer.job import Job, PartMaker, Record, open_job, part_name, with_
 from reg4rec.infer.recommender import DType, Recommender
 from reg4rec.infer.search import RetrieverName
 from reg4rec.infer.users import UserFile
-from reg4rec.storage import atomic_file, explained, held, read_json
+from reg4rec.storage import atomic_file, explained, held
 
 __all__ = ["recommend_on_cluster"]
 
@@ -103,11 +103,10 @@ def recommend_on_cluster(
     num_gpus = 1 if recommender.device.type == "cuda" else 0
     _check_room(ray, num_gpus)
     with explained(out), held(out):
-        record = Record(out, job, resume)
-        if record.finished(file.num_rows):
-            return read_json(out / "summary.json")
-        total = -(-file.num_rows // users_in_part)
-        tasks = [{"number": n, "known": part_name(n) in record.parts} for n in range(total)]
+        record = Record(out, job, file.num_rows, resume)
+        if (summary := record.summary()) is not None:
+            return summary
+        tasks = [{"number": n, "known": part_name(n) in record.parts} for n in range(record.num_parts)]
         rejected: dict[int, bytes] = {}
         seconds: list[float] = []
         num_searched = 0

@@ -5,7 +5,6 @@ started again goes on after the finished parts and ends with the same bytes. Rea
 """
 
 import contextlib
-import hashlib
 import time
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
@@ -19,7 +18,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from reg4rec.checkpoints import sweep
 from reg4rec.data.parquet import write_parquet
 from reg4rec.errors import InputError
 from reg4rec.infer.checks import check_number
@@ -27,7 +25,17 @@ from reg4rec.infer.recommender import Recommender
 from reg4rec.infer.search import RetrieverName
 from reg4rec.infer.table import Results, results_arrow
 from reg4rec.infer.users import UserFile, UserPart
-from reg4rec.storage import atomic_file, explained, held, is_temporary, new_header, read_header, read_json, write_json
+from reg4rec.storage import (
+    atomic_file,
+    explained,
+    held,
+    is_temporary,
+    new_header,
+    read_header,
+    sha256_of,
+    sweep,
+    write_header,
+)
 
 __all__ = [
     "Job",
@@ -41,6 +49,7 @@ __all__ = [
 ]
 
 FORMAT, VERSION = "reg4rec-recommendations", 3
+SUMMARY, SUMMARY_VERSION = "reg4rec-summary", 1
 HISTORY_SLOTS_AT_ONCE = 1 << 17
 """History items, padding included, that a batch may hold beside its limit of users."""
 PARTS_AHEAD = 2
@@ -77,7 +86,7 @@ def recommend_to_folder(
     file, job = open_job(recommender, users, k, filter_seen, return_paths, users_in_part)
     with explained(out), contextlib.closing(file.file), held(out):
         maker = PartMaker(recommender, out, job)
-        return _Run(maker, Record(out, job, resume), progress).finish(file)
+        return _Run(maker, Record(out, job, file.num_rows, resume), progress).finish(file)
 
 
 def with_retriever(recommender: Recommender, retriever: RetrieverName, out: Path | None) -> Recommender:
@@ -99,7 +108,7 @@ def open_job(
         raise InputError(f"users_in_part is {users_in_part}; it must be 1 or more")
     file = UserFile(users, recommender.items)
     return file, {
-        "input": _sha256(users),
+        "input": sha256_of(users),
         "recommender": recommender.fingerprint(),
         "retriever": recommender.retriever,
         "device": recommender.device.type,
@@ -164,7 +173,7 @@ class PartMaker:
         write_parquet(self.out / name, table.set_column(0, "user_id", users))
         return {
             "file": name,
-            "sha256": _sha256(self.out / name),
+            "sha256": sha256_of(self.out / name),
             "first_row": part.first_row,
             "rows": part.num_rows,
             "batches": [batch.num_users for batch in batches],
@@ -180,9 +189,11 @@ class PartMaker:
 class Record:
     """The manifest of a folder: the job and its finished parts; InputError where the folder is another job's."""
 
-    def __init__(self, out: Path, job: Job, resume: bool):
+    def __init__(self, out: Path, job: Job, num_rows: int, resume: bool):
         self.out, self.job = out, job
+        self.num_parts = -(-num_rows // job["users_in_part"])
         self.parts = _open_folder(out, job, resume)
+        self._check_parts()
         self.num_resumed, self.started = len(self.parts), time.monotonic()
         self.writing_seconds = 0.0
 
@@ -200,9 +211,26 @@ class Record:
     def _sorted(self) -> list[dict[str, Any]]:
         return sorted(self.parts.values(), key=lambda made: made["first_row"])
 
-    def finished(self, num_rows: int) -> bool:
-        """Whether all parts and the summary of a file of so many rows are there."""
-        return (self.out / "summary.json").exists() and len(self.parts) == -(-num_rows // self.job["users_in_part"])
+    def _check_parts(self) -> None:
+        """InputError for a part of another job, which readers of `part-*.parquet` would take in."""
+        own = {part_name(number) for number in range(self.num_parts)}
+        foreign = sorted(file.name for file in self.out.glob("part-*.parquet") if file.name not in own)
+        if foreign:
+            raise InputError(
+                f"{self.out} holds {', '.join(foreign[:3])}, which this job of {self.num_parts} parts did not write; "
+                "take that away, or choose another folder"
+            )
+
+    def summary(self) -> dict[str, Any] | None:
+        """What `summary.json` holds, where all parts, the rejected rows and it are there and whole."""
+        path = self.out / "summary.json"
+        if len(self.parts) < self.num_parts or not path.exists():
+            return None
+        try:
+            header = read_header(path, SUMMARY, SUMMARY_VERSION)
+        except InputError:
+            return None
+        return {name: value for name, value in header.items() if name not in new_header(SUMMARY, SUMMARY_VERSION)}
 
     def summarize(self, batch_seconds: Sequence[float], num_searched: int) -> dict[str, Any]:
         """Write the manifest of all parts and the summary: counts of the whole, times since the folder was opened."""
@@ -220,7 +248,8 @@ class Record:
             "users_per_second": num_searched / seconds,
             "batch_ms": {f"p{q}": float(np.percentile(milliseconds, q)) for q in (50, 95, 99) if len(milliseconds)},
         }
-        write_json(self.out / "summary.json", summary)
+        header = new_header(SUMMARY, SUMMARY_VERSION, **summary)
+        write_header(self.out / "summary.json", header, ["rejected.parquet"])
         return summary
 
 
@@ -235,8 +264,8 @@ class _Run:
         """Make the parts that are missing, and the summary."""
         from tqdm.auto import tqdm
 
-        if self.record.finished(file.num_rows):
-            return read_json(self.out / "summary.json")
+        if (summary := self.record.summary()) is not None:
+            return summary
         num_searched, known_rows = 0, sum(part["rows"] for part in self.record.parts.values())
         bar = tqdm(total=file.num_rows, initial=known_rows, unit=" users", disable=None if self.show else True)
         with (
@@ -318,13 +347,8 @@ def _open_folder(out: Path, job: Job, resume: bool) -> dict[str, dict[str, Any]]
 
 
 def _write_manifest(out: Path, job: Job, parts: list[dict[str, Any]]) -> None:
-    write_json(out / "manifest.json", new_header(FORMAT, VERSION, job=job, parts=parts))
+    write_header(out / "manifest.json", new_header(FORMAT, VERSION, job=job, parts=parts))
 
 
 def _is_whole(path: Path, sha256: str) -> bool:
-    return path.is_file() and _sha256(path) == sha256
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return path.is_file() and sha256_of(path) == sha256

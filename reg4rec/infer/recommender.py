@@ -29,7 +29,15 @@ from reg4rec.infer.table import Frame, Results, SearchResults, as_frame, results
 from reg4rec.model import Memory, Reg4RecModel
 from reg4rec.run import choose_device
 from reg4rec.settings import override
-from reg4rec.storage import atomic_folder, new_header, read_header, read_tensors, write_json, write_tensors
+from reg4rec.storage import (
+    atomic_folder,
+    check_file,
+    new_header,
+    read_header,
+    read_tensors,
+    write_header,
+    write_tensors,
+)
 from reg4rec.tokenizer import Tokenizer
 
 __all__ = ["DType", "Recommender"]
@@ -94,6 +102,7 @@ class Recommender:
         if removed_X is not None:
             self.removed_I[removed_X.to(self.device)] = True
         self._index = None if index is None else ops.TokenIndex(*(part.to(self.device) for part in index))
+        self._unchecked: tuple[Path, str] | None = None
         self._scan = None if vectors is None else ExactScan(self.model, self.codes_IM, vectors.to(self.device))
         self._engine: SearchEngine | None = None
         self._words: tuple[Tensor, Tensor | None] | None = None
@@ -115,7 +124,10 @@ class Recommender:
 
     @property
     def index(self) -> ops.TokenIndex:
-        """The tokens of the items that may be recommended, listed when a path is first searched."""
+        """The tokens of the items that may be recommended, listed or checked when a path is first searched."""
+        if self._unchecked is not None:
+            check_file(*self._unchecked)
+            self._unchecked = None
         if self._index is None:
             rows_T = (~self.removed_I).nonzero().squeeze(1)
             self._index = ops.TokenIndex.build(self.codes_IM, self.model.config.codebook_size, rows_T)
@@ -204,7 +216,7 @@ class Recommender:
         row_T = torch.from_numpy(rows).long().to(self.device)
         self.removed_I = self.removed_I.index_fill(0, row_T, False)
         if self._index is not None:
-            self._index = self._index.with_items(self.codes_IM, row_T)
+            self._index = self.index.with_items(self.codes_IM, row_T)
 
     def remove_items(self, item_ids: Iterable[Any]) -> None:
         """Never recommend these items again; histories may still hold them. InputError names ids that are not there."""
@@ -215,7 +227,7 @@ class Recommender:
         row_T = torch.from_numpy(rows).long().to(self.device)
         self.removed_I = self.removed_I.index_fill(0, row_T, True)
         if self._index is not None:
-            self._index = self._index.without_items(row_T)
+            self._index = self.index.without_items(row_T)
 
     def _grow(self, new: ItemCatalog, vectors: Mapping[str, npt.ArrayLike]) -> None:
         """Give the items of `new` the rows after the last one; what other recommenders share stays as it is."""
@@ -225,6 +237,9 @@ class Recommender:
             residual_ID = model.residual_ID.detach().cpu().numpy()
             expected_TD = tokenizer.views.expected(tokenizer.views.vectors_IV[first:], residual_ID)
             model = model.extended(torch.from_numpy(expected_TD))
+        else:
+            model = copy.copy(model)
+        model.catalog = tokenizer.catalog(items)
         self.items, self.tokenizer, self.model = items, tokenizer, model
         codes_IM = tokenizer.codes_IM.long().to(self.device)
         if self._scan is not None and self._scan.serves(scored, self.codes_IM):
@@ -445,11 +460,6 @@ class Recommender:
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the whole recommender, replacing what was there."""
         with atomic_folder(folder, "recommender.json", ["*.safetensors"]) as fresh:
-            header = new_header(FORMAT, VERSION, trained_on=self.trained_on)
-            write_json(
-                fresh / "recommender.json",
-                {**header, "search": asdict(self.config), "category_level": self.items.category_level},
-            )
             self.model.save_pretrained(fresh)
             self.tokenizer.save_pretrained(fresh / "tokenizer")
             self.items.save(fresh / "items.parquet")
@@ -460,12 +470,21 @@ class Recommender:
                 write_tensors(fresh / INDEX, index.stored())
             if len(self.items) >= LARGE and self.model.scores_items:
                 write_tensors(fresh / VECTORS, self.scan.vectors.stored())
+            header = new_header(FORMAT, VERSION, trained_on=self.trained_on)
+            header |= {"search": asdict(self.config), "category_level": self.items.category_level}
+            others = [file.name for file in fresh.iterdir() if file.is_file() and file.name != "model.safetensors"]
+            write_header(fresh / "recommender.json", header, [*others, "tokenizer/tokenizer.json"])
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, device: str = "auto", dtype: DType = "auto") -> "Recommender":
-        """The recommender saved in a folder; InputError where files are missing, damaged or do not fit together."""
+    def from_pretrained(
+        cls, folder: str | Path, device: str = "auto", dtype: DType = "auto", verify: bool = True
+    ) -> "Recommender":
+        """The recommender saved in a folder; InputError where files are missing, damaged or do not fit together.
+
+        `verify` False leaves the checksums of the files unread, which takes about a second for each gigabyte.
+        """
         folder = Path(folder)
-        header = read_header(folder / "recommender.json", FORMAT, VERSION)
+        header = read_header(folder / "recommender.json", FORMAT, VERSION, verify=verify, later=[INDEX])
         try:
             config = SearchConfig.from_json(header["search"])
             level, trained_on = header["category_level"], header["trained_on"]
@@ -475,11 +494,11 @@ class Recommender:
                 raise TypeError(f"trained_on {trained_on!r}, category_level {level!r}, popularity {popularity_I.dtype}")
         except (KeyError, TypeError) as error:
             raise InputError(f"{folder} does not hold a whole recommender: {error}") from None
-        tokenizer = Tokenizer.from_pretrained(folder / "tokenizer")
+        tokenizer = Tokenizer.from_pretrained(folder / "tokenizer", verify)
         num_items = min(len(popularity_I), tokenizer.num_items)
         if removed_X.dtype != torch.int64 or not bool(((removed_X >= 0) & (removed_X < num_items)).all()):
             raise InputError(f"{folder / 'items.safetensors'} names removed items that there are none of")
-        model, device = Reg4RecModel.from_pretrained(folder), str(choose_device(device))
+        model, device = Reg4RecModel.from_pretrained(folder, verify), str(choose_device(device))
         recommender = cls(
             model,
             tokenizer,
@@ -489,18 +508,18 @@ class Recommender:
             device=device,
             dtype=dtype,
             removed_X=removed_X,
-            index=_stored_index(folder, tokenizer, removed_X),
-            vectors=_stored_vectors(folder, model, tokenizer) if model.scores_items else None,
+            index=_stored_index(folder, tokenizer, removed_X) if INDEX in header["files"] else None,
+            vectors=_stored_vectors(folder, model, tokenizer) if VECTORS in header["files"] else None,
             **asdict(config),
         )
+        if verify and INDEX in header["files"]:
+            recommender._unchecked = folder / INDEX, header["files"][INDEX]
         recommender.prepare()
         return recommender
 
 
-def _stored_index(folder: Path, tokenizer: Tokenizer, removed_X: Tensor) -> ops.TokenIndex | None:
-    """The index of the items that are not removed, mapped into memory; None where none was stored."""
-    if not (folder / INDEX).exists():
-        return None
+def _stored_index(folder: Path, tokenizer: Tokenizer, removed_X: Tensor) -> ops.TokenIndex:
+    """The index of the items that are not removed, mapped into memory."""
     num_items = tokenizer.num_items - len(removed_X.unique())
     try:
         stored = read_tensors(folder / INDEX)
@@ -511,10 +530,8 @@ def _stored_index(folder: Path, tokenizer: Tokenizer, removed_X: Tensor) -> ops.
         ) from None
 
 
-def _stored_vectors(folder: Path, model: Reg4RecModel, tokenizer: Tokenizer) -> ops.ItemVectors | None:
-    """The vectors of the items and their copy in 8 bits, mapped into memory; None where none were stored."""
-    if not (folder / VECTORS).exists():
-        return None
+def _stored_vectors(folder: Path, model: Reg4RecModel, tokenizer: Tokenizer) -> ops.ItemVectors:
+    """The vectors of the items and their copy in 8 bits, mapped into memory."""
     try:
         vectors = ops.ItemVectors.restored(read_tensors(folder / VECTORS))
         some_T = torch.linspace(0, tokenizer.num_items - 1, min(SAMPLED, tokenizer.num_items)).long()

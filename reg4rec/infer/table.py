@@ -11,6 +11,7 @@ from torch import Tensor
 
 from reg4rec.data import ItemCatalog
 from reg4rec.errors import InputError
+from reg4rec.forks import check_polars
 from reg4rec.infer.ranking import SOURCES, Ranking
 from reg4rec.infer.search import Paths
 
@@ -42,6 +43,7 @@ def as_frame(table: pa.Table, to: Frame) -> Any:
         raise InputError(f"to is one of {get_args(Frame)}, found {to!r}")
     if to == "arrow":
         return table
+    check_polars()
     import polars as pl
 
     return pl.from_arrow(table)

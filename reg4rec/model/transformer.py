@@ -14,7 +14,7 @@ from reg4rec.errors import InputError
 from reg4rec.model.config import ModelConfig
 from reg4rec.model.layers import DecoderBlock, Dropout, EncoderBlock, Rotary
 from reg4rec.model.packed import Packed, PackedWeights, packed_decoder, packed_encoder
-from reg4rec.storage import new_header, read_header, read_tensors, write_json, write_tensors
+from reg4rec.storage import new_header, read_header, read_tensors, write_header, write_tensors
 
 __all__ = ["Memory", "PathCache", "Reg4RecModel"]
 
@@ -98,6 +98,8 @@ class Reg4RecModel(nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.config = config
+        self.catalog: str | None = None
+        """`Tokenizer.catalog` of the items and tokens that it was trained on; None for a model that never was"""
         c = config
         std = (c.dim * c.num_codebooks) ** -0.5
         self.tokens_MKD = nn.Parameter(torch.empty(c.num_codebooks, c.codebook_size, c.dim).normal_(std=std))
@@ -380,20 +382,26 @@ class Reg4RecModel(nn.Module):
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `model.json` and `model.safetensors` into a folder."""
         folder = Path(folder)
-        header = new_header(FORMAT, VERSION, config=asdict(self.config))
-        write_json(folder / "model.json", header)
         write_tensors(folder / "model.safetensors", self.state_dict())
+        header = new_header(FORMAT, VERSION, config=asdict(self.config), catalog=self.catalog)
+        write_header(folder / "model.json", header, ["model.safetensors"])
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> "Reg4RecModel":
-        """The model saved in a folder, in evaluation mode on the CPU; InputError where the files do not fit."""
+    def from_pretrained(cls, folder: str | Path, verify: bool = True) -> "Reg4RecModel":
+        """The model saved in a folder, in evaluation mode on the CPU; InputError where the files do not fit.
+
+        `verify` False leaves the checksums of the files unread.
+        """
         folder = Path(folder)
-        header: dict[str, Any] = read_header(folder / "model.json", FORMAT, VERSION)
+        header: dict[str, Any] = read_header(folder / "model.json", FORMAT, VERSION, verify=verify)
         stored = read_tensors(folder / "model.safetensors")
         try:
             config = ModelConfig(**header["config"])
             _check_weights(config, stored)
             model = cls(config)
+            model.catalog = header["catalog"]
+            if not isinstance(model.catalog, str | None):
+                raise TypeError(f"its catalog is {model.catalog!r}")
             model.load_state_dict(stored, assign=True)  # mapped from the file, so that processes share its pages
         except InputError:
             raise

@@ -19,7 +19,7 @@ from reg4rec.evaluation import evaluate
 from reg4rec.infer import Recommender
 from reg4rec.infer.search import CORP_REGION, SearchConfig
 from reg4rec.settings import SEED_RANGE, SEEDS, check_settings, override
-from reg4rec.storage import new_header, read_header, write_json
+from reg4rec.storage import new_header, read_header, write_header
 from reg4rec.studies.corp_findings import CorpFindings, Row
 
 __all__ = ["CorpConfig", "corp", "rows_decoded"]
@@ -99,10 +99,10 @@ def corp(
                 report = evaluate(chosen, data, split, "standard", (K,), config.max_users, config.seed)
                 row, users = report.rows[0], report.card["users"]
                 measured[split][name] = {"users": users, **row.metrics, **row.extra}
-                write_json(path, measured)
+                write_header(path, measured)
     if not measured["timing"]:
         measured["timing"] = _timed(settings, _timed_histories(data, config), config)
-        write_json(path, measured)
+        write_header(path, measured)
     rows = [
         Row(
             name,

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reg4rec.comparison.table import markdown_table
-from reg4rec.storage import atomic_file, new_header, write_json
+from reg4rec.storage import atomic_file, new_header, write_header
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -49,7 +49,7 @@ class CorpFindings:
         """Write `corp.json`, `corp.md` and, with matplotlib, `corp.png`; `notes` tells if it was left out."""
         if reason := self._draw(folder / "corp.png"):
             self.notes.append(f"corp.png was left out: {reason}.")
-        write_json(folder / "corp.json", self.as_dict())
+        write_header(folder / "corp.json", self.as_dict())
         with atomic_file(folder / "corp.md") as fresh:
             fresh.write_text(self.markdown(), encoding="utf-8")
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from reg4rec.comparison.table import markdown_table
-from reg4rec.storage import atomic_file, new_header, write_json
+from reg4rec.storage import atomic_file, new_header, write_header
 
 __all__ = ["ColdStartFindings", "Row"]
 
@@ -37,7 +37,7 @@ class ColdStartFindings:
 
     def save(self, folder: Path) -> None:
         """Write `cold-start.json` and `cold-start.md`."""
-        write_json(folder / "cold-start.json", self.as_dict())
+        write_header(folder / "cold-start.json", self.as_dict())
         with atomic_file(folder / "cold-start.md") as fresh:
             fresh.write_text(self.markdown(), encoding="utf-8")
 

@@ -78,28 +78,29 @@ def write_report(findings: Sequence[Finding], out: Path) -> None:
 
 def _section(number: int, finding: Finding) -> tuple[str, str]:
     """The finding's title and its part of the page."""
-    title, text = _rendered(finding)
+    title, plain, text = _rendered(finding)
     picture = ""
     if finding.picture is not None:
         data = base64.b64encode(finding.picture).decode("ascii")
-        picture = f'<img src="data:image/png;base64,{data}" alt="{title}: the table as a picture">\n'
+        picture = f'<img src="data:image/png;base64,{data}" alt="{html.escape(plain)}: the table as a picture">\n'
     settings = {name: finding.header[name] for name in SHOWN if name in finding.header}
     details = f"<details><summary>Exact settings</summary><pre>{html.escape(to_json(settings))}</pre></details>\n"
     place = f'<p class="quiet">{html.escape(finding.place)}</p>\n'
     return title, f'<section id="f{number}">\n<h2>{title}</h2>\n{place}{text}{picture}{details}</section>\n'
 
 
-def _rendered(finding: Finding) -> tuple[str, str]:
-    """The first heading of a finding's Markdown, and the rest as HTML one level further down; raw HTML is escaped."""
+def _rendered(finding: Finding) -> tuple[str, str, str]:
+    """The first heading of a finding's Markdown as HTML and as text, and the rest as HTML one level further down."""
     markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
     markdown.add_render_rule("table_open", lambda *_: '<div class="table"><table>\n')
     markdown.add_render_rule("table_close", lambda *_: "</table></div>\n")
     tokens = markdown.parse(finding.text)
-    title = html.escape(finding.place)
+    title, plain = html.escape(finding.place), finding.place
     if tokens and tokens[0].type == "heading_open":
         title = markdown.renderer.render(tokens[1:2], markdown.options, {})
+        plain = "".join(child.content for child in tokens[1].children or [])
         tokens = tokens[3:]
     for token in tokens:
         if token.type in ("heading_open", "heading_close"):
             token.tag = f"h{int(token.tag[1]) + 1}"
-    return title, markdown.renderer.render(tokens, markdown.options, {})
+    return title, plain, markdown.renderer.render(tokens, markdown.options, {})

@@ -18,7 +18,7 @@ from reg4rec.evaluation import RecordedRanks, evaluate, gains, hit_ranks, paired
 from reg4rec.evaluation.protocol import ProtocolName
 from reg4rec.infer import Recommender
 from reg4rec.settings import SEED_RANGE, SEEDS, check_settings, override
-from reg4rec.storage import atomic_file, new_header, write_json
+from reg4rec.storage import atomic_file, new_header, write_header
 
 __all__ = ["RetrieverConfig", "RetrieverFindings", "Row", "retrievers"]
 
@@ -73,7 +73,7 @@ class RetrieverFindings:
 
     def save(self, folder: Path) -> None:
         """Write `retrievers.json` and `retrievers.md`."""
-        write_json(folder / "retrievers.json", self.as_dict())
+        write_header(folder / "retrievers.json", self.as_dict())
         with atomic_file(folder / "retrievers.md") as fresh:
             fresh.write_text(self.markdown(), encoding="utf-8")
 

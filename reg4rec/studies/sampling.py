@@ -16,7 +16,7 @@ from reg4rec.errors import InputError
 from reg4rec.model import Format
 from reg4rec.run import Run
 from reg4rec.settings import SEED_RANGE, SEEDS, check_settings, override
-from reg4rec.storage import atomic_file, new_header, write_json
+from reg4rec.storage import atomic_file, new_header, write_header
 from reg4rec.tokenizer import Tokenizer
 from reg4rec.train import PretrainConfig, pretrain
 from reg4rec.train.precision import COARSER, LadqConfig, LayerSample, classes_of, read_ladq
@@ -117,7 +117,7 @@ class SamplingFindings:
 
     def save(self, folder: Path) -> str | None:
         """Write `sampling.json`, `sampling.md` and `sampling.png`; the reason where the picture was left out."""
-        write_json(folder / "sampling.json", self.as_dict())
+        write_header(folder / "sampling.json", self.as_dict())
         with atomic_file(folder / "sampling.md") as fresh:
             fresh.write_text(self.markdown(), encoding="utf-8")
         return self._draw(folder / "sampling.png")

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from reg4rec.comparison.table import Spread, markdown_table
-from reg4rec.storage import atomic_file, new_header, write_json
+from reg4rec.storage import atomic_file, new_header, write_header
 
 __all__ = ["Measured", "Row", "VariantFindings", "compared"]
 
@@ -97,7 +97,7 @@ class VariantFindings:
         """Write `STUDY.json`, `STUDY.md` and, with matplotlib, `STUDY.png`; `notes` tells if that was left out."""
         if problem := self._draw(folder / f"{self.study}.png"):
             self.notes.append(f"{self.study}.png was left out: {problem}")
-        write_json(folder / f"{self.study}.json", self.as_dict())
+        write_header(folder / f"{self.study}.json", self.as_dict())
         with atomic_file(folder / f"{self.study}.md") as fresh:
             fresh.write_text(self.markdown(), encoding="utf-8")
 

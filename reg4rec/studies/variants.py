@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 
 from reg4rec import loop
-from reg4rec.checkpoints import newest_checkpoint, read_counters
+from reg4rec.checkpoints import training_seconds
 from reg4rec.comparison.compare import versions
 from reg4rec.data import Dataset, ItemCatalog
 from reg4rec.errors import InputError, TokenizerCollapseError
@@ -22,7 +22,7 @@ from reg4rec.infer import Recommender
 from reg4rec.recipes import RECIPES, Recipe
 from reg4rec.run import Run
 from reg4rec.settings import SEED_RANGE, SEEDS, check_settings, override
-from reg4rec.storage import new_header, read_header, read_tensors, to_json, write_json, write_tensors
+from reg4rec.storage import new_header, read_header, read_tensors, to_json, write_header, write_tensors
 from reg4rec.studies.questions import QUESTIONS, Variant
 from reg4rec.studies.variant_findings import Measured, VariantFindings, compared
 from reg4rec.train.align_stage import AlignStage
@@ -184,18 +184,18 @@ class _Job:
             "similarity": health.max_similarity,
             "decoded": recommender.config.num_steps or recommender.model.config.num_codebooks,
         }
-        write_json(self.path, new_header(FORMAT, VERSION, **self.settings, facts=facts))
+        header = new_header(FORMAT, VERSION, **self.settings, facts=facts)
+        write_header(self.path, header, ["ranks.safetensors"])
 
     def read(self) -> Measured:
         """What `measure` found."""
-        rank_B = read_tensors(self.path.with_name("ranks.safetensors"))["rank_B"].numpy()
-        return Measured(read_header(self.path, FORMAT, VERSION)["facts"], rank_B)
+        facts = read_header(self.path, FORMAT, VERSION)["facts"]
+        return Measured(facts, read_tensors(self.path.with_name("ranks.safetensors"))["rank_B"].numpy())
 
     def _seconds(self) -> float:
         """Time in training loops, validation included, of all stages."""
         runs = [self.folder(stage) for stage in self.settings if stage in ("tokenizer", "model", "aligned")]
-        newest = [newest_checkpoint(run) for run in runs]
-        return sum(read_counters(checkpoint)["seconds"] for checkpoint in newest if checkpoint is not None)
+        return training_seconds(runs)
 
     def _fitted(self) -> Recommender:
         """The row's recommender; stages that are finished are read."""

@@ -11,9 +11,19 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from reg4rec.data import ItemViews
+from reg4rec.data import ItemCatalog, ItemViews
+from reg4rec.data.fingerprint import fingerprint
 from reg4rec.errors import InputError
-from reg4rec.storage import atomic_folder, new_header, read_header, read_json, read_tensors, write_json, write_tensors
+from reg4rec.storage import (
+    atomic_folder,
+    new_header,
+    read_header,
+    read_json,
+    read_tensors,
+    write_header,
+    write_json,
+    write_tensors,
+)
 from reg4rec.tokenizer.config import TokenizerConfig
 from reg4rec.tokenizer.health import Health
 from reg4rec.tokenizer.kinds import build_quantizer
@@ -46,6 +56,10 @@ class Tokenizer:
     @property
     def num_items(self) -> int:
         return len(self.codes_IM)
+
+    def catalog(self, items: ItemCatalog) -> str:
+        """The sha256 of the ids of these items in their order and of the tokens: what a model is trained for."""
+        return fingerprint({"item_id": items.ids}, {"codes": self.codes_IM.numpy()}, {})
 
     def encode(self, vectors_BV: Tensor | npt.ArrayLike) -> Tensor:
         """codes_BM (int32): the nearest codewords of item vectors; InputError for another width or values not finite.
@@ -119,23 +133,28 @@ class Tokenizer:
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the tokenizer folder, replacing what was there."""
         with atomic_folder(folder, "tokenizer.json", ["*.safetensors"]) as fresh:
-            header = new_header(FORMAT, VERSION, vector_dim=self.views.dim, num_items=self.num_items)
-            write_json(fresh / "tokenizer.json", header | {"config": asdict(self.config), "card": self.card})
             write_json(fresh / "health.json", asdict(self.health) | {"warnings": warnings(self.health)})
             write_tensors(fresh / "tokens.safetensors", {"codes_IM": self.codes_IM, "quantized_IE": self.quantized_IE})
             write_tensors(fresh / f"{self.config.kind}.safetensors", self.quantizer.state_dict())
             self.views.save(fresh / "views")
+            header = new_header(FORMAT, VERSION, vector_dim=self.views.dim, num_items=self.num_items)
+            header |= {"config": asdict(self.config), "card": self.card}
+            files = ["health.json", "tokens.safetensors", f"{self.config.kind}.safetensors", "views/views.json"]
+            write_header(fresh / "tokenizer.json", header, files)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> "Tokenizer":
-        """The tokenizer that `save_pretrained` wrote; InputError for files that are damaged or do not fit together."""
+    def from_pretrained(cls, folder: str | Path, verify: bool = True) -> "Tokenizer":
+        """The tokenizer that `save_pretrained` wrote; InputError for files that are damaged or do not fit together.
+
+        `verify` False leaves the checksums of the files unread.
+        """
         folder = Path(folder)
-        header = read_header(folder / "tokenizer.json", FORMAT, VERSION)
+        header = read_header(folder / "tokenizer.json", FORMAT, VERSION, verify=verify)
         config, health, shape, card = _parse(folder, header)
         quantizer = _read_quantizer(folder / f"{config.kind}.safetensors", config, shape[1])
         width = quantizer.codebooks_MKE.shape[2]
         codes_IM, quantized_IE = _read_tokens(folder / "tokens.safetensors", shape[0], config, width)
-        views = ItemViews.load(folder / "views")
+        views = ItemViews.load(folder / "views", verify)
         if views.vectors_IV.shape != shape:
             raise InputError(
                 f"{folder / 'views'} holds vectors of shape {views.vectors_IV.shape} where {shape} was expected; "

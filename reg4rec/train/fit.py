@@ -12,13 +12,15 @@ from reg4rec.infer import Recommender, SearchConfig
 from reg4rec.model import Reg4RecModel
 from reg4rec.run import Run
 from reg4rec.settings import override
-from reg4rec.storage import read_json, write_json
+from reg4rec.storage import new_header, read_header, write_header
 from reg4rec.tokenizer import Tokenizer
 from reg4rec.train.calibration import calibrate
 from reg4rec.train.config import PretrainConfig
 from reg4rec.train.pretrain import pretrain
 
 __all__ = ["calibrated", "fit_recommender", "weights_of"]
+
+FORMAT, VERSION = "reg4rec-calibration", 1
 
 
 def fit_recommender(
@@ -57,12 +59,13 @@ def calibrated(recommender: Recommender, data: Dataset, max_users: int, run: Run
     kept = None if run.folder is None else run.folder / "calibration.json"
     choices = [field.name for field in fields(SearchConfig)]
     basis = fingerprint({}, weights_of(recommender.model), {"users": max_users, "seed": run.seed, "choices": choices})
-    known = read_json(kept) if kept is not None and run.resume and kept.exists() else {}
+    known = read_header(kept, FORMAT, VERSION) if kept is not None and run.resume and kept.exists() else {}
     if known.get("basis") == basis:
         return recommender.with_search(**asdict(SearchConfig.from_json(known["chosen"])))
     recommender, tried = calibrate(recommender, data, max_users=max_users, seed=run.seed)
     if kept is not None and distributed.is_first():
-        write_json(kept, {"basis": basis, "chosen": asdict(recommender.config), "tried": tried})
+        header = new_header(FORMAT, VERSION, basis=basis, chosen=asdict(recommender.config), tried=tried)
+        write_header(kept, header)
     return recommender
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from reg4rec import ops
-from reg4rec.checkpoints import newest_checkpoint, read_counters
+from reg4rec.checkpoints import newest_progress
 from reg4rec.errors import InputError
 from reg4rec.model import Format, Linear
 from reg4rec.settings import check_settings
@@ -344,8 +344,8 @@ def fp8_report(run: str | Path) -> dict[str, Fp8Counts]:
 
 
 def _controller_state(run: str | Path) -> dict[str, Any]:
-    newest = newest_checkpoint(Path(run))
-    return read_counters(newest).get("controller", {}) if newest is not None else {}
+    progress = newest_progress(Path(run))
+    return {} if progress is None else progress.controller
 
 
 def _read_state(state: dict[str, Any]) -> LadqState:

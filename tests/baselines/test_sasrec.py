@@ -21,6 +21,7 @@ from reg4rec.infer import Recommender
 from reg4rec.loop import LoopConfig
 from reg4rec.run import Run
 from reg4rec.train.item_loss import draw_negatives, sampled_softmax_loss
+from tests.artifacts import reseal
 
 CONFIG = SASRecConfig(
     dim=32,
@@ -162,7 +163,7 @@ def test_a_saved_model_comes_back(shop: SyntheticShop, sasrec: SASRec, tmp_path:
     header = json.loads((tmp_path / "saved" / "sasrec.json").read_text())
     del header["config"]["dim"]
     header["config"]["width"] = 3
-    (tmp_path / "saved" / "sasrec.json").write_text(json.dumps(header))
+    reseal(tmp_path / "saved" / "sasrec.json", header)
     with pytest.raises(InputError, match="does not hold a whole SASRec"):
         SASRec.from_pretrained(tmp_path / "saved")
 

@@ -9,6 +9,7 @@ import pytest
 
 from reg4rec.data import Dataset, ItemCatalog, Sequences, load_dataset
 from reg4rec.errors import InputError
+from tests.artifacts import reseal
 
 HISTORIES = [[0, 1, 2, 3], [4, 5], [3, 2, 1], [0]]
 
@@ -68,6 +69,10 @@ def test_a_folder_changed_by_hand_is_refused(tmp_path: Path) -> None:
     make_dataset().save(tmp_path / "a")
     make_dataset([[1, 1, 1]] * 4).save(tmp_path / "b")
     (tmp_path / "b" / "sequences.parquet").replace(tmp_path / "a" / "sequences.parquet")
+    with pytest.raises(InputError, match=r"sequences\.parquet is not the file that was saved with this folder"):
+        Dataset.load(tmp_path / "a")
+    assert np.array_equal(Dataset.load(tmp_path / "a", verify=False).sequences.items, np.ones(12))
+    reseal(tmp_path / "a" / "dataset.json")
     with pytest.raises(InputError, match="fingerprint"):
         Dataset.load(tmp_path / "a")
 

@@ -13,6 +13,7 @@ from reg4rec.data import Dataset, synthetic_shop
 from reg4rec.errors import InputError
 from reg4rec.model import ModelConfig, Reg4RecModel
 from reg4rec.storage import read_header, read_json, read_tensors, write_json, write_tensors
+from tests.artifacts import reseal
 
 
 @pytest.fixture(scope="module")
@@ -76,8 +77,7 @@ def test_hostile_safetensors_are_refused(tmp_path: Path, content: bytes) -> None
 )
 def test_a_dataset_header_of_wrong_types_is_refused(tmp_path: Path, data: Dataset, change: dict[str, Any]) -> None:
     data.save(tmp_path / "set")
-    header = read_json(tmp_path / "set" / "dataset.json")
-    write_json(tmp_path / "set" / "dataset.json", header | change)
+    reseal(tmp_path / "set" / "dataset.json", change)
     with pytest.raises(InputError):
         Dataset.load(tmp_path / "set")
 
@@ -98,6 +98,7 @@ def test_a_dataset_header_of_wrong_types_is_refused(tmp_path: Path, data: Datase
 def test_sequences_of_wrong_types_are_refused(tmp_path: Path, data: Dataset, table: dict[str, Any]) -> None:
     data.save(tmp_path / "set")
     pq.write_table(pa.table(table), tmp_path / "set" / "sequences.parquet")
+    reseal(tmp_path / "set" / "dataset.json")
     with pytest.raises(InputError):
         Dataset.load(tmp_path / "set")
 
@@ -105,6 +106,7 @@ def test_sequences_of_wrong_types_are_refused(tmp_path: Path, data: Dataset, tab
 def test_matrices_of_another_kind_in_a_folder_are_refused(tmp_path: Path, data: Dataset) -> None:
     data.with_vectors({"image": np.ones((15, 2))}).save(tmp_path / "set")
     write_tensors(tmp_path / "set" / "vectors.safetensors", {"image": torch.ones(15, 2, dtype=torch.float64)})
+    reseal(tmp_path / "set" / "dataset.json")
     with pytest.raises(InputError, match="stored as float32"):
         Dataset.load(tmp_path / "set")
 
@@ -126,7 +128,7 @@ def test_matrices_of_another_kind_in_a_folder_are_refused(tmp_path: Path, data: 
 def test_a_model_of_false_sizes_takes_no_memory(tmp_path: Path, change: dict[str, Any]) -> None:
     Reg4RecModel(ModelConfig(2, 4, 3, dim=8, num_heads=2, ffn_dim=8, num_blocks=1)).save_pretrained(tmp_path)
     header = read_json(tmp_path / "model.json")
-    write_json(tmp_path / "model.json", header | {"config": header["config"] | change})
+    reseal(tmp_path / "model.json", {"config": header["config"] | change})
     with pytest.raises(InputError):
         Reg4RecModel.from_pretrained(tmp_path)
 
@@ -135,5 +137,6 @@ def test_columns_of_one_name_are_refused(tmp_path: Path, data: Dataset) -> None:
     data.save(tmp_path / "set")
     twice = pa.table([pa.array([1]), pa.array([1]), pa.array([[0]])], names=["user_id", "user_id", "items"])
     pq.write_table(twice, tmp_path / "set" / "sequences.parquet")
+    reseal(tmp_path / "set" / "dataset.json")
     with pytest.raises(InputError, match="not a readable Parquet file"):
         Dataset.load(tmp_path / "set")

@@ -13,6 +13,7 @@ from reg4rec.data.shop import SyntheticShop
 from reg4rec.infer import Recommender
 from reg4rec.model import Reg4RecModel
 from reg4rec.tokenizer import Tokenizer
+from tests.artifacts import of_any_items
 
 
 @pytest.fixture(scope="module")
@@ -40,4 +41,4 @@ def numbered(recommender: Recommender, model: Reg4RecModel, tokenizer: Tokenizer
     """The same recommender of items whose ids are 1000, 1010 and so on."""
     table = recommender.items.table.set_column(0, "item_id", pa.array(np.arange(60) * 10 + 1000))
     catalog, search = ItemCatalog.from_table(table), asdict(recommender.config)
-    return Recommender(model, tokenizer, catalog, recommender.popularity_I, device="cpu", **search)
+    return Recommender(of_any_items(model), tokenizer, catalog, recommender.popularity_I, device="cpu", **search)

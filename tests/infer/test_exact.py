@@ -21,8 +21,9 @@ from reg4rec.infer.explain import explain
 from reg4rec.infer.histories import padded
 from reg4rec.infer.job import recommend_to_folder
 from reg4rec.model import Reg4RecModel
-from reg4rec.storage import new_header, read_json, read_tensors, write_json, write_tensors
+from reg4rec.storage import new_header, read_json, read_tensors, write_header, write_json, write_tensors
 from reg4rec.tokenizer import Tokenizer
+from tests.artifacts import reseal
 
 
 def brute_force(recommender: Recommender, histories: Sequences, filter_seen: bool, allowed_I: Tensor) -> Tensor:
@@ -182,9 +183,11 @@ def test_large_vectors_are_stored_and_mapped(
         ("norms_I", stored["norms_I"].double()),
     ):
         write_tensors(folder / "vectors.safetensors", {**stored, name: damaged})
+        reseal(folder / "recommender.json")
         with pytest.raises(InputError, match=r"vectors.safetensors does not hold the vectors of these items"):
             Recommender.from_pretrained(folder, device="cpu")
     write_tensors(folder / "vectors.safetensors", {name: stored[name] for name in stored if name != "largest"})
+    reseal(folder / "recommender.json")
     with pytest.raises(InputError, match=r"vectors.safetensors does not hold .*largest"):
         Recommender.from_pretrained(folder, device="cpu")
 
@@ -291,6 +294,6 @@ def test_a_manifest_of_another_version_or_a_damaged_one_is_refused(exact: Recomm
     write_json(tmp_path / "out" / "manifest.json", {"format": "reg4rec-recommendations", "version": 2})
     with pytest.raises(InputError, match="version"):
         recommend_to_folder(exact, users, tmp_path / "out", progress=False)
-    write_json(tmp_path / "out" / "manifest.json", new_header("reg4rec-recommendations", 3, job=3, parts=[]))
+    write_header(tmp_path / "out" / "manifest.json", new_header("reg4rec-recommendations", 3, job=3, parts=[]))
     with pytest.raises(InputError, match="incomplete or damaged"):
         recommend_to_folder(exact, users, tmp_path / "out", progress=False)

@@ -16,6 +16,7 @@ from reg4rec.data.shop import SyntheticShop
 from reg4rec.errors import InputError
 from reg4rec.infer import Explanation, Recommender, explain
 from reg4rec.infer.search import Living
+from tests.artifacts import of_any_items
 
 THETA = 0.02
 
@@ -183,7 +184,7 @@ def test_the_word_that_is_no_id_is_named(strict: Recommender, tmp_path: Path) ->
     table = strict.items.table
     numbered = table.set_column(table.column_names.index("item_id"), "item_id", [list(range(len(table)))])
     catalog = ItemCatalog.from_table(numbered, 2)
-    Recommender(strict.model, strict.tokenizer, catalog, device="cpu").save_pretrained(tmp_path)
+    Recommender(of_any_items(strict.model), strict.tokenizer, catalog, device="cpu").save_pretrained(tmp_path)
     words = ["explain", "--model", str(tmp_path), "--device", "cpu", "--items", "1", "seven", "3"]
     with contextlib.redirect_stderr(io.StringIO()) as said, pytest.raises(SystemExit, match="2"):
         main(words)

@@ -22,7 +22,7 @@ from reg4rec.errors import InputError
 from reg4rec.infer import Recommender, job
 from reg4rec.infer.job import plan_batches, recommend_to_folder
 from reg4rec.infer.users import UserFile
-from reg4rec.storage import held, new_header, write_json
+from reg4rec.storage import held, new_header, write_header
 from tests.infer.lists import check_lists
 
 TEXTS = pa.list_(pa.string())
@@ -59,7 +59,7 @@ def test_a_file_of_users_becomes_parts_and_a_summary(
     expected = recommender.recommend(histories, k=3, to="polars")
     assert table.schema == expected.schema
     assert (table["item_id"] == expected["item_id"]).to_numpy().mean() > 0.95
-    assert summary == json.loads((out / "summary.json").read_text())
+    assert summary.items() <= json.loads((out / "summary.json").read_text()).items()
     assert (summary["users"], summary["rejected"], summary["recommendations"]) == (31, 0, 93)
     assert sum(summary["sources"].values()) == 93
     assert summary["paths_pruned"] > 0
@@ -270,7 +270,7 @@ def test_a_folder_of_another_job_or_of_something_else_is_refused(
     with pytest.raises(InputError, match="holds files of something else"):
         recommend_to_folder(recommender, users, tmp_path, k=2)
     assert (tmp_path / ".draft.tmp").read_text() == "mine"
-    write_json(out / "manifest.json", new_header("reg4rec-recommendations", 3, job={}, parts=[3]))
+    write_header(out / "manifest.json", new_header("reg4rec-recommendations", 3, job={}, parts=[3]))
     with pytest.raises(InputError, match="incomplete or damaged"):
         recommend_to_folder(recommender, users, out, k=2)
     assert {name: data for name, data in contents(out).items() if name != "manifest.json"}.items() <= before.items()

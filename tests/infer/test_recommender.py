@@ -21,6 +21,7 @@ from reg4rec.kernels.beam_step import native
 from reg4rec.kernels.machine import native_problem
 from reg4rec.model import Reg4RecModel
 from reg4rec.tokenizer import Tokenizer
+from tests.artifacts import of_any_items
 from tests.infer.lists import check_lists, items_by_user, share
 from tests.isa import BF16_ISAS, selected_bf16, selected_isa
 
@@ -263,9 +264,8 @@ def test_items_that_share_all_tokens_all_come(
     codes_IM = tokenizer.codes_IM.clone()
     codes_IM[30:] = codes_IM[:30]
     popularity = np.arange(60)
-    paired = Recommender(
-        token_model, replace(tokenizer, codes_IM=codes_IM), shop.items, popularity, prune_threshold=None, device="cpu"
-    )
+    model, paired_tokens = of_any_items(token_model), replace(tokenizer, codes_IM=codes_IM)
+    paired = Recommender(model, paired_tokens, shop.items, popularity, prune_threshold=None, device="cpu")
     table = paired.recommend([["item1", "item2"], []], k=58, to="polars")
     check_lists(table, {0: ["item1", "item2"], 1: []}, 58, set(shop.items.ids.to_pylist()))
     exact = table.filter((pl.col("user_id") == 1) & (pl.col("source") == "path"))["item_id"].to_list()

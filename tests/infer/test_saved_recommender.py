@@ -22,8 +22,9 @@ from reg4rec.data.shop import SyntheticShop
 from reg4rec.errors import InputError
 from reg4rec.infer import Recommender
 from reg4rec.model import ModelConfig, Reg4RecModel
-from reg4rec.storage import read_tensors, write_json, write_tensors
+from reg4rec.storage import read_tensors, write_tensors
 from reg4rec.tokenizer import Tokenizer
+from tests.artifacts import reseal
 from tests.infer.lists import items_by_user
 
 
@@ -69,6 +70,7 @@ def test_a_large_index_is_stored_and_mapped(
         ("pair_offsets", torch.cat([stored["pair_offsets"][:1] + 5, stored["pair_offsets"][1:]])),
     ):
         write_tensors(tmp_path / "large" / "index.safetensors", {**stored, name: damaged})
+        reseal(tmp_path / "large" / "recommender.json")
         with pytest.raises(InputError, match="is not the index of these items"):
             Recommender.from_pretrained(tmp_path / "large", device="cpu")
     write_tensors(tmp_path / "large" / "index.safetensors", {"postings": stored["postings"]})
@@ -132,7 +134,7 @@ def test_folders_that_miss_a_part_are_named(damaged: Path, name: str, how: str) 
 )
 def test_headers_that_make_no_recommender_are_refused(damaged: Path, changes: dict[str, Any]) -> None:
     path = damaged / "recommender.json"
-    write_json(path, json.loads(path.read_text()) | changes)
+    reseal(path, changes)
     with pytest.raises(InputError):
         Recommender.from_pretrained(damaged)
 
@@ -140,7 +142,7 @@ def test_headers_that_make_no_recommender_are_refused(damaged: Path, changes: di
 def test_a_header_without_its_entries_is_refused(damaged: Path) -> None:
     header = json.loads((damaged / "recommender.json").read_text())
     for missing in ("search", "category_level", "trained_on"):
-        write_json(damaged / "recommender.json", {k: v for k, v in header.items() if k != missing})
+        reseal(damaged / "recommender.json", header, without=[missing])
         with pytest.raises(InputError, match=f"does not hold a whole recommender: '{missing}'"):
             Recommender.from_pretrained(damaged)
 
@@ -173,6 +175,7 @@ def test_parts_that_do_not_fit_together_are_refused(
         Recommender(model, tokenizer, shop.items, device="cpu", wings=2)
     short = {"popularity": torch.ones(7, dtype=torch.int64), "removed": torch.empty(0, dtype=torch.int64)}
     write_tensors(damaged / "items.safetensors", short)
+    reseal(damaged / "recommender.json")
     with pytest.raises(InputError, match="popularity"):
         Recommender.from_pretrained(damaged)
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from reg4rec.errors import InputError
 from reg4rec.model import HistoryLayout, ModelConfig, PathCache, Reg4RecModel
 from reg4rec.model.layers import DecoderBlock
+from tests.artifacts import reseal
 
 CONFIG = ModelConfig(
     num_codebooks=3,
@@ -368,7 +369,7 @@ def test_damaged_model_folders_are_named(tmp_path: Path) -> None:
     header = json.loads((tmp_path / "model.json").read_text())
 
     def refused(message: str, **changes: object) -> None:
-        (tmp_path / "model.json").write_text(json.dumps({**header, **changes}))
+        reseal(tmp_path / "model.json", {**header, **changes})
         with pytest.raises(InputError, match=message):
             Reg4RecModel.from_pretrained(tmp_path)
 

@@ -16,7 +16,7 @@ from reg4rec.errors import InputError
 from reg4rec.evaluation import evaluate
 from reg4rec.infer import Recommender
 from reg4rec.model import ModelConfig, Reg4RecModel
-from reg4rec.storage import read_json, write_json
+from reg4rec.storage import read_json, write_header
 from reg4rec.studies import CorpConfig, CorpFindings, corp
 from reg4rec.studies.corp import rows_decoded
 from reg4rec.tokenizer import Tokenizer
@@ -87,7 +87,7 @@ def test_what_is_finished_is_not_measured_again(
 ) -> None:
     measured = read_json(folder / "measured.json")
     lost = measured["test"].pop("0.1")
-    write_json(folder / "measured.json", measured)
+    write_header(folder / "measured.json", measured)
     splits = []
 
     def counted(*arguments: Any) -> Any:

@@ -22,6 +22,7 @@ from reg4rec.tokenizer.losses import residual_loss
 from reg4rec.tokenizer.product import ProductQuantizer, balanced_rotation, fit_product
 from reg4rec.tokenizer.residual import ResidualQuantizer
 from reg4rec.tokenizer.stage import TokenizerStage
+from tests.artifacts import reseal
 
 BASELINES = [kind for kind in get_args(Kind) if kind != "mpq"]
 
@@ -204,7 +205,7 @@ def test_a_folder_from_before_there_were_kinds_is_mpq(tokenizer: Tokenizer, tmp_
     tokenizer.save_pretrained(tmp_path)
     header = json.loads((tmp_path / "tokenizer.json").read_text())
     del header["config"]["kind"], header["config"]["collision_token"]
-    (tmp_path / "tokenizer.json").write_text(json.dumps(header))
+    reseal(tmp_path / "tokenizer.json", header)
     assert Tokenizer.from_pretrained(tmp_path).config == tokenizer.config
 
 

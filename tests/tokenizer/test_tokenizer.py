@@ -12,6 +12,7 @@ from reg4rec.data import Dataset
 from reg4rec.errors import InputError
 from reg4rec.storage import read_tensors, write_tensors
 from reg4rec.tokenizer import Tokenizer
+from tests.artifacts import reseal
 
 
 @pytest.fixture
@@ -99,6 +100,7 @@ def test_files_that_do_not_fit_together_are_named(folder: Path) -> None:
         ({"codes_IM": tokens["codes_IM"] + 1}, "outside 0 to 15"),
     ):
         write_tensors(folder / "tokens.safetensors", tokens | wrong)
+        reseal(folder / "tokenizer.json")
         with pytest.raises(InputError, match=words):
             Tokenizer.from_pretrained(folder)
 
@@ -106,7 +108,7 @@ def test_files_that_do_not_fit_together_are_named(folder: Path) -> None:
 def test_weights_of_another_size_are_named(folder: Path) -> None:
     header = json.loads((folder / "tokenizer.json").read_text())
     header["config"]["hidden_dim"] = 33
-    (folder / "tokenizer.json").write_text(json.dumps(header))
+    reseal(folder / "tokenizer.json", header)
     with pytest.raises(InputError, match="decoder_in_EH"):
         Tokenizer.from_pretrained(folder)
 
@@ -114,6 +116,6 @@ def test_weights_of_another_size_are_named(folder: Path) -> None:
 def test_an_incomplete_header_is_named(folder: Path) -> None:
     header = json.loads((folder / "tokenizer.json").read_text())
     del header["config"]["floors"]
-    (folder / "tokenizer.json").write_text(json.dumps(header))
+    reseal(folder / "tokenizer.json", header)
     with pytest.raises(InputError, match="floors"):
         Tokenizer.from_pretrained(folder)

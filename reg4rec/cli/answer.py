@@ -27,7 +27,7 @@ from reg4rec.ops import BackendError
 from reg4rec.recipes import Recipe, recipe_named
 from reg4rec.studies import QUESTIONS
 
-__all__ = ["main"]
+__all__ = ["run"]
 
 ABOUT_DATA = "Fetch a public dataset or prepare your own."
 ABOUT_STUDIES = "Experiments that answer one question each."
@@ -53,8 +53,8 @@ SHARED = (Fit, Tokenize, Pretrain, Align, Evaluate)
 """Commands that several processes run as one."""
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one command; exit 2 with one sentence on a mistake of the user, 130 when interrupted.
+def run(arguments: Sequence[str] | None = None) -> None:
+    """Run one command; exit 2 with one sentence on a mistake of the user.
 
     Where the reader of the output goes away (`| head`), exit 141 without a word.
     """
@@ -83,9 +83,6 @@ def _answer(words: Sequence[str]) -> None:
         reason = f"{error.filename} cannot be used: {error.strerror}"
         print(f"reg4rec: {reason}; mend its permissions, or give another file or folder", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("reg4rec: interrupted; run the same command again to go on from the last checkpoint", file=sys.stderr)
-        sys.exit(130)
 
 
 def _command(recipe: Recipe) -> Any:
