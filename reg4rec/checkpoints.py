@@ -258,8 +258,8 @@ def restore(run: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> P
             continue
         distributed.barrier()  # all have read
         if distributed.is_first():
-            for other, error in damaged.items():
-                warnings.warn(f"{error}; training goes on from {folder.name}, the one before", stacklevel=2)
+            for other, reason in damaged.items():
+                warnings.warn(f"{reason}; training goes on from {folder.name}, the one before", stacklevel=2)
                 shutil.rmtree(other)
             if progress.best_epoch >= 0:
                 with atomic_file(run / BEST) as fresh:
@@ -267,8 +267,8 @@ def restore(run: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> P
         distributed.barrier()
         return progress
     if damaged:
-        error = next(iter(damaged.values()))
-        raise InputError(f"{error}; no other checkpoint can be read, so start over with resume off") from None
+        reason = next(iter(damaged.values()))
+        raise InputError(f"{reason}; no other checkpoint can be read, so start over with resume off") from None
     return None
 
 

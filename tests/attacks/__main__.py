@@ -1,0 +1,45 @@
+"""The whole campaign: `python -m tests.attacks --kills 500 --mutations 5000 --calls 200000 --out reliability.json`.
+
+Prints what was done as JSON and ends with 1 where a fault was found, in words and with the seed that shows it again.
+"""
+
+import argparse
+import json
+import os
+import platform
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from reg4rec.storage import write_json
+from tests.attacks import answers, kills, mutations
+from tests.attacks.workload import Material
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(prog="python -m tests.attacks", description=__doc__)
+    for name, standard in (("kills", 500), ("mutations", 5000), ("threads", 4000), ("seed", 0)):
+        options.add_argument(f"--{name}", type=int, default=standard)
+    options.add_argument("--out", type=Path)
+    asked = options.parse_args()
+    torch.set_num_threads(1)
+    found = {}
+    with Material.made() as material:
+        for name, attack in (
+            ("answers", lambda: answers.attack(material, asked.threads, asked.threads // 100, asked.seed)),
+            ("mutations", lambda: mutations.attack(material, asked.mutations, asked.seed)),
+            ("kills", lambda: kills.attack(material, asked.kills, asked.seed)),
+        ):
+            began = time.monotonic()
+            found[name] = {"seed": asked.seed, **attack(), "seconds": round(time.monotonic() - began)}
+            print(json.dumps({name: found[name]}, indent=1), flush=True)
+    if asked.out is not None:
+        about = {"machine": platform.machine(), "cores": os.cpu_count(), "torch": torch.__version__}
+        write_json(asked.out, {**about, **found})
+    sys.exit(any(part["faults"] for part in found.values()))
+
+
+if __name__ == "__main__":
+    main()
