@@ -19,9 +19,8 @@ from reg4rec.errors import InputError, TokenizerCollapseError
 from reg4rec.storage import (
     atomic_file,
     atomic_folder,
-    check_place,
+    check_own,
     check_replaceable,
-    is_temporary,
     new_header,
     read_header,
     read_json,
@@ -60,24 +59,19 @@ CONTENTS = {
 
 
 def open_folder(out: Path, settings: Mapping[str, Any], resume: bool) -> None:
-    """Make `out` the run folder of these settings; InputError if, with `resume`, it is that of others.
+    """Make `out` the run folder of these settings; InputError if, with `resume`, a run of others was begun there.
 
     Without `resume` the run starts over, and nothing stays of the one that was there; that must be of the same stage.
     """
-    if out.exists() and not out.is_dir():
-        raise InputError(f"{out} was to become a run folder, but a file of that name is there; choose another name")
+    check_own(out, ["config.json"])
     path = out / "config.json"
     stored = read_settings(out) if path.exists() else None
-    check_place(out)
-    others = sorted(entry.name for entry in out.iterdir() if not is_temporary(entry)) if out.is_dir() else []
-    if stored is None and others:
-        raise InputError(
-            f"{out} is no run folder, but holds other files ({', '.join(others[:3])}); choose another or a new folder"
-        )
     stage = settings.get("stage", "tokenizer")
     if stored is not None and (other := stored.get("stage", "tokenizer")) != stage:
         raise InputError(f"{out} holds a run of {other}, not of {stage}; choose another folder")
-    found = stored if resume and stored is not None else settings
+    result = RESULTS.get(stage)
+    begun = bool(_checkpoints(out)) or (result is not None and (out / result).exists())
+    found = stored if resume and begun and stored is not None else settings
     differing = sorted(k for k in found.keys() | settings.keys() if found.get(k) != settings.get(k))
     if differing:
         raise InputError(
@@ -85,14 +79,12 @@ def open_folder(out: Path, settings: Mapping[str, Any], resume: bool) -> None:
             "choose another folder, the same settings, or start over with resume off"
         )
     starts_over = stored is not None and not resume
-    result = RESULTS.get(stage) if starts_over else None
-    if result is not None and not (out / result).is_symlink():
+    if starts_over and result is not None and not (out / result).is_symlink():
         check_replaceable((out / result).resolve(), f"{result}.json", CONTENTS[result])
     distributed.barrier()  # all have looked
     if distributed.is_first():
         sweep(out)
-        if (out / "checkpoints").is_dir():
-            sweep(out / "checkpoints")
+        sweep(out / "checkpoints")
         (out / "failure.json").unlink(missing_ok=True)
         if starts_over:
             _remove_results(out, result)

@@ -20,15 +20,13 @@ from reg4rec.infer import Recommender, SearchConfig
 from reg4rec.loop import LoopConfig
 from reg4rec.run import Run
 from reg4rec.settings import check_same_recipe, differences, override
-from reg4rec.storage import new_header, read_header, read_json, to_json, write_header
+from reg4rec.storage import check_own, new_header, read_header, read_json, to_json, write_header
 from reg4rec.tokenizer import TokenizerConfig, fit_tokenizer, suggested_codebook_size
 from reg4rec.train import AlignConfig, PretrainConfig, align, fit_recommender
 
 __all__ = ["RECIPES", "Recipe", "RecipeName", "fit", "fit_and_evaluate", "recipe_named"]
 
 FORMAT, VERSION = "reg4rec-fit", 1
-MADE = ("data", "tokenizer", "model", "aligned", "recommender", "metrics.json")
-"""What a fit makes of its folder, beside fit.json, which says whose it is."""
 
 RecipeName = Literal["default", "paper"]
 
@@ -234,9 +232,7 @@ def _open(folder: Path, data: Dataset, settings: dict[str, Any], resume: bool) -
     """Make `folder` the one of this fit, with its data; InputError if it holds something else."""
     path = folder / "fit.json"
     wanted = json.loads(to_json({"dataset": data.card["fingerprint"], **settings}))
-    taken = sorted(name for name in MADE if (folder / name).exists())
-    if not path.exists() and taken:
-        raise InputError(f"{folder} is not of a fit, but holds {taken[0]}, which would be lost; choose another folder")
+    check_own(folder, ["fit.json"])
     found = read_header(path, FORMAT, VERSION) if path.exists() else wanted
     differing = [name for key, value in wanted.items() for name in differences(key, found.get(key), value)]
     if differing and resume:
@@ -266,8 +262,6 @@ def _start_over(folder: Path) -> None:
     for stage in ("tokenizer", "model", "aligned"):
         if (folder / stage / "config.json").exists():
             open_folder(folder / stage, read_settings(folder / stage), resume=False)
-            if distributed.is_first():
-                (folder / stage / "config.json").unlink()
     if distributed.is_first():
         (folder / "metrics.json").unlink(missing_ok=True)
     distributed.barrier()

@@ -37,6 +37,7 @@ __all__ = [
     "atomic_file",
     "atomic_folder",
     "check_file",
+    "check_own",
     "check_place",
     "check_replaceable",
     "explained",
@@ -144,7 +145,7 @@ def sweep(folder: Path, name: str = "") -> None:
 
     A folder that was to be replaced and lost its name gets it back.
     """
-    if fcntl is None:
+    if fcntl is None or not folder.is_dir():
         return
     with os.scandir(folder) as entries:
         found = [
@@ -210,6 +211,20 @@ def check_place(path: Path) -> None:
     path = path.resolve()
     if path == Path.cwd() or path in Path.cwd().parents or path == path.parent:
         raise InputError(f"{path} is where you are, or holds it; give the name of a folder in it")
+
+
+def check_own(path: Path, own: Sequence[str]) -> None:
+    """InputError for a folder that is no place for results: see `check_place`, or full of other files than `own`.
+
+    Where one file that the patterns `own` allow is there, those beside it are the user's and stay.
+    """
+    check_place(path)
+    file = next((place for place in (path, *path.parents) if place.is_file()), None)
+    if file is not None:
+        raise InputError(f"{path} was to become a folder, but {file} is a file; choose another name")
+    names = sorted(entry.name for entry in path.iterdir() if not is_temporary(entry)) if path.is_dir() else []
+    if names and not any(fnmatch(name, pattern) for name in names for pattern in own):
+        raise InputError(f"{path} holds other files ({', '.join(names[:3])}); choose a new folder, or one of this kind")
 
 
 def check_replaceable(path: Path, mark: str, own: Sequence[str]) -> None:

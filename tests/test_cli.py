@@ -6,8 +6,10 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -220,7 +222,7 @@ def test_a_finished_stage_run_again_gives_the_same(chain: Chain) -> None:
             "tokens are of the recipe 'default', these settings of 'paper'",
         ),
         ("fit --data ROOT/data --out ROOT/new --items ROOT/goods.csv", "no file; --items and the names of columns"),
-        (f"fit --data ROOT/clicks.csv --out ROOT/mpq {COLUMNS}", "mpq is not of a fit, but holds tokenizer"),
+        (f"fit --data ROOT/clicks.csv --out ROOT/mpq {COLUMNS}", "mpq holds other files ("),
         (f"{PRETRAIN} --seed 3", "holds a run with other settings (seed differ)"),
         (f"{PRETRAIN} --out ROOT/new --seed=-1", "--seed is -1; it must be from 0 to 2147483647"),
         (
@@ -455,3 +457,92 @@ def test_what_the_system_refuses_is_one_sentence(
     with pytest.raises(SystemExit, match="2"):
         main(["tokenize", "--data", "theirs", "--out", "o"])
     assert capsys.readouterr().err.startswith(f"reg4rec: theirs cannot be used: {error.strerror}; mend its")
+
+
+WRITERS = (
+    f"data prepare ROOT/clicks.csv --out OUT {COLUMNS}",
+    f"fit --data ROOT/clicks.csv --out OUT {COLUMNS}",
+    "demo --out OUT",
+    f"tokenize --data ROOT/data --out OUT {SMALL_TOKENIZER}",
+    f"{PRETRAIN} --out OUT",
+    "align --model ROOT/run/recommender --data ROOT/data --out OUT",
+    f"{RECOMMEND} --input ROOT/users.parquet --output OUT",
+    f"{EVALUATE} --max-users 5 --out OUT",
+    "explain --model ROOT/run/recommender --items item1 --html OUT",
+    "report ROOT/study --out OUT",
+    "compare --data ROOT/data --out OUT --methods popularity --seeds 0",
+    "study corp --model ROOT/run/recommender --data ROOT/data --out OUT",
+    "study retrievers --models ROOT/run/recommender --data ROOT/data --out OUT",
+    "study cold-start --data ROOT/data --out OUT",
+    "study sampling --data ROOT/data --tokens ROOT/mpq/tokenizer --out OUT",
+    "study sizes --data ROOT/data --out OUT",
+)
+
+
+@pytest.mark.parametrize("command", WRITERS, ids=lambda command: " ".join(command.split()[:2]))
+def test_no_command_writes_where_others_keep_their_files(
+    command: str, chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not into the root, the present folder or one above it, and not among foreign files, nor over them."""
+    here = tmp_path / "mine" / "below"
+    here.mkdir(parents=True)
+    (here / "notes.txt").write_text("mine")
+    monkeypatch.chdir(here)
+    (chain.root / "study").mkdir(exist_ok=True)
+    for name in ("compare.json", "compare.md"):
+        (chain.root / "study" / name).write_text('{"format": "reg4rec-comparison"}')
+    root = sorted(entry.name for entry in Path("/").iterdir())
+    for out in ("/", ".", "..", str(here), "notes.txt/in"):
+        with pytest.raises(SystemExit, match="2"):
+            main([word.replace("OUT", out) for word in words(command, chain.root)])
+        said = capsys.readouterr().err.splitlines()[-1]
+        assert re.search(
+            r"is where you are|holds other files|a folder of that name is there|is a file; choose|is not a folder; choose|a file is in its way",
+            said,
+        ), said
+    assert [path.name for path in here.parent.rglob("*")] == ["below", "notes.txt"]
+    assert (here / "notes.txt").read_text() == "mine"
+    assert sorted(entry.name for entry in Path("/").iterdir()) == root
+
+
+@pytest.mark.parametrize(("number", "word"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")])
+@pytest.mark.parametrize("seconds", [0.3, 3.0], ids=["while it imports", "while it runs"])
+def test_a_stopped_process_says_one_sentence_and_leaves_no_litter(
+    number: signal.Signals, word: str, seconds: float, chain: Chain, tmp_path: Path
+) -> None:
+    command = f"tokenize --data ROOT/data --out {tmp_path / 'out'} {SMALL_TOKENIZER} --epochs 100000"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    call = [sys.executable, "-c", "import reg4rec.cli as c; print('on', flush=True); c.main()"]
+    process = subprocess.Popen(
+        [*call, *words(command, chain.root)], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "on\n"
+    time.sleep(seconds)
+    process.send_signal(number)
+    said = process.communicate()[1]
+    assert process.returncode == 128 + number, said
+    assert said.splitlines()[-1] == f"reg4rec: {word}; run the same command again to go on from the last checkpoint"
+    assert "Traceback" not in said
+    assert not list(tmp_path.rglob(".*"))
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (MemoryError(), "memory ran out; "),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"), "memory ran out; "),
+        (RuntimeError("can't start new thread"), "the system allows no further thread; "),
+    ],
+    ids=str,
+)
+def test_the_end_of_memory_or_threads_is_one_sentence(
+    error: Exception, sentence: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def exhausted(path: Path) -> None:
+        raise error
+
+    monkeypatch.setattr(Path, "is_dir", exhausted)
+    with pytest.raises(SystemExit, match="2"):
+        main(["tokenize", "--data", "mine", "--out", "o"])
+    assert capsys.readouterr().err.startswith(f"reg4rec: {sentence}")

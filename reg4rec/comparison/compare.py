@@ -19,11 +19,12 @@ from reg4rec.data import Dataset
 from reg4rec.errors import InputError
 from reg4rec.evaluation import evaluate
 from reg4rec.settings import differences, override
-from reg4rec.storage import new_header, read_header, write_header
+from reg4rec.storage import check_own, new_header, read_header, write_header
 
 __all__ = ["compare", "versions"]
 
 FORMAT, VERSION = "reg4rec-comparison-run", 2
+OWN = ("runs", "compare.*")
 
 
 def compare(
@@ -42,6 +43,7 @@ def compare(
     """
     config = override(config or CompareConfig(), overrides)
     out = Path(out)
+    check_own(out, OWN)
     results: dict[tuple[str, str], dict[int, dict[str, Any]]] = {}
     for name in config.methods:
         for seed in config.seeds if METHODS[name].seeded else (0,):

@@ -27,9 +27,9 @@ from reg4rec.infer.table import Results, results_arrow
 from reg4rec.infer.users import UserFile, UserPart
 from reg4rec.storage import (
     atomic_file,
+    check_own,
     explained,
     held,
-    is_temporary,
     new_header,
     read_header,
     sha256_of,
@@ -320,8 +320,7 @@ def _open_folder(out: Path, job: Job, resume: bool) -> dict[str, dict[str, Any]]
     """The finished parts in `out`, by file name; InputError if it holds another job or other files."""
     manifest = out / "manifest.json"
     if not manifest.exists():
-        if not all(map(is_temporary, out.iterdir())):
-            raise InputError(f"{out} holds files of something else; choose an empty folder or another name")
+        check_own(out, [manifest.name])
         sweep(out)  # a first manifest that was not finished
         _write_manifest(out, job, [])
         return {}

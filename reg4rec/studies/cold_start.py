@@ -19,6 +19,7 @@ from reg4rec.settings import override
 from reg4rec.studies.config import ColdStartConfig
 from reg4rec.studies.findings import ColdStartFindings, Row
 from reg4rec.studies.held_out import Cases, HeldOut, hold_out
+from reg4rec.studies.place import check_study_folder
 from reg4rec.studies.text_neighbor import TextNeighbor
 from reg4rec.tokenizer import Tokenizer
 
@@ -41,6 +42,7 @@ def cold_start(
     InputError where they have other settings. `overrides` replace fields of `config` by name, `seed=1` for example.
     """
     config, out = override(config or ColdStartConfig(), overrides), Path(out)
+    check_study_folder(out)
     run = Run(out, config.seed, device)
     held = hold_out(data, config.items, config.users, config.seed)
     recommender = config.reg4rec.fit(held.seen, run)

@@ -21,6 +21,7 @@ from reg4rec.infer.search import CORP_REGION, SearchConfig
 from reg4rec.settings import SEED_RANGE, SEEDS, check_settings, override
 from reg4rec.storage import new_header, read_header, write_header
 from reg4rec.studies.corp_findings import CorpFindings, Row
+from reg4rec.studies.place import check_study_folder
 
 __all__ = ["CorpConfig", "corp", "rows_decoded"]
 
@@ -76,6 +77,7 @@ def corp(
     Paper: CORP, stated (theta), D10.
     """
     config, out = override(config or CorpConfig(), overrides), Path(out)
+    check_study_folder(out)
     if recommender.model.category_head is None:
         raise InputError("the recommender predicts no categories, so CORP has nothing to compare")
     recommender = recommender.with_search(retriever="paths")

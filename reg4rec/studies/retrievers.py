@@ -19,6 +19,7 @@ from reg4rec.evaluation.protocol import ProtocolName
 from reg4rec.infer import Recommender
 from reg4rec.settings import SEED_RANGE, SEEDS, check_settings, override
 from reg4rec.storage import atomic_file, new_header, write_header
+from reg4rec.studies.place import check_study_folder
 
 __all__ = ["RetrieverConfig", "RetrieverFindings", "Row", "retrievers"]
 
@@ -124,6 +125,7 @@ def retrievers(
     Paper: CORP, and item-level score, ours, D11.
     """
     config = override(config or RetrieverConfig(), overrides)
+    check_study_folder(Path(out))
     if not recommenders or not all(one.model.scores_items for one in recommenders):
         raise InputError("a model without item scores has one retriever; give recommenders that score items")
     thetas = config.thetas if all(one.model.category_head is not None for one in recommenders) else ()

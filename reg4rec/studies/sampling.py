@@ -17,6 +17,7 @@ from reg4rec.model import Format
 from reg4rec.run import Run
 from reg4rec.settings import SEED_RANGE, SEEDS, check_settings, override
 from reg4rec.storage import atomic_file, new_header, write_header
+from reg4rec.studies.place import check_study_folder
 from reg4rec.tokenizer import Tokenizer
 from reg4rec.train import PretrainConfig, pretrain
 from reg4rec.train.precision import COARSER, LadqConfig, LayerSample, classes_of, read_ladq
@@ -166,6 +167,7 @@ def sampling(
     must be frequent enough to catch phase changes).
     """
     config, out = override(config or SamplingConfig(), overrides), Path(out)
+    check_study_folder(out)
     everything_fp32 = LadqConfig(sample_every=config.every, decay=0.0, fp32_share=1.0, fp8_share=0.0, slowdown=1e9)
     settings = replace(config.pretrain, precision="ladq", ladq=everything_fp32)
     pretrain(data, tokenizer, settings, Run(out / "run", config.seed, device))

@@ -23,6 +23,7 @@ from reg4rec.recipes import RECIPES, Recipe
 from reg4rec.run import Run
 from reg4rec.settings import SEED_RANGE, SEEDS, check_settings, override
 from reg4rec.storage import new_header, read_header, read_tensors, to_json, write_header, write_tensors
+from reg4rec.studies.place import check_study_folder
 from reg4rec.studies.questions import QUESTIONS, Variant
 from reg4rec.studies.variant_findings import Measured, VariantFindings, compared
 from reg4rec.train.align_stage import AlignStage
@@ -75,6 +76,7 @@ def study_variants(
     `overrides` replace fields of `config`. InputError for a question or rows that there are none of.
     """
     config, out = override(config or VariantConfig(), overrides), Path(out)
+    check_study_folder(out)
     if name not in QUESTIONS:
         raise InputError(f"there is no study {name!r} of variants; the studies are {', '.join(QUESTIONS)}")
     question = QUESTIONS[name]

@@ -20,6 +20,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 
 from reg4rec.cli import main
 from reg4rec.data import synthetic_shop
@@ -87,8 +88,17 @@ class Task:
         main(self.words.format(m=material.folder, o=out).split())
 
 
-for _module in ("polars", "tqdm.auto", "sklearn.feature_extraction.text", "sklearn.cluster", "matplotlib.pyplot"):
-    importlib.import_module(_module)  # which commands import when they need them
+def _import_all() -> None:
+    """What commands import when they first need it, PyTorch's optimizers some seconds of it."""
+    for name in ("polars", "tqdm.auto", "sklearn.feature_extraction.text", "sklearn.cluster", "matplotlib.pyplot"):
+        importlib.import_module(name)
+    layer = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.AdamW(layer.parameters(), fused=True)
+    layer(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+
+
+_import_all()
 
 TASKS = {
     "prepare": Task("data prepare {m}/clicks.csv --items {m}/items.csv --categories category --out {o}/data"),
@@ -133,12 +143,12 @@ class Ended:
 
 def child(work: Callable[[], None], killed_after: float | None = None, patience: float = 120.0) -> Ended:
     """Do some work in a forked process, which has all modules already; it can be killed after some seconds."""
-    said = Path(tempfile.mkstemp(prefix="reg4rec-said-")[1])
+    descriptor, name = tempfile.mkstemp(prefix="reg4rec-said-")
+    said = Path(name)
     process = os.fork()
     if process == 0:
         status = 1
         try:
-            descriptor = os.open(said, os.O_WRONLY)
             for stream in (1, 2):
                 os.dup2(descriptor, stream)
             sys.stdout, sys.stderr = (io.TextIOWrapper(os.fdopen(stream, "wb")) for stream in (1, 2))
@@ -153,6 +163,7 @@ def child(work: Callable[[], None], killed_after: float | None = None, patience:
             sys.stderr.flush()
         finally:
             os._exit(status)
+    os.close(descriptor)
     try:
         return Ended(_wait(process, killed_after, patience), said.read_text(errors="replace"))
     finally:

@@ -1,0 +1,16 @@
+"""The folder that studies share: each writes its findings there under its own name, and its fits below."""
+
+from pathlib import Path
+
+from reg4rec.storage import check_own
+from reg4rec.studies.questions import QUESTIONS
+
+__all__ = ["check_study_folder"]
+
+FITS = ("fits", "run", "measured.json", "tokenizer", "model", "sasrec")
+NAMES = ("cold-start", "corp", "retrievers", "sampling", *QUESTIONS)
+
+
+def check_study_folder(out: Path) -> None:
+    """InputError for a folder that holds files, and none of a study."""
+    check_own(out, [*FITS, *(f"{name}.*" for name in NAMES)])
