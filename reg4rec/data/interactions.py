@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -14,23 +13,28 @@ import pyarrow.compute as pc
 
 from reg4rec.data.catalog import ItemCatalog
 from reg4rec.data.dataset import Dataset
+from reg4rec.data.frames import is_frame
+from reg4rec.data.hints import matrix_hints
 from reg4rec.data.lines import BadLines, file_kind
 from reg4rec.data.matrices import KeyedMatrix, Matrix, check_matrix, match_rows, read_matrix
 from reg4rec.data.prepared import read_sequence_log
 from reg4rec.data.sequences import Sequences
-from reg4rec.errors import InputError
+from reg4rec.errors import InputError, warn
 
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["assemble", "k_core", "read_interactions"]
+__all__ = ["assemble", "k_core", "losses", "read_interactions"]
 
 Int64 = npt.NDArray[np.int64]
 
+FEW_TIES, IN_ORDER = 20, 0.9
+"""Equal times in the order of ids are told of from so many on, if so large a share of them is in order."""
+
 
 def read_interactions(
-    interactions: str | Path,
-    items: str | Path | None = None,
+    interactions: Any,
+    items: Any = None,
     *,
     user: str = "user_id",
     item: str = "item_id",
@@ -38,35 +42,47 @@ def read_interactions(
     title: str | None = None,
     brand: str | None = None,
     categories: str | None = None,
-    min_interactions: int = 5,
+    items_id: str | None = None,
+    min_interactions: int = 1,
+    clicked_only: bool = False,
     vectors: Mapping[str, Matrix] | None = None,
     name: str | None = None,
     max_malformed: int = 10,
 ) -> Dataset:
     """A dataset from Parquet, CSV, TSV, JSONL or RecBole files (text files perhaps gzipped), or lists of items (.txt).
 
+    Both sources may also be a folder or a pattern ("clicks/part-*.csv") of such files, or a table: a pandas or polars
+    DataFrame, an Arrow table, a dictionary of columns.
+
     `user`, `item`, `time` name the columns of the interactions; `time=None` takes the rows as oldest first. `title`,
-    `brand`, `categories` name columns of the items file (by default the columns of those names, where present);
-    categories are lists, or text separated by "|" or ">". `vectors` are Parquet files keyed by `item`, or matrices
-    and .npy files whose rows follow the items file. A .txt file has lines `user item item ...`, oldest first.
+    `brand`, `categories` name columns of the items (by default the columns of those names, where present), `items_id`
+    that of their ids (by default `item`, else "item_id"); categories are lists, or text separated by "|" or ">".
+    `vectors` are Parquet files keyed by the id, or matrices and .npy files whose rows follow the items. A .txt file has
+    lines `user item item ...`, oldest first.
 
-    Users and items with fewer than `min_interactions` are removed until none is left (k-core). Equal times keep the
-    order of the file; rows that repeat user, item and time are dropped and counted in the card, and so are up to
-    `max_malformed` lines that cannot be read. User and item rows follow the sorted ids. An item that the items file
-    lacks gets no text and zero vectors. Raises InputError for missing columns, null ids or times, more malformed
-    lines, and when nothing is left.
+    Every user and every item that was clicked or is described stays, described ones that nobody clicked unless
+    `clicked_only`. With `min_interactions` above 1, users and items with fewer are removed until none is left (k-core).
+    Equal times keep the order of the file. Rows that repeat user, item and time, rows without a user or an item, and up
+    to `max_malformed` lines that cannot be read are left out and counted in the card. User and item rows follow the
+    sorted ids. An item that is not described gets no text and zero vectors. Raises InputError for missing columns or
+    times, more malformed lines, and when nothing is left.
     """
-    from reg4rec.data.tables import read_items_table, read_log
+    from reg4rec.data.tables import part_files, read_items_table, read_log
 
-    log_path, items_path, bad = Path(interactions), None if items is None else Path(items), BadLines(max_malformed)
-    if file_kind(log_path) == ".txt":
-        log = read_sequence_log(log_path, bad)
+    bad, log_name = BadLines(max_malformed), _name_of(interactions)
+    if not is_frame(interactions) and file_kind((files := part_files(Path(interactions)))[0]) == ".txt":
+        log = read_sequence_log(files, bad)
     else:
-        log = read_log(log_path, user, item, time, bad)
-    described = None if items_path is None else read_items_table(items_path, item, title, brand, categories, bad)
-    matrices = {key: read_matrix(key, matrix, item) for key, matrix in (vectors or {}).items()}
-    card = {"source": {"interactions": log_path.name, "items": items_path and items_path.name}}
-    return assemble(name or log_path.name.partition(".")[0], log, described, min_interactions, matrices, card, bad)
+        log = read_log(interactions, user, item, time, bad)
+    described = None if items is None else read_items_table(items, item, title, brand, categories, bad, items_id)
+    matrices = {key: read_matrix(key, matrix, items_id, item) for key, matrix in (vectors or {}).items()}
+    card = {"source": {"interactions": log_name, "items": None if items is None else _name_of(items)}}
+    name = name or log_name.partition(".")[0].strip("*?-_ ") or "interactions"
+    return assemble(name, log, described, min_interactions, matrices, card, bad, clicked_only)
+
+
+def _name_of(source: Any) -> str:
+    return "interactions" if is_frame(source) else Path(source).name
 
 
 def assemble(
@@ -77,6 +93,7 @@ def assemble(
     matrices: Mapping[str, KeyedMatrix | npt.ArrayLike],
     card: dict[str, Any],
     bad: BadLines,
+    clicked_only: bool = True,
 ) -> Dataset:
     """A dataset from a log (`user_id`, `item_id`, perhaps `timestamp`) and an item table with `item_id`."""
     import polars as pl
@@ -85,40 +102,105 @@ def assemble(
         raise InputError(f"min_interactions is {min_interactions}; give 1 or more")
     if described is not None and described["item_id"].dtype != log["item_id"].dtype:
         log, described = (table.with_columns(pl.col("item_id").cast(pl.String)) for table in (log, described))
-    events, before, dropped = _select(_events(log), min_interactions)
+    all_events = _events(log)
+    _check_described(described, all_events.item_ids)
+    events, before, dropped = _select(all_events, min_interactions)
     kept_users, users = np.unique(events.users, return_inverse=True)
     kept_items, items = np.unique(events.items, return_inverse=True)
     item_ids = events.item_ids.take(pa.array(kept_items))
+    unclicked = 0
+    if described is not None and not clicked_only:
+        whole = _arrow(pl.concat([log["item_id"], described["item_id"]]).unique().sort())
+        before["items"] = len(whole)
+        if min_interactions == 1:
+            unclicked = len(whole) - len(item_ids)
+            items = np.asarray(pc.index_in(item_ids, value_set=whole), dtype=np.int64)[items]
+            item_ids = whole
     rows = _described_rows(described, item_ids)
-    counts: dict[str, Any] = {"items_not_described": int((rows < 0).sum())}
-    if described is not None and (rows < 0).all():
-        listed = f"which has {described['item_id'][0]!r}" if len(described) else "which is empty"
-        raise InputError(
-            f"the items file describes no item of the interactions, for example not {item_ids[0].as_py()!r}, {listed}; "
-            "ids must be spelled alike in both files"
-        )
     aligned = {key: _aligned(key, matrix, described, rows, item_ids) for key, matrix in matrices.items()}
-    counts |= {"vectors": {key: report for key, (_, report) in aligned.items() if report}} if aligned else {}
-    if bad.count:
-        warnings.warn(f"reg4rec: {bad.count} malformed lines left out: {'; '.join(bad.first)}", stacklevel=3)
     offsets, order = _by_user(users, events.times, len(kept_users))
-    return Dataset.build(
+    facts = {
+        "items_not_described": int((rows < 0).sum()),
+        "items_never_clicked": unclicked,
+        "before": before,
+        "dropped": dropped,
+        "rows_without_ids": bad.nameless,
+        "malformed_lines": {"count": bad.count, "first": bad.first},
+        "min_interactions": min_interactions,
+        "order": "as in the file" if events.times is None else "by timestamp, ties in file order",
+        "hints": list(dict.fromkeys(bad.hints + matrix_hints(list(matrices)))),
+    }
+    if aligned:
+        facts["vectors"] = {key: report for key, (_, report) in aligned.items() if report}
+    if events.times is not None:
+        facts["tied_times"] = _ties(users[order], items[order], events.times[order], item_ids)
+    dataset = Dataset.build(
         name,
         events.user_ids.take(pa.array(kept_users)),
         Sequences(offsets, items[order].astype(np.int32)),
         ItemCatalog.from_table(_item_table(described, item_ids, rows)),
         {key: values for key, (values, _) in aligned.items()},
-        card
-        | {
-            "before": before,
-            "dropped": dropped,
-            "malformed_lines": {"count": bad.count, "first": bad.first},
-            "min_interactions": min_interactions,
-            "order": "as in the file" if events.times is None else "by timestamp, ties in file order",
-        }
-        | counts,
+        card | facts,
         None if events.times is None else events.times[order],
     )
+    for sentence in losses(dataset.card):
+        warn(sentence)
+    return dataset
+
+
+def losses(card: Mapping[str, Any]) -> list[str]:
+    """What a reader of a dataset's card must know before using it, a sentence each."""
+    malformed, nameless = card.get("malformed_lines", {"count": 0}), card.get("rows_without_ids", {})
+    ties, split = card.get("tied_times", {}), card["split"]
+    sentences = []
+    if malformed["count"]:
+        sentences.append(f"{malformed['count']} malformed lines left out: {'; '.join(malformed['first'])}")
+    if nameless:
+        counts = ", ".join(f"{count:,} without {name}" for name, count in nameless.items())
+        counts = counts.replace("without items file", "of the items file without an id")
+        sentences.append(f"rows left out because an id is missing (empty, nan, null or None): {counts}")
+    if ties.get("in_order_of_ids"):
+        sentences.append(
+            f"{ties['share']:.0%} of a user's neighboring interactions have equal times, and their items stand in the "
+            "order of their ids; a rule that knows only this order predicts them, so figures on this data say little. "
+            "Give finer times, or rows in their true order with time=None (--time None)"
+        )
+    if not split["test_targets"]:
+        sentences.append(
+            "no user can be validated or tested: "
+            + (
+                "leave-one-out needs users with three or more interactions; join the sessions of a user, bring more data, "
+                "or split by time (with_time_split, --split time), which needs two"
+                if split["kind"] == "leave-one-out"
+                else "nobody has interactions before and after the moments of the split; choose other moments"
+            )
+        )
+    return sentences
+
+
+def _check_described(described: pl.DataFrame | None, item_ids: pa.Array) -> None:
+    if described is None or (_described_rows(described, item_ids) >= 0).any():
+        return
+    listed = f"which has {described['item_id'][0]!r}" if len(described) else "which is empty"
+    raise InputError(
+        f"the items file describes no item of the interactions, for example not {item_ids[0].as_py()!r}, {listed}; "
+        "ids must be spelled alike in both files"
+    )
+
+
+def _ties(users: Int64, items: Int64, times: npt.NDArray[Any], item_ids: pa.Array) -> dict[str, Any]:
+    """Which share of neighboring interactions of a user have equal times, and whether ids put those in order."""
+    neighbors = users[1:] == users[:-1]
+    tied = neighbors & (times[1:] == times[:-1])
+    count = int(tied.sum())
+    ranks = [items]
+    if not pa.types.is_integer(item_ids.type):  # "i9" before "i10", too
+        lengths = np.asarray(pc.utf8_length(item_ids))
+        ranks.append(np.argsort(np.lexsort((np.arange(len(lengths)), lengths)))[items])
+    rises = [float((rank[1:] > rank[:-1])[tied].mean()) for rank in ranks] if count else []
+    falls = [float((rank[1:] < rank[:-1])[tied].mean()) for rank in ranks] if count else []
+    in_order = count >= FEW_TIES and max(rises + falls) >= IN_ORDER
+    return {"share": round(count / max(int(neighbors.sum()), 1), 4), "in_order_of_ids": in_order}
 
 
 class Events(NamedTuple):
