@@ -18,7 +18,9 @@ FORMS = "a pandas or polars DataFrame, an Arrow table, or a dictionary of column
 
 def is_frame(value: Any) -> bool:
     """Whether `as_table` makes a table of the value."""
-    return isinstance(value, Mapping) or _is_pandas(value) or hasattr(value, "__arrow_c_stream__")
+    if isinstance(value, Mapping | pa.Table) or _is_pandas(value):
+        return True
+    return hasattr(value, "__arrow_c_stream__") and not hasattr(value, "to_list") and not hasattr(value, "to_pylist")
 
 
 def as_table(value: Any) -> pa.Table:
@@ -60,7 +62,7 @@ def _pandas_column(series: Any) -> pa.Array:
 
 
 def _text(value: Any) -> str | None:
-    if value is None or value != value:  # noqa: PLR0124
+    if value is None or value != value:
         return None
     if isinstance(value, str):
         return value.encode("utf-8", "replace").decode()

@@ -5,7 +5,7 @@ from typing import Any
 
 import pyarrow as pa
 
-__all__ = ["KNOWN", "event_hints", "flat_path_hints", "matrix_hints", "unused_columns"]
+__all__ = ["KNOWN", "event_hints", "flat_path_hints", "matrix_hints", "new_item_hints", "unused_columns"]
 
 KNOWN = {
     "title": ("title", "movie_title", "movie_name", "item_name", "product_title", "name"),
@@ -21,10 +21,20 @@ DIVIDERS = ("/", ", ")
 def unused_columns(where: Any, columns: Sequence[str], roles: Sequence[str]) -> list[str]:
     """A line for each of the roles that one of the columns could have by its name."""
     found = [(role, name) for role in roles for name in KNOWN[role] if name in columns]
-    first = {role: name for role, name in reversed(found)}
+    first = dict(reversed(found))
     return [
         f"{where} has a column {name} that describes no item yet; --{role} {name} ({role}={name!r}) takes it as {role}"
         for role, name in first.items()
+    ]
+
+
+def new_item_hints(columns: Sequence[str], known: Sequence[str]) -> list[str]:
+    """A line for columns of new items that look like a role which they lack, unless the catalog has them too."""
+    found = {role: [name for name in KNOWN[role] if name in columns] for role in KNOWN if role not in columns}
+    return [
+        f"the new items have a column {names[0]}, which is not used as {role}; rename it to {role} if it is that"
+        for role, names in found.items()
+        if names and names[0] not in known
     ]
 
 

@@ -19,6 +19,7 @@ from reg4rec.data.lines import BadLines, file_kind
 from reg4rec.data.matrices import KeyedMatrix, Matrix, check_matrix, match_rows, read_matrix
 from reg4rec.data.prepared import read_sequence_log
 from reg4rec.data.sequences import Sequences
+from reg4rec.data.sources import part_files
 from reg4rec.errors import InputError, warn
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def read_interactions(
     sorted ids. An item that is not described gets no text and zero vectors. Raises InputError for missing columns or
     times, more malformed lines, and when nothing is left.
     """
-    from reg4rec.data.tables import part_files, read_items_table, read_log
+    from reg4rec.data.tables import read_items_table, read_log
 
     bad, log_name = BadLines(max_malformed), _name_of(interactions)
     if not is_frame(interactions) and file_kind((files := part_files(Path(interactions)))[0]) == ".txt":
@@ -169,8 +170,8 @@ def losses(card: Mapping[str, Any]) -> list[str]:
         sentences.append(
             "no user can be validated or tested: "
             + (
-                "leave-one-out needs users with three or more interactions; join the sessions of a user, bring more data, "
-                "or split by time (with_time_split, --split time), which needs two"
+                "leave-one-out needs users with three or more interactions; join the sessions of a user, bring more "
+                "data, or split by time (with_time_split, --split time), which needs two"
                 if split["kind"] == "leave-one-out"
                 else "nobody has interactions before and after the moments of the split; choose other moments"
             )
@@ -179,7 +180,7 @@ def losses(card: Mapping[str, Any]) -> list[str]:
 
 
 def _check_described(described: pl.DataFrame | None, item_ids: pa.Array) -> None:
-    if described is None or (_described_rows(described, item_ids) >= 0).any():
+    if described is None or not len(item_ids) or (_described_rows(described, item_ids) >= 0).any():
         return
     listed = f"which has {described['item_id'][0]!r}" if len(described) else "which is empty"
     raise InputError(

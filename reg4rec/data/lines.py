@@ -14,7 +14,16 @@ from typing import Any, BinaryIO
 
 from reg4rec.errors import InputError
 
-__all__ = ["BadLines", "file_kind", "first_line", "numbered_lines", "parse_json", "read_text", "whole_characters", "whole_text"]
+__all__ = [
+    "BadLines",
+    "file_kind",
+    "first_line",
+    "numbered_lines",
+    "parse_json",
+    "read_text",
+    "whole_characters",
+    "whole_text",
+]
 
 SHOWN = 5
 BYTE_ORDER_MARK = codecs.BOM_UTF8
@@ -78,8 +87,8 @@ class _Unpacked(io.RawIOBase):
         self.size += count
         if self.size > self.limit:
             raise InputError(
-                f"{self.path} unpacks to more than {self.limit >> 20} MiB, which is more than {UNPACKED_RATIO} times its "
-                "size; if it is what you expect, unpack it yourself (gunzip) and give the plain file"
+                f"{self.path} unpacks to more than {self.limit >> 20} MiB, over {UNPACKED_RATIO} times its size; "
+                "if it is what you expect, unpack it yourself (gunzip) and give the plain file"
             )
         return count
 

@@ -53,8 +53,8 @@ def read_header(path: Path, content: bytes, separator: str, quoted: bool) -> Lay
         others = [mark for mark in ",;\t|" if mark in line]
         if quoted and separator not in line and len(others) == 1:
             separator = others[0]
-        style = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
-        names = [name.strip() for name in next(csv.reader([line], delimiter=separator, quoting=style))]
+        fields = next(csv.reader([line], delimiter=separator)) if quoted else line.split(separator)
+        names = [name.strip() for name in fields]
         if not any(names) or any("\0" in name for name in names):
             raise ValueError
     except (StopIteration, ValueError, csv.Error):

@@ -5,7 +5,6 @@ for JSON), then columns by what they are (`values`, `categories`).
 """
 
 import csv
-import glob
 import io
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -20,10 +19,11 @@ from reg4rec.data.frames import arrow_column, as_table
 from reg4rec.data.hints import event_hints, flat_path_hints, unused_columns
 from reg4rec.data.lines import BadLines, file_kind, numbered_lines, parse_json, whole_text
 from reg4rec.data.rows import Layout, read_header, tidy_rows
+from reg4rec.data.sources import part_files
 from reg4rec.data.values import as_ids, as_times, plain_column
 from reg4rec.errors import InputError
 
-__all__ = ["known_ids", "part_files", "read_items_table", "read_log"]
+__all__ = ["known_ids", "read_items_table", "read_log"]
 
 SEPARATORS = {".csv": ",", ".tsv": "\t", ".inter": "\t", ".item": "\t"}
 ATOMIC = (".inter", ".item")
@@ -136,31 +136,6 @@ def read_table(
     return parts[0] if len(parts) == 1 else _joined(Path(source), parts)
 
 
-def part_files(path: Path) -> list[Path]:
-    """The file itself, the files of a folder (parts as Spark writes them), or those of a pattern such as part-*.csv.
-
-    Hidden files and those that begin with "_" are left out; the others are sorted by name.
-    """
-    if path.is_file():
-        return [path]
-    if path.is_dir():
-        found = [file for file in path.rglob("*") if not _is_hidden(file.relative_to(path))]
-    elif glob.has_magic(str(path)):
-        found = [Path(name) for name in glob.glob(str(path), recursive=True)]
-    else:
-        raise InputError(f"there is no file {path}")
-    files = sorted(file for file in found if file.is_file())
-    kinds = sorted({file_kind(file) for file in files})
-    if len(kinds) != 1:
-        held = f"files that end in {', '.join(kinds)}" if kinds else "no file"
-        raise InputError(f"{path} holds {held}; its parts must be tables of one kind")
-    return files
-
-
-def _is_hidden(path: Path) -> bool:
-    return any(part.startswith((".", "_")) for part in path.parts)
-
-
 def _called(source: Any) -> Any:
     """How messages call a source."""
     return source if isinstance(source, str | Path) else f"the {type(source).__name__}"
@@ -182,9 +157,9 @@ def _joined(path: Path, parts: list[pl.DataFrame]) -> pl.DataFrame:
     """The rows of all parts; a column that is text in one of them is text in all."""
     text = {name for part in parts for name in part.columns if part[name].dtype == pl.String}
     whole = {name for part in parts for name in part.columns if part[name].dtype.is_integer()}
-    cast = pl.col(*(text & whole)).cast(pl.String) if text & whole else []
+    mixed = pl.col(sorted(text & whole)).cast(pl.String) if text & whole else pl.all()
     try:
-        return pl.concat([part.with_columns(cast) for part in parts], how="diagonal_relaxed")
+        return pl.concat([part.with_columns(mixed) for part in parts], how="diagonal_relaxed")
     except UNREADABLE as error:
         raise InputError(f"the parts of {path} do not fit together: {error}") from None
 
@@ -211,7 +186,11 @@ def _read_json(path: Path, choose: Choice, wanted: list[str] | None, bad: BadLin
         if not row.keys() <= found.keys():
             found |= dict.fromkeys(row)
         if wanted is not None:
-            row = {name: once.setdefault(v, v) if type(v) is str else v for name in wanted if (v := row.get(name)) is not None}
+            row = {
+                name: once.setdefault(v, v) if type(v) is str else v
+                for name in wanted
+                if (v := row.get(name)) is not None
+            }
         rows.append(row)
     if not rows:
         raise InputError(f"{path} cannot be read: it holds no JSON object")
@@ -258,9 +237,11 @@ def _parsed(path: Path, tidy: bytes, layout: Layout, chosen: list[int], num_rows
             return table
     except UNREADABLE:
         pass
-    style = csv.QUOTE_MINIMAL if quote else csv.QUOTE_NONE
     try:
-        rows = list(csv.reader(io.StringIO(tidy.decode(), newline=""), delimiter=separator, quoting=style))
+        if quote:
+            rows = list(csv.reader(io.StringIO(tidy.decode(), newline=""), delimiter=separator))
+        else:
+            rows = [line.rstrip("\r").split(separator) for line in tidy.decode().removesuffix("\n").split("\n")]
         return pl.DataFrame({str(place): [row[place] or None for row in rows] for place in chosen})
     except (csv.Error, IndexError) as error:
         raise InputError(f"{path} cannot be read: {error}") from None

@@ -124,9 +124,7 @@ def _moments(where: Any, text: pl.Series) -> pl.Series:
     date = pl.format("{}-{}-{}", "year", *(pl.col(name).str.zfill(2) for name in ("month", "day")))
     half = pl.col("half").str.to_lowercase()
     hour = (
-        pl.when(half.is_null())
-        .then(number["hour"])
-        .otherwise(number["hour"] % 12 + 12 * (half == "p").cast(pl.Int64))
+        pl.when(half.is_null()).then(number["hour"]).otherwise(number["hour"] % 12 + 12 * (half == "p").cast(pl.Int64))
     )
     ahead = number["ahead"] * 60 + pl.col("minutes").cast(pl.Int64).fill_null(0)
     ahead = pl.when(pl.col("sign") == "-").then(-ahead).otherwise(ahead)
