@@ -45,6 +45,8 @@ def category_paths(column: pa.ChunkedArray | pa.Array, where: str) -> pa.Array:
         return _without_entities(values.cast(pa.list_(pa.string())))
     text = values.cast(pa.string())
     named = pc.dictionary_encode(text) if not pa.types.is_null(text.type) else text
+    if (found := next((one for one in named.dictionary.to_pylist() if one.lstrip().startswith("[{")), None)) is not None:
+        raise InputError(f"{where} has lists of objects, such as {found[:60]}; categories must be names or lists of them")
     paths = pa.array([text_path(one) for one in named.dictionary.to_pylist()], pa.list_(pa.string()))
     return paths.take(named.indices)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from reg4rec.data.lines import whole_characters
 from reg4rec.errors import InputError
 
 __all__ = ["arrow_column", "as_table", "is_frame"]
@@ -39,7 +40,7 @@ def as_table(value: Any) -> pa.Table:
             return pa.table(value)
     except (pa.ArrowException, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"the {type(value).__name__} is no table: {error}; give {FORMS}") from None
-    raise InputError(f"found a {type(value).__name__} where a table was expected; give {FORMS}")
+    raise InputError(f"found {value!r:.40} ({type(value).__name__}) where a table was expected; give {FORMS}")
 
 
 def arrow_column(values: Sequence[Any]) -> pa.Array:
@@ -65,5 +66,7 @@ def _text(value: Any) -> str | None:
     if value is None or value != value:
         return None
     if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode()
+        return str(whole_characters(value))
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
     return json.dumps(value, ensure_ascii=False, default=str)

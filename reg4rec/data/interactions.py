@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from reg4rec.data.catalog import ItemCatalog
 from reg4rec.data.dataset import Dataset
-from reg4rec.data.frames import is_frame
+from reg4rec.data.frames import as_table, is_frame
 from reg4rec.data.hints import matrix_hints
 from reg4rec.data.lines import BadLines, file_kind
 from reg4rec.data.matrices import KeyedMatrix, Matrix, check_matrix, match_rows, read_matrix
@@ -78,12 +78,15 @@ def read_interactions(
     described = None if items is None else read_items_table(items, item, title, brand, categories, bad, items_id)
     matrices = {key: read_matrix(key, matrix, items_id, item) for key, matrix in (vectors or {}).items()}
     card = {"source": {"interactions": log_name, "items": None if items is None else _name_of(items)}}
-    name = name or log_name.partition(".")[0].strip("*?-_ ") or "interactions"
+    name = name or ("" if is_frame(interactions) else log_name).partition(".")[0].strip("*?-_ ") or "interactions"
     return assemble(name, log, described, min_interactions, matrices, card, bad, clicked_only)
 
 
 def _name_of(source: Any) -> str:
-    return "interactions" if is_frame(source) else Path(source).name
+    """What the card calls a source; InputError for what is neither a path nor a table."""
+    if isinstance(source, str | Path):
+        return Path(source).name
+    return f"{type(source).__name__} of {len(as_table(source)):,} rows"
 
 
 def assemble(

@@ -155,7 +155,7 @@ class _Reader:
 
     def __init__(self, content: bytes, layout: Layout, keys: list[int]):
         self.content, self.layout, self.keys = content, layout, keys
-        self.width = len(layout.names)
+        self.width, self.opening = len(layout.names), layout.separator + b'"'
 
     def row(self, start: int, end: int) -> tuple[str | None, list[bytes], int]:
         """What is wrong with the row that begins with this line (None: nothing), its fields, and where it ends."""
@@ -163,13 +163,16 @@ class _Reader:
         if not _is_utf8(line):
             return "is not UTF-8", [], end
         plain = line.split(self.layout.separator)
-        if not self.layout.quoted:
+        if not self.layout.quoted or not (line[:1] == b'"' or self.opening in line):
             return self._misfit(plain), plain, end
-        alone, _ = self._fields(start, end, QUOTED)
-        readings = [self._fields(start, len(self.content), kind) for kind in (QUOTED, ESCAPED)]
-        for fields, done in (*readings, (alone, end), (plain, end)):
+        for pattern in (QUOTED, ESCAPED) if b'\\"' in line else (QUOTED,):
+            fields, done = self._fields(start, len(self.content), pattern)
             if len(fields) == self.width and (done <= end or self._is_one(start, done)):
                 return self._left_open(fields), fields, done
+        alone, _ = self._fields(start, end, QUOTED)
+        for fields in (alone, plain):
+            if len(fields) == self.width:
+                return self._left_open(fields), fields, end
         return self._misfit(alone), [], end
 
     def _left_open(self, fields: list[bytes]) -> str | None:
@@ -186,7 +189,8 @@ class _Reader:
         content, separator = self.content, self.layout.separator
         fields, place = [], start
         while True:
-            quoted = pattern.match(content, place, min(limit, place + LONGEST_FIELD))
+            marked = content[place : place + 1] == b'"'
+            quoted = pattern.match(content, place, min(limit, place + LONGEST_FIELD)) if marked else None
             if quoted and self._closes(quoted.end(), limit):
                 field, stop = _unquoted(quoted[1], pattern), quoted.end()
                 stop += content[stop : stop + 1] == b"\r"
@@ -209,18 +213,26 @@ class _Reader:
         """Whether several lines are one row: valid text, and not each of them a row of its own."""
         if not _is_utf8(self.content[start:end]):
             return False
+        usual = self._usual
         while start < end:
             feed = self.content.find(b"\n", start, end)
             stop = end if feed < 0 else feed + 1
             fields, _ = self._fields(start, stop, QUOTED)
-            if len(fields) != self.width or not all(_kinds(fields[key]) in self._usual[key] for key in self.keys):
+            if len(fields) != self.width:
+                return True
+            kinds = {key: _kinds(fields[key]) for key in self.keys}
+            usual = usual or {key: {kind} for key, kind in kinds.items()}
+            if not all(kinds[key] in usual[key] for key in self.keys):
                 return True
             start = stop
         return False
 
     @cached_property
     def _usual(self) -> dict[int, set[tuple[bool, ...]]]:
-        """Which kinds of characters the values of the key columns are made of, in the first lines that look whole."""
+        """Which kinds of characters the values of the key columns are made of, in the first lines that look whole.
+
+        Empty where no line does.
+        """
         first = self.layout.start
         seen: dict[int, Counter[tuple[bool, ...]]] = {key: Counter() for key in self.keys}
         for line in self.content[first : first + SAMPLE].splitlines(keepends=True)[:-1]:
@@ -229,6 +241,8 @@ class _Reader:
             if len(fields) == self.width and line.count(b'"') % 2 == 0:
                 for key in self.keys:
                     seen[key][_kinds(fields[key])] += 1
+        if not any(seen.values()):
+            return {}
         return {key: {kind for kind, n in found.items() if n > SELDOM * found.total()} for key, found in seen.items()}
 
 
