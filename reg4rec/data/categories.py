@@ -43,12 +43,13 @@ def category_paths(column: pa.ChunkedArray | pa.Array, where: str) -> pa.Array:
         raise InputError(f"{where} is {values.type}; categories must be text, whole numbers or lists of them")
     if _is_list(values.type):
         return _without_entities(values.cast(pa.list_(pa.string())))
-    text = values.cast(pa.string())
-    named = pc.dictionary_encode(text) if not pa.types.is_null(text.type) else text
-    if (found := next((one for one in named.dictionary.to_pylist() if one.lstrip().startswith("[{")), None)) is not None:
-        raise InputError(f"{where} has lists of objects, such as {found[:60]}; categories must be names or lists of them")
-    paths = pa.array([text_path(one) for one in named.dictionary.to_pylist()], pa.list_(pa.string()))
-    return paths.take(named.indices)
+    named = values.cast(pa.string()).dictionary_encode()
+    texts = named.dictionary.to_pylist()
+    if found := next((text for text in texts if text.lstrip().startswith("[{")), None):
+        raise InputError(
+            f"{where} has lists of objects, such as {found[:60]}; categories must be names or lists of names"
+        )
+    return pa.array([text_path(text) for text in texts], pa.list_(pa.string())).take(named.indices)
 
 
 def text_path(text: str) -> list[str]:

@@ -229,16 +229,18 @@ class _Reader:
 
     @cached_property
     def _usual(self) -> dict[int, set[tuple[bool, ...]]]:
-        """Which kinds of characters the values of the key columns are made of, in the first lines that look whole.
+        """Which kinds of characters the values of the key columns are made of, in the first lines outside of quotes.
 
-        Empty where no line does.
+        Empty where there is no such line.
         """
-        first = self.layout.start
+        first, within = self.layout.start, False
         seen: dict[int, Counter[tuple[bool, ...]]] = {key: Counter() for key in self.keys}
         for line in self.content[first : first + SAMPLE].splitlines(keepends=True)[:-1]:
             fields, _ = self._fields(first, first + len(line), QUOTED)
             first += len(line)
-            if len(fields) == self.width and line.count(b'"') % 2 == 0:
+            odd = line.count(b'"') % 2 == 1
+            within ^= odd
+            if len(fields) == self.width and not within and not odd:
                 for key in self.keys:
                     seen[key][_kinds(fields[key])] += 1
         if not any(seen.values()):

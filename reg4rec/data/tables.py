@@ -41,8 +41,8 @@ def read_log(source: Any, user: str, item: str, time: str | None, bad: BadLines)
     Rows without a user or an item are left out and counted in `bad`.
     """
     keys = [user, item] + ([time] if time is not None else [])
-    table, where = read_table(source, bad, keys, "--user, --item, --time (user=, item=, time=)"), _called(source)
-    separated = _kind(source) in SEPARATORS
+    table = read_table(source, bad, keys, "--user, --item and --time (user=, item=, time=) name them")
+    where, separated = _called(source), _kind(source) in SEPARATORS
     columns = {"user_id": as_ids(where, table[user], separated)}
     columns["item_id"] = as_ids(where, table[item], separated)
     log = pl.DataFrame(columns | ({"timestamp": table[time]} if time is not None else {}))
@@ -74,7 +74,7 @@ def read_items_table(
     named, where = dict(zip(TEXT_NAMES, (title, brand, categories), strict=True)), _called(source)
     ids = (items_id,) if items_id is not None else (item, "item_id")
     wanted = [column for column in named.values() if column is not None]
-    option = "--items-id (items_id=) names its column of ids, --title, --brand, --categories the others"
+    option = "--items-id (items_id=) names the one of ids; --title, --brand and --categories the others"
     table = read_table(source, bad, wanted, option, others=True, one_of=ids)
     item = next(name for name in ids if name in table.columns)
     sources = {name: named[name] or name for name in TEXT_NAMES if (named[name] or name) in table.columns}
