@@ -120,7 +120,8 @@ def bench_csv(form: str, backend: str, benchmark: BenchmarkFixture, environment:
     path = csv_log / f"{form}.csv"
     benchmark.group = f"read csv, {form}/rows={CSV_ROWS}/cpu"
     log = benchmark.pedantic(read_log if backend == "reg4rec" else pl.read_csv, args=(path,), rounds=3)
-    least = benchmark.stats.stats.min  # type: ignore[attr-defined]
+    assert benchmark.stats is not None
+    least = benchmark.stats.stats.min
     benchmark.extra_info.update(
         environment,
         backend=backend,

@@ -30,8 +30,7 @@ def category_paths(column: pa.ChunkedArray | pa.Array, where: str) -> pa.Array:
     if pa.types.is_dictionary(values.type):
         values = values.dictionary_decode()
     if _is_list(values.type) and _is_list(values.type.value_type):
-        values = pc.list_slice(values, 0, 1)
-        values = pa.array([one[0] if one else None for one in values.to_pylist()], pa.list_(pa.string()))
+        values = pa.array([paths[0] if paths else None for paths in values.to_pylist()])
     kind = values.type.value_type if _is_list(values.type) else values.type
     if pa.types.is_floating(kind) and not _is_list(values.type):
         whole = values.cast(pa.int64(), safe=False)

@@ -4,7 +4,6 @@ import glob
 from pathlib import Path
 from typing import Any
 
-from reg4rec.data.frames import is_frame
 from reg4rec.data.lines import file_kind
 from reg4rec.errors import InputError
 
@@ -33,11 +32,11 @@ def part_files(path: Path) -> list[Path]:
 
 
 def is_table_source(source: Any) -> bool:
-    """Whether `read_interactions` reads it: a table, a file, a pattern of files, or a folder of nothing but Parquet.
+    """Whether it is for `read_interactions`: a table, a file, a pattern of files, or a folder of nothing but Parquet.
 
     A folder of other files is for `load_dataset`, which knows datasets by their files.
     """
-    if is_frame(source):
+    if not isinstance(source, str | Path):
         return True
     path = Path(source)
     if not path.is_dir():

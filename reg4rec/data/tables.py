@@ -204,7 +204,7 @@ def _read_json(path: Path, choose: Choice, wanted: list[str] | None, bad: BadLin
 def _plain_json(path: Path, wanted: list[str]) -> pl.DataFrame | None:
     """What the fast reader of JSON lines finds, if it surely finds the same as `parse_json`."""
     content = read_text(path)
-    if any(mark in content for mark in (b"NaN", b"Infinity", b"\\u")):
+    if any(mark in content for mark in (b"NaN", b"Infinity", b"\\u")) or not _is_text(content):
         return None
     try:
         table = pl.read_ndjson(content, infer_schema_length=None)

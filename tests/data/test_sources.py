@@ -137,7 +137,8 @@ def test_own_files_keep_every_user_and_item() -> None:
 
 def test_ties_in_the_order_of_ids_are_told_of() -> None:
     rows = [(user, item) for item in range(30) for user in range(item % 3, 12, 3)]
-    log = {"user_id": [u for u, _ in rows], "item_id": [f"i{i}" for _, i in rows], "timestamp": [1] * len(rows)}
+    users, items = [u for u, _ in rows], [f"i{i}" for _, i in rows]
+    log: dict[str, list[Any]] = {"user_id": users, "item_id": items, "timestamp": [1] * len(rows)}
     with pytest.warns(UserWarning, match="100% of a user's neighboring .* order of their ids"):
         assert read_interactions(log).card["tied_times"] == {"share": 1.0, "in_order_of_ids": True}
     shuffled = {name: list(np.random.default_rng(0).permutation(column)) for name, column in log.items()}
