@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import tyro
 
 from reg4rec.data import CutUnit, Dataset, SplitKind, load_dataset, read_interactions, sentence_view
-from reg4rec.data.interactions import losses
+from reg4rec.data.hints import losses
 from reg4rec.errors import InputError
 from reg4rec.settings import check_settings
 

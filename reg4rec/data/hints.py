@@ -1,11 +1,23 @@
-"""What a file holds that nothing uses, said in one line each, with what would use it."""
+"""What a caller should know of data that was read: what was left out, what is wrong with it, what nothing uses."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
-__all__ = ["KNOWN", "event_hints", "flat_path_hints", "matrix_hints", "new_item_hints", "unused_columns"]
+__all__ = [
+    "KNOWN",
+    "event_hints",
+    "flat_path_hints",
+    "losses",
+    "matrix_hints",
+    "new_item_hints",
+    "tied_times",
+    "unused_columns",
+]
 
 KNOWN = {
     "title": ("title", "movie_title", "movie_name", "item_name", "product_title", "name"),
@@ -16,6 +28,10 @@ KNOWN = {
 
 EVENTS = ("event", "event_type", "event_name", "action", "action_type", "behavior", "behavior_type", "behaviour")
 DIVIDERS = ("/", ", ")
+FEW_TIES, IN_ORDER = 20, 0.9
+"""Equal times in the order of ids are told of from so many on, if so large a share of them is in order."""
+
+Int64 = npt.NDArray[np.int64]
 
 
 def unused_columns(where: Any, columns: Sequence[str], roles: Sequence[str]) -> list[str]:
@@ -70,3 +86,48 @@ def matrix_hints(names: Sequence[str]) -> list[str]:
         f"tokens use the matrix {listed} only if asked to: `reg4rec tokenize --matrices {' '.join(names)}` "
         f"(ViewConfig(matrices={tuple(names)!r}))"
     ]
+
+
+def losses(card: Mapping[str, Any]) -> list[str]:
+    """What a reader of a dataset's card must know before using it, a sentence each."""
+    malformed, nameless = card.get("malformed_lines", {"count": 0}), card.get("rows_without_ids", {})
+    ties, split = card.get("tied_times", {}), card["split"]
+    sentences = []
+    if malformed["count"]:
+        sentences.append(f"{malformed['count']} malformed lines left out: {'; '.join(malformed['first'])}")
+    if nameless:
+        counts = ", ".join(f"{count:,} without {name}" for name, count in nameless.items())
+        counts = counts.replace("without items file", "of the items file without an id")
+        sentences.append(f"rows left out because an id is missing (empty, nan, null or None): {counts}")
+    if ties.get("in_order_of_ids"):
+        sentences.append(
+            f"{ties['share']:.0%} of a user's neighboring interactions have equal times, and their items stand in the "
+            "order of their ids; a rule that knows only this order predicts them, so figures on this data say little. "
+            "Give finer times, or rows in their true order with time=None (--time None)"
+        )
+    if not split["test_targets"]:
+        sentences.append(
+            "no user can be validated or tested: "
+            + (
+                "leave-one-out needs users with three or more interactions; join the sessions of a user, bring more "
+                "data, or split by time (with_time_split, --split time), which needs two"
+                if split["kind"] == "leave-one-out"
+                else "nobody has interactions before and after the moments of the split; choose other moments"
+            )
+        )
+    return sentences
+
+
+def tied_times(users: Int64, items: Int64, times: npt.NDArray[Any], item_ids: pa.Array) -> dict[str, Any]:
+    """Which share of neighboring interactions of a user have equal times, and whether ids put those in order."""
+    neighbors = users[1:] == users[:-1]
+    tied = neighbors & (times[1:] == times[:-1])
+    count = int(tied.sum())
+    ranks = [items]
+    if not pa.types.is_integer(item_ids.type):  # "i9" before "i10", too
+        lengths = np.asarray(pc.utf8_length(item_ids))
+        ranks.append(np.argsort(np.lexsort((np.arange(len(lengths)), lengths)))[items])
+    rises = [float((rank[1:] > rank[:-1])[tied].mean()) for rank in ranks] if count else []
+    falls = [float((rank[1:] < rank[:-1])[tied].mean()) for rank in ranks] if count else []
+    in_order = count >= FEW_TIES and max(rises + falls) >= IN_ORDER
+    return {"share": round(count / max(int(neighbors.sum()), 1), 4), "in_order_of_ids": in_order}

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from reg4rec.data.catalog import ItemCatalog
 from reg4rec.data.dataset import Dataset
 from reg4rec.data.frames import as_table, is_frame
-from reg4rec.data.hints import matrix_hints
+from reg4rec.data.hints import losses, matrix_hints, tied_times
 from reg4rec.data.lines import BadLines, file_kind
 from reg4rec.data.matrices import KeyedMatrix, Matrix, check_matrix, match_rows, read_matrix
 from reg4rec.data.prepared import read_sequence_log
@@ -25,12 +25,9 @@ from reg4rec.errors import InputError, warn
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["assemble", "k_core", "losses", "read_interactions"]
+__all__ = ["assemble", "k_core", "read_interactions"]
 
 Int64 = npt.NDArray[np.int64]
-
-FEW_TIES, IN_ORDER = 20, 0.9
-"""Equal times in the order of ids are told of from so many on, if so large a share of them is in order."""
 
 
 def read_interactions(
@@ -137,7 +134,7 @@ def assemble(
     if aligned:
         facts["vectors"] = {key: report for key, (_, report) in aligned.items() if report}
     if events.times is not None:
-        facts["tied_times"] = _ties(users[order], items[order], events.times[order], item_ids)
+        facts["tied_times"] = tied_times(users[order], items[order], events.times[order], item_ids)
     dataset = Dataset.build(
         name,
         events.user_ids.take(pa.array(kept_users)),
@@ -152,36 +149,6 @@ def assemble(
     return dataset
 
 
-def losses(card: Mapping[str, Any]) -> list[str]:
-    """What a reader of a dataset's card must know before using it, a sentence each."""
-    malformed, nameless = card.get("malformed_lines", {"count": 0}), card.get("rows_without_ids", {})
-    ties, split = card.get("tied_times", {}), card["split"]
-    sentences = []
-    if malformed["count"]:
-        sentences.append(f"{malformed['count']} malformed lines left out: {'; '.join(malformed['first'])}")
-    if nameless:
-        counts = ", ".join(f"{count:,} without {name}" for name, count in nameless.items())
-        counts = counts.replace("without items file", "of the items file without an id")
-        sentences.append(f"rows left out because an id is missing (empty, nan, null or None): {counts}")
-    if ties.get("in_order_of_ids"):
-        sentences.append(
-            f"{ties['share']:.0%} of a user's neighboring interactions have equal times, and their items stand in the "
-            "order of their ids; a rule that knows only this order predicts them, so figures on this data say little. "
-            "Give finer times, or rows in their true order with time=None (--time None)"
-        )
-    if not split["test_targets"]:
-        sentences.append(
-            "no user can be validated or tested: "
-            + (
-                "leave-one-out needs users with three or more interactions; join the sessions of a user, bring more "
-                "data, or split by time (with_time_split, --split time), which needs two"
-                if split["kind"] == "leave-one-out"
-                else "nobody has interactions before and after the moments of the split; choose other moments"
-            )
-        )
-    return sentences
-
-
 def _check_described(described: pl.DataFrame | None, item_ids: pa.Array) -> None:
     if described is None or not len(item_ids) or (_described_rows(described, item_ids) >= 0).any():
         return
@@ -190,21 +157,6 @@ def _check_described(described: pl.DataFrame | None, item_ids: pa.Array) -> None
         f"the items file describes no item of the interactions, for example not {item_ids[0].as_py()!r}, {listed}; "
         "ids must be spelled alike in both files"
     )
-
-
-def _ties(users: Int64, items: Int64, times: npt.NDArray[Any], item_ids: pa.Array) -> dict[str, Any]:
-    """Which share of neighboring interactions of a user have equal times, and whether ids put those in order."""
-    neighbors = users[1:] == users[:-1]
-    tied = neighbors & (times[1:] == times[:-1])
-    count = int(tied.sum())
-    ranks = [items]
-    if not pa.types.is_integer(item_ids.type):  # "i9" before "i10", too
-        lengths = np.asarray(pc.utf8_length(item_ids))
-        ranks.append(np.argsort(np.lexsort((np.arange(len(lengths)), lengths)))[items])
-    rises = [float((rank[1:] > rank[:-1])[tied].mean()) for rank in ranks] if count else []
-    falls = [float((rank[1:] < rank[:-1])[tied].mean()) for rank in ranks] if count else []
-    in_order = count >= FEW_TIES and max(rises + falls) >= IN_ORDER
-    return {"share": round(count / max(int(neighbors.sum()), 1), 4), "in_order_of_ids": in_order}
 
 
 class Events(NamedTuple):

@@ -18,6 +18,7 @@ __all__ = [
     "BadLines",
     "file_kind",
     "first_line",
+    "is_utf8",
     "numbered_lines",
     "parse_json",
     "read_text",
@@ -139,6 +140,15 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:
         for number, line in enumerate(file, start=1):
             if stripped := line.strip():
                 yield number, stripped.removeprefix(BYTE_ORDER_MARK) if number == 1 else stripped
+
+
+def is_utf8(text: bytes) -> bool:
+    """Whether the bytes are text in UTF-8."""
+    try:
+        text.decode()
+        return True
+    except UnicodeDecodeError:
+        return False
 
 
 def parse_json(line: bytes) -> Any:

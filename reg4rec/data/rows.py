@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from reg4rec.data.lines import BadLines
+from reg4rec.data.lines import BadLines, is_utf8
 from reg4rec.errors import InputError
 
 __all__ = ["Layout", "read_header", "tidy_rows"]
@@ -135,19 +135,9 @@ def _are_odd(places: npt.NDArray[np.uint8], starts: Places, ends: Places, layout
 
 def _not_utf8(chunk: bytes, starts: Places, ends: Places) -> Bools:
     """Which lines are not UTF-8."""
-    try:
-        chunk.decode()
+    if is_utf8(chunk):
         return np.zeros(len(ends), dtype=np.bool_)
-    except UnicodeDecodeError:
-        return np.array([not _is_utf8(chunk[s:e]) for s, e in zip(starts.tolist(), ends.tolist(), strict=True)])
-
-
-def _is_utf8(text: bytes) -> bool:
-    try:
-        text.decode()
-        return True
-    except UnicodeDecodeError:
-        return False
+    return np.array([not is_utf8(chunk[s:e]) for s, e in zip(starts.tolist(), ends.tolist(), strict=True)])
 
 
 class _Reader:
@@ -160,7 +150,7 @@ class _Reader:
     def row(self, start: int, end: int) -> tuple[str | None, list[bytes], int]:
         """What is wrong with the row that begins with this line (None: nothing), its fields, and where it ends."""
         line = self.content[start:end].rstrip(b"\r\n")
-        if not _is_utf8(line):
+        if not is_utf8(line):
             return "is not UTF-8", [], end
         plain = line.split(self.layout.separator)
         if not self.layout.quoted or not (line[:1] == b'"' or self.opening in line):
@@ -211,7 +201,7 @@ class _Reader:
 
     def _is_one(self, start: int, end: int) -> bool:
         """Whether several lines are one row: valid text, and not each of them a row of its own."""
-        if not _is_utf8(self.content[start:end]):
+        if not is_utf8(self.content[start:end]):
             return False
         usual = self._usual
         while start < end:

@@ -6,7 +6,6 @@ for JSON), then columns by what they are (`values`, `categories`).
 
 import csv
 import io
-from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,11 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 
+from reg4rec.data.atomic import ATOMIC, atomic_paths, atomic_values
 from reg4rec.data.categories import category_paths
 from reg4rec.data.frames import arrow_column, as_table
 from reg4rec.data.hints import event_hints, flat_path_hints, unused_columns
-from reg4rec.data.lines import BadLines, file_kind, numbered_lines, parse_json, read_text, whole_text
+from reg4rec.data.lines import BadLines, file_kind, is_utf8, numbered_lines, parse_json, read_text, whole_text
 from reg4rec.data.rows import Layout, read_header, tidy_rows
 from reg4rec.data.sources import part_files
 from reg4rec.data.values import as_ids, as_times, plain_column
@@ -26,7 +26,6 @@ from reg4rec.errors import InputError
 __all__ = ["known_ids", "read_items_table", "read_log"]
 
 SEPARATORS = {".csv": ",", ".tsv": "\t", ".inter": "\t", ".item": "\t"}
-ATOMIC = (".inter", ".item")
 JSON_LINES = (".jsonl", ".ndjson")
 TEXT_NAMES = ("title", "brand", "categories")
 Choice = Callable[[Path, list[str]], list[str]]
@@ -184,7 +183,7 @@ def _read_json(path: Path, choose: Choice, wanted: list[str] | None, bad: BadLin
     for number, line in numbered_lines(path):
         row = parse_json(line)
         if not isinstance(row, dict):
-            bad.add(path, number, "is no JSON object" if _is_text(line) else "is not UTF-8")
+            bad.add(path, number, "is no JSON object" if is_utf8(line) else "is not UTF-8")
             continue
         if not row.keys() <= found.keys():
             found |= dict.fromkeys(row)
@@ -204,7 +203,7 @@ def _read_json(path: Path, choose: Choice, wanted: list[str] | None, bad: BadLin
 def _plain_json(path: Path, wanted: list[str]) -> pl.DataFrame | None:
     """What the fast reader of JSON lines finds, if it surely finds the same as `parse_json`."""
     content = read_text(path)
-    if any(mark in content for mark in (b"NaN", b"Infinity", b"\\u")) or not _is_text(content):
+    if any(mark in content for mark in (b"NaN", b"Infinity", b"\\u")) or not is_utf8(content):
         return None
     try:
         table = pl.read_ndjson(content, infer_schema_length=None)
@@ -213,14 +212,6 @@ def _plain_json(path: Path, wanted: list[str]) -> pl.DataFrame | None:
     whole = len(table) == content.count(b"\n") + (content[-1:] not in (b"", b"\n"))
     simple = all(name in table.columns and table[name].dtype in (pl.Int64, pl.String) for name in wanted)
     return table if whole and simple and not any(table[name].null_count() for name in wanted) else None
-
-
-def _is_text(line: bytes) -> bool:
-    try:
-        line.decode()
-        return True
-    except UnicodeDecodeError:
-        return False
 
 
 def _read_separated(path: Path, choose: Choice, keys: Sequence[str], bad: BadLines) -> pl.DataFrame:
@@ -234,11 +225,7 @@ def _read_separated(path: Path, choose: Choice, keys: Sequence[str], bad: BadLin
     tidy, num_rows = tidy_rows(path, content, layout, places, bad)
     table = _parsed(path, tidy, layout, chosen, num_rows)
     table.columns = [names[place] for place in chosen]
-    if not atomic:
-        return table
-    floats = [names[place] for place in chosen if layout.names[place].endswith(":float")]
-    table = table.with_columns(_unquoted(pl.col(pl.String)))
-    return table.with_columns(_numbers(path, table[name]) for name in floats)
+    return atomic_values(path, table, layout.names) if atomic else table
 
 
 def _parsed(path: Path, tidy: bytes, layout: Layout, chosen: list[int], num_rows: int) -> pl.DataFrame:
@@ -264,42 +251,8 @@ def _parsed(path: Path, tidy: bytes, layout: Layout, chosen: list[int], num_rows
         raise InputError(f"{path} cannot be read: {error}") from None
 
 
-def _numbers(path: Path, text: pl.Series) -> pl.Series:
-    numbers = text.cast(pl.Float64, strict=False)
-    wrong = numbers.is_null() & text.is_not_null()
-    if wrong.any():
-        raise InputError(f"column {text.name}:float of {path} has {text.filter(wrong)[0]!r}, which is no number")
-    return numbers
-
-
-def _unquoted(text: pl.Expr) -> pl.Expr:
-    """The text of fields that hold quotation marks as pandas, which RecBole's datasets were made with, writes them."""
-    quoted = text.str.contains(r'^"([^"]|"")*""([^"]|"")*"$')
-    return pl.when(quoted).then(text.str.replace(r'^"(.*)"$', "$1").str.replace_all('""', '"')).otherwise(text)
-
-
 def _as_paths(source: Any, column: pl.Series) -> pl.Series:
-    """Category paths as lists (see `category_paths`).
-
-    In atomic files the text is separated by ", ", or by spaces, where the first word is the category. Quoted labels, as
-    in RecBole's Amazon sets, stand in no order: the label of more items comes first, as on a path.
-    """
-    if _kind(source) not in ATOMIC:
-        paths = category_paths(column.to_arrow(), f"column {column.name} of {_called(source)}")
-        return pl.Series(column.name, paths, dtype=pl.List(pl.String))
-    text = column.cast(pl.String)
-    if (text.str.contains(r"^['\"]") | (text == "")).all():
-        return _by_frequency(
-            text.str.extract_all(r"'[^']*'|\"[^\"]*\"").list.eval(pl.element().str.slice(1).str.head(-1))
-        )
-    commas = text.str.contains(", ", literal=True).any()
-    pieces = text.str.split(", ") if commas else text.str.split(" ").list.head(1)
-    return pieces.list.eval(pl.element().str.strip_chars()).list.eval(pl.element().filter(pl.element() != ""))
-
-
-def _by_frequency(labels: pl.Series) -> pl.Series:
-    """The labels of each row, those of more rows first, ties by name."""
-    rows = labels.to_list()
-    counts = Counter(label for row in rows if row for label in row)
-    ordered = [row and sorted(row, key=lambda label: (-counts[label], label)) for row in rows]
-    return pl.Series(labels.name, ordered, dtype=pl.List(pl.String))
+    if _kind(source) in ATOMIC:
+        return atomic_paths(column)
+    paths = category_paths(column.to_arrow(), f"column {column.name} of {_called(source)}")
+    return pl.Series(column.name, paths, dtype=pl.List(pl.String))
