@@ -1,4 +1,5 @@
-"""Preparing interactions and items, from Parquet files to a dataset folder: seconds and peak memory over three sizes.
+"""Preparing interactions and items, from Parquet files to a dataset folder: seconds and peak memory over three sizes;
+and reading a CSV file of interactions beside polars alone, in microseconds a row.
 
 Users and items are drawn by popularity, ids are strings, times collide, items have a title and a category path. The
 growth curve ends at 10 million interactions over 1 million items, whose target is 90 s and 6 GB on two
@@ -17,11 +18,13 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from bench.conftest import long
 from reg4rec.data import Dataset, load_dataset, read_interactions
+from reg4rec.data.lines import BadLines
 
 pl = pytest.importorskip("polars")
 
 SIZES = [100_000, *long(1_000_000, 10_000_000)]
 MIN_INTERACTIONS = 2
+CSV_ROWS = 1_000_000
 PREPARE = """
 import resource, sys, time
 from bench.bench_data import prepare
@@ -88,3 +91,42 @@ def bench_prepare(size: int, benchmark: BenchmarkFixture, environment: dict[str,
     dataset = load_dataset(out)
     assert 0.9 * size < len(dataset.sequences.items) <= size
     assert dataset.card["split"]["test_targets"] > 0
+
+
+def read_log(path: Path) -> Any:
+    """Interactions with checked lines, ids and times."""
+    from reg4rec.data import tables
+
+    return tables.read_log(path, "user_id", "item_id", "timestamp", BadLines())
+
+
+@pytest.fixture(scope="module")
+def csv_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Text ids, times in seconds; a copy with quoted ids lies beside it."""
+    folder = tmp_path_factory.mktemp("csv")
+    number = pl.Series(range(CSV_ROWS))
+    columns = {"user_id": pl.format("u{}", number % 20_011), "item_id": pl.format("i{}", number % 503)}
+    log = pl.select(**columns, timestamp=1_600_000_000 + number)
+    log.write_csv(folder / "plain.csv")
+    log.write_csv(folder / "quoted.csv", quote_style="non_numeric")
+    return folder
+
+
+@pytest.mark.benchmark(timer=time.process_time)
+@pytest.mark.parametrize("form", ["plain", "quoted"])
+@pytest.mark.parametrize("backend", ["reg4rec", "polars"])
+def bench_csv(form: str, backend: str, benchmark: BenchmarkFixture, environment: dict[str, Any], csv_log: Path) -> None:
+    """CPU time of reading three columns; polars alone checks neither lines nor ids nor times."""
+    path = csv_log / f"{form}.csv"
+    benchmark.group = f"read csv, {form}/rows={CSV_ROWS}/cpu"
+    log = benchmark.pedantic(read_log if backend == "reg4rec" else pl.read_csv, args=(path,), rounds=3)
+    assert benchmark.stats is not None
+    least = benchmark.stats.stats.min
+    benchmark.extra_info.update(
+        environment,
+        backend=backend,
+        timer="process_time",
+        bytes=path.stat().st_size,
+        microseconds_a_row=round(1e6 * least / CSV_ROWS, 3),
+    )
+    assert log.rows()[-1] == (f"u{(CSV_ROWS - 1) % 20_011}", f"i{(CSV_ROWS - 1) % 503}", 1_600_000_000 + CSV_ROWS - 1)

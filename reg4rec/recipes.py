@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args
 from reg4rec import distributed
 from reg4rec.checkpoints import open_folder, read_settings
 from reg4rec.data import Dataset, load_dataset, read_interactions
+from reg4rec.data.sources import is_table_source
 from reg4rec.errors import InputError
 from reg4rec.evaluation import Popularity, Report, evaluate
 from reg4rec.infer import Recommender, SearchConfig
@@ -171,8 +172,8 @@ def recipe_named(name: str) -> Recipe:
 
 
 def fit(
-    data: Dataset | str | Path,
-    items: str | Path | None = None,
+    data: Any,
+    items: Any = None,
     *,
     out: str | Path | None = None,
     recipe: RecipeName | Recipe = "default",
@@ -187,15 +188,15 @@ def fit(
 
         rec = reg4rec.fit("clicks.csv", "items.csv", out="runs/shop", reading={"user": "customer"})
 
-    data: a dataset, a folder or a name that `load_dataset` knows, or a file of interactions, which `items` describes
-    and `reading` tells how to read (arguments of `read_interactions`). A recipe given by its name gets codebooks that
-    fit the catalog: about items / 8 codewords, at most 256. `out` receives data/, a folder a stage, recommender/ and
-    metrics.json, the Recall and NDCG of the test items beside popularity's; the same call again goes on where a killed
-    one stopped. `progress` shows each epoch and the figures on standard error. InputError for unreadable data, and
-    where `out` holds a fit of other data or settings.
+    data: a dataset, a folder or a name that `load_dataset` knows, or interactions (a file, a folder of Parquet parts, a
+    DataFrame), which `items` describes and `reading` tells how to read (arguments of `read_interactions`). A recipe
+    given by its name gets codebooks that fit the catalog: about items / 8 codewords, at most 256. `out` receives data/,
+    a folder a stage, recommender/ and metrics.json, the Recall and NDCG of the test items beside popularity's; the same
+    call again goes on where a killed one stopped. `progress` shows each epoch and the figures on standard error.
+    InputError for unreadable data, and where `out` holds a fit of other data or settings.
     """
     if not isinstance(data, Dataset):
-        data = _read(Path(data) if Path(data).exists() else data, items, reading or {})
+        data = _read(data, items, reading or {})
     elif items is not None or reading:
         raise InputError("items and reading belong to a file of interactions; data is a dataset already")
     recommender, report = fit_and_evaluate(data, recipe, Run(out, seed, device, resume, progress), aligned)
@@ -204,8 +205,8 @@ def fit(
     return recommender
 
 
-def _read(data: str | Path, items: str | Path | None, reading: Mapping[str, Any]) -> Dataset:
-    if isinstance(data, Path) and data.is_file():
+def _read(data: Any, items: Any, reading: Mapping[str, Any]) -> Dataset:
+    if is_table_source(data):
         return read_interactions(data, items, **reading)
     if items is not None or reading:
         raise InputError(f"items and reading belong to a file of interactions, and {str(data)!r} is none")

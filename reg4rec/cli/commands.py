@@ -11,6 +11,7 @@ from reg4rec import distributed
 from reg4rec.cli.data import DataOptions, FileOptions, describe
 from reg4rec.cli.output import show
 from reg4rec.data import Dataset, load_dataset
+from reg4rec.data.hints import matrix_hints
 from reg4rec.errors import InputError
 from reg4rec.evaluation import Popularity, Ranker, evaluate
 from reg4rec.infer import DType, Recommender, RetrieverName
@@ -49,7 +50,8 @@ class DataPrepare:
     """Prepare your own files: `reg4rec data prepare clicks.parquet --items items.parquet --out data/mine`."""
 
     interactions: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
-    """Parquet, CSV, TSV, JSONL or RecBole file, perhaps gzipped, a row an interaction; or .txt, `user item item ...`"""
+    """Parquet, CSV, TSV, JSONL or RecBole file, perhaps gzipped, a row an interaction; a folder or 'part-*.csv' of
+    such files; or .txt, `user item item ...`"""
     out: Path
     """the dataset folder to write"""
     items: Path | None = None
@@ -92,8 +94,10 @@ class Tokenize:
 
     def run(self) -> None:
         run = Run(self.out, self.seed, self.device, self.resume)
-        tokenizer = fit_tokenizer(load_dataset(self.data), self.config, run)
-        text = f"{tokenizer.describe()}\ntokenizer: {self.out / 'tokenizer'}"
+        data = load_dataset(self.data)
+        tokenizer = fit_tokenizer(data, self.config, run)
+        unused = matrix_hints([name for name in data.vectors if name not in self.config.views.matrices])
+        text = "\n".join([tokenizer.describe(), *unused, f"tokenizer: {self.out / 'tokenizer'}"])
         show(text, {"tokenizer": self.out / "tokenizer", **asdict(tokenizer.health)}, self.json)
 
 

@@ -1,12 +1,14 @@
 """Options that commands on data share: how files are read, what is held back, matrices that describe the items."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
 from reg4rec.data import CutUnit, Dataset, SplitKind, load_dataset, read_interactions, sentence_view
+from reg4rec.data.hints import losses
 from reg4rec.errors import InputError
 from reg4rec.settings import check_settings
 
@@ -20,7 +22,9 @@ class FileOptions:
     user: str = "user_id"
     """column of the user ids"""
     item: str = "item_id"
-    """column of the item ids, in both files"""
+    """column of the item ids"""
+    items_id: str | None = None
+    """column of the item ids in the items file, by default that of --item, else `item_id`"""
     time: str | None = "timestamp"
     """column to sort by; None takes the rows as oldest first"""
     title: str | None = None
@@ -29,8 +33,10 @@ class FileOptions:
     """column of the item brands, by default `brand` where there is one"""
     categories: str | None = None
     """column of the category path, a list or text separated by | or >, by default `categories` where there is one"""
-    min_interactions: int = 5
-    """users and items with fewer are dropped, again and again until none is left (k-core)"""
+    min_interactions: int = 1
+    """users and items with fewer are dropped, again and again until none is left (k-core); 1 keeps all"""
+    clicked_only: bool = False
+    """leave out items of the items file that nobody clicked"""
     max_malformed: int = 10
     """lines that may be left out because they cannot be read; with more, nothing is prepared"""
 
@@ -81,13 +87,29 @@ class DataOptions:
 
 
 def describe(data: Dataset, out: Path) -> str:
-    """One line about a prepared dataset, and one about lines that were left out."""
+    """One line about a prepared dataset, and one each about what was left out and what is not used."""
     interactions = len(data.sequences.items)
-    line = (
+    lines = [
         f"{data.name}: {data.num_users:,} users, {data.num_items:,} items, {interactions:,} interactions, "
         f"{len(data.items.category_names)} categories, {data.split.kind} split: {out}"
-    )
+    ]
     if 0 < (missing := data.card.get("items_not_described", 0)) < data.num_items:
-        line += f"\nwithout a row in the items file: {missing:,} of {data.num_items:,} items"
-    malformed = data.card.get("malformed_lines", {"count": 0, "first": []})
-    return line + (f"\nleft out: {malformed['count']} malformed lines" if malformed["count"] else "")
+        lines.append(f"without a row in the items file: {missing:,} of {data.num_items:,} items")
+    if unclicked := data.card.get("items_never_clicked", 0):
+        lines.append(f"never clicked: {unclicked:,} items (--clicked-only leaves them out)")
+    targets = min(data.card["split"]["validation_targets"], data.card["split"]["test_targets"])
+    if 0 < targets < data.num_users and data.split.kind == "leave-one-out":
+        fewer = data.card["counts"]["users_without_targets"]
+        lines.append(
+            f"to validate and test: {targets:,} of {data.num_users:,} users; the other {fewer:,} have fewer than three "
+            "interactions"
+        )
+    lines += [f"dropped: {_dropped(data.card)}"] if data.card.get("dropped", {}).get("below_min_interactions") else []
+    lines += [*losses(data.card), *(f"hint: {hint}" for hint in data.card.get("hints", ()))]
+    return "\n".join(lines)
+
+
+def _dropped(card: Mapping[str, Any]) -> str:
+    before, after, minimum = card["before"], card["counts"], card["min_interactions"]
+    parts = [f"{before[name] - after[name]:,} {name}" for name in ("users", "items", "interactions")]
+    return f"{', '.join(parts)} (k-core {minimum}; --min-interactions 1 keeps them)"

@@ -9,6 +9,7 @@ import tyro
 from reg4rec.cli.data import DataOptions, FileOptions, describe
 from reg4rec.cli.output import show
 from reg4rec.data import Dataset
+from reg4rec.data.sources import is_table_source
 from reg4rec.errors import InputError
 from reg4rec.model import Size
 from reg4rec.recipes import RecipeName, fit_and_evaluate, recipe_named
@@ -68,7 +69,7 @@ class Fit:
         show("\n".join(lines), {"recommender": self.out / "recommender", **report.as_dict()}, self.json)
 
     def _dataset(self) -> Dataset:
-        if Path(self.data).is_file():
+        if is_table_source(self.data):
             return self.options.apply(self.files.read(Path(self.data), self.items, self.options.vectors))
         if self.items is not None or self.files != FileOptions():
             raise InputError(f"data is {self.data!r}, no file; --items and the names of columns describe files")

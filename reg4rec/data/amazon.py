@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from reg4rec.data.dataset import Dataset
 from reg4rec.data.interactions import assemble
-from reg4rec.data.lines import BadLines, file_kind, numbered_lines, parse_json
+from reg4rec.data.lines import BadLines, file_kind, numbered_lines, parse_json, whole_characters
 from reg4rec.errors import InputError
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def parse_literal(line: bytes) -> Any:
     value = parse_json(line)
     if value is None:
         try:
-            value = ast.literal_eval(line.decode())
+            value = whole_characters(ast.literal_eval(line.decode()))
         except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
             return None
     return value
@@ -123,7 +123,8 @@ def read_amazon(found: Found, min_interactions: int = 5) -> Dataset:
 def _read_reviews(found: Found, bad: BadLines) -> pl.DataFrame:
     import polars as pl
 
-    from reg4rec.data.tables import read_log
+    from reg4rec.data.tables import known_ids, read_log
+    from reg4rec.data.values import as_ids
 
     release = found.release
     if file_kind(found.reviews) == ".csv":
@@ -134,7 +135,9 @@ def _read_reviews(found: Found, bad: BadLines) -> pl.DataFrame:
     blocks = [pl.DataFrame(block, schema=schema, orient="row") for block in _blocks(rows)]
     if not blocks:
         raise InputError(f"{found.reviews} holds no review with {release.user}, {release.item} and {release.time}")
-    return pl.concat(blocks)
+    log = pl.concat(blocks)
+    ids = {name: as_ids(found.reviews, log[name]) for name in ("user_id", "item_id")}
+    return known_ids(log.with_columns(**ids), bad)
 
 
 def _review_rows(path: Path, release: Release, bad: BadLines) -> Iterator[tuple[str, str, int]]:

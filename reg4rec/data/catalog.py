@@ -11,6 +11,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from reg4rec.data.categories import category_paths
+from reg4rec.data.frames import as_table
 from reg4rec.data.parquet import read_parquet, write_parquet
 from reg4rec.errors import InputError
 
@@ -37,13 +39,15 @@ class ItemCatalog:
     category_level: int
 
     @classmethod
-    def from_table(cls, table: pa.Table, category_level: int | None = None) -> "ItemCatalog":
-        """A checked catalog; missing text columns are added as nulls.
+    def from_table(cls, table: Any, category_level: int | None = None) -> "ItemCatalog":
+        """A checked catalog of a table (see `as_table`); missing text columns are added as nulls.
+
+        Categories are lists, or text such as "A > B".
 
         Without `category_level` it is the shallowest level with at least 30 classes, else the deepest one.
         Raises InputError for missing, null or repeated ids.
         """
-        table = _with_text_columns(table)
+        table = _with_text_columns(as_table(table))
         _check_ids(table["item_id"])
         _check_paths(table)
         level = choose_level(table["categories"].to_pylist()) if category_level is None else category_level
@@ -73,25 +77,38 @@ class ItemCatalog:
         return ItemCatalog.from_table(pa.concat_tables([self.table, pa.table(columns)]), self.category_level)
 
     def rows(self, ids: pa.Array | pa.ChunkedArray | Sequence[Any] | npt.NDArray[Any]) -> npt.NDArray[np.int32]:
-        """The item row of each id, int32; -1 for an id that is not in the catalog."""
+        """The item row of each id, int32; -1 for an id that is not in the catalog.
+
+        Text finds a number only as it is written plainly: of a catalog of whole numbers "7" is item 7, "007" is none.
+        """
         if len(ids) == 0:
             return np.empty(0, dtype=np.int32)
         if isinstance(ids, list) and len(ids) <= FEW_IDS and {*map(type, ids)} == {self._id_type}:
             return np.array([self.row_of.get(one, -1) for one in ids], dtype=np.int32)
         try:
-            wanted = _flat(ids) if isinstance(ids, pa.Array | pa.ChunkedArray) else pa.array(ids)
-            wanted = wanted.cast(self.ids.type)
+            given = _plain(ids if isinstance(ids, pa.Array | pa.ChunkedArray) else pa.array(ids))
+            if pa.types.is_boolean(given.type):
+                raise pa.ArrowTypeError("they are true and false")
+            wanted = given.cast(self.ids.type)
         except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError) as error:
             raise InputError(
                 f"item ids of this catalog are of type {self.ids.type}; the ids given are not: {error}"
             ) from None
-        found = pc.index_in(wanted, value_set=self.ids)
-        return np.array(pc.fill_null(found, -1), dtype=np.int32)
+        found = np.array(pc.fill_null(pc.index_in(wanted, value_set=self.ids), -1), dtype=np.int32)
+        if self._id_type is int and not pa.types.is_integer(given.type) and not pa.types.is_floating(given.type):
+            alike = pc.equal(wanted.cast(pa.string()), given.cast(pa.string()))  # "007" is not how 7 is written
+            found[~np.asarray(pc.fill_null(alike, False))] = -1
+        return found
 
     @cached_property
     def row_of(self) -> dict[Any, int]:
         """The row of every id: for a few ids it is sooner asked than Arrow, which makes such a table in every call."""
         return {one: row for row, one in enumerate(self.ids.to_pylist())}
+
+    @cached_property
+    def lowest_id(self) -> Any:
+        """The least id."""
+        return pc.min(self.ids).as_py()
 
     @cached_property
     def _id_type(self) -> type:
@@ -158,13 +175,24 @@ def _flat(column: pa.Array | pa.ChunkedArray) -> pa.Array:
     return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
 
 
+def _plain(ids: pa.Array | pa.ChunkedArray) -> pa.Array:
+    """The ids without a dictionary; text as Arrow's plain strings."""
+    ids = _flat(ids)
+    ids = ids.dictionary_decode() if pa.types.is_dictionary(ids.type) else ids
+    return ids.cast(pa.string()) if pa.types.is_string_view(ids.type) else ids
+
+
 def _with_text_columns(table: pa.Table) -> pa.Table:
     if "item_id" not in table.column_names:
         raise InputError(f"the item table has no column item_id; it has {table.column_names}")
-    columns = {"item_id": _flat(table["item_id"])}
+    columns = {"item_id": _plain(table["item_id"])}
     for name, kind in TEXT_COLUMNS.items():
-        present = name in table.column_names
-        columns[name] = _cast(name, table[name], kind) if present else pa.nulls(table.num_rows, kind)
+        if name not in table.column_names:
+            columns[name] = pa.nulls(table.num_rows, kind)
+        elif name == "categories":
+            columns[name] = category_paths(table[name], "column categories of the items")
+        else:
+            columns[name] = _cast(name, table[name], kind)
     others = {name: _flat(table[name]) for name in table.column_names if name not in columns}
     return pa.table(columns | others)
 

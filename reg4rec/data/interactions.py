@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -14,11 +13,14 @@ import pyarrow.compute as pc
 
 from reg4rec.data.catalog import ItemCatalog
 from reg4rec.data.dataset import Dataset
+from reg4rec.data.frames import as_table, is_frame
+from reg4rec.data.hints import losses, matrix_hints, tied_times
 from reg4rec.data.lines import BadLines, file_kind
 from reg4rec.data.matrices import KeyedMatrix, Matrix, check_matrix, match_rows, read_matrix
 from reg4rec.data.prepared import read_sequence_log
 from reg4rec.data.sequences import Sequences
-from reg4rec.errors import InputError
+from reg4rec.data.sources import part_files
+from reg4rec.errors import InputError, warn
 
 if TYPE_CHECKING:
     import polars as pl
@@ -29,8 +31,8 @@ Int64 = npt.NDArray[np.int64]
 
 
 def read_interactions(
-    interactions: str | Path,
-    items: str | Path | None = None,
+    interactions: Any,
+    items: Any = None,
     *,
     user: str = "user_id",
     item: str = "item_id",
@@ -38,35 +40,50 @@ def read_interactions(
     title: str | None = None,
     brand: str | None = None,
     categories: str | None = None,
-    min_interactions: int = 5,
+    items_id: str | None = None,
+    min_interactions: int = 1,
+    clicked_only: bool = False,
     vectors: Mapping[str, Matrix] | None = None,
     name: str | None = None,
     max_malformed: int = 10,
 ) -> Dataset:
     """A dataset from Parquet, CSV, TSV, JSONL or RecBole files (text files perhaps gzipped), or lists of items (.txt).
 
-    `user`, `item`, `time` name the columns of the interactions; `time=None` takes the rows as oldest first. `title`,
-    `brand`, `categories` name columns of the items file (by default the columns of those names, where present);
-    categories are lists, or text separated by "|" or ">". `vectors` are Parquet files keyed by `item`, or matrices
-    and .npy files whose rows follow the items file. A .txt file has lines `user item item ...`, oldest first.
+    Both sources may also be a folder or a pattern ("clicks/part-*.csv") of such files, or a table: a pandas or polars
+    DataFrame, an Arrow table, a dictionary of columns.
 
-    Users and items with fewer than `min_interactions` are removed until none is left (k-core). Equal times keep the
-    order of the file; rows that repeat user, item and time are dropped and counted in the card, and so are up to
-    `max_malformed` lines that cannot be read. User and item rows follow the sorted ids. An item that the items file
-    lacks gets no text and zero vectors. Raises InputError for missing columns, null ids or times, more malformed
-    lines, and when nothing is left.
+    `user`, `item`, `time` name the columns of the interactions; `time=None` takes the rows as oldest first. `title`,
+    `brand`, `categories` name columns of the items (by default the columns of those names, where present), `items_id`
+    that of their ids (by default `item`, else "item_id"); categories are lists, or text separated by "|" or ">".
+    `vectors` are Parquet files keyed by the id, or matrices and .npy files whose rows follow the items. A .txt file has
+    lines `user item item ...`, oldest first.
+
+    Every user and every item that was clicked or is described stays, described ones that nobody clicked unless
+    `clicked_only`. With `min_interactions` above 1, users and items with fewer are removed until none is left (k-core).
+    Equal times keep the order of the file. Rows that repeat user, item and time, rows without a user or an item, and up
+    to `max_malformed` lines that cannot be read are left out and counted in the card. User and item rows follow the
+    sorted ids. An item that is not described gets no text and zero vectors. Raises InputError for missing columns or
+    times, more malformed lines, and when nothing is left.
     """
     from reg4rec.data.tables import read_items_table, read_log
 
-    log_path, items_path, bad = Path(interactions), None if items is None else Path(items), BadLines(max_malformed)
-    if file_kind(log_path) == ".txt":
-        log = read_sequence_log(log_path, bad)
+    bad, log_name = BadLines(max_malformed), _name_of(interactions)
+    if not is_frame(interactions) and file_kind((files := part_files(Path(interactions)))[0]) == ".txt":
+        log = read_sequence_log(files, bad)
     else:
-        log = read_log(log_path, user, item, time, bad)
-    described = None if items_path is None else read_items_table(items_path, item, title, brand, categories, bad)
-    matrices = {key: read_matrix(key, matrix, item) for key, matrix in (vectors or {}).items()}
-    card = {"source": {"interactions": log_path.name, "items": items_path and items_path.name}}
-    return assemble(name or log_path.name.partition(".")[0], log, described, min_interactions, matrices, card, bad)
+        log = read_log(interactions, user, item, time, bad)
+    described = None if items is None else read_items_table(items, item, title, brand, categories, bad, items_id)
+    matrices = {key: read_matrix(key, matrix, items_id, item) for key, matrix in (vectors or {}).items()}
+    card = {"source": {"interactions": log_name, "items": None if items is None else _name_of(items)}}
+    name = name or ("" if is_frame(interactions) else log_name).partition(".")[0].strip("*?-_ ") or "interactions"
+    return assemble(name, log, described, min_interactions, matrices, card, bad, clicked_only)
+
+
+def _name_of(source: Any) -> str:
+    """What the card calls a source; InputError for what is neither a path nor a table."""
+    if isinstance(source, str | Path):
+        return Path(source).name
+    return f"{type(source).__name__} of {len(as_table(source)):,} rows"
 
 
 def assemble(
@@ -77,6 +94,7 @@ def assemble(
     matrices: Mapping[str, KeyedMatrix | npt.ArrayLike],
     card: dict[str, Any],
     bad: BadLines,
+    clicked_only: bool = True,
 ) -> Dataset:
     """A dataset from a log (`user_id`, `item_id`, perhaps `timestamp`) and an item table with `item_id`."""
     import polars as pl
@@ -85,39 +103,59 @@ def assemble(
         raise InputError(f"min_interactions is {min_interactions}; give 1 or more")
     if described is not None and described["item_id"].dtype != log["item_id"].dtype:
         log, described = (table.with_columns(pl.col("item_id").cast(pl.String)) for table in (log, described))
-    events, before, dropped = _select(_events(log), min_interactions)
+    all_events = _events(log)
+    _check_described(described, all_events.item_ids)
+    events, before, dropped = _select(all_events, min_interactions)
     kept_users, users = np.unique(events.users, return_inverse=True)
     kept_items, items = np.unique(events.items, return_inverse=True)
     item_ids = events.item_ids.take(pa.array(kept_items))
+    unclicked = 0
+    if described is not None and not clicked_only:
+        whole = _arrow(pl.concat([log["item_id"], described["item_id"]]).unique().sort())
+        before["items"] = len(whole)
+        if min_interactions == 1:
+            unclicked = len(whole) - len(item_ids)
+            items = np.asarray(pc.index_in(item_ids, value_set=whole), dtype=np.int64)[items]
+            item_ids = whole
     rows = _described_rows(described, item_ids)
-    counts: dict[str, Any] = {"items_not_described": int((rows < 0).sum())}
-    if described is not None and (rows < 0).all():
-        listed = f"which has {described['item_id'][0]!r}" if len(described) else "which is empty"
-        raise InputError(
-            f"the items file describes no item of the interactions, for example not {item_ids[0].as_py()!r}, {listed}; "
-            "ids must be spelled alike in both files"
-        )
     aligned = {key: _aligned(key, matrix, described, rows, item_ids) for key, matrix in matrices.items()}
-    counts |= {"vectors": {key: report for key, (_, report) in aligned.items() if report}} if aligned else {}
-    if bad.count:
-        warnings.warn(f"reg4rec: {bad.count} malformed lines left out: {'; '.join(bad.first)}", stacklevel=3)
     offsets, order = _by_user(users, events.times, len(kept_users))
-    return Dataset.build(
+    facts = {
+        "items_not_described": int((rows < 0).sum()),
+        "items_never_clicked": unclicked,
+        "before": before,
+        "dropped": dropped,
+        "rows_without_ids": bad.nameless,
+        "malformed_lines": {"count": bad.count, "first": bad.first},
+        "min_interactions": min_interactions,
+        "order": "as in the file" if events.times is None else "by timestamp, ties in file order",
+        "hints": list(dict.fromkeys(bad.hints + matrix_hints(list(matrices)))),
+    }
+    if aligned:
+        facts["vectors"] = {key: report for key, (_, report) in aligned.items() if report}
+    if events.times is not None:
+        facts["tied_times"] = tied_times(users[order], items[order], events.times[order], item_ids)
+    dataset = Dataset.build(
         name,
         events.user_ids.take(pa.array(kept_users)),
         Sequences(offsets, items[order].astype(np.int32)),
         ItemCatalog.from_table(_item_table(described, item_ids, rows)),
         {key: values for key, (values, _) in aligned.items()},
-        card
-        | {
-            "before": before,
-            "dropped": dropped,
-            "malformed_lines": {"count": bad.count, "first": bad.first},
-            "min_interactions": min_interactions,
-            "order": "as in the file" if events.times is None else "by timestamp, ties in file order",
-        }
-        | counts,
+        card | facts,
         None if events.times is None else events.times[order],
+    )
+    for sentence in losses(dataset.card):
+        warn(sentence)
+    return dataset
+
+
+def _check_described(described: pl.DataFrame | None, item_ids: pa.Array) -> None:
+    if described is None or not len(item_ids) or (_described_rows(described, item_ids) >= 0).any():
+        return
+    listed = f"which has {described['item_id'][0]!r}" if len(described) else "which is empty"
+    raise InputError(
+        f"the items file describes no item of the interactions, for example not {item_ids[0].as_py()!r}, {listed}; "
+        "ids must be spelled alike in both files"
     )
 
 

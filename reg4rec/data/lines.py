@@ -1,30 +1,55 @@
-"""Text files, plain or gzip: their content, their lines, and the lines that cannot be read."""
+"""Text files, plain or gzip: their content, their lines, and what could not be read or was not used."""
 
-import csv
+import codecs
 import gzip
+import io
 import json
+import re
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from reg4rec.errors import InputError
 
-__all__ = ["BadLines", "file_kind", "numbered_lines", "read_text", "readable_json", "readable_rows"]
+__all__ = [
+    "BadLines",
+    "file_kind",
+    "first_line",
+    "is_utf8",
+    "numbered_lines",
+    "parse_json",
+    "read_text",
+    "whole_characters",
+    "whole_text",
+]
 
 SHOWN = 5
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+BYTE_ORDER_MARK = codecs.BOM_UTF8
+UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 GZIP_ERRORS = (EOFError, gzip.BadGzipFile, zlib.error)
+UNPACKED_SURELY = 256 << 20
+UNPACKED_RATIO = 200
+"""A gzip file may unpack to 256 MiB, or to 200 times its size if that is more; log files are packed 5 to 50 times."""
+HALF_CHARACTER = re.compile("[\ud800-\udfff]")
+UTF8_REMEDY = "save the file as UTF-8, for example by `iconv -f latin1 -t utf-8`"
 
 
 @dataclass
 class BadLines:
-    """Lines left out because they cannot be read: counted, the first ones shown; InputError above `limit`."""
+    """What came up while files were read.
+
+    Lines left out because they cannot be read are counted and the first ones shown; InputError above `limit`.
+    `nameless` counts the rows without an id by column, and `hints` tells of columns that nothing uses.
+    """
 
     limit: int = 10
     count: int = 0
     first: list[str] = field(default_factory=list)
+    nameless: dict[str, int] = field(default_factory=dict)
+    hints: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if self.limit < 0:
@@ -36,8 +61,9 @@ class BadLines:
         if len(self.first) < SHOWN:
             self.first.append(f"{path.name} line {number} {problem}")
         if self.count > self.limit:
+            remedy = UTF8_REMEDY if all("UTF-8" in line for line in self.first) else "mend the file"
             raise InputError(
-                f"{path} has more than {self.limit} malformed lines: {'; '.join(self.first)}; mend the file, or raise "
+                f"{path} has more than {self.limit} malformed lines: {'; '.join(self.first)}; {remedy}, or raise "
                 "max_malformed to leave them out"
             )
 
@@ -47,89 +73,100 @@ def file_kind(path: Path) -> str:
     return (path.with_suffix("") if path.suffix.lower() == ".gz" else path).suffix.lower()
 
 
-def read_text(path: Path) -> bytes:
-    """The content of a file, unpacked if it ends in .gz, without a byte order mark; InputError if it is cut short."""
+class _Unpacked(io.RawIOBase):
+    """The content of a gzip file; InputError once it is larger than any honest file of that size."""
+
+    def __init__(self, path: Path):
+        self.path, self.size, self.file = path, 0, gzip.open(path)  # noqa: SIM115
+        self.limit = max(UNPACKED_SURELY, UNPACKED_RATIO * path.stat().st_size)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        count = self.file.readinto(buffer)
+        self.size += count
+        if self.size > self.limit:
+            raise InputError(
+                f"{self.path} unpacks to more than {self.limit >> 20} MiB, over {UNPACKED_RATIO} times its size; "
+                "if it is what you expect, unpack it yourself (gunzip) and give the plain file"
+            )
+        return count
+
+    def close(self) -> None:
+        self.file.close()
+        super().close()
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    """The file, unpacked if it ends in .gz; InputError where it cannot be read or is cut short."""
     try:
-        content = path.read_bytes()
-        if path.suffix.lower() == ".gz":
-            content = gzip.decompress(content)
+        packed = path.suffix.lower() == ".gz"
+        with io.BufferedReader(_Unpacked(path), 1 << 20) if packed else path.open("rb") as file:
+            yield file
     except GZIP_ERRORS as error:
         raise InputError(f"{path} is no whole gzip file ({error}); fetch it again") from None
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
-    return content.removeprefix(BYTE_ORDER_MARK)
+
+
+def read_text(path: Path) -> bytes:
+    """The content of a file, unpacked if it ends in .gz, without a byte order mark; InputError if it is cut short."""
+    with _opened(path) as file:
+        return file.read().removeprefix(BYTE_ORDER_MARK)
+
+
+def whole_text(path: Path) -> bytes:
+    """What `read_text` gives, with lines that end in a line feed; text in UTF-16 (with its mark) becomes UTF-8."""
+    content = read_text(path)
+    if content.startswith(UTF16_MARKS):
+        try:
+            content = content.decode("utf-16").encode()
+        except UnicodeError:
+            raise InputError(f"{path} begins like UTF-16, but is not; {UTF8_REMEDY}") from None
+    return content if b"\n" in content else content.replace(b"\r", b"\n")
+
+
+def first_line(path: Path) -> bytes:
+    """The first line of a file."""
+    with _opened(path) as file:
+        return file.readline().removeprefix(BYTE_ORDER_MARK)
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """The lines of a file with their numbers from 1, read piece by piece; empty ones are left out."""
+    with _opened(path) as file:
+        for number, line in enumerate(file, start=1):
+            if stripped := line.strip():
+                yield number, stripped.removeprefix(BYTE_ORDER_MARK) if number == 1 else stripped
+
+
+def is_utf8(text: bytes) -> bool:
+    """Whether the bytes are text in UTF-8."""
     try:
-        with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                if stripped := line.strip():
-                    yield number, stripped.removeprefix(BYTE_ORDER_MARK) if number == 1 else stripped
-    except GZIP_ERRORS as error:
-        raise InputError(f"{path} is no whole gzip file ({error}); fetch it again") from None
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
-
-
-def readable_rows(path: Path, content: bytes, separator: str, quoted: bool, bad: BadLines) -> bytes:
-    """The lines that have as many fields as the header; a record that spans lines is malformed here."""
-    quoting: Any = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
-
-    def fields(line: bytes) -> int:
-        return len(next(csv.reader([line.decode()], delimiter=separator, quoting=quoting, strict=True)))
-
-    lines = content.splitlines()
-    try:
-        width = fields(lines[0])
-    except (IndexError, StopIteration, UnicodeDecodeError, csv.Error):
-        raise InputError(f"{path} cannot be read: it has no header line of column names in UTF-8; write one") from None
-
-    def problem(line: bytes) -> str | None:
-        try:
-            found = fields(line)
-        except csv.Error as error:
-            return f"is no row ({error})"
-        return None if found == width else f"has {found} fields where {width} were expected"
-
-    return lines[0] + b"\n" + _without(path, lines[1:], 2, problem, bad)
-
-
-def readable_json(path: Path, content: bytes, bad: BadLines) -> bytes:
-    """The lines that hold one JSON object each."""
-
-    def problem(line: bytes) -> str | None:
-        return None if isinstance(parse_json(line), dict) else "is no JSON object"
-
-    return _without(path, content.splitlines(), 1, problem, bad)
+        text.decode()
+        return True
+    except UnicodeDecodeError:
+        return False
 
 
 def parse_json(line: bytes) -> Any:
-    """The value of a JSON line; None where it is not valid JSON (NaN is not)."""
+    """The value of a JSON line, NaN included; None where it is not valid JSON.
+
+    Half a character of two (a text cut within an emoji) becomes U+FFFD.
+    """
     try:
-        return json.loads(line.decode(), parse_constant=_refuse)
+        value = json.loads(line.decode())
     except (ValueError, RecursionError):
         return None
+    return whole_characters(value) if b"\\u" in line else value
 
 
-def _refuse(constant: str) -> None:
-    raise ValueError(constant)
-
-
-def _without(
-    path: Path, lines: list[bytes], start: int, problem: Callable[[bytes], str | None], bad: BadLines
-) -> bytes:
-    kept = []
-    for number, line in enumerate(lines, start):
-        if not line.strip():
-            continue
-        try:
-            found = problem(line)
-        except UnicodeDecodeError:
-            found = "is not UTF-8"
-        if found is None:
-            kept.append(line)
-        else:
-            bad.add(path, number, found)
-    return b"\n".join(kept) + b"\n"
+def whole_characters(value: Any) -> Any:
+    """The value with every half of a character in its texts replaced by U+FFFD."""
+    if isinstance(value, str):
+        return HALF_CHARACTER.sub("\ufffd", value)
+    if isinstance(value, dict):
+        return {whole_characters(key): whole_characters(one) for key, one in value.items()}
+    return [whole_characters(one) for one in value] if isinstance(value, list | tuple) else value

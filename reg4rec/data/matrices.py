@@ -1,5 +1,6 @@
 """Matrices that the user brings: one row an item, from memory, from a .npy file, or keyed by item id."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -57,17 +58,24 @@ def load_matrix(path: Path) -> npt.NDArray[Any]:
         raise InputError(f"{path} is not a readable .npy matrix: {error}") from None
 
 
-def read_matrix(name: str, matrix: Matrix, item: str = "item_id") -> KeyedMatrix | npt.ArrayLike:
-    """What `matrix` stands for: a Parquet file gives a keyed matrix, a .npy file its array, rows themselves stay."""
+def read_matrix(name: str, matrix: Matrix, *ids: str | None) -> KeyedMatrix | npt.ArrayLike:
+    """What `matrix` stands for: a Parquet file gives a keyed matrix, a .npy file its array, rows themselves stay.
+
+    The ids of a Parquet file are in the first column of `ids` that it has, else in `item_id`.
+    """
     if not isinstance(matrix, str | Path):
         return matrix
     path = Path(matrix)
-    return _read_keyed(name, path, item) if path.suffix == ".parquet" else load_matrix(path)
+    return _read_keyed(name, path, ids) if path.suffix == ".parquet" else load_matrix(path)
 
 
-def _read_keyed(name: str, path: Path, item: str) -> KeyedMatrix:
+def _read_keyed(name: str, path: Path, ids_names: Sequence[str | None]) -> KeyedMatrix:
     """A Parquet file of an id column and one column of lists of equal length."""
-    table = read_parquet(path, columns=(item,))
+    table = read_parquet(path)
+    names = [column for column in dict.fromkeys((*ids_names, "item_id")) if column is not None]
+    item = next((column for column in names if column in table.column_names), None)
+    if item is None:
+        raise InputError(f"{path} has no column {' or '.join(names)}; it has {', '.join(table.column_names)}")
     lists = [column for column in table.column_names if _is_list(table.schema.field(column).type)]
     if len(lists) != 1:
         raise InputError(

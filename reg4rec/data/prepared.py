@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["is_prepared_folder", "read_prepared", "read_sequence_log"]
 
 LAYOUT = "`user item item ...`, oldest first"
+MARKS = ",;:[](){}|"
 
 
 def is_prepared_folder(folder: Path) -> bool:
@@ -45,15 +46,20 @@ def read_prepared(folder: Path) -> Dataset:
     return Dataset.build(folder.name, user_ids, sequences, items, vectors, card)
 
 
-def read_sequence_log(path: Path, bad: BadLines) -> pl.DataFrame:
-    """`user_id`, `item_id` of a file of lines `user item item ...`, in the order of the file."""
+def read_sequence_log(paths: list[Path], bad: BadLines) -> pl.DataFrame:
+    """`user_id`, `item_id` of files of lines `user item item ...`, in the order of the files."""
     import polars as pl
 
-    from reg4rec.data.tables import as_plain_ids
+    from reg4rec.data.values import as_plain_ids
 
-    users, lengths, items = _read_lines(path, bad)
+    users: list[str] = []
+    lengths: list[int] = []
+    items: list[str] = []
+    for path in paths:
+        for whole, part in zip((users, lengths, items), _read_lines(path, bad), strict=True):
+            whole += part  # type: ignore[operator]
     if not users:
-        raise InputError(f"{path} holds no interaction; lines are {LAYOUT}")
+        raise InputError(f"{paths[0]} holds no interaction; lines are {LAYOUT}, with blanks between")
     owners = np.repeat(np.arange(len(users)), lengths)
     return pl.DataFrame(
         {"user_id": as_plain_ids(pl.Series(users))[owners], "item_id": as_plain_ids(pl.Series(items, dtype=pl.String))}
@@ -61,7 +67,7 @@ def read_sequence_log(path: Path, bad: BadLines) -> pl.DataFrame:
 
 
 def _read_lines(path: Path, bad: BadLines) -> tuple[list[str], list[int], list[str]]:
-    """Users, how many items each line lists, and all items."""
+    """Users, how many items each line lists, and all items; InputError for lists with other marks than blanks."""
     users, lengths, items = [], [], []
     for number, line in numbered_lines(path):
         try:
@@ -69,8 +75,13 @@ def _read_lines(path: Path, bad: BadLines) -> tuple[list[str], list[int], list[s
         except (UnicodeDecodeError, ValueError):
             bad.add(path, number, "is not UTF-8 text")
             continue
+        if any(word[-1] in MARKS or word[0] in MARKS for word in (user, *row)):
+            raise InputError(
+                f"{path} line {number} has commas, colons or brackets between its ids ({line.decode()[:40]!r}); lines "
+                f"are {LAYOUT}, with nothing but blanks between"
+            )
         if not row:
-            bad.add(path, number, f"names no item; expected {LAYOUT}")
+            bad.add(path, number, f"names no item; expected {LAYOUT}, with blanks between")
             continue
         users.append(user)
         lengths.append(len(row))

@@ -3,17 +3,12 @@
 from pathlib import Path
 
 from reg4rec.data.dataset import Dataset
+from reg4rec.data.hints import KNOWN
 from reg4rec.data.interactions import read_interactions
-from reg4rec.data.lines import read_text
+from reg4rec.data.lines import first_line
 from reg4rec.errors import InputError
 
 __all__ = ["is_atomic_folder", "read_atomic"]
-
-KNOWN = {
-    "title": ("title", "movie_title", "movie_name", "item_name", "product_title", "name"),
-    "brand": ("brand", "store"),
-    "categories": ("categories", "category", "genres", "genre", "class", "type"),
-}
 
 
 def is_atomic_folder(folder: Path) -> bool:
@@ -38,10 +33,11 @@ def read_atomic(folder: Path, min_interactions: int = 5) -> Dataset:
         files[0],
         items if items.is_file() else None,
         min_interactions=min_interactions,
+        clicked_only=True,
         **options,  # type: ignore[arg-type]
     )
 
 
 def _names(path: Path) -> list[str]:
-    header = read_text(path).partition(b"\n")[0].decode(errors="replace").strip()
+    header = first_line(path).decode(errors="replace").strip()
     return [field.partition(":")[0] for field in header.split("\t")]

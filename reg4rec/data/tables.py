@@ -1,243 +1,258 @@
-"""Reading the user's own tables: column mapping, ids, times, category paths."""
+"""Reading the user's own tables: a file, a folder of parts or a table in memory becomes typed columns.
 
-from collections import Counter
-from collections.abc import Callable
+Every text file goes the same way: content in UTF-8, then records of text (`rows` for separated files, an object a line
+for JSON), then columns by what they are (`values`, `categories`).
+"""
+
+import csv
+import io
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import polars as pl
+import pyarrow as pa
 
-from reg4rec.data.lines import BadLines, file_kind, read_text, readable_json, readable_rows
+from reg4rec.data.atomic import ATOMIC, atomic_paths, atomic_values
+from reg4rec.data.categories import category_paths
+from reg4rec.data.frames import arrow_column, as_table
+from reg4rec.data.hints import event_hints, flat_path_hints, unused_columns
+from reg4rec.data.lines import BadLines, file_kind, is_utf8, numbered_lines, parse_json, read_text, whole_text
+from reg4rec.data.rows import Layout, read_header, tidy_rows
+from reg4rec.data.sources import part_files
+from reg4rec.data.values import as_ids, as_times, plain_column
 from reg4rec.errors import InputError
 
-__all__ = ["as_ids", "as_plain_ids", "as_times", "read_items_table", "read_log", "read_table"]
+__all__ = ["known_ids", "read_items_table", "read_log"]
 
 SEPARATORS = {".csv": ",", ".tsv": "\t", ".inter": "\t", ".item": "\t"}
-ATOMIC = (".inter", ".item")
 JSON_LINES = (".jsonl", ".ndjson")
 TEXT_NAMES = ("title", "brand", "categories")
-UNREADABLE = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError)
+Choice = Callable[[Path, list[str]], list[str]]
+"""Which of the columns of a file are read; InputError if one is missing."""
 
-Parser = Callable[[bytes], pl.DataFrame]
-Repair = Callable[[Path, bytes, BadLines], bytes]
-
-
-def read_log(path: Path, user: str, item: str, time: str | None, bad: BadLines) -> pl.DataFrame:
-    """The interactions of a file as `user_id`, `item_id` and, unless `time` is None, `timestamp`."""
-    wanted = [user, item] + ([time] if time is not None else [])
-    table = read_table(path, bad, wanted, ids=(user, item), complete=tuple(wanted))
-    if not len(table):
-        raise InputError(f"{path} holds no interaction")
-    columns = {"user_id": as_ids(path, table[user]), "item_id": as_ids(path, table[item])}
-    if time is not None:
-        if table[time].dtype.is_temporal() and file_kind(path) in SEPARATORS:
-            _check_dates(path, read_table(path, BadLines(bad.limit), [time], ids=(time,))[time])
-        columns["timestamp"] = as_times(path, table[time])
-    return pl.DataFrame(columns)
+UNREADABLE = (pl.exceptions.PolarsError, pl.exceptions.PanicException, pa.ArrowException, OSError, ValueError)
 
 
-def _check_dates(path: Path, written: pl.Series) -> None:
-    """InputError for dates that do not begin with the year, unless one shows which number is the day.
+def read_log(source: Any, user: str, item: str, time: str | None, bad: BadLines) -> pl.DataFrame:
+    """The interactions of a source as `user_id`, `item_id` and, unless `time` is None, `timestamp`.
 
-    polars reads the day first, and years of two digits as of the first century.
+    Rows without a user or an item are left out and counted in `bad`.
     """
-    year_last = written.filter(written.str.contains(r"^\d{1,2}\D"))
-    days = year_last.str.extract(r"^(\d+)\D\d{1,2}\D\d{4}").cast(pl.Int64)
-    if len(year_last) and not (days > 12).any():
-        raise InputError(
-            f"column {written.name} of {path} has dates such as {year_last[0]!r}, which can be read in two ways; "
-            "write them with the year first (2021-04-03), or as seconds since 1970"
-        )
+    keys = [user, item] + ([time] if time is not None else [])
+    table = read_table(source, bad, keys, "--user, --item and --time (user=, item=, time=) name them")
+    where, separated = _called(source), _kind(source) in SEPARATORS
+    columns = {"user_id": as_ids(where, table[user], separated)}
+    columns["item_id"] = as_ids(where, table[item], separated)
+    log = pl.DataFrame(columns | ({"timestamp": table[time]} if time is not None else {}))
+    log = known_ids(log, bad)
+    if not len(log):
+        raise InputError(f"{where} holds no interaction" + (" with a user and an item" if len(table) else ""))
+    return log if time is None else log.with_columns(as_times(where, log["timestamp"].alias(time)).alias("timestamp"))
+
+
+def known_ids(log: pl.DataFrame, bad: BadLines) -> pl.DataFrame:
+    """The rows with a user and an item; the others are counted in `bad`."""
+    bad.nameless = {name: n for name in ("user_id", "item_id") if (n := log[name].null_count())}
+    return log.drop_nulls(["user_id", "item_id"]) if bad.nameless else log
 
 
 def read_items_table(
-    path: Path, item: str, title: str | None, brand: str | None, categories: str | None, bad: BadLines
+    source: Any,
+    item: str,
+    title: str | None,
+    brand: str | None,
+    categories: str | None,
+    bad: BadLines,
+    items_id: str | None = None,
 ) -> pl.DataFrame:
-    """The items of a file: `item_id`, those of `title`, `brand`, `categories` that it has, and all other columns."""
-    named = dict(zip(TEXT_NAMES, (title, brand, categories), strict=True))
-    wanted = [item] + [column for column in named.values() if column is not None]
-    table = read_table(path, bad, wanted, ids=(item,), complete=(item,), others=True)
+    """The items of a source: `item_id`, those of `title`, `brand`, `categories` that it has, and all other columns.
+
+    The ids are in the column `items_id`, by default `item`, else `item_id`. Rows without one are left out and counted.
+    """
+    named, where = dict(zip(TEXT_NAMES, (title, brand, categories), strict=True)), _called(source)
+    ids = (items_id,) if items_id is not None else (item, "item_id")
+    wanted = [column for column in named.values() if column is not None]
+    option = "--items-id (items_id=) names the one of ids; --title, --brand and --categories the others"
+    table = read_table(source, bad, wanted, option, others=True, one_of=ids)
+    item = next(name for name in ids if name in table.columns)
     sources = {name: named[name] or name for name in TEXT_NAMES if (named[name] or name) in table.columns}
-    columns = {"item_id": as_ids(path, table[item])} | {name: table[column] for name, column in sources.items()}
+    separated = _kind(source) in SEPARATORS
+    columns = {"item_id": as_ids(where, table[item], separated)}
+    columns |= {name: table[column] for name, column in sources.items()}
     if "categories" in columns:
-        columns["categories"] = _as_paths(path, columns["categories"])
+        columns["categories"] = _as_paths(source, columns["categories"])
+        bad.hints += flat_path_hints(where, columns["categories"].to_arrow())
     taken = {item, *sources.values(), *columns}
-    result = pl.DataFrame(columns | {name: table[name] for name in table.columns if name not in taken})
+    more = [name for name in table.columns if name not in taken]
+    untyped = _kind(source) in (".csv", ".tsv")
+    columns |= {name: plain_column(table[name]) if untyped else table[name] for name in more}
+    result = pl.DataFrame(columns)
+    bad.hints += unused_columns(where, more, [name for name in TEXT_NAMES if name not in sources])
+    if missing := result["item_id"].null_count():
+        bad.nameless["items file"] = missing
+        result = result.drop_nulls("item_id")
     repeated = result.filter(result["item_id"].is_duplicated())
     if len(repeated):
-        raise InputError(f"{path} lists item {repeated['item_id'][0]!r} more than once; keep one row an item")
+        raise InputError(f"{where} lists item {repeated['item_id'][0]!r} more than once; keep one row an item")
     return result
 
 
 def read_table(
-    path: Path,
-    bad: BadLines,
-    wanted: list[str],
-    ids: tuple[str, ...] = (),
-    complete: tuple[str, ...] = (),
-    others: bool = False,
+    source: Any, bad: BadLines, wanted: list[str], option: str, others: bool = False, one_of: Sequence[str] = ()
 ) -> pl.DataFrame:
-    """The `wanted` columns (with `others`, all) of a Parquet, CSV, TSV, JSONL or atomic file, perhaps gzipped.
+    """The `wanted` columns of a source and one column of `one_of`; with `others`, all. Separated files give text.
 
-    Columns `ids` of a CSV file come as the whole numbers or the text that stands there. A line without a value in a
-    `complete` column is a malformed one.
+    InputError for missing columns; it says which `option` names them.
     """
-    if not path.is_file():
-        raise InputError(f"there is no file {path}")
-    if path.suffix.lower() == ".parquet":
-        return _read_parquet(path, wanted, others)
-    read, repair = _text_reader(path, ids)
-    content = read_text(path)
-    try:
-        table = _attempt(path, read, content)
-        mended = any(table[name].null_count() for name in complete if name in table.columns)
-    except InputError:
-        mended = True
-    if mended:  # lines that are too long stop the fast reader, those that are too short give nulls
-        table = _attempt(path, read, repair(path, content, bad))
-    _require(path, table.columns, wanted)
-    return table if others else table.select(list(dict.fromkeys(wanted)))
+
+    def choose(where: Any, found: Sequence[str]) -> list[str]:
+        missing = [name for name in wanted if name not in found]
+        if one_of and not any(name in found for name in one_of):
+            missing.append(" or ".join(dict.fromkeys(one_of)))
+        if missing:
+            raise InputError(f"{where} has no column {', '.join(missing)}; it has {', '.join(found)}; {option}")
+        if not others:
+            bad.hints = event_hints(where, [name for name in found if name not in wanted])
+        return list(found) if others else list(dict.fromkeys(wanted))
+
+    keys = [*(one_of or wanted)]
+    if not isinstance(source, str | Path):
+        table = as_table(source)
+        return _polars(source, table.select(choose(_called(source), table.column_names)))
+    parts = []
+    for file in part_files(Path(source)):
+        kind = file_kind(file)
+        if kind == ".parquet":
+            parts.append(_read_parquet(file, choose))
+        elif kind in JSON_LINES:
+            parts.append(_read_json(file, choose, None if others else wanted, bad))
+        elif kind in SEPARATORS:
+            parts.append(_read_separated(file, choose, keys, bad))
+        else:
+            known = ", ".join([".parquet", *SEPARATORS, *JSON_LINES])
+            raise InputError(f"{file} has the ending {file.suffix!r}; known are {known}, and .gz after those of text")
+    return parts[0] if len(parts) == 1 else _joined(Path(source), parts)
 
 
-def _attempt(path: Path, read: Parser, content: bytes) -> pl.DataFrame:
+def _called(source: Any) -> Any:
+    """How messages call a source."""
+    return source if isinstance(source, str | Path) else f"the {type(source).__name__}"
+
+
+def _kind(source: Any) -> str:
+    """The ending of a source's files, "" of a table in memory."""
+    return file_kind(part_files(Path(source))[0]) if isinstance(source, str | Path) else ""
+
+
+def _polars(where: Any, table: pa.Table) -> pl.DataFrame:
     try:
-        table = read(content)
-        if any("\0" in name for name in table.columns):
-            raise ValueError("a column name holds a zero byte")
-        return table
+        return pl.DataFrame(pl.from_arrow(table))
     except UNREADABLE as error:
-        raise InputError(f"{path} cannot be read: {str(error).splitlines()[0] if str(error) else error!r}") from None
+        raise InputError(f"{_called(where)} cannot be read: {error}") from None
 
 
-def _read_parquet(path: Path, wanted: list[str], others: bool) -> pl.DataFrame:
+def _joined(path: Path, parts: list[pl.DataFrame]) -> pl.DataFrame:
+    """The rows of all parts; a column that is text in one of them is text in all."""
+    text = {name for part in parts for name in part.columns if part[name].dtype == pl.String}
+    whole = {name for part in parts for name in part.columns if part[name].dtype.is_integer()}
+    mixed = pl.col(sorted(text & whole)).cast(pl.String) if text & whole else pl.all()
     try:
-        found = list(pl.read_parquet_schema(path))
-        _require(path, found, wanted)
-        return pl.read_parquet(path, columns=found if others else list(dict.fromkeys(wanted)))
+        return pl.concat([part.with_columns(mixed) for part in parts], how="diagonal_relaxed")
+    except UNREADABLE as error:
+        raise InputError(f"the parts of {path} do not fit together: {error}") from None
+
+
+def _read_parquet(path: Path, choose: Choice) -> pl.DataFrame:
+    try:
+        return pl.read_parquet(path, columns=choose(path, list(pl.read_parquet_schema(path))))
     except InputError:
         raise
     except UNREADABLE as error:
         raise InputError(f"{path} cannot be read: {error}") from None
 
 
-def _text_reader(path: Path, ids: tuple[str, ...]) -> tuple[Parser, Repair]:
-    """How the content of a text file is parsed, and which lines are left out where that fails."""
-    kind = file_kind(path)
-    if kind in JSON_LINES:
-        return _parse_json, readable_json
-    if kind in SEPARATORS:
-        return _row_reader(kind, ids)
-    known = ", ".join([".parquet", *SEPARATORS, *JSON_LINES])
-    raise InputError(f"{path} has the ending {path.suffix!r}; known are {known}, and .gz after those of text")
+def _read_json(path: Path, choose: Choice, wanted: list[str] | None, bad: BadLines) -> pl.DataFrame:
+    """A row for each line that holds one JSON object; of `wanted` fields alone where they are known."""
+    if wanted is not None and (table := _plain_json(path, wanted)) is not None:
+        choose(path, table.columns)
+        return table.select(list(dict.fromkeys(wanted)))
+    rows: list[dict[str, Any]] = []
+    found: dict[str, None] = {}
+    once: dict[str, str] = {}  # equal texts are held once
+    for number, line in numbered_lines(path):
+        row = parse_json(line)
+        if not isinstance(row, dict):
+            bad.add(path, number, "is no JSON object" if is_utf8(line) else "is not UTF-8")
+            continue
+        if not row.keys() <= found.keys():
+            found |= dict.fromkeys(row)
+        if wanted is not None:
+            row = {
+                name: once.setdefault(v, v) if type(v) is str else v
+                for name in wanted
+                if (v := row.get(name)) is not None
+            }
+        rows.append(row)
+    if not rows:
+        raise InputError(f"{path} cannot be read: it holds no JSON object")
+    names = choose(path, list(found))
+    return _polars(path, pa.table({name: arrow_column([row.get(name) for row in rows]) for name in names}))
 
 
-def _parse_json(content: bytes) -> pl.DataFrame:
-    return pl.read_ndjson(content, infer_schema_length=None)
+def _plain_json(path: Path, wanted: list[str]) -> pl.DataFrame | None:
+    """What the fast reader of JSON lines finds, if it surely finds the same as `parse_json`."""
+    content = read_text(path)
+    if any(mark in content for mark in (b"NaN", b"Infinity", b"\\u")) or not is_utf8(content):
+        return None
+    try:
+        table = pl.read_ndjson(content, infer_schema_length=None)
+    except UNREADABLE:
+        return None
+    whole = len(table) == content.count(b"\n") + (content[-1:] not in (b"", b"\n"))
+    simple = all(name in table.columns and table[name].dtype in (pl.Int64, pl.String) for name in wanted)
+    return table if whole and simple and not any(table[name].null_count() for name in wanted) else None
 
 
-def _row_reader(kind: str, ids: tuple[str, ...]) -> tuple[Parser, Repair]:
-    atomic, separator = kind in ATOMIC, SEPARATORS[kind]
-
-    def read(content: bytes) -> pl.DataFrame:
-        types = dict.fromkeys(ids, pl.String) | (_atomic_types(content) if atomic else {})
-        options: dict[str, Any] = {"quote_char": None} if atomic else {"try_parse_dates": True}
-        table = pl.read_csv(content, separator=separator, infer_schema_length=None, schema_overrides=types, **options)
-        table = table.rename({name: name.partition(":")[0] for name in table.columns}) if atomic else table
-        table = table.with_columns(_unquoted(pl.col(pl.String))) if atomic else table
-        return table.with_columns(as_plain_ids(table[name]) for name in ids if name in table.columns)
-
-    def repair(path: Path, content: bytes, bad: BadLines) -> bytes:
-        return readable_rows(path, content, separator, not atomic, bad)
-
-    return read, repair
+def _read_separated(path: Path, choose: Choice, keys: Sequence[str], bad: BadLines) -> pl.DataFrame:
+    """The chosen columns as text; numbers in those of an atomic file whose header says so."""
+    kind, content = file_kind(path), whole_text(path)
+    atomic = kind in ATOMIC
+    layout = read_header(path, content, SEPARATORS[kind], quoted=not atomic)
+    names = [name.partition(":")[0] for name in layout.names] if atomic else layout.names
+    chosen = sorted({names.index(name) for name in choose(path, names)})
+    places = [names.index(name) for name in keys if name in names]
+    tidy, num_rows = tidy_rows(path, content, layout, places, bad)
+    table = _parsed(path, tidy, layout, chosen, num_rows)
+    table.columns = [names[place] for place in chosen]
+    return atomic_values(path, table, layout.names) if atomic else table
 
 
-def _atomic_types(content: bytes) -> dict[str, Any]:
-    """Types by the header of an atomic file, `user_id:token  item_id:token  timestamp:float`."""
-    header = content.partition(b"\n")[0].decode().rstrip("\r").split("\t")
-    return {name: pl.Float64 if name.endswith(":float") else pl.String for name in header if ":" in name}
-
-
-def _unquoted(text: pl.Expr) -> pl.Expr:
-    """The text of fields that hold quotation marks as pandas, which RecBole's datasets were made with, writes them."""
-    quoted = text.str.contains(r'^"([^"]|"")*""([^"]|"")*"$')
-    return pl.when(quoted).then(text.str.replace(r'^"(.*)"$', "$1").str.replace_all('""', '"')).otherwise(text)
-
-
-def as_plain_ids(text: pl.Series) -> pl.Series:
-    """Whole numbers where every value is one and is written plainly, else the text as it is."""
-    numbers = text.cast(pl.Int64, strict=False)
-    return numbers if (numbers.cast(pl.String) == text).fill_null(False).all() else text
-
-
-def as_ids(path: Path, ids: pl.Series) -> pl.Series:
-    """Ids as Int64 or String, as they were given; InputError for nulls or other types."""
-    if ids.null_count():
-        raise InputError(f"{path} has {ids.null_count()} rows without {ids.name}; drop them first")
-    if ids.dtype.is_integer():
-        fits = ids.cast(pl.Int64, strict=False)
-        return ids.cast(pl.String) if fits.null_count() else fits
-    if ids.dtype not in (pl.String, pl.Categorical, pl.Enum):
-        raise InputError(f"column {ids.name} of {path} is {ids.dtype}; ids must be whole numbers or text")
-    return ids.cast(pl.String)
-
-
-def as_times(path: Path, time: pl.Series) -> pl.Series:
-    """Times as Int64 or Float64; dates and moments become microseconds since 1970."""
-    if isinstance(time.dtype, pl.Time | pl.Duration):
-        raise InputError(f"column {time.name} of {path} is a time of day or a duration; join it with its date")
-    if not (time.dtype.is_numeric() or time.dtype.is_temporal()):
-        first = "" if time.dtype != pl.String else f" (for example {time.drop_nulls().head(1).to_list()})"
-        raise InputError(f"column {time.name} of {path} is {time.dtype}{first}; times must be numbers or dates")
-    kind = pl.Int64 if time.dtype.is_integer() or time.dtype.is_temporal() else pl.Float64
-    if isinstance(time.dtype, pl.Datetime) or time.dtype == pl.Date:
-        time = time.cast(pl.Datetime("us"))
-    numbers = time.cast(kind, strict=False)
-    unknown = numbers.null_count() + (int((~numbers.is_finite()).sum()) if kind == pl.Float64 else 0)
-    if unknown:
-        raise InputError(f"{path} has {unknown} rows without {time.name}; drop them, or give time=None")
-    return numbers
-
-
-def _require(path: Path, found: list[str], columns: list[str]) -> None:
-    missing = [name for name in columns if name not in found]
-    if missing:
-        raise InputError(f"{path} has no column {', '.join(missing)}; it has {', '.join(found)}")
-
-
-def _as_paths(path: Path, column: pl.Series) -> pl.Series:
-    """Category paths as lists: a list, the first of several lists, or text.
-
-    Whole numbers are names. Text is separated by "|" or ">"; in atomic files by ", ", or by spaces, where the first
-    word is the category. Quoted labels, as in RecBole's Amazon sets, stand in no order: the label of more items comes
-    first, as on a path.
-    """
-    if isinstance(column.dtype, pl.List) and isinstance(column.dtype.inner, pl.List):
-        column = column.list.first()
-    kind = column.dtype.inner if isinstance(column.dtype, pl.List) else column.dtype
-    if not (kind in (pl.String, pl.Categorical, pl.Null) or kind.is_integer()):
-        raise InputError(
-            f"column {column.name} of {path} is {column.dtype}; categories must be text, whole numbers or lists of them"
+def _parsed(path: Path, tidy: bytes, layout: Layout, chosen: list[int], num_rows: int) -> pl.DataFrame:
+    if not num_rows:
+        return pl.DataFrame({str(place): pl.Series([], dtype=pl.String) for place in chosen})
+    quote = '"' if layout.quoted and b'"' in tidy else None
+    separator = layout.separator.decode()
+    try:
+        table = pl.read_csv(
+            tidy, separator=separator, quote_char=quote, has_header=False, infer_schema_length=0, columns=chosen
         )
-    if isinstance(column.dtype, pl.List):
-        return column.cast(pl.List(pl.String))
-    text = column.cast(pl.String)
-    if file_kind(path) in ATOMIC:
-        if (text.str.contains(r"^['\"]") | (text == "")).all():
-            return _by_frequency(
-                text.str.extract_all(r"'[^']*'|\"[^\"]*\"").list.eval(pl.element().str.slice(1).str.head(-1))
-            )
-        commas = text.str.contains(", ", literal=True).any()
-        pieces = text.str.split(", ") if commas else text.str.split(" ").list.head(1)
-    else:
-        pieces = text.str.replace_all(">", "|", literal=True).str.split("|")
-    stripped = pieces.list.eval(pl.element().str.strip_chars())
-    return stripped.list.eval(pl.element().filter(pl.element() != ""))
+        if len(table) == num_rows:
+            return table
+    except UNREADABLE:
+        pass
+    try:
+        if quote:
+            rows = list(csv.reader(io.StringIO(tidy.decode(), newline=""), delimiter=separator))
+        else:
+            rows = [line.rstrip("\r").split(separator) for line in tidy.decode().removesuffix("\n").split("\n")]
+        return pl.DataFrame({str(place): [row[place] or None for row in rows] for place in chosen})
+    except (csv.Error, IndexError) as error:
+        raise InputError(f"{path} cannot be read: {error}") from None
 
 
-def _by_frequency(labels: pl.Series) -> pl.Series:
-    """The labels of each row, those of more rows first, ties by name."""
-    rows = labels.to_list()
-    counts = Counter(label for row in rows if row for label in row)
-    ordered = [row and sorted(row, key=lambda label: (-counts[label], label)) for row in rows]
-    return pl.Series(labels.name, ordered, dtype=pl.List(pl.String))
+def _as_paths(source: Any, column: pl.Series) -> pl.Series:
+    if _kind(source) in ATOMIC:
+        return atomic_paths(column)
+    paths = category_paths(column.to_arrow(), f"column {column.name} of {_called(source)}")
+    return pl.Series(column.name, paths, dtype=pl.List(pl.String))

@@ -105,7 +105,15 @@ def evaluate(
     if max_users is not None and max_users < len(kept):
         kept = np.sort(np.random.default_rng(seed).choice(kept, max_users, replace=False))
     if not len(kept):
-        raise InputError(f"no user of {dataset.name} has a {split} target under the {protocol} protocol")
+        raise InputError(
+            f"no user of {dataset.name} has a {split} target under the {protocol} protocol: "
+            + (
+                "their targets are items that training lacks; choose the standard protocol, or bring more data"
+                if len(users)
+                else "leave-one-out needs users with three or more interactions, a split by time users on both sides "
+                "of its moments; prepare the data with another split, or bring more"
+            )
+        )
     histories = dataset.part(HISTORY_PART[split]).take(users[kept])
     rows = [_evaluate_one(ranker, histories, targets[kept], ks, filtered, batch_size) for ranker in chosen]
     card: dict[str, Any] = {

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 import torch
 
 from reg4rec.data import ItemCatalog, Sequences
+from reg4rec.data.frames import as_table, is_frame
 from reg4rec.errors import InputError
 
 __all__ = ["allowed_rows", "candidate_rows", "find_items", "flat_lists", "known_sequences", "padded", "read_histories"]
@@ -19,9 +20,11 @@ __all__ = ["allowed_rows", "candidate_rows", "find_items", "flat_lists", "known_
 def read_histories(histories: Any, catalog: ItemCatalog) -> tuple[pa.Array, Sequences]:
     """(user ids, item rows oldest first) of a table, a mapping, lists or a padded matrix.
 
-    * polars or Arrow table: a column `items` (lists of item ids) and optionally `user_id`
+    * table (pandas, polars, Arrow): a column `items` (lists of item ids) and optionally `user_id`; or a row a click,
+      `user_id` and `item_id`, and optionally `timestamp` (else oldest first), which gives users in order of their first
+      row
     * mapping: user id -> list of item ids
-    * lists, one a user: of Python, an Arrow list array or a polars series of lists
+    * lists, one a user: of Python, an Arrow list array, a polars or pandas series of lists
     * (B, L) matrix of integer ids, negative where there is none: numpy, torch, or what speaks DLPack (CuPy)
 
     Users without an id are numbered from 0; a history that is None is empty. Items that the catalog does not know are
@@ -117,12 +120,12 @@ def _flattened(histories: Any, catalog: ItemCatalog) -> tuple[pa.Array, Any, npt
     """(user ids, all item ids, how many of them each user has)."""
     if hasattr(histories, "to_arrow"):  # polars, without importing it
         histories = histories.to_arrow()
+    elif not isinstance(histories, Mapping) and is_frame(histories):
+        histories = as_table(histories)
+    elif type(histories).__module__.partition(".")[0] == "pandas" and hasattr(histories, "tolist"):
+        histories = histories.tolist()
     if isinstance(histories, pa.Table):
-        if "items" not in histories.column_names:
-            raise InputError(f"a table of histories needs a column 'items', found {histories.column_names}")
-        lists = flat_lists(_whole(histories["items"]))
-        known = "user_id" in histories.column_names
-        return _whole(histories["user_id"]) if known else _numbers(len(histories)), *lists
+        return _flat_table(histories)
     if isinstance(histories, pa.Array | pa.ChunkedArray):
         return _numbers(len(histories)), *flat_lists(_whole(histories))
     if isinstance(histories, Mapping):
@@ -137,6 +140,37 @@ def _flattened(histories: Any, catalog: ItemCatalog) -> tuple[pa.Array, Any, npt
         "histories is a table, a mapping, a list of lists of item ids or a padded matrix of them, found "
         f"{type(histories).__name__}"
     )
+
+
+def _flat_table(table: pa.Table) -> tuple[pa.Array, pa.Array, npt.NDArray[np.int64]]:
+    if "items" in table.column_names:
+        lists = flat_lists(_whole(table["items"]))
+        known = "user_id" in table.column_names
+        return _whole(table["user_id"]) if known else _numbers(len(table)), *lists
+    if not {"user_id", "item_id"} <= set(table.column_names):
+        raise InputError(
+            f"a table of histories needs a column 'items', found {table.column_names}; or 'user_id' and 'item_id', a "
+            "row a click"
+        )
+    if table["user_id"].null_count or table["item_id"].null_count:
+        raise InputError("some rows of the histories have no user_id or no item_id; leave them out")
+    users = _whole(table["user_id"]).dictionary_encode()
+    owners = np.asarray(users.indices)
+    keys = (_moments(table["timestamp"]), owners) if "timestamp" in table.column_names else (owners,)
+    order = np.lexsort(keys)
+    lengths = np.bincount(owners, minlength=len(users.dictionary)).astype(np.int64)
+    return users.dictionary, _whole(table["item_id"]).take(pa.array(order)), lengths
+
+
+def _moments(times: pa.ChunkedArray) -> npt.NDArray[Any]:
+    """Times as numbers, which are enough to sort by; InputError for missing ones and text."""
+    kind = times.type
+    sortable = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_temporal(kind)
+    if times.null_count or not sortable or (pa.types.is_floating(kind) and pc.any(pc.is_nan(times)).as_py()):
+        raise InputError(
+            f"the times of histories are {kind}, {times.null_count} missing; give numbers, dates or moments"
+        )
+    return np.asarray(_whole(times))
 
 
 def _flat_python(lists: Sequence[Any]) -> tuple[list[Any], npt.NDArray[np.int64]]:
@@ -155,6 +189,11 @@ def _flat_matrix(matrix: Any, catalog: ItemCatalog) -> tuple[pa.Array, npt.NDArr
         raise InputError(f"a matrix of histories is (users, items) of integers, found {ids_BL.shape} {ids_BL.dtype}")
     if not pa.types.is_integer(catalog.ids.type):
         raise InputError(f"a matrix of histories holds item ids, which are {catalog.ids.type} here; give lists of them")
+    if catalog.lowest_id < 0:
+        raise InputError(
+            f"a matrix of histories has negative numbers where there is no item, but the catalog has negative ids such "
+            f"as {catalog.lowest_id}; give lists of ids, one a user"
+        )
     return _numbers(len(ids_BL)), ids_BL[ids_BL >= 0], (ids_BL >= 0).sum(1)
 
 

@@ -15,7 +15,9 @@ from torch import Tensor
 from reg4rec import ops
 from reg4rec.data import ItemCatalog, Sequences
 from reg4rec.data.fingerprint import fingerprint
-from reg4rec.errors import InputError
+from reg4rec.data.frames import as_table
+from reg4rec.data.hints import new_item_hints
+from reg4rec.errors import InputError, warn
 from reg4rec.infer.checks import check_fit, check_number, chosen_dtype
 from reg4rec.infer.engine import LOGITS_AT_ONCE, SearchEngine, encoded, precision
 from reg4rec.infer.exact import ExactScan, Retriever, chosen_retriever, item_vectors
@@ -198,13 +200,18 @@ class Recommender:
         return as_frame(similar_arrow(rows, self.items.ids, row_BN, score_BN), to)
 
     def add_items(self, table: Any, vectors: Mapping[str, npt.ArrayLike] | None = None) -> None:
-        """Take items into the catalog: a polars or Arrow table with `item_id` and the text columns of the tokenizer.
+        """Take items into the catalog: a table with `item_id` and the text columns of the tokenizer.
+
+        The table is a pandas or polars DataFrame, an Arrow table, or a dictionary of columns; categories are lists, or
+        text such as "Shoes > Trail". A column that has the look of them under another name is warned of.
 
         New items have the tokens that the tokenizer gives them and, in models that score items, the residual to expect
         of them (`ItemViews.expected`); `vectors` holds their rows of each matrix view. An item that was removed comes
         back as it was. InputError names an id that is there already.
         """
-        other = ItemCatalog.from_table(table.to_arrow() if hasattr(table, "to_arrow") else table)
+        other = ItemCatalog.from_table(table := as_table(table))
+        for sentence in new_item_hints(table.column_names, self.items.table.column_names):
+            warn(sentence)
         rows = self.items.rows(other.ids)
         there = np.flatnonzero((rows >= 0) & ~self.removed_I.cpu().numpy()[rows])
         if len(there):

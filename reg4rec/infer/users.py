@@ -52,6 +52,8 @@ class UserFile:
         self.user_type = _plain(schema.field("user_id").type) if self.has_users else pa.int64()
         flat, _ = flat_lists(pa.array([], schema.field("items").type))
         try:
+            if pa.types.is_boolean(flat.type):
+                raise pa.ArrowNotImplementedError
             flat.cast(catalog.ids.type)
         except pa.ArrowNotImplementedError:
             raise InputError(f"item ids are {catalog.ids.type} in the catalog, {flat.type} in {path}") from None

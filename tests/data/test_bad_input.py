@@ -46,7 +46,7 @@ def test_malformed_lines_are_left_out_counted_and_shown(tmp_path: Path, lines: b
         read(path, max_malformed=2)
 
 
-@pytest.mark.parametrize("line", ["{", "[1]", '{"user_id": NaN}', "7", '{"a":' * 5000])
+@pytest.mark.parametrize("line", ["{", "[1]", '{"user_id": nan}', "7", '{"a":' * 5000])
 def test_malformed_json_lines_are_left_out(tmp_path: Path, line: str) -> None:
     row = json.dumps({"user_id": "a", "item_id": 1, "timestamp": 3})
     (tmp_path / "log.jsonl").write_text(f"{row}\n{line}\n\n")
@@ -172,7 +172,7 @@ def test_other_errors_inside_a_folder_pass_unchanged(tmp_path: Path) -> None:
 
 
 def test_no_warning_without_malformed_lines(tmp_path: Path) -> None:
-    (tmp_path / "log.csv").write_text(HEADER + GOOD)
+    (tmp_path / "log.csv").write_text(HEADER + GOOD + "a,2,11\na,3,12\n")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert read(tmp_path / "log.csv").card["malformed_lines"] == {"count": 0, "first": []}

@@ -122,14 +122,15 @@ def test_items_are_joined_and_missing_ones_have_no_text(tmp_path: Path) -> None:
     columns = {"item_id": [30, 99, 10], "name": ["shoe", "hat", "sock"], "price": [3.0, 9.0, 1.0]}
     items = write(tmp_path / "items.csv", columns)
     vectors: dict[str, npt.ArrayLike] = {"image": np.array([[3.0], [9.0], [1.0]])}
-    dataset = read_interactions(log, items, title="name", vectors=vectors, min_interactions=1)
+    options: dict[str, Any] = {"title": "name", "clicked_only": True}
+    dataset = read_interactions(log, items, vectors=vectors, **options)
     table = dataset.items.table
     assert table.column_names == ["item_id", "title", "brand", "categories", "price"]
     assert table["title"].to_pylist() == ["sock", None, "shoe"]
     assert dataset.card["items_not_described"] == 1
     assert dataset.vectors["image"].tolist() == [[1.0], [0.0], [3.0]]
     np.save(tmp_path / "image.npy", np.asarray(vectors["image"]))
-    stored = read_interactions(log, items, title="name", vectors={"image": tmp_path / "image.npy"}, min_interactions=1)
+    stored = read_interactions(log, items, vectors={"image": tmp_path / "image.npy"}, **options)
     assert stored.card["fingerprint"] == dataset.card["fingerprint"]
 
 
@@ -172,14 +173,14 @@ def test_numbers_and_texts_meet_as_text(tmp_path: Path) -> None:
     log = write(tmp_path / "log.csv", LOG)
     items = write(tmp_path / "items.csv", {"item_id": ["10", "B7"], "title": ["sock", "hat"]})
     dataset = read_interactions(log, items, min_interactions=1)
-    assert dataset.items.ids.to_pylist() == ["10", "20", "30"]
-    assert dataset.items.texts(("title",)) == ["sock", "", ""]
+    assert dataset.items.ids.to_pylist() == ["10", "20", "30", "B7"]
+    assert dataset.items.texts(("title",)) == ["sock", "", "", "hat"]
 
 
 @pytest.mark.parametrize(
     ("change", "options", "message"),
     [
-        ({"user_id": ["b", None, "b", "a", "b", "a"]}, {}, "1 rows without user_id"),
+        ({"user_id": [None] * 6}, {}, "no interaction with a user and an item"),
         ({"item_id": [0.5] * 6}, {}, "Float64"),
         ({"timestamp": [1.0, float("nan"), 1.0, 1.0, 1.0, 1.0]}, {}, "1 rows without timestamp"),
         ({"timestamp": ["soon"] * 6}, {}, "numbers or dates"),
@@ -227,7 +228,7 @@ def test_numbers_are_names_of_categories(tmp_path: Path, name: str, categories: 
 def test_categories_that_are_no_names_are_refused(tmp_path: Path) -> None:
     log = write(tmp_path / "log.parquet", {"user_id": ["u"], "item_id": [10], "timestamp": [1]})
     items = write(tmp_path / "items.parquet", {"item_id": [10], "categories": [0.5]})
-    with pytest.raises(InputError, match="is Float64; categories must be text, whole numbers or lists of them"):
+    with pytest.raises(InputError, match="is double; categories must be text, whole numbers or lists of them"):
         read_interactions(log, items, min_interactions=1)
 
 

@@ -2,6 +2,7 @@
 
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -129,3 +130,25 @@ def test_a_change_that_cannot_be_made_names_the_item_and_changes_nothing(
     changing.tokenizer = collision
     with pytest.raises(InputError, match="takes no further items"):
         changing.add_items(new)
+
+
+def test_new_items_come_as_any_table_with_categories_as_text(recommender: Recommender) -> None:
+    columns = {"item_id": ["new0", "new1"], "title": ["facet0value1 facet1value2", "facet0value3"]}
+    columns["categories"] = ["facet0value1 > facet1value2", "['facet0value3']"]
+    paths = [["facet0value1", "facet1value2"], ["facet0value3"]]
+    expected = recommender.with_search()
+    expected.add_items(pa.table(columns | {"categories": paths}))
+    tables: list[Any] = [columns, pl.DataFrame(columns), pa.table(columns)]
+    for table in tables:
+        taken = recommender.with_search()
+        taken.add_items(table)
+        assert taken.items.table.equals(expected.items.table)
+        assert torch.equal(taken.codes_IM, expected.codes_IM)
+    with pytest.raises(InputError, match="give a pandas or polars DataFrame"):
+        recommender.add_items(["new0"])
+
+
+def test_a_column_with_the_look_of_categories_is_warned_of(recommender: Recommender) -> None:
+    table = {"item_id": ["new0"], "title": ["facet0value1"], "category": ["facet0value1"]}
+    with pytest.warns(UserWarning, match="a column category, which is not used as categories; rename it"):
+        recommender.with_search().add_items(table)

@@ -10,9 +10,11 @@ import pytest
 import torch
 from polars.testing import assert_frame_equal
 
+from reg4rec.data import ItemCatalog
 from reg4rec.errors import InputError
 from reg4rec.infer import Recommender
 from reg4rec.model import Reg4RecModel
+from reg4rec.tokenizer import Tokenizer
 from tests.infer.lists import check_lists
 
 
@@ -91,6 +93,47 @@ def test_histories_without_users_are_numbered(
     )
 
 
+def test_a_row_a_click_makes_histories(recommender: Recommender) -> None:
+    clicks = {"user_id": ["v", "u", "v", "u"], "item_id": ["item3", "item2", "item9", "item1"]}
+    expected = recommender.recommend({"v": ["item3", "item9"], "u": ["item2", "item1"]}, k=3, to="polars")
+    assert_frame_equal(recommender.recommend(pa.table(clicks), k=3, to="polars"), expected)
+    timed = pl.DataFrame(clicks | {"timestamp": [1, 9, 2, 3]})
+    expected = recommender.recommend({"v": ["item3", "item9"], "u": ["item1", "item2"]}, k=3, to="polars")
+    assert_frame_equal(recommender.recommend(timed, k=3, to="polars"), expected)
+    moments = timed.with_columns(pl.from_epoch("timestamp"), pl.col("user_id").cast(pl.Categorical))
+    assert_frame_equal(recommender.recommend(moments, k=3, to="polars").drop("user_id"), expected.drop("user_id"))
+
+
+def test_histories_of_pandas(recommender: Recommender, histories: dict[str, list[str]]) -> None:
+    pd = pytest.importorskip("pandas")
+    users, lists = list(histories), list(histories.values())
+    expected = recommender.recommend(histories, k=3, to="polars")
+    frame = pd.DataFrame({"user_id": users, "items": lists})
+    assert_frame_equal(recommender.recommend(frame, k=3, to="polars"), expected)
+    series = recommender.recommend(pd.Series(lists), k=3, to="polars")
+    assert_frame_equal(series.drop("user_id"), expected.drop("user_id"))
+    rows = frame[:-1].explode("items").rename(columns={"items": "item_id"})  # the last has no history
+    assert_frame_equal(recommender.recommend(rows, k=3, to="polars"), expected.filter(pl.col("user_id") != users[-1]))
+
+
+def test_a_matrix_of_a_catalog_with_negative_ids_is_refused(
+    recommender: Recommender, model: Reg4RecModel, tokenizer: Tokenizer
+) -> None:
+    table = recommender.items.table.set_column(0, "item_id", pa.array(np.arange(60) - 3))
+    negative = Recommender(model, tokenizer, ItemCatalog.from_table(table), device="cpu")
+    with pytest.raises(InputError, match=r"the catalog has negative ids such as -3; give lists of ids, one a user"):
+        negative.recommend(np.array([[-3, -2, -1]]))
+    assert len(negative.recommend([[-3, -2, -1]], k=4)) == 4
+
+
+def test_ids_of_histories_are_compared_as_they_are_spelled(numbered: Recommender) -> None:
+    with pytest.warns(UserWarning, match="1 of 1 history items .* '01010'"):
+        unknown = numbered.recommend([["01010"]], k=4, to="polars")
+    assert_frame_equal(unknown, numbered.recommend([[]], k=4, to="polars"))
+    expected = numbered.recommend([[1010]], k=4, to="polars")
+    assert_frame_equal(numbered.recommend([["1010"]], k=4, to="polars"), expected)
+
+
 def test_a_table_without_users_is_numbered_and_a_missing_history_is_empty(recommender: Recommender) -> None:
     table = recommender.recommend(pl.DataFrame({"items": [["item3"], None]}), k=2, to="polars")
     assert_frame_equal(table, recommender.recommend([["item3"], []], k=2, to="polars"))
@@ -106,6 +149,11 @@ def test_a_table_without_users_is_numbered_and_a_missing_history_is_empty(recomm
         (np.array([1, 2]), r"integers, found \(2,\) int64"),
         (torch.ones(2, 3), r"integers, found \(2, 3\) float32"),
         ({"u": [], 3: []}, "user ids must be of one type"),
+        (pl.DataFrame({"user_id": ["u", None], "item_id": ["item1", "item2"]}), "no user_id or no item_id"),
+        (
+            pl.DataFrame({"user_id": ["u"], "item_id": ["item1"], "timestamp": ["now"]}),
+            "times of histories are .*string, 0 missing; give numbers, dates or moments",
+        ),
         ([3, 4], "must be a list of item ids"),
         ({"u": "item1"}, "must be a list of item ids"),
         (pl.DataFrame({"items": ["item1", "item2"]}), "must be a list of item ids"),

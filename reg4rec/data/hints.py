@@ -1,0 +1,133 @@
+"""What a caller should know of data that was read: what was left out, what is wrong with it, what nothing uses."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+__all__ = [
+    "KNOWN",
+    "event_hints",
+    "flat_path_hints",
+    "losses",
+    "matrix_hints",
+    "new_item_hints",
+    "tied_times",
+    "unused_columns",
+]
+
+KNOWN = {
+    "title": ("title", "movie_title", "movie_name", "item_name", "product_title", "name"),
+    "brand": ("brand", "store"),
+    "categories": ("categories", "category", "genres", "genre", "class", "type"),
+}
+"""Names under which datasets have the columns that describe an item."""
+
+EVENTS = ("event", "event_type", "event_name", "action", "action_type", "behavior", "behavior_type", "behaviour")
+DIVIDERS = ("/", ", ")
+FEW_TIES, IN_ORDER = 20, 0.9
+"""Equal times in the order of ids are told of from so many on, if so large a share of them is in order."""
+
+Int64 = npt.NDArray[np.int64]
+
+
+def unused_columns(where: Any, columns: Sequence[str], roles: Sequence[str]) -> list[str]:
+    """A line for each of the roles that one of the columns could have by its name."""
+    found = [(role, name) for role in roles for name in KNOWN[role] if name in columns]
+    first = dict(reversed(found))
+    return [
+        f"{where} has a column {name} that describes no item yet; --{role} {name} ({role}={name!r}) takes it as {role}"
+        for role, name in first.items()
+    ]
+
+
+def new_item_hints(columns: Sequence[str], known: Sequence[str]) -> list[str]:
+    """A line for columns of new items that look like a role which they lack, unless the catalog has them too."""
+    found = {role: [name for name in KNOWN[role] if name in columns] for role in KNOWN if role not in columns}
+    return [
+        f"the new items have a column {names[0]}, which is not used as {role}; rename it to {role} if it is that"
+        for role, names in found.items()
+        if names and names[0] not in known
+    ]
+
+
+def event_hints(where: Any, columns: Sequence[str]) -> list[str]:
+    """A line for columns that tell kinds of events apart."""
+    return [
+        f"{where} has a column {name}, but every row counts as an interaction alike; leave rows of other kinds out of "
+        "the file if they should not"
+        for name in columns
+        if name.lower() in EVENTS
+    ]
+
+
+def flat_path_hints(where: Any, paths: pa.Array) -> list[str]:
+    """A line where most categories are one name that looks like a path."""
+    names = [path[0] for path in paths.to_pylist() if path]
+    if any(path is not None and len(path) > 1 for path in paths.to_pylist()):
+        return []
+    return [
+        f"most categories of {where} hold {mark!r} and count as one name each, such as {names[0]!r}; write ' > ' "
+        "between the levels if they are paths"
+        for mark in DIVIDERS
+        if 2 * sum(mark in name for name in names) > len(names)
+    ]
+
+
+def matrix_hints(names: Sequence[str]) -> list[str]:
+    """A line about the matrices of a dataset, which a tokenizer uses on demand only."""
+    if not names:
+        return []
+    listed = ", ".join(names)
+    return [
+        f"tokens use the matrix {listed} only if asked to: `reg4rec tokenize --matrices {' '.join(names)}` "
+        f"(ViewConfig(matrices={tuple(names)!r}))"
+    ]
+
+
+def losses(card: Mapping[str, Any]) -> list[str]:
+    """What a reader of a dataset's card must know before using it, a sentence each."""
+    malformed, nameless = card.get("malformed_lines", {"count": 0}), card.get("rows_without_ids", {})
+    ties, split = card.get("tied_times", {}), card["split"]
+    sentences = []
+    if malformed["count"]:
+        sentences.append(f"{malformed['count']} malformed lines left out: {'; '.join(malformed['first'])}")
+    if nameless:
+        counts = ", ".join(f"{count:,} without {name}" for name, count in nameless.items())
+        counts = counts.replace("without items file", "of the items file without an id")
+        sentences.append(f"rows left out because an id is missing (empty, nan, null or None): {counts}")
+    if ties.get("in_order_of_ids"):
+        sentences.append(
+            f"{ties['share']:.0%} of a user's neighboring interactions have equal times, and their items stand in the "
+            "order of their ids; a rule that knows only this order predicts them, so figures on this data say little. "
+            "Give finer times, or rows in their true order with time=None (--time None)"
+        )
+    if not split["test_targets"]:
+        sentences.append(
+            "no user can be validated or tested: "
+            + (
+                "leave-one-out needs users with three or more interactions; join the sessions of a user, bring more "
+                "data, or split by time (with_time_split, --split time), which needs two"
+                if split["kind"] == "leave-one-out"
+                else "nobody has interactions before and after the moments of the split; choose other moments"
+            )
+        )
+    return sentences
+
+
+def tied_times(users: Int64, items: Int64, times: npt.NDArray[Any], item_ids: pa.Array) -> dict[str, Any]:
+    """Which share of neighboring interactions of a user have equal times, and whether ids put those in order."""
+    neighbors = users[1:] == users[:-1]
+    tied = neighbors & (times[1:] == times[:-1])
+    count = int(tied.sum())
+    ranks = [items]
+    if not pa.types.is_integer(item_ids.type):  # "i9" before "i10", too
+        lengths = np.asarray(pc.utf8_length(item_ids))
+        ranks.append(np.argsort(np.lexsort((np.arange(len(lengths)), lengths)))[items])
+    rises = [float((rank[1:] > rank[:-1])[tied].mean()) for rank in ranks] if count else []
+    falls = [float((rank[1:] < rank[:-1])[tied].mean()) for rank in ranks] if count else []
+    in_order = count >= FEW_TIES and max(rises + falls) >= IN_ORDER
+    return {"share": round(count / max(int(neighbors.sum()), 1), 4), "in_order_of_ids": in_order}
