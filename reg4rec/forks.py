@@ -54,6 +54,6 @@ def check_polars() -> None:
     """InputError in a process that was forked while polars' threads ran: without them polars would wait for ever."""
     if _Polars.lost:
         raise InputError(
-            "this process was forked from one that had used polars, whose threads do not survive that; "
-            'ask for Arrow (to="arrow"), or start processes by spawn or forkserver'
+            "this process was forked from one that had used polars, whose threads do not survive that; start processes "
+            'by spawn or forkserver, read data before they fork, and ask for recommendations as Arrow (to="arrow")'
         )

@@ -12,7 +12,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-GROUND = ("errors", "storage", "settings", "page", "ops", "distributed", "run", "checkpoints", "loop", "kernels", "_C")
+GROUND = (
+    *("errors", "forks", "storage", "settings", "page", "ops", "distributed", "run", "checkpoints", "loop"),
+    *("kernels", "_C"),
+)
 ROOMS = (
     *("data", "tokenizer", "model", "infer", "evaluation", "train", "recipes", "baselines", "comparison", "studies"),
     "cli",

@@ -1,6 +1,8 @@
 """Artifacts on disk: the old one or the new one, never half; damaged files are named."""
 
 import json
+import os
+import sys
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from reg4rec import storage
 from reg4rec.errors import InputError
 from reg4rec.storage import (
     atomic_file,
@@ -16,6 +19,7 @@ from reg4rec.storage import (
     read_header,
     read_json,
     read_tensors,
+    sweep,
     write_header,
     write_json,
     write_tensors,
@@ -231,3 +235,73 @@ def test_damaged_tensors_are_named(tmp_path: Path) -> None:
         path.write_bytes(damaged)
         with pytest.raises(InputError, match=r"t\.safetensors is not a readable safetensors file"):
             read_tensors(path)
+
+
+def left_behind(folder: Path, name: str, kind: str = "tmp") -> Path:
+    """A temporary folder as a killed writer leaves it."""
+    left = folder / f".{name}.0123abcd.{kind}"
+    left.mkdir()
+    (left / "a.txt").write_text("left")
+    return left
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="nothing is swept where folders cannot be locked")
+def test_what_a_killed_writer_left_goes_and_a_living_one_keeps_its_own(tmp_path: Path) -> None:
+    other = left_behind(tmp_path, "other")
+    with atomic_folder(tmp_path / "artifact", "a.txt") as living:
+        (living / "a.txt").write_text("living")
+        left = left_behind(tmp_path, "artifact")
+        with atomic_folder(tmp_path / "artifact", "a.txt") as fresh:
+            (fresh / "a.txt").write_text("first")
+        assert not left.exists()
+        assert (living / "a.txt").exists()
+    assert tree(tmp_path) == {".other.0123abcd.tmp/a.txt": "left", "artifact/a.txt": "living"}
+    for write in (lambda: write_json(tmp_path / "other", {}), lambda: sweep(tmp_path)):
+        write()
+        assert not other.exists()
+        other = left_behind(tmp_path, "other")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="nothing is swept where folders cannot be locked")
+def test_where_names_cannot_be_exchanged_an_old_folder_gets_its_name_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "_exchanged", lambda one, other: False)
+    for name in ("old", "new"):
+        with atomic_folder(tmp_path / "artifact", "a.txt") as fresh:
+            (fresh / "a.txt").write_text(name)
+    assert tree(tmp_path) == {"artifact/a.txt": "new"}
+    (tmp_path / "artifact").rename(tmp_path / ".artifact.0123abcd.old")  # a writer was killed between two renames
+    with pytest.raises(ValueError, match="stop"), atomic_folder(tmp_path / "artifact", "a.txt"):
+        raise ValueError("stop")
+    assert tree(tmp_path) == {"artifact/a.txt": "new"}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names are not exchanged")
+@pytest.mark.parametrize("replaces", [False, True])
+def test_all_is_on_the_disk_before_it_gets_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, replaces: bool
+) -> None:
+    flushed: list[str] = []
+    there: list[set[str]] = []
+
+    def flush(descriptor: int) -> None:
+        flushed.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
+        there.append(set(tree(tmp_path)))
+
+    if replaces:
+        with atomic_folder(tmp_path / "artifact", "a.txt") as fresh:
+            (fresh / "a.txt").write_text("old")
+    before = set(tree(tmp_path))
+    monkeypatch.setattr(os, "fsync", flush)
+    with atomic_folder(tmp_path / "artifact", "a.txt") as fresh:
+        (fresh / "a.txt").write_text("new")
+        write_json(fresh / "b.json", {})
+        assert flushed == []
+    assert sorted(flushed[:2]) == ["a.txt", "b.json"]
+    assert flushed[2:] == [fresh.name, tmp_path.name]
+    assert not any(name.startswith("artifact") for name in there[2] - before)
+    assert tree(tmp_path)["artifact/a.txt"] == "new"
+    flushed.clear()
+    write_json(tmp_path / "c.json", {})
+    assert flushed == ["c.json", tmp_path.name]

@@ -21,6 +21,7 @@ from reg4rec.data.prepared import read_sequence_log
 from reg4rec.data.sequences import Sequences
 from reg4rec.data.sources import part_files
 from reg4rec.errors import InputError, warn
+from reg4rec.forks import check_polars
 
 if TYPE_CHECKING:
     import polars as pl
@@ -65,6 +66,7 @@ def read_interactions(
     sorted ids. An item that is not described gets no text and zero vectors. Raises InputError for missing columns or
     times, more malformed lines, and when nothing is left.
     """
+    check_polars()
     from reg4rec.data.tables import read_items_table, read_log
 
     bad, log_name = BadLines(max_malformed), _name_of(interactions)

@@ -13,6 +13,7 @@ from reg4rec.data.movielens import is_ml_100k_folder, is_movielens_folder, read_
 from reg4rec.data.prepared import is_prepared_folder, read_prepared
 from reg4rec.data.recbole import is_atomic_folder, read_atomic
 from reg4rec.errors import InputError
+from reg4rec.forks import check_polars
 
 __all__ = ["load_dataset"]
 
@@ -54,6 +55,7 @@ def _read_folder(folder: Path, minimum: int | None) -> Dataset:
         if minimum is not None:
             raise InputError(f"{folder} is prepared already; its users and items cannot be filtered again")
         return Dataset.load(folder) if (folder / "dataset.json").is_file() else read_prepared(folder)
+    check_polars()
     readers: tuple[tuple[Callable[[Path], bool], Callable[[Path, int], Dataset], int], ...] = (
         (is_ml_100k_folder, read_ml_100k, 1),
         (is_movielens_folder, read_movielens, 1),

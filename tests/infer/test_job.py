@@ -307,3 +307,33 @@ def test_a_file_that_breaks_off_is_said_and_what_was_found_stays(
         recommend_to_folder(recommender, users, tmp_path / "out", k=2, users_in_part=10)
     assert len(list((tmp_path / "out").glob("part-*.parquet"))) == 2
     assert not list((tmp_path / "out").glob(".*"))
+
+
+def test_a_part_of_another_job_is_named(recommender: Recommender, users: Path, tmp_path: Path) -> None:
+    """Whoever reads part-*.parquet would take it for this job's."""
+    out = tmp_path / "out"
+    recommend_to_folder(recommender, users, out, k=2, users_in_part=10)
+    before = contents(out)
+    for resume in (True, False):
+        (out / "part-00099.parquet").write_bytes(before["part-00001.parquet"])
+        if not resume:  # what is started over is written anew, and nothing stays
+            recommend_to_folder(recommender, users, out, k=2, users_in_part=10, resume=False)
+            break
+        with pytest.raises(InputError, match=r"part-00099\.parquet, which this job of 4 parts did not write"):
+            recommend_to_folder(recommender, users, out, k=2, users_in_part=10)
+    assert contents(out) == before
+
+
+@pytest.mark.parametrize("damage", [b"", b"{}", None])
+def test_a_finished_job_whose_summary_is_damaged_is_summed_up_again(
+    recommender: Recommender, users: Path, tmp_path: Path, damage: bytes | None
+) -> None:
+    out = tmp_path / "out"
+    first = recommend_to_folder(recommender, users, out, k=2)
+    (out / "summary.json").unlink()
+    if damage is not None:
+        (out / "summary.json").write_bytes(damage)
+    again = recommend_to_folder(recommender, users, out, k=2)
+    assert {name: again[name] for name in ("users", "recommendations", "sources")} == {
+        name: first[name] for name in ("users", "recommendations", "sources")
+    }

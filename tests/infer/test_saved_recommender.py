@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 import pytest
 import torch
 from polars.testing import assert_frame_equal
@@ -199,3 +200,45 @@ def test_a_model_of_other_interactions_is_warned_of(shop: SyntheticShop, saved: 
     synthetic_shop(num_users=20, num_items=60).save(tmp_path / "other")
     with pytest.warns(UserWarning, match="trained on other interactions or another split than .*other"):
         trained_on(saved, str(tmp_path / "other"), "cpu")
+
+
+def test_files_of_another_fit_are_refused(
+    damaged: Path, model: Reg4RecModel, tokenizer: Tokenizer, shop: SyntheticShop
+) -> None:
+    """Of the same sizes, as a copy that broke off leaves them: they would recommend something, and nothing right."""
+    generator = torch.Generator().manual_seed(1)
+    shuffled_IM = tokenizer.codes_IM[torch.randperm(60, generator=generator)]
+    other = replace(tokenizer, codes_IM=shuffled_IM)
+    turned = ItemCatalog.from_table(shop.items.table.take(list(range(59, -1, -1))), shop.items.category_level)
+    for tokens, items in ((other, shop.items), (tokenizer, turned)):
+        with pytest.raises(InputError, match="trained with other tokens, other items or another order of them"):
+            Recommender(model, tokens, items, device="cpu")
+    other.save_pretrained(damaged / "tokenizer")
+    with pytest.raises(InputError, match=r"tokenizer\.json is not the file that was saved with this folder"):
+        Recommender.from_pretrained(damaged)
+    with pytest.raises(InputError, match="trained with other tokens, other items or another order of them"):
+        Recommender.from_pretrained(damaged, verify=False)
+
+
+def test_a_bit_that_flipped_is_found(damaged: Path, histories: dict[str, list[str]]) -> None:
+    expected = Recommender.from_pretrained(damaged, device="cpu").recommend(histories)
+    path = damaged / "model.safetensors"
+    content = path.read_bytes()
+    path.write_bytes(content[:-2] + bytes([content[-2] ^ 1]) + content[-1:])
+    with pytest.raises(InputError, match=r"model\.safetensors is not the file that was saved with this folder"):
+        Recommender.from_pretrained(damaged)
+    assert Recommender.from_pretrained(damaged, device="cpu", verify=False).recommend(histories).num_rows
+    path.write_bytes(content)
+    assert Recommender.from_pretrained(damaged, device="cpu").recommend(histories).equals(expected)
+
+
+def test_a_recommender_with_more_items_is_one_of_its_own(
+    exact: Recommender, tmp_path: Path, histories: dict[str, list[str]]
+) -> None:
+    grown = exact.with_search()
+    new = exact.items.table.slice(0, 1).set_column(0, "item_id", pa.array(["new"]))
+    grown.add_items(new)
+    grown.save_pretrained(tmp_path / "grown")
+    loaded = Recommender.from_pretrained(tmp_path / "grown", device="cpu")
+    assert loaded.recommend(histories).equals(grown.recommend(histories))
+    assert loaded.model.catalog not in (exact.model.catalog, None)

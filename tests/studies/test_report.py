@@ -136,3 +136,21 @@ def test_the_command_writes_the_page(folder: Path, tmp_path: Path) -> None:
     with contextlib.redirect_stderr(io.StringIO()) as said, pytest.raises(SystemExit, match="2"):
         main(["report", str(tmp_path / "nowhere")])
     assert "is not a folder" in said.getvalue()
+
+
+def test_a_heading_of_foreign_findings_becomes_no_attribute(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text('{"format": "reg4rec-comparison"}')
+    (tmp_path / "x.md").write_text("# [a](onerror=alert(1)//) \"<b onload='x'>\n\ntext\n")
+    (tmp_path / "x.png").write_bytes(b"no picture")
+    write_report(gather([tmp_path]), tmp_path / "report.html")
+    seen: dict[str, list[tuple[str, str | None]]] = {}
+
+    class Attributes(HTMLParser):
+        def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+            seen.setdefault(tag, []).extend(attrs)
+
+    Attributes().feed((tmp_path / "report.html").read_text())
+    assert [name for name, _ in seen["img"]] == ["src", "alt"]
+    assert dict(seen["img"])["alt"] == "a \"<b onload='x'>: the table as a picture"
+    assert "b" not in seen
+    assert ("content", "default-src 'none'; style-src 'unsafe-inline'; img-src data:") in seen["meta"]
