@@ -5,7 +5,6 @@ import json
 import math
 import os
 import shutil
-import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from reg4rec import distributed
-from reg4rec.errors import InputError, TokenizerCollapseError
+from reg4rec.errors import InputError, TokenizerCollapseError, warn
 from reg4rec.storage import (
     atomic_file,
     atomic_folder,
@@ -251,7 +250,7 @@ def restore(run: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> P
         distributed.barrier()  # all have read
         if distributed.is_first():
             for other, reason in damaged.items():
-                warnings.warn(f"{reason}; training goes on from {folder.name}, the one before", stacklevel=2)
+                warn(f"{reason}; training goes on from {folder.name}, the one before")
                 shutil.rmtree(other)
             if progress.best_epoch >= 0:
                 with atomic_file(run / BEST) as fresh:

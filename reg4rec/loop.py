@@ -9,7 +9,6 @@ Under torchrun the processes train as one (`reg4rec.distributed`); any number of
 import contextlib
 import json
 import math
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 from reg4rec import distributed
 from reg4rec.checkpoints import Progress, open_folder, read_metrics, recorded, restore, save_checkpoint
 from reg4rec.errors import InputError
+from reg4rec.progress import bar, quiet, say
 from reg4rec.run import Run
 from reg4rec.settings import check_settings
 from reg4rec.storage import (
@@ -236,32 +236,30 @@ class _Training:
         means["epoch_seconds"] = time.monotonic() - started
         if self.controller is not None:
             means |= self.controller.report()
-        means |= self.stage.end_epoch(p.epoch)
+        with quiet(not show):
+            means |= self.stage.end_epoch(p.epoch)
         self._log({"step": p.step, "epoch": p.epoch, **means})
         if show and (p.epoch + 1) % math.ceil(self.config.epochs / LINES_SHOWN) == 0:
-            print(label, *(f"{name} {value:.4g}" for name, value in means.items()), sep="  ", file=sys.stderr)
+            say("  ".join([label, *(f"{name} {value:.4g}" for name, value in means.items())]))
         p.epochs.append(means)
         self._keep_if_best(means)
         p.epoch, p.step_in_epoch, p.sums = p.epoch + 1, 0, {}
 
     def _run_batches(self, batches: Sequence[Any], label: str, show: bool) -> None:
         """What is left of the epoch's batches, with a progress bar on a terminal."""
-        from tqdm.auto import tqdm  # here, so that machines that only recommend need not have it
-
         p, total = self.progress, len(batches) * self.config.epochs
-        hidden = None if show else True
         running: dict[str, Tensor] = {}
-        with tqdm(total=len(batches), initial=p.step_in_epoch, desc=label, disable=hidden, leave=False) as bar:
+        with bar(label, len(batches), p.step_in_epoch, show) as steps:
             while p.step_in_epoch < len(batches):
                 self.parallel.gather()
                 values = self._step(batches[p.step_in_epoch], total)
                 for name, value in values.items():
                     running[name] = running.get(name, 0.0) + value.detach()
-                bar.update()
+                steps.update()
                 at_end = p.step_in_epoch == len(batches)
                 due = distributed.agreed(time.monotonic() - self.last_checkpoint >= self.config.checkpoint_seconds)
                 if p.step % self.config.log_every == 0 or at_end or due:
-                    self._fold(running, values, bar)
+                    self._fold(running, values, steps)
                 if due and not at_end:
                     self._checkpoint()
 
@@ -282,7 +280,7 @@ class _Training:
         p.step, p.step_in_epoch = p.step + 1, p.step_in_epoch + 1
         return values
 
-    def _fold(self, running: dict[str, Tensor], values: dict[str, Tensor], bar: "tqdm[Any]") -> None:
+    def _fold(self, running: dict[str, Tensor], values: dict[str, Tensor], steps: "tqdm[Any]") -> None:
         """Read the device's running sums (the only synchronization), log them and check that the loss is finite."""
         p = self.progress
         for name, value in distributed.average({name: float(value) for name, value in running.items()}).items():
@@ -294,7 +292,7 @@ class _Training:
                 f"{self.stage.name}: the loss became {now['loss']} before step {p.step}; "
                 f"lower learning_rate (now {self.config.learning_rate}) or look for extreme input vectors"
             )
-        bar.set_postfix({"loss": f"{now['loss']:.4f}"})
+        steps.set_postfix({"loss": f"{now['loss']:.4f}"})
         self._log({"step": p.step, "lr": self.optimizer.param_groups[0]["lr"], **now})
 
     def _log(self, row: dict[str, float]) -> None:

@@ -5,7 +5,6 @@ Items become tokens, a model learns to decode them, validation sets up the searc
 """
 
 import json
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from reg4rec.errors import InputError
 from reg4rec.evaluation import Popularity, Report, evaluate
 from reg4rec.infer import Recommender, SearchConfig
 from reg4rec.loop import LoopConfig
+from reg4rec.progress import say
 from reg4rec.run import Run
 from reg4rec.settings import check_same_recipe, differences, override
 from reg4rec.storage import check_own, new_header, read_header, read_json, to_json, write_header
@@ -201,7 +201,7 @@ def fit(
         raise InputError("items and reading belong to a file of interactions; data is a dataset already")
     recommender, report = fit_and_evaluate(data, recipe, Run(out, seed, device, resume, progress), aligned)
     if progress and distributed.is_first():
-        print(report.table(), file=sys.stderr)
+        say(report.table())
     return recommender
 
 

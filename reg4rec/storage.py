@@ -19,14 +19,13 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from typing import TYPE_CHECKING, Any
 
 from reg4rec.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+    import torch
 
 try:
     import fcntl
@@ -313,7 +312,7 @@ def to_json(value: Mapping[str, Any]) -> str:
     """`value` as readable JSON; numpy and torch scalars and arrays become numbers and lists, paths their names."""
 
     def plain(x: Any) -> Any:
-        if isinstance(x, np.generic | np.ndarray | torch.Tensor):
+        if hasattr(x, "tolist"):
             return x.tolist()
         if isinstance(x, Path):
             return str(x)
@@ -423,10 +422,14 @@ def _sha256_of_json(value: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def write_tensors(path: str | Path, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Write named tensors as safetensors (contiguous copies on the CPU; aliases are stored twice)."""
+def write_tensors(path: str | Path, tensors: "Mapping[str, torch.Tensor | npt.NDArray[Any]]") -> None:
+    """Write named tensors or arrays as safetensors (contiguous copies on the CPU; aliases are stored twice)."""
+    import torch  # here, so that commands without tensors start without PyTorch
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
     with atomic_file(path) as fresh:
-        copies = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
+        copies = {name: torch.as_tensor(t).detach().cpu().contiguous().clone() for name, t in tensors.items()}
         fresh.touch()
         mode = fresh.stat().st_mode  # safetensors lets its owner alone read a file
         try:
@@ -436,8 +439,11 @@ def write_tensors(path: str | Path, tensors: Mapping[str, torch.Tensor]) -> None
         fresh.chmod(mode)
 
 
-def read_tensors(path: str | Path) -> dict[str, torch.Tensor]:
+def read_tensors(path: str | Path) -> "dict[str, torch.Tensor]":
     """The tensors of a safetensors file, on the CPU; InputError if it is missing or damaged."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
     try:
         return load_file(path)
     except FileNotFoundError:

@@ -16,10 +16,13 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+import reg4rec
 from reg4rec.cli import main
+from reg4rec.cli.answer import VARIANTS
 from reg4rec.data import Dataset
 from reg4rec.data.shop import SyntheticShop
 from reg4rec.infer import Recommender
+from reg4rec.studies import QUESTIONS
 
 SMALL_TOKENIZER = (
     "--kind mpq --num-codebooks 3 --codebook-size 8 --codeword-dim 8 --hidden-dim 16 --epochs 6 --autoencoder-epochs 2 "
@@ -338,7 +341,8 @@ def test_a_setting_out_of_range_is_named_as_it_was_typed(
         ("compare --data d --out o --methods chance", ["--methods", "'chance'", "'popularity', 'sasrec'"]),
         ("evaluate --model m", ["--data STR", "the dataset that it was trained on"]),
         ("recommend --wings 2", ["Unrecognized options", "--wings"]),
-        ("fly", ["Unrecognized options: fly", "demo, fit, data, tokenize"]),
+        ("fly", ["there is no command 'fly'", "demo, fit, data, tokenize"]),
+        ("study fly", ["there is no command 'study fly'", "cold-start, corp, retrievers, sampling, tokenizers"]),
     ],
 )
 def test_a_wrong_word_is_named_beside_what_is_allowed(
@@ -384,6 +388,32 @@ def test_help_names_the_flags(command: list[str], flags: list[str], capsys: pyte
     assert [flag for flag in flags if flag not in shown] == []
     assert "options options" not in shown
     assert "config" not in shown
+
+
+def test_help_and_version_come_without_pytorch() -> None:
+    for words, first in ((["--help"], "usage: reg4rec COMMAND"), (["--version"], f"reg4rec {reg4rec.__version__}")):
+        code = (
+            f"import sys; from reg4rec.cli import main\ntry: main({words})\nfinally: assert 'torch' not in sys.modules"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.startswith(first)
+    code = "import sys, reg4rec.cli.prepare; assert not {'torch', 'sklearn', 'polars'} & sys.modules.keys()"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_every_question_is_a_command() -> None:
+    assert tuple(QUESTIONS) == VARIANTS
+
+
+def test_quiet_leaves_out_the_progress(chain: Chain, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = words(f"{PRETRAIN} --out {tmp_path}/", chain.root)
+    main([*command[:-1], str(tmp_path / "loud")])
+    assert "pretrain 1/1  loss" in capsys.readouterr().err
+    main([*command[:-1], str(tmp_path / "quiet"), "--quiet"])
+    found = capsys.readouterr()
+    assert found.err == ""
+    assert str(tmp_path / "quiet") in found.out
 
 
 def test_info_names_versions_backends_and_ops(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,56 +1,56 @@
-"""Choosing a command, running it, and answering a user's mistake by one sentence."""
+"""Choosing a command, running it, and answering a user's mistake by one sentence.
+
+Only what the chosen command needs is imported: help, `--version` and work on files start without PyTorch.
+"""
 
 import argparse
+import ast
 import contextlib
-import functools
+import importlib
 import io
-import operator
 import os
 import sys
 from collections.abc import Sequence
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Any
 
-import tyro
-
-from reg4rec import distributed
-from reg4rec.cli.commands import Align, DataGet, DataPrepare, Evaluate, Pretrain, Recommend, Tokenize
-from reg4rec.cli.compare import Compare
-from reg4rec.cli.demo import Demo
-from reg4rec.cli.doctor import Doctor
-from reg4rec.cli.explain import Explain
-from reg4rec.cli.fit import Fit
-from reg4rec.cli.info import Info
-from reg4rec.cli.report import Report
-from reg4rec.cli.study import StudyColdStart, StudyCorp, StudyRetrievers, StudySampling, StudyVariants
+from reg4rec import __version__
 from reg4rec.errors import InputError, ProcessLostError, TokenizerCollapseError
-from reg4rec.ops import BackendError
-from reg4rec.recipes import Recipe, recipe_named
-from reg4rec.studies import QUESTIONS
+from reg4rec.progress import quiet
 
-__all__ = ["run"]
+__all__ = ["COMMANDS", "run"]
 
-ABOUT_DATA = "Fetch a public dataset or prepare your own."
-ABOUT_STUDIES = "Experiments that answer one question each."
-DataCommand = Annotated[DataGet, tyro.conf.subcommand("get")] | Annotated[DataPrepare, tyro.conf.subcommand("prepare")]
-STUDIES: tuple[Any, ...] = (
-    Annotated[StudyColdStart, tyro.conf.subcommand("cold-start")],
-    Annotated[StudyCorp, tyro.conf.subcommand("corp")],
-    Annotated[StudyRetrievers, tyro.conf.subcommand("retrievers")],
-    Annotated[StudySampling, tyro.conf.subcommand("sampling")],
-    *(
-        Annotated[
-            StudyVariants,
-            tyro.conf.subcommand(
-                name, default=StudyVariants(tyro.MISSING, tyro.MISSING, name), description=question.title
-            ),
-        ]
-        for name, question in QUESTIONS.items()
-    ),
-)
-StudyCommand: Any = functools.reduce(operator.or_, STUDIES)
-MISTAKES = (InputError, TokenizerCollapseError, BackendError, FloatingPointError, ProcessLostError)
-SHARED = (Fit, Tokenize, Pretrain, Align, Evaluate)
+ABOUT = "Generative recommendation that reasons over unordered semantic tokens."
+GROUPS = {"data": "Fetch a public dataset or prepare your own.", "study": "Experiments that answer one question each."}
+VARIANTS = ("tokenizers", "rewards", "futures", "categories", "orders", "layouts", "sizes")
+COMMANDS = {
+    "demo": "demo.Demo",
+    "fit": "fit.Fit",
+    "data get": "prepare.DataGet",
+    "data prepare": "prepare.DataPrepare",
+    "tokenize": "commands.Tokenize",
+    "pretrain": "commands.Pretrain",
+    "align": "commands.Align",
+    "evaluate": "commands.Evaluate",
+    "recommend": "commands.Recommend",
+    "explain": "explain.Explain",
+    "info": "info.Info",
+    "doctor": "doctor.Doctor",
+    "report": "report.Report",
+    "compare": "compare.Compare",
+    "study cold-start": "study.StudyColdStart",
+    "study corp": "study.StudyCorp",
+    "study retrievers": "study.StudyRetrievers",
+    "study sampling": "study.StudySampling",
+    **{f"study {name}": "study.StudyVariants" for name in VARIANTS},
+}
+"""What can be typed, and the class that it is."""
+SHARED = ("fit", "tokenize", "pretrain", "align", "evaluate")
 """Commands that several processes run as one."""
+STAGES = {"tokenize": "tokenizer", "pretrain": "pretrain", "align": "align"}
+"""Commands whose settings are a recipe's."""
+PREFIXED = ("compare", "study")
+"""Commands that hold several configurations with equal field names, so their flags keep their prefixes."""
 
 
 def run(arguments: Sequence[str] | None = None) -> None:
@@ -60,7 +60,7 @@ def run(arguments: Sequence[str] | None = None) -> None:
     """
     try:
         try:
-            _answer(sys.argv[1:] if arguments is None else arguments)
+            _answer(list(sys.argv[1:] if arguments is None else arguments))
         finally:
             print(end="", flush=True)
     except BrokenPipeError:
@@ -68,68 +68,88 @@ def run(arguments: Sequence[str] | None = None) -> None:
         sys.exit(141)
 
 
-def _answer(words: Sequence[str]) -> None:
+def _answer(words: list[str]) -> None:
+    if words[:1] == ["--version"]:
+        print(f"reg4rec {__version__}")
+        return
     try:
-        command = _parse(words)
-        if not isinstance(command, SHARED) and distributed.world() > 1:
-            raise InputError("this command runs in one process; torchrun is for fit and its stages, and evaluate")
-        command.run()
-    except MISTAKES as error:
-        print(f"reg4rec: {_as_typed(str(error), words)}", file=sys.stderr)
-        sys.exit(2)
+        name, rest = _chosen(words)
+        with quiet("--quiet" in rest):
+            command = _parse(name, [word for word in rest if word != "--quiet"])
+            if name not in SHARED and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+                raise InputError("this command runs in one process; torchrun is for fit and its stages, and evaluate")
+            command.run()
     except OSError as error:
         if error.filename is None:
             raise
         reason = f"{error.filename} cannot be used: {error.strerror}"
         print(f"reg4rec: {reason}; mend its permissions, or give another file or folder", file=sys.stderr)
         sys.exit(2)
+    except Exception as error:
+        if not isinstance(error, _mistakes()):
+            raise
+        print(f"reg4rec: {_as_typed(str(error), words)}", file=sys.stderr)
+        sys.exit(2)
 
 
-def _command(recipe: Recipe) -> Any:
-    """The type of all commands, with a recipe's settings as the defaults of the stages."""
-    tokenize = Tokenize(tyro.MISSING, tyro.MISSING, config=recipe.tokenizer)
-    pretrain = Pretrain(tyro.MISSING, tyro.MISSING, tyro.MISSING, config=recipe.pretrain)
-    align = Align(tyro.MISSING, tyro.MISSING, tyro.MISSING, config=recipe.align)
-    stage = (
-        Annotated[Demo, tyro.conf.subcommand("demo")]
-        | Annotated[Fit, tyro.conf.subcommand("fit")]
-        | Annotated[DataCommand, tyro.conf.subcommand("data", description=ABOUT_DATA)]
-        | Annotated[Tokenize, tyro.conf.subcommand("tokenize", default=tokenize)]
-        | Annotated[Pretrain, tyro.conf.subcommand("pretrain", default=pretrain)]
-        | Annotated[Align, tyro.conf.subcommand("align", default=align)]
-        | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
-        | Annotated[Recommend, tyro.conf.subcommand("recommend")]
-        | Annotated[Explain, tyro.conf.subcommand("explain")]
-        | Annotated[Info, tyro.conf.subcommand("info")]
-        | Annotated[Doctor, tyro.conf.subcommand("doctor")]
-        | Annotated[Report, tyro.conf.subcommand("report")]
-    )
-    # these hold several configurations with equal field names, so their flags keep their prefixes
-    whole = (
-        Annotated[Compare, tyro.conf.subcommand("compare")]
-        | Annotated[StudyCommand, tyro.conf.subcommand("study", description=ABOUT_STUDIES)]
-    )
-    return tyro.conf.OmitArgPrefixes[stage] | whole  # type: ignore[misc]
+def _mistakes() -> tuple[type[Exception], ...]:
+    found: tuple[type[Exception], ...] = (InputError, TokenizerCollapseError, FloatingPointError, ProcessLostError)
+    ops = sys.modules.get("reg4rec.ops")
+    return found if ops is None else (*found, ops.BackendError)
 
 
-def _recipe(words: Sequence[str]) -> Recipe:
-    """The recipe that is asked for, whose settings are the defaults that the help shows."""
-    options = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    options.add_argument("--recipe", default="default")
-    return recipe_named(options.parse_known_args(words)[0].recipe)
+def _chosen(words: list[str]) -> tuple[str, list[str]]:
+    """The name of the command, and the words after it; help, or exit 2, where the words make none."""
+    for count in (2, 1):
+        if (name := " ".join(words[:count])) in COMMANDS:
+            return name, words[count:]
+    group = words[0] if words and words[0] in GROUPS else ""
+    rest = words[1:] if group else words
+    asked = bool(rest) and rest[0] in ("-h", "--help")
+    if rest and not asked:
+        known = _names(group) if group else list(dict.fromkeys(name.partition(" ")[0] for name in COMMANDS))
+        typed = f"{group} {rest[0]}".strip()
+        print(f"reg4rec: there is no command {typed!r}; there are {', '.join(known)}", file=sys.stderr)
+        sys.exit(2)
+    print(_overview(group), file=sys.stdout if asked else sys.stderr)
+    sys.exit(0 if asked else 2)
 
 
-def _parse(words: Sequence[str]) -> Any:
+def _names(group: str) -> list[str]:
+    return [name.partition(" ")[2] for name in COMMANDS if name.startswith(f"{group} ")]
+
+
+def _overview(group: str) -> str:
+    """Every command, of a group or of all, with the first sentence of its docstring."""
+    lines = [f"usage: reg4rec {group} COMMAND ...".replace("  ", " "), "", GROUPS.get(group, ABOUT), ""]
+    shown = [name for name in COMMANDS if name.startswith(group)]
+    width = max(map(len, shown))
+    about = {place: _first_sentence(place) for place in dict.fromkeys(COMMANDS[name] for name in shown)}
+    lines += [f"  {name:{width}}  {about[COMMANDS[name]]}" for name in shown]
+    options = "--help after a command shows its options, --quiet leaves out its progress; --version"
+    return "\n".join([*lines, "", options])
+
+
+def _first_sentence(place: str) -> str:
+    """Of a command's docstring, read from its file: importing it would take PyTorch."""
+    module, _, name = place.partition(".")
+    tree = ast.parse(Path(__file__).with_name(f"{module}.py").read_text(encoding="utf-8"))
+    found = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name)
+    return (ast.get_docstring(found) or "").partition(":")[0].partition("\n")[0].rstrip(".") + "."
+
+
+def _parse(name: str, words: list[str]) -> Any:
     """The chosen command; an InputError of its settings comes as it is, not in tyro's words."""
+    import tyro
+
+    module, _, kind = COMMANDS[name].partition(".")
+    command = getattr(importlib.import_module(f"reg4rec.cli.{module}"), kind)
+    default, about = _default(name, command, words)
+    shape: Any = command if name.partition(" ")[0] in PREFIXED else tyro.conf.OmitArgPrefixes[command]
+    given = {} if default is None else {"default": default}
     with contextlib.redirect_stderr(io.StringIO()) as said:
         try:
-            return tyro.cli(
-                _command(_recipe(words)),
-                prog="reg4rec",
-                args=words,
-                config=(tyro.conf.OmitSubcommandPrefixes,),
-                description="Generative recommendation that reasons over unordered semantic tokens.",
-            )
+            return tyro.cli(shape, prog=f"reg4rec {name}", description=about, args=words, **given)
         except SystemExit as error:
             stop = error
     cause: BaseException | None = stop
@@ -140,8 +160,29 @@ def _parse(words: Sequence[str]) -> Any:
     raise cause or stop
 
 
+def _default(name: str, command: Any, words: list[str]) -> tuple[Any, str | None]:
+    """A command as the help shows it, with the settings of the recipe that is asked for; and what it is about."""
+    import tyro
+
+    missing = tyro.MISSING
+    if name in STAGES:
+        from reg4rec.recipes import recipe_named
+
+        options = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        options.add_argument("--recipe", default="default")
+        recipe = recipe_named(options.parse_known_args(words)[0].recipe)
+        needed = [missing] * (2 if name == "tokenize" else 3)
+        return command(*needed, config=getattr(recipe, STAGES[name])), None
+    if (question := name.removeprefix("study ")) in VARIANTS:
+        from reg4rec.studies import QUESTIONS
+
+        return command(missing, missing, question), QUESTIONS[question].title
+    return None, None
+
+
 def _as_typed(message: str, words: Sequence[str]) -> str:
-    """The message with the option as it was typed, where it begins with the name of a setting."""
+    """The message in the words of the command line: an option as it was typed, where it begins with a setting."""
+    message = message.replace("start over with resume off", "start over with --no-resume")
     name, space, rest = message.partition(" ")
     options = [word.partition("=")[0] for word in words if word.startswith("-")]
     typed = [option for option in options if option.lstrip("-").rpartition(".")[2].replace("-", "_") == name]

@@ -4,13 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import torch
 
 from reg4rec.data.catalog import ItemCatalog
 from reg4rec.data.fingerprint import fingerprint
@@ -20,6 +19,9 @@ from reg4rec.data.sequences import Sequences
 from reg4rec.data.split import CutUnit, Kept, Split, Times, check_times, kept_lengths, time_split
 from reg4rec.errors import InputError
 from reg4rec.storage import atomic_folder, new_header, read_header, read_tensors, write_header, write_tensors
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["Dataset"]
 
@@ -169,8 +171,7 @@ class Dataset:
             self.items.save(fresh / "items.parquet")
             _write_sequences(fresh / "sequences.parquet", self)
             if self.vectors:
-                tensors = {name: torch.from_numpy(matrix) for name, matrix in self.vectors.items()}
-                write_tensors(fresh / "vectors.safetensors", tensors)
+                write_tensors(fresh / "vectors.safetensors", self.vectors)
             files = [file.name for file in fresh.iterdir()]
             header = new_header(FORMAT, VERSION, name=self.name, split=self.split.to_json())
             body = {"category_level": self.items.category_level, "card": self.card}
@@ -198,8 +199,8 @@ class Dataset:
         return dataset
 
 
-def _as_numpy(tensors: Mapping[str, torch.Tensor]) -> dict[str, npt.NDArray[Any]]:
-    foreign = {name: str(t.dtype) for name, t in tensors.items() if t.dtype != torch.float32}
+def _as_numpy(tensors: "Mapping[str, torch.Tensor]") -> dict[str, npt.NDArray[Any]]:
+    foreign = {name: str(t.dtype) for name, t in tensors.items() if str(t.dtype) != "torch.float32"}
     if foreign:
         raise InputError(f"the dataset's matrices are stored as float32, found {foreign}; prepare the data again")
     return {name: tensor.numpy() for name, tensor in tensors.items()}

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from reg4rec.data.catalog import ItemCatalog
 from reg4rec.errors import InputError
@@ -101,10 +100,12 @@ def _settings(source: str | Path, name: str) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-@torch.inference_mode()
 def _encode_batch(tokenizer: Any, encoder: Any, pooling: str, texts: list[str]) -> npt.NDArray[np.float32]:
+    import torch  # here, so that other data is read without PyTorch
+
     tokens_BT = tokenizer(texts, padding=True, truncation=True, return_tensors="pt").to(encoder.device)
-    states_BTV = encoder(**tokens_BT).last_hidden_state
+    with torch.inference_mode():
+        states_BTV = encoder(**tokens_BT).last_hidden_state
     if pooling == "cls":
         pooled_BV = states_BTV[:, 0]
     else:

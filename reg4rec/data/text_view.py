@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import torch
 
 from reg4rec.data.parquet import read_parquet, write_parquet
 from reg4rec.errors import InputError
@@ -71,7 +70,7 @@ class TextView:
         """Write `vocabulary.parquet` and `text.safetensors` into an existing folder."""
         vocabulary = pa.table({"term": pa.array(self.terms, pa.string()), "idf": self.idf_T})
         write_parquet(folder / "vocabulary.parquet", vocabulary)
-        write_tensors(folder / "text.safetensors", {"components": torch.from_numpy(self.components_VT)})
+        write_tensors(folder / "text.safetensors", {"components": self.components_VT})
 
     @classmethod
     def load(cls, folder: Path) -> "TextView":
@@ -89,7 +88,7 @@ def read_matrix_tensor(path: Path, name: str) -> Float32:
     """The one tensor of a safetensors file, a finite float32 matrix called `name`; InputError for anything else."""
     tensors = read_tensors(path)
     found = {key: (str(tensor.dtype), tuple(tensor.shape)) for key, tensor in tensors.items()}
-    if list(tensors) != [name] or tensors[name].dtype != torch.float32 or tensors[name].dim() != 2:
+    if list(tensors) != [name] or str(tensors[name].dtype) != "torch.float32" or tensors[name].dim() != 2:
         raise InputError(f"{path} holds {found} where one float32 matrix {name!r} was expected; write it again")
     if not bool(tensors[name].isfinite().all()):
         raise InputError(f"{path} holds values that are not finite; write it again")

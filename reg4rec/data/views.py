@@ -8,7 +8,6 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import torch
 
 from reg4rec.data.catalog import table_texts
 from reg4rec.data.collaborative_view import collaborative_view
@@ -154,7 +153,7 @@ class ItemViews:
     def save(self, folder: str | Path) -> None:
         """Write the folder, replacing what was there."""
         with atomic_folder(folder, "views.json", ["vocabulary.parquet", "text.safetensors"]) as fresh:
-            write_tensors(fresh / "vectors.safetensors", {"vectors": torch.from_numpy(self.vectors_IV)})
+            write_tensors(fresh / "vectors.safetensors", {"vectors": self.vectors_IV})
             if self.text is not None:
                 self.text.save(fresh)
             body = {"config": asdict(self.config), "widths": self.widths, "card": self.card}

@@ -13,6 +13,7 @@ from reg4rec.data import Dataset, ItemCatalog, Sequences
 from reg4rec.errors import InputError
 from reg4rec.evaluation.metrics import hit_ranks, ndcg_at, recall_at
 from reg4rec.evaluation.report import Report, ReportRow
+from reg4rec.progress import counted
 from reg4rec.settings import check_seed
 
 __all__ = ["DetailedRanker", "Ranker", "RecordedRanks", "evaluate"]
@@ -149,8 +150,8 @@ def _evaluate_one(
     sums = {f"{metric}@{k}": 0.0 for k in ks for metric in ("recall", "ndcg")}
     seconds, width = 0.0, max(ks)
     details: dict[str, list[npt.NDArray[np.float64]]] = {}
-    for start in range(0, len(users), batch_size):
-        batch = users[start : start + batch_size]
+    batches = [users[start : start + batch_size] for start in range(0, len(users), batch_size)]
+    for batch in counted(batches, f"ranking by {ranker.name}"):
         part = histories.take(batch)
         began = time.perf_counter()
         if isinstance(ranker, DetailedRanker):

@@ -11,6 +11,7 @@ from reg4rec.data import Dataset
 from reg4rec.evaluation import RecordedRanks, evaluate
 from reg4rec.evaluation.metrics import gains
 from reg4rec.infer import Recommender
+from reg4rec.progress import bar
 
 __all__ = ["THRESHOLDS", "calibrate", "is_higher"]
 
@@ -48,12 +49,16 @@ def calibrate(
         return gains(recorded.ranks_B, 10)
 
     best = {name: values[0] for name, values in choices.items()}
-    ndcg_B = measure(best)
-    for name, values in choices.items():
-        for value in values[1:]:
-            settings = {**best, name: value}
-            if is_higher(other_B := measure(settings), ndcg_B):
-                best, ndcg_B = settings, other_B
+    total = 1 + sum(len(values) - 1 for values in choices.values())
+    with bar("settings of the search for paths", total) as settings_tried:
+        ndcg_B = measure(best)
+        settings_tried.update()
+        for name, values in choices.items():
+            for value in values[1:]:
+                settings = {**best, name: value}
+                if is_higher(other_B := measure(settings), ndcg_B):
+                    best, ndcg_B = settings, other_B
+                settings_tried.update()
     return recommender.with_search(**best), tried
 
 

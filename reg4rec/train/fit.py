@@ -10,6 +10,7 @@ from reg4rec.data import Dataset
 from reg4rec.data.fingerprint import fingerprint
 from reg4rec.infer import Recommender, SearchConfig
 from reg4rec.model import Reg4RecModel
+from reg4rec.progress import quiet
 from reg4rec.run import Run
 from reg4rec.settings import override
 from reg4rec.storage import new_header, read_header, write_header
@@ -62,7 +63,8 @@ def calibrated(recommender: Recommender, data: Dataset, max_users: int, run: Run
     known = read_header(kept, FORMAT, VERSION) if kept is not None and run.resume and kept.exists() else {}
     if known.get("basis") == basis:
         return recommender.with_search(**asdict(SearchConfig.from_json(known["chosen"])))
-    recommender, tried = calibrate(recommender, data, max_users=max_users, seed=run.seed)
+    with quiet(not run.progress):
+        recommender, tried = calibrate(recommender, data, max_users=max_users, seed=run.seed)
     if kept is not None and distributed.is_first():
         header = new_header(FORMAT, VERSION, basis=basis, chosen=asdict(recommender.config), tried=tried)
         write_header(kept, header)
