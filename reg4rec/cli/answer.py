@@ -145,11 +145,11 @@ def _parse(name: str, words: list[str]) -> Any:
     module, _, kind = COMMANDS[name].partition(".")
     command = getattr(importlib.import_module(f"reg4rec.cli.{module}"), kind)
     default, about = _default(name, command, words)
-    shape: Any = command if name.partition(" ")[0] in PREFIXED else tyro.conf.OmitArgPrefixes[command]
+    config = () if name.partition(" ")[0] in PREFIXED else (tyro.conf.OmitArgPrefixes,)
     given = {} if default is None else {"default": default}
     with contextlib.redirect_stderr(io.StringIO()) as said:
         try:
-            return tyro.cli(shape, prog=f"reg4rec {name}", description=about, args=words, **given)
+            return tyro.cli(command, prog=f"reg4rec {name}", description=about, args=words, config=config, **given)
         except SystemExit as error:
             stop = error
     cause: BaseException | None = stop

@@ -84,8 +84,11 @@ class Pretrain:
         data, tokenizer = load_dataset(self.data), Tokenizer.from_pretrained(self.tokens)
         recommender = fit_recommender(data, tokenizer, self.config, run)
         search = asdict(recommender.config)
-        chosen = ", ".join(f"{name} {value}" for name, value in search.items())
-        text = f"search: {chosen}\nrecommender: {self.out / 'recommender'}"
+        steps = "all tokens" if recommender.config.num_steps is None else f"{recommender.config.num_steps} tokens"
+        theta = recommender.config.prune_threshold
+        corp = "without CORP" if theta is None else f"CORP's theta {theta:g}"
+        text = f"ranks by {recommender.retriever}; a search for paths decodes {steps}, {corp} (chosen on validation)"
+        text += f"\nrecommender: {self.out / 'recommender'}"
         show(text, {"recommender": self.out / "recommender", "search": search}, self.json)
 
 

@@ -1,7 +1,7 @@
 """Options that commands on data share: how files are read, what is held back, matrices that describe the items."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -56,22 +56,28 @@ class DataOptions:
     """where test begins in a time split, by default 0.9"""
     cut_unit: CutUnit | None = None
     """whether the two are quantiles, shares of all interactions (the default), or timestamps"""
-    vectors: Annotated[dict[str, Path], tyro.conf.arg(help_behavior_hint="(default: none)")] = field(
-        default_factory=dict
-    )
-    """matrices by name: Parquet files with an id column and a column of lists, or .npy files with a row an item"""
+    vectors: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=FILE", help_behavior_hint="(default: none)")] = ()
+    """matrices by name, image=image.npy for example: .npy files with a row an item, or Parquet files with an id column
+    and a column of lists"""
     sentences: str | None = None
     """folder or installed package of a sentence encoder; its vectors of the items' texts become matrix `sentences`"""
 
     def __post_init__(self) -> None:
         of_time = ("validation_from", "test_from", "cut_unit")
         kept = self.split == "time"
+        wrong = [word for word in self.vectors if not all(word.partition("=")[::2])]
+        if wrong:
+            raise InputError(f"vectors holds {wrong[0]!r}; give NAME=FILE, --vectors image=image.npy for example")
         check_settings(self, *((n, kept or getattr(self, n) is None, "left out without --split time") for n in of_time))
+
+    def matrices(self) -> dict[str, Path]:
+        """The files of `vectors` by name."""
+        return {name: Path(file) for name, _, file in (word.partition("=") for word in self.vectors)}
 
     def load(self, name: str, min_interactions: int | None = None) -> Dataset:
         """The dataset of that name or folder, completed."""
         data = load_dataset(name, min_interactions)
-        return self.apply(data.with_vectors(self.vectors) if self.vectors else data)
+        return self.apply(data.with_vectors(self.matrices()) if self.vectors else data)
 
     def apply(self, data: Dataset) -> Dataset:
         """The dataset with the chosen split and sentence vectors; `vectors` are the reader's affair."""

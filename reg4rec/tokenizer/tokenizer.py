@@ -118,7 +118,7 @@ class Tokenizer:
             f"collisions   {h.collision_rate:.2%} of items share all tokens "
             f"({h.collision_rate_nearest:.2%} before {h.moved_rate:.2%} were moved), largest bucket "
             f"{max(map(int, h.buckets))}",
-            f"similarity   {h.max_similarity:.3f} (0 independent codebooks, 1 copies)",
+            f"similarity   {h.max_similarity:.3f} (independent codebooks have 0, copies 1)",
             f"rebuilt      cosine {h.cosine:.3f}, relative error {h.relative_error:.3f}",
         ]
         if c.kind == "mpq":

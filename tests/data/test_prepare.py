@@ -24,7 +24,7 @@ def test_a_time_split_and_keyed_vectors_are_prepared(tmp_path: Path, capsys: pyt
     image = pl.DataFrame({"item_id": [3, 4], "row": [[1.0, 2.0], [3.0, 4.0]]})
     image.write_parquet(tmp_path / "image.parquet")
     cuts = ["--split", "time", "--validation-from", "3", "--test-from", "4", "--cut-unit", "timestamp"]
-    more = ["--min-interactions", "2", "--vectors", "image", str(tmp_path / "image.parquet")]
+    more = ["--min-interactions", "2", "--vectors", f"image={tmp_path / 'image.parquet'}"]
     with pytest.warns(UserWarning, match="1 malformed lines"):
         main(["data", "prepare", str(log), "--out", str(tmp_path / "out"), *cuts, *more])
     printed = capsys.readouterr().out

@@ -162,7 +162,7 @@ def prepared(folder: Path, capsys: pytest.CaptureFixture[str], *options: str) ->
 
 def test_a_line_says_what_is_dropped_and_what_is_not_used(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     np.save(tmp_path / "image.npy", np.ones((12, 2)))
-    printed = prepared(tmp_path, capsys, "--vectors", "image", str(tmp_path / "image.npy"))
+    printed = prepared(tmp_path, capsys, "--vectors", f"image={tmp_path / 'image.npy'}")
     assert "never clicked: 2 items (--clicked-only leaves them out)" in printed
     assert "items.csv has a column category that describes no item yet; --categories category" in printed
     assert "clicks.csv has a column event_type, but every row counts" in printed
