@@ -7,6 +7,7 @@
 
 #include "bf16.h"
 #include "isa.h"
+#include "ranges.h"
 #include "threads.h"
 
 namespace reg4rec {
@@ -363,6 +364,9 @@ void run_range(void* context, int64_t begin, int64_t end) {
 }  // namespace
 
 void beam_step_cpu(const BeamStep& args, int num_threads) {
+  check_within("beam_step: tokens_BPM", args.tokens, {args.batch, args.num_paths, args.num_codebooks}, -1,
+               args.codebook_size - 1);
+  check_within("beam_step: exclude_BX", args.exclude, {args.batch, args.num_excluded}, -1, args.num_items - 1);
   Context context{args, FOR_ISA(current_isa(), exponential_sum)};
   const int64_t num_logits = args.num_paths * args.num_codebooks * args.codebook_size;
   parallel_for(num_threads, args.batch, std::max<int64_t>(1, kGrain / std::max<int64_t>(1, num_logits)), run_range,

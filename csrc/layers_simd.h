@@ -74,7 +74,7 @@ inline void relu(float* x, int64_t size) {
   for (int64_t c = 0; c < size; ++c) x[c] = x[c] < 0 ? 0 : x[c];  // NaN stays
 }
 
-// to = norm(x + y) for one row.
+// to = norm(x + y) for one row; NaN where the deviation is not in bounds.
 inline void add_norm(const Norm& norm, const float* x, const float* y, int64_t width, float* to) {
   Float totals = splat(0);
   float total = 0;
@@ -93,7 +93,8 @@ inline void add_norm(const Norm& norm, const float* x, const float* y, int64_t w
     squares += off * off;
   }
   for (; c < width; ++c) square += (to[c] - mean) * (to[c] - mean);
-  const float scale = 1 / __builtin_sqrtf((sum(squares) + square) / width + norm.epsilon);
+  const float deviation = __builtin_sqrtf((sum(squares) + square) / width + norm.epsilon);
+  const float scale = 1 / bounded(deviation);
   for (c = 0; c + SIMD_LANES <= width; c += SIMD_LANES) {
     store(to + c, (load(to + c) - mean) * scale * load(norm.gain + c) + load(norm.bias + c));
   }
@@ -131,6 +132,10 @@ inline void mix(const float* weights, int64_t size, Values values, int64_t width
     for (int64_t n = 0; n < size; ++n) mixed += weights[n] * values(n)[c];
     to[c] = mixed;
   }
+}
+
+inline void bound(float* x, int64_t size) {
+  for (int64_t c = 0; c < size; ++c) x[c] = bounded(x[c]);
 }
 
 // Loads the n-th of `size` keys and values, of `width` channels, as weights of two layers: queries to logits, logits to

@@ -66,14 +66,15 @@ void attend(const PathAttention& args, int64_t begin, int64_t end, float scale) 
         for (int64_t s = 0; s < args.num_steps; ++s) {
           mixed += weights[s] * Numbers::vector(args.values, values[s] + from + c);
         }
-        Numbers::put(args.mixed, to + c, mixed);
+        const Float in_bounds = mixed < kMost ? mixed : splat(__builtin_nanf(""));
+        Numbers::put(args.mixed, to + c, in_bounds > -kMost ? in_bounds : splat(__builtin_nanf("")));
       }
       for (; c < args.width; ++c) {
         float mixed = 0;
         for (int64_t s = 0; s < args.num_steps; ++s) {
           mixed += weights[s] * Numbers::scalar(args.values, values[s] + from + c);
         }
-        Numbers::put(args.mixed, to + c, mixed);
+        Numbers::put(args.mixed, to + c, bounded(mixed));
       }
     }
   }

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "isa.h"
+#include "ranges.h"
 #include "threads.h"
 
 namespace reg4rec {
@@ -23,11 +24,12 @@ struct Found {
   double score;
 };
 
-// Higher scores, then better paths, then lower ranks; NaN last, as torch sorts the negative.
+// Higher scores, then better paths, then lower ranks, then lower items; NaN last, as torch sorts the negative.
 bool comes_before(const Found& a, const Found& b) {
   if (std::isnan(a.score) != std::isnan(b.score)) return std::isnan(b.score);
   if (a.score != b.score && !std::isnan(a.score)) return a.score > b.score;
-  return a.path != b.path ? a.path < b.path : a.rank < b.rank;
+  if (a.path != b.path) return a.path < b.path;
+  return a.rank != b.rank ? a.rank < b.rank : a.item < b.item;
 }
 
 // One user after another, in memory that they share.
@@ -159,6 +161,12 @@ void run_range(void* context, int64_t begin, int64_t end) {
 }  // namespace
 
 void path_topk_cpu(const PathTopk& args, int num_threads) {
+  const int64_t users = args.num_users, last_item = args.num_items - 1;
+  check_within("path_topk: tokens_BWM", args.tokens, {users, args.num_paths, args.index.num_codebooks}, -1,
+               args.index.codebook_size - 1);
+  check_within("path_topk: exclude_BX", args.exclude, {users, args.num_excluded}, -1, last_item);
+  check_within("path_topk: scoring.repeated_BL", args.scoring.repeated, {users, args.scoring.num_repeated}, -1,
+               last_item);
   Context context{args, FOR_ISA(current_isa(), wide_dot)};
   parallel_for(num_threads, args.num_users, 1, run_range, &context);
 }

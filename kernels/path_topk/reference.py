@@ -50,7 +50,7 @@ def path_topk_reference(
     scores_T = scores_BW[user_T, row_T].double()
     if scoring is not None:
         scores_T = _own_scores(scoring, user_T, item_T, index)
-    order = lexsort(rank_I[item_T], row_T, -scores_T, user_T)
+    order = lexsort(item_T, rank_I[item_T], row_T, -scores_T, user_T)
     begin_B = torch.searchsorted(user_T[order], torch.arange(batch, device=device))
     place_T = torch.arange(len(order), device=device) - begin_B[user_T[order]]
     order, place_T = order[place_T < k], place_T[place_T < k]
@@ -71,4 +71,5 @@ def _own_scores(scoring: ItemScoring, user_T: Tensor, item_T: Tensor, index: Tok
             for user_t, item_t in zip(user_T.split(SCORED_AT_ONCE), item_T.split(SCORED_AT_ONCE), strict=True)
         ]
     )
-    return shared_T + own_T + repeat_bias.double() * index.is_excluded(user_T, item_T, repeated_BL)
+    is_repeated_T = index.is_excluded(user_T, item_T, repeated_BL)
+    return shared_T + own_T + torch.where(is_repeated_T, repeat_bias.double(), 0)

@@ -1,0 +1,16 @@
+"""Sums whose bits are the same whatever computes them."""
+
+import torch
+from torch import Tensor
+
+__all__ = ["folded_sum"]
+
+
+def folded_sum(terms: Tensor) -> Tensor:
+    """The sum over the last axis, filled up with zeros to a power of 2, whose halves are folded upon one another."""
+    width = 1 << max(terms.shape[-1] - 1, 0).bit_length()
+    terms = torch.nn.functional.pad(terms, (0, width - terms.shape[-1]))
+    while width > 1:
+        width //= 2
+        terms = terms[..., :width] + terms[..., width:]
+    return terms[..., 0]
