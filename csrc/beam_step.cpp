@@ -20,6 +20,7 @@ namespace {
 using ExponentialSum = double (*)(const void*, bool, int64_t, int64_t, int64_t, float*, float*);
 
 constexpr int64_t kGrain = 1 << 14;  // logits per range
+constexpr double kGrid = 0x1.8p18;   // added and taken off, it leaves multiples of 2^-34: ties that sums had torn
 constexpr float kNever = -std::numeric_limits<float>::infinity();
 
 struct Child {
@@ -264,7 +265,7 @@ class Stepper {
       const double log_sum = std::log(sum);
       const float* logits = args_.renormalize ? logits_.data() : row_.data();
       const auto score_of = [row = logits, largest = static_cast<double>(largest), log_sum, path_score](int64_t code) {
-        return path_score + ((row[code] - largest) - log_sum);
+        return path_score + ((row[code] - largest) - log_sum) + kGrid - kGrid;
       };
       shortlist_.add(open, words_, (path * args_.num_codebooks + r) * args_.codebook_size, score_of);
     }

@@ -39,7 +39,10 @@ inline void attend_slots(const EncodeHistories& args, int64_t slots, float* kv, 
   const int64_t width = args.width / args.num_heads, before = slots - num_queries;
   const auto seen = [&](int64_t r) { return 1 + number_of(args, before + r) * args.slots_per_item; };
   for (int64_t h = 0; h < args.num_heads; ++h, q += width, kv += width, to += width) {
-    for (int64_t r = 0; r < num_queries; ++r) rotate_to(args, number_of(args, before + r), q + r * q_stride);
+    for (int64_t r = 0; r < num_queries; ++r) {
+      rotate_to(args, number_of(args, before + r), q + r * q_stride);
+      bound(q + r * q_stride, width);
+    }
     for (int64_t slot = 0; slot < slots; ++slot) {
       float* key = kv + slot * stride;
       rotate_to(args, number_of(args, slot), key);

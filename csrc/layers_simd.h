@@ -70,11 +70,15 @@ inline void linear_dense(const Layer& layer, const float* x, int64_t x_stride, i
   for (int64_t r = 0; r < rows; ++r) __builtin_memcpy(y + r * layer.out, scratch + r * wide, layer.out * sizeof(float));
 }
 
+inline void bound(float* x, int64_t size) {
+  for (int64_t c = 0; c < size; ++c) x[c] = bounded(x[c]);
+}
+
 inline void relu(float* x, int64_t size) {
   for (int64_t c = 0; c < size; ++c) x[c] = x[c] < 0 ? 0 : x[c];  // NaN stays
 }
 
-// to = norm(x + y) for one row; NaN where the deviation is not in bounds.
+// to = norm(x + y) for one row; NaN where its mean square is not in bounds.
 inline void add_norm(const Norm& norm, const float* x, const float* y, int64_t width, float* to) {
   Float totals = splat(0);
   float total = 0;
@@ -93,8 +97,8 @@ inline void add_norm(const Norm& norm, const float* x, const float* y, int64_t w
     squares += off * off;
   }
   for (; c < width; ++c) square += (to[c] - mean) * (to[c] - mean);
-  const float deviation = __builtin_sqrtf((sum(squares) + square) / width + norm.epsilon);
-  const float scale = 1 / bounded(deviation);
+  const float variance = (sum(squares) + square) / width, size = bounded(__builtin_sqrtf(variance + mean * mean));
+  const float scale = size == size ? 1 / __builtin_sqrtf(variance + norm.epsilon) : size;
   for (c = 0; c + SIMD_LANES <= width; c += SIMD_LANES) {
     store(to + c, (load(to + c) - mean) * scale * load(norm.gain + c) + load(norm.bias + c));
   }
@@ -109,12 +113,13 @@ inline void add_norm_rows(const Norm& norm, float* state, const float* added, in
   }
 }
 
+// Numbers of both must be in bounds.
 inline float dot(const float* a, const float* b, int64_t size) {
   Float totals = splat(0);
   int64_t c = 0;
-  for (; c + SIMD_LANES <= size; c += SIMD_LANES) totals += load(a + c) * load(b + c);
+  for (; c + SIMD_LANES <= size; c += SIMD_LANES) totals += bounded(load(a + c)) * bounded(load(b + c));
   float total = sum(totals);
-  for (; c < size; ++c) total += a[c] * b[c];
+  for (; c < size; ++c) total += bounded(a[c]) * bounded(b[c]);
   return total;
 }
 
@@ -124,18 +129,14 @@ inline void mix(const float* weights, int64_t size, Values values, int64_t width
   int64_t c = 0;
   for (; c + SIMD_LANES <= width; c += SIMD_LANES) {
     Float mixed = splat(0);
-    for (int64_t n = 0; n < size; ++n) mixed += weights[n] * load(values(n) + c);
+    for (int64_t n = 0; n < size; ++n) mixed += weights[n] * bounded(load(values(n) + c));
     store(to + c, mixed);
   }
   for (; c < width; ++c) {
     float mixed = 0;
-    for (int64_t n = 0; n < size; ++n) mixed += weights[n] * values(n)[c];
+    for (int64_t n = 0; n < size; ++n) mixed += weights[n] * bounded(values(n)[c]);
     to[c] = mixed;
   }
-}
-
-inline void bound(float* x, int64_t size) {
-  for (int64_t c = 0; c < size; ++c) x[c] = bounded(x[c]);
 }
 
 // Loads the n-th of `size` keys and values, of `width` channels, as weights of two layers: queries to logits, logits to
@@ -143,10 +144,11 @@ inline void bound(float* x, int64_t size) {
 inline void load_key(const AttentionScratch& scratch, int64_t width, int64_t size, int64_t n, const float* key,
                      float scale, const float* value) {
   float* column = scratch.keys + n / kPanel * kPanel * width + n % kPanel;
-  for (int64_t c = 0; c < width; ++c) column[c * kPanel] = scale * key[c];
+  for (int64_t c = 0; c < width; ++c) column[c * kPanel] = scale * bounded(key[c]);
   for (int64_t c = 0; c < width; c += kPanel) {
     const int64_t part = width - c < kPanel ? width - c : kPanel;
-    __builtin_memcpy(scratch.values + c * size + n * kPanel, value + c, part * sizeof(float));
+    float* to = scratch.values + c * size + n * kPanel;
+    for (int64_t i = 0; i < part; ++i) to[i] = bounded(value[c + i]);
   }
 }
 

@@ -120,20 +120,21 @@ inline Float exp_negative(Float x) {
   return y * (Float)(((Int)shifted - (Int)magic + 127) << 23);
 }
 
-// In transformer layers numbers as large as this become NaN: their squares and products would soon overflow, whose
-// order differs from place to place (kernels/bounds.py).
+// In attention and norms numbers as large as this become NaN: their products would overflow, in one order of sums
+// before another (kernels/bounds.py).
 constexpr float kMost = 1e15f;
 
 inline float bounded(float x) { return x < kMost && x > -kMost ? x : __builtin_nanf(""); }
 
-// Replaces logits by their softmax, all NaN where one is not in bounds; there is room for whole vectors.
+inline Float bounded(Float x) {
+  const Float nan = splat(__builtin_nanf("")), below = x < kMost ? x : nan;
+  return below > -kMost ? below : nan;
+}
+
+// Replaces logits by their softmax; there is room for whole vectors.
 inline void softmax(float* logits, int64_t size) {
-  float largest = logits[0], least = logits[0], total = 0;
-  for (int64_t n = 1; n < size; ++n) {
-    largest = logits[n] > largest ? logits[n] : largest;
-    least = logits[n] < least ? logits[n] : least;
-  }
-  largest = bounded(largest) + 0 * bounded(least);
+  float largest = logits[0], total = 0;
+  for (int64_t n = 1; n < size; ++n) largest = logits[n] > largest ? logits[n] : largest;
   for (int64_t n = 0; n < size; n += SIMD_LANES) store(logits + n, exp_negative(load(logits + n) - largest));
   for (int64_t n = 0; n < size; ++n) total += logits[n];
   for (int64_t n = 0; n < size; ++n) logits[n] /= total;

@@ -8,7 +8,17 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch._subclasses.fake_tensor import FakeTensor
 
-__all__ = ["FLOATS", "INTEGERS", "Checked", "NegativeBitError", "bind", "check_count", "has_values", "within", "within_once"]
+__all__ = [
+    "FLOATS",
+    "INTEGERS",
+    "Checked",
+    "NegativeBitError",
+    "bind",
+    "check_count",
+    "has_values",
+    "within",
+    "within_once",
+]
 
 FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 INTEGERS = (torch.int64, torch.int32, torch.int16)

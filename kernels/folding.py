@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-__all__ = ["folded_sum"]
+__all__ = ["exact_dot", "folded_sum"]
 
 
 def folded_sum(terms: Tensor) -> Tensor:
@@ -14,3 +14,8 @@ def folded_sum(terms: Tensor) -> Tensor:
         width //= 2
         terms = terms[..., :width] + terms[..., width:]
     return terms[..., 0]
+
+
+def exact_dot(a_TD: Tensor, b_TD: Tensor) -> Tensor:
+    """Inner products (T,) in float64, where products of float32 are exact, by `folded_sum`."""
+    return folded_sum(a_TD.double() * b_TD.double())

@@ -283,6 +283,7 @@ def check_index(op: str, index: TokenIndex) -> None:
         return
     codebook_size = index.counts_MK.shape[1]
     within(op, "index.codes_IM", index.codes_IM, 0, codebook_size - 1)
+    within(op, "index.offsets", index.offsets, 0, len(index.postings))
     within(op, "index.postings", index.postings, 0, len(index.codes_IM) - 1)
     rows = index.listed_items().nonzero().squeeze(1)
     right = TokenIndex.build(index.codes_IM, codebook_size, rows, index.lists_pairs)

@@ -30,11 +30,11 @@ def beam_step(
     child adds a token (r, j), written r * K + j, of an unused codebook r, such that some indexed item that is not in
     exclude_BX (padded with -1) carries all its tokens; its score adds log softmax of logits[r] at j, over all tokens of
     the codebook, or with `renormalize` over those that the path may take. Of children with equal sets the best stays.
-    Children come best first, ties by lowest parent and token; missing ones have parent and token -1 and score -inf. A
-    path whose score is NaN is dead, a JS of NaN is the largest; tokens of a codebook of which the softmax reads NaN or
-    +inf, and those with a logit of -inf, are never chosen. Integers are int64, scores float32, without gradient.
-    ValueError for a wrong dtype, device, shape or count, on the CPU also for tokens that are not -1..K-1, rows that are
-    not -1..I-1, and an index whose parts do not belong together.
+    Children come best first by score, rounded to 2^-34, ties by lowest parent and token; missing ones have parent and
+    token -1 and score -inf. A path whose score is NaN is dead, a JS of NaN is the largest; tokens of a codebook of
+    which the softmax reads NaN or +inf, and those with a logit of -inf, are never chosen. Integers are int64, scores
+    float32, without gradient. ValueError for a wrong dtype, device, shape or count, on the CPU also for tokens that are
+    not -1..K-1, rows that are not -1..I-1, and an index whose parts do not belong together.
 
     Paper: CRSS, stated (merging: ours, D5) and CORP, stated (spares: ours, D10); constrained decoding: ours, D11
     """

@@ -4,7 +4,8 @@ from typing import Any
 
 import torch
 
-from ..checks import bind, within
+from ..bounds import check_weights
+from ..checks import bind, has_values, within
 from ..dispatch import Op
 from ..panels import num_weights
 from .reference import DecoderShape, decoder_step_reference
@@ -42,7 +43,8 @@ def decoder_step(
     A path's result depends on its own row alone: any split of users or paths gives the same bits in C++. Without
     gradient. B and P may be 0. ValueError for a wrong dtype, device or shape, on the CPU also for rows that are not
     0..R-1, those of row_BP not 0..X-1, and users that see no slot. A path for which a number that is not finite, or of
-    1e15 and more, comes up in attention, a norm, or its refined state, has NaN for results.
+    1e15 and more, comes up in attention, a norm, or its refined state, has NaN for results; weights of 1e6 and more
+    are refused.
 
     Paper: model, figure, D6: the decoder with its heads.
     """
@@ -85,6 +87,8 @@ def _check(
         )
     if sizes["Y"] != (wanted := num_weights(shape, dim, weights_Y.dtype)):
         raise ValueError(f"decoder_step: weights_Y has {sizes['Y']} numbers where {wanted} were expected")
+    if has_values(weights_Y):
+        check_weights("decoder_step", weights_Y)
     return (
         *(inputs_XD, row_BP, float(scale), position_D, states_BD, kept_BTRZAQ, rows_BPS, memory_BZAJQ, visible_BJ),
         *(weights_Y, *shape, with_logits),

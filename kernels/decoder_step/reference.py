@@ -64,9 +64,9 @@ def decoder_step_reference(
         mixed_BPAQ = attend_to_paths(q_BPAQ, keys, values, path_BPS)
         x_BPD = bounded_norm(x_BPD + affine(mixed_BPAQ.flatten(2), out), norm_self)
         cross_BAPQ = affine(x_BPD, cross_q).unflatten(-1, (num_heads, -1)).transpose(1, 2)
-        keys_BAJQ, values_BAJQ = (memory_BZAJQ[:, z].masked_fill(~visible_BJ[:, None, :, None], 0) for z in at)
+        keys_BAJQ, values_BAJQ = (bounded(memory_BZAJQ[:, z].masked_fill(~visible_BJ[:, None, :, None], 0)) for z in at)
         scores_BAPJ = cross_BAPQ * cross_BAPQ.shape[-1] ** -0.5 @ keys_BAJQ.mT
-        weights_BAPJ = bounded(scores_BAPJ).masked_fill(~visible_BJ[:, None, None], -torch.inf).softmax(-1)
+        weights_BAPJ = scores_BAPJ.masked_fill(~visible_BJ[:, None, None], -torch.inf).softmax(-1)
         seen_BPD = (weights_BAPJ @ values_BAJQ).transpose(1, 2).flatten(2)
         x_BPD = bounded_norm(x_BPD + affine(seen_BPD, cross_out), norm_cross)
         x_BPD = bounded_norm(x_BPD + affine(affine(x_BPD, up).relu(), down), norm_ffn)

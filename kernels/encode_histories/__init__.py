@@ -4,7 +4,8 @@ from typing import Any
 
 import torch
 
-from ..checks import bind, check_count, within
+from ..bounds import check_weights
+from ..checks import bind, check_count, has_values, within
 from ..dispatch import Op
 from ..panels import num_weights
 from .reference import EncoderShape, encode_histories_reference
@@ -37,7 +38,8 @@ def encode_histories(
     A user's result depends on its own slots alone: any split of the users gives the same bits in C++, and so do states
     with and without memory. Without gradient. B may be 0. ValueError for a wrong dtype, device or shape, on the CPU
     also for lengths that do not make X slots or whose numbers have no row. Numbers that are not finite, or of 1e15 and
-    more, become NaN where they stand in x_XD or come up in attention or a norm, and so does what is made of them.
+    more, become NaN where they stand in x_XD or come up in attention or a norm, and so does what is made of them;
+    weights of 1e6 and more are refused.
 
     Paper: model, figure, D6: the encoder, and the memory of cross-attention.
     """
@@ -68,6 +70,8 @@ def _check(
     check_count("encode_histories", "slots_per_item", slots_per_item, 1)
     if sizes["Y"] != (wanted := num_weights(shape, dim, weights_Y.dtype)):
         raise ValueError(f"encode_histories: weights_Y has {sizes['Y']} numbers where {wanted} were expected")
+    if has_values(weights_Y):
+        check_weights("encode_histories", weights_Y)
     return x_XD, length_B, slots_per_item, cos_TQ, sin_TQ, weights_Y, *shape, with_memory
 
 

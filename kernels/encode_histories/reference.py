@@ -45,10 +45,10 @@ def encode_histories_reference(
     for (qkv, out, up, down), (norm_attention, norm_ffn) in blocks:
         x_BJD = x_BJD.masked_fill(~filled_BJ[..., None], 0)  # NaN there would spoil what gives it no weight
         heads = affine(x_BJD, qkv).unflatten(-1, (3, -1, head_dim)).permute(2, 0, 3, 1, 4)
-        q_BAJQ, k_BAJQ = (_rotated(x, *turn_J) for x in heads[:2])
+        q_BAJQ, k_BAJQ = (bounded(_rotated(x, *turn_J)) for x in heads[:2])
         scores_BAJJ = q_BAJQ * head_dim**-0.5 @ k_BAJQ.mT
-        weights_BAJJ = bounded(scores_BAJJ).masked_fill(~visible_JJ, -torch.inf).softmax(-1)
-        mixed_BJD = (weights_BAJJ @ heads[2]).transpose(1, 2).flatten(2)
+        weights_BAJJ = scores_BAJJ.masked_fill(~visible_JJ, -torch.inf).softmax(-1)
+        mixed_BJD = (weights_BAJJ @ bounded(heads[2])).transpose(1, 2).flatten(2)
         x_BJD = bounded_norm(x_BJD + affine(mixed_BJD, out), norm_attention)
         x_BJD = bounded_norm(x_BJD + affine(affine(x_BJD, up).relu(), down), norm_ffn)
     states_BD = x_BJD[torch.arange(len(x_BJD), device=x_XD.device), num_slots_B - 1]

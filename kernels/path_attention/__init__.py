@@ -18,7 +18,7 @@ def path_attention(
     descends from, so that nothing moves when paths are replaced by their children. S is at most T; what stands in
     later steps and other rows is not read. Sums are float32 (float64 for float64), the result has the dtype of q_BPAQ.
     Without gradient. B and P may be 0, S may not. ValueError for a wrong dtype, device or shape, on the CPU also for
-    rows that are not 0..R-1. Logits and results that are not finite, or 1e15 and more, are NaN.
+    rows that are not 0..R-1. Numbers that are not finite, or 1e15 and more, count as NaN.
 
     Paper: decoding, ours: the decoder's cache is indexed by path, never copied.
     """

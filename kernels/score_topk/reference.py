@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..checks import Checked, bind, has_values
-from ..folding import folded_sum
+from ..folding import exact_dot
 from ..sorting import lexsort
 
 __all__ = [
@@ -161,7 +161,7 @@ def check_vectors(op: str, items: ItemVectors) -> None:
     right = ItemVectors.build(items.rows_ID)
     for name, found, expected in zip(items._fields, items[:5], right, strict=False):
         # strides change the last bit of a length
-        if not (torch.allclose(found, expected, 1e-6, 0) if found.is_floating_point() else torch.equal(found, expected)):
+        if not torch.allclose(found, expected, 1e-6 if found.is_floating_point() else 0, 0):
             raise ValueError(f"{op}: items.{name} does not belong to its rows_ID; take items of ItemVectors.build")
     if not math.isclose(items.largest, right.largest):
         raise ValueError(f"{op}: items.largest must be {right.largest}, the longest of rows_ID, found {items.largest}")
@@ -203,11 +203,6 @@ def allowed_mask(words_TX: Tensor, num_items: int) -> Tensor:
     """The mask (T, I) of `allowed_words`."""
     bits = torch.arange(PANEL, device=words_TX.device)
     return (words_TX[..., None] >> bits & 1).bool().flatten(1)[:, :num_items]
-
-
-def exact_dot(a_TD: Tensor, b_TD: Tensor) -> Tensor:
-    """Inner products (T,) in float64, where products of float32 are exact, by `folded_sum`."""
-    return folded_sum(a_TD.double() * b_TD.double())
 
 
 def score_topk_reference(call: ScoreTopk) -> tuple[Tensor, Tensor]:

@@ -42,7 +42,7 @@ SPOILS = 0.4
 def sizes_of(name: str, draw: Draw) -> tuple[int, ...]:
     """Small sizes for the case of an op; each may be 0 where the op allows it."""
     few, some, many = (lambda low=0: draw.randint(low, 3)), (lambda low=0: draw.randint(low, 7)), draw.randint(1, 40)
-    users = few()
+    users, several = few(), lambda: (some(1), some(1), some(1))
     rows = {
         "js_divergence": lambda: (some(), many),
         "mpq_quantize": lambda: (some(), few(1), many, some(1)),
@@ -53,7 +53,7 @@ def sizes_of(name: str, draw: Draw) -> tuple[int, ...]:
         "path_topk": lambda: (users, some(), few(1), some(1), draw.randint(0, 40), draw.choice((0, 1, 20)), some(1)),
         "score_topk": lambda: (users, draw.randint(0, 70), draw.randint(1, 20), some(), draw.choice((0, 1, users))),
         "encode_histories": lambda: (users, some(), few(1), 1 + few() // 2, few(1), 2 * few(1), some(1), few() % 2),
-        "decoder_step": lambda: (users, some(), 1 + few() // 2, few(1), some(1), few(), some(1), some(1), some(1), few()),
+        "decoder_step": lambda: (users, some(), 1 + few() // 2, few(1), some(1), few(), *several(), few()),
     }
     return rows[name]()
 
