@@ -90,19 +90,27 @@ inline void add_norm(const Norm& norm, const float* x, const float* y, int64_t w
   }
   for (; c < width; ++c) total += to[c] = x[c] + y[c];
   const float mean = (sum(totals) + total) / width;
-  Float squares = splat(0);
-  float square = 0;
+  Float squares = splat(0), rests = splat(0);
+  float square = 0, rest = 0;
   for (c = 0; c + SIMD_LANES <= width; c += SIMD_LANES) {
     const Float off = load(to + c) - mean;
+    store(to + c, off);
     squares += off * off;
+    rests += off;
   }
-  for (; c < width; ++c) square += (to[c] - mean) * (to[c] - mean);
-  const float variance = (sum(squares) + square) / width, size = bounded(__builtin_sqrtf(variance + mean * mean));
+  for (; c < width; ++c) {
+    to[c] -= mean;
+    square += to[c] * to[c];
+    rest += to[c];
+  }
+  // what the mean is off by, which a row of equal numbers would be left with
+  const float shift = (sum(rests) + rest) / width, variance = (sum(squares) + square) / width - shift * shift;
+  const float size = bounded(__builtin_sqrtf(variance + mean * mean));
   const float scale = size == size ? 1 / __builtin_sqrtf(variance + norm.epsilon) : size;
   for (c = 0; c + SIMD_LANES <= width; c += SIMD_LANES) {
-    store(to + c, (load(to + c) - mean) * scale * load(norm.gain + c) + load(norm.bias + c));
+    store(to + c, (load(to + c) - shift) * scale * load(norm.gain + c) + load(norm.bias + c));
   }
-  for (; c < width; ++c) to[c] = (to[c] - mean) * scale * norm.gain[c] + norm.bias[c];
+  for (; c < width; ++c) to[c] = (to[c] - shift) * scale * norm.gain[c] + norm.bias[c];
 }
 
 // state = norm(state + added) for some rows.

@@ -16,16 +16,16 @@ MOST_WEIGHT = 1e6
 _checked = Checked()
 
 
-def check_weights(op: str, weights_Y: Tensor) -> None:
+def check_weights(op: str, weights: Tensor) -> None:
     """ValueError where a weight on the CPU is not finite, or as large as `MOST_WEIGHT`; looks once at each tensor.
 
     In bfloat16 they are not looked at, since biases stand between them in another format.
     """
-    if not weights_Y.is_cpu or weights_Y.dtype == torch.bfloat16 or _checked.has((weights_Y,)):
+    if not weights.is_cpu or weights.dtype == torch.bfloat16 or _checked.has((weights,)):
         return
-    if not bool((weights_Y.abs() < MOST_WEIGHT).all()):
+    if not bool((weights.abs() < MOST_WEIGHT).all()):
         raise ValueError(f"{op}: weights_Y must be finite and below {MOST_WEIGHT:g} in magnitude; look at the model")
-    _checked.add((weights_Y,))
+    _checked.add((weights,))
 
 
 def bounded(x: Tensor) -> Tensor:

@@ -187,7 +187,7 @@ class Op:
 
     def arguments(self, *args: Any) -> tuple[Any, ...]:
         """What the eager definition and every implementation take, of the public function's arguments."""
-        return self._checked(args)  # type: ignore[no-any-return]
+        return self._checked(args)
 
     def flat(self, *args: Any) -> tuple[Any, ...]:
         """What `library` takes, of the public function's arguments."""

@@ -75,9 +75,9 @@ def _check(
 
 def _values(call: ScoreTopk) -> None:
     check_vectors("score_topk", call.items)
-    within("score_topk", "seen_BL", call.seen_BL, -1, len(call.items.rows_ID) - 1)
     if call.codes is not None:
         within_once("score_topk", "codes.codes_IT", call.codes.codes_IT, call.codes.tables_BTK.shape[2] - 1)
+    within("score_topk", "seen_BL", call.seen_BL, -1, len(call.items.rows_ID) - 1)
 
 
 def _fake(call: ScoreTopk) -> tuple[torch.Tensor, torch.Tensor]:

@@ -159,7 +159,7 @@ def check_vectors(op: str, items: ItemVectors) -> None:
     if _checked.has(items[:5], items.largest) or not items.rows_ID.is_cpu:
         return
     right = ItemVectors.build(items.rows_ID)
-    for name, found, expected in zip(items._fields, items[:5], right, strict=False):
+    for name, found, expected in zip(items._fields, items[:5], right[:5], strict=False):
         # strides change the last bit of a length
         if not torch.allclose(found, expected, 1e-6 if found.is_floating_point() else 0, 0):
             raise ValueError(f"{op}: items.{name} does not belong to its rows_ID; take items of ItemVectors.build")
