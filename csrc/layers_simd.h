@@ -104,7 +104,8 @@ inline void add_norm(const Norm& norm, const float* x, const float* y, int64_t w
     rest += to[c];
   }
   // what the mean is off by, which a row of equal numbers would be left with
-  const float shift = (sum(rests) + rest) / width, variance = (sum(squares) + square) / width - shift * shift;
+  const float shift = (sum(rests) + rest) / width, rounded = (sum(squares) + square) / width - shift * shift;
+  const float variance = rounded < 0 ? 0 : rounded;
   const float size = bounded(__builtin_sqrtf(variance + mean * mean));
   const float scale = size == size ? 1 / __builtin_sqrtf(variance + norm.epsilon) : size;
   for (c = 0; c + SIMD_LANES <= width; c += SIMD_LANES) {
