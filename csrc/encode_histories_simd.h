@@ -84,8 +84,7 @@ void encode_users(const Encoder& encoder, int64_t begin, int64_t end, const Enco
   float* hidden = added + slots * narrow;
   int64_t rows = slots;
   for (int64_t r = 0; r < rows; ++r) {
-    __builtin_memcpy(state + r * narrow, args.x + (first + r) * width, width * sizeof(float));
-    bound(state + r * narrow, width);
+    copy_bounded(args.x + (first + r) * width, width, state + r * narrow);
   }
   for (int64_t block = 0; block < args.num_blocks; ++block) {
     const EncoderLayers& layers = encoder.blocks[block];

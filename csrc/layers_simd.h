@@ -70,9 +70,13 @@ inline void linear_dense(const Layer& layer, const float* x, int64_t x_stride, i
   for (int64_t r = 0; r < rows; ++r) __builtin_memcpy(y + r * layer.out, scratch + r * wide, layer.out * sizeof(float));
 }
 
-inline void bound(float* x, int64_t size) {
-  for (int64_t c = 0; c < size; ++c) x[c] = bounded(x[c]);
+inline void copy_bounded(const float* from, int64_t size, float* to) {
+  int64_t c = 0;
+  for (; c + SIMD_LANES <= size; c += SIMD_LANES) store(to + c, bounded(load(from + c)));
+  for (; c < size; ++c) to[c] = bounded(from[c]);
 }
+
+inline void bound(float* x, int64_t size) { copy_bounded(x, size, x); }
 
 inline void relu(float* x, int64_t size) {
   for (int64_t c = 0; c < size; ++c) x[c] = x[c] < 0 ? 0 : x[c];  // NaN stays
@@ -156,8 +160,7 @@ inline void load_key(const AttentionScratch& scratch, int64_t width, int64_t siz
   for (int64_t c = 0; c < width; ++c) column[c * kPanel] = scale * bounded(key[c]);
   for (int64_t c = 0; c < width; c += kPanel) {
     const int64_t part = width - c < kPanel ? width - c : kPanel;
-    float* to = scratch.values + c * size + n * kPanel;
-    for (int64_t i = 0; i < part; ++i) to[i] = bounded(value[c + i]);
+    copy_bounded(value + c, part, scratch.values + c * size + n * kPanel);
   }
 }
 

@@ -127,8 +127,8 @@ constexpr float kMost = 1e15f;
 inline float bounded(float x) { return x < kMost && x > -kMost ? x : __builtin_nanf(""); }
 
 inline Float bounded(Float x) {
-  const Float nan = splat(__builtin_nanf("")), below = x < kMost ? x : nan;
-  return below > -kMost ? below : nan;
+  const Int magnitude = (Int)x & 0x7fffffff;  // orders as the magnitudes do, infinity and NaN last
+  return magnitude < (Int)splat(kMost) ? x : splat(__builtin_nanf(""));
 }
 
 // Replaces logits by their softmax; there is room for whole vectors.

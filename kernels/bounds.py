@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .checks import Checked
+from .checks import Checked, has_values
 from .panels import Affine
 
 __all__ = ["bounded", "bounded_norm", "check_weights"]
@@ -21,7 +21,9 @@ def check_weights(op: str, weights: Tensor) -> None:
 
     In bfloat16 they are not looked at, since biases stand between them in another format.
     """
-    if not weights.is_cpu or weights.dtype == torch.bfloat16 or _checked.has((weights,)):
+    if torch.compiler.is_compiling() or _checked.has((weights,)) or not has_values(weights):
+        return
+    if not weights.is_cpu or weights.dtype == torch.bfloat16:
         return
     if not bool((weights.abs() < MOST_WEIGHT).all()):
         raise ValueError(f"{op}: weights_Y must be finite and below {MOST_WEIGHT:g} in magnitude; look at the model")

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from ..bounds import check_weights
-from ..checks import bind, has_values, within
+from ..checks import bind, within
 from ..dispatch import Op
 from ..panels import num_weights
 from .reference import DecoderShape, decoder_step_reference
@@ -87,8 +87,7 @@ def _check(
         )
     if sizes["Y"] != (wanted := num_weights(shape, dim, weights_Y.dtype)):
         raise ValueError(f"decoder_step: weights_Y has {sizes['Y']} numbers where {wanted} were expected")
-    if has_values(weights_Y):
-        check_weights("decoder_step", weights_Y)
+    check_weights("decoder_step", weights_Y)
     return (
         *(inputs_XD, row_BP, float(scale), position_D, states_BD, kept_BTRZAQ, rows_BPS, memory_BZAJQ, visible_BJ),
         *(weights_Y, *shape, with_logits),

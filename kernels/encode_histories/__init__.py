@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from ..bounds import check_weights
-from ..checks import bind, check_count, has_values, within
+from ..checks import bind, check_count, within
 from ..dispatch import Op
 from ..panels import num_weights
 from .reference import EncoderShape, encode_histories_reference
@@ -70,8 +70,7 @@ def _check(
     check_count("encode_histories", "slots_per_item", slots_per_item, 1)
     if sizes["Y"] != (wanted := num_weights(shape, dim, weights_Y.dtype)):
         raise ValueError(f"encode_histories: weights_Y has {sizes['Y']} numbers where {wanted} were expected")
-    if has_values(weights_Y):
-        check_weights("encode_histories", weights_Y)
+    check_weights("encode_histories", weights_Y)
     return x_XD, length_B, slots_per_item, cos_TQ, sin_TQ, weights_Y, *shape, with_memory
 
 
