@@ -51,15 +51,21 @@ bench-compare: setup
 SANITIZED := $(BIN)/cmake -S . -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja -DCMAKE_BUILD_TYPE=Release \
   -DPython_EXECUTABLE=$(abspath $(BIN))/python -Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir) -DREG4REC_CUDA=OFF
 PRELOAD = $(shell $(CXX) -print-file-name=libasan.so) $(shell $(CXX) -print-file-name=libstdc++.so)
+# Random calls, hostile ones among them: make sanitize CALLS=100000
+CALLS ?= 5000
 CPP_TESTS := tests/ops/test_ops.py tests/ops/test_js_divergence.py tests/ops/test_item_topk.py \
   tests/ops/test_mpq_quantize.py tests/ops/test_beam_step_cpp.py tests/ops/test_path_attention.py \
-  tests/ops/test_encoder_and_decoder.py tests/ops/test_path_topk.py tests/ops/test_score_topk.py
+  tests/ops/test_encoder_and_decoder.py tests/ops/test_path_topk.py tests/ops/test_score_topk.py \
+  tests/ops/test_hostile_arguments.py
 sanitize: sanitize-threads
 	$(SANITIZED) -B build/address -DREG4REC_SANITIZE=address
 	$(BIN)/cmake --build build/address
 	LD_PRELOAD="$(PRELOAD)" ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 $(BIN)/python -c \
 	  "import sys, pytest, reg4rec; reg4rec.__path__.insert(0, 'build/address'); sys.exit(pytest.main(sys.argv[1:]))" \
 	  -q -s -k "not triton" $(CPP_TESTS)
+	LD_PRELOAD="$(PRELOAD)" ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 $(BIN)/python -c \
+	  "import reg4rec; reg4rec.__path__.insert(0, 'build/address'); from tests.attacks.ops import main; main()" \
+	  --calls $(CALLS)
 
 sanitize-threads: setup
 	$(SANITIZED) -B build/thread -DREG4REC_SANITIZE=thread

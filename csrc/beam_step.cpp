@@ -7,6 +7,7 @@
 
 #include "bf16.h"
 #include "isa.h"
+#include "ranges.h"
 #include "threads.h"
 
 namespace reg4rec {
@@ -19,6 +20,7 @@ namespace {
 using ExponentialSum = double (*)(const void*, bool, int64_t, int64_t, int64_t, float*, float*);
 
 constexpr int64_t kGrain = 1 << 14;  // logits per range
+constexpr double kGrid = 0x1.8p18;   // added and taken off, it leaves multiples of 2^-34: ties that sums had torn
 constexpr float kNever = -std::numeric_limits<float>::infinity();
 
 struct Child {
@@ -263,7 +265,7 @@ class Stepper {
       const double log_sum = std::log(sum);
       const float* logits = args_.renormalize ? logits_.data() : row_.data();
       const auto score_of = [row = logits, largest = static_cast<double>(largest), log_sum, path_score](int64_t code) {
-        return path_score + ((row[code] - largest) - log_sum);
+        return path_score + ((row[code] - largest) - log_sum) + kGrid - kGrid;
       };
       shortlist_.add(open, words_, (path * args_.num_codebooks + r) * args_.codebook_size, score_of);
     }
@@ -363,6 +365,9 @@ void run_range(void* context, int64_t begin, int64_t end) {
 }  // namespace
 
 void beam_step_cpu(const BeamStep& args, int num_threads) {
+  check_within("beam_step: tokens_BPM", args.tokens, {args.batch, args.num_paths, args.num_codebooks}, -1,
+               args.codebook_size - 1);
+  check_within("beam_step: exclude_BX", args.exclude, {args.batch, args.num_excluded}, -1, args.num_items - 1);
   Context context{args, FOR_ISA(current_isa(), exponential_sum)};
   const int64_t num_logits = args.num_paths * args.num_codebooks * args.codebook_size;
   parallel_for(num_threads, args.batch, std::max<int64_t>(1, kGrain / std::max<int64_t>(1, num_logits)), run_range,

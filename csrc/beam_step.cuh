@@ -7,6 +7,7 @@
 
 namespace reg4rec_device {
 
+constexpr double kGrid = 393216;  // as in beam_step.cpp
 constexpr int kMostCodebooks = 32;
 
 struct Child {
@@ -264,7 +265,7 @@ __device__ inline void best_of_path(const BeamStep& args) {
       if (token < num_books * size && open.has(r, code)) {
         const double logit = to_float(logits[r * args.stride_lm + code * args.stride_lk]);
         // in the order of torch's log_softmax, so that ties stay ties
-        child.score = path_score + ((logit - largest[r]) - log_sums[r]);
+        child.score = path_score + ((logit - largest[r]) - log_sums[r]) + kGrid - kGrid;
         child.position = path * num_books * size + token;
       }
       best.offer(child.score > -infinity() && best.beats(child), child);

@@ -30,7 +30,7 @@ struct View {
 };
 
 struct BeamStep {
-  int64_t batch, num_paths, num_codebooks, codebook_size, num_excluded;
+  int64_t batch, num_paths, num_codebooks, codebook_size, num_items, num_excluded;
   int64_t num_beams, width;  // children kept: beams and spares
   View<const void, 4> logits;
   bool is_bf16;  // else float32

@@ -141,7 +141,7 @@ PYBIND11_MODULE(_C, m) {
           reg4rec::js_divergence_cpu(args, num_threads);
         });
   m.def("beam_step_cpu",
-        [](std::array<int64_t, 4> shape, int64_t num_beams, int64_t width, std::array<int64_t, 5> logits, bool is_bf16,
+        [](std::array<int64_t, 5> shape, int64_t num_beams, int64_t width, std::array<int64_t, 5> logits, bool is_bf16,
            std::array<int64_t, 3> scores, std::array<int64_t, 4> tokens, std::array<int64_t, 3> js, double threshold,
            int64_t num_excluded, std::array<int64_t, 3> exclude, bool renormalize, std::array<uintptr_t, 5> index,
            uintptr_t counts, uintptr_t parent, uintptr_t token, uintptr_t best_scores, uintptr_t fallback,
@@ -150,6 +150,7 @@ PYBIND11_MODULE(_C, m) {
                                        shape[1],
                                        shape[2],
                                        shape[3],
+                                       shape[4],
                                        num_excluded,
                                        num_beams,
                                        width,
@@ -171,7 +172,7 @@ PYBIND11_MODULE(_C, m) {
           reg4rec::beam_step_cpu(args, num_threads);
         });
   m.def("decoder_step_cpu",
-        [](std::array<int64_t, 10> shape, bool refines, bool writes_logits, uintptr_t inputs, uintptr_t input_rows,
+        [](std::array<int64_t, 12> shape, bool refines, bool writes_logits, uintptr_t inputs, uintptr_t input_rows,
            float input_scale, uintptr_t position, uintptr_t states, std::array<int64_t, 6> kept, uintptr_t rows,
            std::array<int64_t, 5> memory, uintptr_t visible, uintptr_t weights, bool is_bf16, uintptr_t logits,
            uintptr_t category_logits, int num_threads) {
@@ -187,6 +188,8 @@ PYBIND11_MODULE(_C, m) {
                                           shape[9],
                                           refines,
                                           writes_logits,
+                                          shape[10],
+                                          shape[11],
                                           reinterpret_cast<const float*>(inputs),
                                           reinterpret_cast<const int64_t*>(input_rows),
                                           input_scale,
@@ -271,7 +274,7 @@ PYBIND11_MODULE(_C, m) {
           reg4rec::mpq_quantize_cpu(args, num_threads);
         });
   m.def("path_topk_cpu",
-        [](std::array<int64_t, 3> shape, std::array<int64_t, 2> books, std::array<int64_t, 4> tokens,
+        [](std::array<int64_t, 4> shape, std::array<int64_t, 2> books, std::array<int64_t, 4> tokens,
            std::array<int64_t, 3> scores, std::array<uintptr_t, 5> index, uintptr_t rank,
            std::array<int64_t, 3> exclude, int64_t num_excluded, uintptr_t logits, uintptr_t states, int64_t width,
            uintptr_t residual, std::array<int64_t, 3> repeated, int64_t num_repeated, double repeat_bias,
@@ -283,6 +286,7 @@ PYBIND11_MODULE(_C, m) {
           const reg4rec::PathTopk args{shape[0],
                                        shape[1],
                                        shape[2],
+                                       shape[3],
                                        view<const int64_t>(tokens),
                                        view<const float>(scores),
                                        token_index(books[0], books[1], index),
@@ -297,7 +301,7 @@ PYBIND11_MODULE(_C, m) {
           reg4rec::path_topk_cpu(args, num_threads);
         });
   m.def("path_attention_cpu",
-        [](std::array<int64_t, 5> shape, std::array<int64_t, 5> q, std::array<int64_t, 6> keys,
+        [](std::array<int64_t, 6> shape, std::array<int64_t, 5> q, std::array<int64_t, 6> keys,
            std::array<int64_t, 6> values, bool is_bf16, uintptr_t rows, uintptr_t mixed, int num_threads) {
           if (shape[4] > reg4rec::kMostSteps) throw std::invalid_argument("paths have too many steps");
           const reg4rec::PathAttention args{shape[0],
@@ -305,6 +309,7 @@ PYBIND11_MODULE(_C, m) {
                                             shape[2],
                                             shape[3],
                                             shape[4],
+                                            shape[5],
                                             reinterpret_cast<const void*>(q[0]),
                                             {q[1], q[2], q[3]},
                                             reinterpret_cast<const void*>(keys[0]),

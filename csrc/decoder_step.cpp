@@ -6,6 +6,7 @@
 
 #include "isa.h"
 #include "packed.h"
+#include "ranges.h"
 #include "threads.h"
 
 namespace reg4rec {
@@ -75,6 +76,16 @@ int64_t rows_at_once(const DecoderStep& args) {
 }  // namespace
 
 void decoder_step_cpu(const DecoderStep& args, int num_threads) {
+  const int64_t users = args.num_users, paths = args.num_paths;
+  check_dense<2>("decoder_step: row_BP", args.input_rows, {users, paths}, 0, args.num_inputs - 1);
+  check_dense<3>("decoder_step: rows_BPS", args.rows, {users, paths, args.num_steps}, 0, args.num_rows - 1);
+  for (int64_t user = 0; user < users; ++user) {
+    const bool* visible = args.visible + user * args.memory_size;
+    if (std::none_of(visible, visible + args.memory_size, [](bool seen) { return seen; })) {
+      throw std::invalid_argument("decoder_step: visible_BJ must show each user a slot, user " + std::to_string(user) +
+                                  " sees none");
+    }
+  }
   PackedWeights packed{static_cast<const char*>(args.weights), args.is_bf16};
   std::vector<DecoderLayers> blocks = take_blocks(args, packed);
   Context context{args,

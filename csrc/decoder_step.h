@@ -14,8 +14,9 @@ struct DecoderStep {
   int64_t memory_size;  // slots of a history
   int64_t num_tokens, num_categories;
   bool refines, writes_logits;
-  const float* inputs;        // any number x width
-  const int64_t* input_rows;  // users x paths
+  int64_t num_inputs, num_rows;  // rows of `inputs`, and of each step in `kept`
+  const float* inputs;           // num_inputs x width
+  const int64_t* input_rows;     // users x paths
   float input_scale;
   const float* position;    // width
   const float* states;      // users x width, read where the decoder refines them

@@ -109,6 +109,7 @@ void decoder_step_rows(const DecoderStep& args, const DecoderLayers* blocks, con
     for (int64_t r = 0; r < rows; ++r) {
       const float* before = args.states + (begin + r) / args.num_paths * width;
       for (int64_t c = 0; c < width; ++c) state[r * narrow + c] = before[c] + added[r * narrow + c];
+      bound(state + r * narrow, width);
     }
   }
   if (args.writes_logits) {

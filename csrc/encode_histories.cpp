@@ -8,6 +8,7 @@
 
 #include "isa.h"
 #include "packed.h"
+#include "ranges.h"
 #include "threads.h"
 
 namespace reg4rec {
@@ -39,18 +40,14 @@ std::vector<EncoderLayers> take_blocks(const EncodeHistories& args, PackedWeight
 std::vector<int64_t> find_firsts(const EncodeHistories& args) {
   // the last item stands one position before the next one, which the keys of the memory count from
   const int64_t longest = args.num_positions - (args.memory_width > 0 ? 2 : 1);
+  check_dense<1>("encode_histories: length_B", args.lengths, {args.num_users}, 0, longest);
   std::vector<int64_t> firsts{0};
   for (int64_t user = 0; user < args.num_users; ++user) {
-    const int64_t length = args.lengths[user];
-    if (length < 0 || length > longest) {
-      throw std::invalid_argument("encode_histories: a history has " + std::to_string(length) +
-                                  " items where the positions are those of 0 to " + std::to_string(longest));
-    }
-    firsts.push_back(firsts.back() + 1 + length * args.slots_per_item);
+    firsts.push_back(firsts.back() + 1 + args.lengths[user] * args.slots_per_item);
   }
   if (firsts.back() != args.num_slots) {
-    throw std::invalid_argument("encode_histories: histories of these lengths have " + std::to_string(firsts.back()) +
-                                " slots, x_XD has " + std::to_string(args.num_slots));
+    throw std::invalid_argument("encode_histories: x_XD must have " + std::to_string(firsts.back()) +
+                                " slots by these lengths, found " + std::to_string(args.num_slots));
   }
   return firsts;
 }

@@ -39,7 +39,10 @@ inline void attend_slots(const EncodeHistories& args, int64_t slots, float* kv, 
   const int64_t width = args.width / args.num_heads, before = slots - num_queries;
   const auto seen = [&](int64_t r) { return 1 + number_of(args, before + r) * args.slots_per_item; };
   for (int64_t h = 0; h < args.num_heads; ++h, q += width, kv += width, to += width) {
-    for (int64_t r = 0; r < num_queries; ++r) rotate_to(args, number_of(args, before + r), q + r * q_stride);
+    for (int64_t r = 0; r < num_queries; ++r) {
+      rotate_to(args, number_of(args, before + r), q + r * q_stride);
+      bound(q + r * q_stride, width);
+    }
     for (int64_t slot = 0; slot < slots; ++slot) {
       float* key = kv + slot * stride;
       rotate_to(args, number_of(args, slot), key);
@@ -81,7 +84,7 @@ void encode_users(const Encoder& encoder, int64_t begin, int64_t end, const Enco
   float* hidden = added + slots * narrow;
   int64_t rows = slots;
   for (int64_t r = 0; r < rows; ++r) {
-    __builtin_memcpy(state + r * narrow, args.x + (first + r) * width, width * sizeof(float));
+    copy_bounded(args.x + (first + r) * width, width, state + r * narrow);
   }
   for (int64_t block = 0; block < args.num_blocks; ++block) {
     const EncoderLayers& layers = encoder.blocks[block];

@@ -7,6 +7,7 @@
 
 #include "aligned.h"
 #include "isa.h"
+#include "ranges.h"
 #include "threads.h"
 
 namespace reg4rec {
@@ -63,6 +64,13 @@ void copy(const Integers& from, int64_t offset, int64_t stride, int64_t size, in
   if (from.bytes == 2) copy_scaled<int16_t>(from.data, offset, stride, size, scale, to);
   if (from.bytes == 4) copy_scaled<int32_t>(from.data, offset, stride, size, scale, to);
   if (from.bytes == 8) copy_scaled<int64_t>(from.data, offset, stride, size, scale, to);
+}
+
+template <typename From>
+void check_rows(const ItemTopk& args) {
+  const View<const From, 2> rows{static_cast<const From*>(args.exclude.data),
+                                 {args.exclude.stride_row, args.exclude.stride_column}};
+  check_within("item_topk: exclude_BX", rows, {args.num_users, args.num_excluded}, -1, args.num_items - 1);
 }
 
 void shrink(Best& best) {
@@ -205,6 +213,9 @@ void topk::keep(Best& best, float score, int64_t item) {
 }
 
 void item_topk_cpu(const ItemTopk& args, int num_threads) {
+  if (args.exclude.bytes == 2) check_rows<int16_t>(args);
+  if (args.exclude.bytes == 4) check_rows<int32_t>(args);
+  if (args.exclude.bytes == 8) check_rows<int64_t>(args);
   if (args.num_users == 0 || args.k == 0) return;
   Plan plan = make_plan(args, num_threads);
   const int64_t num_groups = (args.num_users + plan.users_at_once - 1) / plan.users_at_once;

@@ -70,11 +70,19 @@ inline void linear_dense(const Layer& layer, const float* x, int64_t x_stride, i
   for (int64_t r = 0; r < rows; ++r) __builtin_memcpy(y + r * layer.out, scratch + r * wide, layer.out * sizeof(float));
 }
 
+inline void copy_bounded(const float* from, int64_t size, float* to) {
+  int64_t c = 0;
+  for (; c + SIMD_LANES <= size; c += SIMD_LANES) store(to + c, bounded(load(from + c)));
+  for (; c < size; ++c) to[c] = bounded(from[c]);
+}
+
+inline void bound(float* x, int64_t size) { copy_bounded(x, size, x); }
+
 inline void relu(float* x, int64_t size) {
   for (int64_t c = 0; c < size; ++c) x[c] = x[c] < 0 ? 0 : x[c];  // NaN stays
 }
 
-// to = norm(x + y) for one row.
+// to = norm(x + y) for one row; NaN where its mean square is not in bounds.
 inline void add_norm(const Norm& norm, const float* x, const float* y, int64_t width, float* to) {
   Float totals = splat(0);
   float total = 0;
@@ -86,18 +94,28 @@ inline void add_norm(const Norm& norm, const float* x, const float* y, int64_t w
   }
   for (; c < width; ++c) total += to[c] = x[c] + y[c];
   const float mean = (sum(totals) + total) / width;
-  Float squares = splat(0);
-  float square = 0;
+  Float squares = splat(0), rests = splat(0);
+  float square = 0, rest = 0;
   for (c = 0; c + SIMD_LANES <= width; c += SIMD_LANES) {
     const Float off = load(to + c) - mean;
+    store(to + c, off);
     squares += off * off;
+    rests += off;
   }
-  for (; c < width; ++c) square += (to[c] - mean) * (to[c] - mean);
-  const float scale = 1 / __builtin_sqrtf((sum(squares) + square) / width + norm.epsilon);
+  for (; c < width; ++c) {
+    to[c] -= mean;
+    square += to[c] * to[c];
+    rest += to[c];
+  }
+  // what the mean is off by, which a row of equal numbers would be left with
+  const float shift = (sum(rests) + rest) / width, rounded = (sum(squares) + square) / width - shift * shift;
+  const float variance = rounded < 0 ? 0 : rounded;
+  const float size = bounded(__builtin_sqrtf(variance + mean * mean));
+  const float scale = size == size ? 1 / __builtin_sqrtf(variance + norm.epsilon) : size;
   for (c = 0; c + SIMD_LANES <= width; c += SIMD_LANES) {
-    store(to + c, (load(to + c) - mean) * scale * load(norm.gain + c) + load(norm.bias + c));
+    store(to + c, (load(to + c) - shift) * scale * load(norm.gain + c) + load(norm.bias + c));
   }
-  for (; c < width; ++c) to[c] = (to[c] - mean) * scale * norm.gain[c] + norm.bias[c];
+  for (; c < width; ++c) to[c] = (to[c] - shift) * scale * norm.gain[c] + norm.bias[c];
 }
 
 // state = norm(state + added) for some rows.
@@ -108,12 +126,13 @@ inline void add_norm_rows(const Norm& norm, float* state, const float* added, in
   }
 }
 
+// Numbers of both must be in bounds.
 inline float dot(const float* a, const float* b, int64_t size) {
   Float totals = splat(0);
   int64_t c = 0;
-  for (; c + SIMD_LANES <= size; c += SIMD_LANES) totals += load(a + c) * load(b + c);
+  for (; c + SIMD_LANES <= size; c += SIMD_LANES) totals += bounded(load(a + c)) * bounded(load(b + c));
   float total = sum(totals);
-  for (; c < size; ++c) total += a[c] * b[c];
+  for (; c < size; ++c) total += bounded(a[c]) * bounded(b[c]);
   return total;
 }
 
@@ -123,12 +142,12 @@ inline void mix(const float* weights, int64_t size, Values values, int64_t width
   int64_t c = 0;
   for (; c + SIMD_LANES <= width; c += SIMD_LANES) {
     Float mixed = splat(0);
-    for (int64_t n = 0; n < size; ++n) mixed += weights[n] * load(values(n) + c);
+    for (int64_t n = 0; n < size; ++n) mixed += weights[n] * bounded(load(values(n) + c));
     store(to + c, mixed);
   }
   for (; c < width; ++c) {
     float mixed = 0;
-    for (int64_t n = 0; n < size; ++n) mixed += weights[n] * values(n)[c];
+    for (int64_t n = 0; n < size; ++n) mixed += weights[n] * bounded(values(n)[c]);
     to[c] = mixed;
   }
 }
@@ -138,10 +157,10 @@ inline void mix(const float* weights, int64_t size, Values values, int64_t width
 inline void load_key(const AttentionScratch& scratch, int64_t width, int64_t size, int64_t n, const float* key,
                      float scale, const float* value) {
   float* column = scratch.keys + n / kPanel * kPanel * width + n % kPanel;
-  for (int64_t c = 0; c < width; ++c) column[c * kPanel] = scale * key[c];
+  for (int64_t c = 0; c < width; ++c) column[c * kPanel] = scale * bounded(key[c]);
   for (int64_t c = 0; c < width; c += kPanel) {
     const int64_t part = width - c < kPanel ? width - c : kPanel;
-    __builtin_memcpy(scratch.values + c * size + n * kPanel, value + c, part * sizeof(float));
+    copy_bounded(value + c, part, scratch.values + c * size + n * kPanel);
   }
 }
 

@@ -87,6 +87,17 @@ float slack(const Search& search, int64_t row, int64_t m, float squared_length) 
   return slack + 2 * longest * static_cast<const float*>(args.error.data)[offset(args.error, row, m)];
 }
 
+// The halves are folded upon one another, as kernels/folding.py does: the same bits as there.
+double folded_sum(std::vector<double>& terms) {
+  const auto size = static_cast<int64_t>(terms.size());
+  int64_t half = 1;
+  while (2 * half < size) half *= 2;
+  for (int64_t left = size; half > 0; left = half, half /= 2) {
+    for (int64_t c = 0; c + half < left; ++c) terms[c] += terms[c + half];
+  }
+  return terms.empty() ? 0 : terms[0];
+}
+
 // The latents of one row in fp64.
 std::vector<double> exact_latents(const Search& search, int64_t row, int64_t m) {
   const MpqQuantize& args = search.args;
@@ -99,15 +110,18 @@ std::vector<double> exact_latents(const Search& search, int64_t row, int64_t m) 
   load(args.bias, offset(args.bias, m), args.bias.stride[1], args.width, values.data());
   std::vector<double> latents(values.begin(), values.end());
   std::vector<float> hidden(args.hidden_width), weight(args.hidden_width);
+  std::vector<double> terms(args.hidden_width);
   load(args.hidden, offset(args.hidden, row, m), args.hidden.stride[2], args.hidden_width, hidden.data());
   for (int64_t d = 0; d < args.width; ++d) {
     load(args.weight, offset(args.weight, m, d), args.weight.stride[2], args.hidden_width, weight.data());
-    for (int64_t h = 0; h < args.hidden_width; ++h) latents[d] += static_cast<double>(hidden[h]) * weight[h];
+    for (int64_t h = 0; h < args.hidden_width; ++h) terms[h] = static_cast<double>(hidden[h]) * weight[h];
+    latents[d] += folded_sum(terms);
   }
   return latents;
 }
 
-// The nearest in fp64 of the codes whose scores come within the slack of the best, lowest index first.
+// The nearest in fp64 of the codes whose scores come within the slack of the best, lowest index first: by |c|^2 - 2
+// x.c, which orders as distances do.
 int64_t decide(const Search& search, int64_t row, int64_t m, const float* latents, float slack) {
   const MpqQuantize& args = search.args;
   std::vector<float> scores(search.num_tiles * search.kernels.codes_at_once), codeword(args.width);
@@ -115,14 +129,15 @@ int64_t decide(const Search& search, int64_t row, int64_t m, const float* latent
   float best = -kInfinity;
   for (float score : scores) best = score > best ? score : best;
   const std::vector<double> exact = exact_latents(search, row, m);
+  std::vector<double> terms(args.width);
   double shortest = std::numeric_limits<double>::infinity();
   int64_t id = 0;
   for (int64_t k = 0; k < args.num_codes; ++k) {
     if (scores[k] < best - slack) continue;
     const int64_t from = offset(args.codebooks, m, k);
     search.kernels.load_floats(args.codebooks, from, args.codebooks.stride[2], args.width, codeword.data());
-    double distance = 0;
-    for (int64_t d = 0; d < args.width; ++d) distance += (exact[d] - codeword[d]) * (exact[d] - codeword[d]);
+    for (int64_t d = 0; d < args.width; ++d) terms[d] = codeword[d] * (codeword[d] - 2 * exact[d]);
+    const double distance = folded_sum(terms);
     if (distance < shortest) {
       shortest = distance;
       id = k;

@@ -46,7 +46,7 @@ struct Kernels {
   // Copies `size` floats that are `stride` apart.
   void (*load_floats)(const Floats& from, int64_t offset, int64_t stride, int64_t size, float* to);
   float (*squared_length)(const float* row, int64_t size);
-  void (*add_scaled)(const float* row, float scale, int64_t size, float* to);
+  void (*add_scaled)(float* row, float scale, int64_t size, float* to);
 };
 
 }  // namespace mpq

@@ -88,8 +88,10 @@ float squared_length(const float* row, int64_t size) {
   return total;
 }
 
-void add_scaled(const float* row, float scale, int64_t size, float* to) {
-  for (int64_t i = 0; i < size; ++i) to[i] += scale * row[i];
+// Rounds the products, as the definition does, so that the same sums overflow.
+void add_scaled(float* row, float scale, int64_t size, float* to) {
+  for (int64_t i = 0; i < size; ++i) row[i] *= scale;
+  for (int64_t i = 0; i < size; ++i) to[i] += row[i];
 }
 
 }  // namespace

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "isa.h"
+#include "ranges.h"
 #include "threads.h"
 
 namespace reg4rec {
@@ -30,6 +31,8 @@ void run_range(void* context, int64_t begin, int64_t end) {
 }  // namespace
 
 void path_attention_cpu(const PathAttention& args, int num_threads) {
+  check_dense<3>("path_attention: rows_BPS", args.rows, {args.num_users, args.num_paths, args.num_steps}, 0,
+                 args.num_rows - 1);
   Context context{args, FOR_ISA(current_isa(), path_attention_paths),
                   static_cast<float>(1 / std::sqrt(static_cast<double>(args.width)))};
   const int64_t products = std::max<int64_t>(1, args.num_heads * args.width * args.num_steps);

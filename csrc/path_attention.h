@@ -7,6 +7,7 @@ namespace reg4rec {
 
 struct PathAttention {
   int64_t num_users, num_paths, num_heads, width, num_steps;  // width of a head, at most kMostSteps steps
+  int64_t num_rows;                                           // of each step
   const void* q;
   int64_t q_strides[3];  // of user, path and head, in elements; channels lie side by side
   const void* keys;

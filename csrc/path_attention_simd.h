@@ -35,10 +35,10 @@ inline float dot(const void* a, int64_t a_at, const void* b, int64_t b_at, int64
   Float total = splat(0);
   int64_t c = 0;
   for (; c + SIMD_LANES <= size; c += SIMD_LANES) {
-    total += Numbers::vector(a, a_at + c) * Numbers::vector(b, b_at + c);
+    total += bounded(Numbers::vector(a, a_at + c)) * bounded(Numbers::vector(b, b_at + c));
   }
   float rest = sum(total);
-  for (; c < size; ++c) rest += Numbers::scalar(a, a_at + c) * Numbers::scalar(b, b_at + c);
+  for (; c < size; ++c) rest += bounded(Numbers::scalar(a, a_at + c)) * bounded(Numbers::scalar(b, b_at + c));
   return rest;
 }
 
@@ -64,14 +64,14 @@ void attend(const PathAttention& args, int64_t begin, int64_t end, float scale) 
       for (; c + SIMD_LANES <= args.width; c += SIMD_LANES) {
         Float mixed = splat(0);
         for (int64_t s = 0; s < args.num_steps; ++s) {
-          mixed += weights[s] * Numbers::vector(args.values, values[s] + from + c);
+          mixed += weights[s] * bounded(Numbers::vector(args.values, values[s] + from + c));
         }
         Numbers::put(args.mixed, to + c, mixed);
       }
       for (; c < args.width; ++c) {
         float mixed = 0;
         for (int64_t s = 0; s < args.num_steps; ++s) {
-          mixed += weights[s] * Numbers::scalar(args.values, values[s] + from + c);
+          mixed += weights[s] * bounded(Numbers::scalar(args.values, values[s] + from + c));
         }
         Numbers::put(args.mixed, to + c, mixed);
       }

@@ -6,15 +6,16 @@
 #include <vector>
 
 #include "isa.h"
+#include "ranges.h"
 #include "threads.h"
 
 namespace reg4rec {
 
-DECLARE_FOR_ISAS(double wide_dot(const float* a, const float* b, int64_t size);)
+DECLARE_FOR_ISAS(double exact_dot(const float* a, const float* b, int64_t width, int64_t half, double* scratch);)
 
 namespace {
 
-using WideDot = double (*)(const float*, const float*, int64_t);
+using ExactDot = double (*)(const float*, const float*, int64_t, int64_t, double*);
 
 constexpr int64_t kAhead = 4;  // items whose residuals are on their way while one is scored
 
@@ -23,17 +24,21 @@ struct Found {
   double score;
 };
 
-// Higher scores, then better paths, then lower ranks; NaN last, as torch sorts the negative.
+// Higher scores, then better paths, then lower ranks, then lower items; NaN last, as torch sorts the negative.
 bool comes_before(const Found& a, const Found& b) {
   if (std::isnan(a.score) != std::isnan(b.score)) return std::isnan(b.score);
   if (a.score != b.score && !std::isnan(a.score)) return a.score > b.score;
-  return a.path != b.path ? a.path < b.path : a.rank < b.rank;
+  if (a.path != b.path) return a.path < b.path;
+  return a.rank != b.rank ? a.rank < b.rank : a.item < b.item;
 }
 
 // One user after another, in memory that they share.
 class Finder {
  public:
-  Finder(const PathTopk& args, WideDot wide_dot) : args_(args), wide_dot_(wide_dot) {}
+  Finder(const PathTopk& args, ExactDot exact_dot) : args_(args), exact_dot_(exact_dot) {
+    while (2 * half_ < args.scoring.width) half_ *= 2;
+    scratch_.resize(half_);
+  }
 
   void find(int64_t user) {
     list_rows(args_.exclude, args_.num_excluded, user, excluded_);
@@ -111,8 +116,10 @@ class Finder {
       }
       Found& found = found_[n];
       const int32_t* own = args_.index.codes + found.item * books;
-      double score = wide_dot_(scoring.states + user * width, residual_of(found), width);
+      double score = 0;
       for (int64_t r = 0; r < books; ++r) score += logits[r * codes + own[r]];
+      if (width > 0)
+        score += exact_dot_(scoring.states + user * width, residual_of(found), width, half_, scratch_.data());
       if (std::binary_search(repeated_.begin(), repeated_.end(), found.item)) score += scoring.repeat_bias;
       found.score = score;
     }
@@ -137,7 +144,9 @@ class Finder {
   };
 
   const PathTopk& args_;
-  const WideDot wide_dot_;
+  const ExactDot exact_dot_;
+  int64_t half_ = 1;
+  std::vector<double> scratch_;
   std::vector<int64_t> excluded_, repeated_;
   std::vector<Token> tokens_;
   std::vector<List> lists_;
@@ -147,19 +156,25 @@ class Finder {
 
 struct Context {
   const PathTopk& args;
-  WideDot wide_dot;
+  ExactDot exact_dot;
 };
 
 void run_range(void* context, int64_t begin, int64_t end) {
-  const auto& [args, wide_dot] = *static_cast<Context*>(context);
-  Finder finder(args, wide_dot);
+  const auto& [args, exact_dot] = *static_cast<Context*>(context);
+  Finder finder(args, exact_dot);
   for (int64_t user = begin; user < end; ++user) finder.find(user);
 }
 
 }  // namespace
 
 void path_topk_cpu(const PathTopk& args, int num_threads) {
-  Context context{args, FOR_ISA(current_isa(), wide_dot)};
+  const int64_t users = args.num_users, last_item = args.num_items - 1;
+  check_within("path_topk: tokens_BWM", args.tokens, {users, args.num_paths, args.index.num_codebooks}, -1,
+               args.index.codebook_size - 1);
+  check_within("path_topk: exclude_BX", args.exclude, {users, args.num_excluded}, -1, last_item);
+  check_within("path_topk: scoring.repeated_BL", args.scoring.repeated, {users, args.scoring.num_repeated}, -1,
+               last_item);
+  Context context{args, FOR_ISA(current_isa(), exact_dot)};
   parallel_for(num_threads, args.num_users, 1, run_range, &context);
 }
 

@@ -21,7 +21,7 @@ struct ItemScoring {
 };
 
 struct PathTopk {
-  int64_t num_users, num_paths, k;
+  int64_t num_users, num_paths, num_items, k;
   View<const int64_t, 3> tokens;
   View<const float, 2> scores;
   TokenIndex index;

@@ -7,6 +7,7 @@
 
 #include "amx.h"
 #include "isa.h"
+#include "ranges.h"
 #include "threads.h"
 
 namespace reg4rec {
@@ -296,6 +297,7 @@ void scoring::keep(Query& query, int64_t item, float score, float error) {
 }
 
 void score_topk_cpu(const ScoreTopk& args, int num_threads) {
+  check_dense<2>("score_topk: seen_BL", args.seen, {args.num_users, args.num_seen}, -1, args.num_items - 1);
   if (args.num_users == 0 || args.k == 0) return;
   Plan plan = make_plan(args, num_threads);
   const int64_t num_groups = (args.num_users + kUsers - 1) / kUsers;

@@ -120,6 +120,17 @@ inline Float exp_negative(Float x) {
   return y * (Float)(((Int)shifted - (Int)magic + 127) << 23);
 }
 
+// In attention and norms numbers as large as this become NaN: their products would overflow, in one order of sums
+// before another (kernels/bounds.py).
+constexpr float kMost = 1e15f;
+
+inline float bounded(float x) { return x < kMost && x > -kMost ? x : __builtin_nanf(""); }
+
+inline Float bounded(Float x) {
+  const Int magnitude = (Int)x & 0x7fffffff;  // orders as the magnitudes do, infinity and NaN last
+  return magnitude < (Int)splat(kMost) ? x : splat(__builtin_nanf(""));
+}
+
 // Replaces logits by their softmax; there is room for whole vectors.
 inline void softmax(float* logits, int64_t size) {
   float largest = logits[0], total = 0;

@@ -1,14 +1,36 @@
-"""Checks of dtype, device and shape that every op makes on every call; values are checked where data is loaded."""
+"""What every op checks on every call: dtype, device and shape, and on the CPU the integers that it reads by."""
 
 import functools
-from collections.abc import Mapping
+import operator
+import weakref
+from collections.abc import Mapping, Sequence
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
 
-__all__ = ["FLOATS", "INTEGERS", "bind"]
+__all__ = [
+    "FLOATS",
+    "INTEGERS",
+    "Checked",
+    "NegativeBitError",
+    "bind",
+    "check_count",
+    "has_values",
+    "within",
+    "within_once",
+]
 
 FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 INTEGERS = (torch.int64, torch.int32, torch.int16)
+
+
+class NegativeBitError(ValueError):
+    """An argument, of this `name`, whose numbers stand in memory with the sign turned, as those of `z.conj().imag`."""
+
+    def __init__(self, op: str, name: str):
+        super().__init__(f"{op}: {name} has torch's negative bit; pass {name}.resolve_neg()")
+        self.name = name
+
 
 Tensors = Mapping[str, torch.Tensor | None]
 
@@ -26,10 +48,11 @@ def bind(
 ) -> dict[str, int]:
     """The size of each letter in the names' suffixes (`ids_IM`); tensors that are None are left out.
 
-    `sizes` and `device` continue an earlier call. ValueError when a dtype is not one of its group, when the
-    floating-point tensors differ in dtype, when devices differ, or when a shape does not fit its suffix.
+    `sizes` and `device` continue an earlier call. ValueError when a tensor is sparse or of another layout without
+    strides, when a dtype is not one of its group, when the floating-point tensors differ in dtype, when devices differ,
+    or when a shape does not fit its suffix.
     """
-    sizes = {} if sizes is None else sizes
+    sizes, compiles = {} if sizes is None else sizes, torch.compiler.is_compiling()
     shared: torch.dtype | None = None
     for group, dtypes in ((floats, float_dtypes), (integers, integer_dtypes), (bools, (torch.bool,))):
         for name, tensor in (group or {}).items():
@@ -37,6 +60,10 @@ def bind(
                 continue
             if not isinstance(tensor, torch.Tensor):
                 raise ValueError(f"{op}: {name} must be a tensor, found {type(tensor).__name__}")
+            if tensor.layout is not torch.strided:
+                raise ValueError(f"{op}: {name} must be a strided tensor, found {tensor.layout}; call to_dense() on it")
+            if not compiles and tensor.is_neg():
+                raise NegativeBitError(op, name)
             dtype, place, shape, letters = tensor.dtype, tensor.device, tensor.shape, _letters(name)
             if dtype not in dtypes:
                 raise ValueError(f"{op}: {name} must be one of {', '.join(map(str, dtypes))}, found {dtype}")
@@ -59,3 +86,66 @@ def bind(
 @functools.cache
 def _letters(name: str) -> str:
     return name.rpartition("_")[2]
+
+
+def check_count(op: str, name: str, count: int, least: int) -> None:
+    """ValueError where a number of results, say, is below `least` or needs more than 31 bits."""
+    if count < least or count >= 2**31:
+        raise ValueError(f"{op}: {name} must lie in {least}..{2**31 - 1}, found {count}")
+
+
+def has_values(tensor: torch.Tensor) -> bool:
+    """Whether a call that is being checked has numbers, not the shapes alone that a compiler asks about."""
+    return not (torch.compiler.is_compiling() or isinstance(tensor, FakeTensor))
+
+
+def within(op: str, name: str, tensor: torch.Tensor | None, low: int, high: int) -> None:
+    """ValueError where an integer of a tensor on the CPU is not one of low..high; others are not read.
+
+    To read them would wait for the GPU. C++ looks at its arguments itself (csrc/ranges.h).
+    """
+    if tensor is None or not tensor.is_cpu or not tensor.numel():
+        return
+    least, most = int(tensor.min()), int(tensor.max())
+    if least < low or most > high:
+        raise ValueError(f"{op}: {name} must lie in {low}..{high}, found {least}..{most}")
+
+
+def within_once(op: str, name: str, codes: torch.Tensor, high: int) -> None:
+    """`within` 0..high for the codes of a whole catalog, which are read again only after they were written to."""
+    if not codes.is_cpu or _codes.has((codes,), high):
+        return
+    within(op, name, codes, 0, high)
+    if not codes.is_inference():
+        _codes.add((codes,), high)
+
+
+class Checked:
+    """Groups of tensors, and a number beside each, that were found right; they are until torch counts a write to one.
+
+    It counts none through numpy or `.data`, nor to what was made in inference mode.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[int, ...], tuple[list[weakref.ref[torch.Tensor]], tuple[int, ...] | None, float]] = {}
+
+    def has(self, parts: Sequence[torch.Tensor], number: float = 0.0) -> bool:
+        known = self._known.get(tuple(map(id, parts)))
+        if known is None or known[2] != number:
+            return False
+        return known[1] is None or known[1] == tuple(map(_version, parts))
+
+    def add(self, parts: Sequence[torch.Tensor], number: float = 0.0) -> None:
+        key = tuple(map(id, parts))
+
+        def forget(_: weakref.ref[torch.Tensor]) -> None:
+            self._known.pop(key, None)  # before another tensor can have the same id
+
+        counts = None if any(part.is_inference() for part in parts) else tuple(map(_version, parts))
+        self._known[key] = [weakref.ref(part, forget) for part in parts], counts, number
+
+
+_version = operator.attrgetter("_version")
+
+
+_codes = Checked()

@@ -15,7 +15,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.utils._pytree import tree_map_only
 
+from .checks import NegativeBitError
 from .machine import backend_problem, machine_problem, native_problem
 
 __all__ = [
@@ -94,9 +96,10 @@ class Op:
     """One op: its checks, its eager definition, its accelerated implementations and its gradient.
 
     `check` takes the arguments of the public function, raises ValueError, and returns the flat tuple (tensors, numbers,
-    None) that `schema`, the reference and every implementation take. `save(ctx, inputs, output)` and
-    `backward(ctx, *grads)` follow `torch.library.register_autograd`; an op without them gives no gradient. `mutates`:
-    the arguments of the schema that are written to.
+    None) that `schema`, the reference and every implementation take. `values` takes that tuple before the reference
+    does, and raises ValueError for integers that it cannot read by; C++ does so itself. `save(ctx, inputs, output)`
+    and `backward(ctx, *grads)` follow `torch.library.register_autograd`; an op without them gives no gradient.
+    `mutates`: the arguments of the schema that are written to.
     """
 
     def __init__(
@@ -107,6 +110,7 @@ class Op:
         check: Callable[..., tuple[Any, ...]],
         reference: Callable[..., Any],
         fake: Callable[..., Any],
+        values: Callable[..., None] | None = None,
         implementations: Mapping[str, str] | None = None,
         save: Callable[..., None] | None = None,
         backward: Callable[..., Any] | None = None,
@@ -115,6 +119,8 @@ class Op:
         self.name = name
         self.check = check
         self.reference = reference
+        self.values = values
+        self.mutates = mutates
         self.library = torch.library.custom_op(f"reg4rec::{name}", self.dispatch, mutates_args=mutates, schema=schema)
         self.library.register_fake(fake)
         self._package = check.__module__
@@ -134,21 +140,33 @@ class Op:
         return (*self._modules, "eager")
 
     def __call__(self, *args: Any) -> Any:
-        flat = self.check(*args)
+        flat = self._checked(args)
         if torch.compiler.is_compiling() or isinstance(flat[0], FakeTensor):
             return self.library(*flat)
         if torch.is_grad_enabled() and any(isinstance(a, torch.Tensor) and a.requires_grad for a in flat):
             if self._function is not None:
                 return self._function.apply(*flat)
             with torch.no_grad():
-                return self.dispatch(*flat)
-        return self.dispatch(*flat)
+                return self._run(flat)
+        return self._run(flat)
+
+    def _checked(self, args: tuple[Any, ...]) -> Any:
+        """What `check` makes of the arguments, without torch's negative bit."""
+        try:
+            return self.check(*args)
+        except NegativeBitError as found:
+            if found.name in self.mutates:
+                raise
+        return self.check(*tree_map_only(torch.Tensor, torch.Tensor.resolve_neg, args))
 
     def dispatch(self, *flat: Any) -> Any:
-        """Run the implementation that is forced, or else the first without an objection (arguments already checked)."""
+        """As `torch.library` calls it, which may have checked shapes without values."""
+        if self.values is not None:
+            self.values(*flat)
         return self._run(flat)
 
     def _run(self, flat: tuple[Any, ...]) -> Any:
+        """Run the implementation that is forced, or else the first without an objection (arguments already checked)."""
         device = self._device(flat)
         if torch.is_autocast_enabled(device):
             # an op computes in the dtypes of its arguments: error bounds and fp64 decisions rest on it
@@ -160,11 +178,16 @@ class Op:
         for module in self._candidates(device):
             if module.objection(*flat) is None:
                 return module.run(*flat)
+        return self._run_eager(*flat)
+
+    def _run_eager(self, *flat: Any) -> Any:
+        if self.values is not None:
+            self.values(*flat)
         return self.reference(*flat)
 
     def arguments(self, *args: Any) -> tuple[Any, ...]:
         """What the eager definition and every implementation take, of the public function's arguments."""
-        return self.check(*args)
+        return self._checked(args)
 
     def flat(self, *args: Any) -> tuple[Any, ...]:
         """What `library` takes, of the public function's arguments."""
@@ -173,6 +196,8 @@ class Op:
     def which(self, *args: Any) -> Choice:
         """The backend that this call would run on, and each backend's reason."""
         flat, forced, chosen = self.arguments(*args), _forced.get(), None
+        if self.values is not None:
+            self.values(*flat)
         reasons: dict[str, str] = {}
         for backend in BACKENDS:
             problem = self._objection(backend, flat, asked=backend == forced)
@@ -214,7 +239,7 @@ class Op:
         problem = self._objection(backend, flat, asked=True)
         if problem is not None:
             raise BackendError(f"{self.name} cannot run on {backend}: {problem}")
-        return self.reference if backend == "eager" else self._load(backend).run
+        return self._run_eager if backend == "eager" else self._load(backend).run
 
     def _load(self, backend: str) -> ModuleType:
         if backend not in self._loaded:

@@ -6,14 +6,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .checks import bind
+from .checks import Checked, bind, has_values, within
 from .posting_lists import PostingLists
 
-__all__ = ["TokenIndex", "bind_index", "pair_slot"]
+__all__ = ["TokenIndex", "bind_index", "check_index", "pair_slot"]
 
 MOST_PAIRED = 8
 """Codebooks up to which pairs are listed: they take 2 M (M - 1) bytes an item."""
 LISTS = ("offsets", "postings", "pair_offsets", "pair_postings")
+
+_checked = Checked()
 
 
 class TokenIndex(NamedTuple):
@@ -41,7 +43,7 @@ class TokenIndex(NamedTuple):
         """Index all items, or only the rows in `items` (distinct): the others can then never be reached.
 
         `pairs` lists pairs of tokens too; None decides by size: where their lists hold an item on average, for up to 8
-        codebooks. ValueError for codes outside 0..codebook_size-1, the one place where their values are checked.
+        codebooks. ValueError for codes outside 0..codebook_size-1, and for rows that are not distinct or not there.
         """
         num_items, num_codebooks = codes_IM.shape
         if num_items and (int(codes_IM.min()) < 0 or int(codes_IM.max()) >= codebook_size):
@@ -49,37 +51,52 @@ class TokenIndex(NamedTuple):
                 f"codes_IM must lie in 0..{codebook_size - 1}, found {int(codes_IM.min())}..{int(codes_IM.max())}"
             )
         rows = torch.arange(num_items, device=codes_IM.device) if items is None else items.long().sort().values
+        if len(rows) and (int(rows[0]) < 0 or int(rows[-1]) >= num_items or not bool((rows.diff() > 0).all())):
+            raise ValueError(f"items must be distinct and lie in 0..{num_items - 1}, found {rows.tolist()[:5]}...")
         if pairs is None:
             pairs = num_codebooks <= MOST_PAIRED and len(rows) >= codebook_size**2
         codes_MT = codes_IM[rows].int().T.contiguous()
         tokens = PostingLists.build(list(codes_MT), codebook_size, rows)
         keys = [codes_MT[r] * codebook_size + codes_MT[s] for r, s in combinations(range(num_codebooks), 2)]
         if not pairs or not keys:
-            return cls._of(codes_IM, codebook_size, tokens, PostingLists(tokens.offsets[:0], tokens.postings[:0]))
-        return cls._of(codes_IM, codebook_size, tokens, PostingLists.build(keys, codebook_size**2, rows))
+            nothing = PostingLists(tokens.offsets[:0], tokens.postings[:0])
+            return cls._of(codes_IM, codebook_size, tokens, nothing)._trusted()
+        return cls._of(codes_IM, codebook_size, tokens, PostingLists.build(keys, codebook_size**2, rows))._trusted()
 
     @classmethod
     def _of(cls, codes_IM: Tensor, codebook_size: int, tokens: PostingLists, pairs: PostingLists) -> "TokenIndex":
         counts_MK = tokens.offsets.diff().int().view(-1, codebook_size)
         return cls(codes_IM.int().contiguous(), *tokens, counts_MK, *pairs)
 
+    def _trusted(self) -> "TokenIndex":
+        _checked.add(self)
+        return self
+
     def with_items(self, codes_IM: Tensor, rows_T: Tensor) -> "TokenIndex":
         """The index with the rows `rows_T` (distinct, not in it yet) of `codes_IM`, which begins with its own codes.
 
         Merges in linear time what `build` would sort; pairs stay listed or not, as they are.
         """
-        size = self.counts_MK.shape[1]
+        size, is_listed = self.counts_MK.shape[1], self.listed_items()
+        if not torch.equal(codes_IM[: len(is_listed)].int(), self.codes_IM):
+            raise ValueError("codes_IM must begin with the codes of the index")
+        if len(rows_T) and (int(rows_T.min()) < 0 or bool(is_listed[rows_T[rows_T < len(is_listed)]].any())):
+            raise ValueError("rows_T must be rows of codes_IM that the index does not list")
         added = TokenIndex.build(codes_IM[rows_T], size, pairs=self.lists_pairs)
         tokens = self._tokens.merged(added.offsets, rows_T[added.postings.long()])
         pairs = self._pairs.merged(added.pair_offsets, rows_T[added.pair_postings.long()])
-        return TokenIndex._of(codes_IM, size, tokens, pairs)
+        return self._taken_over(TokenIndex._of(codes_IM, size, tokens, pairs))
 
     def without_items(self, rows_T: Tensor) -> "TokenIndex":
         """The index without the rows `rows_T` (distinct), in linear time; their codes stay where they are."""
         is_removed_I = torch.zeros(len(self.codes_IM), dtype=torch.bool, device=rows_T.device)
         is_removed_I[rows_T] = True
         tokens, pairs = self._tokens.without(is_removed_I), self._pairs.without(is_removed_I)
-        return TokenIndex._of(self.codes_IM, self.counts_MK.shape[1], tokens, pairs)
+        return self._taken_over(TokenIndex._of(self.codes_IM, self.counts_MK.shape[1], tokens, pairs))
+
+    def _taken_over(self, made: "TokenIndex") -> "TokenIndex":
+        """What was made of this index, as right as it is."""
+        return made._trusted() if _checked.has(self) else made
 
     def stored(self) -> dict[str, Tensor]:
         """What `restored` needs beside the codes."""
@@ -110,7 +127,7 @@ class TokenIndex(NamedTuple):
         if codes_IM.min() < 0 or codes_IM.max() >= codebook_size:
             raise ValueError(f"codes must lie in 0..{codebook_size - 1}")
         pairs = PostingLists(pair_offsets, pair_postings)
-        return cls._of(codes_IM, codebook_size, PostingLists(offsets, postings), pairs)
+        return cls._of(codes_IM, codebook_size, PostingLists(offsets, postings), pairs)._trusted()
 
     @property
     def lists_pairs(self) -> bool:
@@ -192,7 +209,7 @@ class TokenIndex(NamedTuple):
         num_items = len(self.codes_IM)
         user_B1 = torch.arange(exclude_BX.shape[0], device=exclude_BX.device)[:, None]
         keys = torch.where(exclude_BX >= 0, user_B1 * num_items + exclude_BX, -1)
-        return torch.isin(user_T * num_items + item_T, keys)
+        return torch.isin(user_T * num_items + item_T, keys.flatten())
 
     @property
     def _tokens(self) -> PostingLists:
@@ -220,7 +237,7 @@ class TokenIndex(NamedTuple):
     def _open_at_root(self, batch: int, exclude_BX: Tensor | None) -> Tensor:
         """open_BMK before the first token: tokens that more items carry than are excluded."""
         num_codebooks, codebook_size = self.counts_MK.shape
-        counts = self.counts_MK.view(1, -1).repeat(batch, 1)
+        counts = self.counts_MK.reshape(1, -1).repeat(batch, 1)
         if exclude_BX is not None and exclude_BX.shape[1]:
             distinct = exclude_BX.sort(dim=1).values
             first = torch.nn.functional.pad(distinct[:, 1:] != distinct[:, :-1], (1, 0), value=True) & (distinct >= 0)
@@ -239,10 +256,38 @@ def pair_slot(num_codebooks: int, codebook_size: int, r: int, s: int) -> int:
 
 
 def bind_index(op: str, index: TokenIndex, sizes: dict[str, int], device: torch.device) -> None:
-    """`checks.bind` of an op's index; values were checked when it was built."""
-    offsets = {"index.offsets_T": index.offsets, "index.pair_offsets_X": index.pair_offsets}
-    bind(op, {}, offsets, integer_dtypes=(torch.int64,), device=device)
-    postings = {"index.postings_T": index.postings, "index.pair_postings_X": index.pair_postings}
-    bind(op, {}, postings, integer_dtypes=(torch.int32,), device=device)
-    lists = {"index.codes_IM": index.codes_IM, "index.counts_MK": index.counts_MK}
-    bind(op, {}, lists, integer_dtypes=(torch.int32,), sizes=sizes, device=device)
+    """`checks.bind` of an op's index, and `check_index` where there are values."""
+    if not torch.compiler.is_compiling() and _checked.has(index) and device == index.codes_IM.device:
+        own = zip("IMK", (*index.codes_IM.shape, index.counts_MK.shape[1]), strict=True)
+        if all(sizes.setdefault(letter, size) == size for letter, size in own):
+            return
+    codes = {"index.codes_IM": index.codes_IM, "index.counts_MK": index.counts_MK}
+    bind(op, {}, codes, integer_dtypes=(torch.int32,), sizes=sizes, device=device)
+    num_books, size = sizes["M"], sizes["K"]
+    num_pairs = num_books * (num_books - 1) // 2
+    offsets = {"index.offsets_T": index.offsets}, {"index.pair_offsets_T": index.pair_offsets}
+    lengths = (num_books * size + 1,), (0, num_pairs * size**2 + 1)
+    for part, wanted in zip(offsets, lengths, strict=True):
+        if (found := bind(op, {}, part, integer_dtypes=(torch.int64,), device=device)["T"]) not in wanted:
+            expected = " or ".join(map(str, wanted))
+            raise ValueError(f"{op}: {next(iter(part))} has {found} numbers where {expected} were expected")
+    for name in ("postings", "pair_postings"):
+        bind(op, {}, {f"index.{name}_T": getattr(index, name)}, integer_dtypes=(torch.int32,), device=device)
+    if has_values(index.offsets):
+        check_index(op, index)
+
+
+def check_index(op: str, index: TokenIndex) -> None:
+    """ValueError for an index on the CPU that is not as `TokenIndex.build` makes it; looks once at each."""
+    if _checked.has(index) or not index.offsets.is_cpu:
+        return
+    codebook_size = index.counts_MK.shape[1]
+    within(op, "index.codes_IM", index.codes_IM, 0, codebook_size - 1)
+    within(op, "index.offsets", index.offsets, 0, len(index.postings))
+    within(op, "index.postings", index.postings, 0, len(index.codes_IM) - 1)
+    rows = index.listed_items().nonzero().squeeze(1)
+    right = TokenIndex.build(index.codes_IM, codebook_size, rows, index.lists_pairs)
+    for name, found, expected in zip(index._fields, index, right, strict=True):
+        if not torch.equal(found, expected):
+            raise ValueError(f"{op}: index.{name} does not belong to its codes; take an index of TokenIndex.build")
+    _checked.add(index)

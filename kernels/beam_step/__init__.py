@@ -2,9 +2,9 @@
 
 import torch
 
-from ..checks import bind
+from ..checks import bind, check_count, within
 from ..dispatch import Op
-from ..token_index import TokenIndex, bind_index
+from ..token_index import TokenIndex, bind_index, check_index
 from .reference import beam_step_reference, prune_paths
 
 __all__ = ["beam_step", "prune_paths"]
@@ -30,10 +30,11 @@ def beam_step(
     child adds a token (r, j), written r * K + j, of an unused codebook r, such that some indexed item that is not in
     exclude_BX (padded with -1) carries all its tokens; its score adds log softmax of logits[r] at j, over all tokens of
     the codebook, or with `renormalize` over those that the path may take. Of children with equal sets the best stays.
-    Children come best first, ties by lowest parent and token; missing ones have parent and token -1 and score -inf. A
-    path whose score is NaN is dead, a JS of NaN is the largest; tokens of a codebook of which the softmax reads NaN or
-    +inf, and those with a logit of -inf, are never chosen. Integers are int64, scores float32, without gradient.
-    ValueError for a wrong dtype, device, shape or count.
+    Children come best first by score, rounded to 2^-34, ties by lowest parent and token; missing ones have parent and
+    token -1 and score -inf. A path whose score is NaN is dead, a JS of NaN is the largest; tokens of a codebook of
+    which the softmax reads NaN or +inf, and those with a logit of -inf, are never chosen. Integers are int64, scores
+    float32, without gradient. ValueError for a wrong dtype, device, shape or count, on the CPU also for tokens that are
+    not -1..K-1, rows that are not -1..I-1, and an index whose parts do not belong together.
 
     Paper: CRSS, stated (merging: ours, D5) and CORP, stated (spares: ours, D10); constrained decoding: ours, D11
     """
@@ -60,10 +61,8 @@ def _check(
     tokens = {"tokens_BPM": tokens_BPM, "exclude_BX": exclude_BX}
     bind("beam_step", {}, tokens, integer_dtypes=(torch.int64,), sizes=sizes, device=logits_BPMK.device)
     bind_index("beam_step", index, sizes, logits_BPMK.device)
-    if num_beams < 1 or num_spares < 0:
-        raise ValueError(
-            f"beam_step: at least 1 beam and 0 spares are needed, found num_beams={num_beams}, num_spares={num_spares}"
-        )
+    check_count("beam_step", "num_beams", num_beams, 1)
+    check_count("beam_step", "num_spares", num_spares, 0)
     limit = None if threshold is None else float(threshold)
     return logits_BPMK, scores_BP, tokens_BPM, js_BP, *index, num_beams, num_spares, limit, exclude_BX, renormalize
 
@@ -91,6 +90,28 @@ def _reference(
     )
 
 
+def _values(
+    logits_BPMK: torch.Tensor,
+    scores_BP: torch.Tensor,
+    tokens_BPM: torch.Tensor,
+    js_BP: torch.Tensor | None,
+    codes_IM: torch.Tensor,
+    offsets: torch.Tensor,
+    postings: torch.Tensor,
+    counts_MK: torch.Tensor,
+    pair_offsets: torch.Tensor,
+    pair_postings: torch.Tensor,
+    num_beams: int,
+    num_spares: int,
+    threshold: float | None,
+    exclude_BX: torch.Tensor | None,
+    renormalize: bool,
+) -> None:
+    check_index("beam_step", TokenIndex(codes_IM, offsets, postings, counts_MK, pair_offsets, pair_postings))
+    within("beam_step", "tokens_BPM", tokens_BPM, -1, counts_MK.shape[1] - 1)
+    within("beam_step", "exclude_BX", exclude_BX, -1, len(codes_IM) - 1)
+
+
 def _fake(logits_BPMK: torch.Tensor, *rest: object) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     num_beams, num_spares = rest[9:11]
     shape = (logits_BPMK.shape[0], num_beams + num_spares)  # type: ignore[operator]
@@ -111,5 +132,6 @@ OP = Op(
     check=_check,
     reference=_reference,
     fake=_fake,
+    values=_values,
     implementations={"cuda": "native_cuda", "cpp": "native"},
 )

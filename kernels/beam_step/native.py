@@ -53,7 +53,7 @@ def run(
     parent_BP, token_BP = tokens_BPM.new_empty(shape), tokens_BPM.new_empty(shape)
     best_scores_BP, fallback_B = scores_BP.new_empty(shape), scores_BP.new_empty(shape[0], dtype=torch.bool)
     _C.beam_step_cpu(
-        *(tuple(logits_BPMK.shape), num_beams, num_beams + num_spares),
+        *((*logits_BPMK.shape, len(codes_IM)), num_beams, num_beams + num_spares),
         *(view(logits_BPMK, 4), logits_BPMK.dtype == torch.bfloat16, view(scores_BP, 2), view(tokens_BPM, 3)),
         *(view(None if threshold is None else js_BP, 2), 0.0 if threshold is None else threshold),
         *(0 if exclude_BX is None else exclude_BX.shape[1], view(exclude_BX, 2), renormalize),

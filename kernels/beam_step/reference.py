@@ -7,6 +7,9 @@ from ..token_index import TokenIndex
 
 __all__ = ["beam_step_reference", "prune_paths"]
 
+GRID = 1.5 * 2.0**18
+"""Added and taken off, it leaves multiples of 2^-34: scores that are equal but for the order of sums tie."""
+
 
 def beam_step_reference(
     logits_BPMK: Tensor,
@@ -25,6 +28,7 @@ def beam_step_reference(
     open_BPMK = index.admissible_tokens(tokens_BPM, kept_BP, exclude_BX)
     counted_BPMK = logits_BPMK.masked_fill(~open_BPMK, -torch.inf) if renormalize else logits_BPMK
     children = scores_BP.double()[..., None, None] + counted_BPMK.double().log_softmax(-1)
+    children = children + GRID - GRID
     children = torch.where(open_BPMK & (children > -torch.inf), children, -torch.inf).flatten(1)  # NaN is no child
 
     # a set of t tokens has at most t parents, so this many children hold all the distinct sets that are asked for

@@ -4,7 +4,8 @@ from typing import Any
 
 import torch
 
-from ..checks import bind
+from ..bounds import check_weights
+from ..checks import bind, within
 from ..dispatch import Op
 from ..panels import num_weights
 from .reference import DecoderShape, decoder_step_reference
@@ -35,13 +36,15 @@ def decoder_step(
 
     kept_BTRZAQ holds what earlier steps made: step s of path p is row rows_BPS[b, p, s] of step s, as in
     `path_attention`, keys of block n at 2 n, values at 2 n + 1 (Z in all); **this step's are written to** row p of step
-    S, so T > S and R >= P. S may be 0. Rows must lie within 0..R - 1, those of row_BP within inputs_XD, and each user
-    must see a slot, none of which is checked; what is hidden or not named is not read. weights_Y: what
-    `pack_weights` makes of all (`DecoderShape.part_shapes`), in the dtype of the inputs or in bfloat16: then the
+    S, so T > S and R >= P. S may be 0. Each user must see a slot; what is hidden or not named is not read. weights_Y:
+    what `pack_weights` makes of all (`DecoderShape.part_shapes`), in the dtype of the inputs or in bfloat16: then the
     operands of the layers' products are rounded to that and nothing else is. D = A x Q.
 
     A path's result depends on its own row alone: any split of users or paths gives the same bits in C++. Without
-    gradient. B and P may be 0. ValueError for a wrong dtype, device or shape.
+    gradient. B and P may be 0. ValueError for a wrong dtype, device or shape, on the CPU also for rows that are not
+    0..R-1, those of row_BP not 0..X-1, and users that see no slot. A path for which a number that is not finite, or of
+    1e15 and more, comes up in attention, a norm, or its refined state, has NaN for results; weights of 1e6 and more
+    are refused.
 
     Paper: model, figure, D6: the decoder with its heads.
     """
@@ -84,10 +87,20 @@ def _check(
         )
     if sizes["Y"] != (wanted := num_weights(shape, dim, weights_Y.dtype)):
         raise ValueError(f"decoder_step: weights_Y has {sizes['Y']} numbers where {wanted} were expected")
+    check_weights("decoder_step", weights_Y)
     return (
         *(inputs_XD, row_BP, float(scale), position_D, states_BD, kept_BTRZAQ, rows_BPS, memory_BZAJQ, visible_BJ),
         *(weights_Y, *shape, with_logits),
     )
+
+
+def _values(inputs_XD: torch.Tensor, row_BP: torch.Tensor, *rest: Any) -> None:
+    kept_BTRZAQ, rows_BPS, _, visible_BJ = rest[3:7]
+    within("decoder_step", "row_BP", row_BP, 0, len(inputs_XD) - 1)
+    within("decoder_step", "rows_BPS", rows_BPS, 0, kept_BTRZAQ.shape[2] - 1)
+    if visible_BJ.is_cpu and not bool((sees_B := visible_BJ.any(1)).all()):
+        blind = int((~sees_B).nonzero()[0])
+        raise ValueError(f"decoder_step: visible_BJ must show each user a slot, user {blind} sees none")
 
 
 def _reference(
@@ -124,6 +137,7 @@ OP = Op(
     check=_check,
     reference=_reference,
     fake=_fake,
+    values=_values,
     implementations={"cpp": "native"},
     mutates=("kept_BTRZAQ",),
 )

@@ -41,7 +41,10 @@ def run(
     logits_BPO = inputs_XD.new_empty(num_users, num_paths, num_tokens if with_logits else 0)
     categories_BPC = inputs_XD.new_empty(num_users, num_paths, num_categories)
     _C.decoder_step_cpu(
-        (num_users, num_paths, dim, num_heads, ffn_dim, num_blocks, num_steps, num_slots, num_tokens, num_categories),
+        (
+            *(num_users, num_paths, dim, num_heads, ffn_dim, num_blocks, num_steps, num_slots, num_tokens),
+            *(num_categories, len(inputs_XD), kept.shape[2]),
+        ),
         *(refines, with_logits, inputs_XD.data_ptr(), row_BP.data_ptr(), scale),
         *(position_D.data_ptr(), states_BD.data_ptr(), (kept.data_ptr(), *kept.stride()[:-1]), rows_BPS.data_ptr()),
         *((memory.data_ptr(), *memory.stride()[:-1]), visible_BJ.data_ptr(), weights_Y.data_ptr()),

@@ -5,8 +5,9 @@ from typing import NamedTuple
 import torch
 from torch.nn import functional as F
 
+from ..bounds import bounded, bounded_norm
 from ..panels import Shapes, affine, unpack_weights
-from ..path_attention.reference import path_attention_reference
+from ..path_attention.reference import attend_to_paths
 
 __all__ = ["DecoderShape", "decoder_step_reference"]
 
@@ -54,23 +55,23 @@ def decoder_step_reference(
     own_BP1 = torch.arange(num_paths, device=row_BP.device)[:, None].expand(*row_BP.shape, 1)
     path_BPS = torch.cat([rows_BPS, own_BP1], dim=2)
     *blocks, (heads, (norm_input,)) = unpack_weights(weights_Y, shape.part_shapes(dim), dim, inputs_XD.dtype)
-    x_BPD = F.layer_norm(scale * F.embedding(row_BP, inputs_XD) + position_D, (dim,), *norm_input)
+    x_BPD = bounded_norm(scale * F.embedding(row_BP, inputs_XD) + position_D, norm_input)
     for block, ((qkv, out, cross_q, cross_out, up, down), (norm_self, norm_cross, norm_ffn)) in enumerate(blocks):
         at = 2 * block, 2 * block + 1
         q_BPAQ, *own = affine(x_BPD, qkv).unflatten(-1, (3, num_heads, -1)).unbind(-3)
         kept_BTRZAQ[:, step, :num_paths, at[0] : at[1] + 1] = torch.stack(own, dim=2)
         keys, values = (kept_BTRZAQ[:, :, :, z] for z in at)
-        mixed_BPAQ = path_attention_reference(q_BPAQ, keys, values, path_BPS)
-        x_BPD = F.layer_norm(x_BPD + affine(mixed_BPAQ.flatten(2), out), (dim,), *norm_self)
+        mixed_BPAQ = attend_to_paths(q_BPAQ, keys, values, path_BPS)
+        x_BPD = bounded_norm(x_BPD + affine(mixed_BPAQ.flatten(2), out), norm_self)
         cross_BAPQ = affine(x_BPD, cross_q).unflatten(-1, (num_heads, -1)).transpose(1, 2)
-        keys_BAJQ, values_BAJQ = (memory_BZAJQ[:, z].masked_fill(~visible_BJ[:, None, :, None], 0) for z in at)
+        keys_BAJQ, values_BAJQ = (bounded(memory_BZAJQ[:, z].masked_fill(~visible_BJ[:, None, :, None], 0)) for z in at)
         scores_BAPJ = cross_BAPQ * cross_BAPQ.shape[-1] ** -0.5 @ keys_BAJQ.mT
         weights_BAPJ = scores_BAPJ.masked_fill(~visible_BJ[:, None, None], -torch.inf).softmax(-1)
         seen_BPD = (weights_BAPJ @ values_BAJQ).transpose(1, 2).flatten(2)
-        x_BPD = F.layer_norm(x_BPD + affine(seen_BPD, cross_out), (dim,), *norm_cross)
-        x_BPD = F.layer_norm(x_BPD + affine(affine(x_BPD, up).relu(), down), (dim,), *norm_ffn)
+        x_BPD = bounded_norm(x_BPD + affine(seen_BPD, cross_out), norm_cross)
+        x_BPD = bounded_norm(x_BPD + affine(affine(x_BPD, up).relu(), down), norm_ffn)
     if shape.refines:
-        x_BPD = states_BD[:, None] + affine(x_BPD, heads[0])
+        x_BPD = bounded(states_BD[:, None] + affine(x_BPD, heads[0]))
     tokens, *categories = heads[shape.refines :]
     nothing_BP0 = x_BPD[..., :0].clone()
     return (

@@ -4,7 +4,8 @@ from typing import Any
 
 import torch
 
-from ..checks import bind
+from ..bounds import check_weights
+from ..checks import bind, check_count, within
 from ..dispatch import Op
 from ..panels import num_weights
 from .reference import EncoderShape, encode_histories_reference
@@ -35,8 +36,10 @@ def encode_histories(
     D = A x Q.
 
     A user's result depends on its own slots alone: any split of the users gives the same bits in C++, and so do states
-    with and without memory. Without gradient. B may be 0. ValueError for a wrong dtype, device or shape, in C++ also
-    for lengths that do not make X slots or whose numbers have no row.
+    with and without memory. Without gradient. B may be 0. ValueError for a wrong dtype, device or shape, on the CPU
+    also for lengths that do not make X slots or whose numbers have no row. Numbers that are not finite, or of 1e15 and
+    more, become NaN where they stand in x_XD or come up in attention or a norm, and so does what is made of them;
+    weights of 1e6 and more are refused.
 
     Paper: model, figure, D6: the encoder, and the memory of cross-attention.
     """
@@ -59,14 +62,24 @@ def _check(
     bind("encode_histories", {"weights_Y": weights_Y}, float_dtypes=weight_dtypes, sizes=sizes, device=x_XD.device)
     dim, head_dim = sizes["D"], sizes["Q"]
     fits = dim and head_dim and head_dim % 2 == 0 and dim % head_dim == 0 and shape.num_both % 2 == 0
-    if not fits or min(*shape, slots_per_item) < 1:
+    if not fits or min(*shape, slots_per_item) < 1 or shape.num_blocks > sizes["Y"]:
         raise ValueError(
             "encode_histories: an even Q > 0, D > 0 in multiples of it, 1 or more slots an item and of everything in "
             f"the shape, keys and values in pairs, were expected, found {sizes}, {slots_per_item} slots and {shape}"
         )
+    check_count("encode_histories", "slots_per_item", slots_per_item, 1)
     if sizes["Y"] != (wanted := num_weights(shape, dim, weights_Y.dtype)):
         raise ValueError(f"encode_histories: weights_Y has {sizes['Y']} numbers where {wanted} were expected")
+    check_weights("encode_histories", weights_Y)
     return x_XD, length_B, slots_per_item, cos_TQ, sin_TQ, weights_Y, *shape, with_memory
+
+
+def _values(x_XD: torch.Tensor, length_B: torch.Tensor, slots_per_item: int, cos_TQ: torch.Tensor, *rest: Any) -> None:
+    # the last item stands one position before the next one, which the keys of the memory count from
+    within("encode_histories", "length_B", length_B, 0, len(cos_TQ) - (2 if rest[-1] else 1))
+    num_slots = len(length_B) + slots_per_item * int(length_B.sum()) if length_B.is_cpu else len(x_XD)
+    if num_slots != len(x_XD):
+        raise ValueError(f"encode_histories: x_XD must have {num_slots} slots by these lengths, found {len(x_XD)}")
 
 
 def _reference(
@@ -100,5 +113,6 @@ OP = Op(
     check=_check,
     reference=_reference,
     fake=_fake,
+    values=_values,
     implementations={"cpp": "native"},
 )

@@ -3,8 +3,8 @@
 from typing import NamedTuple
 
 import torch
-from torch.nn import functional as F
 
+from ..bounds import bounded, bounded_norm
 from ..panels import Shapes, affine, unpack_weights
 
 __all__ = ["EncoderShape", "encode_histories_reference"]
@@ -41,14 +41,16 @@ def encode_histories_reference(
     filled_BJ, number_J = slot_J < num_slots_B[:, None], (slot_J + slots_per_item - 1) // slots_per_item
     visible_JJ, turn_J = number_J <= number_J[:, None], (cos_TQ[number_J], sin_TQ[number_J])
     x_BJD = x_XD.new_zeros(*filled_BJ.shape, dim)
-    x_BJD[filled_BJ] = x_XD
+    x_BJD[filled_BJ] = bounded(x_XD)
     for (qkv, out, up, down), (norm_attention, norm_ffn) in blocks:
+        x_BJD = x_BJD.masked_fill(~filled_BJ[..., None], 0)  # NaN there would spoil what gives it no weight
         heads = affine(x_BJD, qkv).unflatten(-1, (3, -1, head_dim)).permute(2, 0, 3, 1, 4)
-        q_BAJQ, k_BAJQ = (_rotated(x, *turn_J) for x in heads[:2])
-        scores_BAJJ = (q_BAJQ * head_dim**-0.5 @ k_BAJQ.mT).masked_fill(~visible_JJ, -torch.inf)
-        mixed_BJD = (scores_BAJJ.softmax(-1) @ heads[2]).transpose(1, 2).flatten(2)
-        x_BJD = F.layer_norm(x_BJD + affine(mixed_BJD, out), (dim,), *norm_attention)
-        x_BJD = F.layer_norm(x_BJD + affine(affine(x_BJD, up).relu(), down), (dim,), *norm_ffn)
+        q_BAJQ, k_BAJQ = (bounded(_rotated(x, *turn_J)) for x in heads[:2])
+        scores_BAJJ = q_BAJQ * head_dim**-0.5 @ k_BAJQ.mT
+        weights_BAJJ = scores_BAJJ.masked_fill(~visible_JJ, -torch.inf).softmax(-1)
+        mixed_BJD = (weights_BAJJ @ bounded(heads[2])).transpose(1, 2).flatten(2)
+        x_BJD = bounded_norm(x_BJD + affine(mixed_BJD, out), norm_attention)
+        x_BJD = bounded_norm(x_BJD + affine(affine(x_BJD, up).relu(), down), norm_ffn)
     states_BD = x_BJD[torch.arange(len(x_BJD), device=x_XD.device), num_slots_B - 1]
     if not with_memory:
         return states_BD, x_XD.new_empty(len(x_XD), 0, dim // head_dim, head_dim)

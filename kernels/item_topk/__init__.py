@@ -2,7 +2,7 @@
 
 import torch
 
-from ..checks import bind
+from ..checks import bind, check_count, within, within_once
 from ..dispatch import Op
 from .reference import item_topk_reference
 
@@ -19,8 +19,8 @@ def item_topk(
     An item's score is the sum of its M tokens' log-probabilities, in float32 and in the order of the codebooks. Ties go
     to the lowest item. Items whose score is -inf or NaN and items in exclude_BX (padded with -1) are left out; a user
     with fewer than k items left is padded with item -1 and score -inf. items are int64, scores float32, without
-    gradient. B, I, X and k may be 0. The values of ids_IM (0 to K-1) are not checked here, but where tokens are loaded.
-    ValueError for a negative k and for a wrong dtype, device or shape.
+    gradient. B, I, X and k may be 0. ValueError for a negative k and for a wrong dtype, device or shape, on the CPU
+    also for ids that are not 0..K-1 and rows in exclude_BX that are not -1..I-1.
 
     Paper: item-level score, ours, D11
     """
@@ -30,9 +30,13 @@ def item_topk(
 def _check(log_probs_BMK: torch.Tensor, ids_IM: torch.Tensor, k: int, exclude_BX: torch.Tensor | None = None) -> tuple:
     integers = {"ids_IM": ids_IM, "exclude_BX": exclude_BX}
     bind("item_topk", {"log_probs_BMK": log_probs_BMK}, integers, float_dtypes=_DTYPES)
-    if k < 0:
-        raise ValueError(f"item_topk: k must be 0 or more, found {k}")
+    check_count("item_topk", "k", k, 0)
     return log_probs_BMK, ids_IM, k, exclude_BX
+
+
+def _values(log_probs_BMK: torch.Tensor, ids_IM: torch.Tensor, k: int, exclude_BX: torch.Tensor | None) -> None:
+    within_once("item_topk", "ids_IM", ids_IM, log_probs_BMK.shape[2] - 1)
+    within("item_topk", "exclude_BX", exclude_BX, -1, len(ids_IM) - 1)
 
 
 def _fake(
@@ -48,5 +52,6 @@ OP = Op(
     check=_check,
     reference=item_topk_reference,
     fake=_fake,
+    values=_values,
     implementations={"cuda": "native_cuda", "cpp": "native"},
 )

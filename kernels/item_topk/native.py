@@ -2,6 +2,8 @@
 
 import torch
 
+from ..checks import within_once
+
 __all__ = ["objection", "run"]
 
 
@@ -16,6 +18,7 @@ def run(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     from ... import _C
 
+    within_once("item_topk", "ids_IM", ids_IM, log_probs_BMK.shape[2] - 1)
     floats_BMK = log_probs_BMK.float()
     num_users = len(floats_BMK)
     if exclude_BX is None:

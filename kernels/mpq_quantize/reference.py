@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 
 import torch
 
+from ..folding import folded_sum
+
 __all__ = ["Projection", "mix_codewords", "mpq_quantize_reference", "nearest_codes", "product_error"]
 
 _TILE = 1 << 22
@@ -48,12 +50,13 @@ def nearest_codes(
 ) -> torch.Tensor:
     """ids_BM of the nearest codewords; codewords too close to tell apart are compared in fp64, lowest index first.
 
-    `error_BM` bounds the error of the latents' length, `exact(row_X, book_X)` gives the latents_XE in fp64.
+    All are, where a score may overflow or is NaN. `error_BM` bounds the error of the latents' length, `exact(row_X,
+    book_X)` gives the latents_XE in fp64.
     """
     num_rows, num_books, _ = latents_BME.shape
     books_MKE = codebooks_MKE.to(latents_BME.dtype)
     half_MK = 0.5 * books_MKE.square().sum(-1)
-    longest_M = (2 * half_MK.amax(1)).sqrt()
+    longest_M = books_MKE.double().square().sum(-1).amax(1).sqrt().to(half_MK.dtype)  # squares may underflow float32
     ids_BM = torch.empty(num_rows, num_books, dtype=torch.int64, device=latents_BME.device)
     step = max(1, _TILE // half_MK.numel())
     for start in range(0, num_rows, step):
@@ -62,7 +65,7 @@ def nearest_codes(
         best_Mb, id_Mb = score_MbK.min(-1)
         ids_BM[start : start + step] = id_Mb.T
         slack_bM = _slack(chunk_bME, longest_M, None if error_BM is None else error_BM[start : start + step])
-        close_MbK = score_MbK <= (best_Mb + slack_bM.T).unsqueeze(-1)
+        close_MbK = ~(score_MbK > (best_Mb + slack_bM.T).unsqueeze(-1))
         book_X, row_X = (close_MbK.sum(-1) > 1).nonzero(as_tuple=True)
         if len(row_X):
             candidates_XK, row_X = close_MbK[book_X, row_X], row_X + start
@@ -72,23 +75,29 @@ def nearest_codes(
 
 def _slack(latents_bME: torch.Tensor, longest_M: torch.Tensor, error_bM: torch.Tensor | None) -> torch.Tensor:
     """slack_bM: two scores further apart than this are in the right order despite rounding."""
+    numbers = torch.finfo(latents_bME.dtype)
+    reach_bM = latents_bME.norm(dim=-1) + 0.5 * longest_M
     relative = product_error(latents_bME.shape[-1], latents_bME.dtype)
-    reach_bM = relative * (latents_bME.norm(dim=-1) + 0.5 * longest_M)
-    return 2 * longest_M * (reach_bM if error_bM is None else reach_bM + error_bM)
+    slack_bM = 2 * longest_M * (relative * reach_bM + (0 if error_bM is None else error_bM)) + numbers.tiny
+    return torch.where(longest_M * reach_bM < 0.5 * numbers.max, slack_bM, torch.inf)
 
 
 def _decide(
     candidates_XK: torch.Tensor, latents_XE: torch.Tensor, book_X: torch.Tensor, codebooks_MKE: torch.Tensor
 ) -> torch.Tensor:
-    """The nearest of the candidates in fp64, lowest index first."""
+    """The nearest of the candidates in fp64, lowest index first; NaN is as far as can be.
+
+    |c|^2 - 2 x.c orders as distances do, and tells codewords apart that are short beside x; ties in the middle of two
+    stay ties.
+    """
     distance_XK = torch.full(candidates_XK.shape, torch.inf, dtype=torch.float64, device=candidates_XK.device)
     pair_T, code_T = candidates_XK.nonzero(as_tuple=True)
     step = max(1, _TILE // latents_XE.shape[1])
     for start in range(0, len(pair_T), step):
         pair_t, code_t = pair_T[start : start + step], code_T[start : start + step]
         codewords_tE = codebooks_MKE[book_X[pair_t], code_t].double()
-        distance_XK[pair_t, code_t] = (latents_XE[pair_t] - codewords_tE).square().sum(1)
-    return distance_XK.argmin(1)
+        distance_XK[pair_t, code_t] = folded_sum(codewords_tE * (codewords_tE - 2 * latents_XE[pair_t]))
+    return distance_XK.nan_to_num(torch.inf, torch.inf, -torch.inf).argmin(1)
 
 
 def mix_codewords(ids_BM: torch.Tensor, codebooks_MKE: torch.Tensor, gate_BM: torch.Tensor | None) -> torch.Tensor:

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from ..folding import folded_sum
 from ..mpq_quantize.reference import (
     Projection,
     gate_gradient,
@@ -22,6 +23,9 @@ __all__ = [
     "quantize_projected",
 ]
 
+_TILE = 1 << 22
+"""Products held at a time where latents are computed in fp64."""
+
 
 def mpq_quantize_fused_reference(
     hidden_BMH: torch.Tensor,
@@ -34,15 +38,18 @@ def mpq_quantize_fused_reference(
     latents_BME, error_BM = project(hidden_BMH, weight_MEH, bias_ME)
 
     def exact(row_X: torch.Tensor, book_X: torch.Tensor) -> torch.Tensor:
-        latents_XE = bias_ME[book_X].double()
-        for book in book_X.unique().tolist():
-            of_book_X = book_X == book
-            hidden_TH = hidden_BMH[row_X[of_book_X], book].double()
-            latents_XE[of_book_X] += hidden_TH @ weight_MEH[book].double().mT
-        return latents_XE
+        size = max(1, _TILE // weight_MEH[0].numel())
+        pieces = zip(row_X.split(size), book_X.split(size), strict=True)
+        parts = [_exact_latents(hidden_BMH[row, book], weight_MEH[book], bias_ME[book]) for row, book in pieces]
+        return torch.cat(parts)
 
     ids_BM = nearest_codes(latents_BME, codebooks_MKE, error_BM, exact)
     return ids_BM, mix_codewords(ids_BM, codebooks_MKE, gate_BM)
+
+
+def _exact_latents(hidden_XH: torch.Tensor, weight_XEH: torch.Tensor, bias_XE: torch.Tensor) -> torch.Tensor:
+    """latents_XE in fp64, where products of float32 are exact."""
+    return bias_XE.double() + folded_sum(hidden_XH.double()[:, None] * weight_XEH.double())
 
 
 def project(

@@ -2,7 +2,7 @@
 
 import torch
 
-from ..checks import bind
+from ..checks import bind, within
 from ..dispatch import Op
 from .reference import gather_paths, path_attention_reference
 
@@ -16,9 +16,9 @@ def path_attention(
 
     Step s of path p has its keys and values in row rows_BPS[b, p, s] of step s: of the path itself or the one that it
     descends from, so that nothing moves when paths are replaced by their children. S is at most T; what stands in
-    later steps and other rows is not read. Rows must lie within 0..R - 1, which is not checked. Sums are float32
-    (float64 for float64), the result has the dtype of q_BPAQ. Without gradient. B and P may be 0, S may not.
-    ValueError for a wrong dtype, device or shape.
+    later steps and other rows is not read. Sums are float32 (float64 for float64), the result has the dtype of q_BPAQ.
+    Without gradient. B and P may be 0, S may not. ValueError for a wrong dtype, device or shape, on the CPU also for
+    rows that are not 0..R-1. Numbers that are not finite, or 1e15 and more, count as NaN.
 
     Paper: decoding, ours: the decoder's cache is indexed by path, never copied.
     """
@@ -33,6 +33,10 @@ def _check(q_BPAQ: torch.Tensor, keys_BTRAQ: torch.Tensor, values_BTRAQ: torch.T
     return q_BPAQ, keys_BTRAQ, values_BTRAQ, rows_BPS
 
 
+def _values(q_BPAQ: torch.Tensor, keys_BTRAQ: torch.Tensor, values_BTRAQ: torch.Tensor, rows_BPS: torch.Tensor) -> None:
+    within("path_attention", "rows_BPS", rows_BPS, 0, keys_BTRAQ.shape[2] - 1)
+
+
 def _fake(
     q_BPAQ: torch.Tensor, keys_BTRAQ: torch.Tensor, values_BTRAQ: torch.Tensor, rows_BPS: torch.Tensor
 ) -> torch.Tensor:
@@ -45,5 +49,6 @@ OP = Op(
     check=_check,
     reference=path_attention_reference,
     fake=_fake,
+    values=_values,
     implementations={"cpp": "native"},
 )

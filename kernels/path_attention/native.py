@@ -26,7 +26,7 @@ def run(
     rows_BPS = rows_BPS.contiguous()
     mixed_BPAQ = q_BPAQ.new_empty(q_BPAQ.shape)
     _C.path_attention_cpu(
-        (*q_BPAQ.shape, rows_BPS.shape[2]),
+        (*q_BPAQ.shape, rows_BPS.shape[2], keys_BTRAQ.shape[2]),
         (q_BPAQ.data_ptr(), *q_BPAQ.stride()),
         (keys_BTRAQ.data_ptr(), *keys_BTRAQ.stride()),
         (values_BTRAQ.data_ptr(), *values_BTRAQ.stride()),

@@ -2,18 +2,27 @@
 
 import torch
 
-__all__ = ["gather_paths", "path_attention_reference"]
+from ..bounds import bounded
+
+__all__ = ["attend_to_paths", "gather_paths", "path_attention_reference"]
 
 
 def path_attention_reference(
     q_BPAQ: torch.Tensor, keys_BTRAQ: torch.Tensor, values_BTRAQ: torch.Tensor, rows_BPS: torch.Tensor
 ) -> torch.Tensor:
     """mixed_BPAQ"""
+    return attend_to_paths(q_BPAQ, keys_BTRAQ, values_BTRAQ, rows_BPS).to(q_BPAQ.dtype)
+
+
+def attend_to_paths(
+    q_BPAQ: torch.Tensor, keys_BTRAQ: torch.Tensor, values_BTRAQ: torch.Tensor, rows_BPS: torch.Tensor
+) -> torch.Tensor:
+    """mixed_BPAQ, in float32 at least"""
     dtype = torch.float64 if q_BPAQ.dtype == torch.float64 else torch.float32
-    keys_BPSAQ, values_BPSAQ = (gather_paths(x, rows_BPS).to(dtype) for x in (keys_BTRAQ, values_BTRAQ))
-    scaled_BPAQ = q_BPAQ.to(dtype) * q_BPAQ.shape[-1] ** -0.5
-    weights_BPAS = (keys_BPSAQ * scaled_BPAQ[:, :, None]).sum(-1).transpose(2, 3).softmax(-1)
-    return (weights_BPAS.unsqueeze(3) @ values_BPSAQ.transpose(2, 3)).squeeze(3).to(q_BPAQ.dtype)
+    keys_BPSAQ, values_BPSAQ = (bounded(gather_paths(x, rows_BPS).to(dtype)) for x in (keys_BTRAQ, values_BTRAQ))
+    scaled_BPAQ = bounded(q_BPAQ.to(dtype)) * q_BPAQ.shape[-1] ** -0.5
+    logits_BPAS = (keys_BPSAQ * scaled_BPAQ[:, :, None]).sum(-1).transpose(2, 3)
+    return (logits_BPAS.softmax(-1).unsqueeze(3) @ values_BPSAQ.transpose(2, 3)).squeeze(3)
 
 
 def gather_paths(kept_BTRAQ: torch.Tensor, rows_BPS: torch.Tensor) -> torch.Tensor:

@@ -4,9 +4,9 @@ from typing import Any
 
 import torch
 
-from ..checks import bind
+from ..checks import bind, check_count, within
 from ..dispatch import Op
-from ..token_index import TokenIndex, bind_index
+from ..token_index import TokenIndex, bind_index, check_index
 from .reference import ItemScoring, path_topk_reference
 
 __all__ = ["ItemScoring", "path_topk"]
@@ -26,9 +26,10 @@ def path_topk(
     A path leads to the indexed items that carry all of its tokens (tokens_BWM, -1 where it has none) and are not in
     exclude_BX (padded with -1); one of score -inf or NaN is dead, and one without tokens leads nowhere. An item belongs
     to the first path that leads to it. Its score is that path's, or with `scoring` (see `ItemScoring`) its own, summed
-    in float64. Best items come first, equal scores by path, then by rank_I; missing ones have item and path -1 and
-    score -inf. NaN is the worst score. Integers are int64, scores float32, without gradient; B and W may be 0.
-    ValueError for a wrong dtype, device, shape or count.
+    in float64. Best items come first, equal scores by path, then by rank_I, then by row; missing ones have item
+    and path -1 and score -inf. NaN is the worst score. Integers are int64, scores float32, without gradient; B and W
+    may be 0. ValueError for a wrong dtype, device, shape or count, on the CPU also for tokens that are not -1..K-1,
+    rows that are not -1..I-1, and an index whose parts do not belong together.
 
     Paper: path-to-item matching, ours, D3 and D11
     """
@@ -53,8 +54,7 @@ def _check(
         floats |= {"scoring.residual_ID": residual_ID, "scoring.repeat_bias_": repeat_bias}
         repeated = {"scoring.repeated_BL": repeated_BL}
         bind("path_topk", floats, repeated, integer_dtypes=(torch.int64,), sizes=sizes, device=tokens_BWM.device)
-    if k < 1:
-        raise ValueError(f"path_topk: k starts at 1, found {k}")
+    check_count("path_topk", "k", k, 1)
     return tokens_BWM, scores_BW, *index, rank_I, k, exclude_BX, *(scoring or (None,) * 5)
 
 
@@ -66,6 +66,14 @@ def _reference(
     index, (rank_I, k, exclude_BX), scoring = TokenIndex(*rest[:6]), rest[6:9], rest[9:]
     own = None if scoring[0] is None else ItemScoring(*scoring)
     return path_topk_reference(tokens_BWM, scores_BW, index, rank_I, k, exclude_BX, own)
+
+
+def _values(tokens_BWM: torch.Tensor, scores_BW: torch.Tensor, *rest: Any) -> None:
+    index, exclude_BX, repeated_BL = TokenIndex(*rest[:6]), rest[8], rest[12]
+    check_index("path_topk", index)
+    within("path_topk", "tokens_BWM", tokens_BWM, -1, index.counts_MK.shape[1] - 1)
+    within("path_topk", "exclude_BX", exclude_BX, -1, len(index.codes_IM) - 1)
+    within("path_topk", "scoring.repeated_BL", repeated_BL, -1, len(index.codes_IM) - 1)
 
 
 def _fake(
@@ -88,5 +96,6 @@ OP = Op(
     check=_check,
     reference=_reference,
     fake=_fake,
+    values=_values,
     implementations={"cpp": "native"},
 )

@@ -55,8 +55,9 @@ def run(
     rank_I = rank_I.contiguous()
     dense = [None if x is None else x.contiguous() for x in (logits_BMK, states_BD, residual_ID)]
     logits, states, residual = (0 if x is None else x.data_ptr() for x in dense)
+    shape = batch, tokens_BWM.shape[1], len(codes_IM), k
     _C.path_topk_cpu(
-        *((batch, tokens_BWM.shape[1], k), tuple(counts_MK.shape), view(tokens_BWM, 3), view(scores_BW, 2)),
+        *(shape, tuple(counts_MK.shape), view(tokens_BWM, 3), view(scores_BW, 2)),
         tuple(part.data_ptr() for part in (codes_IM, offsets, postings, pair_offsets, pair_postings)),
         *(rank_I.data_ptr(), view(exclude_BX, 2), 0 if exclude_BX is None else exclude_BX.shape[1]),
         *(logits, states, 0 if states_BD is None else states_BD.shape[1], residual),

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..folding import exact_dot
 from ..sorting import first_of_each, lexsort
 from ..token_index import TokenIndex
 
@@ -50,7 +51,7 @@ def path_topk_reference(
     scores_T = scores_BW[user_T, row_T].double()
     if scoring is not None:
         scores_T = _own_scores(scoring, user_T, item_T, index)
-    order = lexsort(rank_I[item_T], row_T, -scores_T, user_T)
+    order = lexsort(item_T, rank_I[item_T], row_T, -scores_T, user_T)
     begin_B = torch.searchsorted(user_T[order], torch.arange(batch, device=device))
     place_T = torch.arange(len(order), device=device) - begin_B[user_T[order]]
     order, place_T = order[place_T < k], place_T[place_T < k]
@@ -64,11 +65,13 @@ def path_topk_reference(
 def _own_scores(scoring: ItemScoring, user_T: Tensor, item_T: Tensor, index: TokenIndex) -> Tensor:
     logits_BMK, states_BD, residual_ID, repeated_BL, repeat_bias = scoring
     codebooks = torch.arange(logits_BMK.shape[1], device=user_T.device)
-    shared_T = logits_BMK[user_T[:, None], codebooks, index.codes_IM[item_T].long()].double().sum(1)
+    shared_TM = logits_BMK[user_T[:, None], codebooks, index.codes_IM[item_T].long()].double()
+    shared_T = sum(shared_TM.unbind(1), shared_TM.new_zeros(len(item_T)))
     own_T = torch.cat(
         [
-            (states_BD[user_t].double() * residual_ID[item_t].double()).sum(1)
+            exact_dot(states_BD[user_t], residual_ID[item_t])
             for user_t, item_t in zip(user_T.split(SCORED_AT_ONCE), item_T.split(SCORED_AT_ONCE), strict=True)
         ]
     )
-    return shared_T + own_T + repeat_bias.double() * index.is_excluded(user_T, item_T, repeated_BL)
+    is_repeated_T = index.is_excluded(user_T, item_T, repeated_BL)
+    return shared_T + own_T + torch.where(is_repeated_T, repeat_bias.double(), 0)

@@ -3,14 +3,15 @@
 import torch
 
 from ..call import RecordOp
-from ..checks import bind
+from ..checks import bind, check_count, within, within_once
 from .reference import (
     PANEL,
     CodeTables,
     ItemVectors,
     ScoreTopk,
     allowed_words,
-    panel_bytes,
+    bind_vectors,
+    check_vectors,
     score_topk_reference,
 )
 
@@ -35,8 +36,9 @@ def score_topk(
     allowed: `allowed_words` of a mask of the items that may be returned, one (1, ...) for all users or one for each;
     None allows all. seen_BL: rows of the user's own items, -1 for none; they are left out, or with `seen_bias` gain
     that. A user with fewer than k items left is filled up with row -1 and score -inf, and so are items whose score is
-    -inf or NaN. scores are float64, rows int64, without gradient. B, I and k may be 0. Rows and codes are not checked
-    here, but where they are loaded. ValueError for a negative k and for a wrong dtype, device or shape.
+    -inf or NaN. scores are float64, rows int64, without gradient. B, I and k may be 0. ValueError for a negative k and
+    for a wrong dtype, device or shape, on the CPU also for rows that are not -1..I-1, codes that are not 0..K-1, and
+    items whose parts do not belong together.
 
     Paper: item-level score, ours, D11.
     """
@@ -52,13 +54,11 @@ def _check(
     seen_bias: float | None = None,
     codes: CodeTables | None = None,
 ) -> ScoreTopk:
-    floats = {"states_BD": states_BD, "items.rows_ID": items.rows_ID, "items.scales_I": items.scales_I}
-    floats |= {"items.errors_I": items.errors_I, "items.norms_I": items.norms_I}
+    states, seen = {"states_BD": states_BD}, {"seen_BL": seen_BL}
     only_f32, only_i64, only_i32 = (torch.float32,), (torch.int64,), (torch.int32,)
-    sizes = bind("score_topk", floats, {"seen_BL": seen_BL}, float_dtypes=only_f32, integer_dtypes=only_i64)
-    device, panels = states_BD.device, {"items.panels_X": items.panels_X}
-    wanted = {"X": panel_bytes(sizes["I"], sizes["D"])}
-    bind("score_topk", {}, panels, integer_dtypes=(torch.uint8,), sizes=wanted, device=device)
+    sizes = bind("score_topk", states, seen, float_dtypes=only_f32, integer_dtypes=only_i64)
+    device = states_BD.device
+    bind_vectors("score_topk", items, sizes, device)
     if allowed is not None:
         words, num_words = {"allowed_TX": allowed}, {"X": -(-sizes["I"] // PANEL)}
         shape = bind("score_topk", {}, words, integer_dtypes=only_i32, sizes=num_words, device=device)
@@ -68,9 +68,16 @@ def _check(
         tables = {"codes.tables_BTK": codes.tables_BTK}
         columns = {"codes.codes_IT": codes.codes_IT}
         bind("score_topk", tables, columns, float_dtypes=only_f32, integer_dtypes=only_i32, sizes=sizes, device=device)
-    if k < 0 or not sizes["D"]:
-        raise ValueError(f"score_topk: k from 0 and D from 1 up were expected, found {k} and {sizes['D']}")
+    check_count("score_topk", "k", k, 0)
+    check_count("score_topk", "D", sizes["D"], 1)
     return ScoreTopk(states_BD, items, k, allowed, seen_BL, seen_bias, codes)
+
+
+def _values(call: ScoreTopk) -> None:
+    check_vectors("score_topk", call.items)
+    if call.codes is not None:
+        within_once("score_topk", "codes.codes_IT", call.codes.codes_IT, call.codes.tables_BTK.shape[2] - 1)
+    within("score_topk", "seen_BL", call.seen_BL, -1, len(call.items.rows_ID) - 1)
 
 
 def _fake(call: ScoreTopk) -> tuple[torch.Tensor, torch.Tensor]:
@@ -85,5 +92,6 @@ OP = RecordOp(
     check=_check,
     reference=score_topk_reference,
     fake=_fake,
+    values=_values,
     implementations={"cpp": "native"},
 )

@@ -3,6 +3,7 @@
 import torch
 
 from ..call import call_native
+from ..checks import within_once
 from .reference import ScoreTopk
 
 __all__ = ["objection", "run"]
@@ -22,6 +23,8 @@ def objection(call: ScoreTopk) -> str | None:
 def run(call: ScoreTopk) -> tuple[torch.Tensor, torch.Tensor]:
     items, codes, states_BD = call.items, call.codes, call.states_BD.contiguous()
     batch, width = states_BD.shape
+    if codes is not None:
+        within_once("score_topk", "codes.codes_IT", codes.codes_IT, codes.tables_BTK.shape[2] - 1)
     tables_BTK = None if codes is None else codes.tables_BTK.contiguous()
     allowed = None if call.allowed is None else call.allowed.contiguous()
     seen_BL = None if call.seen_BL is None else call.seen_BL.contiguous()

@@ -1,13 +1,25 @@
 """The definition of `score_topk` in PyTorch, and the items that it scores."""
 
+import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from ..checks import Checked, bind, has_values
+from ..folding import exact_dot
 from ..sorting import lexsort
 
-__all__ = ["CodeTables", "ItemVectors", "ScoreTopk", "allowed_words", "exact_dot", "score_topk_reference"]
+__all__ = [
+    "CodeTables",
+    "ItemVectors",
+    "ScoreTopk",
+    "allowed_words",
+    "bind_vectors",
+    "check_vectors",
+    "exact_dot",
+    "score_topk_reference",
+]
 
 PANEL = 32
 """Items whose numbers of 8 bits lie side by side, four channels of an item together (csrc/score_topk.h)."""
@@ -15,6 +27,8 @@ CHANNELS = 4
 LARGEST_CODE, OFFSET = 127, 128
 """A number from -127 to 127 is kept as itself + 128, without a sign."""
 SCORES_AT_ONCE, ROWS_AT_ONCE, BUILT_AT_ONCE = 1 << 24, 1 << 16, 1 << 11
+
+_checked = Checked()
 
 
 class ItemVectors(NamedTuple):
@@ -42,7 +56,7 @@ class ItemVectors(NamedTuple):
         largest = float(lengths.max()) if len(lengths) else 0.0
         if not largest < torch.inf:
             raise ValueError("item vectors hold numbers that are not finite; take weights of an earlier checkpoint")
-        return cls(rows_ID, panels, scales, errors, norms, largest)
+        return cls(rows_ID, panels, scales, errors, norms, largest)._trusted()
 
     def extended(self, rows_TD: Tensor) -> "ItemVectors":
         """With further items behind the last one."""
@@ -54,7 +68,8 @@ class ItemVectors(NamedTuple):
             torch.cat([mine[:kept], theirs])
             for mine, theirs, kept in zip(self[1:5], tail[1:5], (size, whole, whole, whole), strict=True)
         )
-        return ItemVectors(rows_ID, panels_X, scales_I, errors_I, norms_I, max(self.largest, tail.largest))
+        largest = max(self.largest, tail.largest)
+        return self._taken_over(ItemVectors(rows_ID, panels_X, scales_I, errors_I, norms_I, largest))
 
     def stored(self) -> dict[str, Tensor]:
         """What `restored` takes, by name."""
@@ -74,7 +89,7 @@ class ItemVectors(NamedTuple):
             found = getattr(vectors, name)
             if (found.dtype, tuple(found.shape)) != (dtype, shape):
                 raise ValueError(f"{name}: {dtype} {shape} expected, {found.dtype} {tuple(found.shape)} found")
-        return vectors
+        return vectors._trusted()
 
     def are(self, row_T: Tensor, vectors_TD: Tensor) -> bool:
         """Whether the items of these rows have these vectors, and the copies that belong to them."""
@@ -86,7 +101,15 @@ class ItemVectors(NamedTuple):
         return torch.equal(self.rows_ID[row_T], vectors_TD) and copies_are and all(same)
 
     def to(self, device: torch.device) -> "ItemVectors":
-        return ItemVectors._make([*(part.to(device) for part in self[:5]), self.largest])
+        return self._taken_over(ItemVectors._make([*(part.to(device) for part in self[:5]), self.largest]))
+
+    def _trusted(self) -> "ItemVectors":
+        _checked.add(self[:5], self.largest)
+        return self
+
+    def _taken_over(self, made: "ItemVectors") -> "ItemVectors":
+        """What was made of these, as right as they are."""
+        return made._trusted() if _checked.has(self[:5], self.largest) else made
 
     @property
     def copy_bytes(self) -> int:
@@ -114,6 +137,35 @@ class ScoreTopk(NamedTuple):
     seen_BL: Tensor | None
     seen_bias: float | None
     codes: CodeTables | None
+
+
+def bind_vectors(op: str, items: ItemVectors, sizes: dict[str, int], device: torch.device) -> None:
+    """`checks.bind` of an op's items, and `check_vectors` where there are values."""
+    known = not torch.compiler.is_compiling() and _checked.has(items[:5], items.largest)
+    if known and items.rows_ID.device == device:
+        own = zip("ID", items.rows_ID.shape, strict=True)
+        if all(sizes.setdefault(letter, size) == size for letter, size in own):
+            return
+    floats = {f"items.{name}": getattr(items, name) for name in ("rows_ID", "scales_I", "errors_I", "norms_I")}
+    bind(op, floats, float_dtypes=(torch.float32,), sizes=sizes, device=device)
+    wanted = {"X": panel_bytes(sizes["I"], sizes["D"])}
+    bind(op, {}, {"items.panels_X": items.panels_X}, integer_dtypes=(torch.uint8,), sizes=wanted, device=device)
+    if has_values(items.rows_ID):
+        check_vectors(op, items)
+
+
+def check_vectors(op: str, items: ItemVectors) -> None:
+    """ValueError for items on the CPU that are not as `ItemVectors.build` makes them; looks once at each."""
+    if _checked.has(items[:5], items.largest) or not items.rows_ID.is_cpu:
+        return
+    right = ItemVectors.build(items.rows_ID)
+    for name, found, expected in zip(items._fields, items[:5], right[:5], strict=False):
+        # strides change the last bit of a length
+        if not torch.allclose(found, expected, 1e-6 if found.is_floating_point() else 0, 0):
+            raise ValueError(f"{op}: items.{name} does not belong to its rows_ID; take items of ItemVectors.build")
+    if not math.isclose(items.largest, right.largest):
+        raise ValueError(f"{op}: items.largest must be {right.largest}, the longest of rows_ID, found {items.largest}")
+    _checked.add(items[:5], items.largest)
 
 
 def panel_bytes(num_items: int, width: int) -> int:
@@ -153,20 +205,6 @@ def allowed_mask(words_TX: Tensor, num_items: int) -> Tensor:
     return (words_TX[..., None] >> bits & 1).bool().flatten(1)[:, :num_items]
 
 
-def exact_dot(a_TD: Tensor, b_TD: Tensor) -> Tensor:
-    """Inner products (T,) in float64, where products of float32 are exact; sums fold the halves upon one another.
-
-    So the result is the same bits whatever computes it. Channels are filled up with zeros to a power of 2.
-    """
-    product_TX = a_TD.double() * b_TD.double()
-    width = 1 << (product_TX.shape[1] - 1).bit_length()
-    product_TX = torch.nn.functional.pad(product_TX, (0, width - product_TX.shape[1]))
-    while width > 1:
-        width //= 2
-        product_TX = product_TX[:, :width] + product_TX[:, width:]
-    return product_TX[:, 0]
-
-
 def score_topk_reference(call: ScoreTopk) -> tuple[Tensor, Tensor]:
     """(scores_BN, rows_BN): by a product in float32 and a bound of its error, whatever passes scored exactly."""
     batch, (rows_ID, *_), k = len(call.states_BD), call.items, call.k
@@ -196,7 +234,7 @@ def _score_some(call: ScoreTopk, user_b: Tensor, scores_BN: Tensor, rows_BN: Ten
     pieces = zip(user_b[place_T].split(ROWS_AT_ONCE), item_T.split(ROWS_AT_ONCE), strict=True)
     score_T = torch.cat([_exact_scores(call, user_t, item_t) for user_t, item_t in pieces])
     if call.seen_bias is not None:
-        score_T = score_T + call.seen_bias * seen_bI[place_T, item_T]
+        score_T = torch.where(seen_bI[place_T, item_T], score_T + call.seen_bias, score_T)
     place_T, item_T, score_T = (x[score_T > -torch.inf] for x in (place_T, item_T, score_T))
     order = lexsort(item_T, -score_T, place_T)
     begin_b = torch.searchsorted(place_T[order], torch.arange(len(user_b), device=user_b.device))

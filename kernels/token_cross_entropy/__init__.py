@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from ..checks import bind
+from ..checks import bind, within
 from ..dispatch import Op
 from .reference import token_cross_entropy_backward_reference, token_cross_entropy_reference
 
@@ -23,8 +23,8 @@ def token_cross_entropy(
     A row without an open codebook has loss 0; ids are not read where open is False. With `among_TMK` only the tokens
     marked there take part in the softmax; an open id must be one of them, which is not checked. The logits (T, M, K)
     are never held as a whole, forward or backward; closed pairs cost nothing. hidden and weight share a dtype and both
-    receive gradients; loss is float32 (float64 for float64). T may be 0, K may not. The values of open ids (0 to K-1)
-    are not checked here. ValueError for a wrong dtype, device or shape.
+    receive gradients; loss is float32 (float64 for float64). T may be 0, K may not. ValueError for a wrong dtype,
+    device or shape, on the CPU also for open ids that are not 0..K-1.
 
     Paper: pre-training token loss over all remaining target tokens, ours, D4
     """
@@ -44,6 +44,11 @@ def _check(
     if sizes["K"] == 0:
         raise ValueError("token_cross_entropy: at least one codeword is needed, found K = 0")
     return hidden_TD, weight_MKD, ids_TM, open_TM, among_TMK
+
+
+def _values(_: torch.Tensor, weight_MKD: torch.Tensor, ids_TM: torch.Tensor, *rest: torch.Tensor | None) -> None:
+    if ids_TM.is_cpu and rest[0] is not None:
+        within("token_cross_entropy", "ids_TM", ids_TM.masked_fill(~rest[0], 0), 0, weight_MKD.shape[1] - 1)
 
 
 def _fake(
@@ -85,6 +90,7 @@ OP = Op(
     check=_check,
     reference=token_cross_entropy_reference,
     fake=_fake,
+    values=_values,
     implementations={"triton": "triton_kernel"},
     save=_save,
     backward=_backward,

@@ -105,7 +105,7 @@ def test_any_number_of_threads_gives_the_same_bytes() -> None:
     [
         ({0: torch.zeros(1, 1, 2, 3, dtype=torch.float64)}, "computes float32 and bfloat16 logits"),
         ({1: torch.zeros(1, 1, dtype=torch.float16)}, "scores_BP is torch.float16"),
-        ({4: INDEX._replace(counts_MK=torch.ones(3, 2).int().T)}, "a contiguous index"),
+        ({4: INDEX._replace(counts_MK=INDEX.counts_MK.T.contiguous().T)}, "a contiguous index"),
     ],
 )
 def test_what_it_does_not_compute_it_says(change: dict[int, Any], reason: str) -> None:

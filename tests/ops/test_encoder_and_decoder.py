@@ -324,10 +324,10 @@ def test_what_they_do_not_take() -> None:
 def test_lengths_that_do_not_fit_are_refused() -> None:
     encoder = inputs("encode_histories", SIZES["encode_histories"])
     for lengths, with_memory, message in (
-        ([20, 0, 1, 2, 4], True, "histories of these lengths have 32 slots, x_XD has 31"),
-        ([21, 0, 1, 1, 3], True, "a history has 21 items where the positions are those of 0 to 20"),
-        ([22, 0, 1, 0, 3], False, "a history has 22 items where the positions are those of 0 to 21"),
-        ([21, 0, 1, 2, -1], False, "a history has -1 items"),
+        ([20, 0, 1, 2, 4], True, "x_XD must have 32 slots by these lengths, found 31"),
+        ([21, 0, 1, 1, 3], True, "length_B must lie in 0..20, found 0..21"),
+        ([22, 0, 1, 0, 3], False, "length_B must lie in 0..21, found 0..22"),
+        ([21, 0, 1, 2, -1], False, "length_B must lie in 0..21, found -1..21"),
     ):
         args = changed(changed(encoder, 1, torch.tensor(lengths)), 7, with_memory)
         with pytest.raises(ValueError, match=f"encode_histories: {message}"), ops.use_backend("cpp"):

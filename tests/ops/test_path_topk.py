@@ -113,7 +113,7 @@ def test_what_it_does_not_take() -> None:
     args = inputs("path_topk", SIZES)
     scoring = args[6]
     refused: list[tuple[int, Any, str]] = [
-        (4, 0, "k starts at 1, found 0"),
+        (4, 0, "k must lie in 1..2147483647, found 0"),
         (6, scoring._replace(residual_ID=scoring.residual_ID[1:]), r"scoring.residual_ID has shape \(96, 17\)"),
         (6, scoring._replace(states_BD=scoring.states_BD.long()), "scoring.states_BD must be one of"),
     ]

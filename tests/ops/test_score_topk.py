@@ -199,7 +199,7 @@ def test_extended_items_are_those_built_at_once(first: int) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"k": -1}, "k from 0 and D from 1 up were expected, found -1 and 4"),
+        ({"k": -1}, "k must lie in 0..2147483647, found -1"),
         ({"states_BD": torch.zeros(2, 5)}, "items.rows_ID has shape \\(40, 4\\) where D = 5 was expected"),
         ({"states_BD": torch.zeros(2, 4).double()}, "states_BD must be one of torch.float32"),
         ({"allowed": torch.zeros(1, 2)}, "allowed_TX must be one of torch.int32"),
