@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export REG4REC_DATA ?= $(wildcard ../shared/data)
 
-.PHONY: setup demo test test-gpu test-triton bench bench-compare sanitize sanitize-threads lint format lines clean
+.PHONY: setup demo test test-gpu test-triton bench bench-compare sanitize sanitize-threads attack lint format lines clean
 
 setup: $(VENV)/.ready
 
@@ -71,6 +71,10 @@ sanitize-threads: setup
 	$(SANITIZED) -B build/thread -DREG4REC_SANITIZE=thread
 	$(BIN)/cmake --build build/thread --target threads_stress
 	build/thread/threads_stress
+
+# An hour of kills, damage, fuzz, full disks, threads and forks (docs/reliability.md).
+attack: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.attacks --out docs/attacks.json
 
 lint: setup
 	$(BIN)/ruff check .

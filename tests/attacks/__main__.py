@@ -10,17 +10,18 @@ import platform
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from reg4rec.storage import write_json
-from tests.attacks import answers, kills, mutations
+from tests.attacks import answers, kills, mutations, ops
 from tests.attacks.workload import Material
 
 
 def main() -> None:
     options = argparse.ArgumentParser(prog="python -m tests.attacks", description=__doc__)
-    for name, standard in (("kills", 500), ("mutations", 5000), ("threads", 4000), ("seed", 0)):
+    for name, standard in (("kills", 500), ("mutations", 5000), ("calls", 200_000), ("threads", 4000), ("seed", 0)):
         options.add_argument(f"--{name}", type=int, default=standard)
     options.add_argument("--out", type=Path)
     asked = options.parse_args()
@@ -29,6 +30,7 @@ def main() -> None:
     with Material.made() as material:
         for name, attack in (
             ("answers", lambda: answers.attack(material, asked.threads, asked.threads // 100, asked.seed)),
+            ("ops", lambda: _ops(asked.calls, asked.seed)),
             ("mutations", lambda: mutations.attack(material, asked.mutations, asked.seed)),
             ("kills", lambda: kills.attack(material, asked.kills, asked.seed)),
         ):
@@ -39,6 +41,19 @@ def main() -> None:
         about = {"machine": platform.machine(), "cores": os.cpu_count(), "torch": torch.__version__}
         write_json(asked.out, {**about, **found})
     sys.exit(any(part["faults"] for part in found.values()))
+
+
+def _ops(calls: int, seed: int) -> dict[str, Any]:
+    """Calls of the C++ ops beside the eager definition, a half of them without any vector instructions."""
+    from reg4rec import _C
+
+    found, faults, half = {}, [], calls // 2
+    for isa, first in (("base", seed), ("", seed + half)):
+        _C.select_isa(isa)
+        counts = ops.attack(range(first, first + half))
+        faults += counts.differ
+        found[_C.isa()] = {"calls": counts.calls, **counts.outcomes, "ops": counts.ops}
+    return {**found, "faults": faults}
 
 
 if __name__ == "__main__":
