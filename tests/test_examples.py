@@ -65,3 +65,13 @@ def test_spark_gets_batches_of_the_schema_that_it_is_told(exact: Recommender, tm
     assert found.schema == pa.schema([(name, names[kind]) for name, kind in map(str.split, schema.split(", "))])
     expected = exact.recommend({"a": ["item1", "item2"], "b": []}, k=4)
     assert found.drop_columns("score").equals(expected.select(["user_id", "rank", "item_id"]))
+
+
+def test_a_shop_gets_more_from_its_exports_than_item_knn_finds(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recall = example("shop")(str(tmp_path / "shop"), num_users=700, num_items=200)
+    shown = capsys.readouterr().out
+    assert recall["reg4rec"] > recall["item-kNN"] > 0.3
+    assert "rows_without_ids {" in shown
+    assert "1,000 recommendations: " in shown
