@@ -147,14 +147,12 @@ def sweep(folder: Path, name: str = "") -> None:
     if fcntl is None or not folder.is_dir():
         return
     with os.scandir(folder) as entries:
-        found = [
-            folder / entry.name for entry in entries if entry.name.startswith(".") and is_temporary(folder / entry.name)
-        ]
+        found = [folder / entry.name for entry in entries if is_temporary(Path(entry.name))]
     for leftover in found:
         place = folder / leftover.name[1 : -len(".12345678.tmp")]
         if name not in ("", place.name) or leftover.is_symlink():
             continue
-        with contextlib.suppress(FileNotFoundError):  # another process sweeps too
+        with contextlib.suppress(OSError):  # another process sweeps too, or it is another user's
             unlock = _lock(leftover)
             if unlock is None:
                 continue
@@ -244,13 +242,16 @@ def _put(fresh: Path, path: Path) -> None:
     if not path.exists():
         fresh.rename(path)
     elif not _exchanged(fresh, path):
-        retired = _temporary_beside(path, "old")
+        retired, unlock = _temporary_beside(path, "old"), _lock(path)
         path.rename(retired)
         try:
             fresh.rename(path)
         except BaseException:
             retired.rename(path)
             raise
+        finally:
+            if unlock is not None:
+                unlock()
         shutil.rmtree(retired, ignore_errors=True)
     _flush(path.parent)
 
