@@ -232,7 +232,7 @@ def _link(source: Path, target: Path) -> None:
 
 def _checkpoints(run: Path) -> list[Path]:
     """The checkpoints of a run, the newest first."""
-    return sorted((run / "checkpoints").glob("step-*"), reverse=True)
+    return sorted((run / "checkpoints").glob(f"step-{'[0-9]' * 9}"), reverse=True)
 
 
 def restore(run: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> Progress | None:
