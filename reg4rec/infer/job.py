@@ -281,6 +281,8 @@ class Record:
             header = read_header(path, SUMMARY, SUMMARY_VERSION)
         except InputError:
             return None
+        if "warning" in header:
+            warn(header["warning"])
         return {name: value for name, value in header.items() if name not in new_header(SUMMARY, SUMMARY_VERSION)}
 
     def summarize(

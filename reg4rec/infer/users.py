@@ -76,7 +76,7 @@ def open_users(
         if first != path:
             raise InputError(f"{path} holds several files of histories (column items); give one of them at a time")
         return UserFile(path, catalog)
-    if names and not {user, item} <= {*names}:
+    if names and not {user, item, time or item} <= {*names}:
         raise InputError(
             f"a table of histories needs a column 'items', found {names}; or, a row a click, {user}, {item} and {time} "
             "(--user, --item and --time name them)"
