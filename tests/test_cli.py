@@ -100,6 +100,7 @@ def test_each_stage_says_where_its_result_is(chain: Chain) -> None:
         assert chain.printed[stage].endswith(str(chain.root / folder))
         assert (chain.root / folder).is_dir()
     assert "3 tokens each of 8 codewords" in chain.printed["tokenize"]
+    assert chain.printed["evaluate"].endswith(f"metrics: {chain.root / 'metrics.json'}")
 
 
 def test_evaluation_stands_in_a_file_and_on_the_console(chain: Chain) -> None:
@@ -147,6 +148,40 @@ def test_recommendations_are_parquet_parts(chain: Chain) -> None:
     assert table["rank"].to_list() == [1, 2, 3, 4] * 3
     assert not set(table.filter(pl.col("user_id") == "u1")["item_id"]) & {"item0", "item5"}
     assert chain.printed["recommend"].startswith("3 users, 12 recommendations, 0 rows rejected")
+
+
+def test_a_dataset_or_clicks_are_recommended_for_as_asked(chain: Chain) -> None:
+    said = printed_by(f"{RECOMMEND} --data ROOT/data --output ROOT/of-data -k 2 --titles --format csv", chain.root)
+    assert said.startswith("200 users, 400 recommendations, 0 rows rejected, 0 unknown history items")
+    whole = pl.read_csv(chain.root / "of-data" / "part-00000.csv")
+    assert whole.columns == ["user_id", "rank", "item_id", "title", "score", "source"]
+    (chain.root / "stock.txt").write_text("item3\nitem4\nsold out\n")
+    pl.DataFrame({"user_id": ["u1"], "item_id": ["item3"]}).write_csv(chain.root / "bought.csv")
+    command = f"{RECOMMEND} --input ROOT/clicks.csv {COLUMNS} --output ROOT/of-clicks -k 9 --keep-seen"
+    printed_by(f"{command} --candidates ROOT/stock.txt --exclude ROOT/bought.csv", chain.root)
+    table = pl.read_parquet(chain.root / "of-clicks" / "part-00000.parquet")
+    assert table.filter(pl.col("user_id") == "u1")["item_id"].to_list() == ["item4"]
+    assert table.filter(pl.col("user_id") == "u2")["item_id"].sort().to_list() == ["item3", "item4"]
+    assert table["user_id"].n_unique() == 200
+
+
+def test_histories_of_unknown_items_end_in_one_sentence(chain: Chain, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, ids in (("numbers", [[1, 2], [3]]), ("half", [["item1", "i1", "i2"], []])):
+        pl.DataFrame({"user_id": ["a", "b"], "items": ids}).write_parquet(chain.root / f"{name}.parquet")
+    command = words(f"{RECOMMEND} --input ROOT/numbers.parquet --output ROOT/of-numbers -k 2", chain.root)
+    with pytest.raises(SystemExit) as stopped:
+        main(command)
+    assert stopped.value.code == 2
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith("reg4rec: 3 of 3 history items (100%) are not in the catalog")
+    assert "--allow-unknown" in said
+    main([*command, "--allow-unknown"])
+    printed = capsys.readouterr()
+    assert printed.err.startswith("reg4rec: 3 of 3 history items (100%) are not in the catalog; ids must be spelled")
+    assert printed.out.startswith("0 users, 0 recommendations, 2 rows rejected, 3 unknown history items")
+    main(words(f"{RECOMMEND} --input ROOT/half.parquet --output ROOT/of-half --json", chain.root))
+    printed = capsys.readouterr()
+    assert printed.err == f"reg4rec: {json.loads(printed.out)['warning']}\n"
 
 
 def test_paths_are_searched_where_they_are_asked_for(chain: Chain) -> None:
@@ -256,7 +291,22 @@ def test_a_finished_stage_run_again_gives_the_same(chain: Chain) -> None:
         ),
         (f"{STAGES['recommend']} --keep-seen", "recs holds recommendations of another job (filter_seen differ)"),
         (f"{RECOMMEND} --input nowhere.parquet --output ROOT/new", "nowhere.parquet is missing"),
-        (f"{RECOMMEND} --input ROOT/clicks.csv --output ROOT/new", "not a readable Parquet file"),
+        (f"{RECOMMEND} --output ROOT/new", "recommend takes its users from a file or from a dataset; give --input or"),
+        (f"{RECOMMEND} --input ROOT/users.parquet --data ROOT/data --output ROOT/new", "give --input or --data"),
+        (
+            f"{RECOMMEND} --input ROOT/clicks.csv --output ROOT/new",
+            "no column user_id, item_id, timestamp; it has who,",
+        ),
+        (f"{RECOMMEND} --input ROOT/data/sequences.parquet --output ROOT/new", "not ids; give that, --data"),
+        (f"{RECOMMEND} --data ROOT/data --output ROOT/recs.csv", "and --format csv or jsonl (format=) for the kind"),
+        (
+            f"{RECOMMEND} --data ROOT/data --output ROOT/new --format csv --return-paths",
+            "--format is csv, which has no",
+        ),
+        (
+            f"{RECOMMEND} --data ROOT/data --output ROOT/new --candidates ROOT/users.parquet",
+            "has no column item_id; it",
+        ),
         (f"{RECOMMEND} --input ROOT/recs/part-00000.parquet --output ROOT/new", "needs a column 'items'"),
         (f"{RECOMMEND} --model ROOT/mpq --input ROOT/users.parquet --output ROOT/new", "recommender.json is missing"),
     ],

@@ -15,7 +15,8 @@ from reg4rec.baselines.sasrec_network import SASRecNetwork
 from reg4rec.data import Dataset, ItemCatalog, Sequences
 from reg4rec.errors import InputError
 from reg4rec.infer.checks import check_number
-from reg4rec.infer.histories import allowed_rows, padded, read_histories
+from reg4rec.infer.filters import Unknown, allowed_rows
+from reg4rec.infer.histories import padded, read_histories
 from reg4rec.infer.ranking import ranked_by_score
 from reg4rec.infer.table import Frame, as_frame, results_arrow
 from reg4rec.loop import LoopConfig
@@ -128,12 +129,14 @@ class SASRec:
         filter_seen: bool = True,
         exclude: Iterable[Any] | None = None,
         candidates: Iterable[Any] | None = None,
+        unknown: Unknown = "ignore",
         to: Frame = "arrow",
     ) -> Any:
         """What `Recommender.recommend` gives, without paths."""
         check_number(k)
         users, sequences = read_histories(histories, self.items)
-        scores_BN, items_BN = self._best(sequences, k, filter_seen, allowed_rows(self.items, exclude, candidates))
+        allowed = allowed_rows(self.items, exclude, candidates, unknown)
+        scores_BN, items_BN = self._best(sequences, k, filter_seen, allowed)
         ranking = ranked_by_score(scores_BN, items_BN)
         return as_frame(results_arrow(users, self.items, [(ranking, None)]), to)
 

@@ -1,7 +1,10 @@
 """The stages as commands: each reads folders and writes a folder."""
 
+import contextlib
+import sys
 import warnings
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,7 +18,7 @@ from reg4rec.errors import InputError
 from reg4rec.evaluation import Popularity, Ranker, evaluate
 from reg4rec.infer import DType, Recommender, RetrieverName
 from reg4rec.infer.cluster import recommend_on_cluster
-from reg4rec.infer.job import recommend_to_folder
+from reg4rec.infer.job import JobOptions, PartFormat, recommend_to_folder
 from reg4rec.run import Run
 from reg4rec.storage import read_json
 from reg4rec.tokenizer import Tokenizer, TokenizerConfig, fit_tokenizer
@@ -166,29 +169,48 @@ class Evaluate:
         report = evaluate(rankers, data, self.split, self.protocol, self.ks, self.max_users)
         if distributed.is_first():
             report.save(self.out)
-        show(report.table(), report.as_dict(), self.json)
+        show(f"{report.table()}\nmetrics: {self.out}", {"metrics": self.out, **report.as_dict()}, self.json)
 
 
 @dataclass(frozen=True)
 class Recommend:
-    """Recommend for a file of histories: `reg4rec recommend --model DIR --input users.parquet --output recs`."""
+    """Recommend for a file or a dataset: `reg4rec recommend --model DIR --input users.parquet --output recs`."""
 
     model: Path
     """recommender folder"""
-    input: Path
-    """Parquet with a column `items` (lists of item ids, oldest first) and optionally `user_id`"""
     output: Path
-    """folder for the Parquet parts, the rejected rows, manifest and summary; a killed job started again goes on"""
+    """folder for the parts, the rejected rows, manifest and summary; a killed job started again goes on"""
+    input: Path | None = None
+    """Parquet with a column `items` (lists of item ids, oldest first) and optionally `user_id`; or clicks, a row each:
+    what `data prepare` takes, read whole"""
+    data: str | None = None
+    """in place of --input: dataset folder, or the name of a public dataset, for all its users"""
+    user: str = "user_id"
+    """column of the user ids of clicks"""
+    item: str = "item_id"
+    """column of the item ids of clicks"""
+    time: str | None = "timestamp"
+    """column to sort clicks by; None takes the rows as oldest first"""
     k: Annotated[int, tyro.conf.arg(aliases=["-k"])] = 10
     """items for each user"""
     keep_seen: bool = False
     """allow items of the user's own history"""
+    candidates: Path | None = None
+    """recommend these alone: a .txt with an item id a line, or a table with `item_id`; by user if it has `user_id`"""
+    exclude: Path | None = None
+    """never recommend these: the same kinds of file"""
+    allow_unknown: bool = False
+    """end well even where over nine in ten items of the histories are not in the catalog"""
+    titles: bool = False
+    """write the titles of the items too"""
+    format: PartFormat = "parquet"
+    """of the parts; csv has no paths"""
     return_paths: bool = False
     """write a path to every item: its tokens in the order of the model's confidence, with categories"""
     retriever: RetrieverName = "auto"
     """exact: all items by their own score; paths: those that paths lead to; auto: as the recommender has it"""
     users_in_part: int = 8192
-    """rows of the input that make one Parquet part; memory grows with it"""
+    """users of the input that make one part; memory grows with it"""
     resume: bool = True
     """keep the finished parts of the same job in the output folder"""
     engine: Literal["local", "ray"] = "local"
@@ -203,26 +225,32 @@ class Recommend:
     """print one JSON object instead of text"""
 
     def run(self) -> None:
-        options = (
-            self.input,
-            self.output,
-            self.k,
-            not self.keep_seen,
-            self.return_paths,
-            self.users_in_part,
-            self.resume,
-            self.retriever,
-        )
-        if self.engine == "ray":
-            summary = recommend_on_cluster(
-                self.model, *options, device=self.device, dtype=self.dtype, address=self.address
-            )
-        elif self.address is not None:
-            raise InputError(f"address {self.address!r} is of a Ray cluster; use it with --engine ray")
-        else:
-            recommender = Recommender.from_pretrained(self.model, self.device, self.dtype)
-            summary = recommend_to_folder(recommender, *options)
+        if (self.input is None) == (self.data is None):
+            raise InputError("recommend takes its users from a file or from a dataset; give --input or --data")
+        users = load_dataset(self.data) if self.data is not None else self.input
+        passed = ("k", "resume", "retriever", "allow_unknown", *(f.name for f in fields(JobOptions)))
+        options = {name: getattr(self, name) for name in passed if name != "filter_seen"}
+        options["filter_seen"] = not self.keep_seen
+        with _plain_warnings():
+            summary = self._recommend(users, options)
         show(f"{_described(summary)}\n{self.output}", {"output": self.output, **summary}, self.json)
+
+    def _recommend(self, users: Any, options: dict[str, Any]) -> dict[str, Any]:
+        if self.engine == "ray":
+            options |= {"device": self.device, "dtype": self.dtype, "address": self.address}
+            return recommend_on_cluster(self.model, users, self.output, **options)
+        if self.address is not None:
+            raise InputError(f"address {self.address!r} is of a Ray cluster; use it with --engine ray")
+        recommender = Recommender.from_pretrained(self.model, self.device, self.dtype)
+        return recommend_to_folder(recommender, users, self.output, **options)
+
+
+@contextlib.contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Within the block a warning is one line on standard error."""
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_: print(message, file=sys.stderr)
+        yield
 
 
 def _described(summary: dict[str, Any]) -> str:

@@ -23,9 +23,11 @@ from reg4rec.storage import atomic_folder, new_header, read_header, read_tensors
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Dataset"]
+__all__ = ["ITEM_ROWS", "Dataset"]
 
-FORMAT, VERSION = "reg4rec-dataset", 3
+FORMAT, VERSION = "reg4rec-dataset", 4
+ITEM_ROWS = "item_rows"
+"""The column of `sequences.parquet` that holds histories, as rows of the items table and not as ids."""
 
 Int32 = npt.NDArray[np.int32]
 PartName = Literal["train", "train+validation", "all"]
@@ -220,15 +222,15 @@ def _check_sequences(user_ids: pa.Array, sequences: Sequences, num_items: int) -
 
 def _write_sequences(path: Path, dataset: Dataset) -> None:
     offsets = pa.array(dataset.sequences.offsets)
-    columns = {"items": dataset.sequences.items} | ({} if dataset.times is None else {"times": dataset.times})
+    columns = {ITEM_ROWS: dataset.sequences.items} | ({} if dataset.times is None else {"times": dataset.times})
     lists = {name: pa.LargeListArray.from_arrays(offsets, pa.array(values)) for name, values in columns.items()}
     write_parquet(path, pa.table({"user_id": dataset.user_ids} | lists))
 
 
 def _read_sequences(path: Path) -> tuple[pa.Array, Sequences, npt.NDArray[Any] | None]:
-    table = read_parquet(path, columns=("user_id", "items"))
+    table = read_parquet(path, columns=("user_id", ITEM_ROWS))
     users = table["user_id"].combine_chunks()
-    sequences = Sequences(*_flat(path, table["items"], pa.int32()))
+    sequences = Sequences(*_flat(path, table[ITEM_ROWS], pa.int32()))
     if "times" not in table.column_names:
         return users, sequences, None
     whole = pa.types.is_integer(getattr(table["times"].type, "value_type", pa.null()))

@@ -12,6 +12,7 @@ __all__ = [
     "KNOWN",
     "event_hints",
     "flat_path_hints",
+    "left_out",
     "losses",
     "matrix_hints",
     "new_item_hints",
@@ -88,17 +89,21 @@ def matrix_hints(names: Sequence[str]) -> list[str]:
     ]
 
 
-def losses(card: Mapping[str, Any]) -> list[str]:
-    """What a reader of a dataset's card must know before using it, a sentence each."""
-    malformed, nameless = card.get("malformed_lines", {"count": 0}), card.get("rows_without_ids", {})
-    ties, split = card.get("tied_times", {}), card["split"]
-    sentences = []
-    if malformed["count"]:
-        sentences.append(f"{malformed['count']} malformed lines left out: {'; '.join(malformed['first'])}")
+def left_out(malformed: int, examples: Sequence[str], nameless: Mapping[str, int]) -> list[str]:
+    """A sentence each about lines that could not be read and rows without an id, which were left out."""
+    sentences = [f"{malformed} malformed lines left out: {'; '.join(examples)}"] if malformed else []
     if nameless:
         counts = ", ".join(f"{count:,} without {name}" for name, count in nameless.items())
         counts = counts.replace("without items file", "of the items file without an id")
         sentences.append(f"rows left out because an id is missing (empty, nan, null or None): {counts}")
+    return sentences
+
+
+def losses(card: Mapping[str, Any]) -> list[str]:
+    """What a reader of a dataset's card must know before using it, a sentence each."""
+    malformed, nameless = card.get("malformed_lines", {"count": 0, "first": []}), card.get("rows_without_ids", {})
+    ties, split = card.get("tied_times", {}), card["split"]
+    sentences = left_out(malformed["count"], malformed["first"], nameless)
     if ties.get("in_order_of_ids"):
         sentences.append(
             f"{ties['share']:.0%} of a user's neighboring interactions have equal times, and their items stand in the "

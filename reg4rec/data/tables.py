@@ -23,10 +23,11 @@ from reg4rec.data.sources import part_files
 from reg4rec.data.values import as_ids, as_times, plain_column
 from reg4rec.errors import InputError
 
-__all__ = ["known_ids", "read_items_table", "read_log"]
+__all__ = ["known_ids", "read_item_list", "read_items_table", "read_log"]
 
 SEPARATORS = {".csv": ",", ".tsv": "\t", ".inter": "\t", ".item": "\t"}
 JSON_LINES = (".jsonl", ".ndjson")
+ID_COLUMNS = ("user_id", "item_id")
 TEXT_NAMES = ("title", "brand", "categories")
 Choice = Callable[[Path, list[str]], list[str]]
 """Which of the columns of a file are read; InputError if one is missing."""
@@ -52,9 +53,30 @@ def read_log(source: Any, user: str, item: str, time: str | None, bad: BadLines)
 
 
 def known_ids(log: pl.DataFrame, bad: BadLines) -> pl.DataFrame:
-    """The rows with a user and an item; the others are counted in `bad`."""
-    bad.nameless = {name: n for name in ("user_id", "item_id") if (n := log[name].null_count())}
-    return log.drop_nulls(["user_id", "item_id"]) if bad.nameless else log
+    """The rows with a user, where there is such a column, and an item; the others are counted in `bad`."""
+    bad.nameless = {name: n for name in log.columns if name in ID_COLUMNS and (n := log[name].null_count())}
+    return log.drop_nulls([*bad.nameless]) if bad.nameless else log
+
+
+def read_item_list(source: Path, bad: BadLines) -> pl.DataFrame:
+    """The column `item_id` of a source and, where it has one, `user_id`; a .txt file has an item id a line.
+
+    Rows without an id are left out and counted in `bad`.
+    """
+    if _kind(source) == ".txt":
+        ids = []
+        for file in part_files(source):
+            for number, line in numbered_lines(file):
+                if is_utf8(line):
+                    ids.append(line.decode())
+                else:
+                    bad.add(file, number, "is not UTF-8")
+        table = pl.DataFrame({"item_id": ids}, schema={"item_id": pl.String})
+    else:
+        table = read_table(source, bad, ["item_id"], "give the column of item ids that name", others=True)
+    names = [name for name in ID_COLUMNS if name in table.columns]
+    listed = {name: as_ids(source, table[name], _kind(source) in SEPARATORS) for name in names}
+    return known_ids(pl.DataFrame(listed), bad)
 
 
 def read_items_table(

@@ -16,11 +16,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from reg4rec.data import Dataset
 from reg4rec.errors import InputError
-from reg4rec.infer.job import Job, PartMaker, Record, open_job, part_name, with_retriever
+from reg4rec.infer.job import Job, JobOptions, OpenedJob, PartMaker, Record, part_name, with_retriever
 from reg4rec.infer.recommender import DType, Recommender
 from reg4rec.infer.search import RetrieverName
-from reg4rec.infer.users import UserFile
+from reg4rec.settings import override
 from reg4rec.storage import atomic_file, explained, held
 
 __all__ = ["recommend_on_cluster"]
@@ -28,13 +29,14 @@ __all__ = ["recommend_on_cluster"]
 
 @dataclass(frozen=True)
 class ClusterJob:
-    """What an actor needs to make parts: folders and files that every machine sees."""
+    """What an actor needs to make parts: folders and files that every machine sees, or the dataset itself."""
 
     model: Path
     device: str
     dtype: DType
-    users: Path
+    users: Path | Dataset
     out: Path
+    options: JobOptions
 
     def load(self) -> Recommender:
         return Recommender.from_pretrained(self.model, self.device, self.dtype)
@@ -49,8 +51,9 @@ class PartActor:
 
     def __init__(self, cluster: ClusterJob, job: Job):
         recommender = cluster.load()
-        self.maker = PartMaker(recommender, cluster.out, job)
-        self.file = UserFile(cluster.users, recommender.items)
+        opened = OpenedJob(recommender, cluster.users, cluster.out, cluster.options)
+        self.maker = PartMaker(recommender, cluster.out, job, opened.filters)
+        self.users = opened.users
         self.writing = ThreadPoolExecutor(1)
 
     def __call__(self, rows: pa.Table) -> pa.Table:
@@ -61,9 +64,13 @@ class PartActor:
 
     def _make(self, number: int, known: bool) -> dict[str, Any]:
         size = self.maker.job["users_in_part"]
-        part = self.file.part(number * size, size)
+        part = self.users.part(number * size, size)
         self.maker.batch_seconds.clear()
-        record = None if known else self.maker.write(part_name(number), part, self.maker.search(part, self.writing))
+        record = (
+            None
+            if known
+            else self.maker.write(part_name(number, self.maker.job), part, self.maker.search(part, self.writing))
+        )
         made = {"part": record, "batch_seconds": self.maker.batch_seconds}
         return {"number": number, "rejected": _packed(part.rejected), "made": json.dumps(made)}
 
@@ -77,36 +84,40 @@ def _packed(table: pa.Table) -> bytes:
 
 def recommend_on_cluster(
     model: str | Path,
-    users: str | Path,
+    users: str | Path | Dataset,
     out: str | Path,
     k: int = 10,
-    filter_seen: bool = True,
-    return_paths: bool = False,
-    users_in_part: int = 8192,
+    *,
     resume: bool = True,
     retriever: RetrieverName = "auto",
+    allow_unknown: bool = False,
     device: str = "auto",
     dtype: DType = "auto",
     address: str | None = None,
+    **options: Any,
 ) -> dict[str, Any]:
     """`recommend_to_folder` of the recommender saved in `model`, over a Ray cluster.
 
     `address` is that of the cluster; None is the one that Ray finds (`RAY_ADDRESS`), else one on this machine. Actors
-    take one CPU each, on a GPU device one GPU too, and grow from one to as many as there are parts and room for.
+    take one CPU each, on a GPU device one GPU too, and grow from one to as many as there are parts and room for. Each
+    reads filters, and clicks, as a whole.
     InputError where the cluster has no room for one, or Ray is not installed (extra `ray`).
     """
-    model, users, out = (Path(path).resolve() for path in (model, users, out))
+    model, out = Path(model).resolve(), Path(out).resolve()
+    users = users if isinstance(users, Dataset) else Path(users).resolve()
+    files = {name: Path(options[name]).resolve() for name in ("candidates", "exclude") if options.get(name) is not None}
     ray = _connect(address)
-    cluster = ClusterJob(model, device, dtype, users, out)
+    cluster = ClusterJob(model, device, dtype, users, out, override(JobOptions(k=k), options | files))
     recommender = with_retriever(cluster.load(), retriever, out if resume else None)
-    file, job = open_job(recommender, users, k, filter_seen, return_paths, users_in_part)
+    opened = OpenedJob(recommender, users, out, cluster.options)
+    job = opened.job
     num_gpus = 1 if recommender.device.type == "cuda" else 0
     _check_room(ray, num_gpus)
     with explained(out), held(out):
-        record = Record(out, job, file.num_rows, resume)
+        record = Record(out, job, opened.users.num_rows, resume)
         if (summary := record.summary()) is not None:
             return summary
-        tasks = [{"number": n, "known": part_name(n) in record.parts} for n in range(record.num_parts)]
+        tasks = [{"number": n, "known": part_name(n, job) in record.parts} for n in range(record.num_parts)]
         rejected: dict[int, bytes] = {}
         seconds: list[float] = []
         num_searched = 0
@@ -118,12 +129,15 @@ def recommend_on_cluster(
             if made["part"] is not None:
                 record.add(made["part"])
                 num_searched += made["part"]["users"]
-        with atomic_file(out / "rejected.parquet") as fresh, pq.ParquetWriter(fresh, file.rejected_schema) as writer:
+        with (
+            atomic_file(out / "rejected.parquet") as fresh,
+            pq.ParquetWriter(fresh, opened.users.rejected_schema) as writer,
+        ):
             for _, packed in sorted(rejected.items()):
                 table = pa.ipc.open_stream(packed).read_all()
                 if table.num_rows:
                     writer.write_table(table)
-        return record.summarize(seconds, num_searched)
+        return record.summarize(seconds, num_searched, recommender.items, allow_unknown)
 
 
 def _made(

@@ -12,7 +12,7 @@ import torch
 
 from reg4rec import ops
 from reg4rec.data import ItemCatalog, Sequences
-from reg4rec.infer.histories import find_items
+from reg4rec.infer.filters import find_items
 from reg4rec.infer.recommender import Recommender
 from reg4rec.infer.search import Living, Paths
 from reg4rec.infer.table import results_arrow

@@ -1,7 +1,7 @@
 """The forms in which callers hand over histories, made into item rows."""
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from reg4rec.data import ItemCatalog, Sequences
 from reg4rec.data.frames import as_table, is_frame
 from reg4rec.errors import InputError
 
-__all__ = ["allowed_rows", "candidate_rows", "find_items", "flat_lists", "known_sequences", "padded", "read_histories"]
+__all__ = ["flat_lists", "grouped", "known_sequences", "padded", "places_of", "read_histories"]
 
 
 def read_histories(histories: Any, catalog: ItemCatalog) -> tuple[pa.Array, Sequences]:
@@ -63,45 +63,14 @@ def flat_lists(lists: pa.Array) -> tuple[pa.Array, npt.NDArray[np.int64]]:
     return lists.flatten(), np.asarray(pc.fill_null(pc.list_value_length(lists), 0), dtype=np.int64)
 
 
-def find_items(ids: Iterable[Any], catalog: ItemCatalog, role: str) -> npt.NDArray[np.int32]:
-    """The item row of each id of the argument called `role`; InputError names ids that the catalog lacks."""
-    wanted = list(ids)
-    rows = catalog.rows(wanted)
-    if len(rows) and rows.min() < 0:
-        unknown = [wanted[i] for i in np.flatnonzero(rows < 0)]
-        raise InputError(
-            f"{role} names {len(unknown)} items that are not in the catalog, for example {unknown[0]!r}; "
-            "ids must be spelled and typed as in the items table"
-        )
-    return rows
-
-
-def allowed_rows(
-    catalog: ItemCatalog, exclude: Iterable[Any] | None, candidates: Iterable[Any] | None
-) -> npt.NDArray[np.int32] | None:
-    """The item rows that are in `candidates` and not in `exclude` (item ids), ascending; None where all are allowed."""
-    if exclude is None and candidates is None:
-        return None
-    rows = np.arange(len(catalog), dtype=np.int32)
-    if candidates is not None:
-        rows = np.unique(find_items(candidates, catalog, "candidates"))
-    if exclude is not None:
-        rows = np.setdiff1d(rows, find_items(exclude, catalog, "exclude"))
-    return rows.astype(np.int32)
-
-
-def candidate_rows(catalog: ItemCatalog, users: pa.Array, candidates: Mapping[Any, Iterable[Any]]) -> Sequences:
-    """The item rows of each user's own candidates (user id -> item ids), each row once, in the order of `users`.
-
-    InputError for a user without candidates and for ids that the catalog lacks.
-    """
-    ids = users.to_pylist()
-    missing = [user for user in ids if user not in candidates]
-    if missing:
-        raise InputError(
-            f"candidates has no entry for {len(missing)} users, for example {missing[0]!r}; give each user a list"
-        )
-    return Sequences.from_lists([np.unique(find_items(candidates[user], catalog, "candidates")) for user in ids])
+def places_of(ids: pa.Array, known: pa.Array) -> npt.NDArray[np.int32]:
+    """The place of each id among known ones, -1 where it is none; ids of two types are compared as they are written."""
+    if ids.type != known.type:
+        try:
+            ids, known = ids.cast(pa.large_string()), known.cast(pa.large_string())
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            raise InputError(f"ids of type {ids.type} cannot be compared with {known.type}: {error}") from None
+    return np.array(pc.fill_null(pc.index_in(ids, value_set=known), -1), dtype=np.int32)
 
 
 def padded(sequences: Sequences, fill: int) -> torch.Tensor:
@@ -152,6 +121,11 @@ def _flat_table(table: pa.Table) -> tuple[pa.Array, pa.Array, npt.NDArray[np.int
             f"a table of histories needs a column 'items', found {table.column_names}; or 'user_id' and 'item_id', a "
             "row a click"
         )
+    return grouped(table)
+
+
+def grouped(table: pa.Table) -> tuple[pa.Array, pa.Array, npt.NDArray[np.int64]]:
+    """(user ids, all item ids, how many of them each user has) of clicks, by `timestamp` where there is one."""
     if table["user_id"].null_count or table["item_id"].null_count:
         raise InputError("some rows of the histories have no user_id or no item_id; leave them out")
     users = _whole(table["user_id"]).dictionary_encode()

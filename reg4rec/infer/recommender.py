@@ -21,8 +21,9 @@ from reg4rec.errors import InputError, warn
 from reg4rec.infer.checks import check_fit, check_number, chosen_dtype
 from reg4rec.infer.engine import LOGITS_AT_ONCE, SearchEngine, encoded, precision
 from reg4rec.infer.exact import ExactScan, Retriever, chosen_retriever, item_vectors
+from reg4rec.infer.filters import OwnItems, Unknown, find_items, split_filters
 from reg4rec.infer.graphs import Batch
-from reg4rec.infer.histories import allowed_rows, candidate_rows, find_items, padded, read_histories
+from reg4rec.infer.histories import padded, read_histories
 from reg4rec.infer.ranking import Ranking, bucket_ranks, rank_items
 from reg4rec.infer.reasons import Reasons, joined, paths_to_items
 from reg4rec.infer.search import Living, SearchConfig
@@ -155,36 +156,36 @@ class Recommender:
         histories: Any,
         k: int = 10,
         filter_seen: bool = True,
-        exclude: Iterable[Any] | None = None,
+        exclude: Any = None,
         candidates: Any = None,
         return_paths: bool = False,
         to: Frame = "arrow",
+        unknown: Unknown = "ignore",
     ) -> Any:
         """The best `k` items of every user: user_id, rank (from 1), item_id, score, path on demand, source.
 
         histories: see `read_histories`; a user without history gets what suits an unknown user. Items of the history
         (with `filter_seen`), in `exclude`, or not in `candidates` (item ids) are never returned; a user gets fewer
-        than `k` items only where fewer are allowed. `candidates` are the same for all users, or a mapping from user id
-        to ids; those of all users are prepared once by `only`. With `return_paths`, `path` holds a struct (token,
-        category, confidence) for each step (see `results_arrow`): the way to the item that the model is surest of,
-        which found it only where `source` is `path`. `score` falls within one `source`, among `relaxed` ones within
-        those that share as many tokens (see `reg4rec.infer.ranking`). The table is Arrow's, or polars' on demand.
-        The list for a smaller `k` is the head of that for a larger one.
+        than `k` items only where fewer are allowed. `candidates` and `exclude` are the same for all users, or a mapping
+        from user id to ids; candidates of all users are prepared once by `only`. Ids in them that the catalog lacks
+        are left out, with a warning where it lacks all of them, or are an InputError with `unknown` "error". With
+        `return_paths`, `path` holds a struct (token, category, confidence) for each step (see `results_arrow`): the way
+        to the item that the model is surest of, which found it only where `source` is `path`. `score` falls within one
+        `source`, among `relaxed` ones within those that share as many tokens (see `reg4rec.infer.ranking`). The table
+        is Arrow's, or polars' on demand. The list for a smaller `k` is the head of that for a larger one.
         """
         users, sequences = read_histories(histories, self.items)
-        if isinstance(candidates, Mapping):
-            own = candidate_rows(self.items, users, candidates)
-            found = self._own_candidates(sequences, k, filter_seen, exclude, own, return_paths)
-        else:
-            found = self._allowing(exclude, candidates).results(sequences, k, filter_seen, return_paths)
+        shared, own = split_filters(self.items, users, exclude, candidates, unknown)
+        allowing = self if shared is None else self.with_rows(shared, passing=True)
+        found = allowing.results(sequences, k, filter_seen, return_paths, own)
         return as_frame(results_arrow(users, self.items, found, return_paths), to)
 
-    def only(self, item_ids: Iterable[Any]) -> "Recommender":
+    def only(self, item_ids: Iterable[Any], unknown: Unknown = "ignore") -> "Recommender":
         """The same recommender (weights shared) for these items alone, which costs nothing from then on.
 
-        Histories may hold any item. InputError names ids that the catalog lacks.
+        Histories may hold any item. Ids that the catalog lacks are left out, or an InputError (see `recommend`).
         """
-        return self._with_rows(find_items(item_ids, self.items, "item_ids"))
+        return self.with_rows(find_items(item_ids, self.items, "item_ids", unknown))
 
     def similar_items(self, item_ids: Iterable[Any], k: int = 10, to: Frame = "arrow") -> Any:
         """The `k` items nearest to each given one: item_id, rank (from 1), similar_item_id, score.
@@ -199,42 +200,47 @@ class Recommender:
         )
         return as_frame(similar_arrow(rows, self.items.ids, row_BN, score_BN), to)
 
-    def add_items(self, table: Any, vectors: Mapping[str, npt.ArrayLike] | None = None) -> None:
-        """Take items into the catalog: a table with `item_id` and the text columns of the tokenizer.
+    def add_items(self, table: Any, vectors: Mapping[str, npt.ArrayLike] | None = None) -> int:
+        """Take items into the catalog, and tell how many came: a table with `item_id` and the tokenizer's text columns.
 
         The table is a pandas or polars DataFrame, an Arrow table, or a dictionary of columns; categories are lists, or
         text such as "Shoes > Trail". A column that has the look of them under another name is warned of.
 
         New items have the tokens that the tokenizer gives them and, in models that score items, the residual to expect
-        of them (`ItemViews.expected`); `vectors` holds their rows of each matrix view. An item that was removed comes
-        back as it was. InputError names an id that is there already.
+        of them (`ItemViews.expected`); `vectors` holds their rows of each matrix view. An item that is there stays as
+        it is and one that was removed comes back as it was, so the whole catalog may be given every time.
         """
         other = ItemCatalog.from_table(table := as_table(table))
         for sentence in new_item_hints(table.column_names, self.items.table.column_names):
             warn(sentence)
         rows = self.items.rows(other.ids)
-        there = np.flatnonzero((rows >= 0) & ~self.removed_I.cpu().numpy()[rows])
-        if len(there):
-            raise InputError(f"item_id {other.ids[int(there[0])].as_py()!r} is in the catalog already; remove it first")
-        if (new := rows < 0).any():
+        new = rows < 0
+        coming = new | self.removed_I.cpu().numpy()[rows]
+        if not coming.any():
+            return 0
+        if new.any():
             own_vectors = {name: np.asarray(matrix)[new] for name, matrix in (vectors or {}).items()}
             self._grow(ItemCatalog(other.table.filter(pa.array(new)), self.items.category_level), own_vectors)
             rows[new] = np.arange(len(self.items) - new.sum(), len(self.items))
-        row_T = torch.from_numpy(rows).long().to(self.device)
+        row_T = torch.from_numpy(rows[coming]).long().to(self.device)
         self.removed_I = self.removed_I.index_fill(0, row_T, False)
         if self._index is not None:
             self._index = self.index.with_items(self.codes_IM, row_T)
+        return len(row_T)
 
-    def remove_items(self, item_ids: Iterable[Any]) -> None:
-        """Never recommend these items again; histories may still hold them. InputError names ids that are not there."""
-        rows = np.unique(find_items(item_ids, self.items, "item_ids"))
-        gone = rows[self.removed_I.cpu().numpy()[rows]]
-        if len(gone):
-            raise InputError(f"item_id {self.items.ids[int(gone[0])].as_py()!r} was removed before")
-        row_T = torch.from_numpy(rows).long().to(self.device)
-        self.removed_I = self.removed_I.index_fill(0, row_T, True)
-        if self._index is not None:
-            self._index = self.index.without_items(row_T)
+    def remove_items(self, item_ids: Iterable[Any]) -> int:
+        """Never recommend these items again, and tell how many went; histories may still hold them.
+
+        Ids that were removed before or were never there are no error.
+        """
+        rows = np.unique(find_items(item_ids, self.items, "item_ids", "ignore"))
+        rows = rows[~self.removed_I.cpu().numpy()[rows]]
+        if len(rows):
+            row_T = torch.from_numpy(rows).long().to(self.device)
+            self.removed_I = self.removed_I.index_fill(0, row_T, True)
+            if self._index is not None:
+                self._index = self.index.without_items(row_T)
+        return len(rows)
 
     def _grow(self, new: ItemCatalog, vectors: Mapping[str, npt.ArrayLike]) -> None:
         """Give the items of `new` the rows after the last one; what other recommenders share stays as it is."""
@@ -257,17 +263,27 @@ class Recommender:
         self.cosine_I = torch.cat([self.cosine_I, tokenizer.path_cosines(first).to(self.device)])
         self.rank_I = bucket_ranks(self.cosine_I, self.popularity_I)
 
-    def results(self, histories: Sequences, k: int, filter_seen: bool, with_paths: bool = False) -> Iterator[Results]:
+    def results(
+        self,
+        histories: Sequences,
+        k: int,
+        filter_seen: bool,
+        with_paths: bool = False,
+        own: OwnItems | None = None,
+    ) -> Iterator[Results]:
         """What the retriever finds for one batch of users after the other, for histories of item rows.
 
-        The batches are of `users_at_once` users. Their paths are None where neither the search nor `with_paths` needs
-        them.
+        The batches are of `users_at_once` users, or fewer where `own` says what each of them may get. Their paths are
+        None where neither the search nor `with_paths` needs them.
         """
+        check_number(k)
+        if own is not None:
+            yield from self._own_results(histories, k, filter_seen, own, with_paths)
+            return
         if self.retriever == "paths":
             for ranking, paths in self.search(histories, k, filter_seen):
                 yield Results(ranking, paths)
             return
-        check_number(k)
         allowed = self._allowed_words()
         for batch in histories.batches(self.users_at_once()):
             yield self._scan_batch(batch, k, filter_seen, allowed, with_paths)
@@ -363,46 +379,28 @@ class Recommender:
             _ = self.scan
         return copy.copy(self)
 
-    def _with_rows(self, rows: npt.NDArray[np.int32]) -> "Recommender":
-        """The same recommender for some of its items alone."""
+    def with_rows(self, rows: npt.NDArray[np.integer[Any]], passing: bool = False) -> "Recommender":
+        """The same recommender for some of its items (rows) alone; `passing` where it serves one call."""
         other = self._copy()
         kept_I = torch.zeros_like(self.removed_I).index_fill_(0, torch.from_numpy(rows).long().to(self.device), True)
         other.removed_I, other._index = self.removed_I | ~kept_I, None
+        other._passing = self._passing or passing
         return other
 
-    def _allowing(self, exclude: Iterable[Any] | None, candidates: Iterable[Any] | None) -> "Recommender":
-        """The recommender for one call that allows some items alone."""
-        rows = allowed_rows(self.items, exclude, candidates)
-        if rows is None:
-            return self
-        other = self._with_rows(rows)
-        other._passing = True
-        return other
-
-    def _own_candidates(
-        self,
-        histories: Sequences,
-        k: int,
-        filter_seen: bool,
-        exclude: Iterable[Any] | None,
-        candidates: Sequences,
-        with_paths: bool,
+    def _own_results(
+        self, histories: Sequences, k: int, filter_seen: bool, own: OwnItems, with_paths: bool
     ) -> Iterator[Results]:
-        """Results of users who may get their own candidates alone, each a row of `candidates`."""
-        allowing = self._allowing(exclude, None)
-        if self.retriever == "paths":
-            for user in range(len(histories)):
-                own = allowing._with_rows(candidates[user])
-                own._passing = True
-                yield from own.results(histories.take([user]), k, filter_seen)
-            return
-        check_number(k)
-        at_once = max(1, min(SCANNED_AT_ONCE, MASKS_AT_ONCE // max(1, len(self.items))))
-        for batch, kept in zip(histories.batches(at_once), candidates.batches(at_once), strict=True):
-            mask_BI = torch.zeros(len(batch), len(self.items), dtype=torch.bool)
-            mask_BI[torch.from_numpy(kept.owners()), torch.from_numpy(kept.items).long()] = True
-            words = ops.allowed_words(mask_BI.to(self.device) & ~allowing.removed_I)
-            yield self._scan_batch(batch, k, filter_seen, words, with_paths)
+        """Results of users each of whom may get other items: one after the other by paths, else in slices."""
+        by_paths = self.retriever == "paths"
+        at_once = 1 if by_paths else max(1, min(SCANNED_AT_ONCE, MASKS_AT_ONCE // max(1, len(self.items))))
+        for batch, some in zip(histories.batches(at_once), own.batches(at_once), strict=True):
+            allowed_BI = some.allowed(len(self.items))
+            if by_paths:
+                rows = np.flatnonzero(allowed_BI[0].numpy())
+                yield from self.with_rows(rows, passing=True).results(batch, k, filter_seen)
+            else:
+                words = ops.allowed_words(allowed_BI.to(self.device) & ~self.removed_I)
+                yield self._scan_batch(batch, k, filter_seen, words, with_paths)
 
     def _scan_batch(
         self, batch: Sequences, k: int, filter_seen: bool, allowed: Tensor | None, with_paths: bool

@@ -50,9 +50,15 @@ def as_frame(table: pa.Table, to: Frame) -> Any:
 
 
 def results_arrow(
-    users: pa.Array, items: ItemCatalog, results: Iterable[tuple[Ranking, Paths | None]], return_paths: bool = False
+    users: pa.Array,
+    items: ItemCatalog,
+    results: Iterable[tuple[Ranking, Paths | None]],
+    return_paths: bool = False,
+    titles: bool = False,
 ) -> pa.Table:
-    """user_id, rank (from 1), item_id, score, path, source; a row an item. `users` are those of all `results`.
+    """user_id, rank (from 1), item_id, title on demand, score, path, source; a row an item.
+
+    `users` are those of all `results`.
 
     `path` holds a step for each token, in the order of emission: the token as `<t{codebook}_{code}>`, the category
     predicted after it (null where none was), and the probability with which it was chosen.
@@ -65,8 +71,10 @@ def results_arrow(
             "user_id": users.take(pa.array(user_T + first)),
             "rank": pa.array((place_T + 1).astype(np.int32)),
             "item_id": items.ids.take(pa.array(items_BN[at])),
-            "score": pa.array(ranking.scores_BN.cpu().numpy()[at].astype(np.float32)),
         }
+        if titles:
+            columns["title"] = items.table["title"].take(pa.array(items_BN[at])).combine_chunks()
+        columns["score"] = pa.array(ranking.scores_BN.cpu().numpy()[at].astype(np.float32))
         if return_paths:
             columns["path"] = _path_column(paths, user_T, ranking.path_BN.cpu().numpy()[at], items)
         columns["source"] = NAMES.take(pa.array(source_BN[at]))
@@ -74,7 +82,8 @@ def results_arrow(
         first += len(items_BN)
     if len(pieces) == 1:
         return pieces[0]
-    kinds = {"user_id": users.type, "rank": pa.int32(), "item_id": items.ids.type, "score": pa.float32()}
+    kinds = {"user_id": users.type, "rank": pa.int32(), "item_id": items.ids.type}
+    kinds |= ({"title": pa.string()} if titles else {}) | {"score": pa.float32()}
     kinds |= {"path": pa.list_(STEP)} if return_paths else {}
     return pa.concat_tables([pa.schema(kinds | {"source": pa.string()}).empty_table(), *pieces])
 

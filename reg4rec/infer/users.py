@@ -1,5 +1,9 @@
-"""A Parquet file of users, read a part at a time: what can be searched, and what was wrong with the rest."""
+"""The users of a job, a part at a time: what can be searched, and what was wrong with the rest.
 
+They are rows of a Parquet file, the users of a dataset, or those of a table of clicks.
+"""
+
+import glob
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -8,45 +12,146 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from reg4rec.data import ItemCatalog, Sequences
-from reg4rec.errors import InputError
-from reg4rec.infer.histories import flat_lists, known_sequences
+from reg4rec.data import Dataset, ItemCatalog, Sequences
+from reg4rec.data.dataset import ITEM_ROWS
+from reg4rec.data.fingerprint import fingerprint
+from reg4rec.data.hints import left_out
+from reg4rec.data.lines import BadLines, file_kind
+from reg4rec.data.sources import part_files
+from reg4rec.errors import InputError, warn
+from reg4rec.infer.histories import flat_lists, grouped, known_sequences, places_of
+from reg4rec.storage import sha256_of
 
-__all__ = ["UserFile", "UserPart"]
+__all__ = ["UserFile", "UserLists", "UserPart", "Users", "open_users"]
 
 UNREADABLE = (OSError, pa.ArrowException)
+MAGIC = b"PAR1"
+"""How a Parquet file begins."""
 
 
 class UserPart(NamedTuple):
-    """Some rows of a file: their place in it, the users that can be searched, and `rejected` (row, user_id, reason)."""
+    """Some rows of a file: their place in it, the users that can be searched, and `rejected` (row, user_id, reason).
+
+    `num_items` counts the items of their histories, `num_unknown` those that the catalog lacks.
+    """
 
     first_row: int
     num_rows: int
     users: pa.Array
     histories: Sequences
+    num_items: int
     num_unknown: int
     rejected: pa.Table
+
+
+def open_users(
+    users: str | Path | Dataset,
+    catalog: ItemCatalog,
+    user: str = "user_id",
+    item: str = "item_id",
+    time: str | None = "timestamp",
+) -> "Users":
+    """The users of a dataset with their whole histories, of a Parquet file with a column `items`, or of clicks.
+
+    Clicks are whatever `read_interactions` takes: a file, a folder of parts or a pattern, with the columns `user`,
+    `item` and `time`. They are read whole. InputError where it is none of these.
+    """
+    if isinstance(users, Dataset):
+        places = places_of(users.items.ids, catalog.ids)
+        histories = Sequences(users.sequences.offsets, places[users.sequences.items])
+        return UserLists(users.user_ids, histories, users.card["fingerprint"])
+    path = Path(users)
+    if (path / "dataset.json").is_file():
+        raise InputError(f"{path} is a dataset; give it as --data {path} (in Python, load_dataset({str(path)!r}))")
+    if not path.is_file() and not path.is_dir() and not glob.has_magic(str(path)):
+        raise InputError(f"{path} is missing; give a Parquet file with columns user_id and items, or a table of clicks")
+    first = part_files(path)[0]
+    names = _parquet_columns(first)
+    if ITEM_ROWS in names:
+        raise InputError(
+            f"{first} belongs to a dataset and holds rows of its items, not ids; give that, --data {first.parent} "
+            f"(in Python, load_dataset({str(first.parent)!r}))"
+        )
+    if "items" in names:
+        if first != path:
+            raise InputError(f"{path} holds several files of histories (column items); give one of them at a time")
+        return UserFile(path, catalog)
+    if names and not {user, item, time or item} <= {*names}:
+        raise InputError(
+            f"a table of histories needs a column 'items', found {names}; or, a row a click, {user}, {item} and {time} "
+            "(--user, --item and --time name them)"
+        )
+    return _clicks(path, catalog, user, item, time)
+
+
+def _parquet_columns(path: Path) -> list[str]:
+    """The columns of a Parquet file, none for a file of another kind."""
+    with path.open("rb") as file:
+        if file_kind(path) != ".parquet" and file.read(len(MAGIC)) != MAGIC:
+            return []
+    try:
+        return list(pq.read_schema(path).names)
+    except UNREADABLE as error:
+        raise InputError(f"{path} is not a readable Parquet file: {error}") from None
+
+
+def _clicks(path: Path, catalog: ItemCatalog, user: str, item: str, time: str | None) -> "UserLists":
+    from reg4rec.data.tables import read_log
+
+    bad = BadLines()
+    log = read_log(path, user, item, time, bad)
+    for sentence in left_out(bad.count, bad.first, bad.nameless):
+        warn(sentence)
+    users, ids, lengths = grouped(log.to_arrow())
+    rows = places_of(ids, catalog.ids)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    return UserLists(
+        users, Sequences(offsets, rows), fingerprint({"user_id": users}, {"offsets": offsets, "rows": rows}, {})
+    )
+
+
+def _rejected_schema(users: pa.DataType) -> pa.Schema:
+    return pa.schema({"row": pa.int64(), "user_id": users, "reason": pa.string()})
+
+
+class UserLists:
+    """Users with histories in memory: item rows, -1 for an item that the catalog lacks."""
+
+    def __init__(self, users: pa.Array, histories: Sequences, fingerprint: str):
+        self.users, self.histories, self.fingerprint = users, histories, fingerprint
+        self.num_rows = len(users)
+        self.rejected_schema = _rejected_schema(users.type)
+
+    def parts(self, size: int) -> Iterator[UserPart]:
+        """All users in order, `size` at a time."""
+        for first in range(0, self.num_rows, size):
+            yield self.part(first, size)
+
+    def part(self, first: int, size: int) -> UserPart:
+        """The users from `first` on, `size` at most."""
+        users = self.users.slice(first, size)
+        taken = self.histories.take(np.arange(first, first + len(users)))
+        known, unknown = known_sequences(taken.items, taken.lengths), int((taken.items < 0).sum())
+        nobody = self.rejected_schema.empty_table()
+        return UserPart(first, len(users), users, known, len(taken.items), unknown, nobody)
+
+    def close(self) -> None:
+        """Nothing is open."""
 
 
 class UserFile:
     """A Parquet file with a column `items` (lists of item ids, oldest first) and optionally `user_id`.
 
     Users without ids are numbered from 0 through the whole file; a user may have several rows. Items that the catalog
-    does not know are skipped and counted. InputError for a file without such columns; a row with a null, with text
-    that is not UTF-8, or with an id that is not of the catalog's type is rejected and the others go on.
+    does not know are skipped and counted. A row with a null, with text that is not UTF-8, or with ids that are not of
+    the catalog's type is rejected and the others go on; ids of another type count as unknown too. `open_users` checks
+    that the file has such columns.
     """
 
-    def __init__(self, path: str | Path, catalog: ItemCatalog):
+    def __init__(self, path: Path, catalog: ItemCatalog):
         self.path, self.catalog = path, catalog
-        try:
-            self.file = pq.ParquetFile(path)
-        except FileNotFoundError:
-            raise InputError(f"{path} is missing; give a Parquet file with columns user_id and items") from None
-        except UNREADABLE as error:
-            raise InputError(f"{path} is not a readable Parquet file: {error}") from None
+        self.file = pq.ParquetFile(path)
         schema = self.file.schema_arrow
-        if "items" not in schema.names:
-            raise InputError(f"a table of histories needs a column 'items', found {schema.names}")
         self.has_users = "user_id" in schema.names
         self.num_rows = int(self.file.metadata.num_rows)
         self.user_type = _plain(schema.field("user_id").type) if self.has_users else pa.int64()
@@ -57,7 +162,17 @@ class UserFile:
             flat.cast(catalog.ids.type)
         except pa.ArrowNotImplementedError:
             raise InputError(f"item ids are {catalog.ids.type} in the catalog, {flat.type} in {path}") from None
-        self.rejected_schema = pa.schema({"row": pa.int64(), "user_id": self.user_type, "reason": pa.string()})
+        fits = pa.types.is_null(flat.type) or _is_number(flat.type) == _is_number(catalog.ids.type)
+        self.misfit = None if fits else f"item ids are {flat.type} where those of the catalog are {catalog.ids.type}"
+        self.rejected_schema = _rejected_schema(self.user_type)
+
+    @property
+    def fingerprint(self) -> str:
+        """The sha256 of the file."""
+        return sha256_of(self.path)
+
+    def close(self) -> None:
+        self.file.close()
 
     def parts(self, size: int, first: int = 0) -> Iterator[UserPart]:
         """All rows from `first` on in order, `size` at a time."""
@@ -115,9 +230,10 @@ class UserFile:
         kept = np.setdiff1d(np.arange(len(batch)), list(reasons))
         flat, lengths = flat_lists(lists.take(pa.array(kept)))
         rows = self.catalog.rows(flat)
+        misfits = 0 if self.misfit is None else len(flat_lists(lists)[0])
         return UserPart(
-            first, len(batch), users.take(pa.array(kept)), known_sequences(rows, lengths), int((rows < 0).sum()),
-            pa.table(rejected, self.rejected_schema),
+            first, len(batch), users.take(pa.array(kept)), known_sequences(rows, lengths), len(rows) + misfits,
+            int((rows < 0).sum()) + misfits, pa.table(rejected, self.rejected_schema),
         )  # fmt: skip
 
     def _problem(self, users: pa.Array, lists: pa.Array) -> str | None:
@@ -130,10 +246,19 @@ class UserFile:
             users.validate(full=True)
             flat, _ = flat_lists(lists)
             flat.validate(full=True)
+            if self.misfit is not None and len(flat):
+                return self.misfit
             flat.cast(self.catalog.ids.type)
         except pa.ArrowInvalid as error:
             return str(error)
         return "items holds a null" if flat.null_count else None
+
+
+Users = UserFile | UserLists
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))
 
 
 def _plain(kind: pa.DataType) -> pa.DataType:

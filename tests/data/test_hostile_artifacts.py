@@ -85,14 +85,14 @@ def test_a_dataset_header_of_wrong_types_is_refused(tmp_path: Path, data: Datase
 @pytest.mark.parametrize(
     "table",
     [
-        {"user_id": [1], "items": ["a"]},
-        {"user_id": [1], "items": [["a"]]},
-        {"user_id": [1], "items": [[None]]},
-        {"user_id": [1], "items": [None]},
-        {"user_id": [1], "items": [[2**40]]},
-        {"user_id": [1], "items": [[0, 1]], "times": [[1]]},
-        {"user_id": [1], "items": [[0, 1]], "times": ["x"]},
-        {"user_id": [None], "items": [[0]]},
+        {"user_id": [1], "item_rows": ["a"]},
+        {"user_id": [1], "item_rows": [["a"]]},
+        {"user_id": [1], "item_rows": [[None]]},
+        {"user_id": [1], "item_rows": [None]},
+        {"user_id": [1], "item_rows": [[2**40]]},
+        {"user_id": [1], "item_rows": [[0, 1]], "times": [[1]]},
+        {"user_id": [1], "item_rows": [[0, 1]], "times": ["x"]},
+        {"user_id": [None], "item_rows": [[0]]},
     ],
 )
 def test_sequences_of_wrong_types_are_refused(tmp_path: Path, data: Dataset, table: dict[str, Any]) -> None:
@@ -135,7 +135,7 @@ def test_a_model_of_false_sizes_takes_no_memory(tmp_path: Path, change: dict[str
 
 def test_columns_of_one_name_are_refused(tmp_path: Path, data: Dataset) -> None:
     data.save(tmp_path / "set")
-    twice = pa.table([pa.array([1]), pa.array([1]), pa.array([[0]])], names=["user_id", "user_id", "items"])
+    twice = pa.table([pa.array([1]), pa.array([1]), pa.array([[0]])], names=["user_id", "user_id", "item_rows"])
     pq.write_table(twice, tmp_path / "set" / "sequences.parquet")
     reseal(tmp_path / "set" / "dataset.json")
     with pytest.raises(InputError, match="not a readable Parquet file"):

@@ -115,21 +115,37 @@ def test_a_change_that_cannot_be_made_names_the_item_and_changes_nothing(
     expected = changing.recommend([["item1"]], k=70, to="polars")
     collision = replace(changing.tokenizer, config=replace(changing.tokenizer.config, collision_token=True))
     for table, message in (
-        (pa.concat_tables([new, recommender.items.table.slice(4, 1)]), "item_id 'item4' is in the catalog already"),
         (pa.concat_tables([new, new.slice(2, 1)]), "item_id 'new2' stands in several rows"),
         (new.drop_columns(["item_id"]), "no column item_id"),
         (new.set_column(0, "item_id", pa.array([[1]] * 10)), "item ids are of type"),
     ):
         with pytest.raises(InputError, match=message):
             changing.add_items(table)
-    with pytest.raises(InputError, match="'gone'"):
-        changing.remove_items(["item1", "gone"])
-    with pytest.raises(InputError, match="item_id 'item8' was removed before"):
-        changing.remove_items(["item1", "item8"])
+    with pytest.raises(InputError, match="item_ids is a list of item ids, found 'item1'"):
+        changing.remove_items("item1")
     assert_frame_equal(changing.recommend([["item1"]], k=70, to="polars"), expected)
     changing.tokenizer = collision
     with pytest.raises(InputError, match="takes no further items"):
         changing.add_items(new)
+
+
+def test_a_whole_catalog_may_be_given_every_time(recommender: Recommender, changing: Recommender) -> None:
+    whole = pa.concat_tables([recommender.items.table, new_items(recommender)])
+    once = recommender.with_search(num_beams=30)
+    assert once.add_items(new_items(recommender)) == 10
+    assert changing.add_items(whole) == 10
+    assert changing.items.table.equals(once.items.table)
+    same = changing.codes_IM
+    assert changing.add_items(whole) == 0
+    assert changing.codes_IM is same
+    assert changing.remove_items(["item8", "new3", "gone"]) == 2
+    assert changing.remove_items(["item8", "new3", "item9"]) == 1
+    assert changing.remove_items(["item8"]) == 0
+    other = whole.set_column(1, "title", pa.array(["another"] * len(whole)))
+    assert changing.add_items(other) == 3
+    for ours, theirs in zip(changing.index, once.index, strict=True):
+        assert torch.equal(ours, theirs)
+    assert changing.recommend([["item1"]], k=70).equals(once.recommend([["item1"]], k=70))
 
 
 def test_new_items_come_as_any_table_with_categories_as_text(recommender: Recommender) -> None:

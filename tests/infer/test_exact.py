@@ -113,7 +113,15 @@ def test_each_user_may_have_candidates_of_its_own(
     with pytest.raises(InputError, match="candidates has no entry for 7 users, for example 'user1'"):
         chosen.recommend(some, candidates={"user0": ids})
     with pytest.raises(InputError, match="candidates names 1 items that are not in the catalog"):
-        chosen.recommend(some, candidates={**own, "user0": ["nothing"]})
+        chosen.recommend(some, candidates={**own, "user0": ["nothing"]}, unknown="error")
+    mixed = {**own, "user0": ["nothing", *own["user0"]]}
+    assert chosen.recommend(some, k=6, candidates=mixed).equals(found)
+    without = {"user2": own["user2"][:6], "user3": ["nothing"]}
+    left = chosen.recommend(some, k=6, candidates=own, exclude=without)
+    for user in users:
+        wanted = [item for item in own[user] if item not in without.get(user, [])]
+        alone = chosen.recommend({user: histories[user]}, k=6, candidates=wanted)
+        assert [row for row in left.to_pylist() if row["user_id"] == user] == alone.to_pylist()
 
 
 def test_items_come_and_go(exact: Recommender, shop: SyntheticShop) -> None:
@@ -294,6 +302,6 @@ def test_a_manifest_of_another_version_or_a_damaged_one_is_refused(exact: Recomm
     write_json(tmp_path / "out" / "manifest.json", {"format": "reg4rec-recommendations", "version": 2})
     with pytest.raises(InputError, match="version"):
         recommend_to_folder(exact, users, tmp_path / "out", progress=False)
-    write_header(tmp_path / "out" / "manifest.json", new_header("reg4rec-recommendations", 3, job=3, parts=[]))
+    write_header(tmp_path / "out" / "manifest.json", new_header("reg4rec-recommendations", 4, job=3, parts=[]))
     with pytest.raises(InputError, match="incomplete or damaged"):
         recommend_to_folder(exact, users, tmp_path / "out", progress=False)

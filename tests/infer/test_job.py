@@ -1,5 +1,6 @@
 """The batch job: every row answered or rejected, parts that survive a kill, and a folder that belongs to one job."""
 
+import contextlib
 import json
 import os
 import signal
@@ -118,12 +119,22 @@ def test_text_that_is_not_utf8_and_ids_of_another_kind_are_rejected(
     assert all("UTF8" in reason for reason in rejected["reason"])
     assert recommended(tmp_path / "out")["user_id"].to_list() == ["a"]
 
-    write_users(tmp_path / "text.parquet", [["1000"], ["many"], ["1010", "1020"]])
-    recommend_to_folder(numbered, tmp_path / "text.parquet", tmp_path / "numbers", k=1)
-    (row,) = pl.read_parquet(tmp_path / "numbers" / "rejected.parquet").rows()
-    assert row[:2] == (1, 1)
-    assert "'many'" in row[2]
-    assert recommended(tmp_path / "numbers")["user_id"].to_list() == [0, 2]
+    write_users(tmp_path / "text.parquet", [["1000"], [], ["1010", "1020"]])
+    pq.write_table(pa.table({"items": [[1], [], [10, 20]]}), tmp_path / "numbers.parquet")
+    pq.write_table(pa.table({"items": [[1000.0], [], [1010.5]]}), tmp_path / "fractions.parquet")
+    for chosen, name, reason, unknown in (
+        (numbered, "text", "item ids are string where those of the catalog are int64", 3),
+        (recommender, "numbers", "item ids are int64 where those of the catalog are string", 3),
+        (numbered, "fractions", "Float value 1010.5", 0),
+    ):
+        out, where = tmp_path / f"{name}-out", tmp_path / f"{name}.parquet"
+        with pytest.warns(UserWarning, match="3 of 3") if unknown else contextlib.nullcontext():
+            summary = recommend_to_folder(chosen, where, out, k=1, allow_unknown=True)
+        found = dict(pl.read_parquet(out / "rejected.parquet").select("row", "reason").rows())
+        assert found.keys() == ({0, 2} if unknown else {2})
+        assert reason in found[2]
+        assert summary["unknown_items"] == unknown
+        assert 1 in recommended(out)["user_id"].to_list()
 
 
 def test_columns_of_categories_are_cut_into_the_same_parts(
@@ -270,7 +281,7 @@ def test_a_folder_of_another_job_or_of_something_else_is_refused(
     with pytest.raises(InputError, match=r"holds other files \(\.draft\.tmp"):
         recommend_to_folder(recommender, users, tmp_path, k=2)
     assert (tmp_path / ".draft.tmp").read_text() == "mine"
-    write_header(out / "manifest.json", new_header("reg4rec-recommendations", 3, job={}, parts=[3]))
+    write_header(out / "manifest.json", new_header("reg4rec-recommendations", 4, job={}, parts=[3]))
     with pytest.raises(InputError, match="incomplete or damaged"):
         recommend_to_folder(recommender, users, out, k=2)
     assert {name: data for name, data in contents(out).items() if name != "manifest.json"}.items() <= before.items()

@@ -204,9 +204,35 @@ def test_arguments_out_of_range_are_refused(recommender: Recommender) -> None:
     for k in (0, -3):
         with pytest.raises(InputError, match=f"from 1 up, found {k}"):
             recommender.recommend([["item1"]], k=k, to="polars")
+    given: Any
     for role in ("exclude", "candidates"):
+        given = {role: ["item1", "gone"]}
         with pytest.raises(InputError, match=rf"{role} names 1 items that are not in the catalog, for example 'gone'"):
-            recommender.recommend([["item1"]], **{role: ["item1", "gone"]}, to="polars")  # type: ignore[arg-type]
+            recommender.recommend([["item1"]], **given, unknown="error", to="polars")
+
+
+def test_filters_leave_out_what_the_catalog_lacks(recommender: Recommender) -> None:
+    history, stock = [["item1"]], ["item2", "gone", "item3"]
+    expected = recommender.recommend(history, candidates=["item2", "item3"])
+    assert recommender.recommend(history, candidates=stock).equals(expected)
+    assert recommender.only(stock).recommend(history).equals(expected)
+    plain = recommender.recommend(history, k=60)
+    with pytest.warns(UserWarning, match="exclude names 2 items, none of which is in the catalog, for example 'gone'"):
+        assert recommender.recommend(history, k=60, exclude=["gone", "lost"]).equals(plain)
+    with pytest.warns(UserWarning, match="candidates names 1 items, none of which"):
+        assert not len(recommender.recommend(history, candidates={0: ["gone"]}))
+    with pytest.raises(InputError, match="item_ids names 1 items that are not in the catalog, for example 'gone'"):
+        recommender.only(stock, unknown="error")
+    with pytest.raises(InputError, match=r"unknown is one of \('ignore', 'error'\), found 'drop'"):
+        recommender.recommend(history, exclude=stock, unknown="drop")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("role", ["exclude", "candidates"])
+def test_a_single_id_is_no_list_of_ids(recommender: Recommender, role: str) -> None:
+    given: Any
+    for given, shown in (("item1", "'item1'"), (7, "7"), ({0: "item1"}, "'item1'")):
+        with pytest.raises(InputError, match=rf"{role} is a list of item ids, found {shown}; wrap it: \[{shown}\]"):
+            recommender.recommend([["item1"]], **{role: given})
 
 
 def test_users_alone_and_together_get_the_same(recommender: Recommender, shop: SyntheticShop) -> None:
