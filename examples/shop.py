@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 import reg4rec
@@ -116,7 +117,7 @@ def main(folder: str, num_users: int = 1500, num_items: int = 400, epochs: int |
 
     in_stock = rec.items.ids.to_pylist()[::2]
     one = rec.recommend({"anna": rec.items.ids.to_pylist()[:3]}, k=5, candidates=[*in_stock, "SKU-of-tomorrow"])
-    print(one.to_pandas() if hasattr(one, "to_pandas") and "pandas" in sys.modules else one.to_pydict())
+    print(one.to_pydict())
 
     new = {"item_id": ["SKU90001"], "title": ["Acme Shoes Trail, new"], "brand": ["Acme"], "categories": [LEAVES[0]]}
     rec.add_items(new)
@@ -124,8 +125,6 @@ def main(folder: str, num_users: int = 1500, num_items: int = 400, epochs: int |
 
     users = data.user_ids.to_pylist()[:100]
     histories = [[rec.items.ids[int(i)].as_py() for i in data.sequences[row]] for row in range(100)]
-    import pyarrow as pa
-
     pq.write_table(pa.table({"user_id": users, "items": histories}), place / "users.parquet")
     done = recommend_to_folder(rec, place / "users.parquet", place / "recommendations", k=10)
     print(f"{done['recommendations']:,} recommendations: {place / 'recommendations'}")
@@ -133,4 +132,4 @@ def main(folder: str, num_users: int = 1500, num_items: int = 400, epochs: int |
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:2])
+    main(sys.argv[1])

@@ -28,6 +28,7 @@ from reg4rec.infer.recommender import Recommender
 from reg4rec.infer.search import RetrieverName
 from reg4rec.infer.table import Results, as_frame, results_arrow
 from reg4rec.infer.users import UserPart, Users, open_users
+from reg4rec.progress import bar
 from reg4rec.settings import override
 from reg4rec.storage import (
     atomic_file,
@@ -323,14 +324,11 @@ class _Run:
 
     def finish(self, users: Users, allow_unknown: bool) -> dict[str, Any]:
         """Make the parts that are missing, and the summary."""
-        from tqdm.auto import tqdm
-
         if (summary := self.record.summary()) is not None:
             return summary
         num_searched, known_rows = 0, sum(part["rows"] for part in self.record.parts.values())
-        bar = tqdm(total=users.num_rows, initial=known_rows, unit=" users", disable=None if self.show else True)
         with (
-            bar,
+            bar("recommending", users.num_rows, known_rows, self.show, unit=" users") as done,
             ThreadPoolExecutor(1) as reading,
             ThreadPoolExecutor(1) as writing,
             atomic_file(self.out / "rejected.parquet") as fresh,
@@ -347,7 +345,7 @@ class _Run:
                 num_searched += len(part.users)
                 if len(pending) == PARTS_AHEAD:
                     pending.popleft().result()
-                bar.update(part.num_rows)
+                done.update(part.num_rows)
             for left in pending:
                 left.result()
         items = self.maker.recommender.items
