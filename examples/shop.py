@@ -2,8 +2,8 @@
 
 python examples/shop.py runs/shop-example
 
-The exports are generated: shoppers with a hidden taste that drifts, titles with inch marks, categories as text, times as
-a warehouse writes them, and clicks of visitors without an id.
+The exports are generated: shoppers with a hidden taste that drifts, titles with inch marks, categories as text, times
+as a warehouse writes them, and clicks of visitors without an id.
 """
 
 import csv
