@@ -60,7 +60,7 @@ def test_a_job_recommends_what_its_files_allow(
     write: Callable[[Path, list[str]], Path],
 ) -> None:
     exact = recommender.with_search(retriever="exact")
-    files = {"candidates": write(tmp_path / "stock", ITEMS), "exclude": write(tmp_path / "gone", GONE)}
+    files: dict[str, Any] = {"candidates": write(tmp_path / "stock", ITEMS), "exclude": write(tmp_path / "gone", GONE)}
     recommend_to_folder(exact, users, tmp_path / "out", k=4, users_in_part=10, **files)
     assert rows_of(tmp_path / "out") == expected(exact, histories, candidates=ITEMS, exclude=GONE)
     with pytest.raises(InputError, match=r"another job \(exclude differ\)"):
@@ -90,11 +90,11 @@ def test_files_with_users_give_each_of_them_a_list(
         table = pl.DataFrame(rows, schema=["user_id", "item_id"], orient="row").sample(fraction=1, shuffle=True, seed=1)
         table.write_csv(tmp_path / f"{name}.csv")
     chosen = recommender.with_search(retriever=retriever)
-    filters = {"candidates": tmp_path / "own.csv", "exclude": tmp_path / "without.csv"}
+    filters: dict[str, Any] = {"candidates": tmp_path / "own.csv", "exclude": tmp_path / "without.csv"}
     summary = recommend_to_folder(chosen, users, tmp_path / "out", k=4, users_in_part=16, **filters)
     assert summary["users"] == 31
     assert rows_of(tmp_path / "out") == expected(chosen, histories, candidates=own, exclude=without)
-    mixed = {"candidates": write_txt(tmp_path / "stock", ITEMS), "exclude": tmp_path / "without.csv"}
+    mixed: dict[str, Any] = {"candidates": write_txt(tmp_path / "stock", ITEMS), "exclude": tmp_path / "without.csv"}
     recommend_to_folder(chosen, users, tmp_path / "mixed", k=4, users_in_part=16, **mixed)
     assert rows_of(tmp_path / "mixed") == expected(chosen, histories, candidates=ITEMS, exclude=without)
 
@@ -107,7 +107,8 @@ def test_files_that_allow_nothing_are_refused(recommender: Recommender, users: P
     ):
         pl.DataFrame(rows).write_csv(tmp_path / "list.csv")
         with pytest.raises(InputError, match=said):
-            recommend_to_folder(recommender, users, tmp_path / "out", **{name: tmp_path / "list.csv"})
+            given: dict[str, Any] = {name: tmp_path / "list.csv"}
+            recommend_to_folder(recommender, users, tmp_path / "out", **given)
     with pytest.raises(InputError, match=r"there is no file .*nowhere\.txt"):
         recommend_to_folder(recommender, users, tmp_path / "out", candidates=tmp_path / "nowhere.txt")
     assert not (tmp_path / "out").exists()
@@ -120,9 +121,10 @@ def test_parts_are_of_the_kind_that_was_asked_for(
     recommender: Recommender, histories: dict[str, list[str]], users: Path, tmp_path: Path, kind: Any
 ) -> None:
     out = tmp_path / "out"
-    options = {"k": 4, "format": kind, "titles": True, "users_in_part": 10}
+    options: dict[str, Any] = {"k": 4, "format": kind, "titles": True, "users_in_part": 10}
     recommend_to_folder(recommender, users, out, **options)
-    read = {"parquet": pl.read_parquet, "csv": pl.read_csv, "jsonl": pl.read_ndjson}[kind]
+    readers: dict[str, Any] = {"parquet": pl.read_parquet, "csv": pl.read_csv, "jsonl": pl.read_ndjson}
+    read = readers[kind]
     table = pl.concat([read(part) for part in sorted(out.glob(f"part-*.{kind}"))])
     assert table.columns == ["user_id", "rank", "item_id", "title", "score", "source"]
     assert list(dict.fromkeys(table["user_id"])) == list(histories)
