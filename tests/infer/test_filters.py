@@ -106,8 +106,8 @@ def test_files_that_allow_nothing_are_refused(recommender: Recommender, users: P
         ("exclude", {"sku": ["item1"]}, "has no column item_id; it has sku; "),
     ):
         pl.DataFrame(rows).write_csv(tmp_path / "list.csv")
+        given: dict[str, Any] = {name: tmp_path / "list.csv"}
         with pytest.raises(InputError, match=said):
-            given: dict[str, Any] = {name: tmp_path / "list.csv"}
             recommend_to_folder(recommender, users, tmp_path / "out", **given)
     with pytest.raises(InputError, match=r"there is no file .*nowhere\.txt"):
         recommend_to_folder(recommender, users, tmp_path / "out", candidates=tmp_path / "nowhere.txt")
