@@ -106,9 +106,9 @@ def test_files_that_allow_nothing_are_refused(recommender: Recommender, users: P
         ("exclude", {"sku": ["item1"]}, "has no column item_id; it has sku; "),
     ):
         pl.DataFrame(rows).write_csv(tmp_path / "list.csv")
-        options: dict[str, Any] = {name: tmp_path / "list.csv"}
+        given: dict[str, Any] = {name: tmp_path / "list.csv"}
         with pytest.raises(InputError, match=said):
-            recommend_to_folder(recommender, users, tmp_path / "out", **options)
+            recommend_to_folder(recommender, users, tmp_path / "out", **given)
     with pytest.raises(InputError, match=r"there is no file .*nowhere\.txt"):
         recommend_to_folder(recommender, users, tmp_path / "out", candidates=tmp_path / "nowhere.txt")
     assert not (tmp_path / "out").exists()
@@ -123,7 +123,8 @@ def test_parts_are_of_the_kind_that_was_asked_for(
     out = tmp_path / "out"
     options: dict[str, Any] = {"k": 4, "format": kind, "titles": True, "users_in_part": 10}
     recommend_to_folder(recommender, users, out, **options)
-    read: Any = {"parquet": pl.read_parquet, "csv": pl.read_csv, "jsonl": pl.read_ndjson}[kind]
+    readers: dict[str, Any] = {"parquet": pl.read_parquet, "csv": pl.read_csv, "jsonl": pl.read_ndjson}
+    read = readers[kind]
     table = pl.concat([read(part) for part in sorted(out.glob(f"part-*.{kind}"))])
     assert table.columns == ["user_id", "rank", "item_id", "title", "score", "source"]
     assert list(dict.fromkeys(table["user_id"])) == list(histories)
