@@ -303,7 +303,9 @@ def _optimizer_state(tensors: Mapping[str, Tensor], optimizer: torch.optim.Optim
     wanted: dict[str, Tensor] = {}
     for i, parameter in enumerate(parameters):
         if str(i) in known:
-            wanted |= {f"{i}.{name}": parameter for name in MOMENTS} | {f"{i}.step": torch.zeros(())}
+            step = tensors.get(f"{i}.step", torch.zeros(()))
+            wanted |= {f"{i}.{name}": parameter for name in MOMENTS}
+            wanted[f"{i}.step"] = torch.zeros((), dtype=step.dtype if step.is_floating_point() else torch.float32)
     _check_like(tensors, wanted)
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():

@@ -20,12 +20,11 @@ T = TypeVar("T")
 LOGGER = logging.getLogger("reg4rec")
 
 
-class _Handler(logging.StreamHandler[Any]):
+class _Handler(logging.Handler):
     """Writes to what is standard error at the moment, which tests and notebooks exchange."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.setStream(sys.stderr)
-        super().emit(record)
+        print(self.format(record), file=sys.stderr, flush=True)
 
 
 if not LOGGER.handlers:

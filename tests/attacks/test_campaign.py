@@ -1,36 +1,26 @@
-"""A minute of the campaign that `make attack` runs for an hour."""
+"""A minute of the campaign that `make attack` runs for an hour, in a process of its own, since it forks."""
 
+import json
+import os
+import subprocess
 import sys
-from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from tests.attacks import answers, kills, mutations
-from tests.attacks.workload import Material
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="needs fork")]
-
-
-@pytest.fixture(scope="module")
-def material() -> Iterator[Material]:
-    with Material.made() as made:
-        yield made
-
-
-def test_threads_and_forked_children_get_the_same_answers(material: Material) -> None:
-    found = answers.attack(material, calls=200, forks=4)
-    assert found == {"calls_by_threads": 200, "forked_children": 4, "faults": []}
-
-
-def test_damaged_folders_answer_as_before_or_are_refused(material: Material) -> None:
-    found = mutations.attack(material, mutations=140)
-    assert found["faults"] == []
-    assert sum(found["verdicts"].values()) == 140
-
-
-@pytest.mark.parametrize("task", ["prepare again", "tokenize", "recommend", "report"])
-def test_killed_and_starved_commands_end_with_the_same_result(material: Material, task: str) -> None:
-    found = kills.attack(material, kills=3, tasks=(task,))
-    assert found["faults"] == []
-    assert found["kills"] >= 3
-    assert found["files_compared"][task] > 0
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="needs fork")
+def test_nothing_is_lost_and_nothing_is_doubted(tmp_path: Path) -> None:
+    counts = {"kills": 12, "mutations": 140, "calls": 400, "threads": 200}
+    options = [word for name, count in counts.items() for word in (f"--{name}", str(count))]
+    call = [sys.executable, "-W", "ignore", "-m", "tests.attacks", *options, "--out", str(tmp_path / "found.json")]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(call, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert found["kills"]["kills"] >= 12
+    assert all(found["kills"]["files_compared"].values())
+    assert sum(found["mutations"]["verdicts"].values()) == 140
+    assert found["answers"]["calls_by_threads"] == 200
+    assert all(found[name]["faults"] == [] for name in ("answers", "ops", "mutations", "kills"))

@@ -47,6 +47,7 @@ class Material:
     @contextlib.contextmanager
     def made(cls) -> Iterator["Material"]:
         """All of it, in a folder that goes afterwards."""
+        _import_all()
         with tempfile.TemporaryDirectory(prefix="reg4rec-attacks-") as name:
             material = cls(Path(name))
             material._write_inputs()
@@ -97,8 +98,6 @@ def _import_all() -> None:
     layer(torch.ones(1, 2)).sum().backward()
     optimizer.step()
 
-
-_import_all()
 
 TASKS = {
     "prepare": Task("data prepare {m}/clicks.csv --items {m}/items.csv --categories category --out {o}/data"),

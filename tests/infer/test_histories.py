@@ -15,6 +15,7 @@ from reg4rec.errors import InputError
 from reg4rec.infer import Recommender
 from reg4rec.model import Reg4RecModel
 from reg4rec.tokenizer import Tokenizer
+from tests.artifacts import of_any_items
 from tests.infer.lists import check_lists
 
 
@@ -120,7 +121,7 @@ def test_a_matrix_of_a_catalog_with_negative_ids_is_refused(
     recommender: Recommender, model: Reg4RecModel, tokenizer: Tokenizer
 ) -> None:
     table = recommender.items.table.set_column(0, "item_id", pa.array(np.arange(60) - 3))
-    negative = Recommender(model, tokenizer, ItemCatalog.from_table(table), device="cpu")
+    negative = Recommender(of_any_items(model), tokenizer, ItemCatalog.from_table(table), device="cpu")
     with pytest.raises(InputError, match=r"the catalog has negative ids such as -3; give lists of ids, one a user"):
         negative.recommend(np.array([[-3, -2, -1]]))
     assert len(negative.recommend([[-3, -2, -1]], k=4)) == 4

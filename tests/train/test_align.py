@@ -126,7 +126,7 @@ def test_a_process_that_was_killed_goes_on_to_the_same_bits(
     child = [sys.executable, "-c", KILLS_ITSELF, str(tmp_path), "11"]
     done = subprocess.run(child, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}, check=False)
     assert done.returncode == -signal.SIGKILL
-    checkpoint = next((tmp_path / "run" / "checkpoints").glob("step-*/checkpoint.json"))
+    checkpoint = max((tmp_path / "run" / "checkpoints").glob("step-*/checkpoint.json"))
     assert json.loads(checkpoint.read_text())["step_in_epoch"] > 0
 
     resumed = align(start, few, config, Run(tmp_path / "run", progress=False))
