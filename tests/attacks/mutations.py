@@ -21,9 +21,10 @@ from reg4rec.errors import InputError
 from reg4rec.infer import Recommender
 from reg4rec.loop import LoopConfig
 from reg4rec.run import Run
+from reg4rec.storage import sha256_of
 from reg4rec.tokenizer import Tokenizer
 from tests.attacks.kills import Operations
-from tests.attacks.workload import SHAPE, TASKS, Material, child, contents, scratch
+from tests.attacks.workload import SHAPE, TASKS, Material, child, scratch
 
 __all__ = ["attack"]
 
@@ -71,10 +72,9 @@ def _by_command(words: str, result: Callable[[Path], Any]) -> Callable[[Path], A
 
 
 def _parts(folder: Path) -> Any:
-    found = contents(folder)
-    return {name: found[name] for name in found if not name.endswith(".json")}, json.loads(
-        (folder / "summary.json").read_text()
-    )["recommendations"]
+    own = [*folder.glob("part-*.parquet"), folder / "rejected.parquet"]  # foreign files may lie beside them
+    recommended = json.loads((folder / "summary.json").read_text())["recommendations"]
+    return {path.name: sha256_of(path) for path in own}, recommended
 
 
 PRETRAIN = (
