@@ -100,6 +100,20 @@ def test_a_full_disk_is_said_and_leaves_what_was_there(
     assert ".tmp" not in str(refused.value)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_read_only_file_system_is_said_and_left_as_it_is(disk: Path, writers: dict[str, Writer], kind: str) -> None:
+    path = disk / kind
+    writers[kind](path)
+    before = content(disk)
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+    try:
+        with pytest.raises(InputError, match=rf"^{path}\S* cannot be written: Read-only file system"):
+            writers[kind](path)
+    finally:
+        subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
+    assert content(disk) == before
+
+
 def test_a_run_on_a_full_disk_goes_on_when_there_is_room_again(
     disk: Path, shop: SyntheticShop, capsys: pytest.CaptureFixture[str]
 ) -> None:
