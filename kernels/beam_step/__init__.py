@@ -1,5 +1,7 @@
 """`beam_step`: one step of beam search over unordered tokens, constrained to items that exist."""
 
+from typing import Any
+
 import torch
 
 from ..checks import bind, check_count, within
@@ -90,26 +92,11 @@ def _reference(
     )
 
 
-def _values(
-    logits_BPMK: torch.Tensor,
-    scores_BP: torch.Tensor,
-    tokens_BPM: torch.Tensor,
-    js_BP: torch.Tensor | None,
-    codes_IM: torch.Tensor,
-    offsets: torch.Tensor,
-    postings: torch.Tensor,
-    counts_MK: torch.Tensor,
-    pair_offsets: torch.Tensor,
-    pair_postings: torch.Tensor,
-    num_beams: int,
-    num_spares: int,
-    threshold: float | None,
-    exclude_BX: torch.Tensor | None,
-    renormalize: bool,
-) -> None:
-    check_index("beam_step", TokenIndex(codes_IM, offsets, postings, counts_MK, pair_offsets, pair_postings))
-    within("beam_step", "tokens_BPM", tokens_BPM, -1, counts_MK.shape[1] - 1)
-    within("beam_step", "exclude_BX", exclude_BX, -1, len(codes_IM) - 1)
+def _values(logits_BPMK: torch.Tensor, scores_BP: torch.Tensor, tokens_BPM: torch.Tensor, *rest: Any) -> None:
+    index, exclude_BX = TokenIndex(*rest[1:7]), rest[10]
+    check_index("beam_step", index)
+    within("beam_step", "tokens_BPM", tokens_BPM, -1, index.counts_MK.shape[1] - 1)
+    within("beam_step", "exclude_BX", exclude_BX, -1, len(index.codes_IM) - 1)
 
 
 def _fake(logits_BPMK: torch.Tensor, *rest: object) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
