@@ -67,9 +67,10 @@ def event_hints(where: Any, columns: Sequence[str]) -> list[str]:
 
 def flat_path_hints(where: Any, paths: pa.Array) -> list[str]:
     """A line where most categories are one name that looks like a path."""
-    names = [path[0] for path in paths.to_pylist() if path]
-    if any(path is not None and len(path) > 1 for path in paths.to_pylist()):
+    known = [path for path in paths.to_pylist() if path]
+    if any(len(path) > 1 for path in known):
         return []
+    names = [path[0] for path in known]
     return [
         f"most categories of {where} hold {mark!r} and count as one name each, such as {names[0]!r}; write ' > ' "
         "between the levels if they are paths"

@@ -63,7 +63,8 @@ def read_item_list(source: Path, bad: BadLines) -> pl.DataFrame:
 
     Rows without an id are left out and counted in `bad`.
     """
-    if _kind(source) == ".txt":
+    kind = _kind(source)
+    if kind == ".txt":
         ids = []
         for file in part_files(source):
             for number, line in numbered_lines(file):
@@ -75,7 +76,7 @@ def read_item_list(source: Path, bad: BadLines) -> pl.DataFrame:
     else:
         table = read_table(source, bad, ["item_id"], "give the column of item ids that name", others=True)
     names = [name for name in ID_COLUMNS if name in table.columns]
-    listed = {name: as_ids(source, table[name], _kind(source) in SEPARATORS) for name in names}
+    listed = {name: as_ids(source, table[name], kind in SEPARATORS) for name in names}
     return known_ids(pl.DataFrame(listed), bad)
 
 
@@ -96,18 +97,17 @@ def read_items_table(
     ids = (items_id,) if items_id is not None else (item, "item_id")
     wanted = [column for column in named.values() if column is not None]
     option = "--items-id (items_id=) names the one of ids; --title, --brand and --categories the others"
-    table = read_table(source, bad, wanted, option, others=True, one_of=ids)
+    table, kind = read_table(source, bad, wanted, option, others=True, one_of=ids), _kind(source)
     item = next(name for name in ids if name in table.columns)
     sources = {name: named[name] or name for name in TEXT_NAMES if (named[name] or name) in table.columns}
-    separated = _kind(source) in SEPARATORS
-    columns = {"item_id": as_ids(where, table[item], separated)}
+    columns = {"item_id": as_ids(where, table[item], kind in SEPARATORS)}
     columns |= {name: table[column] for name, column in sources.items()}
     if "categories" in columns:
-        columns["categories"] = _as_paths(source, columns["categories"])
+        columns["categories"] = _as_paths(where, kind, columns["categories"])
         bad.hints += flat_path_hints(where, columns["categories"].to_arrow())
     taken = {item, *sources.values(), *columns}
     more = [name for name in table.columns if name not in taken]
-    untyped = _kind(source) in (".csv", ".tsv")
+    untyped = kind in (".csv", ".tsv")
     columns |= {name: plain_column(table[name]) if untyped else table[name] for name in more}
     result = pl.DataFrame(columns)
     bad.hints += unused_columns(where, more, [name for name in TEXT_NAMES if name not in sources])
@@ -273,8 +273,8 @@ def _parsed(path: Path, tidy: bytes, layout: Layout, chosen: list[int], num_rows
         raise InputError(f"{path} cannot be read: {error}") from None
 
 
-def _as_paths(source: Any, column: pl.Series) -> pl.Series:
-    if _kind(source) in ATOMIC:
+def _as_paths(where: Any, kind: str, column: pl.Series) -> pl.Series:
+    if kind in ATOMIC:
         return atomic_paths(column)
-    paths = category_paths(column.to_arrow(), f"column {column.name} of {_called(source)}")
+    paths = category_paths(column.to_arrow(), f"column {column.name} of {where}")
     return pl.Series(column.name, paths, dtype=pl.List(pl.String))
