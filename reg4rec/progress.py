@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 if TYPE_CHECKING:
     from tqdm.auto import tqdm
 
-__all__ = ["bar", "counted", "quiet", "say", "shown"]
+__all__ = ["bar", "counted", "quiet", "say"]
 
 T = TypeVar("T")
 LOGGER = logging.getLogger("reg4rec")
@@ -38,16 +38,11 @@ def say(line: str) -> None:
     LOGGER.info(line)
 
 
-def shown() -> bool:
-    """Whether such lines are written."""
-    return LOGGER.isEnabledFor(logging.INFO)
-
-
 def bar(label: str, total: int, initial: int = 0, show: bool = True, **options: Any) -> "tqdm[Any]":
     """A bar with the remaining time, on a terminal or in a notebook alone; it goes when it is done."""
     from tqdm.auto import tqdm  # here, so that machines that only recommend need not have it
 
-    hidden = None if show and shown() else True
+    hidden = None if show and LOGGER.isEnabledFor(logging.INFO) else True
     return tqdm(total=total, initial=initial, desc=label, disable=hidden, leave=False, **options)
 
 

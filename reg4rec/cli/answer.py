@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from reg4rec import __version__
 from reg4rec.errors import InputError, ProcessLostError, TokenizerCollapseError
@@ -83,13 +83,16 @@ def _answer(words: list[str]) -> None:
         if error.filename is None:
             raise
         reason = f"{error.filename} cannot be used: {error.strerror}"
-        print(f"reg4rec: {reason}; mend its permissions, or give another file or folder", file=sys.stderr)
-        sys.exit(2)
+        _refuse(f"{reason}; mend its permissions, or give another file or folder")
     except Exception as error:
         if not isinstance(error, _mistakes()):
             raise
-        print(f"reg4rec: {_as_typed(str(error), words)}", file=sys.stderr)
-        sys.exit(2)
+        _refuse(_as_typed(str(error), words))
+
+
+def _refuse(sentence: str) -> NoReturn:
+    print(f"reg4rec: {sentence}", file=sys.stderr)
+    sys.exit(2)
 
 
 def _mistakes() -> tuple[type[Exception], ...]:
@@ -109,8 +112,7 @@ def _chosen(words: list[str]) -> tuple[str, list[str]]:
     if rest and not asked:
         known = _names(group) if group else list(dict.fromkeys(name.partition(" ")[0] for name in COMMANDS))
         typed = f"{group} {rest[0]}".strip()
-        print(f"reg4rec: there is no command {typed!r}; there are {', '.join(known)}", file=sys.stderr)
-        sys.exit(2)
+        _refuse(f"there is no command {typed!r}; there are {', '.join(known)}")
     print(_overview(group), file=sys.stdout if asked else sys.stderr)
     sys.exit(0 if asked else 2)
 
