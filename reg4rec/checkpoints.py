@@ -20,11 +20,13 @@ from reg4rec.storage import (
     atomic_folder,
     check_own,
     check_replaceable,
+    entries,
     new_header,
     read_header,
     read_json,
     read_tensors,
     sweep,
+    tensor_difference,
     write_header,
     write_json,
     write_tensors,
@@ -285,12 +287,8 @@ def _load(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> 
 
 
 def _check_like(tensors: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> None:
-    for name in sorted(tensors.keys() | present.keys()):
-        found, wanted = (
-            None if t is None else (tuple(t.shape), t.dtype) for t in (tensors.get(name), present.get(name))
-        )
-        if found != wanted:
-            raise ValueError(f"{name} is {found} where {wanted} was expected")
+    if (difference := tensor_difference(tensors, present)) is not None:
+        raise ValueError(difference)
 
 
 def _optimizer_state(tensors: Mapping[str, Tensor], optimizer: torch.optim.Optimizer) -> dict[int, dict[str, Tensor]]:
@@ -319,9 +317,8 @@ def _optimizer_state(tensors: Mapping[str, Tensor], optimizer: torch.optim.Optim
 def read_progress(folder: Path) -> Progress:
     """What a checkpoint says of its run; InputError where one of its files is damaged."""
     header = read_header(folder / HEADER, FORMAT, VERSION, most_bytes=MAX_PROGRESS_BYTES)
-    own = new_header(FORMAT, VERSION).keys()
     try:
-        progress = Progress.from_json({name: value for name, value in header.items() if name not in own})
+        progress = Progress.from_json(entries(header))
     except InputError as error:
         raise InputError(f"{folder / HEADER} is damaged: {error}") from None
     expected = {STATE} | ({BEST} if progress.best_epoch >= 0 else set())

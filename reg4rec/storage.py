@@ -39,6 +39,7 @@ __all__ = [
     "check_own",
     "check_place",
     "check_replaceable",
+    "entries",
     "explained",
     "held",
     "is_temporary",
@@ -48,6 +49,7 @@ __all__ = [
     "read_tensors",
     "sha256_of",
     "sweep",
+    "tensor_difference",
     "to_json",
     "write_header",
     "write_json",
@@ -398,6 +400,11 @@ def read_header(
     return header
 
 
+def entries(header: Mapping[str, Any]) -> dict[str, Any]:
+    """What a header says beside format, version and checksums."""
+    return {name: value for name, value in header.items() if name not in new_header("", 0)}
+
+
 def check_file(path: Path, sha256: str) -> None:
     """InputError unless a file is the one of that checksum."""
     try:
@@ -453,3 +460,15 @@ def read_tensors(path: str | Path) -> "dict[str, torch.Tensor]":
         raise InputError(f"{path} is missing; is {Path(path).parent} the folder that was meant?") from None
     except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise InputError(f"{path} is not a readable safetensors file: {error}") from None
+
+
+def tensor_difference(found: "Mapping[str, torch.Tensor]", wanted: "Mapping[str, torch.Tensor]") -> str | None:
+    """The first name, in words, under which tensors of another shape or dtype, or none, were found; None if all fit."""
+    for name in sorted(found.keys() | wanted.keys()):
+        one, other = (
+            None if tensor is None else (tuple(tensor.shape), tensor.dtype)
+            for tensor in (found.get(name), wanted.get(name))
+        )
+        if one != other:
+            return f"{name} is {one} where {other} was expected"
+    return None

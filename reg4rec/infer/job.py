@@ -33,6 +33,7 @@ from reg4rec.settings import override
 from reg4rec.storage import (
     atomic_file,
     check_own,
+    entries,
     explained,
     held,
     new_header,
@@ -284,7 +285,7 @@ class Record:
             return None
         if "warning" in header:
             warn(header["warning"])
-        return {name: value for name, value in header.items() if name not in new_header(SUMMARY, SUMMARY_VERSION)}
+        return entries(header)
 
     def summarize(
         self, batch_seconds: Sequence[float], num_searched: int, items: ItemCatalog, allow_unknown: bool

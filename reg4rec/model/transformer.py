@@ -14,7 +14,7 @@ from reg4rec.errors import InputError
 from reg4rec.model.config import ModelConfig
 from reg4rec.model.layers import DecoderBlock, Dropout, EncoderBlock, Rotary
 from reg4rec.model.packed import Packed, PackedWeights, packed_decoder, packed_encoder
-from reg4rec.storage import new_header, read_header, read_tensors, write_header, write_tensors
+from reg4rec.storage import new_header, read_header, read_tensors, tensor_difference, write_header, write_tensors
 
 __all__ = ["Memory", "PathCache", "Reg4RecModel"]
 
@@ -416,11 +416,7 @@ def _check_weights(config: ModelConfig, stored: dict[str, Tensor]) -> None:
         raise InputError(f"the configuration asks for {config.num_blocks} blocks, {len(stored)} tensors are stored")
     with torch.device("meta"):
         wanted = Reg4RecModel(config).state_dict()
-    for name in sorted(wanted.keys() | stored.keys()):
-        shapes = [
-            (tuple(t.shape), str(t.dtype)) if t is not None else None for t in (stored.get(name), wanted.get(name))
-        ]
-        if shapes[0] != shapes[1]:
-            raise InputError(f"does not hold a whole model: {name} is {shapes[0]} where {shapes[1]} was expected")
+    if (difference := tensor_difference(stored, wanted)) is not None:
+        raise InputError(f"does not hold a whole model: {difference}")
     if not all(bool(tensor.isfinite().all()) for tensor in stored.values()):
         raise InputError("the stored model has weights that are not finite; take an earlier checkpoint")

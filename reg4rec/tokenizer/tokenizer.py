@@ -20,6 +20,7 @@ from reg4rec.storage import (
     read_header,
     read_json,
     read_tensors,
+    tensor_difference,
     write_header,
     write_json,
     write_tensors,
@@ -184,14 +185,8 @@ def _read_quantizer(path: Path, config: TokenizerConfig, vector_dim: int) -> Qua
             wanted = build_quantizer(config, vector_dim).state_dict()
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise InputError(f"{path.parent / 'tokenizer.json'} asks for codebooks that cannot be: {error}") from None
-    found = {name: (tuple(t.shape), t.dtype) for name, t in stored.items()}
-    expected = {name: (tuple(t.shape), t.dtype) for name, t in wanted.items()}
-    for name in sorted(found.keys() | expected.keys()):
-        if found.get(name) != expected.get(name):
-            raise InputError(
-                f"{path}: {name} is {found.get(name, 'missing')} where the configuration asks for "
-                f"{expected.get(name, 'nothing')}; write the tokenizer folder again"
-            )
+    if (difference := tensor_difference(stored, wanted)) is not None:
+        raise InputError(f"{path}: {difference} by the configuration; write the tokenizer folder again")
     if not all(bool(t.isfinite().all()) for t in stored.values()):
         raise InputError(f"{path} holds weights that are not finite; write the tokenizer folder again")
     quantizer = build_quantizer(config, vector_dim)
