@@ -16,21 +16,17 @@ from torch import Tensor, nn
 from reg4rec import distributed
 from reg4rec.errors import InputError, TokenizerCollapseError, warn
 from reg4rec.storage import (
-    atomic_file,
-    atomic_folder,
-    check_own,
-    check_replaceable,
     entries,
     new_header,
     read_header,
     read_json,
     read_tensors,
-    sweep,
     tensor_difference,
     write_header,
     write_json,
     write_tensors,
 )
+from reg4rec.writing import atomic_file, atomic_folder, check_own, check_replaceable, sweep
 
 __all__ = [
     "Progress",

@@ -24,13 +24,8 @@ from reg4rec.errors import InputError
 from reg4rec.progress import bar, quiet, say
 from reg4rec.run import Run
 from reg4rec.settings import check_settings
-from reg4rec.storage import (
-    atomic_file,
-    explained,
-    held,
-    read_tensors,
-    write_tensors,
-)
+from reg4rec.storage import read_tensors, write_tensors
+from reg4rec.writing import atomic_file, explained, held
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter

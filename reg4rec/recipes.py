@@ -21,9 +21,10 @@ from reg4rec.loop import LoopConfig
 from reg4rec.progress import say
 from reg4rec.run import Run
 from reg4rec.settings import check_same_recipe, differences, override
-from reg4rec.storage import check_own, new_header, read_header, read_json, to_json, write_header
+from reg4rec.storage import new_header, read_header, read_json, to_json, write_header
 from reg4rec.tokenizer import TokenizerConfig, fit_tokenizer, suggested_codebook_size
 from reg4rec.train import AlignConfig, PretrainConfig, align, fit_recommender
+from reg4rec.writing import check_own
 
 __all__ = ["RECIPES", "Recipe", "RecipeName", "fit", "fit_and_evaluate", "recipe_named"]
 

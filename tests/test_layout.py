@@ -13,7 +13,20 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 GROUND = (
-    *("errors", "forks", "progress", "storage", "settings", "page", "ops", "distributed", "run", "checkpoints", "loop"),
+    *(
+        "errors",
+        "forks",
+        "progress",
+        "writing",
+        "storage",
+        "settings",
+        "page",
+        "ops",
+        "distributed",
+        "run",
+        "checkpoints",
+        "loop",
+    ),
     *("kernels", "_C"),
 )
 ROOMS = (

@@ -19,7 +19,8 @@ from reg4rec.checkpoints import read_metrics, run_state
 from reg4rec.errors import InputError
 from reg4rec.loop import LoopConfig
 from reg4rec.run import Run
-from reg4rec.storage import held, read_tensors, write_tensors
+from reg4rec.storage import read_tensors, write_tensors
+from reg4rec.writing import held
 from tests.artifacts import reseal
 
 STEPS = 5  # in an epoch

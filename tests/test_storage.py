@@ -10,20 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from reg4rec import storage
+from reg4rec import writing
 from reg4rec.errors import InputError
-from reg4rec.storage import (
-    atomic_file,
-    atomic_folder,
-    new_header,
-    read_header,
-    read_json,
-    read_tensors,
-    sweep,
-    write_header,
-    write_json,
-    write_tensors,
-)
+from reg4rec.storage import new_header, read_header, read_json, read_tensors, write_header, write_json, write_tensors
+from reg4rec.writing import atomic_file, atomic_folder, sweep
 
 
 def tree(folder: Path) -> dict[str, str]:
@@ -266,7 +256,7 @@ def test_what_a_killed_writer_left_goes_and_a_living_one_keeps_its_own(tmp_path:
 def test_where_names_cannot_be_exchanged_an_old_folder_gets_its_name_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(storage, "_exchanged", lambda one, other: False)
+    monkeypatch.setattr(writing, "_exchanged", lambda one, other: False)
     for name in ("old", "new"):
         with atomic_folder(tmp_path / "artifact", "a.txt") as fresh:
             (fresh / "a.txt").write_text(name)

@@ -23,10 +23,11 @@ from reg4rec.loop import LoopConfig
 from reg4rec.model import weights_state
 from reg4rec.run import Run, choose_device
 from reg4rec.settings import check_settings, override
-from reg4rec.storage import atomic_folder, new_header, read_header, read_tensors, write_header, write_tensors
+from reg4rec.storage import new_header, read_header, read_tensors, write_header, write_tensors
 from reg4rec.train.item_loss import draw_negatives, sampled_softmax_loss
 from reg4rec.train.validation import validation_metrics
 from reg4rec.train.windows import Batch, WindowBatches
+from reg4rec.writing import atomic_folder
 
 __all__ = ["SASRec", "SASRecConfig"]
 

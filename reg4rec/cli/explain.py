@@ -13,7 +13,7 @@ from reg4rec.data import Dataset
 from reg4rec.errors import InputError
 from reg4rec.infer import Recommender, explain
 from reg4rec.settings import check_settings
-from reg4rec.storage import atomic_file
+from reg4rec.writing import atomic_file
 
 __all__ = ["Explain"]
 

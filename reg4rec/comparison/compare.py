@@ -19,7 +19,8 @@ from reg4rec.data import Dataset
 from reg4rec.errors import InputError
 from reg4rec.evaluation import evaluate
 from reg4rec.settings import differences, override
-from reg4rec.storage import check_own, new_header, read_header, write_header
+from reg4rec.storage import new_header, read_header, write_header
+from reg4rec.writing import check_own
 
 __all__ = ["compare", "versions"]
 

@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reg4rec.storage import atomic_file, new_header, write_header
+from reg4rec.storage import new_header, write_header
+from reg4rec.writing import atomic_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

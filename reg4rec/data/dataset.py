@@ -18,7 +18,8 @@ from reg4rec.data.parquet import read_parquet, write_parquet
 from reg4rec.data.sequences import Sequences
 from reg4rec.data.split import CutUnit, Kept, Split, Times, check_times, kept_lengths, time_split
 from reg4rec.errors import InputError
-from reg4rec.storage import atomic_folder, new_header, read_header, read_tensors, write_header, write_tensors
+from reg4rec.storage import new_header, read_header, read_tensors, write_header, write_tensors
+from reg4rec.writing import atomic_folder
 
 if TYPE_CHECKING:
     import torch

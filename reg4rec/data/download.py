@@ -11,7 +11,7 @@ from pathlib import Path
 
 from reg4rec.data.movielens import is_ml_100k_folder
 from reg4rec.errors import InputError
-from reg4rec.storage import atomic_folder
+from reg4rec.writing import atomic_folder
 
 __all__ = ["cache_folder", "get_ml_100k"]
 

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from reg4rec.errors import InputError
-from reg4rec.storage import atomic_file
+from reg4rec.writing import atomic_file
 
 __all__ = ["read_parquet", "write_parquet"]
 

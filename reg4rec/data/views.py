@@ -17,7 +17,8 @@ from reg4rec.data.neighbors import neighbor_mean
 from reg4rec.data.text_view import TextView, read_matrix_tensor, unit_rows
 from reg4rec.errors import InputError
 from reg4rec.settings import check_settings
-from reg4rec.storage import atomic_folder, new_header, read_header, write_header, write_tensors
+from reg4rec.storage import new_header, read_header, write_header, write_tensors
+from reg4rec.writing import atomic_folder
 
 __all__ = ["ItemViews", "ViewConfig"]
 

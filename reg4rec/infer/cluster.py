@@ -22,7 +22,7 @@ from reg4rec.infer.job import Job, JobOptions, OpenedJob, PartMaker, Record, par
 from reg4rec.infer.recommender import DType, Recommender
 from reg4rec.infer.search import RetrieverName
 from reg4rec.settings import override
-from reg4rec.storage import atomic_file, explained, held
+from reg4rec.writing import atomic_file, explained, held
 
 __all__ = ["recommend_on_cluster"]
 

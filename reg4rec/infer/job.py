@@ -30,18 +30,8 @@ from reg4rec.infer.table import Results, as_frame, results_arrow
 from reg4rec.infer.users import UserPart, Users, open_users
 from reg4rec.progress import bar
 from reg4rec.settings import override
-from reg4rec.storage import (
-    atomic_file,
-    check_own,
-    entries,
-    explained,
-    held,
-    new_header,
-    read_header,
-    sha256_of,
-    sweep,
-    write_header,
-)
+from reg4rec.storage import entries, new_header, read_header, sha256_of, write_header
+from reg4rec.writing import atomic_file, check_own, explained, held, sweep
 
 __all__ = [
     "Job",

@@ -32,16 +32,9 @@ from reg4rec.infer.table import Frame, Results, SearchResults, as_frame, results
 from reg4rec.model import Memory, Reg4RecModel
 from reg4rec.run import choose_device
 from reg4rec.settings import override
-from reg4rec.storage import (
-    atomic_folder,
-    check_file,
-    new_header,
-    read_header,
-    read_tensors,
-    write_header,
-    write_tensors,
-)
+from reg4rec.storage import check_file, new_header, read_header, read_tensors, write_header, write_tensors
 from reg4rec.tokenizer import Tokenizer
+from reg4rec.writing import atomic_folder
 
 __all__ = ["DType", "Recommender"]
 

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reg4rec.comparison.table import markdown_table
-from reg4rec.storage import atomic_file, new_header, write_header
+from reg4rec.storage import new_header, write_header
+from reg4rec.writing import atomic_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

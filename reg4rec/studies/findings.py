@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from reg4rec.comparison.table import markdown_table
-from reg4rec.storage import atomic_file, new_header, write_header
+from reg4rec.storage import new_header, write_header
+from reg4rec.writing import atomic_file
 
 __all__ = ["ColdStartFindings", "Row"]
 

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from reg4rec.storage import check_own
 from reg4rec.studies.questions import QUESTIONS
+from reg4rec.writing import check_own
 
 __all__ = ["check_study_folder"]
 

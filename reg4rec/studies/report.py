@@ -12,7 +12,8 @@ from markdown_it import MarkdownIt
 
 from reg4rec.errors import InputError
 from reg4rec.page import html_page
-from reg4rec.storage import atomic_file, read_json, to_json
+from reg4rec.storage import read_json, to_json
+from reg4rec.writing import atomic_file
 
 __all__ = ["Finding", "gather", "write_report"]
 

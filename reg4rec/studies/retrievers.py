@@ -18,8 +18,9 @@ from reg4rec.evaluation import RecordedRanks, evaluate, gains, hit_ranks, paired
 from reg4rec.evaluation.protocol import ProtocolName
 from reg4rec.infer import Recommender
 from reg4rec.settings import SEED_RANGE, SEEDS, check_settings, override
-from reg4rec.storage import atomic_file, new_header, write_header
+from reg4rec.storage import new_header, write_header
 from reg4rec.studies.place import check_study_folder
+from reg4rec.writing import atomic_file
 
 __all__ = ["RetrieverConfig", "RetrieverFindings", "Row", "retrievers"]
 

@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from reg4rec.comparison.table import Spread, markdown_table
-from reg4rec.storage import atomic_file, new_header, write_header
+from reg4rec.storage import new_header, write_header
+from reg4rec.writing import atomic_file
 
 __all__ = ["Measured", "Row", "VariantFindings", "compared"]
 

@@ -15,7 +15,6 @@ from reg4rec.data import ItemCatalog, ItemViews
 from reg4rec.data.fingerprint import fingerprint
 from reg4rec.errors import InputError
 from reg4rec.storage import (
-    atomic_folder,
     new_header,
     read_header,
     read_json,
@@ -31,6 +30,7 @@ from reg4rec.tokenizer.kinds import build_quantizer
 from reg4rec.tokenizer.quantizer import Quantizer
 from reg4rec.tokenizer.stage import encode_all
 from reg4rec.tokenizer.verdict import warnings
+from reg4rec.writing import atomic_folder
 
 __all__ = ["Tokenizer"]
 

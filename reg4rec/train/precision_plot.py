@@ -3,8 +3,8 @@
 import importlib.util
 from pathlib import Path
 
-from reg4rec.storage import atomic_file
 from reg4rec.train.precision import COARSER, read_ladq
+from reg4rec.writing import atomic_file
 
 __all__ = ["draw_formats"]
 

@@ -24,7 +24,7 @@ import torch
 
 from reg4rec.cli import main
 from reg4rec.data import synthetic_shop
-from reg4rec.storage import is_temporary
+from reg4rec.writing import is_temporary
 
 __all__ = ["TASKS", "Ended", "Material", "Task", "child", "contents", "litter", "scratch"]
 

@@ -15,7 +15,8 @@ import torch
 
 from reg4rec.data import Dataset, ItemCatalog, ItemViews, Sequences, ViewConfig, read_interactions, synthetic_shop
 from reg4rec.errors import InputError
-from reg4rec.storage import atomic_folder, write_json, write_tensors
+from reg4rec.storage import write_json, write_tensors
+from reg4rec.writing import atomic_folder
 
 HEADER = "user_id,item_id,timestamp\n"
 GOOD = "a,1,10\nb,2,20\n"

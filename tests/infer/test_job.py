@@ -23,7 +23,8 @@ from reg4rec.errors import InputError
 from reg4rec.infer import Recommender, job
 from reg4rec.infer.job import plan_batches, recommend_to_folder
 from reg4rec.infer.users import UserFile
-from reg4rec.storage import held, new_header, write_header
+from reg4rec.storage import new_header, write_header
+from reg4rec.writing import held
 from tests.infer.lists import check_lists
 
 TEXTS = pa.list_(pa.string())
