@@ -13,21 +13,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 GROUND = (
-    *(
-        "errors",
-        "forks",
-        "progress",
-        "writing",
-        "storage",
-        "settings",
-        "page",
-        "ops",
-        "distributed",
-        "run",
-        "checkpoints",
-        "loop",
-    ),
-    *("kernels", "_C"),
+    *("errors", "forks", "progress", "writing", "storage", "settings", "page"),
+    *("ops", "distributed", "run", "checkpoints", "loop", "kernels", "_C"),
 )
 ROOMS = (
     *("data", "tokenizer", "model", "infer", "evaluation", "train", "recipes", "baselines", "comparison", "studies"),
