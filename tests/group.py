@@ -118,7 +118,7 @@ def others(folder: Path, out: Path) -> None:
     align(recommender, data, ALIGN, Run(out / "align", progress=False))
     reports = [evaluate(recommender, data, max_users=n) for n in (1, 101)]
     if distributed.is_first():
-        write_json(out / "metrics.json", {"rows": [asdict(report.rows[0]) for report in reports]})
+        write_json(out / "metrics.json", {"rows": [report.rows[0].as_dict() for report in reports]})
 
 
 def printed(folder: Path, out: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 GROUND = (
-    *("errors", "forks", "progress", "writing", "storage", "settings", "page"),
+    *("errors", "forks", "progress", "writing", "storage", "settings", "statistics", "page"),
     *("ops", "distributed", "run", "checkpoints", "loop", "kernels", "_C"),
 )
 ROOMS = (

@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
-from reg4rec.data import CutUnit, Dataset, SplitKind, load_dataset, read_interactions, sentence_view
+from reg4rec.data import CutUnit, Dataset, SplitKind, TargetKind, load_dataset, read_interactions, sentence_view
 from reg4rec.data.hints import losses
 from reg4rec.errors import InputError
 from reg4rec.settings import check_settings
@@ -56,6 +56,13 @@ class DataOptions:
     """where test begins in a time split, by default 0.9"""
     cut_unit: CutUnit | None = None
     """whether the two are quantiles, shares of all interactions (the default), or timestamps"""
+    targets: TargetKind | None = None
+    """of a time split: the last interaction that a user has after a moment (the default), or all of them"""
+    ties: Literal["kept", "shuffled"] = "kept"
+    """kept: equal times of a user stay in the order of the file; shuffled: in a random order, where the file sorts them
+    by id"""
+    ties_seed: int | None = None
+    """seed of that order, by default 0"""
     vectors: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=FILE", help_behavior_hint="(default: none)")] = ()
     """matrices by name, image=image.npy for example: .npy files with a row an item, or Parquet files with an id column
     and a column of lists"""
@@ -63,12 +70,16 @@ class DataOptions:
     """folder or installed package of a sentence encoder; its vectors of the items' texts become matrix `sentences`"""
 
     def __post_init__(self) -> None:
-        of_time = ("validation_from", "test_from", "cut_unit")
-        kept = self.split == "time"
+        of_time = ("validation_from", "test_from", "cut_unit", "targets")
+        by_time, shuffled = self.split == "time", self.ties == "shuffled"
         wrong = [word for word in self.vectors if not all(word.partition("=")[::2])]
         if wrong:
             raise InputError(f"vectors holds {wrong[0]!r}; give NAME=FILE, --vectors image=image.npy for example")
-        check_settings(self, *((n, kept or getattr(self, n) is None, "left out without --split time") for n in of_time))
+        check_settings(
+            self,
+            *((name, by_time or getattr(self, name) is None, "left out without --split time") for name in of_time),
+            ("ties_seed", shuffled or self.ties_seed is None, "left out without --ties shuffled"),
+        )
 
     def matrices(self) -> dict[str, Path]:
         """The files of `vectors` by name."""
@@ -83,10 +94,12 @@ class DataOptions:
         """The dataset with the chosen split and sentence vectors; `vectors` are the reader's affair."""
         if self.sentences is not None:
             data = data.with_vectors({"sentences": sentence_view(data.items, self.sentences)})
+        if self.ties == "shuffled":
+            data = data.with_shuffled_ties(self.ties_seed or 0)
         if self.split == "time":
             first = 0.8 if self.validation_from is None else self.validation_from
             last = 0.9 if self.test_from is None else self.test_from
-            data = data.with_time_split(first, last, self.cut_unit or "quantile")
+            data = data.with_time_split(first, last, self.cut_unit or "quantile", self.targets or "last")
             if not len(data.part("train").items):
                 raise InputError(f"validation_from is {first}; no interaction is earlier, to train on")
         return data
@@ -95,9 +108,11 @@ class DataOptions:
 def describe(data: Dataset, out: Path) -> str:
     """One line about a prepared dataset, and one each about what was left out and what is not used."""
     interactions = len(data.sequences.items)
+    seed = data.card.get("ties_shuffled_with_seed")
+    ties = "" if seed is None else f", equal times shuffled with seed {seed}"
     lines = [
         f"{data.name}: {data.num_users:,} users, {data.num_items:,} items, {interactions:,} interactions, "
-        f"{len(data.items.category_names)} categories, {data.split.kind} split: {out}"
+        f"{len(data.items.category_names)} categories, {data.split.kind} split{ties}: {out}"
     ]
     if 0 < (missing := data.card.get("items_not_described", 0)) < data.num_items:
         lines.append(f"without a row in the items file: {missing:,} of {data.num_items:,} items")

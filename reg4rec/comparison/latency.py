@@ -20,13 +20,12 @@ def latencies(ranker: Ranker, data: Dataset) -> dict[str, float]:
 
     Every call is for other users, the same for every ranker; one more call before them is not counted.
     """
-    users, _ = data.targets("test")
-    part, draw = data.part("train+validation"), np.random.default_rng(0)
+    of_users, draw = data.cases("test").histories, np.random.default_rng(0)
     found = {}
     for batch in BATCHES:
         times = []
         for _ in range(CALLS + 1):
-            histories = part.take(draw.choice(users, min(batch, len(users)), replace=False))
+            histories = of_users.take(draw.choice(len(of_users), min(batch, len(of_users)), replace=False))
             began = time.perf_counter()
             ranker.rank(histories, ITEMS, True)
             times.append(1000 * (time.perf_counter() - began))

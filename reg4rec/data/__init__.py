@@ -7,10 +7,11 @@ from reg4rec.data.load import load_dataset
 from reg4rec.data.sentences import encode_texts, sentence_view
 from reg4rec.data.sequences import Sequences
 from reg4rec.data.shop import synthetic_shop
-from reg4rec.data.split import CutUnit, Split, SplitKind
+from reg4rec.data.split import Cases, CutUnit, Split, SplitKind, TargetKind
 from reg4rec.data.views import ItemViews, ViewConfig
 
 __all__ = [
+    "Cases",
     "CutUnit",
     "Dataset",
     "ItemCatalog",
@@ -18,6 +19,7 @@ __all__ = [
     "Sequences",
     "Split",
     "SplitKind",
+    "TargetKind",
     "ViewConfig",
     "encode_texts",
     "load_dataset",

@@ -16,8 +16,21 @@ from reg4rec.data.fingerprint import fingerprint
 from reg4rec.data.matrices import KeyedMatrix, Matrix, check_matrix, match_rows, read_matrix
 from reg4rec.data.parquet import read_parquet, write_parquet
 from reg4rec.data.sequences import Sequences
-from reg4rec.data.split import CutUnit, Kept, Split, Times, check_times, kept_lengths, time_split
+from reg4rec.data.split import (
+    Cases,
+    CutUnit,
+    Kept,
+    Split,
+    TargetKind,
+    Times,
+    check_times,
+    kept_lengths,
+    target_places,
+    time_split,
+)
+from reg4rec.data.ties import shuffled_ties, tied_times
 from reg4rec.errors import InputError
+from reg4rec.settings import check_seed
 from reg4rec.storage import new_header, read_header, read_tensors, write_header, write_tensors
 from reg4rec.writing import atomic_folder
 
@@ -33,6 +46,7 @@ ITEM_ROWS = "item_rows"
 Int32 = npt.NDArray[np.int32]
 PartName = Literal["train", "train+validation", "all"]
 PARTS = ("train", "train+validation", "all")
+SplitName = Literal["validation", "test"]
 HISTORY_PART: dict[str, PartName] = {"validation": "train", "test": "train+validation"}
 
 
@@ -81,8 +95,10 @@ class Dataset:
             "users": len(user_ids),
             "items": len(items),
             "interactions": len(sequences.items),
-            "users_without_targets": len(user_ids) - len(dataset.targets("test")[0]),
+            "users_without_targets": len(user_ids) - len(np.unique(dataset.targets("test")[0])),
         }
+        if moments is not None:
+            full_card["tied_times"] = tied_times(sequences, moments, items.ids)
         full_card["split"] = dataset.split.to_json() | {
             f"{name}_targets": len(dataset.targets(name)[0]) for name in ("validation", "test")
         }
@@ -108,19 +124,37 @@ class Dataset:
         """How often each item stands in a part, (I,): its popularity."""
         return np.bincount(self.part(name).items, minlength=self.num_items)
 
-    def targets(self, split: Literal["validation", "test"]) -> tuple[Int32, Int32]:
-        """The users that have a target (rows, ascending) and the target item of each (rows).
+    def targets(self, split: SplitName) -> tuple[Int32, Int32]:
+        """The users (rows, ascending) and the item (row) of every target that the split holds back.
 
-        A target is the first interaction after the history: `train` for validation, `train+validation` for test. A
-        user whose history is empty, or who did nothing before the next cut, has none.
+        With leave-one-out the first interaction after the part that trains, with a time split the last one of a period
+        or all of them (`Split.targets`). An interaction that has none before it is no target.
         """
+        users, places = self._target_places(split)
+        return users.astype(np.int32), self.sequences.items[places]
+
+    def cases(self, split: SplitName) -> Cases:
+        """The targets with the history of each: all that its user did before it."""
+        users, places = self._target_places(split)
+        lengths = places - self.sequences.offsets[users]
+        histories = self.sequences.take(users)
+        return Cases(
+            users.astype(np.int32), histories.without_last(histories.lengths - lengths), self.sequences.items[places]
+        )
+
+    def tied_targets(self, split: SplitName) -> npt.NDArray[np.bool_] | None:
+        """Which targets have the time of the interaction before them, (B,); None without times."""
+        if self.times is None:
+            return None
+        _, places = self._target_places(split)
+        return np.asarray(self.times[places] == self.times[places - 1])
+
+    def _target_places(self, split: SplitName) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         if split not in HISTORY_PART:
             raise InputError(f"there is no split {split!r}; the splits are {sorted(HISTORY_PART)}")
-        history = self._kept_in(HISTORY_PART[split])
-        limit = self._kept_in("train+validation" if split == "validation" else "all")
-        users = np.flatnonzero((history > 0) & (history < limit))
-        items = self.sequences.items[self.sequences.offsets[users] + history[users]]
-        return users.astype(np.int32), items
+        before = self._kept_in(HISTORY_PART[split])
+        until = self._kept_in("train+validation" if split == "validation" else "all")
+        return target_places(self.split.targets, self.sequences, before, until)
 
     def _kept_in(self, name: str) -> npt.NDArray[np.int64]:
         if name not in PARTS:
@@ -132,14 +166,27 @@ class Dataset:
     def _kept(self) -> Kept:
         return kept_lengths(self.split, self.sequences, self.times)
 
-    def with_time_split(self, validation: float = 0.8, test: float = 0.9, unit: CutUnit = "quantile") -> "Dataset":
+    def with_time_split(
+        self, validation: float = 0.8, test: float = 0.9, unit: CutUnit = "quantile", targets: TargetKind = "last"
+    ) -> "Dataset":
         """The same data, split at two moments instead of leave-one-out: nobody's future is in anybody's training.
 
-        A user's validation target is the first interaction from `validation` on, if it is before `test`; the test
-        target is the first one from `test` on. `unit` "quantile": shares of all interactions; "timestamp": moments in
-        the unit of `times`. InputError without times. The fingerprint changes: tokens and models must be made anew.
+        Validation lies between the two moments, test after the second. `unit` "quantile": shares of all interactions;
+        "timestamp": moments in the unit of `times`, which belong to the later part. `targets`: the last interaction
+        that a user has in a period, or all of them. InputError without times. The fingerprint changes: tokens and
+        models must be fitted again.
         """
-        return self._rebuilt(split=time_split(self.times, validation, test, unit))
+        return self._rebuilt(split=time_split(self.times, validation, test, unit, targets))
+
+    def with_shuffled_ties(self, seed: int = 0) -> "Dataset":
+        """The same data, each user's interactions of equal time in random order, drawn with `seed`.
+
+        Where ties are in the order of their ids, as in public files of Amazon reviews, a model learns this order
+        instead of taste; shuffled, training and targets are free of it. InputError without times.
+        """
+        check_seed(seed)
+        sequences = shuffled_ties(self.sequences, self.times, seed)
+        return self._rebuilt(sequences=sequences, card=self.card | {"ties_shuffled_with_seed": seed})
 
     def with_vectors(self, vectors: Mapping[str, Matrix]) -> "Dataset":
         """The same data with more matrices: arrays or .npy files with a row an item, or Parquet files keyed by id.
@@ -157,8 +204,9 @@ class Dataset:
         return self._rebuilt(vectors=rows, card=self.card | ({"vectors": reports} if reports else {}))
 
     def _rebuilt(self, **changes: Any) -> "Dataset":
-        parts = {"vectors": self.vectors, "card": self.card, "times": self.times, "split": self.split} | changes
-        return Dataset.build(self.name, self.user_ids, self.sequences, self.items, **parts)
+        names = ("sequences", "vectors", "card", "times", "split")
+        parts = {name: getattr(self, name) for name in names} | changes
+        return Dataset.build(self.name, self.user_ids, items=self.items, **parts)
 
     def fingerprint(self) -> str:
         """The sha256 of everything the dataset says, split included; the same after saving and loading."""

@@ -3,10 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 __all__ = [
     "KNOWN",
@@ -16,7 +13,6 @@ __all__ = [
     "losses",
     "matrix_hints",
     "new_item_hints",
-    "tied_times",
     "unused_columns",
 ]
 
@@ -29,10 +25,6 @@ KNOWN = {
 
 EVENTS = ("event", "event_type", "event_name", "action", "action_type", "behavior", "behavior_type", "behaviour")
 DIVIDERS = ("/", ", ")
-FEW_TIES, IN_ORDER = 20, 0.9
-"""Equal times in the order of ids are told of from so many on, if so large a share of them is in order."""
-
-Int64 = npt.NDArray[np.int64]
 
 
 def unused_columns(where: Any, columns: Sequence[str], roles: Sequence[str]) -> list[str]:
@@ -107,9 +99,10 @@ def losses(card: Mapping[str, Any]) -> list[str]:
     sentences = left_out(malformed["count"], malformed["first"], nameless)
     if ties.get("in_order_of_ids"):
         sentences.append(
-            f"{ties['share']:.0%} of a user's neighboring interactions have equal times, and their items stand in the "
+            f"{ties['share']:.0%} of a user's neighboring interactions have equal times, and their items are in the "
             "order of their ids; a rule that knows only this order predicts them, so figures on this data say little. "
-            "Give finer times, or rows in their true order with time=None (--time None)"
+            "Give finer times, rows in their true order with time=None (--time None), or shuffle equal times "
+            "(with_shuffled_ties, --ties shuffled)"
         )
     if not split["test_targets"]:
         sentences.append(
@@ -122,18 +115,3 @@ def losses(card: Mapping[str, Any]) -> list[str]:
             )
         )
     return sentences
-
-
-def tied_times(users: Int64, items: Int64, times: npt.NDArray[Any], item_ids: pa.Array) -> dict[str, Any]:
-    """Which share of neighboring interactions of a user have equal times, and whether ids put those in order."""
-    neighbors = users[1:] == users[:-1]
-    tied = neighbors & (times[1:] == times[:-1])
-    count = int(tied.sum())
-    ranks = [items]
-    if not pa.types.is_integer(item_ids.type):  # "i9" before "i10", too
-        lengths = np.asarray(pc.utf8_length(item_ids))
-        ranks.append(np.argsort(np.lexsort((np.arange(len(lengths)), lengths)))[items])
-    rises = [float((rank[1:] > rank[:-1])[tied].mean()) for rank in ranks] if count else []
-    falls = [float((rank[1:] < rank[:-1])[tied].mean()) for rank in ranks] if count else []
-    in_order = count >= FEW_TIES and max(rises + falls) >= IN_ORDER
-    return {"share": round(count / max(int(neighbors.sum()), 1), 4), "in_order_of_ids": in_order}

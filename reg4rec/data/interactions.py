@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from reg4rec.data.catalog import ItemCatalog
 from reg4rec.data.dataset import Dataset
 from reg4rec.data.frames import as_table, is_frame
-from reg4rec.data.hints import losses, matrix_hints, tied_times
+from reg4rec.data.hints import losses, matrix_hints
 from reg4rec.data.lines import BadLines, file_kind
 from reg4rec.data.matrices import KeyedMatrix, Matrix, check_matrix, match_rows, read_matrix
 from reg4rec.data.prepared import read_sequence_log
@@ -135,8 +135,6 @@ def assemble(
     }
     if aligned:
         facts["vectors"] = {key: report for key, (_, report) in aligned.items() if report}
-    if events.times is not None:
-        facts["tied_times"] = tied_times(users[order], items[order], events.times[order], item_ids)
     dataset = Dataset.build(
         name,
         events.user_ids.take(pa.array(kept_users)),

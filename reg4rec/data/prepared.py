@@ -1,7 +1,8 @@
-"""Prepared sequences: `sequences.txt`, with `items.jsonl` and matrices `*.npy` beside it, or alone (S3-Rec)."""
+"""Prepared sequences: `sequences.txt`, perhaps `times.txt`, `items.jsonl` and matrices `*.npy`, or alone (S3-Rec)."""
 
 from __future__ import annotations
 
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from reg4rec.data.dataset import Dataset
 from reg4rec.data.lines import BadLines, numbered_lines, read_text
 from reg4rec.data.matrices import load_matrix
 from reg4rec.data.sequences import Sequences
+from reg4rec.data.split import Times, check_times
 from reg4rec.errors import InputError
 
 if TYPE_CHECKING:
@@ -36,14 +38,17 @@ def read_prepared(folder: Path) -> Dataset:
 
     A line of `sequences.txt` is `user item item ...`, oldest first, with item ids from 1; line r of `items.jsonl`
     describes item r and names its `asin`, which becomes the item id. The first listed category path counts.
+    `times.txt`, where it is there, has the lines of `sequences.txt` with the time of each item in the item's place.
     """
     user_ids, sequences = _read_sequences(folder / "sequences.txt")
+    times_file = folder / "times.txt"
+    times = _read_times(times_file, user_ids, sequences) if times_file.is_file() else None
     items = _read_items(folder / "items.jsonl")
     vectors: dict[str, npt.ArrayLike] = {
         path.name.removesuffix(".npy").removesuffix(".f16"): load_matrix(path) for path in sorted(folder.glob("*.npy"))
     }
     card = {"source": f"prepared folder {folder.name}", "order": "as listed, oldest first"}
-    return Dataset.build(folder.name, user_ids, sequences, items, vectors, card)
+    return Dataset.build(folder.name, user_ids, sequences, items, vectors, card, times)
 
 
 def read_sequence_log(paths: list[Path], bad: BadLines) -> pl.DataFrame:
@@ -99,6 +104,31 @@ def _read_sequences(path: Path) -> tuple[pa.Array, Sequences]:
         raise InputError(f"{path} holds an item that is not a whole number from 1; expected {LAYOUT}") from None
     offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
     return pa.array(users, pa.string()), Sequences(offsets, (flat - 1).astype(np.int32))
+
+
+def _read_times(path: Path, user_ids: pa.Array, sequences: Sequences) -> Times:
+    """The times (whole numbers where all are) of the interactions; InputError unless they match the sequences."""
+    users, lengths, words = _read_lines(path, BadLines(limit=0))
+    wrong = [
+        number
+        for number, (user, expected, length, due) in enumerate(
+            zip_longest(users, user_ids.to_pylist(), lengths, sequences.lengths.tolist()), start=1
+        )
+        if user != expected or length != due
+    ]
+    if wrong:
+        raise InputError(
+            f"{path} line {wrong[0]} does not fit sequences.txt: expected the same user, and a time in the place of "
+            f"each item ({len(wrong):,} lines differ)"
+        )
+    try:
+        try:
+            times: npt.NDArray[Any] = np.asarray(words, dtype=np.int64)
+        except (ValueError, OverflowError):
+            times = np.asarray(words, dtype=np.float64)
+        return check_times(sequences, times)
+    except (ValueError, InputError) as error:
+        raise InputError(f"{path} does not hold a time for each item of sequences.txt: {error}") from None
 
 
 def _read_items(path: Path) -> ItemCatalog:

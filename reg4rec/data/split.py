@@ -9,10 +9,11 @@ import numpy.typing as npt
 from reg4rec.data.sequences import Sequences
 from reg4rec.errors import InputError
 
-__all__ = ["CutUnit", "Split", "SplitKind", "kept_lengths", "time_split"]
+__all__ = ["Cases", "CutUnit", "Split", "SplitKind", "TargetKind", "kept_lengths", "target_places", "time_split"]
 
 SplitKind = Literal["leave-one-out", "time"]
 CutUnit = Literal["quantile", "timestamp"]
+TargetKind = Literal["last", "all"]
 MIN_TO_SPLIT = 3
 
 Int64 = npt.NDArray[np.int64]
@@ -21,25 +22,32 @@ Times = npt.NDArray[np.int64] | npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Split:
-    """How targets are held back; the target of a user is the first interaction after what a part keeps.
+    """How targets are held back.
 
     `leave-one-out`: a user with three or more interactions gives the last one to test and the one before it to
     validation. `time`: training ends before `validation_from`, validation before `test_from`, both in the unit of the
-    dataset's times, the same moments for all users.
+    dataset's times, the same moments for all users. Its `targets` are the last interaction that a user has in a period,
+    or all of them; what the user did before a target, in the period too, is its history.
     """
 
     kind: SplitKind = "leave-one-out"
     validation_from: float | None = None
     test_from: float | None = None
+    targets: TargetKind | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(SplitKind):
             raise InputError(f"there is no split {self.kind!r}; the splits are {list(get_args(SplitKind))}")
         cuts = (self.validation_from, self.test_from)
-        if self.kind == "leave-one-out" and cuts != (None, None):
-            raise InputError(f"a leave-one-out split has no moments, found {cuts}; use kind='time'")
+        if self.kind == "leave-one-out" and (cuts != (None, None) or self.targets is not None):
+            raise InputError(f"a leave-one-out split has no moments and one target, found {cuts}; use kind='time'")
         if self.kind == "time" and not _ascending(*cuts):
             raise InputError(f"a time split needs validation_from < test_from, two finite numbers; found {cuts}")
+        if self.kind == "time" and self.targets not in get_args(TargetKind):
+            raise InputError(
+                f"the targets of a time split are {self.targets!r}; they must be one of {list(get_args(TargetKind))}; "
+                "prepare the data again if it was saved by an earlier version"
+            )
 
     def to_json(self) -> dict[str, Any]:
         """The fields that are set, for headers and cards."""
@@ -52,6 +60,25 @@ class Split:
             return cls(**stored)
         except TypeError as error:
             raise InputError(f"{stored!r} describes no split: {error}") from None
+
+
+@dataclass(frozen=True, eq=False)
+class Cases:
+    """B targets: the user (row), what the user did before, never nothing, and the item that came next (row).
+
+    A user occurs once, or once a target where a time split takes all.
+    """
+
+    users_B: npt.NDArray[np.int32]
+    histories: Sequences
+    targets_B: npt.NDArray[np.int32]
+
+    def __len__(self) -> int:
+        return len(self.users_B)
+
+    def take(self, rows: npt.NDArray[Any]) -> "Cases":
+        """The cases of the given rows, in that order."""
+        return Cases(self.users_B[rows], self.histories.take(rows), self.targets_B[rows])
 
 
 class Kept(NamedTuple):
@@ -73,26 +100,46 @@ def kept_lengths(split: Split, sequences: Sequences, times: Times | None) -> Kep
     return Kept(*(_count_before(sequences, times, cut) for cut in cuts if cut is not None))
 
 
-def time_split(times: Times | None, validation: float, test: float, unit: CutUnit) -> Split:
-    """A split at two timestamps, or at two quantiles of all times (between 0 and 1).
+def target_places(targets: TargetKind | None, sequences: Sequences, before: Int64, until: Int64) -> tuple[Int64, Int64]:
+    """The users (rows) and the places in `sequences.items` of the targets among each user's interactions before..until.
 
-    At a quantile, interactions of the very moment are held back with the later ones.
+    Without `targets`, leave-one-out, the first one. An interaction without any before it is none.
+    """
+    if targets == "all":
+        first = np.maximum(before, 1)
+        count = np.maximum(until - first, 0)
+        users = np.repeat(np.arange(len(sequences)), count)
+        number = np.arange(len(users)) - np.repeat(np.cumsum(count) - count, count)
+        return users, sequences.offsets[users] + first[users] + number
+    place = before if targets is None else until - 1
+    users = np.flatnonzero((place > 0) & (before < until))
+    return users, sequences.offsets[users] + place[users]
+
+
+def time_split(times: Times | None, validation: float, test: float, unit: CutUnit, targets: TargetKind) -> Split:
+    """A split at two timestamps, or after two quantiles of all times (between 0 and 1).
+
+    Interactions at the very moment of a quantile belong to the earlier part, as in published splits.
     """
     if times is None:
         raise InputError("a time split needs the time of every interaction; this dataset was read without times")
     if unit not in get_args(CutUnit):
         raise InputError(f"cuts are given as {list(get_args(CutUnit))}, found {unit!r}")
     if unit == "timestamp":
-        return Split("time", validation, test)
+        return Split("time", validation, test, targets)
     if not 0 < validation < test < 1:
         raise InputError(
             f"validation from {validation} and test from {test}: quantiles must rise between 0 and 1, "
             "for example 0.8 and 0.9"
         )
-    cuts = np.quantile(times, [validation, test], method="higher").tolist()
-    if cuts[0] == cuts[1]:
-        raise InputError(f"quantiles {validation} and {test} are both at time {cuts[0]}; choose others")
-    return Split("time", *cuts)
+    moments = np.quantile(times, [validation, test], method="higher")
+    later = [times[times > moment] for moment in moments]
+    if moments[0] == moments[1] or not len(later[1]):
+        raise InputError(
+            f"quantiles {validation} and {test} are at times {moments.tolist()}, and the last time is "
+            f"{times.max()}; choose others"
+        )
+    return Split("time", *(part.min().item() for part in later), targets)
 
 
 def check_times(sequences: Sequences, times: npt.ArrayLike) -> Times:

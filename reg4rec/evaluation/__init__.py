@@ -1,21 +1,21 @@
 """Recall and NDCG under a named protocol, with the card that says which one it was."""
 
-from reg4rec.evaluation.metrics import gains, hit_ranks, ndcg_at, paired_interval, recall_at
+from reg4rec.evaluation.metrics import gains, hit_ranks, ndcg_at, rank_metrics, recall_at
 from reg4rec.evaluation.popularity import Popularity
-from reg4rec.evaluation.protocol import DetailedRanker, Ranker, RecordedRanks, evaluate
+from reg4rec.evaluation.protocol import DetailedRanker, ProtocolName, Ranker, evaluate
 from reg4rec.evaluation.report import Report, ReportRow
 
 __all__ = [
     "DetailedRanker",
     "Popularity",
+    "ProtocolName",
     "Ranker",
-    "RecordedRanks",
     "Report",
     "ReportRow",
     "evaluate",
     "gains",
     "hit_ranks",
     "ndcg_at",
-    "paired_interval",
+    "rank_metrics",
     "recall_at",
 ]

@@ -1,11 +1,11 @@
 """Ranking metrics of one relevant item a user."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["gains", "hit_ranks", "ndcg_at", "paired_interval", "recall_at"]
-
-RESAMPLES, DRAWS_AT_ONCE = 2000, 1 << 22
+__all__ = ["gains", "hit_ranks", "ndcg_at", "rank_metrics", "recall_at"]
 
 Int32 = npt.NDArray[np.int32]
 Float64 = npt.NDArray[np.float64]
@@ -32,12 +32,12 @@ def gains(rank_B: npt.NDArray[np.int64], k: int) -> Float64:
     return np.where(rank_B < k, 1.0 / np.log2(2.0 + rank_B), 0.0)
 
 
-def paired_interval(values_B: Float64, than_B: Float64, seed: int = 0) -> tuple[float, float, float]:
-    """(mean, low, high) of the users' differences: the interval holds 95 % of the means of users drawn with repeats."""
-    gain_B, rng = values_B - than_B, np.random.default_rng(seed)
-    at_once, means = max(1, DRAWS_AT_ONCE // len(gain_B)), list[float]()
-    while len(means) < RESAMPLES:
-        drawn = rng.integers(0, len(gain_B), (min(at_once, RESAMPLES - len(means)), len(gain_B)))
-        means += gain_B[drawn].mean(1).tolist()
-    low, high = np.percentile(means, (2.5, 97.5))
-    return float(gain_B.mean()), float(low), float(high)
+def rank_metrics(rank_B: npt.NDArray[np.int64], ks: Sequence[int]) -> dict[str, Float64]:
+    """What each target adds to `recall@k`, `ndcg@k` and `mrr@k`, by its 0-based rank; with one target an evaluation the
+    hit rate is the recall."""
+    values = {f"{name}@{k}": of(rank_B, k) for k in ks for name, of in (("recall", _hits), ("ndcg", gains))}
+    return values | {f"mrr@{k}": np.where(rank_B < k, 1 / (1.0 + rank_B), 0.0) for k in ks}
+
+
+def _hits(rank_B: npt.NDArray[np.int64], k: int) -> Float64:
+    return (rank_B < k).astype(np.float64)

@@ -1,7 +1,7 @@
 """Evaluation of rankers on the held-back interactions of a dataset, under a named protocol."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
@@ -9,18 +9,20 @@ import numpy.typing as npt
 import torch
 
 from reg4rec import distributed
-from reg4rec.data import Dataset, ItemCatalog, Sequences
+from reg4rec.data import Cases, Dataset, ItemCatalog, Sequences
 from reg4rec.errors import InputError
-from reg4rec.evaluation.metrics import hit_ranks, ndcg_at, recall_at
+from reg4rec.evaluation.lists import ListMeasures
+from reg4rec.evaluation.metrics import hit_ranks, rank_metrics
 from reg4rec.evaluation.report import Report, ReportRow
 from reg4rec.progress import counted
 from reg4rec.settings import check_seed
+from reg4rec.statistics import error_of_mean
 
-__all__ = ["DetailedRanker", "Ranker", "RecordedRanks", "evaluate"]
+__all__ = ["DetailedRanker", "ProtocolName", "Ranker", "evaluate"]
 
 Int32 = npt.NDArray[np.int32]
 ProtocolName = Literal["standard", "filtered"]
-HISTORY_PART: dict[str, Literal["train", "train+validation"]] = {"validation": "train", "test": "train+validation"}
+SplitName = Literal["validation", "test"]
 
 
 @runtime_checkable
@@ -49,60 +51,38 @@ class DetailedRanker(Ranker, Protocol):
         ...
 
 
-class RecordedRanks:
-    """A ranker as `evaluate` takes it, which keeps the ranks of the targets that this process evaluated.
-
-    A report has their means alone.
-    """
-
-    def __init__(self, ranker: DetailedRanker):
-        self.ranker, self.name, self.trained_on = ranker, ranker.name, ranker.trained_on
-        self.items, self._ranks = getattr(ranker, "items", None), list[npt.NDArray[np.int64]]()
-
-    @property
-    def ranks_B(self) -> npt.NDArray[np.int64]:  # noqa: N802
-        """0-based, the largest cut-off where a target was not found."""
-        return np.concatenate(self._ranks)
-
-    def rank(self, histories: Sequences, k: int, filter_seen: bool) -> Int32:
-        return self.ranker.rank(histories, k, filter_seen)
-
-    def rank_with_details(
-        self, histories: Sequences, k: int, filter_seen: bool, targets: Int32
-    ) -> tuple[Int32, dict[str, npt.NDArray[np.float64]]]:
-        ranked_BN, details = self.ranker.rank_with_details(histories, k, filter_seen, targets)
-        self._ranks.append(hit_ranks(ranked_BN, targets))
-        return ranked_BN, details
-
-
 @distributed.losses_named()
 def evaluate(
     rankers: Ranker | Sequence[Ranker],
     dataset: Dataset,
-    split: Literal["validation", "test"] = "test",
+    split: SplitName = "test",
     protocol: ProtocolName = "standard",
     ks: Sequence[int] = (5, 10, 20, 50),
     max_users: int | None = None,
     seed: int = 0,
     batch_size: int = 512,
+    lists: bool = False,
 ) -> Report:
-    """Recall and NDCG of rankers at the cut-offs `ks`, all items ranked.
+    """Recall, NDCG and MRR of rankers at the cut-offs `ks`, with standard errors over the users, all items ranked.
 
-    The dataset's split names the target of each user, with leave-one-out the last item (in validation the last but
-    one); the history is all that the split allows before it. `standard`: seen items stay, cold targets count.
-    `filtered`: seen items are removed and users with a cold target are dropped. Cold means absent from every training
-    part, whatever a ranker was trained on, so that all rows of a report rest on the same users. `max_users` evaluates
-    a random sample drawn with `seed`. Memory is bounded by `batch_size`. The processes of a group share the users, and
-    each gets the report of all of them; `seconds` are the slowest one's. Raises InputError when no user is left.
+    The dataset's split names the targets, with leave-one-out the last item of each user (in validation the last but
+    one); a history is all that the user did before. `standard`: seen items stay, cold targets count. `filtered`: seen
+    items are removed and cold targets are dropped. Cold means absent from every training part, whatever a ranker was
+    trained on, so that all rows of a report rest on the same targets. `max_users` evaluates a random sample of the
+    targets drawn with `seed`. `lists` measures the lists too (`ListMeasures`). Where times tie, the metrics of targets
+    at the time of the interaction before them, and of the later ones, are given as `groups`.
+
+    Memory is bounded by `batch_size`. The processes of a group share the targets, and each gets the report of all of
+    them; `seconds` are the slowest one's. Raises InputError when no target is left.
     """
     chosen = [rankers] if isinstance(rankers, Ranker) else list(rankers)
     _check(chosen, protocol, ks, max_users, batch_size)
     check_seed(seed)
     _check_catalogs(chosen, dataset)
     filtered = protocol == "filtered"
-    users, targets = dataset.targets(split)
-    cold = ~np.isin(targets, dataset.part("train").items)
-    kept = np.flatnonzero(~cold) if filtered else np.arange(len(users))
+    every = dataset.cases(split)
+    cold_B = ~np.isin(every.targets_B, dataset.part("train").items)
+    kept = np.flatnonzero(~cold_B) if filtered else np.arange(len(every))
     if max_users is not None and max_users < len(kept):
         kept = np.sort(np.random.default_rng(seed).choice(kept, max_users, replace=False))
     if not len(kept):
@@ -110,31 +90,38 @@ def evaluate(
             f"no user of {dataset.name} has a {split} target under the {protocol} protocol: "
             + (
                 "their targets are items that training lacks; choose the standard protocol, or bring more data"
-                if len(users)
+                if len(every)
                 else "leave-one-out needs users with three or more interactions, a split by time users on both sides "
                 "of its moments; prepare the data with another split, or bring more"
             )
         )
-    histories = dataset.part(HISTORY_PART[split]).take(users[kept])
-    rows = [_evaluate_one(ranker, histories, targets[kept], ks, filtered, batch_size) for ranker in chosen]
+    cases, groups = every.take(kept), _groups(dataset, split, kept)
+    rows = []
+    for ranker in chosen:
+        measures = ListMeasures(dataset, ks) if lists else None
+        rows.append(_evaluate_one(ranker, cases, groups, ks, filtered, batch_size, measures))
+    users = len(np.unique(every.users_B))
     card: dict[str, Any] = {
         "dataset": dataset.name,
         "fingerprint": dataset.card.get("fingerprint"),
         "split": split,
         "held_back": dataset.split.to_json(),
+        "ties_shuffled_with_seed": dataset.card.get("ties_shuffled_with_seed"),
         "protocol": protocol,
-        "users": len(kept),
-        "users_with_target": len(users),
-        "users_without_target": dataset.num_users - len(users),
+        "users": len(np.unique(cases.users_B)),
+        "targets": len(cases),
+        "users_with_target": users,
+        "users_without_target": dataset.num_users - users,
         "items": dataset.num_items,
-        "cold_targets": int(cold.sum()) if filtered else int(cold[kept].sum()),
+        "cold_targets": int(cold_B.sum()) if filtered else int(cold_B[kept].sum()),
         "cold_targets_dropped": filtered,
         "filter_seen": filtered,
-        "repeated_targets": _count_repeated(histories, targets[kept]),
+        "repeated_targets": _count_repeated(cases),
+        "groups": {name: int(member_B.sum()) for name, member_B in groups.items()},
         "trained_on": [{"name": ranker.name, "trained_on": ranker.trained_on} for ranker in chosen],
         "retrievers": {ranker.name: ranker.retriever for ranker in chosen if hasattr(ranker, "retriever")},
-        "history": "all items before the cut; each method may use fewer",
-        "history_length": _spread(histories.lengths),
+        "history": "all items before the target; each method may use fewer",
+        "history_length": _spread(cases.histories.lengths),
         "ties": "as each method ranks; -1 never hits",
         "sample": {"max_users": max_users, "seed": seed},
         "ks": list(ks),
@@ -142,36 +129,70 @@ def evaluate(
     return Report(rows, card)
 
 
+def _groups(dataset: Dataset, split: SplitName, kept: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[np.bool_]]:
+    """Of the kept targets, those at the time of the interaction before them, and those later; none where all are."""
+    tied_B = dataset.tied_targets(split)
+    if tied_B is None or not tied_B[kept].any() or tied_B[kept].all():
+        return {}
+    return {"at the time of the item before": tied_B[kept], "later than the item before": ~tied_B[kept]}
+
+
 def _evaluate_one(
-    ranker: Ranker, histories: Sequences, targets: Int32, ks: Sequence[int], filter_seen: bool, batch_size: int
+    ranker: Ranker,
+    cases: Cases,
+    groups: Mapping[str, npt.NDArray[np.bool_]],
+    ks: Sequence[int],
+    filter_seen: bool,
+    batch_size: int,
+    measures: ListMeasures | None,
 ) -> ReportRow:
-    # where there are fewer users than processes, each process has all of them
-    users = np.arange(len(histories))[distributed.share() if len(histories) >= distributed.world() else slice(None)]
-    sums = {f"{metric}@{k}": 0.0 for k in ks for metric in ("recall", "ndcg")}
-    seconds, width = 0.0, max(ks)
+    # where there are fewer targets than processes, each process has all of them
+    shared = len(cases) >= distributed.world()
+    own = np.arange(len(cases))[distributed.share() if shared else slice(None)]
+    seconds, width, ranks = 0.0, max(ks), list[npt.NDArray[np.int64]]()
     details: dict[str, list[npt.NDArray[np.float64]]] = {}
-    batches = [users[start : start + batch_size] for start in range(0, len(users), batch_size)]
+    batches = [own[start : start + batch_size] for start in range(0, len(own), batch_size)]
     for batch in counted(batches, f"ranking by {ranker.name}"):
-        part = histories.take(batch)
+        part = cases.take(batch)
         began = time.perf_counter()
         if isinstance(ranker, DetailedRanker):
-            ranked_BN, values = ranker.rank_with_details(part, width, filter_seen, targets[batch])
+            ranked_BN, values = ranker.rank_with_details(part.histories, width, filter_seen, part.targets_B)
             for name, value_B in values.items():
                 details.setdefault(name, []).append(value_B)
         else:
-            ranked_BN = np.asarray(ranker.rank(part, width, filter_seen))
+            ranked_BN = np.asarray(ranker.rank(part.histories, width, filter_seen))
         seconds += time.perf_counter() - began
         if ranked_BN.shape != (len(batch), width):
             raise ValueError(f"{ranker.name} ranked {ranked_BN.shape} where {(len(batch), width)} was asked for")
-        for k in ks:
-            sums[f"recall@{k}"] += float(recall_at(ranked_BN, targets[batch], k).sum())
-            sums[f"ndcg@{k}"] += float(ndcg_at(ranked_BN, targets[batch], k).sum())
-    sums = distributed.summed({**sums, "users": len(users)})
-    num_users = sums.pop("users")
-    metrics = {name: total / num_users for name, total in sums.items()}
+        ranks.append(hit_ranks(ranked_BN, part.targets_B))
+        if measures is not None:
+            measures.add(ranked_BN)
+    rank_B = _of_all(np.concatenate(ranks), len(cases)) if shared else np.concatenate(ranks)
+    by_target = rank_metrics(rank_B, ks)
     seconds = max(float(of_one) for of_one in distributed.gather(torch.tensor(seconds)))
-    extra = {name: _mean_of_known(np.concatenate(parts)) for name, parts in details.items()}
-    return ReportRow(ranker.name, ranker.trained_on, metrics, seconds, len(histories) / max(seconds, 1e-9), extra)
+    return ReportRow(
+        name=ranker.name,
+        trained_on=ranker.trained_on,
+        metrics={name: float(values_B.mean()) for name, values_B in by_target.items()},
+        errors={name: error_of_mean(values_B, cases.users_B) for name, values_B in by_target.items()},
+        seconds=seconds,
+        users_per_second=len(cases) / max(seconds, 1e-9),
+        ranks_B=rank_B,
+        groups={
+            group: {name: float(values_B[member_B].mean()) for name, values_B in by_target.items()}
+            for group, member_B in groups.items()
+        },
+        lists={} if measures is None else measures.values(),
+        extra={name: _mean_of_known(np.concatenate(parts)) for name, parts in details.items()},
+    )
+
+
+def _of_all(own: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.int64]:
+    """The ranks of all targets, of which each process has its `distributed.share`."""
+    padded = np.zeros(-(-count // distributed.world()), dtype=np.int64)
+    padded[: len(own)] = own
+    every = torch.stack(distributed.gather(torch.from_numpy(padded)), 1)
+    return every.flatten()[:count].numpy()
 
 
 def _check(rankers: Sequence[Ranker], protocol: str, ks: Sequence[int], max_users: int | None, batch_size: int) -> None:
@@ -197,10 +218,10 @@ def _check_catalogs(rankers: Sequence[Ranker], dataset: Dataset) -> None:
             )
 
 
-def _count_repeated(histories: Sequences, targets: Int32) -> int:
-    """Users whose target is in their own history: out of reach when seen items are removed."""
-    owners = histories.owners()
-    return len(np.unique(owners[histories.items == targets[owners]]))
+def _count_repeated(cases: Cases) -> int:
+    """Targets that are in their own history: out of reach when seen items are removed."""
+    owners = cases.histories.owners()
+    return len(np.unique(owners[cases.histories.items == cases.targets_B[owners]]))
 
 
 def _mean_of_known(values_B: npt.NDArray[np.float64]) -> float | None:

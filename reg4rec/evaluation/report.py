@@ -1,27 +1,40 @@
 """What an evaluation found: one row a ranker, and the protocol it was found under."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from reg4rec.storage import write_json
 
 __all__ = ["Report", "ReportRow"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ReportRow:
-    """One ranker: its metrics ("recall@10": mean over the users), and how long ranking took.
+    """One ranker: its metrics ("recall@10": mean over the targets), their standard errors, and how long ranking took.
 
-    `extra` holds what only some rankers can tell, by name.
+    `groups` holds the metrics of the groups of targets that the card counts, `lists` what the lists are like (see
+    `ListMeasures`), `extra` what only some rankers can tell, by name. `ranks_B` are the 0-based ranks of the targets,
+    the largest cut-off where one was not found; they are not saved.
     """
 
     name: str
     trained_on: str
     metrics: dict[str, float]
+    errors: dict[str, float]
     seconds: float
     users_per_second: float
+    ranks_B: npt.NDArray[np.int64] = field(repr=False)
+    groups: dict[str, dict[str, float]] = field(default_factory=dict)
+    lists: dict[str, float] = field(default_factory=dict)
     extra: dict[str, Any] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """What is saved of it."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "ranks_B"}
 
 
 @dataclass(frozen=True)
@@ -37,28 +50,41 @@ class Report:
 
     def as_dict(self) -> dict[str, Any]:
         """What `save` writes."""
-        return {"card": self.card, "rows": [asdict(row) for row in self.rows]}
+        return {"card": self.card, "rows": [row.as_dict() for row in self.rows]}
 
     def table(self) -> str:
-        """A printable table: a line a ranker, a column a metric, the protocol below."""
-        metrics = list(self.rows[0].metrics)
+        """A printable table: a line a ranker, recall and NDCG with their standard errors, the protocol below."""
+        metrics = [name for name in self.rows[0].metrics if not name.startswith("mrr")]
         lines = [["method", "trained on", *metrics, "users/s"]]
         for row in self.rows:
-            values = [f"{row.metrics[name]:.4f}" for name in metrics]
+            values = [f"{row.metrics[name]:.4f} ± {row.errors[name]:.4f}" for name in metrics]
             lines.append([row.name, row.trained_on, *values, f"{row.users_per_second:,.0f}"])
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        text = [_aligned(line, widths) for line in lines]
+        text = _aligned(lines)
         card = self.card
+        held = card["held_back"]
+        targets = card["users"] if held.get("targets") != "all" else card["targets"]
         text.append(
-            f"{card['dataset']}, {card['split']} ({card['held_back']['kind']}), {card['protocol']} protocol: "
-            f"{card['users']:,} users, "
+            f"{card['dataset']}, {card['split']} ({held['kind']}), {card['protocol']} protocol: {targets:,} "
+            f"{'users' if held.get('targets') != 'all' else 'targets'}, "
             f"{card['cold_targets']:,} cold targets {'dropped' if card['cold_targets_dropped'] else 'counted'}, "
-            f"seen items {'removed' if card['filter_seen'] else 'kept'}"
+            f"seen items {'removed' if card['filter_seen'] else 'kept'}; ± is the standard error over users"
         )
+        text += [sentence for row in self.rows for sentence in _of_groups(row, card)]
         return "\n".join(text)
 
 
-def _aligned(cells: list[str], widths: list[int]) -> str:
-    left = [cell.ljust(width) for cell, width in zip(cells[:2], widths, strict=False)]
-    right = [cell.rjust(width) for cell, width in zip(cells[2:], widths[2:], strict=True)]
-    return "  ".join(left + right)
+def _of_groups(row: ReportRow, card: dict[str, Any]) -> list[str]:
+    shown = next((name for name in row.metrics if name == "recall@10"), next(iter(row.metrics)))
+    parts = [f"{values[shown]:.4f} of {card['groups'][name]:,} targets {name}" for name, values in row.groups.items()]
+    return [f"{row.name}, {shown}: {', '.join(parts)}"] if parts else []
+
+
+def _aligned(lines: list[list[str]]) -> list[str]:
+    """Lines of equally wide columns, the first two to the left."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    text = []
+    for cells in lines:
+        left = [cell.ljust(width) for cell, width in zip(cells[:2], widths, strict=False)]
+        right = [cell.rjust(width) for cell, width in zip(cells[2:], widths[2:], strict=True)]
+        text.append("  ".join(left + right))
+    return text

@@ -1,7 +1,7 @@
 """How well items and users are served that training never saw."""
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +11,14 @@ import pyarrow as pa
 
 from reg4rec.baselines import SASRec
 from reg4rec.comparison.compare import versions
-from reg4rec.data import Dataset, Sequences
+from reg4rec.data import Cases, Dataset, Sequences
 from reg4rec.evaluation import Popularity, ndcg_at, recall_at
 from reg4rec.infer import Recommender
 from reg4rec.run import Run
 from reg4rec.settings import override
 from reg4rec.studies.config import ColdStartConfig
 from reg4rec.studies.findings import ColdStartFindings, Row
-from reg4rec.studies.held_out import Cases, HeldOut, hold_out
+from reg4rec.studies.held_out import HeldOut, hold_out
 from reg4rec.studies.place import check_study_folder
 from reg4rec.studies.text_neighbor import TextNeighbor
 from reg4rec.tokenizer import Tokenizer
@@ -83,23 +83,18 @@ def _new_users(held: HeldOut, recommender: Recommender, sasrec: SASRec, config: 
         "sasrec": lambda histories, _: sasrec.rank(histories, DEPTH, True),
         "reg4rec": _searching(recommender),
     }
-    new, seen = _last_items(held.unseen), _last_items(held.seen)
-    some = np.random.default_rng(config.seed).permutation(len(seen.targets_B))[: len(new.targets_B)]
-    groups = {"new users": new, "seen users": Cases(seen.histories.take(some), seen.targets_B[some])}
+    new, seen = held.unseen.cases("test"), held.seen.cases("test")
+    some = np.random.default_rng(config.seed).permutation(len(seen))[: len(new)]
+    groups = {"new users": new, "seen users": seen.take(some)}
     rows_I = np.arange(held.seen.num_items, dtype=np.int32)
     found = []
     for newest in (*config.newest, None):
         for group, cases in groups.items():
-            cut = cases if newest is None else Cases(cases.histories.last(newest), cases.targets_B)
+            cut = cases if newest is None else replace(cases, histories=cases.histories.last(newest))
             for method, rank in methods.items():
                 kept = "all" if newest is None else str(newest)
                 found.append(Row("users", group, method, kept, _measured(rank, cut, rows_I)))
     return found
-
-
-def _last_items(data: Dataset) -> Cases:
-    users, targets = data.targets("test")
-    return Cases(data.part("train+validation").take(users), targets)
 
 
 def _untrained(seen: Dataset, tokenizer: Tokenizer) -> dict[str, Rank]:

@@ -141,9 +141,9 @@ def _opened(path: Path, job: dict[str, Any]) -> dict[str, Any]:
 
 
 def _timed_histories(data: Dataset, config: CorpConfig) -> Sequences:
-    users, _ = data.targets("test")
-    chosen = np.random.default_rng(config.seed).permutation(len(users))[: config.timed_users]
-    return data.part("train+validation").take(users[np.sort(chosen)])
+    histories = data.cases("test").histories
+    chosen = np.random.default_rng(config.seed).permutation(len(histories))[: config.timed_users]
+    return histories.take(np.sort(chosen))
 
 
 def _timed(settings: dict[str, Recommender], histories: Sequences, config: CorpConfig) -> dict[str, Any]:

@@ -1,26 +1,18 @@
 """A part of the items and a part of the users that training never sees."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from reg4rec.data import Dataset, ItemCatalog, Sequences
+from reg4rec.data import Cases, Dataset, ItemCatalog, Sequences
 from reg4rec.errors import InputError
 
-__all__ = ["Cases", "HeldOut", "hold_out"]
+__all__ = ["HeldOut", "hold_out"]
 
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
-
-
-class Cases(NamedTuple):
-    """Histories of B users, none empty, and the item `targets_B` that each of them took next (rows)."""
-
-    histories: Sequences
-    targets_B: Int32
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,9 +44,10 @@ def hold_out(data: Dataset, items: float, users: float, seed: int) -> HeldOut:
     row_I = np.empty(data.num_items, dtype=np.int32)
     row_I[np.concatenate([seen_items, new_item])] = np.arange(data.num_items)
 
-    test_users, targets = data.targets("test")
-    chosen = (row_I[targets] >= len(seen_items)) & np.isin(test_users, seen_users)
-    before = data.part("train+validation").take(test_users[chosen])
+    cases = data.cases("test")
+    chosen = (row_I[cases.targets_B] >= len(seen_items)) & np.isin(cases.users_B, seen_users)
+    cases = cases.take(np.flatnonzero(chosen))
+    before = cases.histories
     histories = _kept(Sequences(before.offsets, row_I[before.items]), row_I[before.items] < len(seen_items))
     known = np.flatnonzero(histories.lengths)
     if not len(known):
@@ -64,7 +57,7 @@ def hold_out(data: Dataset, items: float, users: float, seed: int) -> HeldOut:
         unseen=_without(data, new_user, seen_items, row_I),
         new_items=data.items.table.take(pa.array(new_item)),
         new_vectors={name: matrix[new_item] for name, matrix in data.vectors.items()},
-        new_item_cases=Cases(histories.take(known), row_I[targets[chosen][known]]),
+        new_item_cases=Cases(cases.users_B[known], histories.take(known), row_I[cases.targets_B[known]]),
     )
 
 

@@ -14,10 +14,10 @@ from reg4rec.comparison.compare import versions
 from reg4rec.comparison.table import markdown_table
 from reg4rec.data import Dataset, Sequences
 from reg4rec.errors import InputError
-from reg4rec.evaluation import RecordedRanks, evaluate, gains, hit_ranks, paired_interval
-from reg4rec.evaluation.protocol import ProtocolName
+from reg4rec.evaluation import ProtocolName, evaluate, gains, hit_ranks
 from reg4rec.infer import Recommender
 from reg4rec.settings import SEED_RANGE, SEEDS, check_settings, override
+from reg4rec.statistics import paired_interval
 from reg4rec.storage import new_header, write_header
 from reg4rec.studies.place import check_study_folder
 from reg4rec.writing import atomic_file
@@ -132,24 +132,19 @@ def retrievers(
     thetas = config.thetas if all(one.model.category_head is not None for one in recommenders) else ()
     ways = ["paths", "exact", *(f"theta {theta:g}" for theta in thetas)]
     ranks: dict[str, dict[str, list[Ranks]]] = {split: {way: [] for way in ways} for split in SPLITS}
-    speeds: dict[str, list[float]] = {"paths": [], "exact": []}
+    speeds: dict[Literal["paths", "exact"], list[float]] = {"paths": [], "exact": []}
     for recommender in recommenders:
         for split in SPLITS:
-            for way, recorder in (
-                ("paths", RecordedRanks(recommender.with_search(retriever="paths"))),
-                ("exact", RecordedRanks(recommender.with_search(retriever="exact"))),
-                ("thetas", _Judged(recommender.with_search(retriever="exact"), thetas)),
-            ):
-                if isinstance(recorder, _Judged) and not thetas:
-                    continue
-                sample = config.max_users, config.seed
-                report = evaluate(recorder, data, split, config.protocol, (10, DEPTH), *sample)
-                if isinstance(recorder, _Judged):
-                    for theta in thetas:
-                        ranks[split][f"theta {theta:g}"].append(recorder.ranks_of(theta))
-                else:
-                    ranks[split][way].append(recorder.ranks_B)
-                    speeds[way].append(report.rows[0].users_per_second)
+            asked = data, split, config.protocol, (10, DEPTH), config.max_users, config.seed
+            for way, taken in speeds.items():
+                (row,) = evaluate(recommender.with_search(retriever=way), *asked).rows
+                ranks[split][way].append(row.ranks_B)
+                taken.append(row.users_per_second)
+            if thetas:
+                judged = _Judged(recommender.with_search(retriever="exact"), thetas)
+                evaluate(judged, *asked)
+                for theta in thetas:
+                    ranks[split][f"theta {theta:g}"].append(judged.ranks_of(theta))
     rows = [
         Row(
             way,

@@ -17,7 +17,7 @@ from reg4rec.checkpoints import training_seconds
 from reg4rec.comparison.compare import versions
 from reg4rec.data import Dataset, ItemCatalog
 from reg4rec.errors import InputError, TokenizerCollapseError
-from reg4rec.evaluation import RecordedRanks, evaluate
+from reg4rec.evaluation import evaluate
 from reg4rec.infer import Recommender
 from reg4rec.recipes import RECIPES, Recipe
 from reg4rec.run import Run
@@ -172,10 +172,9 @@ class _Job:
         if self.path.exists():
             return
         recommender = self._fitted()
-        recorded = RecordedRanks(recommender)
-        (row,) = evaluate(recorded, self.data, "validation", "standard", CUTS, self.config.max_users).rows
+        (row,) = evaluate(recommender, self.data, "validation", "standard", CUTS, self.config.max_users).rows
         health = recommender.tokenizer.health
-        write_tensors(self.path.with_name("ranks.safetensors"), {"rank_B": torch.from_numpy(recorded.ranks_B)})
+        write_tensors(self.path.with_name("ranks.safetensors"), {"rank_B": torch.from_numpy(row.ranks_B)})
         facts = {
             **row.metrics,
             **row.extra,

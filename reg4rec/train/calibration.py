@@ -6,14 +6,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from reg4rec import distributed
 from reg4rec.data import Dataset
-from reg4rec.evaluation import RecordedRanks, evaluate
-from reg4rec.evaluation.metrics import gains
+from reg4rec.evaluation import evaluate, gains
 from reg4rec.infer import Recommender
 from reg4rec.progress import bar
+from reg4rec.statistics import is_higher
 
-__all__ = ["THRESHOLDS", "calibrate", "is_higher"]
+__all__ = ["THRESHOLDS", "calibrate"]
 
 THRESHOLDS = (None, 0.04, 0.06, 0.08, 0.1, 0.2)
 """CORP off, the paper's range, and beyond it for models whose category distributions still move."""
@@ -43,10 +42,10 @@ def calibrate(
     tried: list[dict[str, Any]] = []
 
     def measure(settings: dict[str, Any]) -> npt.NDArray[np.float64]:
-        recorded = RecordedRanks(recommender.with_search(retriever="paths", **settings))
-        report = evaluate(recorded, data, "validation", "standard", (10,), max_users, seed)
-        tried.append({**settings, **report.rows[0].metrics, **report.rows[0].extra})
-        return gains(recorded.ranks_B, 10)
+        searching = recommender.with_search(retriever="paths", **settings)
+        (row,) = evaluate(searching, data, "validation", "standard", (10,), max_users, seed).rows
+        tried.append({**settings, **row.metrics, **row.extra})
+        return gains(row.ranks_B, 10)
 
     best = {name: values[0] for name, values in choices.items()}
     total = 1 + sum(len(values) - 1 for values in choices.values())
@@ -56,15 +55,7 @@ def calibrate(
         for name, values in choices.items():
             for value in values[1:]:
                 settings = {**best, name: value}
-                if is_higher(other_B := measure(settings), ndcg_B):
+                if is_higher(other_B := measure(settings), ndcg_B, ERRORS):
                     best, ndcg_B = settings, other_B
                 settings_tried.update()
     return recommender.with_search(**best), tried
-
-
-def is_higher(values_B: npt.NDArray[np.float64], than_B: npt.NDArray[np.float64]) -> bool:
-    """Whether the mean gain of the users, of all processes, is above ERRORS times its standard error."""
-    gain_B = values_B - than_B
-    sums = distributed.summed({"users": len(gain_B), "gain": gain_B.sum(), "square": np.square(gain_B).sum()})
-    mean = sums["gain"] / sums["users"]
-    return bool(mean > ERRORS * (max(0.0, sums["square"] / sums["users"] - mean**2) / sums["users"]) ** 0.5)

@@ -31,7 +31,7 @@ def test_a_time_split_and_keyed_vectors_are_prepared(tmp_path: Path, capsys: pyt
     assert "time split" in printed
     assert "1 malformed lines" in printed
     data = Dataset.load(tmp_path / "out")
-    assert data.split.to_json() == {"kind": "time", "validation_from": 3, "test_from": 4}
+    assert data.split.to_json() == {"kind": "time", "validation_from": 3, "test_from": 4, "targets": "last"}
     assert np.count_nonzero(data.vectors["image"].any(axis=1)) == 2
 
 

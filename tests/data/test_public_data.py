@@ -65,6 +65,46 @@ def test_bad_sequences_are_refused(tmp_path: Path, sequences: str, message: str)
         load_dataset(write_amazon(tmp_path / "shop", sequences))
 
 
+def test_times_lie_in_the_places_of_their_items(tmp_path: Path) -> None:
+    folder = write_amazon(tmp_path / "shop")
+    (folder / "times.txt").write_text("u1 5 5\nu2 7 8 9\n")
+    dataset = load_dataset(folder)
+    assert dataset.times is not None
+    assert (dataset.times.tolist(), dataset.times.dtype) == ([5, 5, 7, 8, 9], np.int64)
+    assert dataset.card["tied_times"] == {"share": round(1 / 3, 4), "in_order_of_ids": False}
+    (folder / "times.txt").write_text("u1 5.5 6\nu2 7 8 9\n")
+    assert load_dataset(folder).with_time_split(6, 9, "timestamp").targets("test")[0].tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    ("times", "message"),
+    [
+        ("u1 1 2\nu2 3 4", "line 2 does not fit sequences.txt"),
+        ("u1 1 2\nu3 3 4 5", "line 2 does not fit sequences.txt"),
+        ("u1 1 2", "line 2 does not fit sequences.txt"),
+        ("u1 1 2\nu2 3 4 5\nu3 1", "line 3 does not fit sequences.txt"),
+        ("u1 2 1\nu2 3 4 5", "not in order"),
+        ("u1 1 2\nu2 3 nan 5", "not finite"),
+        ("u1 1 2\nu2 3 soon 5", "does not hold a time"),
+    ],
+)
+def test_times_that_do_not_fit_are_refused(tmp_path: Path, times: str, message: str) -> None:
+    folder = write_amazon(tmp_path / "shop")
+    (folder / "times.txt").write_text(times)
+    with pytest.raises(InputError, match=message):
+        load_dataset(folder)
+
+
+@needs_data
+def test_equal_days_of_beauty_are_in_the_order_of_ids() -> None:
+    dataset = load_dataset("amazon2014-beauty")
+    tied = dataset.tied_targets("test")
+    assert dataset.card["tied_times"]["in_order_of_ids"]
+    assert tied is not None
+    assert round(float(tied.mean()), 3) == 0.435
+    assert dataset.with_time_split().card["split"]["test_targets"] == 6110
+
+
 def test_unknown_names_are_answered_by_the_known_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_amazon(tmp_path / "shop")
     monkeypatch.setenv("REG4REC_DATA", str(tmp_path))

@@ -9,7 +9,7 @@ import torch
 
 from reg4rec.data.shop import SyntheticShop
 from reg4rec.errors import InputError
-from reg4rec.evaluation import evaluate, paired_interval
+from reg4rec.evaluation import evaluate
 from reg4rec.infer import Recommender
 from reg4rec.model import Reg4RecModel
 from reg4rec.studies import retrievers
@@ -58,14 +58,3 @@ def test_models_of_tokens_alone_are_refused(
         retrievers([exact, tokens_alone], shop, out=tmp_path)
     with pytest.raises(InputError, match="thetas"):
         retrievers([exact], shop, out=tmp_path, thetas=(-1.0,))
-
-
-def test_an_interval_holds_the_mean_of_most_samples() -> None:
-    rng, holds = np.random.default_rng(0), 0
-    for seed in range(100):
-        values_B = rng.normal(0.3, 1.0, 200)
-        mean, low, high = paired_interval(values_B, np.zeros(200), seed)
-        assert mean == pytest.approx(values_B.mean())
-        holds += low <= 0.3 <= high
-    assert 88 <= holds <= 99
-    assert paired_interval(np.ones(5), np.ones(5)) == (0, 0, 0)

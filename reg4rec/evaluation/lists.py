@@ -1,0 +1,94 @@
+"""What recommended lists are like, beside whether they hit: how much of the catalog, how popular, how varied."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from reg4rec import distributed
+from reg4rec.data import Dataset
+from reg4rec.data.text_view import TextView, unit_rows
+
+__all__ = ["DEPTH", "ListMeasures"]
+
+DEPTH = 10
+"""Items of a list that popularity, novelty and diversity look at."""
+TEXT_COLUMNS, TEXT_DIM = ("title", "brand", "categories"), 128
+
+Float64 = npt.NDArray[np.float64]
+
+
+class ListMeasures:
+    """Collects lists of items batch by batch; `values` are means over all of them.
+
+    `coverage@k`: the share of the catalog that is among the first k of any list; at the largest cut-off it tells which
+    part of the catalog a method can reach. Of the first 10 items of a list: `popularity@10`, training interactions an
+    item; `novelty@10`, bits of surprise, -log2 of an item's share of the training interactions (one added to each);
+    `category_diversity@10`, the share of pairs in different categories, of items that have one; `vector_diversity@10`,
+    one minus the mean cosine of pairs, by the dataset's first matrix, else by TF-IDF vectors of the texts.
+    """
+
+    def __init__(self, dataset: Dataset, ks: Sequence[int]):
+        self.ks = ks
+        self.count_I = dataset.item_counts("train").astype(np.float64)
+        shares_I = (self.count_I + 1) / (self.count_I.sum() + dataset.num_items)
+        self.surprise_I = -np.log2(shares_I)
+        self.category_I = dataset.items.categories_I
+        self.vectors_IV = _vectors(dataset)
+        self.reached_KI = np.zeros((len(ks), dataset.num_items), dtype=np.bool_)
+        self.sums: dict[str, float] = {}
+
+    def add(self, ranked_BN: npt.NDArray[np.int32]) -> None:
+        """Take lists (B, N) in; -1 holds no item."""
+        for reached_I, k in zip(self.reached_KI, self.ks, strict=True):
+            head_BN = ranked_BN[:, :k]
+            reached_I[head_BN[head_BN >= 0]] = True
+        head_BN = ranked_BN[:, :DEPTH]
+        filled_BN = head_BN >= 0
+        rows_BN, size_B = np.where(filled_BN, head_BN, 0), filled_BN.sum(1)
+        for name, value_I in (("popularity", self.count_I), ("novelty", self.surprise_I)):
+            self._add(name, _ratio((value_I[rows_BN] * filled_BN).sum(1), size_B))
+        known_BN = filled_BN & (self.category_I[rows_BN] >= 0)
+        category_BN = np.where(known_BN, self.category_I[rows_BN], -1)
+        same_B = ((category_BN[:, :, None] == category_BN[:, None, :]) & known_BN[:, :, None]).sum((1, 2))
+        self._add("category_diversity", _of_pairs(same_B.astype(np.float64), known_BN.sum(1)))
+        if self.vectors_IV is not None:
+            vectors_BNV = self.vectors_IV[rows_BN] * filled_BN[..., None]
+            # a row without text is zero, and as unlike itself as all others
+            own_B = np.square(vectors_BNV, dtype=np.float64).sum((1, 2))
+            all_B = np.square(vectors_BNV.sum(1, dtype=np.float64)).sum(1)
+            self._add("vector_diversity", _of_pairs(all_B - own_B + size_B, size_B))
+
+    def values(self) -> dict[str, float]:
+        """The measures by name, over the lists of all processes."""
+        reached_KI = distributed.total(torch.from_numpy(self.reached_KI.astype(np.int64))).numpy() > 0
+        found = {f"coverage@{k}": float(reached_I.mean()) for k, reached_I in zip(self.ks, reached_KI, strict=True)}
+        sums = distributed.summed(self.sums)
+        names = [name for name in sums if not name.endswith(" lists")]
+        return found | {f"{name}@{DEPTH}": sums[name] / max(1.0, sums[f"{name} lists"]) for name in names}
+
+    def _add(self, name: str, values_B: Float64) -> None:
+        known_B = ~np.isnan(values_B)
+        for key, value in ((name, values_B[known_B].sum()), (f"{name} lists", known_B.sum())):
+            self.sums[key] = self.sums.get(key, 0.0) + float(value)
+
+
+def _vectors(dataset: Dataset) -> npt.NDArray[np.float32] | None:
+    if dataset.vectors:
+        return unit_rows(next(iter(dataset.vectors.values())))
+    texts = dataset.items.texts(TEXT_COLUMNS)
+    view = TextView.fit(texts, TEXT_DIM, seed=0)
+    return None if view is None else view.transform(texts)
+
+
+def _ratio(part_B: npt.NDArray[Any], count_B: npt.NDArray[Any]) -> Float64:
+    return np.where(count_B > 0, part_B / np.maximum(count_B, 1), np.nan)
+
+
+def _of_pairs(alike_B: Float64, size_B: npt.NDArray[Any]) -> Float64:
+    """One minus the mean likeness of the pairs of lists of n items, whose n x n likenesses, 1 of each with itself, add
+    up to `alike_B`; NaN for lists without a pair."""
+    pairs_B = size_B * (size_B - 1)
+    return 1 - _ratio(alike_B - size_B, pairs_B)
