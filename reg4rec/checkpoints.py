@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -41,8 +43,9 @@ __all__ = [
     "training_seconds",
 ]
 
-FORMAT, VERSION = "reg4rec-checkpoint", 3
+FORMAT, VERSION = "reg4rec-checkpoint", 4
 HEADER, STATE, BEST = "checkpoint.json", "state.safetensors", "best.safetensors"
+BEST_VALUES = "best.values"
 MOMENTS = ("exp_avg", "exp_avg_sq")
 MAX_PROGRESS_BYTES = 1 << 32
 """LADQ's history grows with the run."""
@@ -160,6 +163,9 @@ def recorded(out: str | Path | None) -> Iterator[None]:
         raise
 
 
+Restored = tuple["Progress", npt.NDArray[np.float64] | None]
+
+
 @dataclass
 class Progress:
     """How far a run is: what every checkpoint says of it as JSON."""
@@ -170,6 +176,7 @@ class Progress:
     sums: dict[str, float] = field(default_factory=dict)
     epochs: list[dict[str, float]] = field(default_factory=list)
     best_epoch: int = -1
+    worse_epochs: int = 0
     seconds: float = 0.0
     finished: bool = False
     stopped_early: bool = False
@@ -189,6 +196,7 @@ class Progress:
             0 <= progress.step_in_epoch <= progress.step
             and progress.epoch == len(progress.epochs)
             and -1 <= progress.best_epoch < max(0, progress.epoch)
+            and 0 <= progress.worse_epochs <= progress.epoch
             and 0 <= progress.seconds < math.inf
         )
         if not numbers or not in_range:
@@ -196,15 +204,23 @@ class Progress:
         return progress
 
 
-def save_checkpoint(run: Path, module: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
+def save_checkpoint(
+    run: Path,
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    progress: Progress,
+    best_values_B: npt.NDArray[np.float64] | None = None,
+) -> None:
     """Write `run/checkpoints/step-N` and keep the one before; a group calls it together, one of it writes.
 
-    The weights of the best epoch, `run/best.safetensors`, are part of it, so that a run goes on from either one.
+    The weights of the best epoch, `run/best.safetensors`, are part of it, so that a run goes on from either one, and
+    what that epoch was worth to each user.
     """
     tensors = {f"module.{name}": distributed.whole(t) for name, t in module.state_dict().items()}
     for i, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{i}.{name}": distributed.whole(t) for name, t in state.items()}
     tensors |= {f"random.{name}": state for name, state in distributed.random_states().items()}
+    tensors |= {} if best_values_B is None else {BEST_VALUES: torch.from_numpy(best_values_B)}
     if not distributed.is_first():
         return
     folder = run / "checkpoints" / f"step-{progress.step:09d}"
@@ -233,15 +249,15 @@ def _checkpoints(run: Path) -> list[Path]:
     return sorted((run / "checkpoints").glob(f"step-{'[0-9]' * 9}"), reverse=True)
 
 
-def restore(run: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> Progress | None:
+def restore(run: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> Restored | None:
     """Go on from the newest checkpoint that can be read: put its state into module, optimizer and random generators.
 
-    None for a run without one. A warning names a damaged one, which goes; InputError where no other is there.
+    Returns how far the run is and what its best epoch was worth to each user, where its stage says so. None for a run without one. A warning names a damaged one, which goes; InputError where no other is there.
     """
     damaged: dict[Path, InputError] = {}
     for folder in _checkpoints(run):
         try:
-            progress = _load(folder, module, optimizer)
+            found = progress, _ = _load(folder, module, optimizer)
         except InputError as error:
             damaged[folder] = error
             continue
@@ -254,17 +270,17 @@ def restore(run: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> P
                 with atomic_file(run / BEST) as fresh:
                     _link(folder / BEST, fresh)
         distributed.barrier()
-        return progress
+        return found
     if damaged:
         reason = next(iter(damaged.values()))
         raise InputError(f"{reason}; no other checkpoint can be read, so start over with resume off") from None
     return None
 
 
-def _load(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
+def _load(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> Restored:
     """Put the state of one checkpoint into place; InputError, before these change, if it is damaged or foreign."""
     progress = read_progress(folder)
-    tensors: dict[str, dict[str, Tensor]] = {"module": {}, "optimizer": {}, "random": {}}
+    tensors: dict[str, dict[str, Tensor]] = {"module": {}, "optimizer": {}, "random": {}, "best": {}}
     try:
         for name, tensor in read_tensors(folder / STATE).items():
             kind, _, rest = name.partition(".")
@@ -274,12 +290,22 @@ def _load(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> 
         state = _optimizer_state(tensors["optimizer"], optimizer)
         if progress.best_epoch >= 0:
             _check_like(read_tensors(folder / BEST), present)
+        values_B = _best_values(tensors["best"])
         distributed.set_random_states(tensors["random"])  # refuses what it cannot use
     except (KeyError, ValueError, RuntimeError, TypeError) as error:
         raise InputError(f"{folder} is a damaged checkpoint, or one of another model: {error}") from None
     module.load_state_dict({name: distributed.cut_like(t, present[name]) for name, t in tensors["module"].items()})
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    return progress
+    return progress, values_B
+
+
+def _best_values(tensors: Mapping[str, Tensor]) -> npt.NDArray[np.float64] | None:
+    if not tensors:
+        return None
+    values_B = tensors["values"]
+    if len(tensors) > 1 or values_B.dtype != torch.float64 or values_B.dim() != 1 or not values_B.isfinite().all():
+        raise ValueError("the values of the best epoch are not a finite number for each user")
+    return np.asarray(values_B.numpy())
 
 
 def _check_like(tensors: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> None:

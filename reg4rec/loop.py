@@ -13,8 +13,10 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, get_args
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -24,6 +26,7 @@ from reg4rec.errors import InputError
 from reg4rec.progress import bar, quiet, say
 from reg4rec.run import Run
 from reg4rec.settings import check_settings
+from reg4rec.statistics import is_higher
 from reg4rec.storage import read_tensors, write_tensors
 from reg4rec.writing import atomic_file, explained, held
 
@@ -31,10 +34,12 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
     from tqdm.auto import tqdm
 
-__all__ = ["Controller", "LoopConfig", "LoopResult", "Stage", "train"]
+__all__ = ["ERRORS", "Controller", "LoopConfig", "LoopResult", "Stage", "Validation", "train"]
 
 WATCHING = ("log_every", "checkpoint_seconds", "tensorboard", "parallel")
 """Settings that may change when a run is resumed: they do not touch what is learned."""
+ERRORS = 2.0
+"""By so many standard errors an epoch must be below the best one to count as worse."""
 LINES_SHOWN = 12
 """Epochs of a run that print a line; metrics.jsonl has all."""
 
@@ -54,7 +59,8 @@ class LoopConfig:
     max_grad_norm: float = 1.0
     """gradients are scaled down to this norm"""
     patience: int = 0
-    """stop after so many epochs without a better validation value; 0 never stops early"""
+    """stop after so many epochs in a row that are below the best one by more than two standard errors of the paired
+    difference over the users; 0 never stops early"""
     log_every: int = 50
     """steps between two lines of metrics.jsonl"""
     updates_per_batch: int = 1
@@ -80,6 +86,16 @@ class LoopConfig:
             ("checkpoint_seconds", self.checkpoint_seconds >= 0, "0 or more"),
             ("parallel", self.parallel in get_args(distributed.ParallelKind), "ddp or fsdp"),
         )
+
+
+class Validation(NamedTuple):
+    """What an epoch is worth: figures by name, and the value of the monitored one for each user, the same users always.
+
+    Without `values_B` every epoch that is not better than the best counts as worse.
+    """
+
+    metrics: dict[str, float]
+    values_B: npt.NDArray[np.float64] | None = None
 
 
 class Stage(Protocol):
@@ -112,7 +128,7 @@ class Stage(Protocol):
         """
         ...
 
-    def end_epoch(self, epoch: int) -> dict[str, float]:
+    def end_epoch(self, epoch: int) -> Validation:
         """Validation values; may repair the module. Runs before the epoch's checkpoint."""
         ...
 
@@ -135,12 +151,16 @@ class Controller(Protocol):
 
 @dataclass
 class LoopResult:
-    """What a finished run tells: the epoch whose weights the module now holds and one row of metrics an epoch."""
+    """What a finished run tells: the epoch whose weights the module now holds and one row of metrics an epoch.
+
+    `best_values_B` are the monitored values of the users in that epoch, where the stage has them.
+    """
 
     best_epoch: int
     epochs: list[dict[str, float]]
     seconds: float
     stopped_early: bool
+    best_values_B: npt.NDArray[np.float64] | None
 
 
 def train(stage: Stage, config: LoopConfig, run: Run = Run(), controller: Controller | None = None) -> LoopResult:
@@ -198,6 +218,7 @@ class _Training:
         self.optimizer = make_optimizer(stage.module, config)
         self.progress = Progress()
         self.best: dict[str, Tensor] | None = None
+        self.best_values_B: npt.NDArray[np.float64] | None = None
         self.started = self.last_checkpoint = time.monotonic()
         self.board: SummaryWriter | None = None
 
@@ -211,11 +232,11 @@ class _Training:
         p, self.started = self.progress, time.monotonic() - self.progress.seconds
         while not p.finished:
             self._epoch(show)
-            p.stopped_early = 0 < self.config.patience <= p.epoch - 1 - p.best_epoch
+            p.stopped_early = 0 < self.config.patience <= p.worse_epochs
             p.finished = p.stopped_early or p.epoch >= self.config.epochs
             self._checkpoint()
         self._load_best()
-        return LoopResult(p.best_epoch, p.epochs, p.seconds, p.stopped_early)
+        return LoopResult(p.best_epoch, p.epochs, p.seconds, p.stopped_early, self.best_values_B)
 
     def _epoch(self, show: bool) -> None:
         p, module = self.progress, self.stage.module
@@ -232,12 +253,13 @@ class _Training:
         if self.controller is not None:
             means |= self.controller.report()
         with quiet(not show):
-            means |= self.stage.end_epoch(p.epoch)
+            validation = self.stage.end_epoch(p.epoch)
+        means |= validation.metrics
         self._log({"step": p.step, "epoch": p.epoch, **means})
         if show and (p.epoch + 1) % math.ceil(self.config.epochs / LINES_SHOWN) == 0:
             say("  ".join([label, *(f"{name} {value:.4g}" for name, value in means.items())]))
         p.epochs.append(means)
-        self._keep_if_best(means)
+        self._keep_if_best(means, validation.values_B)
         p.epoch, p.step_in_epoch, p.sums = p.epoch + 1, 0, {}
 
     def _run_batches(self, batches: Sequence[Any], label: str, show: bool) -> None:
@@ -300,11 +322,14 @@ class _Training:
                 self.board.add_scalar(f"{'epoch' if 'epoch' in row else 'step'}/{name}", value, row["step"])
             self.board.flush()
 
-    def _keep_if_best(self, means: dict[str, float]) -> None:
+    def _keep_if_best(self, means: dict[str, float], values_B: npt.NDArray[np.float64] | None) -> None:
         p, monitor = self.progress, self.stage.monitor
         if monitor and p.best_epoch >= 0 and not means[monitor] > p.epochs[p.best_epoch][monitor]:
+            known = values_B is not None and self.best_values_B is not None
+            worse = not known or is_higher(self.best_values_B, values_B, ERRORS)  # type: ignore[arg-type]
+            p.worse_epochs = p.worse_epochs + 1 if worse else 0
             return
-        p.best_epoch = p.epoch
+        p.best_epoch, p.worse_epochs, self.best_values_B = p.epoch, 0, values_B
         weights = {name: distributed.whole(t).detach() for name, t in self.stage.module.state_dict().items()}
         if self.out is None:
             self.best = {name: t.clone() for name, t in weights.items()}
@@ -323,13 +348,13 @@ class _Training:
         if self.controller is not None:
             self.progress.controller = self.controller.state()
         if self.out is not None:
-            save_checkpoint(self.out, self.stage.module, self.optimizer, self.progress)
+            save_checkpoint(self.out, self.stage.module, self.optimizer, self.progress, self.best_values_B)
 
     def _restore(self, out: Path) -> None:
-        progress = restore(out, self.stage.module, self.optimizer)
-        if progress is None:
+        found = restore(out, self.stage.module, self.optimizer)
+        if found is None:
             return
-        self.progress = progress
+        self.progress, self.best_values_B = found
         if self.controller is not None:
             self.controller.restore(self.progress.controller)
         if distributed.is_first():

@@ -109,7 +109,7 @@ PAPER = Recipe(
         decoded_fraction=1.0,
         batch_targets=512,
         num_beams=75,
-        loop=LoopConfig(epochs=14, learning_rate=2e-3, weight_decay=0.1),  # no patience: Recall wavers while it learns
+        loop=LoopConfig(epochs=14, learning_rate=2e-3, weight_decay=0.1, patience=3),
     ),
     AlignConfig(
         recipe="paper",
@@ -149,8 +149,7 @@ DEFAULT = Recipe(
         max_history=50,
         # the item scores overfit sooner than paths do; not measured apart
         dropout=0.3,
-        # its validation NDCG rises steadily, so training stops four epochs after the best one
-        loop=LoopConfig(epochs=12, learning_rate=2e-3, weight_decay=0.1, patience=4),
+        loop=LoopConfig(epochs=12, learning_rate=2e-3, weight_decay=0.1, patience=3),
     ),
     replace(
         PAPER.align,

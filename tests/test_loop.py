@@ -10,6 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -44,14 +45,19 @@ class Regression:
         scores: Sequence[float] = (),
         settings: dict[str, Any] | None = None,
         after_loss: Callable[[int, Tensor], Tensor] = lambda step, loss: loss,
+        values: Sequence[Sequence[float]] = (),
     ):
         with torch.random.fork_rng():
             torch.manual_seed(init)
             self.module: nn.Module = nn.Sequential(nn.Linear(4, 6), nn.Dropout(0.4), nn.Linear(6, 1))
-        self.monitor = "score" if scores else ""
+        self.monitor = "score" if scores or values else ""
         self.settings = settings or {"stage": "regression"}
         self.killed_at, self.killed_in_epoch = killed_at, killed_in_epoch
-        self.scores, self.after_loss = scores, after_loss
+        self.scores, self.after_loss, self.values = (
+            scores or [float(np.mean(row)) for row in values],
+            after_loss,
+            values,
+        )
         self.steps_run = 0
         self.weights_of_epochs: list[dict[str, Tensor]] = []
 
@@ -67,11 +73,13 @@ class Regression:
         self.steps_run += 1
         return {"loss": loss, "double": 2 * loss}
 
-    def end_epoch(self, epoch: int) -> dict[str, float]:
+    def end_epoch(self, epoch: int) -> loop.Validation:
         if epoch == self.killed_in_epoch:
             raise Killed
         self.weights_of_epochs.append({name: t.clone() for name, t in self.module.state_dict().items()})
-        return {"score": self.scores[epoch]} if self.scores else {}
+        if not self.scores:
+            return loop.Validation({})
+        return loop.Validation({"score": self.scores[epoch]}, np.array(self.values[epoch]) if self.values else None)
 
 
 def same_weights(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
@@ -290,6 +298,23 @@ def test_early_stopping_restores_the_best_weights(tmp_path: Path, in_memory: boo
     assert [e["score"] for e in result.epochs] == [0.1, 0.7, 0.7, 0.6]
     assert same_weights(stage.module.state_dict(), stage.weights_of_epochs[1])
     assert not same_weights(stage.weights_of_epochs[1], stage.weights_of_epochs[3])
+
+
+def test_patience_counts_epochs_that_are_clearly_worse(tmp_path: Path) -> None:
+    some, fewer, few = [1.0] * 20 + [0.0] * 80, [1.0] * 18 + [0.0] * 82, [1.0] * 9 + [0.0] * 91
+    # 2 of 100 users fewer are 1.4 standard errors, 11 fewer 3.5
+    values = [fewer, some, few, few, fewer, few, few, few, some]
+    config = replace(CONFIG, epochs=9, patience=3)
+    whole = train(Regression(values=values), None, config)
+    assert (whole.best_epoch, len(whole.epochs), whole.stopped_early) == (1, 8, True)
+    assert whole.best_values_B is not None
+    assert whole.best_values_B.tolist() == some
+    with pytest.raises(Killed):
+        train(Regression(values=values, killed_in_epoch=6), tmp_path, config)
+    resumed = train(Regression(values=values), tmp_path, config)
+    assert (resumed.best_epoch, len(resumed.epochs)) == (1, 8)
+    assert resumed.best_values_B is not None
+    assert resumed.best_values_B.tolist() == some
 
 
 def test_without_patience_all_epochs_run_and_the_best_is_kept() -> None:

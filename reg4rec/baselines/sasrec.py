@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -14,18 +14,19 @@ from reg4rec import distributed, loop, ops
 from reg4rec.baselines.sasrec_network import SASRecNetwork
 from reg4rec.data import Dataset, ItemCatalog, Sequences
 from reg4rec.errors import InputError
+from reg4rec.evaluation import ProtocolName
 from reg4rec.infer.checks import check_number
 from reg4rec.infer.filters import Unknown, allowed_rows
 from reg4rec.infer.histories import padded, read_histories
 from reg4rec.infer.ranking import ranked_by_score
 from reg4rec.infer.table import Frame, as_frame, results_arrow
-from reg4rec.loop import LoopConfig
+from reg4rec.loop import LoopConfig, Validation
 from reg4rec.model import weights_state
 from reg4rec.run import Run, choose_device
 from reg4rec.settings import check_settings, override
 from reg4rec.storage import new_header, read_header, read_tensors, write_header, write_tensors
 from reg4rec.train.item_loss import draw_negatives, sampled_softmax_loss
-from reg4rec.train.validation import validation_metrics
+from reg4rec.train.validation import validate
 from reg4rec.train.windows import Batch, WindowBatches
 from reg4rec.writing import atomic_folder
 
@@ -58,8 +59,10 @@ class SASRecConfig:
     """items drawn by popularity for the softmax, shared by a batch"""
     batch_targets: int = 256
     """target items in a batch, padding included"""
-    validation_users: int = 2000
-    """users on whom Recall and NDCG are measured after every epoch; the best NDCG@10 is kept"""
+    validation_users: int | None = None
+    """users on whom Recall and NDCG are measured after every epoch, by default all; the best NDCG@10 is kept"""
+    protocol: ProtocolName = "standard"
+    """protocol of these measurements: standard, or filtered, without seen items and cold targets"""
     part: Literal["train", "train+validation"] = "train"
     """train+validation is for a final fit: it has nothing to validate on and keeps the last epoch"""
     loop: LoopConfig = field(
@@ -77,7 +80,8 @@ class SASRecConfig:
             ("max_history", self.max_history >= 1, "1 or more"),
             ("num_negatives", self.num_negatives >= 1, "1 or more"),
             ("batch_targets", self.batch_targets >= 1, "1 or more"),
-            ("validation_users", self.validation_users >= 1, "1 or more"),
+            ("validation_users", self.validation_users is None or self.validation_users >= 1, "1 or more, or None"),
+            ("protocol", self.protocol in get_args(ProtocolName), "standard or filtered"),
             ("part", self.part in ("train", "train+validation"), "train or train+validation"),
         )
 
@@ -229,7 +233,8 @@ class _Stage:
         losses_T = sampled_softmax_loss(states_TD, self.module.items_ID, items_BL[filled_BL], negatives_X, expected_X)
         return {"loss": distributed.mean(losses_T)}
 
-    def end_epoch(self, epoch: int) -> dict[str, float]:
+    def end_epoch(self, epoch: int) -> Validation:
         if not self.monitor:
-            return {}
-        return validation_metrics(self.model, self.data, self.config.validation_users, self.seed)
+            return Validation({})
+        c = self.config
+        return validate(self.model, self.data, self.monitor, c.protocol, c.validation_users, self.seed)

@@ -49,7 +49,7 @@ def _pretrain() -> PretrainConfig:
         max_history=20,
         dropout=0.1,
         batch_targets=512,
-        loop=LoopConfig(epochs=15, learning_rate=2e-3, weight_decay=0.1, patience=5),
+        loop=LoopConfig(epochs=15, learning_rate=2e-3, weight_decay=0.1, patience=3),
     )
 
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from reg4rec import distributed, ops
 from reg4rec.errors import TokenizerCollapseError
+from reg4rec.loop import Validation
 from reg4rec.tokenizer.codebooks import kmeans_codebooks, revive_dead, squared_distances
 from reg4rec.tokenizer.config import TokenizerConfig
 from reg4rec.tokenizer.health import Health, measure_health
@@ -64,16 +65,16 @@ class TokenizerStage:
         vectors_BV = self.vectors_IV[rows_B[distributed.share()]]
         return tokenizer_loss(self.quantizer, vectors_BV, self.config, quantizing)
 
-    def end_epoch(self, epoch: int) -> dict[str, float]:
+    def end_epoch(self, epoch: int) -> Validation:
         if epoch + 1 < self.config.autoencoder_epochs:
-            return {}
+            return Validation({})
         if epoch + 1 == self.config.autoencoder_epochs:
             self._start_codebooks()
         revived = self._revive()
         health = health_of(self.quantizer, self.vectors_IV)
         if 2 * (epoch + 1) >= self.config.epochs and (reason := collapse_reason(health, self.config.floors)):
             raise TokenizerCollapseError(f"the tokenizer collapsed in epoch {epoch + 1}: {reason}")
-        return {
+        figures = {
             "usage": min(health.usage),
             "revived": float(revived),
             "collision_rate": health.collision_rate,
@@ -81,6 +82,7 @@ class TokenizerStage:
             "gate_max": max(health.gate_mean),
             "relative_error": health.relative_error,
         }
+        return Validation(figures)
 
     @torch.no_grad()
     def _start_codebooks(self) -> None:

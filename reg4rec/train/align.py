@@ -8,6 +8,7 @@ from reg4rec.data import Dataset
 from reg4rec.infer import Recommender
 from reg4rec.run import Run
 from reg4rec.settings import check_same_recipe, override
+from reg4rec.statistics import is_higher
 from reg4rec.storage import write_json
 from reg4rec.train.align_config import AlignConfig
 from reg4rec.train.align_stage import AlignStage
@@ -26,7 +27,8 @@ def align(
 ) -> Recommender:
     """A recommender whose model was aligned on the training part of `data`, on the device of the given one.
 
-    The given one stays as it is, and is what comes back when no epoch beats it on validation. The search is set up by
+    The given one stays as it is, and is what comes back unless an epoch beats its Recall@10 on validation by more than
+    two standard errors of the paired difference. The search is set up by
     validation again, as after pre-training. `run.out` is the run folder (see `reg4rec.loop`): `align.json` holds the
     validation figures before and after, `recommender/` the result; `run.device` is not read. `overrides` replace fields
     of `config`, of its `rewards` or its `loop` by name. InputError for a recommender of another recipe.
@@ -38,13 +40,19 @@ def align(
     with run.seeded():
         stage = AlignStage(recommender, data, config, run.seed)
     before = stage.validate()
+    assert before.values_B is not None
     result = loop.train(stage, config.loop, run)
     after = result.epochs[result.best_epoch]
-    for finding in align_symptoms(before, result.epochs) if distributed.is_first() else ():
+    for finding in align_symptoms(before.metrics, result.epochs) if distributed.is_first() else ():
         warnings.warn(f"reg4rec align: {finding}", stacklevel=2)
-    helped = after[stage.monitor] > before[stage.monitor]
+    assert result.best_values_B is not None
+    helped = is_higher(result.best_values_B, before.values_B, loop.ERRORS)
     aligned = stage.ranker if helped else recommender
-    record: dict[str, Any] = {"before": before, "after": {name: after[name] for name in before}, "kept": helped}
+    record: dict[str, Any] = {
+        "before": before.metrics,
+        "after": {name: after[name] for name in before.metrics},
+        "kept": helped,
+    }
     if helped:
         aligned = calibrated(aligned, data, config.validation_users, run)
     if folder is not None and distributed.is_first():

@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass, field
 from typing import get_args
 
 from reg4rec.errors import InputError
+from reg4rec.evaluation import ProtocolName
 from reg4rec.loop import LoopConfig
 from reg4rec.settings import check_settings
 from reg4rec.train.rewards import REWARDS
@@ -60,8 +61,10 @@ class AlignConfig:
     """weight of the pre-training loss that fits the model"""
     batch_users: int = 64
     """users in a batch, each cut at a random place"""
-    validation_users: int = 2000
-    """users on whom Recall and NDCG are measured after every epoch; the best Recall@10 is kept"""
+    validation_users: int | None = None
+    """users on whom Recall and NDCG are measured after every epoch, by default all; the best Recall@10 is kept"""
+    protocol: ProtocolName = "standard"
+    """protocol of these measurements: standard, or filtered, without seen items and cold targets"""
     loop: LoopConfig = field(default_factory=lambda: LoopConfig(epochs=3, learning_rate=5e-5, patience=2))
     recipe: str = "default"
     """default: the best that we measured; paper: the paper's parts alone. All stages of a fit have the same one; on the
@@ -81,5 +84,6 @@ class AlignConfig:
             ("order_weight", self.order_weight >= 0, "0 or more"),
             ("anchor_weight", self.anchor_weight >= 0, "0 or more"),
             ("batch_users", self.batch_users >= 1, "1 or more"),
-            ("validation_users", self.validation_users >= 1, "1 or more"),
+            ("validation_users", self.validation_users is None or self.validation_users >= 1, "1 or more, or None"),
+            ("protocol", self.protocol in get_args(ProtocolName), "standard or filtered"),
         )

@@ -15,6 +15,7 @@ from reg4rec.distributed import mean, ratio, total
 from reg4rec.errors import InputError
 from reg4rec.infer import Recommender
 from reg4rec.infer.histories import padded
+from reg4rec.loop import Validation
 from reg4rec.model import Memory, Reg4RecModel
 from reg4rec.train.align_config import AlignConfig
 from reg4rec.train.config import PretrainConfig
@@ -33,7 +34,7 @@ from reg4rec.train.rewards import (
     step_hit,
 )
 from reg4rec.train.rollouts import Policy, Rollouts, best_paths, evaluate_paths, roll_out
-from reg4rec.train.validation import validation_metrics
+from reg4rec.train.validation import validate
 from reg4rec.train.windows import Batch
 
 __all__ = ["AlignBatch", "AlignStage"]
@@ -144,12 +145,13 @@ class AlignStage:
         """The reward (B, G) of each path: the sum of REWARDS by their weights."""
         return (self.share_X[:, None, None] * rewards_XBG).sum(0)
 
-    def end_epoch(self, epoch: int) -> dict[str, float]:
+    def end_epoch(self, epoch: int) -> Validation:
         return self.validate()
 
-    def validate(self) -> dict[str, float]:
-        """Of other users than chose the epoch of a pre-training with this seed: those find it better than it is."""
-        return validation_metrics(self.ranker, self.data, self.config.validation_users, self.seed + 1, KS)
+    def validate(self) -> Validation:
+        """Of a sample, of other users than chose the epoch of a pre-training with this seed: those overrate it."""
+        c = self.config
+        return validate(self.ranker, self.data, self.monitor, c.protocol, c.validation_users, self.seed + 1, KS)
 
     def _statistics(self, batch: AlignBatch) -> dict[str, Tensor]:
         """Means over the batch of what must not go wrong unseen."""

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
+from reg4rec.evaluation import ProtocolName
 from reg4rec.loop import LoopConfig
 from reg4rec.model import HistoryLayout, Size
 from reg4rec.settings import check_settings
@@ -48,8 +49,10 @@ class PretrainConfig:
     """target items in a batch, padding included"""
     num_beams: int = 75
     """paths that the trained recommender keeps at every step of its search"""
-    validation_users: int = 2000
-    """users on whom Recall and NDCG are measured after every epoch; the best NDCG@10 is kept"""
+    validation_users: int | None = None
+    """users on whom Recall and NDCG are measured after every epoch, by default all; the best NDCG@10 is kept"""
+    protocol: ProtocolName = "standard"
+    """protocol of these measurements: standard, or filtered, without seen items and cold targets"""
     part: Literal["train", "train+validation"] = "train"
     """train+validation is for a final fit: it has nothing to validate on and keeps the last epoch"""
     precision: Precision = "fp32"
@@ -57,7 +60,7 @@ class PretrainConfig:
     ladq: LadqConfig = field(default_factory=LadqConfig)
     """how precision ladq chooses"""
     loop: LoopConfig = field(
-        default_factory=lambda: LoopConfig(epochs=12, learning_rate=2e-3, weight_decay=0.1, patience=4)
+        default_factory=lambda: LoopConfig(epochs=12, learning_rate=2e-3, weight_decay=0.1, patience=3)
     )
     recipe: str = "default"
     """default: the best that we measured; paper: the paper's parts alone. All stages of a fit have the same one; on the
@@ -79,7 +82,8 @@ class PretrainConfig:
             ("category_weight", self.category_weight >= 0, "0 or more"),
             ("batch_targets", self.batch_targets >= 1, "1 or more"),
             ("num_beams", self.num_beams >= 1, "1 or more"),
-            ("validation_users", self.validation_users >= 1, "1 or more"),
+            ("validation_users", self.validation_users is None or self.validation_users >= 1, "1 or more, or None"),
+            ("protocol", self.protocol in get_args(ProtocolName), "standard or filtered"),
         )
 
     @property

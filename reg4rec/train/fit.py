@@ -22,6 +22,8 @@ from reg4rec.train.pretrain import pretrain
 __all__ = ["calibrated", "fit_recommender", "weights_of"]
 
 FORMAT, VERSION = "reg4rec-calibration", 1
+CALIBRATION_USERS = 2000
+"""At most so many users are searched for by each of the settings."""
 
 
 def fit_recommender(
@@ -52,11 +54,12 @@ def fit_recommender(
     return recommender
 
 
-def calibrated(recommender: Recommender, data: Dataset, max_users: int, run: Run) -> Recommender:
+def calibrated(recommender: Recommender, data: Dataset, max_users: int | None, run: Run) -> Recommender:
     """The recommender as `calibrate` sets it up, and `calibration.json` in the run folder, which lists what was tried.
 
     With `run.resume`, what that file says of the same weights is taken over.
     """
+    max_users = min(max_users or CALIBRATION_USERS, CALIBRATION_USERS)
     kept = None if run.folder is None else run.folder / "calibration.json"
     choices = [field.name for field in fields(SearchConfig)]
     basis = fingerprint({}, weights_of(recommender.model), {"users": max_users, "seed": run.seed, "choices": choices})

@@ -22,7 +22,7 @@ from reg4rec.train.item_loss import draw_negatives, item_loss
 from reg4rec.train.losses import path_losses
 from reg4rec.train.orders import OrderPolicy, draw_order
 from reg4rec.train.precision import Ladq, linear_layers, set_formats
-from reg4rec.train.validation import validation_metrics
+from reg4rec.train.validation import validate
 from reg4rec.train.windows import Batch, WindowBatches
 
 __all__ = ["pretrain"]
@@ -160,10 +160,11 @@ class PretrainStage:
         chosen = torch.randperm(length, generator=distributed.alike("cpu"))[:count].sort().values
         return chosen.to(self.codes_IM.device)
 
-    def end_epoch(self, epoch: int) -> dict[str, float]:
+    def end_epoch(self, epoch: int) -> loop.Validation:
         if not self.monitor:
-            return {}
-        return validation_metrics(self.ranker, self.data, self.config.validation_users, self.seed)
+            return loop.Validation({})
+        c = self.config
+        return validate(self.ranker, self.data, self.monitor, c.protocol, c.validation_users, self.seed)
 
 
 def _new_model(data: Dataset, tokenizer: Tokenizer, config: PretrainConfig) -> Reg4RecModel:

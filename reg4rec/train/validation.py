@@ -3,14 +3,25 @@
 from collections.abc import Sequence
 
 from reg4rec.data import Dataset
-from reg4rec.evaluation import Ranker, evaluate
+from reg4rec.evaluation import ProtocolName, Ranker, evaluate, rank_metrics
+from reg4rec.loop import Validation
 
-__all__ = ["validation_metrics"]
+__all__ = ["validate"]
 
 
-def validation_metrics(
-    ranker: Ranker, data: Dataset, max_users: int, seed: int, ks: Sequence[int] = (10,)
-) -> dict[str, float]:
-    """`validation_recall@k` and `validation_ndcg@k` under `standard`, for a sample of users drawn with `seed`."""
-    report = evaluate(ranker, data, "validation", ks=ks, max_users=max_users, seed=seed)
-    return {f"validation_{name}": value for name, value in report.rows[0].metrics.items()}
+def validate(
+    ranker: Ranker,
+    data: Dataset,
+    monitor: str,
+    protocol: ProtocolName,
+    max_users: int | None,
+    seed: int,
+    ks: Sequence[int] = (10,),
+) -> Validation:
+    """Recall and NDCG at `ks`, named `validation_recall@k`, of a sample of `max_users` drawn with `seed`, or of all.
+
+    `monitor` is the name of the one whose value of each user is given too.
+    """
+    (row,) = evaluate(ranker, data, "validation", protocol, ks, max_users, seed).rows
+    metrics = {f"validation_{name}": value for name, value in row.metrics.items()}
+    return Validation(metrics, rank_metrics(row.ranks_B, ks)[monitor.removeprefix("validation_")])

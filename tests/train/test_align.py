@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 import torch
@@ -20,7 +21,7 @@ from reg4rec.errors import InputError
 from reg4rec.infer import Recommender, SearchConfig
 from reg4rec.infer.histories import padded
 from reg4rec.infer.search import search, step_indexes
-from reg4rec.loop import LoopConfig
+from reg4rec.loop import LoopConfig, Validation
 from reg4rec.model import Reg4RecModel
 from reg4rec.run import Run
 from reg4rec.tokenizer import Tokenizer
@@ -39,7 +40,7 @@ KILLS_ITSELF = """
 import os, signal, sys
 from reg4rec.data import Dataset
 from reg4rec.infer import Recommender
-from reg4rec.loop import LoopConfig
+from reg4rec.loop import LoopConfig, Validation
 from reg4rec.run import Run
 from reg4rec.train import AlignConfig, align
 from reg4rec.train.align_stage import AlignStage
@@ -109,8 +110,11 @@ def test_the_reward_rises_without_help_of_the_anchor(
 def test_an_alignment_that_does_not_help_gives_back_what_came_in(
     few: SyntheticShop, start_of_few: Recommender, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    figures = iter([{f"validation_recall@{k}": value for k in (5, 10, 50)} for value in (0.5, 0.4, 0.3)])
-    monkeypatch.setattr(align_stage, "validation_metrics", lambda *_: next(figures))
+    hits = [np.arange(100) < count for count in (50, 52, 48)]  # 2 of 100 users more are 1.4 standard errors
+    figures = iter(
+        [Validation({f"validation_recall@{k}": row.mean() for k in (5, 10, 50)}, row.astype(float)) for row in hits]
+    )
+    monkeypatch.setattr(align_stage, "validate", lambda *_: next(figures))
     assert align(start_of_few, few, QUICK, Run(tmp_path, progress=False)) is start_of_few
     assert not json.loads((tmp_path / "align.json").read_text())["kept"]
 
