@@ -252,7 +252,8 @@ def _checkpoints(run: Path) -> list[Path]:
 def restore(run: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> Restored | None:
     """Go on from the newest checkpoint that can be read: put its state into module, optimizer and random generators.
 
-    Returns how far the run is and what its best epoch was worth to each user, where its stage says so. None for a run without one. A warning names a damaged one, which goes; InputError where no other is there.
+    Returns how far the run is and what its best epoch was worth to each user, where its stage says so. None for a run
+    without a checkpoint. A warning names a damaged one, which goes; InputError where no other is there.
     """
     damaged: dict[Path, InputError] = {}
     for folder in _checkpoints(run):

@@ -1,9 +1,12 @@
 """Where a stage writes and how it runs: the one argument that every stage takes beside data and settings."""
 
 import contextlib
-from collections.abc import Iterator
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -11,7 +14,7 @@ from reg4rec import distributed
 from reg4rec.errors import InputError
 from reg4rec.settings import check_seed
 
-__all__ = ["Run", "choose_device"]
+__all__ = ["Run", "SharedRun", "choose_device", "digest_of"]
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,30 @@ class Run:
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)
             yield
+
+
+@dataclass(frozen=True, kw_only=True)
+class SharedRun(Run):
+    """A run whose stages lie in folders named after what decides them, so that runs that begin alike share fits.
+
+    `decided_by` holds the settings of each stage, as JSON has them, and what else decides them all, in order.
+    """
+
+    decided_by: Mapping[str, Any]
+
+    def stage(self, name: str) -> Run:
+        return Run(self.folder_of(name), self.seed, self.device, self.resume, self.progress)
+
+    def folder_of(self, name: str) -> Path:
+        """Where a stage lies: its name and a digest of its settings and of all before it."""
+        names = list(self.decided_by)
+        deciding = {key: self.decided_by[key] for key in names[: names.index(name) + 1]}
+        return Path(self.out or ".") / f"{name}-{digest_of(deciding)}"
+
+
+def digest_of(settings: Mapping[str, Any]) -> str:
+    """Twelve digits that differ where settings, as JSON has them, differ."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def choose_device(device: str | torch.device) -> torch.device:

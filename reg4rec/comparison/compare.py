@@ -1,8 +1,9 @@
-"""Fit every method once a seed, evaluate each fit under every protocol, and write the table."""
+"""Try settings of every method on validation, fit the best once a seed, read test once, and write the table."""
 
 import platform
-from collections.abc import Sequence
-from dataclasses import asdict, is_dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -10,22 +11,29 @@ import numpy as np
 import torch
 
 import reg4rec
-from reg4rec.checkpoints import newest_progress, training_seconds
+from reg4rec.checkpoints import training_seconds
 from reg4rec.comparison.config import CompareConfig, ProtocolName
 from reg4rec.comparison.latency import BATCHES, latencies
-from reg4rec.comparison.methods import METHODS, Job
-from reg4rec.comparison.table import Comparison, Row
+from reg4rec.comparison.methods import METHODS, Fitted, Job, plain
+from reg4rec.comparison.spaces import SPACES, Changes, changed, draw_changes
+from reg4rec.comparison.table import Comparison, Row, Try, beyond
 from reg4rec.data import Dataset
 from reg4rec.errors import InputError
+from reg4rec.evaluation import ProtocolName as Asked
 from reg4rec.evaluation import evaluate
-from reg4rec.settings import differences, override
-from reg4rec.storage import new_header, read_header, write_header
+from reg4rec.infer import SearchConfig
+from reg4rec.progress import say
+from reg4rec.run import digest_of
+from reg4rec.settings import override
+from reg4rec.storage import new_header, read_header, read_tensors, write_header, write_tensors
 from reg4rec.writing import check_own
 
 __all__ = ["compare", "versions"]
 
-FORMAT, VERSION = "reg4rec-comparison-run", 2
-OWN = ("runs", "compare.*")
+FORMAT, VERSION = "reg4rec-comparison-run", 3
+OWN = ("fits", "results", "compare.*")
+KS = (5, 10, 20, 50)
+CHOSEN_BY = "ndcg@10"
 
 
 def compare(
@@ -38,105 +46,164 @@ def compare(
 ) -> Comparison:
     """Run a comparison in a folder and write `compare.json`, `compare.md` and `compare.png` there.
 
-    Each fit has its own folder `out/runs/METHOD/seed-N`; one that is finished is not run again, one that was killed
-    goes on. More seeds, methods or protocols can so be added later. InputError if a run there has other settings.
-    `overrides` replace fields of `config` by name, `seeds=(0,)` for example.
+    Fits and their results lie in `out/fits` and `out/results`, named after all that decides them: what is finished is
+    not run again, what was killed goes on, and more methods, seeds, protocols or tries can be added later. InputError
+    if a comparison of other data lies there. `overrides` replace fields of `config` by name, `seeds=(0,)` for example.
     """
     config = override(config or CompareConfig(), overrides)
     out = Path(out)
     check_own(out, OWN)
-    results: dict[tuple[str, str], dict[int, dict[str, Any]]] = {}
+    earlier = Comparison.read(out) if (out / "compare.json").exists() else None
+    if earlier is not None and earlier.fingerprint != data.card["fingerprint"]:
+        raise InputError(f"{out} holds a comparison on other data ({earlier.dataset}); choose another folder")
+    chosen = {} if config.winners is None else Comparison.read(config.winners).chosen
+    tries: list[Try] = []
+    measured: dict[tuple[str, str], dict[int, _Measured]] = {}
+    settings: dict[str, Any] = {}
     for name in config.methods:
-        for seed in config.seeds if METHODS[name].seeded else (0,):
-            job = Job(data, config, out / "runs" / name / f"seed-{seed}", seed, device)
-            for protocol, result in _results(name, job).items():
-                results.setdefault((protocol, name), {})[seed] = result
-    rows = [_row(name, protocol, results[protocol, name]) for protocol in config.protocols for name in config.methods]
+        method = METHODS[name]
+        tuned = method.tuned_as or name
+        begin = method.settings(config)
+        begin = changed(begin, chosen[tuned]) if chosen.get(tuned) else begin
+        changes = _tune(tuned, begin, data, config, out, device, tries)
+        own = changed(begin, changes) if changes else begin
+        settings[name] = plain(own)
+        chosen[tuned] = {**chosen.get(tuned, {}), **changes}
+        for seed in config.seeds if method.seeded else (0,):
+            for protocol in config.protocols:
+                done = _result(name, own, data, out, seed, device, protocol)
+                measured.setdefault((protocol, name), {})[seed] = done
+    rows = [_row(name, protocol, measured[protocol, name]) for protocol in config.protocols for name in config.methods]
+    for protocol in config.protocols:
+        ranks = {name: {s: m.ranks for s, m in measured[protocol, name].items()} for name in config.methods}
+        for row in rows:
+            if row.protocol == protocol:
+                row.beyond.update(beyond(ranks, row.method, config.methods))
     cards: dict[str, Any] = {
-        protocol: next(iter(results[protocol, config.methods[0]].values()))["reports"][protocol]["card"]
+        protocol: next(iter(measured[protocol, config.methods[0]].values())).found["report"]["card"]
         for protocol in config.protocols
     }
-    settings: dict[str, Any] = {name: _plain(METHODS[name].settings(config)) for name in config.methods}
-    comparison = Comparison(data.name, rows, cards, settings, versions(device))
+    comparison = Comparison(
+        data.name, data.card["fingerprint"], rows, cards, settings, versions(device), tries, chosen
+    )
     comparison.save(out)
     return comparison
 
 
-def _results(name: str, job: Job) -> dict[str, dict[str, Any]]:
-    """What each protocol needs to know of one method and seed: the fit, and for `final` the one that follows it."""
-    protocols = job.config.protocols
-    fit = _result(name, job, [p for p in protocols if p != "final"])
-    found: dict[str, dict[str, Any]] = dict.fromkeys(protocols, fit)
-    if "final" in protocols:
-        folder = job.out.with_name(f"{job.out.name}-final")
-        second = replace(job, out=folder, epochs=fit["best_epochs"], first=job.out)
-        found["final"] = _result(name, second, ["final"])
-    return found
+def _tune(
+    name: str, begin: Any, data: Dataset, config: CompareConfig, out: Path, device: str, tries: list[Try]
+) -> Changes:
+    """The changes of `begin` that are best on validation, with the first seed; `tries` gets a line for each.
+
+    They are measured under the protocol `filtered` unless the comparison has `standard` alone.
+    """
+    already = [one for one in tries if one.method == name]
+    if config.tries > 1 and not already:
+        protocol: Asked = "standard" if set(config.protocols) == {"standard"} else "filtered"
+        seed = config.seeds[0] if METHODS[name].seeded else 0
+        for number, changes in enumerate(draw_changes(SPACES[config.space].get(name, {}), config.tries)):
+            own = changed(begin, changes) if changes else begin
+            job = Job(data, own, out / "fits", seed, device, protocol)
+            found = _Measured(name, job, out).validated
+            value = found["validation"]["rows"][0]["metrics"]
+            already.append(Try(name, protocol, changes, value, found["epochs"], found["train_seconds"]))
+            say(f"{name}, try {number + 1}: {changes or 'as configured'}: {CHOSEN_BY} {value[CHOSEN_BY]:.4f}")
+        tries += already
+    return max(already, key=lambda one: one.validation[CHOSEN_BY]).changes if already else {}
 
 
-def _result(name: str, job: Job, protocols: Sequence[ProtocolName]) -> dict[str, Any]:
-    """One fit and its reports, from the run folder; fitted and evaluated now where that was not done before."""
-    method, path = METHODS[name], job.out / "result.json"
-    identity = {"dataset": job.data.card["fingerprint"], "seed": job.seed, "epochs": job.epochs}
-    found = _read_result(path, identity | {"settings": _plain(method.settings(job.config))})
-    missing = [protocol for protocol in protocols if protocol not in found["reports"]]
-    if not missing and "latency_ms" in found:
-        return found
-    fitted = method.fit(job)
-    found |= {
-        "parameters": fitted.parameters,
-        "train_seconds": training_seconds(path.parent for path in job.out.rglob("config.json")),
-        "best_epochs": _best_epochs(job.out / method.model_run),
-        "latency_ms": latencies(fitted.ranker, job.data),
-    }
-    for protocol in missing:
-        report = evaluate(fitted.ranker, job.data, "test", "standard" if protocol == "standard" else "filtered")
-        found["reports"][protocol] = report.as_dict()
-    write_header(path, found)
-    return found
+def _result(
+    name: str, settings: Any, data: Dataset, out: Path, seed: int, device: str, protocol: ProtocolName
+) -> "_Measured":
+    asked: Asked = "standard" if protocol == "standard" else "filtered"
+    first = _Measured(name, Job(data, settings, out / "fits", seed, device, asked), out)
+    if protocol != "final":
+        first.test()
+        return first
+    validated = first.validated
+    search = validated["search"]
+    job = replace(
+        first.job,
+        epochs=validated["epochs"],
+        search=None if search is None else SearchConfig.from_json(search),
+    )
+    final = _Measured(name, job, out)
+    final.test()
+    return final
 
 
-def _read_result(path: Path, identity: dict[str, Any]) -> dict[str, Any]:
-    if not path.exists():
-        return new_header(FORMAT, VERSION, **identity, reports={})
-    found = read_header(path, FORMAT, VERSION)
-    differing = [place for name, value in identity.items() for place in differences(name, found.get(name), value)]
-    if differing:
-        raise InputError(
-            f"{path.parent} holds a run with other {', '.join(differing)}; choose another folder or remove that run"
-        )
-    return found
+class _Measured:
+    """One fit of a method and what was measured of it, read back from its folder in `results` where it was before."""
+
+    def __init__(self, name: str, job: Job, out: Path):
+        self.name, self.job = name, job
+        identity = {"method": name, **job.identity}
+        self.path = out / "results" / f"{name}-{digest_of(identity)}" / "result.json"
+        self.found = read_header(self.path, FORMAT, VERSION) if self.path.exists() else new_header(FORMAT, VERSION)
+        self.found |= plain(identity)
+
+    @cached_property
+    def _fitted(self) -> Fitted:
+        fitted = METHODS[self.name].fit(self.job)
+        self.found |= {
+            "parameters": fitted.parameters,
+            "train_seconds": training_seconds(fitted.runs),
+            "epochs": fitted.epochs if self.job.epochs is None else self.job.epochs,
+            "search": plain(fitted.search),
+        }
+        return fitted
+
+    @property
+    def validated(self) -> Mapping[str, Any]:
+        """The facts of the fit and its report on all validation users; test is not read."""
+        if "validation" not in self.found and self.job.epochs is None:
+            report = evaluate(self._fitted.ranker, self.job.data, "validation", self.job.protocol, KS)
+            self._write(validation=report.as_dict())
+        return self.found
+
+    def test(self) -> None:
+        """Read the test users' targets, once."""
+        if "report" in self.found:
+            return
+        _ = self.validated
+        report = evaluate(self._fitted.ranker, self.job.data, "test", self.job.protocol, KS, lists=True)
+        write_tensors(self.path.with_name("ranks.safetensors"), {"rank_B": torch.from_numpy(report.rows[0].ranks_B)})
+        self._write(report=report.as_dict(), latency_ms=latencies(self._fitted.ranker, self.job.data))
+
+    @cached_property
+    def ranks(self) -> "np.ndarray[Any, Any]":
+        """The 0-based ranks of the test targets."""
+        return read_tensors(self.path.with_name("ranks.safetensors"))["rank_B"].numpy()
+
+    def _write(self, **more: Any) -> None:
+        self.found |= more
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        files = [name for name in ("ranks.safetensors",) if self.path.with_name(name).exists()]
+        write_header(self.path, self.found, files)
 
 
-def _best_epochs(run: Path) -> int:
-    """Epochs after which the kept weights of a run stood, validation and all; 0 for a method without a loop."""
-    progress = newest_progress(run)
-    return 0 if progress is None else progress.best_epoch + 1
-
-
-def _row(name: str, protocol: str, results: dict[int, dict[str, Any]]) -> Row:
-    found = [result["reports"][protocol]["rows"][0] for result in results.values()]
+def _row(name: str, protocol: str, measured: Mapping[int, _Measured]) -> Row:
+    found = [one.found for one in measured.values()]
+    reports = [one["report"]["rows"][0] for one in found]
     return Row(
         method=name,
         protocol=protocol,
-        trained_on=found[0]["trained_on"],
-        seeds=list(results),
-        metrics={metric: [row["metrics"][metric] for row in found] for metric in found[0]["metrics"]},
-        users_per_second=[row["users_per_second"] for row in found],
-        train_seconds=[result["train_seconds"] for result in results.values()],
-        latency_ms={batch: [r["latency_ms"][batch] for r in results.values()] for batch in map(str, BATCHES)},
-        epochs=[result["best_epochs"] for result in results.values()],
-        parameters=next(iter(results.values()))["parameters"],
+        trained_on=reports[0]["trained_on"],
+        seeds=list(measured),
+        metrics=_by_name([report["metrics"] for report in reports]),
+        errors=_by_name([report["errors"] for report in reports]),
+        lists=_by_name([report["lists"] for report in reports]),
+        groups={group: _by_name([r["groups"][group] for r in reports]) for group in reports[0]["groups"]},
+        users_per_second=[report["users_per_second"] for report in reports],
+        train_seconds=[one["train_seconds"] for one in found],
+        latency_ms={batch: [one["latency_ms"][batch] for one in found] for batch in map(str, BATCHES)},
+        epochs=[one["epochs"] for one in found],
+        parameters=found[0]["parameters"],
     )
 
 
-def _plain(settings: Any) -> Any:
-    """Settings as JSON gives them back."""
-    if is_dataclass(settings) and not isinstance(settings, type):
-        return _plain(asdict(settings))
-    if isinstance(settings, dict):
-        return {name: _plain(value) for name, value in settings.items()}
-    return [_plain(value) for value in settings] if isinstance(settings, list | tuple) else settings
+def _by_name(of_seeds: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
+    return {name: [values[name] for values in of_seeds] for name in of_seeds[0]}
 
 
 def versions(device: str) -> dict[str, Any]:

@@ -1,132 +1,183 @@
 """The methods that can be compared: how each is fitted, and how large it is."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from torch import nn
 
-from reg4rec.baselines import SASRec, Tiger
+from reg4rec.baselines import Ease, ItemKNN, Rpg, SASRec, Tiger, TigerConfig, Transitions
+from reg4rec.checkpoints import newest_progress
 from reg4rec.comparison.config import CompareConfig
+from reg4rec.comparison.spaces import Changes, changed
 from reg4rec.data import Dataset
-from reg4rec.evaluation import Popularity, Ranker
-from reg4rec.infer import Recommender
-from reg4rec.loop import LoopConfig
+from reg4rec.evaluation import Popularity, ProtocolName, Ranker
+from reg4rec.infer import Recommender, SearchConfig
 from reg4rec.recipes import Recipe
-from reg4rec.run import Run
-from reg4rec.train import align
+from reg4rec.run import Run, SharedRun, digest_of
 
-__all__ = ["METHODS", "Fitted", "Job", "Method"]
+__all__ = ["METHODS", "Fitted", "Job", "Method", "plain"]
 
 Part = Literal["train", "train+validation"]
 
 
 @dataclass(frozen=True)
 class Job:
-    """One fit: where it writes, and for how long it trains.
+    """One fit of a method, by its `settings`; fits that agree in all that decides them share a folder in `fits`.
 
-    `epochs` None chooses the epoch on validation; a number is a final fit of so many epochs on train+validation, which
-    takes over what the fit in the folder `first` has chosen.
+    `epochs` None chooses the epoch on validation under `protocol`; a number is a final fit of so many epochs on
+    train+validation, with the search that was chosen before.
     """
 
     data: Dataset
-    config: CompareConfig
-    out: Path
+    settings: Any
+    fits: Path
     seed: int
     device: str
+    protocol: ProtocolName
     epochs: int | None = None
-    first: Path | None = None
-
-    @property
-    def run(self) -> Run:
-        return Run(self.out, self.seed, self.device)
+    search: SearchConfig | None = None
 
     @property
     def part(self) -> Part:
         return "train" if self.epochs is None else "train+validation"
 
-    def plan(self, loop: LoopConfig) -> LoopConfig:
-        """A method's loop as this job wants it."""
-        return loop if self.epochs is None else replace(loop, epochs=self.epochs, patience=0)
+    @property
+    def plan(self) -> Changes:
+        """What the job decides about a training."""
+        if self.epochs is None:
+            return {"protocol": self.protocol}
+        return {"part": self.part, "epochs": self.epochs, "patience": 0}
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """All that decides the fit, as JSON has it."""
+        return {
+            "dataset": self.data.card["fingerprint"],
+            "settings": plain(self.settings),
+            "seed": self.seed,
+            "protocol": self.protocol,
+            "epochs": self.epochs,
+            "search": plain(self.search),
+        }
+
+    def run(self, name: str) -> Run:
+        """A folder of its own for a fit that has no stages."""
+        return Run(self.fits / f"{name}-{digest_of(self.identity)}", self.seed, self.device)
 
 
 class Fitted(NamedTuple):
-    """A fitted method and the number of its trained parameters."""
+    """A fitted method, the number of its trained parameters, its run folders, its epochs and, where it has one, how
+    validation set up its search."""
 
     ranker: Ranker
-    parameters: int
+    parameters: int = 0
+    runs: tuple[Path, ...] = ()
+    epochs: int = 0
+    search: SearchConfig | None = None
 
 
 class Method(NamedTuple):
-    """How to fit one method. `model_run` is the part of the run folder whose best epoch a final fit takes over.
+    """How to fit one method. `tuned_as` names the method whose tries it takes over.
 
     A method that is not `seeded` comes out the same for every seed and is fitted once, as seed 0.
     """
 
     fit: Callable[[Job], Fitted]
-    settings: Callable[[CompareConfig], Any]
-    model_run: str = ""
+    settings: Callable[[CompareConfig], Any] = lambda _: {}
     seeded: bool = True
+    tuned_as: str = ""
 
 
-def _fit_popularity(job: Job) -> Fitted:
-    return Fitted(Popularity.fit(job.data, job.part), 0)
+def _counted(fit: Callable[..., Ranker]) -> Callable[[Job], Fitted]:
+    """A method that counts and learns nothing."""
+    return lambda job: Fitted(fit(job.data, changed(job.settings, {"part": job.part})))
 
 
-def _fit_sasrec(job: Job) -> Fitted:
-    config = replace(job.config.sasrec, part=job.part, loop=job.plan(job.config.sasrec.loop))
-    model = SASRec.fit(job.data, config, job.run)
-    return Fitted(model, _size(model.network))
+def _network(kind: type[SASRec] | type[Rpg]) -> Callable[[Job], Fitted]:
+    def fit(job: Job) -> Fitted:
+        run = job.run(kind.name)
+        model = kind.fit(job.data, changed(job.settings, job.plan), run)
+        return Fitted(model, _size(model.network), (Path(run.out or ""),), _best_epochs(run))
+
+    return fit
 
 
 def _fit_tiger(job: Job) -> Fitted:
-    own = job.config.tiger
-    config = replace(own, pretrain=replace(own.pretrain, part=job.part, loop=job.plan(own.pretrain.loop)))
-    model = Tiger.fit(job.data, config, job.run)
-    return Fitted(model, _size(model.recommender.model) + _size(model.recommender.tokenizer.quantizer))
+    settings = changed(job.settings, {f"pretrain.{name}": value for name, value in job.plan.items()})
+    run = _shared(job, settings)
+    model = Tiger.fit(job.data, settings, run)
+    return _generative(model, model.recommender, run, ("tokenizer", "model"))
 
 
-def _fit_recipe(job: Job, own: Recipe) -> Fitted:
-    recipe = replace(own, pretrain=replace(own.pretrain, part=job.part, loop=job.plan(own.pretrain.loop)))
-    search = None
-    if job.first is not None:
-        search = Recommender.from_pretrained(job.first / "model" / "recommender", "cpu").config
-    model = recipe.fit(job.data, job.run, search=search)
-    return Fitted(model, _size(model.model) + _size(model.tokenizer.quantizer))
+def _fit_recipe(job: Job, aligned: bool = False) -> Fitted:
+    recipe = changed(job.settings, {f"pretrain.{name}": value for name, value in job.plan.items()})
+    if aligned:
+        recipe = recipe.change(align={"protocol": job.protocol})
+    run = _shared(job, recipe)
+    model = recipe.fit(job.data, run, aligned, job.search)
+    return _generative(model, model, run, ("tokenizer", "model", "aligned") if aligned else ("tokenizer", "model"))
 
 
-def _fit_aligned(job: Job, own: Recipe, start: str) -> Fitted:
-    """The fit of the method `start` with the same seed, which is made where it does not stand yet, and aligned."""
-    first = _fit_recipe(replace(job, out=job.out.parents[1] / start / job.out.name), own)
-    assert isinstance(first.ranker, Recommender)
-    return Fitted(align(first.ranker, job.data, own.align, job.run), first.parameters)
+def _fit_paths(job: Job) -> Fitted:
+    fitted = _fit_recipe(job)
+    assert isinstance(fitted.ranker, Recommender)
+    return fitted._replace(ranker=fitted.ranker.with_search(retriever="paths"))
 
 
-def _fitted_by(own: Recipe) -> dict[str, Any]:
-    """What of a recipe decides a fit without alignment."""
-    return {"tokenizer": own.tokenizer, "pretrain": own.pretrain}
+def _shared(job: Job, settings: Recipe | TigerConfig) -> SharedRun:
+    stages: dict[str, Any] = {
+        "dataset": job.identity["dataset"],
+        "tokenizer": plain(settings.tokenizer) | {"seed": job.seed, "part": job.part},
+        "model": plain(settings.pretrain) | {"search": plain(job.search)},
+    }
+    stages |= {"aligned": plain(settings.align)} if isinstance(settings, Recipe) else {}
+    return SharedRun(job.fits, job.seed, job.device, decided_by=stages)
+
+
+def _generative(ranker: Ranker, model: Recommender, run: SharedRun, stages: tuple[str, ...]) -> Fitted:
+    size = _size(model.model) + _size(model.tokenizer.quantizer)
+    folders = tuple(run.folder_of(stage) for stage in stages)
+    return Fitted(ranker, size, folders, _best_epochs(run.stage("model")), model.config)
+
+
+def _best_epochs(run: Run) -> int:
+    """Epochs after which the kept weights of a run stood; 0 for a run without a loop."""
+    progress = None if run.folder is None else newest_progress(run.folder)
+    return 0 if progress is None else progress.best_epoch + 1
 
 
 def _size(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
+def plain(settings: Any) -> Any:
+    """Settings as JSON gives them back."""
+    if is_dataclass(settings) and not isinstance(settings, type):
+        return plain(asdict(settings))
+    if isinstance(settings, dict):
+        return {name: plain(value) for name, value in settings.items()}
+    return [plain(value) for value in settings] if isinstance(settings, list | tuple) else settings
+
+
 METHODS: dict[str, Method] = {
-    "popularity": Method(_fit_popularity, lambda config: {}, seeded=False),
-    "sasrec": Method(_fit_sasrec, lambda config: config.sasrec),
-    "tiger": Method(_fit_tiger, lambda config: config.tiger, model_run="model"),
-    "reg4rec-paper": Method(
-        lambda job: _fit_recipe(job, job.config.paper), lambda config: _fitted_by(config.paper), model_run="model"
-    ),
-    "reg4rec": Method(
-        lambda job: _fit_recipe(job, job.config.reg4rec), lambda config: _fitted_by(config.reg4rec), model_run="model"
-    ),
+    "popularity": Method(lambda job: Fitted(Popularity.fit(job.data, job.part)), seeded=False),
+    "transitions": Method(_counted(Transitions.fit), lambda config: config.transitions, seeded=False),
+    "item-knn": Method(_counted(ItemKNN.fit), lambda config: config.item_knn, seeded=False),
+    "ease": Method(_counted(Ease.fit), lambda config: config.ease, seeded=False),
+    "sasrec": Method(_network(SASRec), lambda config: config.sasrec),
+    "sasrec-vectors": Method(_network(SASRec), lambda config: config.sasrec_vectors),
+    "rpg": Method(_network(Rpg), lambda config: config.rpg),
+    "tiger": Method(_fit_tiger, lambda config: config.tiger),
+    "reg4rec-paper": Method(_fit_recipe, lambda config: config.paper),
+    "reg4rec": Method(_fit_recipe, lambda config: config.reg4rec),
+    "reg4rec-paths": Method(_fit_paths, lambda config: config.reg4rec, tuned_as="reg4rec"),
     "reg4rec-paper-aligned": Method(
-        lambda job: _fit_aligned(job, job.config.paper, "reg4rec-paper"), lambda config: config.paper
+        lambda job: _fit_recipe(job, aligned=True), lambda config: config.paper, tuned_as="reg4rec-paper"
     ),
     "reg4rec-aligned": Method(
-        lambda job: _fit_aligned(job, job.config.reg4rec, "reg4rec"), lambda config: config.reg4rec
+        lambda job: _fit_recipe(job, aligned=True), lambda config: config.reg4rec, tuned_as="reg4rec"
     ),
 }
-"""By name; the settings of a method are what makes two of its runs the same run."""
+"""By name; what a fit is decided by (`Job.identity`) is what makes two of them the same."""

@@ -3,19 +3,27 @@
 import importlib.util
 import math
 import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reg4rec.storage import new_header, write_header
+import numpy as np
+import numpy.typing as npt
+
+from reg4rec.evaluation import rank_metrics
+from reg4rec.statistics import paired_interval
+from reg4rec.storage import entries, new_header, read_header, write_header
 from reg4rec.writing import atomic_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["Comparison", "Row", "Spread", "draw", "markdown_table"]
+__all__ = ["Comparison", "Row", "Spread", "Try", "beyond", "draw", "markdown_table"]
 
-FORMAT, VERSION = "reg4rec-comparison", 2
+FORMAT, VERSION = "reg4rec-comparison", 3
+REFERENCE = "reg4rec"
+"""The row that the others are held against, else the last one."""
 SHOWN = ("recall@5", "ndcg@5", "recall@10", "ndcg@10")
 """Metrics of the Markdown table; the JSON file holds all."""
 DRAWN = {"recall@10": "Recall@10", "ndcg@10": "NDCG@10"}
@@ -39,10 +47,12 @@ class Spread:
 
 @dataclass(frozen=True)
 class Row:
-    """One method under one protocol; lists hold a value a seed, `epochs` those that stand in the kept weights.
+    """One method under one protocol; lists hold a value a seed, `epochs` those that are in the kept weights.
 
-    `train_seconds` is the time in training loops, validation included; `users_per_second` that of ranking 50 items;
-    `latency_ms` the median time of a call that ranks 10, by its number of users.
+    `metrics`, their standard errors over users `errors`, `groups` and `lists` are those of `ReportRow`. `train_seconds`
+    is the time in training loops, validation included; `users_per_second` that of ranking 50 items; `latency_ms` the
+    median time of a call that ranks 10, by its number of users. `beyond` are the gains over the row `reg4rec` (else the
+    last one), the mean over the seeds that both have with the 95 % interval of a paired bootstrap over users.
     """
 
     method: str
@@ -50,11 +60,15 @@ class Row:
     trained_on: str
     seeds: list[int]
     metrics: dict[str, list[float]]
+    errors: dict[str, list[float]]
+    lists: dict[str, list[float]]
+    groups: dict[str, dict[str, list[float]]]
     users_per_second: list[float]
     train_seconds: list[float]
     latency_ms: dict[str, list[float]]
     epochs: list[int]
     parameters: int
+    beyond: dict[str, tuple[float, float, float]] = field(default_factory=dict)
 
     def spread(self, metric: str) -> Spread:
         """Mean and standard deviation of a metric over the seeds."""
@@ -62,15 +76,40 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Try:
+    """Settings that were tried: the changes, and what they gave on all validation users under a protocol, one seed."""
+
+    method: str
+    protocol: str
+    changes: dict[str, Any]
+    validation: dict[str, float]
+    epochs: int
+    train_seconds: float
+
+
+@dataclass(frozen=True)
 class Comparison:
-    """All rows, the card of each protocol, the settings of each method and the versions that ran them."""
+    """All rows, the card of each protocol, the settings of each method and the versions that ran them.
+
+    `tries` lists every setting that was tried, `chosen` the changes that each method was fitted with in the end.
+    """
 
     dataset: str
+    fingerprint: str
     rows: list[Row]
     cards: dict[str, dict[str, Any]]
     settings: dict[str, Any]
     versions: dict[str, Any]
+    tries: list[Try] = field(default_factory=list)
+    chosen: dict[str, dict[str, Any]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+
+    @classmethod
+    def read(cls, folder: str | Path) -> "Comparison":
+        """What `save` wrote; InputError for a folder without a comparison of this version."""
+        found = entries(read_header(Path(folder) / "compare.json", FORMAT, VERSION))
+        rows = [Row(**{key: value for key, value in row.items() if key != "spread"}) for row in found.pop("rows")]
+        return cls(**{**found, "rows": rows, "tries": [Try(**one) for one in found.pop("tries")]})
 
     def save(self, folder: Path) -> None:
         """Write `compare.json`, `compare.md` and, with matplotlib, `compare.png`; `notes` tells if it was left out."""
@@ -91,8 +130,14 @@ class Comparison:
         for protocol, card in self.cards.items():
             rows = [row for row in self.rows if row.protocol == protocol]
             parts += [f"## {protocol}\n", f"{_describe(card, rows)}\n", f"{_table(rows)}\n"]
+            parts += [f"{_lists_table(rows, card)}\n"]
+        if self.tries:
+            parts += ["## Settings tried on validation\n", f"{_tries_table(self.tries)}\n"]
         versions = ", ".join(f"{name} {value}" for name, value in self.versions.items())
-        parts.append(f"Mean ± sample standard deviation over the seeds. {versions}.")
+        parts.append(
+            f"Mean ± sample standard deviation over the seeds; gains over {_reference(self.rows)} are means over the "
+            f"seeds with 95 % intervals of a paired bootstrap over users. {versions}."
+        )
         return "\n".join([*parts, *self.notes]) + "\n"
 
 
@@ -106,13 +151,59 @@ def _describe(card: dict[str, Any], rows: list[Row]) -> str:
     )
 
 
+def _reference(rows: Sequence[Row]) -> str:
+    methods = [row.method for row in rows]
+    return REFERENCE if REFERENCE in methods else methods[-1]
+
+
+def beyond(
+    ranks: Mapping[str, Mapping[int, npt.NDArray[np.int64]]], method: str, methods: Sequence[str]
+) -> dict[str, tuple[float, float, float]]:
+    """Gains of a method's targets over those of `reg4rec`, else the last method, by their ranks for each seed."""
+    reference = REFERENCE if REFERENCE in methods else methods[-1]
+    if method == reference:
+        return {}
+    own, other = ranks[method], ranks[reference]
+    # a method that is not seeded has one fit, which every seed of the other meets
+    pairs = [(own.get(seed, own[min(own)]), other.get(seed, other[min(other)])) for seed in {*own, *other}]
+    gains = [(rank_metrics(mine, (10,)), rank_metrics(theirs, (10,))) for mine, theirs in pairs]
+    return {
+        name: paired_interval(*(np.mean([gain[side][name] for gain in gains], axis=0) for side in (0, 1)))
+        for name in ("recall@10", "ndcg@10")
+    }
+
+
 def _table(rows: list[Row]) -> str:
-    lines = [["method", *SHOWN, "parameters", "epochs", "training s", "users/s", "ms for 1", "ms for 64"]]
+    gain = f"Recall@10 beyond {_reference(rows)} (95 %)"
+    lines = [["method", *SHOWN, gain, "parameters", "epochs", "training s", "users/s", "ms for 1", "ms for 64"]]
     for row in rows:
         sizes = [f"{row.parameters:,}", f"{statistics.fmean(row.epochs):.3g}"]
         speeds = [f"{statistics.fmean(values):,.0f}" for values in (row.train_seconds, row.users_per_second)]
         speeds += [f"{statistics.fmean(values):.1f}" for values in row.latency_ms.values()]
-        lines.append([row.method, *(str(row.spread(metric)) for metric in SHOWN), *sizes, *speeds])
+        mean, low, high = row.beyond.get("recall@10", (0.0, 0.0, 0.0))
+        gained = f"{mean:+.4f} ({low:+.4f} to {high:+.4f})" if row.beyond else ""
+        lines.append([row.method, *(str(row.spread(metric)) for metric in SHOWN), gained, *sizes, *speeds])
+    return markdown_table(lines)
+
+
+def _lists_table(rows: list[Row], card: dict[str, Any]) -> str:
+    """What the lists are like, and Recall@10 of the groups of targets."""
+    measures = list(rows[0].lists)
+    groups = [f"Recall@10 of {count:,} targets {name}" for name, count in card["groups"].items()]
+    lines = [["method", "mrr@10", *measures, *groups]]
+    for row in rows:
+        values = [statistics.fmean(row.metrics["mrr@10"]), *(statistics.fmean(row.lists[name]) for name in measures)]
+        values += [statistics.fmean(values["recall@10"]) for values in row.groups.values()]
+        lines.append([row.method, *(f"{value:.4f}" if value < 10 else f"{value:.1f}" for value in values)])
+    return markdown_table(lines)
+
+
+def _tries_table(tries: list[Try]) -> str:
+    lines = [["method", "recall@10", "ndcg@10", "epochs", "training s", "protocol", "settings"]]
+    for one in tries:
+        changes = ", ".join(f"{name} {value}" for name, value in one.changes.items()) or "as configured"
+        quality = [f"{one.validation[name]:.4f}" for name in ("recall@10", "ndcg@10")]
+        lines.append([one.method, *quality, str(one.epochs), f"{one.train_seconds:,.0f}", one.protocol, changes])
     return markdown_table(lines)
 
 

@@ -1,8 +1,6 @@
 """Studies that fit one recipe with changes and compare the fits."""
 
-import hashlib
 import json
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +18,7 @@ from reg4rec.errors import InputError, TokenizerCollapseError
 from reg4rec.evaluation import evaluate
 from reg4rec.infer import Recommender
 from reg4rec.recipes import RECIPES, Recipe
-from reg4rec.run import Run
+from reg4rec.run import SharedRun
 from reg4rec.settings import SEED_RANGE, SEEDS, check_settings, override
 from reg4rec.storage import new_header, read_header, read_tensors, to_json, write_header, write_tensors
 from reg4rec.studies.place import check_study_folder
@@ -156,16 +154,13 @@ class _Job:
         stages["measured"] = {"search": dict(variant.search), "max_users": self.config.max_users}
         return json.loads(to_json(stages))
 
-    def folder(self, stage: str) -> Path:
-        """Where a stage stands: named after its settings and those of the stages before it."""
-        names = list(self.settings)
-        decisive = {name: self.settings[name] for name in names[: names.index(stage) + 1]}
-        digest = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
-        return self.fits / f"{stage}-{digest[:12]}"
+    @cached_property
+    def fitting(self) -> SharedRun:
+        return SharedRun(self.fits, self.seed, self.device, decided_by=self.settings)
 
     @property
     def path(self) -> Path:
-        return self.folder("measured") / "measured.json"
+        return self.fitting.folder_of("measured") / "measured.json"
 
     def measure(self) -> None:
         """Fit what is not fitted yet and measure it, unless that was done before."""
@@ -195,31 +190,20 @@ class _Job:
 
     def _seconds(self) -> float:
         """Time in training loops, validation included, of all stages."""
-        runs = [self.folder(stage) for stage in self.settings if stage in ("tokenizer", "model", "aligned")]
+        runs = [self.fitting.folder_of(stage) for stage in self.settings if stage in ("tokenizer", "model", "aligned")]
         return training_seconds(runs)
 
     def _fitted(self) -> Recommender:
         """The row's recommender; stages that are finished are read."""
         taught = _mislabeled(self.data, self.variant.mislabeled, self.seed)
-        run = _Fits(self.fits, self.seed, self.device, folder_of=self.folder)
-        recommender = self.recipe.fit(taught, run)
+        recommender = self.recipe.fit(taught, self.fitting)
         if self.variant.align is not None:
             # weights as the best epoch left them, better or worse than before, under the search chosen before
             stage = AlignStage(recommender, taught, self.recipe.align, self.seed)
-            loop.train(stage, self.recipe.align.loop, run.stage("aligned"))
+            loop.train(stage, self.recipe.align.loop, self.fitting.stage("aligned"))
             recommender = recommender.with_model(stage.policy)
         # the questions are of tokens and paths
         return recommender.with_search(retriever="paths", **self.variant.search)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Fits(Run):
-    """A run whose stages lie in folders that are named after what decides them."""
-
-    folder_of: Callable[[str], Path]
-
-    def stage(self, name: str) -> Run:
-        return Run(self.folder_of(name), self.seed, self.device)
 
 
 @dataclass(frozen=True, eq=False)
