@@ -53,10 +53,9 @@ def compare(
     config = override(config or CompareConfig(), overrides)
     out = Path(out)
     check_own(out, OWN)
-    earlier = Comparison.read(out) if (out / "compare.json").exists() else None
-    if earlier is not None and earlier.fingerprint != data.card["fingerprint"]:
-        raise InputError(f"{out} holds a comparison on other data ({earlier.dataset}); choose another folder")
-    chosen = {} if config.winners is None else Comparison.read(config.winners).chosen
+    _earlier(out, data)
+    winners = {} if config.winners is None else Comparison.read(config.winners).chosen
+    chosen: dict[str, Changes] = {}
     tries: list[Try] = []
     measured: dict[tuple[str, str], dict[int, _Measured]] = {}
     settings: dict[str, Any] = {}
@@ -64,12 +63,13 @@ def compare(
         method = METHODS[name]
         tuned = method.tuned_as or name
         begin = method.settings(config)
-        begin = changed(begin, chosen[tuned]) if chosen.get(tuned) else begin
+        begin = changed(begin, winners[tuned]) if winners.get(tuned) else begin
         changes = _tune(tuned, begin, data, config, out, device, tries)
         own = changed(begin, changes) if changes else begin
         settings[name] = plain(own)
-        chosen[tuned] = {**chosen.get(tuned, {}), **changes}
-        for seed in config.seeds if method.seeded else (0,):
+        chosen[tuned] = {**winners.get(tuned, {}), **changes}
+        seeds = config.seeds[:1] if name in config.first_seed_only else config.seeds
+        for seed in seeds if method.seeded else (0,):
             for protocol in config.protocols:
                 done = _result(name, own, data, out, seed, device, protocol)
                 measured.setdefault((protocol, name), {})[seed] = done
@@ -83,11 +83,24 @@ def compare(
         protocol: next(iter(measured[protocol, config.methods[0]].values())).found["report"]["card"]
         for protocol in config.protocols
     }
+    if (earlier := _earlier(out, data)) is not None:  # of other methods, which may have been added meanwhile
+        chosen = {**earlier.chosen, **chosen}
+        tries = [*(one for one in earlier.tries if one.method not in {own.method for own in tries}), *tries]
     comparison = Comparison(
         data.name, data.card["fingerprint"], rows, cards, settings, versions(device), tries, chosen
     )
     comparison.save(out)
     return comparison
+
+
+def _earlier(out: Path, data: Dataset) -> Comparison | None:
+    """The comparison that a folder holds; InputError if it is one on other data."""
+    if not (out / "compare.json").exists():
+        return None
+    earlier = Comparison.read(out)
+    if earlier.fingerprint != data.card["fingerprint"]:
+        raise InputError(f"{out} holds a comparison on other data ({earlier.dataset}); choose another folder")
+    return earlier
 
 
 def _tune(

@@ -47,6 +47,8 @@ class CompareConfig:
     """standard: seen items stay, cold targets count; filtered: neither; final: filtered, trained on validation too"""
     seeds: tuple[int, ...] = (0, 1, 2)
     """each method is fitted once a seed; mean and standard deviation are over them"""
+    first_seed_only: tuple[MethodName, ...] = ()
+    """methods that are fitted with the first seed alone"""
     tries: int = 1
     """settings of each method that are tried on validation, the configured ones first, the others drawn; the best is
     fitted with all seeds"""
@@ -80,6 +82,7 @@ class CompareConfig:
             raise InputError(f"seeds are one or more numbers {SEED_RANGE}, each once; found {list(self.seeds)}")
         check_settings(
             self,
+            ("first_seed_only", not set(self.first_seed_only) - set(get_args(MethodName)), "names of methods"),
             ("tries", self.tries >= 1, "1, the configured settings alone, or more"),
             ("space", self.space in get_args(SpaceName), f"one of {', '.join(get_args(SpaceName))}"),
         )

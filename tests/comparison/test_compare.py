@@ -15,6 +15,7 @@ import pytest
 from reg4rec.baselines import SASRec, SASRecConfig, TigerConfig
 from reg4rec.cli import main
 from reg4rec.comparison import CompareConfig, Comparison, compare, methods
+from reg4rec.comparison.spaces import SPACES, changed, draw_changes
 from reg4rec.comparison.table import Spread
 from reg4rec.data import Dataset, synthetic_shop
 from reg4rec.errors import InputError
@@ -74,7 +75,7 @@ FLAGS = [
     for name, value in flags.items()
     for word in (f"--{method}.{name}", str(value))
 ]
-METHOD_NAMES = ("popularity", "sasrec", "tiger", "reg4rec-paper", "reg4rec")
+METHOD_NAMES = ("popularity", "item-knn", "sasrec", "tiger", "reg4rec-paper", "reg4rec")
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +94,7 @@ def comparison(small: Dataset, folder: Path) -> Comparison:
 
 
 def no_fit(job: methods.Job) -> methods.Fitted:
-    raise AssertionError(f"{job.out} was fitted again")
+    raise AssertionError(f"{job.identity} was fitted again")
 
 
 @pytest.mark.slow
@@ -102,11 +103,11 @@ def test_every_method_has_a_row_under_every_protocol(comparison: Comparison) -> 
         (protocol, method) for protocol in ("standard", "filtered") for method in METHOD_NAMES
     ]
     seeds = {row.method: row.seeds for row in comparison.rows}
-    assert seeds == {"popularity": [0], "sasrec": [0, 1], "tiger": [0, 1], "reg4rec-paper": [0, 1], "reg4rec": [0, 1]}
+    assert seeds == {name: [0] if name in ("popularity", "item-knn") else [0, 1] for name in METHOD_NAMES}
     for row in comparison.rows:
         assert {len(values) for values in row.metrics.values()} == {len(row.seeds)}
         assert row.trained_on == "train"
-        learns = row.method != "popularity"
+        learns = row.method not in ("popularity", "item-knn")
         assert (row.parameters > 0, min(row.train_seconds) > 0, min(row.epochs) > 0) == (learns,) * 3
 
 
@@ -134,8 +135,9 @@ def test_the_files_say_what_was_compared(comparison: Comparison, folder: Path) -
     text = (folder / "compare.md").read_text()
     assert text == comparison.markdown()
     lines = [line for line in text.splitlines() if line.startswith("| sasrec")]
-    assert len(lines) == 2
-    assert str(comparison.rows[1].spread("recall@10")) in lines[0]
+    assert len(lines) == 4  # under each protocol its quality, and what its lists are like
+    assert str(next(row for row in comparison.rows if row.method == "sasrec").spread("recall@10")) in lines[0]
+    assert Comparison.read(folder).markdown() == text
     assert "seen items removed" in text
     if importlib.util.find_spec("matplotlib"):
         assert (folder / "compare.png").read_bytes().startswith(b"\x89PNG")
@@ -160,7 +162,8 @@ def test_the_command_runs_nothing_twice_and_adds_what_is_new(
     found = json.loads(printed.getvalue())
     rows = {(row["protocol"], row["method"]): row for row in found["rows"]}
     assert rows["standard", "sasrec"]["seeds"] == [1, 2]
-    assert rows["standard", "sasrec"]["metrics"]["ndcg@10"][0] == comparison.rows[1].metrics["ndcg@10"][1]
+    before = next(row for row in comparison.rows if row.method == "sasrec")
+    assert rows["standard", "sasrec"]["metrics"]["ndcg@10"][0] == before.metrics["ndcg@10"][1]
 
 
 @pytest.mark.slow
@@ -188,58 +191,69 @@ def test_a_final_fit_searches_as_validation_chose_before(
 
     monkeypatch.setattr("reg4rec.train.fit.calibrate", chosen)
     compare(small, CONFIG, out=tmp_path, device="cpu", seeds=(0,), methods=("reg4rec",), protocols=("final",))
-    first, final = (
-        Recommender.from_pretrained(tmp_path / "runs" / "reg4rec" / run / "model" / "recommender", "cpu")
-        for run in ("seed-0", "seed-0-final")
-    )
-    assert (first.trained_on, final.trained_on) == ("train", "train+validation")
-    assert final.config == first.config == SearchConfig(**settings)  # type: ignore[arg-type]
-
-
-def test_an_aligned_method_starts_from_the_fit_of_the_same_seed(
-    small: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    started: list[Any] = []
-
-    def kept(recommender: Recommender, data: Dataset, config: AlignConfig, run: Run) -> Recommender:
-        started.append((recommender.fingerprint(), recommender.model.scores_items, config, run.folder, run.seed))
-        return recommender
-
-    monkeypatch.setattr(methods, "align", kept)
-    names: Any = ("reg4rec", "reg4rec-aligned", "reg4rec-paper-aligned")
-    found = compare(small, CONFIG, out=tmp_path, device="cpu", seeds=(1,), methods=names, protocols=("standard",))
-    runs = tmp_path / "runs"
-    starts = [runs / name / "seed-1" / "model" / "recommender" for name in ("reg4rec", "reg4rec-paper")]
-    outs = [runs / name / "seed-1" for name in names[1:]]
-    assert started == [
-        (Recommender.from_pretrained(start, "cpu").fingerprint(), scores_items, recipe.align, out, 1)
-        for start, scores_items, out, recipe in zip(
-            starts, (True, False), outs, (CONFIG.reg4rec, CONFIG.paper), strict=True
-        )
-    ]
-    before, after, _ = found.rows
-    assert after.metrics == before.metrics
-    with pytest.raises(InputError, match=r"settings\.align\.window"):
-        compare(
-            small,
-            CONFIG,
-            out=tmp_path,
-            seeds=(1,),
-            methods=names,
-            reg4rec=replace(CONFIG.reg4rec, align=AlignConfig(window=2)),
-        )
+    found = [Recommender.from_pretrained(path, "cpu") for path in (tmp_path / "fits").glob("model-*/recommender")]
+    assert {one.trained_on for one in found} == {"train", "train+validation"}
+    assert [one.config for one in found] == [SearchConfig(**settings)] * 2  # type: ignore[arg-type]
 
 
 @pytest.mark.filterwarnings("ignore:reg4rec align")
-def test_alignment_is_compared_for_real(small: Dataset, tmp_path: Path) -> None:
-    align = AlignConfig(group_size=2, validation_users=20, loop=replace(SHORT, epochs=1), recipe="paper")
-    names: Any = ("reg4rec-paper-aligned",)
-    config = replace(CONFIG, paper=replace(CONFIG.paper, align=align))
-    found = compare(small, config, out=tmp_path, device="cpu", seeds=(0,), methods=names)
-    record = json.loads((tmp_path / "runs" / "reg4rec-paper-aligned" / "seed-0" / "align.json").read_text())
-    assert record["kept"] == (record["after"]["validation_recall@10"] > record["before"]["validation_recall@10"])
-    assert [(row.protocol, row.epochs) for row in found.rows] == [("standard", [1]), ("filtered", [1])]
-    assert min(found.rows[0].train_seconds) > 0
+def test_rows_that_begin_alike_share_their_fits(small: Dataset, tmp_path: Path) -> None:
+    align = AlignConfig(group_size=2, validation_users=20, loop=replace(SHORT, epochs=1))
+    config = replace(CONFIG, reg4rec=replace(CONFIG.reg4rec, align=align))
+    names: Any = ("reg4rec", "reg4rec-paths", "reg4rec-aligned")
+    found = compare(small, config, out=tmp_path, device="cpu", seeds=(0,), methods=names, protocols=("filtered",))
+    stages = sorted(path.name.partition("-")[0] for path in (tmp_path / "fits").iterdir())
+    assert stages == ["aligned", "model", "tokenizer"]
+    (record,) = (json.loads(path.read_text()) for path in (tmp_path / "fits").glob("aligned-*/align.json"))
+    whole, paths, aligned = found.rows
+    assert (whole.epochs, whole.parameters) == (paths.epochs, paths.parameters)
+    assert found.cards["filtered"]["retrievers"] == {"reg4rec": "exact"}
+    assert not record["kept"]
+    assert aligned.metrics == whole.metrics
+    assert aligned.train_seconds[0] > whole.train_seconds[0]
+    model = Recommender.from_pretrained(next((tmp_path / "fits").glob("model-*/recommender")), "cpu")
+    alone = evaluate(model.with_search(retriever="paths"), small, protocol="filtered").rows[0].metrics
+    assert {name: [value] for name, value in alone.items()} == paths.metrics
+
+
+def test_the_best_of_the_tries_is_fitted(small: Dataset, tmp_path: Path) -> None:
+    asked: dict[str, Any] = {"methods": ("item-knn", "sasrec"), "seeds": (0, 1), "protocols": ("filtered",), "tries": 3}
+    found = compare(small, CONFIG, out=tmp_path, device="cpu", **asked)
+    for name in ("item-knn", "sasrec"):
+        tried = [one for one in found.tries if one.method == name]
+        assert [one.changes for one in tried] == draw_changes(SPACES["sparse"][name], 3)
+        assert tried[0].changes == {}
+        best = max(tried, key=lambda one: one.validation["ndcg@10"])
+        assert found.chosen[name] == best.changes
+        own = CONFIG.sasrec if name == "sasrec" else CONFIG.item_knn
+        assert found.settings[name] == methods.plain(changed(own, best.changes))
+    assert "| item-knn |" in found.markdown()
+    row = found.rows[1]
+    model = SASRec.fit(
+        small, changed(CONFIG.sasrec, found.chosen["sasrec"] | {"protocol": "filtered"}), Run(seed=1, progress=False)
+    )
+    assert evaluate(model, small, protocol="filtered").rows[0].metrics["ndcg@10"] == row.metrics["ndcg@10"][1]
+
+    again = compare(small, CONFIG, out=tmp_path / "more", winners=tmp_path, methods=("sasrec",), seeds=(0,))
+    assert again.chosen["sasrec"] == found.chosen["sasrec"]
+    assert again.settings["sasrec"] == found.settings["sasrec"]
+
+
+def test_gains_are_those_of_the_users(small: Dataset, tmp_path: Path) -> None:
+    asked: dict[str, Any] = {"methods": ("popularity", "item-knn"), "seeds": (0,), "protocols": ("standard",)}
+    popular, near = compare(small, CONFIG, out=tmp_path, device="cpu", **asked).rows
+    mean, low, high = popular.beyond["recall@10"]
+    assert mean == pytest.approx(popular.metrics["recall@10"][0] - near.metrics["recall@10"][0])
+    assert low <= mean <= high
+    assert not near.beyond
+
+
+def test_draws_are_different_and_no_more_than_there_are() -> None:
+    drawn = draw_changes({"a": (1, 2), "b": (3, 4)}, 12)
+    assert drawn[0] == {}
+    assert len(drawn) == 5
+    assert all(drawn.count(changes) == 1 for changes in drawn)
+    assert draw_changes(SPACES["sparse"]["sasrec"], 12) == draw_changes(SPACES["sparse"]["sasrec"], 12)
 
 
 def test_without_matplotlib_the_picture_is_left_out_and_that_is_said(
@@ -252,13 +266,10 @@ def test_without_matplotlib_the_picture_is_left_out_and_that_is_said(
     assert found.notes
 
 
-@pytest.mark.slow
-def test_a_run_with_other_settings_is_refused(small: Dataset, folder: Path, comparison: Comparison) -> None:
-    other = replace(CONFIG, sasrec=replace(CONFIG.sasrec, dim=32))
-    with pytest.raises(InputError, match=r"holds a run with other settings\.dim;"):
-        compare(small, other, out=folder, device="cpu")
-    with pytest.raises(InputError, match="holds a run with other dataset"):
-        compare(synthetic_shop(num_users=30, num_items=50), CONFIG, out=folder, methods=("popularity",))
+def test_other_data_in_a_folder_is_refused(small: Dataset, tmp_path: Path) -> None:
+    compare(small, CONFIG, out=tmp_path, methods=("popularity",))
+    with pytest.raises(InputError, match="holds a comparison on other data"):
+        compare(synthetic_shop(num_users=30, num_items=50), CONFIG, out=tmp_path, methods=("popularity",))
 
 
 @pytest.mark.parametrize(
@@ -270,6 +281,9 @@ def test_a_run_with_other_settings_is_refused(small: Dataset, folder: Path, comp
         ({"protocols": ("loose",)}, "protocols are one or more"),
         ({"seeds": ()}, "seeds are one or more"),
         ({"seeds": (1, 1)}, "each once"),
+        ({"tries": 0}, "tries is 0"),
+        ({"space": "wide"}, "one of sparse, dense"),
+        ({"first_seed_only": ("tea leaves",)}, "names of methods"),
         ({"sasrec": SASRecConfig(part="train+validation")}, "the protocol final"),
         ({"methods": ("reg4rec-aligned",), "protocols": ("final",)}, "reg4rec-aligned has no protocol final"),
     ],

