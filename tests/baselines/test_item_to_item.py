@@ -100,9 +100,7 @@ def test_ease_is_the_solution_column_by_column(data: Dataset, histories: Sequenc
     for j in range(I):
         others = np.delete(np.arange(I), j)
         x_BX = taken_BI[:, others]
-        weights_II[others, j] = np.linalg.solve(
-            x_BX.T @ x_BX + regularization * np.eye(I - 1), x_BX.T @ taken_BI[:, j]
-        )
+        weights_II[others, j] = np.linalg.solve(x_BX.T @ x_BX + regularization * np.eye(I - 1), x_BX.T @ taken_BI[:, j])
     ranker = fit(Ease, data, regularization=regularization)
     assert ranker.matrix_II.dtype == np.float32
     np.testing.assert_allclose(ranker.matrix_II, weights_II, atol=1e-5)
