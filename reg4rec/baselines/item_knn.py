@@ -23,7 +23,7 @@ class ItemKNNConfig:
 
     neighbors: int = 200
     """items that an item speaks for: the nearest, ties by lowest row"""
-    shrink: float = 5.0
+    shrink: float = 20.0
     """added to the divisor of the cosine, so that items with few users are less near"""
     decay: float = 0.8
     """weight of an item of the history relative to the next newer one; 1 counts all alike"""

@@ -193,7 +193,7 @@ class Rpg:
             codes_IM = torch.zeros(len(items), config.tokenizer.tokens_per_item, dtype=torch.int32)
             network = RpgNetwork(codes_IM, config)
             network.load_state_dict(read_tensors(folder / "model.safetensors"))
-        except (KeyError, TypeError, RuntimeError) as error:
+        except (KeyError, TypeError, AttributeError, RuntimeError) as error:
             raise InputError(f"{folder} does not hold a whole RPG: {error}") from None
         return cls(network, items, config, device)
 

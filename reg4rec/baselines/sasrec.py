@@ -207,7 +207,7 @@ class SASRec:
             items = ItemCatalog.load(folder / "items.parquet", header["category_level"])
             network = _build(len(items), config)
             network.load_state_dict(read_tensors(folder / "model.safetensors"))
-        except (KeyError, TypeError, RuntimeError) as error:
+        except (KeyError, TypeError, AttributeError, RuntimeError) as error:
             raise InputError(f"{folder} does not hold a whole SASRec: {error}") from None
         return cls(network, items, config, device)
 
