@@ -12,13 +12,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 import reg4rec
-from reg4rec.data import Dataset, Sequences
-from reg4rec.evaluation import Ranker
+from reg4rec.baselines import ItemKNN
+from reg4rec.data import Dataset
 from reg4rec.infer.job import recommend_to_folder
 
 LEAVES = [f"{top} > {leaf}" for top in ("Shoes", "Bags", "Tents", "Pipes") for leaf in ("Trail", "City", "Kids", "Pro")]
@@ -57,44 +56,16 @@ def write_exports(folder: Path, num_users: int, num_items: int, seed: int = 0) -
                 rows.writerow([customer, f"SKU{item:05}", f"{moment:%Y-%m-%d %H:%M:%S} UTC"])
 
 
-class ItemKNN:
-    """The obvious simple way: an item is near another by the cosine of who took both, newer items count more."""
-
-    trained_on = "train"
-
-    def __init__(self, data: Dataset, neighbors: int, decay: float, shrink: float):
-        self.name, self.decay = f"item-kNN {neighbors} {decay:g} {shrink:g}", decay
-        part = data.part("train")
-        taken_UI = np.zeros((len(part), data.num_items), dtype=np.float32)
-        taken_UI[part.owners(), part.items] = 1
-        both_II = taken_UI.T @ taken_UI
-        norm_I = np.sqrt(np.diag(both_II))
-        near_II = both_II / (np.outer(norm_I, norm_I) + shrink)
-        np.fill_diagonal(near_II, 0)
-        kept = np.partition(near_II, -neighbors, axis=1)[:, -neighbors, None]
-        self.near_II = np.where(near_II >= kept, near_II, 0)
-
-    def rank(self, histories: Sequences, k: int, filter_seen: bool) -> npt.NDArray[np.int32]:
-        ranked = np.empty((len(histories), k), dtype=np.int32)
-        for user in range(len(histories)):
-            items = histories[user]
-            scores_I = (self.decay ** np.arange(len(items))[::-1]) @ self.near_II[items]
-            if filter_seen:
-                scores_I[items] = -np.inf
-            ranked[user] = np.argsort(-scores_I, kind="stable")[:k]
-        return ranked
-
-
 def best_item_knn(data: Dataset) -> ItemKNN:
     """The best of 27 settings by NDCG@10 on validation."""
-    rankers: list[Ranker] = [
-        ItemKNN(data, neighbors, decay, shrink)
+    rankers = [
+        ItemKNN.fit(data, neighbors=neighbors, decay=decay, shrink=shrink)
         for neighbors in (20, 50, 200)
         for decay in (1.0, 0.8, 0.6)
         for shrink in (0.0, 5.0, 20.0)
     ]
     rows = reg4rec.evaluate(rankers, data, "validation", "filtered").rows
-    return rankers[int(np.argmax([row.metrics["ndcg@10"] for row in rows]))]  # type: ignore[return-value]
+    return rankers[int(np.argmax([row.metrics["ndcg@10"] for row in rows]))]
 
 
 def main(folder: str, num_users: int = 1500, num_items: int = 400, epochs: int | None = None) -> dict[str, float]:
@@ -128,7 +99,7 @@ def main(folder: str, num_users: int = 1500, num_items: int = 400, epochs: int |
     pq.write_table(pa.table({"user_id": users, "items": histories}), place / "users.parquet")
     done = recommend_to_folder(rec, place / "users.parquet", place / "recommendations", k=10)
     print(f"{done['recommendations']:,} recommendations: {place / 'recommendations'}")
-    return {row.name.partition(" ")[0]: row.metrics["recall@10"] for row in report.rows}
+    return {row.name: row.metrics["recall@10"] for row in report.rows}
 
 
 if __name__ == "__main__":

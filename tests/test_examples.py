@@ -72,6 +72,6 @@ def test_a_shop_gets_more_from_its_exports_than_item_knn_finds(
 ) -> None:
     recall = example("shop")(str(tmp_path / "shop"), num_users=700, num_items=200)
     shown = capsys.readouterr().out
-    assert recall["reg4rec"] > recall["item-kNN"] > 0.3
+    assert recall["reg4rec"] > recall["item-knn"] > 0.3
     assert "rows_without_ids {" in shown
     assert "1,000 recommendations: " in shown

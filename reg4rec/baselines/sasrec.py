@@ -12,7 +12,7 @@ from torch import Tensor
 
 from reg4rec import distributed, loop, ops
 from reg4rec.baselines.sasrec_network import SASRecNetwork
-from reg4rec.data import Dataset, ItemCatalog, Sequences
+from reg4rec.data import Dataset, ItemCatalog, ItemViews, Sequences, ViewConfig
 from reg4rec.errors import InputError
 from reg4rec.evaluation import ProtocolName
 from reg4rec.infer.checks import check_number
@@ -25,7 +25,7 @@ from reg4rec.model import weights_state
 from reg4rec.run import Run, choose_device
 from reg4rec.settings import check_settings, override
 from reg4rec.storage import new_header, read_header, read_tensors, write_header, write_tensors
-from reg4rec.train.item_loss import draw_negatives, sampled_softmax_loss
+from reg4rec.train.item_loss import draw_negatives, item_loss, sampled_softmax_loss
 from reg4rec.train.validation import validate
 from reg4rec.train.windows import Batch, WindowBatches
 from reg4rec.writing import atomic_folder
@@ -59,6 +59,13 @@ class SASRecConfig:
     """items drawn by popularity for the softmax, shared by a batch"""
     batch_targets: int = 256
     """target items in a batch, padding included"""
+    item_vectors: bool = False
+    """add a learned projection of the item views that our tokenizer reads: texts, collaborative vectors, the dataset's
+    matrices"""
+    repeat_bias: bool = False
+    """learn by how much an item of the history gains or loses, and count the history exactly in the softmax"""
+    views: ViewConfig = field(default_factory=ViewConfig)
+    """the views of `item_vectors`; those of the tokenizer's default"""
     validation_users: int | None = None
     """users on whom Recall and NDCG are measured after every epoch, by default all; the best NDCG@10 is kept"""
     protocol: ProtocolName = "standard"
@@ -80,10 +87,20 @@ class SASRecConfig:
             ("max_history", self.max_history >= 1, "1 or more"),
             ("num_negatives", self.num_negatives >= 1, "1 or more"),
             ("batch_targets", self.batch_targets >= 1, "1 or more"),
+            *(
+                (name, isinstance(getattr(self, name), bool), "True or False")
+                for name in ("item_vectors", "repeat_bias")
+            ),
             ("validation_users", self.validation_users is None or self.validation_users >= 1, "1 or more, or None"),
             ("protocol", self.protocol in get_args(ProtocolName), "standard or filtered"),
             ("part", self.part in ("train", "train+validation"), "train or train+validation"),
         )
+
+    @classmethod
+    def from_json(cls, stored: dict[str, Any]) -> "SASRecConfig":
+        """The configuration that `dataclasses.asdict` and JSON made of one."""
+        views = {name: tuple(value) if isinstance(value, list) else value for name, value in stored["views"].items()}
+        return cls(**{**stored, "views": ViewConfig(**views), "loop": LoopConfig(**stored["loop"])})
 
 
 class SASRec:
@@ -112,11 +129,15 @@ class SASRec:
         replace fields of `config` or of its `loop` by name, `dim=32` or `epochs=5` for example.
         """
         config = override(config or SASRecConfig(), overrides)
+        views_IV = None
+        if config.item_vectors:
+            views = ItemViews.fit(dataset, config.views, config.part, run.seed)
+            views_IV = torch.from_numpy(views.vectors_IV)
         with run.seeded():
-            network = _build(dataset.num_items, config)
+            network = _build(dataset.num_items, config, views_IV)
         model = cls(network, dataset.items, config, run.device)
         loop.train(_Stage(model, dataset, run.seed), config.loop, run)
-        network.eval()
+        network.eval().fold()
         return model
 
     @property
@@ -152,10 +173,13 @@ class SASRec:
         if allowed is not None:
             allowed_I = torch.zeros(len(self.items), dtype=torch.bool, device=self.device)
             words = ops.allowed_words(allowed_I.index_fill_(0, torch.from_numpy(allowed).long(), True)[None])
+        repeat_bias = self.network.repeat_bias
+        bias = None if filter_seen or repeat_bias is None else float(repeat_bias)
         scores, rows = [torch.empty(0, k)], [torch.empty(0, k, dtype=torch.int64)]
         for batch in histories.batches(USERS_AT_ONCE):
-            seen_BX = padded(batch, -1).to(self.device) if filter_seen else None
-            best = ops.score_topk(self._states(batch), self._vectors(), k, words, seen_BX)
+            seen_BX = None if not filter_seen and bias is None else padded(batch, -1).to(self.device)
+            states_BD = self.network.states_after(batch.last(self.config.max_history))
+            best = ops.score_topk(states_BD, self._vectors(), k, words, seen_BX, bias)
             scores.append(best[0].cpu())
             rows.append(best[1].cpu())
         return torch.cat(scores), torch.cat(rows)
@@ -165,15 +189,8 @@ class SASRec:
         state = weights_state([self.network.items_ID])
         if self._kept is None or self._kept[0] != state:
             # they hold the weight itself, so that no other can take its address
-            self._kept = state, ops.ItemVectors.build(self.network.items_ID.detach())
+            self._kept = state, ops.ItemVectors.build(self.network.item_vectors().detach())
         return self._kept[1]
-
-    def _states(self, histories: Sequences) -> Tensor:
-        """The states (B, D) after the histories, whose products with the item embeddings score the next items."""
-        newest = histories.last(self.config.max_history)
-        states_BJD = self.network(padded(newest, 0).to(self.device))
-        last_B = torch.from_numpy(newest.lengths).to(self.device)
-        return states_BJD[torch.arange(len(newest), device=self.device), last_B]
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the whole recommender, replacing what was there."""
@@ -190,18 +207,20 @@ class SASRec:
         folder = Path(folder)
         header = read_header(folder / "sasrec.json", FORMAT, VERSION)
         try:
-            config = SASRecConfig(**{**header["config"], "loop": LoopConfig(**header["config"]["loop"])})
+            config = SASRecConfig.from_json(header["config"])
             items = ItemCatalog.load(folder / "items.parquet", header["category_level"])
             network = _build(len(items), config)
             network.load_state_dict(read_tensors(folder / "model.safetensors"))
-        except (KeyError, TypeError, RuntimeError) as error:
+        except (KeyError, TypeError, AttributeError, RuntimeError) as error:
             raise InputError(f"{folder} does not hold a whole SASRec: {error}") from None
         return cls(network, items, config, device)
 
 
-def _build(num_items: int, config: SASRecConfig) -> SASRecNetwork:
+def _build(num_items: int, config: SASRecConfig, views_IV: Tensor | None = None) -> SASRecNetwork:
+    """A network to be trained, or, without views, one to hold what was trained and folded."""
     c = config
-    return SASRecNetwork(num_items, c.dim, c.num_blocks, c.num_heads, c.ffn_dim, c.dropout)
+    shape = (num_items, c.dim, c.num_blocks, c.num_heads, c.ffn_dim, c.dropout)
+    return SASRecNetwork(*shape, views_IV, c.repeat_bias)
 
 
 class _Stage:
@@ -228,9 +247,15 @@ class _Stage:
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         items_BL = batch.items_BL[distributed.share()].to(self.model.device)
         filled_BL = items_BL >= 0
-        states_TD = self.module(items_BL[:, :-1].clamp(min=0))[filled_BL]
+        states_BLD = self.module(items_BL[:, :-1].clamp(min=0))
         negatives_X, expected_X = draw_negatives(self.popularity_I, self.config.num_negatives)
-        losses_T = sampled_softmax_loss(states_TD, self.module.items_ID, items_BL[filled_BL], negatives_X, expected_X)
+        if (bias := self.module.repeat_bias) is not None:
+            return {"loss": item_loss(self.module.embed, bias, states_BLD, items_BL, negatives_X, expected_X)}
+        vectors_ID, target_T = self.module.items_ID, items_BL[filled_BL]
+        if self.config.item_vectors:  # those that the batch needs alone
+            rows_X, place_X = torch.cat([target_T, negatives_X]).unique(return_inverse=True)
+            vectors_ID, target_T, negatives_X = self.module.embed(rows_X), *place_X.tensor_split([len(target_T)])
+        losses_T = sampled_softmax_loss(states_BLD[filled_BL], vectors_ID, target_T, negatives_X, expected_X)
         return {"loss": distributed.mean(losses_T)}
 
     def end_epoch(self, epoch: int) -> Validation:

@@ -4,29 +4,35 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from reg4rec.data import Sequences
+from reg4rec.infer.histories import padded
 from reg4rec.model.layers import EncoderBlock, Rotary
+from reg4rec.model.transformer import REPEAT_SCALE
 
-__all__ = ["SASRecNetwork"]
+__all__ = ["CausalNetwork", "SASRecNetwork"]
 
 
-class SASRecNetwork(nn.Module):
-    """States of a history, whose inner products with the item embeddings (tied to the input) score the next item.
+class CausalNetwork(nn.Module):
+    """States of a history, whose items a subclass embeds.
 
     Positions enter attention by rotation, so that only distances count; a start slot stands before the first item.
     """
 
-    def __init__(self, num_items: int, dim: int, num_blocks: int, num_heads: int, ffn_dim: int, dropout: float):
-        super().__init__()
-        self.items_ID = nn.Parameter(torch.empty(num_items, dim).normal_(std=dim**-0.5))
+    def add_layers(self, dim: int, num_blocks: int, num_heads: int, ffn_dim: int, dropout: float) -> None:
+        """Make all but the embeddings, which a subclass draws first."""
         self.start = nn.Parameter(torch.empty(dim).normal_())
         self.norm = nn.LayerNorm(dim)
         self.dropout = nn.Dropout(dropout)
         self.blocks = nn.ModuleList(EncoderBlock(dim, num_heads, ffn_dim, dropout) for _ in range(num_blocks))
         self.rotary = Rotary(dim // num_heads)
 
+    def embed(self, items: Tensor) -> Tensor:
+        """Vectors (..., D) of item rows (...)."""
+        raise NotImplementedError
+
     def forward(self, items_BL: Tensor) -> Tensor:
         """States (B, L + 1, D): state l has read the first l items. Padding stands at the end, as any row."""
-        embedded_BLD = F.embedding(items_BL, self.items_ID) * self.items_ID.shape[1] ** 0.5
+        embedded_BLD = self.embed(items_BL) * len(self.start) ** 0.5
         x_BJD = torch.cat([self.start.expand(len(items_BL), 1, -1), embedded_BLD], dim=1)
         x_BJD = self.dropout(self.norm(x_BJD))
         number_J = torch.arange(x_BJD.shape[1], device=x_BJD.device)
@@ -34,3 +40,64 @@ class SASRecNetwork(nn.Module):
         for block in self.blocks:
             x_BJD = block(x_BJD, turn_J, visible_JJ)
         return x_BJD
+
+    def states_after(self, histories: Sequences) -> Tensor:
+        """The states (B, D) that have read whole histories."""
+        device = self.start.device
+        states_BJD = self(padded(histories, 0).to(device))
+        last_B = torch.from_numpy(histories.lengths).to(device)
+        return states_BJD[torch.arange(len(histories), device=device), last_B]
+
+
+class SASRecNetwork(CausalNetwork):
+    """States of a history, whose inner products with the item embeddings (tied to the input) score the next item.
+
+    With `views_IV` an item's embedding is its own vector and a learned projection of its view, until `fold` makes one
+    vector of both. With `repeat_bias` an item of the history gains or loses a learned constant.
+    """
+
+    views_IV: Tensor
+
+    def __init__(
+        self,
+        num_items: int,
+        dim: int,
+        num_blocks: int,
+        num_heads: int,
+        ffn_dim: int,
+        dropout: float,
+        views_IV: Tensor | None = None,
+        repeat_bias: bool = False,
+    ):
+        super().__init__()
+        self.items_ID = nn.Parameter(torch.empty(num_items, dim).normal_(std=dim**-0.5))
+        self.add_layers(dim, num_blocks, num_heads, ffn_dim, dropout)
+        self.projection: nn.Module | None = None
+        if views_IV is not None:
+            # made again from the data, so that no checkpoint need hold it
+            self.register_buffer("views_IV", views_IV, persistent=False)
+            self.projection = nn.Linear(views_IV.shape[1], dim, bias=False)
+        self.repeat = nn.Parameter(torch.zeros(())) if repeat_bias else None
+
+    @property
+    def repeat_bias(self) -> Tensor | None:
+        """What the score of an item gains when the history holds it already; None where that is not learned."""
+        return None if self.repeat is None else REPEAT_SCALE * self.repeat
+
+    def embed(self, items: Tensor) -> Tensor:
+        own = F.embedding(items, self.items_ID)
+        return own if self.projection is None else own + self.projection(self.views_IV[items])
+
+    def item_vectors(self) -> Tensor:
+        """The embeddings (I, D) of all items."""
+        if self.projection is None:
+            return self.items_ID
+        return self.items_ID + self.projection(self.views_IV)
+
+    @torch.no_grad()
+    def fold(self) -> None:
+        """Add the projected views to the items' own vectors and forget them: the same scores, from one table."""
+        if self.projection is not None:
+            self.items_ID.copy_(self.item_vectors())
+            self.projection = None
+            del self.views_IV

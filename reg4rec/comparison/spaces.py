@@ -42,7 +42,11 @@ LONG_GENERATIVE: Space = {
 }
 COUNTING: dict[str, Space] = {
     "transitions": {"second_weight": (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)},
-    "item-knn": {"neighbors": (20, 50, 100, 200, 400), "shrink": (0.0, 5.0, 20.0, 100.0), "decay": (0.5, 0.7, 0.85, 1.0)},
+    "item-knn": {
+        "neighbors": (20, 50, 100, 200, 400),
+        "shrink": (0.0, 5.0, 20.0, 100.0),
+        "decay": (0.5, 0.7, 0.85, 1.0),
+    },
     "ease": {"regularization": (20.0, 50.0, 100.0, 200.0, 400.0, 800.0, 1600.0)},
 }
 SPACES: dict[SpaceName, dict[str, Space]] = {

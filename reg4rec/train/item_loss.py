@@ -1,10 +1,11 @@
 """The item-level loss: a softmax over whole items, estimated from a sample of them."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from reg4rec import distributed
-from reg4rec.model import Reg4RecModel
 
 __all__ = ["draw_negatives", "item_loss", "sampled_softmax_loss"]
 
@@ -33,33 +34,34 @@ def sampled_softmax_loss(
 
 
 def item_loss(
-    model: Reg4RecModel,
+    embed: Callable[[Tensor], Tensor],
+    repeat_bias: Tensor,
     states_BLD: Tensor,
     items_BL: Tensor,
-    codes_IM: Tensor,
     negatives_X: Tensor,
     expected_X: Tensor,
 ) -> Tensor:
     """Mean cross-entropy of each item of the windows (padding -1) after state l, which has read the first l items.
 
-    The denominator holds the target, every item of the history exactly, with the model's repeat bias, and the sampled
-    rest of the catalog, weighted as in `sampled_softmax_loss`. The history is the window before the item; the search
-    gives the bias to all that a user has met. Ours, D11: docs/findings.md.
+    `embed` gives the vectors (T, D) of item rows (T). The denominator holds the target, every item of the history
+    exactly, with the repeat bias, and the sampled rest of the catalog, weighted as in `sampled_softmax_loss`. The
+    history is the window before the item; ranking gives the bias to all that a user has met. Ours, D11:
+    docs/findings.md.
     """
     filled_BL = items_BL >= 0
     # one lookup: each costs a gradient as large as the table
     rows = torch.cat([items_BL.clamp(min=0).flatten(), negatives_X])
-    vectors = model.embed_items(codes_IM[rows], rows)
+    vectors = embed(rows)
     vectors_BLD, negatives_XD = vectors[: items_BL.numel()].view_as(states_BLD), vectors[items_BL.numel() :]
     same_BLL = items_BL[:, :, None] == items_BL[:, None, :]
     earlier_LL = torch.ones_like(same_BLL[0]).tril(-1)
     repeated_BL = (same_BLL & earlier_LL).any(2)
 
     logits_BLL = states_BLD @ vectors_BLD.mT
-    target_T = (logits_BLL.diagonal(dim1=1, dim2=2) + model.repeat_bias * repeated_BL)[filled_BL]
+    target_T = (logits_BLL.diagonal(dim1=1, dim2=2) + repeat_bias * repeated_BL)[filled_BL]
     # an item that stands twice in the history counts once, the target in it not at all
     counted_BLL = earlier_LL & ~repeated_BL[:, None, :] & ~same_BLL
-    history_TL = (logits_BLL + model.repeat_bias).masked_fill(~counted_BLL, -torch.inf)[filled_BL]
+    history_TL = (logits_BLL + repeat_bias).masked_fill(~counted_BLL, -torch.inf)[filled_BL]
 
     logits_TX = states_BLD[filled_BL] @ negatives_XD.T - expected_X.log()
     met_BLX = (items_BL[:, :, None] == negatives_X).cumsum(1) > 0

@@ -150,9 +150,13 @@ class PretrainStage:
         if self.config.score_items:
             states_BLD = memory_BJD[:, :: self.module.slots_per_item]
             negatives_X, expected_X = draw_negatives(self.popularity_I, self.config.num_negatives)
-            losses["item_loss"] = item_loss(self.module, states_BLD, items_BL, self.codes_IM, negatives_X, expected_X)
+            bias = self.module.repeat_bias
+            losses["item_loss"] = item_loss(self._embed, bias, states_BLD, items_BL, negatives_X, expected_X)
             total = losses["item_loss"] + self.config.token_weight * total
         return {"loss": total, **losses}
+
+    def _embed(self, rows_T: Tensor) -> Tensor:
+        return self.module.embed_items(self.codes_IM[rows_T], rows_T)
 
     def _decoded_columns(self, length: int) -> Tensor:
         """Places in the windows, ascending; the longest window of a batch has them all."""

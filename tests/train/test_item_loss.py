@@ -23,7 +23,14 @@ class Case(NamedTuple):
     codes_IM: Tensor
 
     def loss(self, negatives_X: Tensor, expected_X: Tensor) -> Tensor:
-        return item_loss(*self, negatives_X, expected_X)
+        return loss_of(self, self.states_BLD, self.items_BL, negatives_X, expected_X)
+
+
+def loss_of(case: Case, states_BLD: Tensor, items_BL: Tensor, negatives_X: Tensor, expected_X: Tensor) -> Tensor:
+    def embed(rows_T: Tensor) -> Tensor:
+        return case.model.embed_items(case.codes_IM[rows_T], rows_T)
+
+    return item_loss(embed, case.model.repeat_bias, states_BLD, items_BL, negatives_X, expected_X)
 
 
 @pytest.fixture(params=[-1.5, 0.0, 2.0])
@@ -102,6 +109,6 @@ def test_the_repeat_bias_falls_where_items_are_new_and_rises_where_they_come_aga
     all_X, ones_X = torch.arange(I), torch.ones(I).double()
     gradients: list[Tensor] = []
     for items_BL in (new_BL, torch.full_like(new_BL, 3)):
-        loss = item_loss(case.model, case.states_BLD[:1, :4], items_BL, case.codes_IM, all_X, ones_X)
+        loss = loss_of(case, case.states_BLD[:1, :4], items_BL, all_X, ones_X)
         gradients += torch.autograd.grad(loss, case.model.repeat)
     assert gradients[0] > 0 > gradients[1]

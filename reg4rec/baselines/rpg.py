@@ -1,0 +1,236 @@
+"""RPG: items as many unordered tokens, all predicted at once from the history alone (Hou et al. 2025)."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from reg4rec import distributed, loop, ops
+from reg4rec.baselines.sasrec_network import CausalNetwork
+from reg4rec.data import Dataset, ItemCatalog, Sequences, ViewConfig
+from reg4rec.errors import InputError
+from reg4rec.evaluation import ProtocolName
+from reg4rec.infer.histories import padded
+from reg4rec.loop import LoopConfig, Validation
+from reg4rec.run import Run, choose_device
+from reg4rec.settings import check_settings, override
+from reg4rec.storage import new_header, read_header, read_tensors, write_header, write_tensors
+from reg4rec.tokenizer import TokenizerConfig, fit_tokenizer
+from reg4rec.train.validation import validate
+from reg4rec.train.windows import Batch, WindowBatches
+from reg4rec.writing import atomic_folder
+
+__all__ = ["Rpg", "RpgConfig"]
+
+FORMAT, VERSION = "reg4rec-rpg", 1
+USERS_AT_ONCE = 512
+"""Users who are ranked together."""
+
+Int32 = npt.NDArray[np.int32]
+
+
+def _tokenizer() -> TokenizerConfig:
+    """Sixteen codebooks of 256 by optimized product quantization of item texts."""
+    return TokenizerConfig(
+        recipe="rpg",
+        kind="product-k-means",
+        num_codebooks=16,
+        codebook_size=256,
+        views=ViewConfig(collaborative_dim=0),
+    )
+
+
+@dataclass(frozen=True)
+class RpgConfig:
+    """Tokens, shape of the network and how it is trained."""
+
+    dim: int = 128
+    """width of embeddings and states"""
+    num_blocks: int = 2
+    """transformer blocks"""
+    num_heads: int = 2
+    """attention heads"""
+    ffn_dim: int = 512
+    """width inside the FFN"""
+    dropout: float = 0.3
+    """in embeddings and sub-layers"""
+    max_history: int = 50
+    """newest items of a history that are read"""
+    temperature: float = 0.07
+    """what cosines of heads and tokens are divided by"""
+    batch_targets: int = 256
+    """target items in a batch, padding included"""
+    validation_users: int | None = None
+    """users on whom Recall and NDCG are measured after every epoch, by default all; the best NDCG@10 is kept"""
+    protocol: ProtocolName = "standard"
+    """protocol of these measurements: standard, or filtered, without seen items and cold targets"""
+    part: Literal["train", "train+validation"] = "train"
+    """train+validation is for a final fit: it has nothing to validate on and keeps the last epoch"""
+    loop: LoopConfig = field(
+        default_factory=lambda: LoopConfig(epochs=15, learning_rate=3e-3, weight_decay=0.1, patience=3)
+    )
+    tokenizer: TokenizerConfig = field(default_factory=_tokenizer)
+    """any kind of tokens; their order plays no part"""
+
+    def __post_init__(self) -> None:
+        check_settings(
+            self,
+            ("dim", self.dim >= 2, "2 or more"),
+            ("num_blocks", self.num_blocks >= 1, "1 or more"),
+            ("num_heads", self.num_heads >= 1 and self.dim % (2 * self.num_heads) == 0, "a divisor of dim / 2"),
+            ("ffn_dim", self.ffn_dim >= 1, "1 or more"),
+            ("dropout", 0 <= self.dropout < 1, "from 0 to below 1"),
+            ("max_history", self.max_history >= 1, "1 or more"),
+            ("temperature", 0 < self.temperature < np.inf, "positive"),
+            ("batch_targets", self.batch_targets >= 1, "1 or more"),
+            ("validation_users", self.validation_users is None or self.validation_users >= 1, "1 or more, or None"),
+            ("protocol", self.protocol in get_args(ProtocolName), "standard or filtered"),
+            ("part", self.part in ("train", "train+validation"), "train or train+validation"),
+        )
+
+    @classmethod
+    def from_json(cls, stored: dict[str, Any]) -> "RpgConfig":
+        """The configuration that `dataclasses.asdict` and JSON made of one."""
+        own = {"loop": LoopConfig(**stored["loop"]), "tokenizer": TokenizerConfig.from_json(stored["tokenizer"])}
+        return cls(**{**stored, **own})
+
+
+class RpgNetwork(CausalNetwork):
+    """Items are the mean of their tokens' embeddings; a head a codebook scores its tokens by cosine, all at once."""
+
+    codes_IM: Tensor
+
+    def __init__(self, codes_IM: Tensor, config: RpgConfig):
+        super().__init__()
+        c, num_codebooks = config, codes_IM.shape[1]
+        self.register_buffer("codes_IM", codes_IM)
+        shape = (num_codebooks, c.tokenizer.codebook_size, c.dim)
+        self.tokens_MKD = nn.Parameter(torch.empty(shape).normal_(std=c.dim**-0.5))
+        self.add_layers(c.dim, c.num_blocks, c.num_heads, c.ffn_dim, c.dropout)
+        self.heads = nn.Linear(c.dim, num_codebooks * c.dim)
+        nn.init.zeros_(self.heads.weight)
+        nn.init.zeros_(self.heads.bias)
+        self.temperature = c.temperature
+
+    def embed(self, items: Tensor) -> Tensor:
+        num_codebooks, size, _ = self.tokens_MKD.shape
+        first_M = torch.arange(num_codebooks, device=items.device) * size
+        return F.embedding(self.codes_IM[items] + first_M, self.tokens_MKD.flatten(0, 1)).mean(-2)
+
+    def token_logits(self, states_TD: Tensor) -> Tensor:
+        """(T, M, K): the scores of all tokens after a state, each codebook's by a head of its own."""
+        heads_TMD = states_TD[:, None] + F.silu(self.heads(states_TD)).unflatten(1, (len(self.tokens_MKD), -1))
+        cosines_MTK = F.normalize(heads_TMD, dim=-1).transpose(0, 1) @ F.normalize(self.tokens_MKD, dim=-1).mT
+        return cosines_MTK.transpose(0, 1) / self.temperature
+
+
+class Rpg:
+    """Ranks the whole catalog by the sum of the log-probabilities of each item's tokens; made by `fit`.
+
+    As Hou et al. 2025 (arXiv 2506.05781) describe it: tokens of an optimized product quantization of item texts, an
+    item read as the mean of its token embeddings, and a head for each codebook that predicts the next item's token from
+    the state alone. Other than there, all items are scored, where theirs are searched in a graph of similar items; and
+    the transformer, its training windows and its optimizer are this library's.
+    """
+
+    name = "rpg"
+
+    def __init__(self, network: RpgNetwork, items: ItemCatalog, config: RpgConfig, device: str | torch.device = "auto"):
+        self.device = choose_device(device)
+        self.network, self.items, self.config = network.to(self.device).eval(), items, config
+
+    @classmethod
+    def fit(cls, dataset: Dataset, config: RpgConfig | None = None, run: Run = Run(), **overrides: Any) -> "Rpg":
+        """Fit tokens, train on `config.part` of a dataset and keep the epoch of best validation NDCG@10.
+
+        With `run.out` the runs lie in its folders tokenizer/ and model/; a killed run goes on from its last checkpoint.
+        `overrides` replace fields of `config`, of its `loop` or of its `tokenizer` by name. InputError for codebooks
+        with more tokens than there are items.
+        """
+        config = override(config or RpgConfig(), overrides)
+        tokenizer = fit_tokenizer(dataset, config.tokenizer, run.stage("tokenizer"), config.part)
+        with run.seeded():
+            network = RpgNetwork(tokenizer.codes_IM, config)
+        model = cls(network, dataset.items, config, run.device)
+        loop.train(_Stage(model, dataset, run.seed), config.loop, run.stage("model"))
+        network.eval()
+        return model
+
+    @property
+    def trained_on(self) -> str:
+        return self.config.part
+
+    @torch.inference_mode()
+    def rank(self, histories: Sequences, k: int, filter_seen: bool) -> Int32:
+        """(B, k) item rows, best first, ties by lowest row, -1 where there are no more."""
+        ranked = [np.empty((0, k), dtype=np.int32)]
+        for batch in histories.batches(USERS_AT_ONCE):
+            states_BD = self.network.states_after(batch.last(self.config.max_history))
+            log_probs_BMK = self.network.token_logits(states_BD).log_softmax(-1)
+            seen_BX = padded(batch, -1).to(self.device) if filter_seen else None
+            ranked.append(ops.item_topk(log_probs_BMK, self.network.codes_IM, k, seen_BX)[1].cpu().int().numpy())
+        return np.concatenate(ranked)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the whole recommender, replacing what was there."""
+        with atomic_folder(folder, "rpg.json") as fresh:
+            write_tensors(fresh / "model.safetensors", self.network.state_dict())
+            self.items.save(fresh / "items.parquet")
+            header = new_header(FORMAT, VERSION, category_level=self.items.category_level)
+            files = ["model.safetensors", "items.parquet"]
+            write_header(fresh / "rpg.json", {**header, "config": asdict(self.config)}, files)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, device: str = "auto") -> "Rpg":
+        """The RPG saved in a folder; InputError where files are missing, damaged or do not fit together."""
+        folder = Path(folder)
+        header = read_header(folder / "rpg.json", FORMAT, VERSION)
+        try:
+            config = RpgConfig.from_json(header["config"])
+            items = ItemCatalog.load(folder / "items.parquet", header["category_level"])
+            codes_IM = torch.zeros(len(items), config.tokenizer.tokens_per_item, dtype=torch.int32)
+            network = RpgNetwork(codes_IM, config)
+            network.load_state_dict(read_tensors(folder / "model.safetensors"))
+        except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+            raise InputError(f"{folder} does not hold a whole RPG: {error}") from None
+        return cls(network, items, config, device)
+
+
+class _Stage:
+    """What `reg4rec.loop` runs."""
+
+    name = "rpg"
+
+    def __init__(self, model: Rpg, data: Dataset, seed: int):
+        self.model, self.data, self.config, self.seed = model, data, model.config, seed
+        self.module: RpgNetwork = model.network
+        self.monitor = "validation_ndcg@10" if self.config.part == "train" else ""
+        self.settings: dict[str, Any] = {
+            "stage": self.name,
+            "dataset": data.card["fingerprint"],
+            **{name: value for name, value in asdict(self.config).items() if name != "loop"},
+        }
+        self.sequences = data.part(self.config.part)
+
+    def batches(self, epoch: int) -> Sequence[Batch]:
+        return WindowBatches(self.sequences, self.config.max_history + 1, self.config.batch_targets, self.seed, epoch)
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        items_BL = batch.items_BL[distributed.share()].to(self.model.device)
+        filled_BL = items_BL >= 0
+        states_TD = self.module(items_BL[:, :-1].clamp(min=0))[filled_BL]
+        codes_TM = self.module.codes_IM[items_BL[filled_BL]].long()
+        losses_TM = F.cross_entropy(self.module.token_logits(states_TD).mT, codes_TM, reduction="none")
+        return {"loss": distributed.mean(losses_TM.mean(1))}
+
+    def end_epoch(self, epoch: int) -> Validation:
+        if not self.monitor:
+            return Validation({})
+        c = self.config
+        return validate(self.model, self.data, self.monitor, c.protocol, c.validation_users, self.seed)
