@@ -142,6 +142,22 @@ def test_a_shop_is_fitted_by_one_command_that_goes_on(chain: Chain) -> None:
     assert prepared["rows"][1]["metrics"] == again["rows"][1]["metrics"]
 
 
+def test_a_problem_of_the_data_is_said_once_in_one_plain_line(tmp_path: Path) -> None:
+    (tmp_path / "clicks.csv").write_text("user_id,item_id,timestamp\nu1,i1,1\nu1,i2,2\n,i1,3\nu2,i1\n")
+    command = [sys.executable, "-m", "reg4rec.cli", "data", "prepare", "clicks.csv", "--out", "data"]
+    environment = os.environ | {"PYTHONPATH": os.getcwd()}
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=True)
+    told = (
+        "1 malformed lines left out",
+        "rows left out because an id is missing",
+        "no user can be validated or tested",
+    )
+    assert [line.startswith(f"reg4rec: {of}") for line, of in zip(done.stderr.splitlines(), told, strict=True)] == [
+        True
+    ] * 3
+    assert not any(of in done.stdout for of in told)
+
+
 def test_recommendations_are_parquet_parts(chain: Chain) -> None:
     table = pl.read_parquet(chain.root / "recs" / "part-00000.parquet")
     assert table["user_id"].to_list() == ["u1"] * 4 + ["u2"] * 4 + ["u3"] * 4
@@ -427,7 +443,9 @@ def test_a_wrong_word_is_named_beside_what_is_allowed(
         (["study", "cold-start"], ["--data", "--out", "--items", "--users", "--seed", "--reg4rec.pretrain.size"]),
         (["study", "corp"], ["--model", "--data", "--out", "--thetas", "--num-steps", "--max-users", "--clock"]),
         (["study", "retrievers"], ["--models", "--data", "--out", "--thetas", "--protocol", "--max-users"]),
-        (["info"], ["--help"]),
+        (["info"], ["--help", "[RUN]"]),
+        (["explain"], ["--items", "(default: none)"]),
+        (["report"], ["FOLDER [FOLDER ...]", "--out"]),
     ],
 )
 def test_help_names_the_flags(command: list[str], flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -437,6 +455,7 @@ def test_help_names_the_flags(command: list[str], flags: list[str], capsys: pyte
     shown = capsys.readouterr().out
     assert [flag for flag in flags if flag not in shown] == []
     assert "options options" not in shown
+    assert "(default: )" not in shown
     assert "config" not in shown
 
 
@@ -448,8 +467,12 @@ def test_help_and_version_come_without_pytorch() -> None:
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         assert done.stdout.startswith(first)
-    code = "import sys, reg4rec.cli.prepare; assert not {'torch', 'sklearn', 'polars'} & sys.modules.keys()"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    large = {"torch", "sklearn", "polars", "numpy", "pyarrow"}
+    code = (
+        "import sys; from reg4rec.cli import main\ntry: main(['data', 'prepare', '--help'])\n"
+        f"finally: assert not {large} & sys.modules.keys()"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
 
 
 def test_every_question_is_a_command() -> None:

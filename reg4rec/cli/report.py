@@ -16,7 +16,11 @@ __all__ = ["Report"]
 class Report:
     """Gather what comparisons and studies found into one HTML page: `reg4rec report runs/studies runs/compare`."""
 
-    folders: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
+    folders: Annotated[
+        tuple[Path, ...],
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="FOLDER [FOLDER ...]", help_behavior_hint="(required)"),
+    ]
     """folders that compare or study wrote; those below them are searched too"""
     out: Path = Path("report.html")
     """the page, one file with its pictures"""
