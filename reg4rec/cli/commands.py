@@ -181,8 +181,8 @@ class Recommend:
     output: Path
     """folder for the parts, the rejected rows, manifest and summary; a killed job started again goes on"""
     input: Path | None = None
-    """Parquet with a column `items` (lists of item ids, oldest first) and optionally `user_id`; or clicks, a row each:
-    what `data prepare` takes, read whole"""
+    """Parquet (a file, a folder of parts, a pattern) with a column `items` (lists of item ids, oldest first) and
+    optionally `user_id`; or clicks, a row each: what `data prepare` takes, read whole"""
     data: str | None = None
     """in place of --input: dataset folder, or the name of a public dataset, for all its users"""
     user: str = "user_id"
