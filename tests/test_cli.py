@@ -138,6 +138,20 @@ def test_a_shop_is_fitted_by_one_command_that_goes_on(chain: Chain) -> None:
     assert (
         again["rows"][1]["metrics"] == json.loads((chain.root / "fit/metrics.json").read_text())["rows"][1]["metrics"]
     )
+    shown = printed_by("report ROOT/fit --out ROOT/fit.html", chain.root)
+    assert shown.splitlines() == ["metrics", "tokenizer", "model", f"3 findings: {chain.root / 'fit.html'}"]
+    page = (chain.root / "fit.html").read_text()
+    figures = [f"{value:.4f}" for row in again["rows"] for value in row["metrics"].values()]
+    told = [
+        "<td>codebook_size</td>",
+        "<td>loop.epochs</td>",
+        "tokens each of 8 codewords",
+        "Search for paths",
+        "doctor",
+    ]
+    assert [words for words in (*figures, *told, "data:image/png") if words not in page] == []
+    assert "<td>dropout</td>" not in page
+    assert printed_by("report ROOT/fit/model --out ROOT/model.html", chain.root).startswith("model\n1 finding: ")
     prepared = json.loads(printed_by(f"fit --data ROOT/data --out ROOT/fit-data {small} --json", chain.root))
     assert prepared["rows"][1]["metrics"] == again["rows"][1]["metrics"]
 

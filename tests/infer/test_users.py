@@ -88,7 +88,7 @@ def test_a_dataset_in_place_of_a_file_is_named(recommender: Recommender, data: D
 
 def test_a_folder_of_histories_is_one_table(recommender: Recommender, data: Dataset, tmp_path: Path) -> None:
     ids = data.items.ids.to_pylist()
-    lists = [[ids[i] for i in history] for history in data.sequences]
+    lists = [[ids[i] for i in data.sequences[u]] for u in range(SOME)]
     table = pa.table({"user_id": data.user_ids, "items": lists})
     pq.write_table(table, tmp_path / "whole.parquet")
     (tmp_path / "parts").mkdir()
