@@ -111,6 +111,14 @@ def test_evaluation_stands_in_a_file_and_on_the_console(chain: Chain) -> None:
     assert f"{metrics['rows'][1]['metrics']['recall@10']:.4f}" in chain.printed["evaluate"]
 
 
+def test_evaluation_without_a_file_writes_none(chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    said = printed_by(f"{EVALUATE} --max-users 20", chain.root)
+    assert said.startswith("method ")
+    assert "metrics:" not in said
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("command", "key"),
     [
