@@ -1,4 +1,4 @@
-"""The table of results, whole: every method, tuned alike, on every set and protocol, three seeds for the rows that matter.
+"""The whole table of results: every method, tuned alike, on every set and protocol, three seeds for those that matter.
 
     OMP_NUM_THREADS=1 python -m bench.results --out runs/results                 # all, in order; days of one core
     OMP_NUM_THREADS=1 python -m bench.results --out runs/results --only beauty --methods sasrec reg4rec --seeds 0

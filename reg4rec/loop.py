@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from reg4rec import distributed
 from reg4rec.checkpoints import Progress, open_folder, read_metrics, recorded, restore, save_checkpoint
 from reg4rec.errors import InputError
-from reg4rec.progress import bar, quiet, say
+from reg4rec.progress import Bar, bar, quiet, say
 from reg4rec.run import Run
 from reg4rec.settings import check_settings
 from reg4rec.statistics import is_higher
@@ -32,7 +32,6 @@ from reg4rec.writing import atomic_file, explained, held
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
-    from tqdm.auto import tqdm
 
 __all__ = ["ERRORS", "Controller", "LoopConfig", "LoopResult", "Stage", "Validation", "train"]
 
@@ -263,7 +262,7 @@ class _Training:
         p.epoch, p.step_in_epoch, p.sums = p.epoch + 1, 0, {}
 
     def _run_batches(self, batches: Sequence[Any], label: str, show: bool) -> None:
-        """What is left of the epoch's batches, with a progress bar on a terminal."""
+        """What is left of the epoch's batches, with a bar."""
         p, total = self.progress, len(batches) * self.config.epochs
         running: dict[str, Tensor] = {}
         with bar(label, len(batches), p.step_in_epoch, show) as steps:
@@ -297,7 +296,7 @@ class _Training:
         p.step, p.step_in_epoch = p.step + 1, p.step_in_epoch + 1
         return values
 
-    def _fold(self, running: dict[str, Tensor], values: dict[str, Tensor], steps: "tqdm[Any]") -> None:
+    def _fold(self, running: dict[str, Tensor], values: dict[str, Tensor], steps: Bar) -> None:
         """Read the device's running sums (the only synchronization), log them and check that the loss is finite."""
         p = self.progress
         for name, value in distributed.average({name: float(value) for name, value in running.items()}).items():

@@ -24,7 +24,7 @@ os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THR
 import torch
 
 import reg4rec
-from reg4rec.cli.demo import Demo, user_table
+from reg4rec.cli.demo import Demo
 
 EPOCHS = 2
 USERS, ITEMS = 100, 10
@@ -43,8 +43,8 @@ def hashes(folder: Path, data: reg4rec.Dataset) -> dict[str, str]:
     """Of the recommender in a folder: its weights, the tokens of its items, and what it recommends to some users."""
     recommender = reg4rec.Recommender.from_pretrained(folder, "cpu", "float32")
     weights = sorted(recommender.model.state_dict().items())
-    table = user_table(data).slice(0, USERS)
-    histories = dict(zip(table["user_id"].to_pylist(), table["items"].to_pylist(), strict=True))
+    ids, users = data.items.ids.to_pylist(), data.user_ids[:USERS].to_pylist()
+    histories = {user: [ids[row] for row in data.sequences[u]] for u, user in enumerate(users)}
     rows = recommender.recommend(histories, ITEMS, to="polars").select("user_id", "rank", "item_id", "score").rows()
     assert len(rows) == USERS * ITEMS
     return {

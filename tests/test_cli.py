@@ -111,6 +111,14 @@ def test_evaluation_stands_in_a_file_and_on_the_console(chain: Chain) -> None:
     assert f"{metrics['rows'][1]['metrics']['recall@10']:.4f}" in chain.printed["evaluate"]
 
 
+def test_evaluation_without_a_file_writes_none(chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    said = printed_by(f"{EVALUATE} --max-users 20", chain.root)
+    assert said.startswith("method ")
+    assert "metrics:" not in said
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("command", "key"),
     [
@@ -138,8 +146,38 @@ def test_a_shop_is_fitted_by_one_command_that_goes_on(chain: Chain) -> None:
     assert (
         again["rows"][1]["metrics"] == json.loads((chain.root / "fit/metrics.json").read_text())["rows"][1]["metrics"]
     )
+    shown = printed_by("report ROOT/fit --out ROOT/fit.html", chain.root)
+    assert shown.splitlines() == ["metrics", "tokenizer", "model", f"3 findings: {chain.root / 'fit.html'}"]
+    page = (chain.root / "fit.html").read_text()
+    figures = [f"{value:.4f}" for row in again["rows"] for value in row["metrics"].values()]
+    told = [
+        "<td>codebook_size</td>",
+        "<td>loop.epochs</td>",
+        "tokens each of 8 codewords",
+        "Search for paths",
+        "doctor",
+    ]
+    assert [words for words in (*figures, *told, "data:image/png") if words not in page] == []
+    assert "<td>dropout</td>" not in page
+    assert printed_by("report ROOT/fit/model --out ROOT/model.html", chain.root).startswith("model\n1 finding: ")
     prepared = json.loads(printed_by(f"fit --data ROOT/data --out ROOT/fit-data {small} --json", chain.root))
     assert prepared["rows"][1]["metrics"] == again["rows"][1]["metrics"]
+
+
+def test_a_problem_of_the_data_is_said_once_in_one_plain_line(tmp_path: Path) -> None:
+    (tmp_path / "clicks.csv").write_text("user_id,item_id,timestamp\nu1,i1,1\nu1,i2,2\n,i1,3\nu2,i1\n")
+    command = [sys.executable, "-m", "reg4rec.cli", "data", "prepare", "clicks.csv", "--out", "data"]
+    environment = os.environ | {"PYTHONPATH": os.getcwd()}
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=True)
+    told = (
+        "1 malformed lines left out",
+        "rows left out because an id is missing",
+        "no user can be validated or tested",
+    )
+    assert [line.startswith(f"reg4rec: {of}") for line, of in zip(done.stderr.splitlines(), told, strict=True)] == [
+        True
+    ] * 3
+    assert not any(of in done.stdout for of in told)
 
 
 def test_recommendations_are_parquet_parts(chain: Chain) -> None:
@@ -427,7 +465,9 @@ def test_a_wrong_word_is_named_beside_what_is_allowed(
         (["study", "cold-start"], ["--data", "--out", "--items", "--users", "--seed", "--reg4rec.pretrain.size"]),
         (["study", "corp"], ["--model", "--data", "--out", "--thetas", "--num-steps", "--max-users", "--clock"]),
         (["study", "retrievers"], ["--models", "--data", "--out", "--thetas", "--protocol", "--max-users"]),
-        (["info"], ["--help"]),
+        (["info"], ["--help", "[RUN]"]),
+        (["explain"], ["--items", "(default: none)"]),
+        (["report"], ["FOLDER [FOLDER ...]", "--out"]),
     ],
 )
 def test_help_names_the_flags(command: list[str], flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -437,6 +477,7 @@ def test_help_names_the_flags(command: list[str], flags: list[str], capsys: pyte
     shown = capsys.readouterr().out
     assert [flag for flag in flags if flag not in shown] == []
     assert "options options" not in shown
+    assert "(default: )" not in shown
     assert "config" not in shown
 
 
@@ -448,8 +489,12 @@ def test_help_and_version_come_without_pytorch() -> None:
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         assert done.stdout.startswith(first)
-    code = "import sys, reg4rec.cli.prepare; assert not {'torch', 'sklearn', 'polars'} & sys.modules.keys()"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    large = {"torch", "sklearn", "polars", "numpy", "pyarrow"}
+    code = (
+        "import sys; from reg4rec.cli import main\ntry: main(['data', 'prepare', '--help'])\n"
+        f"finally: assert not {large} & sys.modules.keys()"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
 
 
 def test_every_question_is_a_command() -> None:

@@ -9,8 +9,10 @@ import contextlib
 import importlib
 import io
 import os
+import re
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -74,7 +76,7 @@ def _answer(words: list[str]) -> None:
         return
     try:
         name, rest = _chosen(words)
-        with quiet("--quiet" in rest):
+        with quiet("--quiet" in rest), _plain_warnings():
             command = _parse(name, [word for word in rest if word != "--quiet"])
             if name not in SHARED and int(os.environ.get("WORLD_SIZE", "1")) > 1:
                 raise InputError("this command runs in one process; torchrun is for fit and its stages, and evaluate")
@@ -88,6 +90,22 @@ def _answer(words: list[str]) -> None:
         if not isinstance(error, _mistakes()):
             raise
         _refuse(_as_typed(str(error), words))
+
+
+@contextlib.contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Within the block each of reg4rec's own warnings is one line on standard error; those of others are as ever."""
+    with warnings.catch_warnings():
+        as_ever = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], name: str, number: int, *more: Any) -> None:
+            if str(message).startswith("reg4rec"):
+                print(message, file=sys.stderr)
+            else:
+                as_ever(message, category, name, number, *more)
+
+        warnings.showwarning = show  # type: ignore[assignment]
+        yield
 
 
 def _refuse(sentence: str) -> NoReturn:
@@ -149,7 +167,7 @@ def _parse(name: str, words: list[str]) -> Any:
     default, about = _default(name, command, words)
     config = () if name.partition(" ")[0] in PREFIXED else (tyro.conf.OmitArgPrefixes,)
     given = {} if default is None else {"default": default}
-    with contextlib.redirect_stderr(io.StringIO()) as said:
+    with contextlib.redirect_stdout(_Help()) as shown, contextlib.redirect_stderr(io.StringIO()) as said:
         try:
             return tyro.cli(command, prog=f"reg4rec {name}", description=about, args=words, config=config, **given)
         except SystemExit as error:
@@ -158,8 +176,29 @@ def _parse(name: str, words: list[str]) -> Any:
     while cause is not None and not isinstance(cause, InputError):
         cause = cause.__context__
     if cause is None:
+        print(shown.mended(), end="")
         print(said.getvalue(), end="", file=sys.stderr)
     raise cause or stop
+
+
+class _Help(io.StringIO):
+    """What tyro prints, with the colors and the lines that standard output takes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.meant_for = sys.stdout
+
+    def isatty(self) -> bool:
+        return self.meant_for.isatty()
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return self.meant_for.encoding
+
+    def mended(self) -> str:
+        """The text, in which an empty list is a default with a name."""
+        color = r"(?:\x1b\[[\d;]*m)*"
+        return re.sub(rf"\(default:({color}) \)({color}) {{0,4}}", r"(default:\1 none)\2", self.getvalue())
 
 
 def _default(name: str, command: Any, words: list[str]) -> tuple[Any, str | None]:

@@ -1,9 +1,6 @@
 """The stages as commands: each reads folders and writes a folder."""
 
-import contextlib
-import sys
 import warnings
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -138,8 +135,8 @@ class Evaluate:
     """recommender folder"""
     data: str
     """the dataset that it was trained on"""
-    out: Path = Path("metrics.json")
-    """where to write the figures and the protocol card"""
+    out: Path | None = None
+    """JSON file to write the figures and the protocol card to"""
     split: Literal["validation", "test"] = "test"
     """which of the two held-back items is the target"""
     protocol: Literal["standard", "filtered"] = "standard"
@@ -167,9 +164,12 @@ class Evaluate:
                 raise InputError(f"num_beams is {self.num_beams}, but no path is searched; add --retriever paths")
         rankers: list[Ranker] = [Popularity.fit(data, recommender.trained_on), recommender]
         report = evaluate(rankers, data, self.split, self.protocol, self.ks, self.max_users)
-        if distributed.is_first():
-            report.save(self.out)
-        show(f"{report.table()}\nmetrics: {self.out}", {"metrics": self.out, **report.as_dict()}, self.json)
+        text, facts = report.table(), report.as_dict()
+        if self.out is not None:
+            if distributed.is_first():
+                report.save(self.out)
+            text, facts = f"{text}\nmetrics: {self.out}", {"metrics": self.out, **facts}
+        show(text, facts, self.json)
 
 
 @dataclass(frozen=True)
@@ -181,8 +181,8 @@ class Recommend:
     output: Path
     """folder for the parts, the rejected rows, manifest and summary; a killed job started again goes on"""
     input: Path | None = None
-    """Parquet with a column `items` (lists of item ids, oldest first) and optionally `user_id`; or clicks, a row each:
-    what `data prepare` takes, read whole"""
+    """Parquet (a file, a folder of parts, a pattern) with a column `items` (lists of item ids, oldest first) and
+    optionally `user_id`; or clicks, a row each: what `data prepare` takes, read whole"""
     data: str | None = None
     """in place of --input: dataset folder, or the name of a public dataset, for all its users"""
     user: str = "user_id"
@@ -231,8 +231,7 @@ class Recommend:
         passed = ("k", "resume", "retriever", "allow_unknown", *(f.name for f in fields(JobOptions)))
         options = {name: getattr(self, name) for name in passed if name != "filter_seen"}
         options["filter_seen"] = not self.keep_seen
-        with _plain_warnings():
-            summary = self._recommend(users, options)
+        summary = self._recommend(users, options)
         show(f"{_described(summary)}\n{self.output}", {"output": self.output, **summary}, self.json)
 
     def _recommend(self, users: Any, options: dict[str, Any]) -> dict[str, Any]:
@@ -243,14 +242,6 @@ class Recommend:
             raise InputError(f"address {self.address!r} is of a Ray cluster; use it with --engine ray")
         recommender = Recommender.from_pretrained(self.model, self.device, self.dtype)
         return recommend_to_folder(recommender, users, self.output, **options)
-
-
-@contextlib.contextmanager
-def _plain_warnings() -> Iterator[None]:
-    """Within the block a warning is one line on standard error."""
-    with warnings.catch_warnings():
-        warnings.showwarning = lambda message, *_: print(message, file=sys.stderr)
-        yield
 
 
 def _described(summary: dict[str, Any]) -> str:

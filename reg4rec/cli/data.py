@@ -1,16 +1,20 @@
-"""Options that commands on data share: how files are read, what is held back, matrices that describe the items."""
+"""Options that commands on data share: how files are read, what is held back, matrices that describe the items.
+
+`reg4rec.data` is imported by what reads, so that help and refusals come without numpy and Arrow.
+"""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from reg4rec.data import CutUnit, Dataset, SplitKind, TargetKind, load_dataset, read_interactions, sentence_view
-from reg4rec.data.hints import losses
 from reg4rec.errors import InputError
 from reg4rec.settings import check_settings
+
+if TYPE_CHECKING:
+    from reg4rec.data import Dataset
 
 __all__ = ["DataOptions", "FileOptions", "describe"]
 
@@ -40,7 +44,9 @@ class FileOptions:
     max_malformed: int = 10
     """lines that may be left out because they cannot be read; with more, nothing is prepared"""
 
-    def read(self, interactions: Path, items: Path | None, vectors: dict[str, Path]) -> Dataset:
+    def read(self, interactions: Path, items: Path | None, vectors: dict[str, Path]) -> "Dataset":
+        from reg4rec.data import read_interactions
+
         return read_interactions(interactions, items, vectors=vectors, **asdict(self))
 
 
@@ -48,22 +54,22 @@ class FileOptions:
 class DataOptions:
     """How a dataset that was read is completed before it is saved."""
 
-    split: SplitKind = "leave-one-out"
+    split: Literal["leave-one-out", "time"] = "leave-one-out"
     """leave-one-out: each user's last two interactions are held back; time: all from two moments on"""
     validation_from: float | None = None
     """where validation begins in a time split, by default 0.8"""
     test_from: float | None = None
     """where test begins in a time split, by default 0.9"""
-    cut_unit: CutUnit | None = None
+    cut_unit: Literal["quantile", "timestamp"] | None = None
     """whether the two are quantiles, shares of all interactions (the default), or timestamps"""
-    targets: TargetKind | None = None
+    targets: Literal["last", "all"] | None = None
     """of a time split: the last interaction that a user has after a moment (the default), or all of them"""
     ties: Literal["kept", "shuffled"] = "kept"
     """kept: equal times of a user stay in the order of the file; shuffled: in a random order, where the file sorts them
     by id"""
     ties_seed: int | None = None
     """seed of that order, by default 0"""
-    vectors: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=FILE", help_behavior_hint="(default: none)")] = ()
+    vectors: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=FILE")] = ()
     """matrices by name, image=image.npy for example: .npy files with a row an item, or Parquet files with an id column
     and a column of lists"""
     sentences: str | None = None
@@ -85,14 +91,18 @@ class DataOptions:
         """The files of `vectors` by name."""
         return {name: Path(file) for name, _, file in (word.partition("=") for word in self.vectors)}
 
-    def load(self, name: str, min_interactions: int | None = None) -> Dataset:
+    def load(self, name: str, min_interactions: int | None = None) -> "Dataset":
         """The dataset of that name or folder, completed."""
+        from reg4rec.data import load_dataset
+
         data = load_dataset(name, min_interactions)
         return self.apply(data.with_vectors(self.matrices()) if self.vectors else data)
 
-    def apply(self, data: Dataset) -> Dataset:
+    def apply(self, data: "Dataset") -> "Dataset":
         """The dataset with the chosen split and sentence vectors; `vectors` are the reader's affair."""
         if self.sentences is not None:
+            from reg4rec.data import sentence_view
+
             data = data.with_vectors({"sentences": sentence_view(data.items, self.sentences)})
         if self.ties == "shuffled":
             data = data.with_shuffled_ties(self.ties_seed or 0)
@@ -105,8 +115,13 @@ class DataOptions:
         return data
 
 
-def describe(data: Dataset, out: Path) -> str:
-    """One line about a prepared dataset, and one each about what was left out and what is not used."""
+def describe(data: "Dataset", out: Path) -> str:
+    """One line about a prepared dataset, and one each about what was left out and what is not used.
+
+    What reading has warned of is not said again.
+    """
+    from reg4rec.data.hints import untested
+
     interactions = len(data.sequences.items)
     seed = data.card.get("ties_shuffled_with_seed")
     ties = "" if seed is None else f", equal times shuffled with seed {seed}"
@@ -126,7 +141,8 @@ def describe(data: Dataset, out: Path) -> str:
             "interactions"
         )
     lines += [f"dropped: {_dropped(data.card)}"] if data.card.get("dropped", {}).get("below_min_interactions") else []
-    lines += [*losses(data.card), *(f"hint: {hint}" for hint in data.card.get("hints", ()))]
+    lines += untested(data.card["split"]) if data.split.kind == "time" else []
+    lines += [f"hint: {hint}" for hint in data.card.get("hints", ())]
     return "\n".join(lines)
 
 

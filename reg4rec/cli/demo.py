@@ -8,7 +8,6 @@ import pyarrow as pa
 
 from reg4rec.cli.data import describe
 from reg4rec.data import Dataset, load_dataset
-from reg4rec.data.parquet import write_parquet
 from reg4rec.infer import Recommender
 from reg4rec.infer.job import recommend_to_folder
 from reg4rec.recipes import RECIPES, fit_and_evaluate
@@ -40,19 +39,11 @@ class Demo:
         print(recommender.tokenizer.describe())
         print(report.table())
 
-        write_parquet(self.out / "users.parquet", user_table(data))
         folder = self.out / "recommendations"
-        done = recommend_to_folder(recommender, self.out / "users.parquet", folder, resume=False)
+        done = recommend_to_folder(recommender, data, folder, resume=False)
         print(f"recommendations for {done['users']} users: {folder}")
         show_one(recommender, data)
         print(f"\n{time.monotonic() - started:.0f} s in all; the recommender is saved in {self.out / 'recommender'}")
-
-
-def user_table(data: Dataset) -> pa.Table:
-    """All users with their whole histories, as `reg4rec recommend` takes them."""
-    offsets = pa.array(data.sequences.offsets)
-    items = pa.LargeListArray.from_arrays(offsets, data.items.ids.take(pa.array(data.sequences.items)))
-    return pa.table({"user_id": data.user_ids, "items": items})
 
 
 def show_one(recommender: Recommender, data: Dataset) -> None:

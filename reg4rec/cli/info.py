@@ -27,7 +27,7 @@ __all__ = ["Info"]
 class Info:
     """Versions, devices, and for every backend whether it can be used and why not; or a folder: `reg4rec info RUN`."""
 
-    run_folder: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")] = None
+    run_folder: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="[RUN]")] = None
     """run folder: how far it is, its best epoch, a tokenizer's health, LADQ's number formats, what fp8 lost; or the
     folder of a recommender: its items, what finds them, and the memory that this takes"""
     plot: Path | None = None

@@ -1,4 +1,4 @@
-"""`reg4rec report`: all findings on one page."""
+"""`reg4rec report`: all findings, or what a run tells, on one page."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,27 +8,40 @@ import tyro
 
 from reg4rec.cli.output import show
 from reg4rec.studies.report import gather, write_report
+from reg4rec.studies.run_report import findings_of_run, is_run
 
 __all__ = ["Report"]
 
 
 @dataclass(frozen=True)
 class Report:
-    """Gather what comparisons and studies found into one HTML page: `reg4rec report runs/studies runs/compare`."""
+    """One HTML page of comparisons and studies, or of a run: `reg4rec report runs/studies`, `reg4rec report runs/shop`.
 
-    folders: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
-    """folders that compare or study wrote; those below them are searched too"""
+    Of a fit, or of one of its stages, it shows the figures, the settings that differ from the recipe, the curves, the
+    health of the tokens, the search, and what `reg4rec doctor` says.
+    """
+
+    folders: Annotated[
+        tuple[Path, ...],
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="FOLDER [FOLDER ...]", help_behavior_hint="(required)"),
+    ]
+    """folders that compare or study wrote; those below them are searched too; or folders of fits and of their stages"""
     out: Path = Path("report.html")
     """the page, one file with its pictures"""
     json: bool = False
     """print one JSON object instead of text"""
 
     def run(self) -> None:
-        findings = gather(self.folders)
-        write_report(findings, self.out)
+        findings = [
+            finding
+            for folder in self.folders
+            for finding in (findings_of_run(folder) if is_run(folder) else gather([folder]))
+        ]
+        write_report(findings or gather(self.folders), self.out)
         places = [finding.place for finding in findings]
         show(
-            "\n".join([*places, f"{len(places)} findings: {self.out}"]),
+            "\n".join([*places, f"{len(places)} finding{'s' * (len(places) != 1)}: {self.out}"]),
             {"findings": places, "out": self.out},
             self.json,
         )

@@ -151,7 +151,7 @@ class _Measured:
         identity = {"method": name, **job.identity}
         self.path = out / "results" / f"{name}-{digest_of(identity)}" / "result.json"
         self.found = read_header(self.path, FORMAT, VERSION) if self.path.exists() else new_header(FORMAT, VERSION)
-        self.found |= plain(identity)
+        self.found["decided_by"] = plain(identity)
 
     @cached_property
     def _fitted(self) -> Fitted:

@@ -13,6 +13,7 @@ __all__ = [
     "losses",
     "matrix_hints",
     "new_item_hints",
+    "untested",
     "unused_columns",
 ]
 
@@ -95,7 +96,7 @@ def left_out(malformed: int, examples: Sequence[str], nameless: Mapping[str, int
 def losses(card: Mapping[str, Any]) -> list[str]:
     """What a reader of a dataset's card must know before using it, a sentence each."""
     malformed, nameless = card.get("malformed_lines", {"count": 0, "first": []}), card.get("rows_without_ids", {})
-    ties, split = card.get("tied_times", {}), card["split"]
+    ties = card.get("tied_times", {})
     sentences = left_out(malformed["count"], malformed["first"], nameless)
     if ties.get("in_order_of_ids"):
         sentences.append(
@@ -104,14 +105,17 @@ def losses(card: Mapping[str, Any]) -> list[str]:
             "Give finer times, rows in their true order with time=None (--time None), or shuffle equal times "
             "(with_shuffled_ties, --ties shuffled)"
         )
-    if not split["test_targets"]:
-        sentences.append(
-            "no user can be validated or tested: "
-            + (
-                "leave-one-out needs users with three or more interactions; join the sessions of a user, bring more "
-                "data, or split by time (with_time_split, --split time), which needs two"
-                if split["kind"] == "leave-one-out"
-                else "nobody has interactions before and after the moments of the split; choose other moments"
-            )
-        )
-    return sentences
+    return sentences + untested(card["split"])
+
+
+def untested(split: Mapping[str, Any]) -> list[str]:
+    """A sentence where the split of a dataset's card leaves no user to test."""
+    if split["test_targets"]:
+        return []
+    remedy = (
+        "leave-one-out needs users with three or more interactions; join the sessions of a user, bring more data, or "
+        "split by time (with_time_split, --split time), which needs two"
+        if split["kind"] == "leave-one-out"
+        else "nobody has interactions before and after the moments of the split; choose other moments"
+    )
+    return [f"no user can be validated or tested: {remedy}"]

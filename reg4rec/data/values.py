@@ -5,7 +5,7 @@ from typing import Any
 import polars as pl
 
 from reg4rec.data.categories import MISSING
-from reg4rec.errors import InputError
+from reg4rec.errors import InputError, warn
 
 __all__ = ["as_ids", "as_plain_ids", "as_times", "plain_column"]
 
@@ -68,12 +68,15 @@ def _known(text: pl.Series, trimmed: bool) -> pl.Series:
 def as_times(where: Any, time: pl.Series) -> pl.Series:
     """Times as Int64 or Float64; dates and moments, also as text, become microseconds since 1970 (UTC unless they say).
 
-    InputError for missing ones, and for text that is neither number nor date or that can be read in two ways.
+    InputError for missing ones, and for text that is neither number nor date or that can be read in two ways. A
+    warning tells of numbers in two units.
     """
     if isinstance(time.dtype, pl.Time | pl.Duration):
         raise InputError(f"column {time.name} of {where} is a time of day or a duration; join it with its date")
     if time.dtype in (pl.String, pl.Categorical, pl.Enum):
         time = _read_times(where, _known(time.cast(pl.String), trimmed=True))
+    elif time.dtype.is_numeric():
+        _warn_of_two_units(where, time)
     if not (time.dtype.is_numeric() or time.dtype.is_temporal()):
         raise InputError(f"column {time.name} of {where} is {time.dtype}; times must be numbers or dates")
     kind = pl.Int64 if time.dtype.is_integer() or time.dtype.is_temporal() else pl.Float64
@@ -94,6 +97,7 @@ def _read_times(where: Any, text: pl.Series) -> pl.Series:
     for kind in (pl.Int64, pl.Float64):
         numbers = text.cast(kind, strict=False)
         if numbers.null_count() == text.null_count():
+            _warn_of_two_units(where, numbers)
             return numbers
     moments = _moments(where, text)
     wrong = moments.is_null() & text.is_not_null()
@@ -104,6 +108,17 @@ def _read_times(where: Any, text: pl.Series) -> pl.Series:
             "2021-04-03 or 2021-04-03T10:00:00+02:00, all of one kind"
         )
     return moments
+
+
+def _warn_of_two_units(where: Any, time: pl.Series) -> None:
+    """Numbers below 10^10 are seconds until the year 2286, numbers above 10^11 milliseconds from 1973 on, or finer."""
+    below, above = int((time < 10**10).sum()), int((time > 10**11).sum())
+    if below and above:
+        warn(
+            f"column {time.name} of {where} mixes two units of time: {below:,} numbers are below 10^10, like seconds "
+            f"since 1970, and {above:,} above 10^11, like milliseconds; they are sorted as they are, so histories may "
+            "be out of order; write all times in one unit"
+        )
 
 
 def _moments(where: Any, text: pl.Series) -> pl.Series:

@@ -1,4 +1,4 @@
-"""Why a user gets these items: a path to each of them in words, and what CORP drops, or would drop."""
+"""Why a user gets these items: the click that spoke for each, a path in words, and what CORP drops, or would drop."""
 
 import html
 from collections.abc import Sequence
@@ -13,6 +13,7 @@ import torch
 from reg4rec import ops
 from reg4rec.data import ItemCatalog, Sequences
 from reg4rec.infer.filters import find_items
+from reg4rec.infer.histories import padded
 from reg4rec.infer.recommender import Recommender
 from reg4rec.infer.search import Living, Paths
 from reg4rec.infer.table import results_arrow
@@ -22,8 +23,9 @@ from reg4rec.tokenizer import TokenNames
 __all__ = ["Explanation", "Pruned", "Recommended", "Step", "explain"]
 
 NEWEST = 10
-"""Items of a history that are shown."""
+"""Items of a history that are named."""
 NO_WORDS = "no telling words"
+AS_BEFORE = "the same words"
 LISTED = 10
 """Pruned paths that text and page list; the explanation has all."""
 
@@ -46,7 +48,9 @@ class Step:
 class Recommended:
     """One item and its path. `source` says what found the item: where that is "item score", the path describes it.
 
-    A searched item that no path led to has an empty one. `consistent`: whether CORP would keep the path.
+    A searched item that no path led to has an empty one. `consistent`: whether CORP would keep the path. `because` is
+    the item of the history without which the score would be lowest; None where every removal would raise it, and in
+    models that rank by paths alone.
     """
 
     rank: int
@@ -56,6 +60,8 @@ class Recommended:
     source: str
     path: list[Step]
     consistent: bool = True
+    because_id: Any = None
+    because: str | None = None
 
 
 @dataclass(frozen=True)
@@ -92,25 +98,27 @@ class Explanation:
 
     def text(self) -> str:
         """The explanation for a console."""
-        lines = [self._heading(), f"newest first: {'; '.join(self.newest) or 'nothing'}"]
+        lines = [self._heading(), f"newest first: {self._newest()}"]
         for item in self.recommended:
             lines += ["", f"{item.rank}. {item.title}  {item.score:.3f}{_remark(item)}"]
-            lines += [f"   {_step_line(step)}" for step in item.path]
+            lines += [] if item.because is None else [f"   because you clicked {item.because}"]
+            lines += [f"   {_step_line(step)}" for step in _said_once(item.path)]
         lines += ["", self._dropped()]
         for path in self.pruned[:LISTED]:
-            tokens = " + ".join(f"{step.token} {', '.join(step.words)}".rstrip() for step in path.steps)
+            tokens = " + ".join(f"{step.token} {', '.join(step.words)}".rstrip() for step in _said_once(path.steps))
             lines.append(f"   {tokens}: {_turn(path)}, divergence {path.divergence:.3f}")
+        lines += [f"   {self._more()}"] if self._more() else []
         return "\n".join(lines)
 
     def html(self) -> str:
         """The explanation as a page that needs nothing else."""
         items = "".join(_item_html(item) for item in self.recommended)
-        newest = "; ".join(map(html.escape, self.newest)) or "nothing"
+        newest = html.escape(self._newest())
         dropped = ""
         if self.pruned:
             head = "<tr><th>path<th>category<th>divergence<th>log-probability</tr>"
             rows = "".join(_pruned_html(path) for path in self.pruned[:LISTED])
-            dropped = f'<div class="table"><table>{head}{rows}</table></div>'
+            dropped = f'<div class="table"><table>{head}{rows}</table></div>{self._more()}'
         body = (
             f"<p>Newest first: {newest}</p>\n{items}<section><h2>{self._title_of_dropped()}</h2>"
             f"<p>{html.escape(self._dropped())}</p>{dropped}</section>\n"
@@ -119,6 +127,13 @@ class Explanation:
 
     def _heading(self) -> str:
         return f"{self.user}: {self.history_length} items, {len(self.recommended)} recommended"
+
+    def _newest(self) -> str:
+        rest = f"; ... ({len(self.newest)} of {self.history_length})" if len(self.newest) < self.history_length else ""
+        return f"{'; '.join(self.newest) or 'nothing'}{rest}"
+
+    def _more(self) -> str:
+        return f"... ({LISTED} of {len(self.pruned)})" if len(self.pruned) > LISTED else ""
 
     def _title_of_dropped(self) -> str:
         return "What the paths say" if self.retriever == "exact" else "Paths that were dropped"
@@ -159,9 +174,10 @@ def explain(
     found = results_arrow(pa.array([user]), recommender.items, [results]).drop_columns(["user_id"]).to_pylist()
     rows = results.ranking.items_BN[0].tolist()
     paths = [words.path(results.paths, w) if w >= 0 else [] for w in results.ranking.path_BN[0].tolist()]
+    causes = _causes(recommender, history, results.ranking.items_BN[0])
     recommended = [
-        Recommended(**row, title=words.title(item), path=path)
-        for row, item, path in zip(found, rows, paths, strict=False)
+        Recommended(**row, title=words.title(item), path=path, **words.because(cause))
+        for row, item, path, cause in zip(found, rows, paths, causes, strict=False)
     ]
     pruned, outranked, fallbacks = [], 0, 0
     for living in trace:
@@ -191,6 +207,7 @@ def _described(
     (results,) = recommender.results(sequences, k, filter_seen)
     paths, js_BNS = recommender.reasons(sequences, results.ranking.items_BN)
     found = results_arrow(pa.array([user]), recommender.items, [results]).drop_columns(["user_id"]).to_pylist()
+    causes = _causes(recommender, history, results.ranking.items_BN[0])
     recommended = []
     for place, row in enumerate(found):
         moved = js_BNS[0, place].tolist()
@@ -199,8 +216,27 @@ def _described(
             steps[at] = replace(steps[at], divergence=js)
         consistent = threshold is None or all(js <= threshold for js in moved)
         title = words.title(int(results.ranking.items_BN[0, place]))
-        recommended.append(Recommended(**row, title=title, path=steps, consistent=consistent))
+        because = words.because(causes[place])
+        recommended.append(Recommended(**row, title=title, path=steps, consistent=consistent, **because))
     return recommended
+
+
+@torch.inference_mode()
+def _causes(recommender: Recommender, history: npt.NDArray[np.int32], items_N: torch.Tensor) -> list[int]:
+    """For each item (rows, -1 for none) the one of the history without which its score would be lowest, or -1.
+
+    All clicks on one item are left out at a time, and what remains is encoded again.
+    """
+    read = np.unique(history[-recommender.model.config.max_history :])
+    if not (recommender.model.scores_items and len(read)):
+        return [-1] * len(items_N)
+    histories = Sequences.from_lists([history, *(history[history != row] for row in read)])
+    user_BN, item_BN = torch.meshgrid(torch.arange(len(histories)).to(items_N), items_N.clamp(min=0), indexing="ij")
+    state_BD, history_BX = recommender.remember(histories).state_BD, padded(histories, -1).to(items_N.device)
+    scores_T = recommender.item_scores(state_BD, history_BX, user_BN.flatten(), item_BN.flatten())
+    whole_1N, without_BN = scores_T.view(user_BN.shape).tensor_split([1])
+    lowest_N, place_N = without_BN.min(0)
+    return np.where(((lowest_N < whole_1N[0]) & (items_N >= 0)).cpu(), read[place_N.cpu()], -1).tolist()
 
 
 class _Words:
@@ -213,6 +249,10 @@ class _Words:
 
     def title(self, row: int) -> str:
         return _title(self.items, row)
+
+    def because(self, row: int) -> dict[str, Any]:
+        """The item of that row as `Recommended` names a cause."""
+        return {} if row < 0 else {"because_id": self.items.ids[row].as_py(), "because": self.title(row)}
 
     def path(self, paths: Paths | Living, place: int) -> list[Step]:
         """The steps of one path of the first user."""
@@ -243,6 +283,17 @@ def _remark(item: Recommended) -> str:
     return "" if item.consistent else "  (CORP would drop its path)"
 
 
+def _said_once(steps: list[Step]) -> list[Step]:
+    """The steps of a path without the words that an earlier one has."""
+    said: set[str] = set()
+    told = []
+    for step in steps:
+        new = [word for word in step.words if word not in said]
+        told.append(replace(step, words=new or [AS_BEFORE] * bool(step.words)))
+        said.update(step.words)
+    return told
+
+
 def _step_line(step: Step) -> str:
     category = "" if step.category is None else f" -> {step.category}"
     category += "" if step.divergence is None else f" (moved by {step.divergence:.3f} nats)"
@@ -259,11 +310,13 @@ def _turn(path: Pruned) -> str:
 
 
 def _item_html(item: Recommended) -> str:
-    path = f"<ol>{''.join(map(_step_html, item.path))}</ol>" if item.path else "<p>No path led here.</p>"
+    steps = "".join(map(_step_html, _said_once(item.path)))
+    path = f"<ol>{steps}</ol>" if item.path else "<p>No path led here.</p>"
+    because = "" if item.because is None else f"<p>Because you clicked {html.escape(item.because)}.</p>\n"
     facts = f"item {item.item_id}, score {item.score:.3f}, by {item.source}"
     facts += "" if item.consistent else ", CORP would drop its path"
     title = f"{item.rank}. {html.escape(item.title)}"
-    return f'<section><h2>{title}</h2>\n<p class="quiet">{html.escape(facts)}</p>\n{path}</section>\n'
+    return f'<section><h2>{title}</h2>\n<p class="quiet">{html.escape(facts)}</p>\n{because}{path}</section>\n'
 
 
 def _step_html(step: Step) -> str:
@@ -275,7 +328,8 @@ def _step_html(step: Step) -> str:
 
 def _pruned_html(path: Pruned) -> str:
     steps = "<br>".join(
-        f"<code>{html.escape(step.token)}</code> {html.escape(', '.join(step.words))}" for step in path.steps
+        f"<code>{html.escape(step.token)}</code> {html.escape(', '.join(step.words))}"
+        for step in _said_once(path.steps)
     )
     cells = f'<td class="number">{path.divergence:.3f}<td class="number">{path.log_probability:.2f}'
     return f'<tr><td>{steps}<td class="text">{html.escape(_turn(path))}{cells}</tr>'

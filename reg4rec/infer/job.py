@@ -4,7 +4,6 @@
 started again goes on after the finished parts and ends with the same bytes. Reading, searching and writing overlap.
 """
 
-import contextlib
 import time
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
@@ -118,7 +117,7 @@ def recommend_to_folder(
     out = Path(out)
     recommender = with_retriever(recommender, retriever, out if resume else None)
     opened = OpenedJob(recommender, users, out, override(JobOptions(k=k), options))
-    with explained(out), contextlib.closing(opened.users), held(out):
+    with explained(out), held(out):
         maker = PartMaker(recommender, out, opened.job, opened.filters)
         record = Record(out, opened.job, opened.users.num_rows, resume)
         return _Run(maker, record, progress).finish(opened.users, allow_unknown)

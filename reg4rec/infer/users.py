@@ -1,10 +1,10 @@
 """The users of a job, a part at a time: what can be searched, and what was wrong with the rest.
 
-They are rows of a Parquet file, the users of a dataset, or those of a table of clicks.
+They are rows of Parquet files, the users of a dataset, or those of a table of clicks.
 """
 
 import glob
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,7 +22,7 @@ from reg4rec.errors import InputError, warn
 from reg4rec.infer.histories import flat_lists, grouped, known_sequences, places_of
 from reg4rec.storage import sha256_of
 
-__all__ = ["UserFile", "UserLists", "UserPart", "Users", "open_users"]
+__all__ = ["UserFiles", "UserLists", "UserPart", "Users", "open_users"]
 
 UNREADABLE = (OSError, pa.ArrowException)
 MAGIC = b"PAR1"
@@ -51,10 +51,11 @@ def open_users(
     item: str = "item_id",
     time: str | None = "timestamp",
 ) -> "Users":
-    """The users of a dataset with their whole histories, of a Parquet file with a column `items`, or of clicks.
+    """The users of a dataset with their whole histories, of Parquet with a column `items`, or of clicks.
 
-    Clicks are whatever `read_interactions` takes: a file, a folder of parts or a pattern, with the columns `user`,
-    `item` and `time`. They are read whole. InputError where it is none of these.
+    Parquet is a file, a folder of parts or a pattern, read in the order of the names. Clicks are whatever
+    `read_interactions` takes: a file, a folder of parts or a pattern, with the columns `user`, `item` and `time`. They
+    are read whole. InputError where it is none of these.
     """
     if isinstance(users, Dataset):
         places = places_of(users.items.ids, catalog.ids)
@@ -65,7 +66,8 @@ def open_users(
         raise InputError(f"{path} is a dataset; give it as --data {path} (in Python, load_dataset({str(path)!r}))")
     if not path.is_file() and not path.is_dir() and not glob.has_magic(str(path)):
         raise InputError(f"{path} is missing; give a Parquet file with columns user_id and items, or a table of clicks")
-    first = part_files(path)[0]
+    files = part_files(path)
+    first = files[0]
     names = _parquet_columns(first)
     if ITEM_ROWS in names:
         raise InputError(
@@ -73,9 +75,7 @@ def open_users(
             f"(in Python, load_dataset({str(first.parent)!r}))"
         )
     if "items" in names:
-        if first != path:
-            raise InputError(f"{path} holds several files of histories (column items); give one of them at a time")
-        return UserFile(path, catalog)
+        return UserFiles(path, files, catalog)
     if names and not {user, item, time or item} <= {*names}:
         raise InputError(
             f"a table of histories needs a column 'items', found {names}; or, a row a click, {user}, {item} and {time} "
@@ -89,10 +89,18 @@ def _parquet_columns(path: Path) -> list[str]:
     with path.open("rb") as file:
         if file_kind(path) != ".parquet" and file.read(len(MAGIC)) != MAGIC:
             return []
+    return list(_schema(path).names)
+
+
+def _schema(path: Path) -> pa.Schema:
     try:
-        return list(pq.read_schema(path).names)
+        return pq.read_schema(path)
     except UNREADABLE as error:
         raise InputError(f"{path} is not a readable Parquet file: {error}") from None
+
+
+def _shown(kinds: dict[str, pa.DataType]) -> str:
+    return ", ".join(f"{name} of {kind}" for name, kind in kinds.items()) or "no such column"
 
 
 def _clicks(path: Path, catalog: ItemCatalog, user: str, item: str, time: str | None) -> "UserLists":
@@ -135,26 +143,30 @@ class UserLists:
         nobody = self.rejected_schema.empty_table()
         return UserPart(first, len(users), users, known, len(taken.items), unknown, nobody)
 
-    def close(self) -> None:
-        """Nothing is open."""
 
+class UserFiles:
+    """Parquet files with a column `items` (lists of item ids, oldest first) and optionally `user_id`, read as one.
 
-class UserFile:
-    """A Parquet file with a column `items` (lists of item ids, oldest first) and optionally `user_id`.
-
-    Users without ids are numbered from 0 through the whole file; a user may have several rows. Items that the catalog
+    Users without ids are numbered from 0 through all files; a user may have several rows. Items that the catalog
     does not know are skipped and counted. A row with a null, with text that is not UTF-8, or with ids that are not of
     the catalog's type is rejected and the others go on; ids of another type count as unknown too. `open_users` checks
-    that the file has such columns.
+    that the first file has such columns; InputError for one whose columns are of other types. `path` names the files.
     """
 
-    def __init__(self, path: Path, catalog: ItemCatalog):
-        self.path, self.catalog = path, catalog
-        self.file = pq.ParquetFile(path)
-        schema = self.file.schema_arrow
+    def __init__(self, path: Path, files: Sequence[Path], catalog: ItemCatalog):
+        self.path, self.files, self.catalog = path, files, catalog
+        schema = _schema(files[0])
         self.has_users = "user_id" in schema.names
-        self.num_rows = int(self.file.metadata.num_rows)
-        self.user_type = _plain(schema.field("user_id").type) if self.has_users else pa.int64()
+        self.columns = ["user_id", "items"] if self.has_users else ["items"]
+        kinds = {name: _plain(schema.field(name).type) for name in self.columns}
+        for file in files[1:]:
+            other = _schema(file)
+            found = {name: _plain(other.field(name).type) for name in self.columns if name in other.names}
+            if found != kinds:
+                raise InputError(f"{file} has {_shown(found)} where {files[0]} has {_shown(kinds)}; write them alike")
+        self.rows_of = [int(pq.read_metadata(file).num_rows) for file in files]
+        self.num_rows = sum(self.rows_of)
+        self.user_type = kinds.get("user_id", pa.int64())
         flat, _ = flat_lists(pa.array([], schema.field("items").type))
         try:
             if pa.types.is_boolean(flat.type):
@@ -168,11 +180,9 @@ class UserFile:
 
     @property
     def fingerprint(self) -> str:
-        """The sha256 of the file."""
-        return sha256_of(self.path)
-
-    def close(self) -> None:
-        self.file.close()
+        """The sha256 of the file, or of what several hold, one after the other."""
+        hashes = [sha256_of(file) for file in self.files]
+        return hashes[0] if len(hashes) == 1 else fingerprint({}, {}, {"files": hashes})
 
     def parts(self, size: int, first: int = 0) -> Iterator[UserPart]:
         """All rows from `first` on in order, `size` at a time."""
@@ -197,19 +207,25 @@ class UserFile:
 
     def _batches(self, size: int, first: int) -> Iterator[pa.RecordBatch]:
         """The rows from `first` on, in batches of `size` at most that no reader of dictionaries cuts differently."""
-        columns = ["user_id", "items"] if self.has_users else ["items"]
-        for group in range(self.file.metadata.num_row_groups):
-            num_rows = self.file.metadata.row_group(group).num_rows
+        for path, num_rows in zip(self.files, self.rows_of, strict=True):
+            if first < num_rows:
+                with pq.ParquetFile(path) as file:
+                    yield from self._batches_of(file, size, first)
+            first = max(0, first - num_rows)
+
+    def _batches_of(self, file: pq.ParquetFile, size: int, first: int) -> Iterator[pa.RecordBatch]:
+        for group in range(file.metadata.num_row_groups):
+            num_rows = file.metadata.row_group(group).num_rows
             if first >= num_rows:
                 first -= num_rows
                 continue
             # several groups at once give no lists of dictionaries
-            for batch in self.file.iter_batches(size, row_groups=[group], columns=columns):
+            for batch in file.iter_batches(size, row_groups=[group], columns=self.columns):
                 rows = batch[first:]
                 first = max(0, first - len(batch))
                 if len(rows):
                     yield pa.RecordBatch.from_arrays(
-                        [column.cast(_plain(column.type)) for column in rows.columns], names=columns
+                        [rows[name].cast(_plain(rows[name].type)) for name in self.columns], names=self.columns
                     )
 
     def _part(self, first: int, batch: pa.RecordBatch) -> UserPart:
@@ -254,7 +270,7 @@ class UserFile:
         return "items holds a null" if flat.null_count else None
 
 
-Users = UserFile | UserLists
+Users = UserFiles | UserLists
 
 
 def _is_number(kind: pa.DataType) -> bool:

@@ -43,8 +43,8 @@ def gather(folders: Sequence[Path]) -> list[Finding]:
     found = [finding for folder in folders for finding in _in_folder(folder)]
     if not found:
         raise InputError(
-            f"no finding lies in {', '.join(map(str, folders))}; "
-            "give folders that `reg4rec compare` or `reg4rec study` wrote"
+            f"no finding lies in {', '.join(map(str, folders)) or 'no folder'}; "
+            "give folders that `reg4rec compare`, `reg4rec study` or `reg4rec fit` wrote"
         )
     return found
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from reg4rec import checkpoints, distributed, loop
 from reg4rec.data import Dataset, ItemViews, Sequences
 from reg4rec.errors import InputError, TokenizerCollapseError
+from reg4rec.progress import quiet
 from reg4rec.run import Run, choose_device
 from reg4rec.settings import override
 from reg4rec.tokenizer.codebooks import squared_distances
@@ -61,7 +62,8 @@ def fit_tokenizer(
     else:
         if run.folder is not None:
             checkpoints.open_folder(run.folder, settings, run.resume)
-        fit_by_kmeans(quantizer, vectors_IV, run.seed)
+        with quiet(not run.progress):
+            fit_by_kmeans(quantizer, vectors_IV, run.seed)
     with checkpoints.recorded(run.folder):
         tokenizer = _finish(quantizer.eval(), vectors_IV, views, config, card, dataset.part(part))
     if run.folder is not None and distributed.is_first():

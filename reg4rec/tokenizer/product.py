@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from reg4rec.errors import InputError
+from reg4rec.progress import counted
 from reg4rec.tokenizer.codebooks import cluster_centers, cluster_means
 from reg4rec.tokenizer.quantizer import Quantizer
 
@@ -50,7 +51,7 @@ def fit_product(quantizer: ProductQuantizer, vectors_XV: Tensor, seed: int) -> N
     """
     quantizer.rotation_VV.copy_(balanced_rotation(vectors_XV, quantizer.block_MV.sum(1).tolist()))
     _cluster_blocks(quantizer, vectors_XV, seed)
-    for _ in range(ROTATIONS):
+    for _ in counted(range(ROTATIONS), "turning the codebooks"):
         rebuilt_XV = quantizer.encode(vectors_XV)[1]
         left_VV, _, right_VV = torch.linalg.svd((vectors_XV.T @ rebuilt_XV).double())
         quantizer.rotation_VV.copy_(left_VV @ right_VV)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from reg4rec import ops
+from reg4rec.progress import counted
 from reg4rec.tokenizer.quantizer import Quantizer
 
 __all__ = ["ResidualQuantizer", "autoencoder_layers", "fill_codebooks"]
@@ -57,5 +58,5 @@ def autoencoder_layers(widths: tuple[int, ...], generator: torch.Generator | Non
 @torch.no_grad()
 def fill_codebooks(quantizer: ResidualQuantizer, vectors_XV: Tensor, cluster: Callable[[Tensor], Tensor]) -> None:
     """Codebook after codebook, take as codewords what `cluster` makes of the points_XE left to represent."""
-    for m in range(len(quantizer.codebooks_MKE)):
+    for m in counted(range(len(quantizer.codebooks_MKE)), "filling the codebooks"):
         quantizer.codebooks_MKE[m] = cluster(quantizer.latents(vectors_XV)[:, m])

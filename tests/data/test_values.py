@@ -33,6 +33,16 @@ def read(path: Path, bad: BadLines | None = None) -> pl.DataFrame:
     return read_log(path, "user_id", "item_id", "timestamp", bad or BadLines())
 
 
+@pytest.mark.parametrize("ending", [".csv", ".jsonl", ".parquet"])
+def test_a_mix_of_seconds_and_milliseconds_is_told_of(tmp_path: Path, ending: str) -> None:
+    times = [1_600_000_000, 1_600_000_000_000, 1_600_000_001]
+    log = {"user_id": ["a"] * 3, "item_id": ["x", "y", "z"], "timestamp": times}
+    with pytest.warns(UserWarning, match="timestamp of .* mixes .* 2 numbers are below .* and 1 above .*; write all"):
+        assert read(write(tmp_path, ending, log))["timestamp"].to_list() == times
+    for alike in (times[:1] * 3, times[1:2] * 3, [1, 2, 3], ["1970-01-01", "2021-04-25", "2021-04-26"]):
+        read(write(tmp_path, ending, log | {"timestamp": alike}))
+
+
 @pytest.mark.parametrize("ending", [".csv", ".tsv", ".jsonl", ".parquet"])
 @pytest.mark.parametrize(
     ("text", "time"),

@@ -18,7 +18,7 @@ from reg4rec.errors import InputError
 from reg4rec.infer import Recommender
 from reg4rec.infer.cluster import recommend_on_cluster
 from reg4rec.infer.job import recommend_to_folder
-from reg4rec.infer.users import UserFile
+from reg4rec.infer.users import UserFiles
 
 SECONDS = 150
 """no test waits longer for the cluster"""
@@ -90,7 +90,7 @@ def test_a_cluster_that_loses_a_worker_makes_the_rows_of_one_process(
 
 
 def test_a_part_is_read_out_of_the_row_groups_that_hold_it(recommender: Recommender, users: Path) -> None:
-    file = UserFile(users, recommender.items)
+    file = UserFiles(users, [users], recommender.items)
     for number, expected in enumerate(file.parts(170)):
         part = file.part(number * 170, 170)
         assert (part.first_row, part.num_rows) == (expected.first_row, expected.num_rows)

@@ -110,6 +110,49 @@ def test_text_names_items_tokens_and_what_was_dropped(explanation: Explanation) 
     assert json.loads(json.dumps(explanation.as_dict()))["threshold"] == THETA
 
 
+def scores_of(recommender: Recommender, history: list[str], filter_seen: bool) -> dict[str, float]:
+    table = recommender.recommend([history], len(recommender.items), filter_seen).to_pylist()
+    return {row["item_id"]: row["score"] for row in table}
+
+
+@pytest.mark.parametrize("filter_seen", [True, False])
+def test_because_names_the_click_without_which_the_score_is_lowest(
+    recommender: Recommender, history: list[str], filter_seen: bool
+) -> None:
+    exact, clicks = recommender.with_search(retriever="exact"), [*history, history[0]]
+    whole, read = scores_of(exact, clicks, filter_seen), set(clicks[-exact.model.config.max_history :])
+    without = {item: scores_of(exact, [other for other in clicks if other != item], filter_seen) for item in read}
+    found = explain(exact, clicks, 20, filter_seen=filter_seen)
+    assert any(item.because for item in found.recommended)
+    for item in found.recommended:
+        scores = {cause: scores[item.item_id] for cause, scores in without.items()}
+        lowest = min(scores.values())
+        if item.because_id is None:
+            assert lowest == pytest.approx(whole[item.item_id], abs=1e-5) or lowest > whole[item.item_id]
+        else:
+            assert lowest < whole[item.item_id] + 1e-5
+            assert scores[item.because_id] == pytest.approx(lowest, abs=1e-5)
+            assert f"because you clicked {item.because}\n" in found.text()
+            assert f"Because you clicked {item.because}." in found.html()
+    by_paths = explain(recommender.with_search(retriever="paths"), clicks, 20, filter_seen=filter_seen)
+    causes = {item.item_id: item.because_id for item in found.recommended}
+    assert all(causes.get(item.item_id, item.because_id) == item.because_id for item in by_paths.recommended)
+    assert not any(item.because for item in explain(exact, []).recommended)
+
+
+def test_a_word_is_said_once_and_lists_tell_how_long_they_are(explanation: Explanation) -> None:
+    first = explanation.recommended[0]
+    step = replace(first.path[0], words=["tent", "camping"])
+    steps = [step, replace(step, words=["camping", "bags"]), replace(step, words=["bags"]), replace(step, words=[])]
+    long = replace(explanation, history_length=40, newest=["a", "b"], recommended=[replace(first, path=steps)])
+    text = replace(long, pruned=explanation.pruned[:1] * 12).text()
+    for words in ("tent, camping (", "> bags (", "> the same words (", "> no telling words ("):
+        assert text.count(words) == 1
+    assert "newest first: a; b; ... (2 of 40)\n" in text
+    assert text.endswith("\n   ... (10 of 12)")
+    assert "..." not in replace(long, history_length=2, pruned=[]).text()
+
+
 class Tags(HTMLParser):
     def __init__(self, page: str):
         super().__init__()

@@ -22,7 +22,7 @@ from reg4rec.data import Sequences
 from reg4rec.errors import InputError
 from reg4rec.infer import Recommender, job
 from reg4rec.infer.job import plan_batches, recommend_to_folder
-from reg4rec.infer.users import UserFile
+from reg4rec.infer.users import UserFiles
 from reg4rec.storage import new_header, write_header
 from reg4rec.writing import held
 from tests.infer.lists import check_lists
@@ -148,7 +148,7 @@ def test_columns_of_categories_are_cut_into_the_same_parts(
     path = tmp_path / "categories.parquet"
     pq.write_table(categories.to_arrow(), path, row_group_size=11)
     assert pa.types.is_dictionary(pq.read_schema(path).field("user_id").type)
-    for found, expected in zip(*(UserFile(p, recommender.items).parts(10) for p in (path, users)), strict=True):
+    for found, expected in zip(*(UserFiles(p, [p], recommender.items).parts(10) for p in (path, users)), strict=True):
         assert (found.first_row, found.num_rows) == (expected.first_row, expected.num_rows)
         assert found.users.to_pylist() == expected.users.to_pylist()
         np.testing.assert_array_equal(found.histories.items, expected.histories.items)

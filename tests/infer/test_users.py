@@ -12,9 +12,11 @@ import pytest
 
 from reg4rec.data import Dataset
 from reg4rec.data.shop import SyntheticShop
+from reg4rec.data.sources import part_files
 from reg4rec.errors import InputError
 from reg4rec.infer import Recommender
 from reg4rec.infer.job import recommend_to_folder
+from reg4rec.infer.users import UserFiles
 
 SOME = 25
 
@@ -81,12 +83,36 @@ def test_a_dataset_in_place_of_a_file_is_named(recommender: Recommender, data: D
         recommend_to_folder(recommender, tmp_path / "data" / "sequences.parquet", tmp_path / "out")
     with pytest.raises(InputError, match="is a dataset; give it as --data"):
         recommend_to_folder(recommender, tmp_path / "data", tmp_path / "out")
-    (tmp_path / "parts").mkdir()
-    for name in "ab":
-        write_histories(tmp_path / "parts" / f"{name}.parquet", [["item1"]])
-    with pytest.raises(InputError, match="holds several files of histories"):
-        recommend_to_folder(recommender, tmp_path / "parts", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_of_histories_is_one_table(recommender: Recommender, data: Dataset, tmp_path: Path) -> None:
+    ids = data.items.ids.to_pylist()
+    lists = [[ids[i] for i in data.sequences[u]] for u in range(SOME)]
+    table = pa.table({"user_id": data.user_ids, "items": lists})
+    pq.write_table(table, tmp_path / "whole.parquet")
+    (tmp_path / "parts").mkdir()
+    for number, (first, last) in enumerate(((0, 7), (7, 7), (7, 18), (18, SOME))):
+        part = table.slice(first, last - first)
+        pq.write_table(
+            part.select(["items", "user_id"] if number % 2 else ["user_id", "items"]),
+            tmp_path / f"parts/{number}.parquet",
+            row_group_size=3,
+        )
+    (tmp_path / "parts" / "_SUCCESS").touch()
+    for name, source in (("one", "whole.parquet"), ("folder", "parts"), ("pattern", "parts/*.parquet")):
+        summary = recommend_to_folder(recommender, tmp_path / source, tmp_path / name, k=3, users_in_part=10)
+        assert (summary["users"], summary["parts"], summary["rejected"]) == (SOME, 3, 0)
+        assert recommended(tmp_path / name).rows() == recommended(tmp_path / "one").rows()
+    files = UserFiles(tmp_path / "parts", part_files(tmp_path / "parts"), recommender.items)
+    assert [files.part(first, 10).users.to_pylist() for first in (0, 10, 20)] == [
+        data.user_ids.to_pylist()[first : first + 10] for first in (0, 10, 20)
+    ]
+    write_histories(tmp_path / "parts" / "4.parquet", [[1]])
+    with pytest.raises(
+        InputError, match=r"4.parquet has items of .* where .*0.parquet has user_id of .*; write them alike"
+    ):
+        recommend_to_folder(recommender, tmp_path / "parts", tmp_path / "out")
 
 
 def test_clicks_count_what_is_left_out_and_what_is_unknown(
