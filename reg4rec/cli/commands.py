@@ -145,6 +145,8 @@ class Evaluate:
     """evaluate a random sample of this many users"""
     ks: tuple[int, ...] = (5, 10, 20, 50)
     """cut-offs of Recall and NDCG"""
+    lists: bool = False
+    """measure the lists too: how much of the catalog they reach, how popular, new and varied their items are"""
     num_beams: int | None = None
     """paths kept at every step, instead of the recommender's own"""
     retriever: RetrieverName = "auto"
@@ -163,7 +165,7 @@ class Evaluate:
             if recommender.retriever == "exact":
                 raise InputError(f"num_beams is {self.num_beams}, but no path is searched; add --retriever paths")
         rankers: list[Ranker] = [Popularity.fit(data, recommender.trained_on), recommender]
-        report = evaluate(rankers, data, self.split, self.protocol, self.ks, self.max_users)
+        report = evaluate(rankers, data, self.split, self.protocol, self.ks, self.max_users, lists=self.lists)
         text, facts = report.table(), report.as_dict()
         if self.out is not None:
             if distributed.is_first():

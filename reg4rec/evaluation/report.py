@@ -70,6 +70,11 @@ class Report:
             f"seen items {'removed' if card['filter_seen'] else 'kept'}; ± is the standard error over users"
         )
         text += [sentence for row in self.rows for sentence in _of_groups(row, card)]
+        text += [
+            f"{row.name}, its lists: {', '.join(f'{name} {value:.4g}' for name, value in row.lists.items())}"
+            for row in self.rows
+            if row.lists
+        ]
         return "\n".join(text)
 
 
