@@ -39,9 +39,11 @@ def item_loss(
     codes_IM: Tensor,
     negatives_X: Tensor,
     expected_X: Tensor,
+    weight_BL: Tensor | None = None,
 ) -> Tensor:
     """Mean cross-entropy of each item of the windows (padding -1) after state l, which has read the first l items.
 
+    With weights, each item's is multiplied by its own before the mean (`reg4rec.train.windows.target_weights`).
     The denominator holds the target, every item of the history exactly, with the model's repeat bias, and the sampled
     rest of the catalog, weighted as in `sampled_softmax_loss`. The history is the window before the item; the search
     gives the bias to all that a user has met. Ours, D11: docs/findings.md.
@@ -65,4 +67,4 @@ def item_loss(
     met_BLX = (items_BL[:, :, None] == negatives_X).cumsum(1) > 0
     logits_TX = logits_TX.masked_fill(met_BLX[filled_BL], -torch.inf)
     losses_T = torch.cat([target_T[:, None], history_TL, logits_TX], dim=1).logsumexp(1) - target_T
-    return distributed.mean(losses_T)
+    return distributed.mean(losses_T if weight_BL is None else losses_T * weight_BL[filled_BL])
