@@ -12,8 +12,8 @@ from reg4rec.errors import InputError
 
 __all__ = ["Kinds", "check_weights"]
 
-MOST = 256
-"""Kinds that a byte can tell apart."""
+MOST, LARGEST = 256, float(np.finfo(np.float32).max)
+"""Kinds that a byte can tell apart, and the largest weight that float32 holds."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +53,7 @@ def check_weights(weights: Any) -> dict[str, float]:
         raise InputError(f"events is {weights!r}; give 1 to {MOST} kinds a weight, purchase=1 and view=0.2 for example")
     for kind, weight in weights.items():
         number = isinstance(weight, Real) and not isinstance(weight, bool | np.bool_)
-        if not number or not 0 <= weight <= np.finfo(np.float32).max:
+        if not number or not 0 <= weight <= LARGEST:
             raise InputError(f"events gives {kind!r} the weight {weight!r}; a weight is a finite number, 0 or more")
     named = {str(kind).strip(): float(weight) for kind, weight in weights.items()}
     if "" in named:

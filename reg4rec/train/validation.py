@@ -1,16 +1,46 @@
 """What the stages measure after every epoch, and keep their best weights by."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
-from reg4rec.data import Dataset
+import numpy as np
+import pyarrow as pa
+
+from reg4rec.data import Dataset, Sequences
 from reg4rec.evaluation import Ranker, evaluate
 
-__all__ = ["validation_metrics"]
+__all__ = ["drawn_by_weight", "validation_metrics"]
 
 
 def validation_metrics(
     ranker: Ranker, data: Dataset, max_users: int, seed: int, ks: Sequence[int] = (10,)
 ) -> dict[str, float]:
-    """`validation_recall@k` and `validation_ndcg@k` under `standard`, for a sample of users drawn with `seed`."""
-    report = evaluate(ranker, data, "validation", ks=ks, max_users=max_users, seed=seed)
+    """`validation_recall@k` and `validation_ndcg@k` under `standard`, for a sample of users drawn with `seed`.
+
+    Where kinds of events have weights, the users are those of `drawn_by_weight`.
+    """
+    report = evaluate(ranker, drawn_by_weight(data, seed), "validation", ks=ks, max_users=max_users, seed=seed)
     return {f"validation_{name}": value for name, value in report.rows[0].metrics.items()}
+
+
+def drawn_by_weight(data: Dataset, seed: int) -> Dataset:
+    """The data of users drawn in proportion to the weights of their validation targets; as it is without weights.
+
+    So validation means what training is for: with mostly views to predict it would choose the epoch that has learned
+    least of the purchases. Where no target has a weight, all users stay.
+    """
+    if data.weights is None:
+        return data
+    users, _ = data.targets("validation")
+    weight_B = data.weights[data.sequences.offsets[users] + data.part("train").lengths[users]]
+    kept = users[np.random.default_rng(seed).random(len(users)) * weight_B.max(initial=0) < weight_B]
+    if not len(kept):
+        return data
+    place = Sequences(data.sequences.offsets, np.arange(len(data.sequences.items), dtype=np.int32)).take(kept).items
+    return replace(
+        data,
+        user_ids=data.user_ids.take(pa.array(kept)),
+        sequences=data.sequences.take(kept),
+        times=None if data.times is None else data.times[place],
+        kinds=None,
+    )
