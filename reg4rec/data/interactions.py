@@ -58,9 +58,10 @@ def read_interactions(
 
     `user`, `item`, `time` name the columns of the interactions; `time=None` takes the rows as oldest first. `event`
     names a column of kinds, and `events` says what each kind counts as a target of training, {"purchase": 1, "view":
-    0.2} for example; rows of other kinds are left out, and a kind of weight 0 is history alone. `title`, `brand`,
-    `categories` name columns of the items (by default the columns of those names, where present), `items_id` that of
-    their ids (by default `item`, else "item_id"); categories are lists, or text separated by "|" or ">". `vectors` are Parquet files keyed by the id, or matrices and .npy files whose rows follow the items. A .txt file has
+    0.2} for example; a kind of weight 0 is history alone, rows of kinds that are not listed are left out. `title`,
+    `brand`, `categories` name columns of the items (by default the columns of those names, where present), `items_id`
+    that of their ids (by default `item`, else "item_id"); categories are lists, or text separated by "|" or ">".
+    `vectors` are Parquet files keyed by the id, or matrices and .npy files whose rows follow the items. A .txt file has
     lines `user item item ...`, oldest first.
 
     Every user and every item that was clicked or is described stays, described ones that nobody clicked unless

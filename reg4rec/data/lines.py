@@ -42,8 +42,8 @@ class BadLines:
     """What came up while files were read.
 
     Lines left out because they cannot be read are counted and the first ones shown; InputError above `limit`.
-    `nameless` counts the rows without an id by column, `other_kinds` those of a kind without a weight, and `hints` tells
-    of columns that nothing uses.
+    `nameless` counts the rows without an id by column, `other_kinds` those of each kind without a weight, and `hints`
+    tells of columns that nothing uses.
     """
 
     limit: int = 10

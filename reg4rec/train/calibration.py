@@ -12,7 +12,7 @@ from reg4rec.evaluation import RecordedRanks, evaluate
 from reg4rec.evaluation.metrics import gains
 from reg4rec.infer import Recommender
 from reg4rec.progress import bar
-from reg4rec.train.validation import drawn_by_weight
+from reg4rec.train.validation import of_heaviest_kind
 
 __all__ = ["THRESHOLDS", "calibrate", "is_higher"]
 
@@ -42,7 +42,7 @@ def calibrate(
     if recommender.model.scores_items:
         choices = {"num_steps": (*range(2, recommender.model.config.num_codebooks), None), **choices}
     tried: list[dict[str, Any]] = []
-    data = drawn_by_weight(data, seed)
+    data = of_heaviest_kind(data)
 
     def measure(settings: dict[str, Any]) -> npt.NDArray[np.float64]:
         recorded = RecordedRanks(recommender.with_search(retriever="paths", **settings))

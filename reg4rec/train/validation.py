@@ -9,7 +9,7 @@ import pyarrow as pa
 from reg4rec.data import Dataset, Sequences
 from reg4rec.evaluation import Ranker, evaluate
 
-__all__ = ["drawn_by_weight", "validation_metrics"]
+__all__ = ["of_heaviest_kind", "validation_metrics"]
 
 
 def validation_metrics(
@@ -17,25 +17,22 @@ def validation_metrics(
 ) -> dict[str, float]:
     """`validation_recall@k` and `validation_ndcg@k` under `standard`, for a sample of users drawn with `seed`.
 
-    Where kinds of events have weights, the users are those of `drawn_by_weight`.
+    Where kinds of events have weights, the users are those of `of_heaviest_kind`.
     """
-    report = evaluate(ranker, drawn_by_weight(data, seed), "validation", ks=ks, max_users=max_users, seed=seed)
+    report = evaluate(ranker, of_heaviest_kind(data), "validation", ks=ks, max_users=max_users, seed=seed)
     return {f"validation_{name}": value for name, value in report.rows[0].metrics.items()}
 
 
-def drawn_by_weight(data: Dataset, seed: int) -> Dataset:
-    """The data of users drawn in proportion to the weights of their validation targets; as it is without weights.
+def of_heaviest_kind(data: Dataset) -> Dataset:
+    """The data of the users whose validation target weighs most, of all users without weights.
 
-    So validation means what training is for: with mostly views to predict it would choose the epoch that has learned
-    least of the purchases. Where no target has a weight, all users stay.
+    Asked mostly for views, validation would choose the epoch that has learned least of the purchases (docs/data.md).
     """
     if data.weights is None:
         return data
     users, _ = data.targets("validation")
     weight_B = data.weights[data.sequences.offsets[users] + data.part("train").lengths[users]]
-    kept = users[np.random.default_rng(seed).random(len(users)) * weight_B.max(initial=0) < weight_B]
-    if not len(kept):
-        return data
+    kept = users[weight_B == weight_B.max(initial=0)]
     place = Sequences(data.sequences.offsets, np.arange(len(data.sequences.items), dtype=np.int32)).take(kept).items
     return replace(
         data,

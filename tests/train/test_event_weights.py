@@ -1,4 +1,4 @@
-"""Weights of kinds of events: they scale what a target teaches, in all losses, and choose whom validation asks."""
+"""Weights of kinds of events: they scale what a target teaches, in all losses, and choose what validation asks for."""
 
 import sys
 from dataclasses import replace
@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
 from torch import Tensor
@@ -22,7 +21,7 @@ from reg4rec.run import Run
 from reg4rec.tokenizer import Tokenizer
 from reg4rec.train import PretrainConfig, pretrain
 from reg4rec.train.pretrain import PretrainStage
-from reg4rec.train.validation import drawn_by_weight
+from reg4rec.train.validation import of_heaviest_kind
 from reg4rec.train.windows import Batch, WindowBatches, target_weights
 from tests.artifacts import of_kinds
 
@@ -149,16 +148,10 @@ def test_sasrec_has_the_same_weights(weighed: Dataset, monkeypatch: pytest.Monke
     for weight_BL in (WEIGHT_BL, None):
         expected = slow_sasrec_loss(stage, torch.ones_like(WEIGHT_BL) if weight_BL is None else weight_BL)
         assert float(stage.loss(Batch(ITEMS_BL, weight_BL))["loss"]) == pytest.approx(expected, abs=1e-5)
-    own = stage.batches(0)[0]
+    own, weights = stage.batches(0)[0], target_weights(weighed, "train")
     assert own.weight_BL is not None
-    other = stage_of_weights(weighed)
-    assert np.unique(own.weight_BL[own.items_BL >= 0]).tolist() == np.unique(other).tolist()
-
-
-def stage_of_weights(data: Dataset) -> npt.NDArray[np.float32]:
-    weights = target_weights(data, "train")
     assert weights is not None
-    return weights
+    assert np.unique(own.weight_BL[own.items_BL >= 0]).tolist() == np.unique(weights).tolist()
 
 
 def gradients(stage: PretrainStage, items_BL: Tensor, weight_BL: Tensor) -> list[Tensor]:
@@ -223,34 +216,30 @@ def test_a_weighted_run_that_was_killed_goes_on_to_the_same_bits(
     assert all(torch.equal(resumed[name], weight) for name, weight in whole.items())
 
 
-def test_validation_asks_users_in_proportion_to_the_weights_of_their_targets(weighed: Dataset) -> None:
+def test_validation_asks_those_whose_target_weighs_most(weighed: Dataset, shop: SyntheticShop) -> None:
     users, targets = weighed.targets("validation")
-    place = weighed.sequences.offsets[1:][users] - 2
-    bought = place % 3 == 0
-    drawn = drawn_by_weight(weighed, seed=0)
-    kept = np.isin(weighed.user_ids.to_pylist(), drawn.user_ids.to_pylist())
-    assert kept[bought].all()
-    assert 0.2 < kept[~bought].mean() < 0.3
-    assert drawn.targets("validation")[1].tolist() == targets[kept].tolist()
-    same, other = (drawn_by_weight(weighed, seed).user_ids.to_pylist() for seed in (0, 1))
-    assert same == drawn.user_ids.to_pylist() != other
-
-
-def test_validation_asks_everybody_where_no_target_has_a_weight(shop: SyntheticShop) -> None:
-    assert drawn_by_weight(shop, 0) is shop
+    bought = (weighed.sequences.offsets[1:][users] - 2) % 3 == 0
+    asked = of_heaviest_kind(weighed)
+    assert asked.user_ids.to_pylist() == [f"user{user}" for user in np.array(shop_rows(shop))[users[bought]]]
+    assert asked.targets("validation")[1].tolist() == targets[bought].tolist()
+    assert of_heaviest_kind(shop) is shop
     first = np.ones(len(shop.sequences.items), dtype=np.uint8)
     first[shop.sequences.offsets[:-1]] = 0
-    early = of_kinds(shop, Kinds({"buy": 1.0, "look": 0.0}, first))
-    assert drawn_by_weight(early, 0) is early
+    for weights in ({"buy": 1.0, "look": 0.5}, {"buy": 1.0, "look": 0.0}):  # no target was bought: all are alike
+        early = of_heaviest_kind(of_kinds(shop, Kinds(weights, first)))
+        assert early.user_ids.equals(shop.user_ids)
 
 
-def test_a_time_split_keeps_its_moments_for_those_that_are_drawn(shop: SyntheticShop) -> None:
+def shop_rows(shop: SyntheticShop) -> list[int]:
+    return [int(user.removeprefix("user")) for user in shop.user_ids.to_pylist()]
+
+
+def test_a_time_split_keeps_its_moments_for_those_that_are_asked(shop: SyntheticShop) -> None:
     times = np.concatenate([np.arange(length) for length in shop.sequences.lengths])
     rows = (np.arange(len(times)) % 2).astype(np.uint8)
-    kinds = Kinds({"buy": 1.0, "look": 0.0}, rows)
+    kinds = Kinds({"buy": 1.0, "look": 0.2}, rows)
     data = Dataset.build("timed", shop.user_ids, shop.sequences, shop.items, times=times, kinds=kinds)
     data = data.with_time_split(4, 7, "timestamp")
-    drawn = drawn_by_weight(data, 0)
     users, targets = data.targets("validation")
     bought = (data.sequences.offsets[users] + 4) % 2 == 0
-    assert drawn.targets("validation")[1].tolist() == targets[bought].tolist()
+    assert of_heaviest_kind(data).targets("validation")[1].tolist() == targets[bought].tolist()
