@@ -136,18 +136,19 @@ def assemble(
     rows = _described_rows(described, item_ids)
     aligned = {key: _aligned(key, matrix, described, rows, item_ids) for key, matrix in matrices.items()}
     offsets, order = _by_user(users, events.times, len(kept_users))
-    facts = {
+    facts: dict[str, Any] = {
         "items_not_described": int((rows < 0).sum()),
         "items_never_clicked": unclicked,
         "before": before,
         "dropped": dropped,
         "rows_without_ids": bad.nameless,
-        **({} if weights is None else {"rows_of_other_kinds": bad.other_kinds}),
         "malformed_lines": {"count": bad.count, "first": bad.first},
         "min_interactions": min_interactions,
         "order": "as in the file" if events.times is None else "by timestamp, ties in file order",
         "hints": list(dict.fromkeys(bad.hints + matrix_hints(list(matrices)))),
     }
+    if weights is not None:
+        facts["rows_of_other_kinds"] = bad.other_kinds
     if aligned:
         facts["vectors"] = {key: report for key, (_, report) in aligned.items() if report}
     if events.times is not None:

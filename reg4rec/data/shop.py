@@ -112,7 +112,7 @@ def synthetic_shop(
 
 
 def with_views(
-    shop: SyntheticShop, views: float = 3.0, taste: float = 0.5, purchase: float = 1.0, view: float = 0.2, seed: int = 0
+    shop: SyntheticShop, views: float = 2.0, taste: float = 0.5, purchase: float = 1.0, view: float = 0.2, seed: int = 0
 ) -> Dataset:
     """The shop's log with what users looked at before each purchase, and the weights of the two kinds of events.
 
@@ -130,7 +130,8 @@ def with_views(
     seen_V = rng.choice(shop.num_items, size=len(purchase_V), p=front_I / front_I.sum())
     rising_II = np.cumsum(near_II / near_II.sum(1, keepdims=True), axis=1)
     for v in np.flatnonzero(likes_V):
-        seen_V[v] = min(np.searchsorted(rising_II[bought_X[purchase_V[v]]], rng.random()), shop.num_items - 1)
+        place = np.searchsorted(rising_II[bought_X[purchase_V[v]]], rng.random())
+        seen_V[v] = np.minimum(place, shop.num_items - 1)
     kept_V = seen_V != bought_X[purchase_V]
     purchase_V, seen_V = purchase_V[kept_V], seen_V[kept_V]
     order = np.argsort(np.concatenate([purchase_V, np.arange(len(bought_X))]), kind="stable")

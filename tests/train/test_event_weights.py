@@ -206,7 +206,7 @@ def test_a_weighted_run_that_was_killed_goes_on_to_the_same_bits(
             raise Killed
         left[0] -= 1
         assert batch.weight_BL is not None
-        return loss(self, batch)  # type: ignore[no-any-return]
+        return loss(self, batch)
 
     monkeypatch.setattr(stage, "loss", loss_until_killed)
     with pytest.raises(Killed):
