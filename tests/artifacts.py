@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from reg4rec.data import Dataset
+from reg4rec.data.events import Kinds
 from reg4rec.model import Reg4RecModel
 from reg4rec.storage import write_header
 
@@ -22,3 +24,8 @@ def of_any_items(model: Reg4RecModel) -> Reg4RecModel:
     model = copy.copy(model)
     model.catalog = None
     return model
+
+
+def of_kinds(data: Dataset, kinds: Kinds) -> Dataset:
+    """The same users, interactions and items, of these kinds."""
+    return Dataset.build(data.name, data.user_ids, data.sequences, data.items, times=data.times, kinds=kinds)

@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from reg4rec import distributed, ops
 from reg4rec.cli import main
 from reg4rec.data import Dataset
+from reg4rec.data.events import Kinds
 from reg4rec.evaluation import evaluate
 from reg4rec.infer import Recommender
 from reg4rec.loop import LoopConfig
@@ -30,6 +32,7 @@ from reg4rec.tokenizer import Tokenizer, TokenizerConfig, fit_tokenizer, stage
 from reg4rec.train import AlignConfig, PretrainConfig, align, pretrain
 from reg4rec.train.precision import LadqConfig
 from reg4rec.train.pretrain import PretrainStage
+from tests.artifacts import of_kinds
 
 LOOP = LoopConfig(epochs=3, learning_rate=3e-3, log_every=1, checkpoint_seconds=0.0)
 # windows in the last batches are fewer than two, so that one process has no row
@@ -79,6 +82,16 @@ def whole(folder: Path, out: Path, parallel: Any = "ddp", killed_at: int = -1, b
         double(),
     ):
         return pretrain(data, tokenizer, config, Run(out, device="cpu", progress=False))
+
+
+def weighed(folder: Path, out: Path) -> Reg4RecModel:
+    """The same, a third of the interactions bought and the others looked at."""
+    data, tokenizer = Dataset.load(folder / "data"), Tokenizer.from_pretrained(folder / "tokenizer")
+    rows = (np.arange(len(data.sequences.items)) % 3 > 0).astype(np.uint8)
+    data = of_kinds(data, Kinds({"buy": 1.0, "look": 0.25}, rows))
+    tokenizer = replace(tokenizer, card=tokenizer.card | {"dataset": data.card["fingerprint"]})
+    with patch.object(transformer, "RESIDUAL_DROPOUT", 0.0), double():
+        return pretrain(data, tokenizer, PRETRAIN, Run(out, device="cpu", progress=False))
 
 
 def sharded(folder: Path, out: Path) -> Reg4RecModel:

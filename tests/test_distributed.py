@@ -80,7 +80,7 @@ def together(folder: Path) -> Path:
     out = folder / "together"
     with pytest.raises(group.Stopped):
         group.whole(folder, out / "sharded", killed_at=9)
-    done = in_two(folder, out, "whole", "sharded", "kept_fp8", "others", "printed")
+    done = in_two(folder, out, "whole", "sharded", "weighed", "kept_fp8", "others", "printed")
     assert done.returncode == 0, done.stderr
     return out
 
@@ -88,6 +88,12 @@ def together(folder: Path) -> Path:
 @pytest.mark.slow
 def test_two_processes_have_the_loss_curve_of_one(alone: Path, together: Path) -> None:
     check_same_curve(together / "whole", alone)
+
+
+@pytest.mark.slow
+def test_weights_of_events_are_those_of_one_process(folder: Path, together: Path, tmp_path: Path) -> None:
+    group.weighed(folder, tmp_path)
+    check_same_curve(together / "weighed", tmp_path)
 
 
 @pytest.mark.slow

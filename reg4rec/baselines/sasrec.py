@@ -27,7 +27,7 @@ from reg4rec.settings import check_settings, override
 from reg4rec.storage import new_header, read_header, read_tensors, write_header, write_tensors
 from reg4rec.train.item_loss import draw_negatives, item_loss, sampled_softmax_loss
 from reg4rec.train.validation import validate
-from reg4rec.train.windows import Batch, WindowBatches
+from reg4rec.train.windows import Batch, WindowBatches, target_weights
 from reg4rec.writing import atomic_folder
 
 __all__ = ["SASRec", "SASRecConfig"]
@@ -237,25 +237,31 @@ class _Stage:
             "dataset": data.card["fingerprint"],
             **{name: value for name, value in asdict(self.config).items() if name != "loop"},
         }
-        self.sequences = data.part(self.config.part)
+        self.sequences, self.weights = data.part(self.config.part), target_weights(data, self.config.part)
         # one more than the count: items without an interaction must be pushed down too
         self.popularity_I = torch.from_numpy(data.item_counts(self.config.part) + 1.0).float().to(model.device)
 
     def batches(self, epoch: int) -> Sequence[Batch]:
-        return WindowBatches(self.sequences, self.config.max_history + 1, self.config.batch_targets, self.seed, epoch)
+        c = self.config
+        return WindowBatches(self.sequences, c.max_history + 1, c.batch_targets, self.seed, epoch, self.weights)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         items_BL = batch.items_BL[distributed.share()].to(self.model.device)
         filled_BL = items_BL >= 0
         states_BLD = self.module(items_BL[:, :-1].clamp(min=0))
         negatives_X, expected_X = draw_negatives(self.popularity_I, self.config.num_negatives)
+        weight_BL = None if batch.weight_BL is None else batch.weight_BL[distributed.share()].to(items_BL.device)
         if (bias := self.module.repeat_bias) is not None:
-            return {"loss": item_loss(self.module.embed, bias, states_BLD, items_BL, negatives_X, expected_X)}
+            return {
+                "loss": item_loss(self.module.embed, bias, states_BLD, items_BL, negatives_X, expected_X, weight_BL)
+            }
         vectors_ID, target_T = self.module.items_ID, items_BL[filled_BL]
         if self.config.item_vectors:  # those that the batch needs alone
             rows_X, place_X = torch.cat([target_T, negatives_X]).unique(return_inverse=True)
             vectors_ID, target_T, negatives_X = self.module.embed(rows_X), *place_X.tensor_split([len(target_T)])
         losses_T = sampled_softmax_loss(states_BLD[filled_BL], vectors_ID, target_T, negatives_X, expected_X)
+        if weight_BL is not None:
+            losses_T = losses_T * weight_BL[filled_BL]
         return {"loss": distributed.mean(losses_T)}
 
     def end_epoch(self, epoch: int) -> Validation:

@@ -31,6 +31,13 @@ class FileOptions:
     """column of the item ids in the items file, by default that of --item, else `item_id`"""
     time: str | None = "timestamp"
     """column to sort by; None takes the rows as oldest first"""
+    event: str | None = None
+    """column that tells kinds of events apart, view and purchase for example; --events says what each counts"""
+    events: Annotated[
+        tuple[str, ...], tyro.conf.arg(metavar="KIND=WEIGHT", help_behavior_hint="(default: all rows count alike)")
+    ] = ()
+    """what each kind counts as a target of training, purchase=1 view=0.2 for example: 0 is history alone, rows of kinds
+    that are not listed are left out"""
     title: str | None = None
     """column of the item titles, by default `title` where there is one"""
     brand: str | None = None
@@ -47,7 +54,18 @@ class FileOptions:
     def read(self, interactions: Path, items: Path | None, vectors: dict[str, Path]) -> "Dataset":
         from reg4rec.data import read_interactions
 
-        return read_interactions(interactions, items, vectors=vectors, **asdict(self))
+        return read_interactions(interactions, items, vectors=vectors, **asdict(self) | {"events": self._weights()})
+
+    def _weights(self) -> dict[str, float] | None:
+        """`events` as numbers by kind."""
+        weights: dict[str, float] = {}
+        for word in self.events:
+            kind, _, weight = word.rpartition("=")
+            try:
+                weights[kind] = float(weight)
+            except ValueError:
+                raise InputError(f"events holds {word!r}; give KIND=WEIGHT, --events purchase=1 for example") from None
+        return weights or None
 
 
 @dataclass(frozen=True)
@@ -129,6 +147,9 @@ def describe(data: "Dataset", out: Path) -> str:
         f"{data.name}: {data.num_users:,} users, {data.num_items:,} items, {interactions:,} interactions, "
         f"{len(data.items.category_names)} categories, {data.split.kind} split{ties}: {out}"
     ]
+    if events := data.card.get("events"):
+        kinds = (f"{kind} {weight:g} ({events['interactions'][kind]:,})" for kind, weight in events["weights"].items())
+        lines.append(f"weights of kinds (and their interactions): {', '.join(kinds)}")
     if 0 < (missing := data.card.get("items_not_described", 0)) < data.num_items:
         lines.append(f"without a row in the items file: {missing:,} of {data.num_items:,} items")
     if unclicked := data.card.get("items_never_clicked", 0):

@@ -1,7 +1,7 @@
 """A dataset: who interacted with what, in which order, and what the items are."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from reg4rec.data.catalog import ItemCatalog
+from reg4rec.data.events import Kinds
 from reg4rec.data.fingerprint import fingerprint
 from reg4rec.data.matrices import KeyedMatrix, Matrix, check_matrix, match_rows, read_matrix
 from reg4rec.data.parquet import read_parquet, write_parquet
@@ -55,8 +56,8 @@ class Dataset:
     """Users, their interactions (oldest first), the items, and the matrices the user brought.
 
     `split` says what is held back, by default each user's last two interactions (leave-one-out). `times` holds the
-    time of every interaction, where the source had one. Make a dataset with `Dataset.build`, which checks what it is
-    given.
+    time of every interaction, where the source had one, `kinds` what it was and what that weighs, where the reader was
+    told (`events=`). Make a dataset with `Dataset.build`, which checks what it is given.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Dataset:
     card: dict[str, Any] = field(default_factory=dict)
     times: Times | None = None
     split: Split = field(default_factory=Split)
+    kinds: Kinds | None = None
 
     @classmethod
     def build(
@@ -79,6 +81,7 @@ class Dataset:
         card: Mapping[str, Any] | None = None,
         times: npt.ArrayLike | None = None,
         split: Split | None = None,
+        kinds: Kinds | None = None,
         **more: Any,
     ) -> Self:
         """A checked dataset, its card completed by counts and the fingerprint (sha256 of the content).
@@ -90,7 +93,8 @@ class Dataset:
         matrices = {key: check_matrix(key, value, len(items)) for key, value in (vectors or {}).items()}
         moments = None if times is None else check_times(sequences, times)
         full_card = dict(card or {}) | {"category_level": items.category_level}
-        dataset = cls(name, user_ids, sequences, items, matrices, full_card, moments, split or Split(), **more)
+        kinds = None if kinds is None else Kinds.build(kinds.weights, kinds.rows, len(sequences.items))
+        dataset = cls(name, user_ids, sequences, items, matrices, full_card, moments, split or Split(), kinds, **more)
         full_card["counts"] = {
             "users": len(user_ids),
             "items": len(items),
@@ -102,6 +106,7 @@ class Dataset:
         full_card["split"] = dataset.split.to_json() | {
             f"{name}_targets": len(dataset.targets(name)[0]) for name in ("validation", "test")
         }
+        full_card |= {} if kinds is None else {"events": kinds.to_card()}
         full_card["fingerprint"] = dataset.fingerprint()
         return dataset
 
@@ -112,6 +117,11 @@ class Dataset:
     @property
     def num_items(self) -> int:
         return len(self.items)
+
+    @property
+    def weights(self) -> npt.NDArray[np.float32] | None:
+        """What every interaction counts as a target of training; None where all count alike."""
+        return None if self.kinds is None else self.kinds.of_interactions
 
     def part(self, name: PartName) -> Sequences:
         """Every user's interactions without what the split holds back.
@@ -149,6 +159,10 @@ class Dataset:
         _, places = self._target_places(split)
         return np.asarray(self.times[places] == self.times[places - 1])
 
+    def target_kinds(self, split: SplitName) -> npt.NDArray[np.uint8] | None:
+        """The row of each target's kind, (B,); None where all interactions count alike."""
+        return None if self.kinds is None else self.kinds.rows[self._target_places(split)[1]]
+
     def _target_places(self, split: SplitName) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         if split not in HISTORY_PART:
             raise InputError(f"there is no split {split!r}; the splits are {sorted(HISTORY_PART)}")
@@ -185,8 +199,10 @@ class Dataset:
         instead of taste; shuffled, training and targets are free of it. InputError without times.
         """
         check_seed(seed)
-        sequences = shuffled_ties(self.sequences, self.times, seed)
-        return self._rebuilt(sequences=sequences, card=self.card | {"ties_shuffled_with_seed": seed})
+        places = shuffled_ties(self.sequences, self.times, seed)
+        sequences = Sequences(self.sequences.offsets, self.sequences.items[places])
+        kinds = None if self.kinds is None else replace(self.kinds, rows=self.kinds.rows[places])
+        return self._rebuilt(sequences=sequences, kinds=kinds, card=self.card | {"ties_shuffled_with_seed": seed})
 
     def with_vectors(self, vectors: Mapping[str, Matrix]) -> "Dataset":
         """The same data with more matrices: arrays or .npy files with a row an item, or Parquet files keyed by id.
@@ -204,7 +220,7 @@ class Dataset:
         return self._rebuilt(vectors=rows, card=self.card | ({"vectors": reports} if reports else {}))
 
     def _rebuilt(self, **changes: Any) -> "Dataset":
-        names = ("sequences", "vectors", "card", "times", "split")
+        names = ("sequences", "vectors", "card", "times", "split", "kinds")
         parts = {name: getattr(self, name) for name in names} | changes
         return Dataset.build(self.name, self.user_ids, items=self.items, **parts)
 
@@ -214,7 +230,10 @@ class Dataset:
         arrays: dict[str, npt.NDArray[Any]] = {"offsets": self.sequences.offsets, "items": self.sequences.items}
         arrays |= {} if self.times is None else {"times": self.times}
         arrays |= {f"vectors.{name}": self.vectors[name] for name in sorted(self.vectors)}
-        return fingerprint(columns, arrays, self.split.to_json())
+        settings = self.split.to_json()
+        if self.kinds is not None:
+            arrays["kinds"], settings["events"] = self.kinds.rows, self.kinds.weights
+        return fingerprint(columns, arrays, settings)
 
     def save(self, folder: str | Path) -> None:
         """Write the dataset folder, replacing what was there."""
@@ -226,6 +245,7 @@ class Dataset:
             files = [file.name for file in fresh.iterdir()]
             header = new_header(FORMAT, VERSION, name=self.name, split=self.split.to_json())
             body = {"category_level": self.items.category_level, "card": self.card}
+            body |= {} if self.kinds is None else {"events": self.kinds.weights}
             write_header(fresh / "dataset.json", header | body, files)
 
     @classmethod
@@ -240,11 +260,12 @@ class Dataset:
         if not isinstance(name, str) or not isinstance(card, dict) or type(level) is not int:
             raise InputError(f"{folder / 'dataset.json'} lacks name, category_level or card; prepare the data again")
         items = ItemCatalog.load(folder / "items.parquet", level)
-        user_ids, sequences, times = _read_sequences(folder / "sequences.parquet")
+        user_ids, sequences, times, rows = _read_sequences(folder / "sequences.parquet")
+        kinds = None if rows is None else Kinds(header.get("events") or {}, rows)
         stored = "vectors.safetensors"
         vectors = _as_numpy(read_tensors(folder / stored)) if stored in header["files"] else {}
         split = Split.from_json(header.get("split"))
-        dataset = Dataset.build(name, user_ids, sequences, items, vectors, card, times, split)
+        dataset = Dataset.build(name, user_ids, sequences, items, vectors, card, times, split, kinds)
         if verify and dataset.card["fingerprint"] != card.get("fingerprint"):
             raise InputError(f"{folder} was changed after it was saved (another fingerprint); prepare it again")
         return dataset
@@ -271,23 +292,29 @@ def _check_sequences(user_ids: pa.Array, sequences: Sequences, num_items: int) -
 
 def _write_sequences(path: Path, dataset: Dataset) -> None:
     offsets = pa.array(dataset.sequences.offsets)
-    columns = {ITEM_ROWS: dataset.sequences.items} | ({} if dataset.times is None else {"times": dataset.times})
+    columns: dict[str, npt.NDArray[Any]] = {ITEM_ROWS: dataset.sequences.items}
+    columns |= {} if dataset.times is None else {"times": dataset.times}
+    columns |= {} if dataset.kinds is None else {"kinds": dataset.kinds.rows}
     lists = {name: pa.LargeListArray.from_arrays(offsets, pa.array(values)) for name, values in columns.items()}
     write_parquet(path, pa.table({"user_id": dataset.user_ids} | lists))
 
 
-def _read_sequences(path: Path) -> tuple[pa.Array, Sequences, npt.NDArray[Any] | None]:
+def _read_sequences(path: Path) -> tuple[pa.Array, Sequences, npt.NDArray[Any] | None, npt.NDArray[Any] | None]:
+    """User ids, item rows and, where the file has them, times and kinds."""
     table = read_parquet(path, columns=("user_id", ITEM_ROWS))
     users = table["user_id"].combine_chunks()
     sequences = Sequences(*_flat(path, table[ITEM_ROWS], pa.int32()))
-    if "times" not in table.column_names:
-        return users, sequences, None
-    whole = pa.types.is_integer(getattr(table["times"].type, "value_type", pa.null()))
-    kind = pa.int64() if whole else pa.float64()
-    offsets, times = _flat(path, table["times"], kind)
-    if not np.array_equal(offsets, sequences.offsets):
-        raise InputError(f"{path} has lists of times and of items that differ in length; prepare the data again")
-    return users, sequences, times
+    more: list[npt.NDArray[Any] | None] = []
+    for name in ("times", "kinds"):
+        if name not in table.column_names:
+            more.append(None)
+            continue
+        whole = pa.types.is_integer(getattr(table[name].type, "value_type", pa.null()))
+        offsets, values = _flat(path, table[name], pa.int64() if whole else pa.float64())
+        if not np.array_equal(offsets, sequences.offsets):
+            raise InputError(f"{path} has lists of {name} and of items that differ in length; prepare the data again")
+        more.append(values)
+    return users, sequences, more[0], more[1]
 
 
 def _flat(path: Path, column: pa.ChunkedArray, kind: pa.DataType) -> tuple[npt.NDArray[np.int64], npt.NDArray[Any]]:

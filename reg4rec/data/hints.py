@@ -51,8 +51,8 @@ def new_item_hints(columns: Sequence[str], known: Sequence[str]) -> list[str]:
 def event_hints(where: Any, columns: Sequence[str]) -> list[str]:
     """A line for columns that tell kinds of events apart."""
     return [
-        f"{where} has a column {name}, but every row counts as an interaction alike; leave rows of other kinds out of "
-        "the file if they should not"
+        f"{where} has a column {name}, but every row counts as an interaction alike; --event {name} (event={name!r}) "
+        "with --events KIND=WEIGHT ... (events={KIND: WEIGHT}) says which kinds count, and how much"
         for name in columns
         if name.lower() in EVENTS
     ]
@@ -98,6 +98,9 @@ def losses(card: Mapping[str, Any]) -> list[str]:
     malformed, nameless = card.get("malformed_lines", {"count": 0, "first": []}), card.get("rows_without_ids", {})
     ties = card.get("tied_times", {})
     sentences = left_out(malformed["count"], malformed["first"], nameless)
+    if kinds := card.get("rows_of_other_kinds"):
+        counts = ", ".join(f"{count:,} {kind}" for kind, count in kinds.items())
+        sentences.append(f"rows left out because their kind has no weight in --events (events=): {counts}")
     if ties.get("in_order_of_ids"):
         sentences.append(
             f"{ties['share']:.0%} of a user's neighboring interactions have equal times, and their items are in the "

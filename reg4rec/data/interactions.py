@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from reg4rec.data.catalog import ItemCatalog
 from reg4rec.data.dataset import Dataset
+from reg4rec.data.events import Kinds, check_weights
 from reg4rec.data.frames import as_table, is_frame
 from reg4rec.data.hints import losses, matrix_hints
 from reg4rec.data.lines import BadLines, file_kind
@@ -38,6 +39,8 @@ def read_interactions(
     user: str = "user_id",
     item: str = "item_id",
     time: str | None = "timestamp",
+    event: str | None = None,
+    events: Mapping[Any, float] | None = None,
     title: str | None = None,
     brand: str | None = None,
     categories: str | None = None,
@@ -53,7 +56,9 @@ def read_interactions(
     Both sources may also be a folder or a pattern ("clicks/part-*.csv") of such files, or a table: a pandas or polars
     DataFrame, an Arrow table, a dictionary of columns.
 
-    `user`, `item`, `time` name the columns of the interactions; `time=None` takes the rows as oldest first. `title`,
+    `user`, `item`, `time` name the columns of the interactions; `time=None` takes the rows as oldest first. `event`
+    names a column of kinds, and `events` says what each kind counts as a target of training, {"purchase": 1, "view":
+    0.2} for example; a kind of weight 0 is history alone, rows of kinds that are not listed are left out. `title`,
     `brand`, `categories` name columns of the items (by default the columns of those names, where present), `items_id`
     that of their ids (by default `item`, else "item_id"); categories are lists, or text separated by "|" or ">".
     `vectors` are Parquet files keyed by the id, or matrices and .npy files whose rows follow the items. A .txt file has
@@ -61,24 +66,29 @@ def read_interactions(
 
     Every user and every item that was clicked or is described stays, described ones that nobody clicked unless
     `clicked_only`. With `min_interactions` above 1, users and items with fewer are removed until none is left (k-core).
-    Equal times keep the order of the file. Rows that repeat user, item and time, rows without a user or an item, and up
-    to `max_malformed` lines that cannot be read are left out and counted in the card. User and item rows follow the
-    sorted ids. An item that is not described gets no text and zero vectors. Raises InputError for missing columns or
-    times, more malformed lines, and when nothing is left.
+    Equal times keep the order of the file. Rows that repeat user, item and time (of kinds the heaviest stays), rows
+    without a user or an item, and up to `max_malformed` lines that cannot be read are left out and counted in the card.
+    User and item rows follow the sorted ids. An item that is not described gets no text and zero vectors. Raises
+    InputError for missing columns, times or kinds, more malformed lines, and when nothing is left.
     """
     check_polars()
     from reg4rec.data.tables import read_items_table, read_log
 
+    weights = None if events is None else check_weights(events)
+    if event is None and weights is not None:
+        raise InputError("events gives weights to kinds, but no column says of which kind a row is; event= names it")
     bad, log_name = BadLines(max_malformed), _name_of(interactions)
     if not is_frame(interactions) and file_kind((files := part_files(Path(interactions)))[0]) == ".txt":
+        if event is not None:
+            raise InputError(f"{files[0]} holds lists of items, without a column {event}; give a table to use event=")
         log = read_sequence_log(files, bad)
     else:
-        log = read_log(interactions, user, item, time, bad)
+        log = read_log(interactions, user, item, time, bad, event, weights)
     described = None if items is None else read_items_table(items, item, title, brand, categories, bad, items_id)
     matrices = {key: read_matrix(key, matrix, items_id, item) for key, matrix in (vectors or {}).items()}
     card = {"source": {"interactions": log_name, "items": None if items is None else _name_of(items)}}
     name = name or ("" if is_frame(interactions) else log_name).partition(".")[0].strip("*?-_ ") or "interactions"
-    return assemble(name, log, described, min_interactions, matrices, card, bad, clicked_only)
+    return assemble(name, log, described, min_interactions, matrices, card, bad, clicked_only, weights)
 
 
 def _name_of(source: Any) -> str:
@@ -97,8 +107,12 @@ def assemble(
     card: dict[str, Any],
     bad: BadLines,
     clicked_only: bool = True,
+    weights: dict[str, float] | None = None,
 ) -> Dataset:
-    """A dataset from a log (`user_id`, `item_id`, perhaps `timestamp`) and an item table with `item_id`."""
+    """A dataset from a log (`user_id`, `item_id`, perhaps `timestamp`) and an item table with `item_id`.
+
+    With `weights` by kind, the log's `kind` holds rows among them.
+    """
     import polars as pl
 
     if min_interactions < 1:
@@ -122,7 +136,7 @@ def assemble(
     rows = _described_rows(described, item_ids)
     aligned = {key: _aligned(key, matrix, described, rows, item_ids) for key, matrix in matrices.items()}
     offsets, order = _by_user(users, events.times, len(kept_users))
-    facts = {
+    facts: dict[str, Any] = {
         "items_not_described": int((rows < 0).sum()),
         "items_never_clicked": unclicked,
         "before": before,
@@ -133,6 +147,8 @@ def assemble(
         "order": "as in the file" if events.times is None else "by timestamp, ties in file order",
         "hints": list(dict.fromkeys(bad.hints + matrix_hints(list(matrices)))),
     }
+    if weights is not None:
+        facts["rows_of_other_kinds"] = bad.other_kinds
     if aligned:
         facts["vectors"] = {key: report for key, (_, report) in aligned.items() if report}
     dataset = Dataset.build(
@@ -143,6 +159,7 @@ def assemble(
         {key: values for key, (values, _) in aligned.items()},
         card | facts,
         None if events.times is None else events.times[order],
+        kinds=None if weights is None or events.kinds is None else Kinds(weights, events.kinds[order]),
     )
     for sentence in losses(dataset.card):
         warn(sentence)
@@ -167,16 +184,18 @@ class Events(NamedTuple):
     times: npt.NDArray[Any] | None
     user_ids: pa.Array
     item_ids: pa.Array
+    kinds: npt.NDArray[np.uint8] | None
 
     def only(self, keep: npt.NDArray[Any]) -> Events:
-        times = None if self.times is None else self.times[keep]
-        return self._replace(users=self.users[keep], items=self.items[keep], times=times)
+        times, kinds = (None if one is None else one[keep] for one in (self.times, self.kinds))
+        return self._replace(users=self.users[keep], items=self.items[keep], times=times, kinds=kinds)
 
 
 def _events(log: pl.DataFrame) -> Events:
     (user_ids, users), (item_ids, items) = (_codes(log[name]) for name in ("user_id", "item_id"))
     times = log["timestamp"].to_numpy() if "timestamp" in log.columns else None
-    return Events(users, items, times, user_ids, item_ids)
+    kinds = log["kind"].to_numpy() if "kind" in log.columns else None
+    return Events(users, items, times, user_ids, item_ids, kinds)
 
 
 def _codes(ids: pl.Series) -> tuple[pa.Array, Int64]:
@@ -193,7 +212,7 @@ def _select(events: Events, min_interactions: int) -> tuple[Events, dict[str, in
     """The events of the k-core without repetitions, the counts before it, and what was dropped."""
     num_rows = len(events.users)
     if events.times is not None:
-        events = events.only(_first_of_equals(events.users, events.items, events.times))
+        events = events.only(_first_of_equals(events))
     before = {"users": len(events.user_ids), "items": len(events.item_ids), "interactions": len(events.users)}
     keep = k_core(events.users, events.items, min_interactions)
     if not keep.any():
@@ -205,14 +224,15 @@ def _select(events: Events, min_interactions: int) -> tuple[Events, dict[str, in
     return events.only(keep), before, dropped
 
 
-def _first_of_equals(users: Int64, items: Int64, times: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-    """Which rows do not repeat an earlier one in user, item and time."""
-    order = np.lexsort((items, times, users))
-    again = np.ones(max(len(users) - 1, 0), dtype=np.bool_)
-    for column in (users, items, times):
+def _first_of_equals(events: Events) -> npt.NDArray[np.bool_]:
+    """Which rows stay of those that are alike in user, item and time: the first, of kinds the first of the heaviest."""
+    columns = [column for column in (events.kinds, events.items, events.times, events.users) if column is not None]
+    order = np.lexsort(columns)
+    again = np.ones(max(len(order) - 1, 0), dtype=np.bool_)
+    for column in columns[-3:]:
         column_sorted = column[order]
         again &= column_sorted[1:] == column_sorted[:-1]
-    first = np.ones(len(users), dtype=np.bool_)
+    first = np.ones(len(order), dtype=np.bool_)
     first[order[1:][again]] = False
     return first
 

@@ -42,13 +42,15 @@ class BadLines:
     """What came up while files were read.
 
     Lines left out because they cannot be read are counted and the first ones shown; InputError above `limit`.
-    `nameless` counts the rows without an id by column, and `hints` tells of columns that nothing uses.
+    `nameless` counts the rows without an id by column, `other_kinds` those of each kind without a weight, and `hints`
+    tells of columns that nothing uses.
     """
 
     limit: int = 10
     count: int = 0
     first: list[str] = field(default_factory=list)
     nameless: dict[str, int] = field(default_factory=dict)
+    other_kinds: dict[str, int] = field(default_factory=dict)
     hints: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:

@@ -9,10 +9,11 @@ import pyarrow as pa
 
 from reg4rec.data.catalog import ItemCatalog
 from reg4rec.data.dataset import Dataset
+from reg4rec.data.events import Kinds, check_weights
 from reg4rec.data.sequences import Sequences
 from reg4rec.errors import InputError
 
-__all__ = ["ShopOracle", "SyntheticShop", "synthetic_shop"]
+__all__ = ["ShopOracle", "SyntheticShop", "synthetic_shop", "with_views"]
 
 Float64 = npt.NDArray[np.float64]
 
@@ -107,6 +108,43 @@ def synthetic_shop(
         card={"source": "synthetic_shop", "seed": seed, "facets": num_facets, "values": num_values},
         facets_IX=facets_IX,
         transitions_XII=transitions_XII,
+    )
+
+
+def with_views(
+    shop: SyntheticShop, views: float = 2.0, taste: float = 0.5, purchase: float = 1.0, view: float = 0.2, seed: int = 0
+) -> Dataset:
+    """The shop's log with what users looked at before each purchase, and the weights of the two kinds of events.
+
+    `views` is their mean number a purchase. With the chance `taste` a view is of an item near the one that is bought
+    next, each shared facet making it 16 times as likely; else it is of what the front page shows, the same few items
+    to all. A view of the very item that is bought next is left out.
+    """
+    rng, bought_X = np.random.default_rng(seed), shop.sequences.items
+    count_X = rng.poisson(views, len(bought_X))
+    purchase_V = np.repeat(np.arange(len(bought_X)), count_X)
+    near_II = 16.0 ** (shop.facets_IX[:, None] == shop.facets_IX).sum(2)
+    np.fill_diagonal(near_II, 0)
+    front_I = rng.permutation(1 / np.arange(1.0, shop.num_items + 1))
+    likes_V = rng.random(len(purchase_V)) < taste
+    seen_V = rng.choice(shop.num_items, size=len(purchase_V), p=front_I / front_I.sum())
+    rising_II = np.cumsum(near_II / near_II.sum(1, keepdims=True), axis=1)
+    for v in np.flatnonzero(likes_V):
+        place = np.searchsorted(rising_II[bought_X[purchase_V[v]]], rng.random())
+        seen_V[v] = np.minimum(place, shop.num_items - 1)
+    kept_V = seen_V != bought_X[purchase_V]
+    purchase_V, seen_V = purchase_V[kept_V], seen_V[kept_V]
+    order = np.argsort(np.concatenate([purchase_V, np.arange(len(bought_X))]), kind="stable")
+    before = np.concatenate([[0], np.cumsum(np.bincount(purchase_V, minlength=len(bought_X)) + 1)])
+    weights = check_weights({"purchase": purchase, "view": view})
+    rows = np.array([[*weights].index(kind) for kind in ("view", "purchase")], dtype=np.uint8)
+    return Dataset.build(
+        "synthetic-shop-with-views",
+        shop.user_ids,
+        Sequences(before[shop.sequences.offsets], np.concatenate([seen_V, bought_X])[order].astype(np.int32)),
+        shop.items,
+        card=shop.card | {"views": views, "taste": taste},
+        kinds=Kinds(weights, rows.repeat([len(seen_V), len(bought_X)])[order]),
     )
 
 

@@ -6,7 +6,7 @@ for JSON), then columns by what they are (`values`, `categories`).
 
 import csv
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from reg4rec.data.hints import event_hints, flat_path_hints, unused_columns
 from reg4rec.data.lines import BadLines, file_kind, is_utf8, numbered_lines, parse_json, read_text, whole_text
 from reg4rec.data.rows import Layout, read_header, tidy_rows
 from reg4rec.data.sources import part_files
-from reg4rec.data.values import as_ids, as_times, plain_column
+from reg4rec.data.values import as_ids, as_kinds, as_times, plain_column
 from reg4rec.errors import InputError
 
 __all__ = ["known_ids", "read_item_list", "read_items_table", "read_log"]
@@ -28,6 +28,7 @@ __all__ = ["known_ids", "read_item_list", "read_items_table", "read_log"]
 SEPARATORS = {".csv": ",", ".tsv": "\t", ".inter": "\t", ".item": "\t"}
 JSON_LINES = (".jsonl", ".ndjson")
 ID_COLUMNS = ("user_id", "item_id")
+NO_KIND, SHOWN_KINDS = "(none)", 20
 TEXT_NAMES = ("title", "brand", "categories")
 Choice = Callable[[Path, list[str]], list[str]]
 """Which of the columns of a file are read; InputError if one is missing."""
@@ -35,20 +36,32 @@ Choice = Callable[[Path, list[str]], list[str]]
 UNREADABLE = (pl.exceptions.PolarsError, pl.exceptions.PanicException, pa.ArrowException, OSError, ValueError)
 
 
-def read_log(source: Any, user: str, item: str, time: str | None, bad: BadLines) -> pl.DataFrame:
+def read_log(
+    source: Any,
+    user: str,
+    item: str,
+    time: str | None,
+    bad: BadLines,
+    event: str | None = None,
+    weights: Mapping[str, float] | None = None,
+) -> pl.DataFrame:
     """The interactions of a source as `user_id`, `item_id` and, unless `time` is None, `timestamp`.
 
-    Rows without a user or an item are left out and counted in `bad`.
+    With a column `event`, `kind` is the row of each interaction's kind among `weights`. Rows without a user or an item,
+    or of a kind without a weight, are left out and counted in `bad`.
     """
-    keys = [user, item] + ([time] if time is not None else [])
+    keys = [name for name in (user, item, time, event) if name is not None]
     table = read_table(source, bad, keys, "--user, --item and --time (user=, item=, time=) name them")
     where, separated = _called(source), _kind(source) in SEPARATORS
     columns = {"user_id": as_ids(where, table[user], separated)}
     columns["item_id"] = as_ids(where, table[item], separated)
+    columns |= {} if event is None else {"kind": as_kinds(where, table[event])}
     log = pl.DataFrame(columns | ({"timestamp": table[time]} if time is not None else {}))
     log = known_ids(log, bad)
     if not len(log):
         raise InputError(f"{where} holds no interaction" + (" with a user and an item" if len(table) else ""))
+    if event is not None:
+        log = _known_kinds(f"column {event} of {where}", log, weights, bad)
     return log if time is None else log.with_columns(as_times(where, log["timestamp"].alias(time)).alias("timestamp"))
 
 
@@ -56,6 +69,24 @@ def known_ids(log: pl.DataFrame, bad: BadLines) -> pl.DataFrame:
     """The rows with a user, where there is such a column, and an item; the others are counted in `bad`."""
     bad.nameless = {name: n for name in log.columns if name in ID_COLUMNS and (n := log[name].null_count())}
     return log.drop_nulls([*bad.nameless]) if bad.nameless else log
+
+
+def _known_kinds(column: str, log: pl.DataFrame, weights: Mapping[str, float] | None, bad: BadLines) -> pl.DataFrame:
+    """The rows of a kind that has a weight, `kind` as its row among them; the others are counted in `bad`."""
+    counts = [(kind or NO_KIND, n) for kind, n in log["kind"].value_counts().iter_rows()]
+    found = dict(sorted(counts, key=lambda pair: (-pair[1], pair[0])))
+    held = ", ".join(f"{kind} ({n:,})" for kind, n in [*found.items()][:SHOWN_KINDS])
+    held += ", ..." * (len(found) > SHOWN_KINDS)
+    if weights is None:
+        raise InputError(
+            f"{column} is to tell kinds of events apart, but no kind has a weight; give some of these one by "
+            f"events={{KIND: WEIGHT}} (--events KIND=WEIGHT ...): {held}"
+        )
+    if absent := [kind for kind in weights if kind not in found]:
+        raise InputError(f"{column} holds no {', '.join(absent)}, which events (--events) lists; it holds {held}")
+    bad.other_kinds = {kind: n for kind, n in found.items() if kind not in weights}
+    rows = log["kind"].replace_strict(list(weights), list(range(len(weights))), default=None, return_dtype=pl.UInt8)
+    return log.with_columns(rows).drop_nulls("kind")
 
 
 def read_item_list(source: Path, bad: BadLines) -> pl.DataFrame:

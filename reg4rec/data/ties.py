@@ -34,9 +34,9 @@ def tied_times(sequences: Sequences, times: Numbers, item_ids: pa.Array) -> dict
     return {"share": round(count / max(int(neighbors.sum()), 1), 4), "in_order_of_ids": in_order}
 
 
-def shuffled_ties(sequences: Sequences, times: Numbers | None, seed: int) -> Sequences:
-    """The sequences, each user's items of equal time in random order; InputError without times."""
+def shuffled_ties(sequences: Sequences, times: Numbers | None, seed: int) -> npt.NDArray[np.int64]:
+    """The places of all interactions, each user's of equal time in random order; InputError without times."""
     if times is None:
         raise InputError("shuffling ties needs the time of every interaction; this dataset was read without times")
     chance = np.random.default_rng(seed).random(len(times))
-    return Sequences(sequences.offsets, sequences.items[np.lexsort((chance, times, sequences.owners()))])
+    return np.lexsort((chance, times, sequences.owners()))

@@ -7,7 +7,7 @@ import polars as pl
 from reg4rec.data.categories import MISSING
 from reg4rec.errors import InputError, warn
 
-__all__ = ["as_ids", "as_plain_ids", "as_times", "plain_column"]
+__all__ = ["as_ids", "as_kinds", "as_plain_ids", "as_times", "plain_column"]
 
 EXACT_FLOATS = 1 << 53
 CLOCK = (
@@ -63,6 +63,15 @@ def _known(text: pl.Series, trimmed: bool) -> pl.Series:
     bare = text.str.strip_chars()
     missing = bare.is_in(list(MISSING))
     return (bare if trimmed else text).set(missing.fill_null(True), None)
+
+
+def as_kinds(where: Any, kinds: pl.Series) -> pl.Series:
+    """Kinds of events as text, null where there is none; whole numbers beside missing ones have no fraction."""
+    if kinds.dtype.is_float() and (kinds == kinds.round()).all():
+        kinds = kinds.cast(pl.Int64, strict=False)
+    if kinds.dtype.is_nested() or kinds.dtype.is_temporal():
+        raise InputError(f"column {kinds.name} of {where} is {kinds.dtype}; kinds must be text or numbers")
+    return _known(kinds.cast(pl.String), trimmed=True)
 
 
 def as_times(where: Any, time: pl.Series) -> pl.Series:

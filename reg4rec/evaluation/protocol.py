@@ -62,6 +62,7 @@ def evaluate(
     seed: int = 0,
     batch_size: int = 512,
     lists: bool = False,
+    heaviest: bool = False,
 ) -> Report:
     """Recall, NDCG and MRR of rankers at the cut-offs `ks`, with standard errors over the users, all items ranked.
 
@@ -69,8 +70,9 @@ def evaluate(
     one); a history is all that the user did before. `standard`: seen items stay, cold targets count. `filtered`: seen
     items are removed and cold targets are dropped. Cold means absent from every training part, whatever a ranker was
     trained on, so that all rows of a report rest on the same targets. `max_users` evaluates a random sample of the
-    targets drawn with `seed`. `lists` measures the lists too (`ListMeasures`). Where times tie, the metrics of targets
-    at the time of the interaction before them, and of the later ones, are given as `groups`.
+    targets drawn with `seed`. `lists` measures the lists too (`ListMeasures`). `heaviest` takes the targets alone whose
+    kind of event weighs most among them. Where times tie, the metrics of targets at the time of the interaction before
+    them, and of the later ones, are given as `groups`, and so are those of each kind of event.
 
     Memory is bounded by `batch_size`. The processes of a group share the targets, and each gets the report of all of
     them; `seconds` are the slowest one's. Raises InputError when no target is left.
@@ -83,6 +85,9 @@ def evaluate(
     every = dataset.cases(split)
     cold_B = ~np.isin(every.targets_B, dataset.part("train").items)
     kept = np.flatnonzero(~cold_B) if filtered else np.arange(len(every))
+    if heaviest and dataset.kinds is not None and len(kept):
+        weight_B = np.array(list(dataset.kinds.weights.values()))[dataset.target_kinds(split)][kept]
+        kept = kept[weight_B == weight_B.max()]
     if max_users is not None and max_users < len(kept):
         kept = np.sort(np.random.default_rng(seed).choice(kept, max_users, replace=False))
     if not len(kept):
@@ -130,11 +135,13 @@ def evaluate(
 
 
 def _groups(dataset: Dataset, split: SplitName, kept: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[np.bool_]]:
-    """Of the kept targets, those at the time of the interaction before them, and those later; none where all are."""
-    tied_B = dataset.tied_targets(split)
-    if tied_B is None or not tied_B[kept].any() or tied_B[kept].all():
-        return {}
-    return {"at the time of the item before": tied_B[kept], "later than the item before": ~tied_B[kept]}
+    """Which of the kept targets are at the time of the interaction before them, later, or of a kind; some, not all."""
+    groups: dict[str, npt.NDArray[np.bool_]] = {}
+    if (tied_B := dataset.tied_targets(split)) is not None:
+        groups |= {"at the time of the item before": tied_B[kept], "later than the item before": ~tied_B[kept]}
+    if dataset.kinds is not None and (kind_B := dataset.target_kinds(split)) is not None:
+        groups |= {f"of kind {name}": kind_B[kept] == row for row, name in enumerate(dataset.kinds.weights)}
+    return {name: member_B for name, member_B in groups.items() if 0 < member_B.sum() < len(kept)}
 
 
 def _evaluate_one(

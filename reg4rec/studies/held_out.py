@@ -7,6 +7,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from reg4rec.data import Cases, Dataset, ItemCatalog, Sequences
+from reg4rec.data.events import Kinds
 from reg4rec.errors import InputError
 
 __all__ = ["HeldOut", "hold_out"]
@@ -74,19 +75,18 @@ def _without(data: Dataset, users: Int64, items: Int64, row_I: Int32) -> Dataset
     kept = row_I[whole.items] < len(items)
     left = _kept(Sequences(whole.offsets, row_I[whole.items]), kept)
     filled = np.flatnonzero(left.lengths)
-    times = None
-    if data.times is not None:
-        # the places of these users' interactions, taken as their items are
-        place = Sequences(data.sequences.offsets, np.arange(len(data.sequences.items), dtype=np.int32))
-        times = data.times[place.take(users).items[kept]]
+    # the places of these users' interactions, taken as their items are
+    place = Sequences(data.sequences.offsets, np.arange(len(data.sequences.items), dtype=np.int32))
+    place_X = place.take(users).items[kept]
     return Dataset.build(
         data.name,
         data.user_ids.take(pa.array(users[filled])),
         left.take(filled),
         ItemCatalog.from_table(data.items.table.take(pa.array(items)), data.items.category_level),
         {name: matrix[items] for name, matrix in data.vectors.items()},
-        times=times,
+        times=None if data.times is None else data.times[place_X],
         split=data.split,
+        kinds=None if data.kinds is None else Kinds(data.kinds.weights, data.kinds.rows[place_X]),
     )
 
 

@@ -43,7 +43,7 @@ def calibrate(
 
     def measure(settings: dict[str, Any]) -> npt.NDArray[np.float64]:
         searching = recommender.with_search(retriever="paths", **settings)
-        (row,) = evaluate(searching, data, "validation", "standard", (10,), max_users, seed).rows
+        (row,) = evaluate(searching, data, "validation", "standard", (10,), max_users, seed, heaviest=True).rows
         tried.append({**settings, **row.metrics, **row.extra})
         return gains(row.ranks_B, 10)
 

@@ -40,12 +40,14 @@ def item_loss(
     items_BL: Tensor,
     negatives_X: Tensor,
     expected_X: Tensor,
+    weight_BL: Tensor | None = None,
 ) -> Tensor:
     """Mean cross-entropy of each item of the windows (padding -1) after state l, which has read the first l items.
 
     `embed` gives the vectors (T, D) of item rows (T). The denominator holds the target, every item of the history
     exactly, with the repeat bias, and the sampled rest of the catalog, weighted as in `sampled_softmax_loss`. The
-    history is the window before the item; ranking gives the bias to all that a user has met. Ours, D11:
+    history is the window before the item; ranking gives the bias to all that a user has met. With `weight_BL` each
+    item's loss is multiplied by its own before the mean (`reg4rec.train.windows.target_weights`). Ours, D11:
     docs/findings.md.
     """
     filled_BL = items_BL >= 0
@@ -67,4 +69,4 @@ def item_loss(
     met_BLX = (items_BL[:, :, None] == negatives_X).cumsum(1) > 0
     logits_TX = logits_TX.masked_fill(met_BLX[filled_BL], -torch.inf)
     losses_T = torch.cat([target_T[:, None], history_TL, logits_TX], dim=1).logsumexp(1) - target_T
-    return distributed.mean(losses_T)
+    return distributed.mean(losses_T if weight_BL is None else losses_T * weight_BL[filled_BL])

@@ -22,6 +22,7 @@ def path_losses(
     category_X: Tensor,
     targets: StepTargets = "open",
     index: ops.TokenIndex | None = None,
+    weight_X: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """Mean losses of X decoded targets: `token_loss`, and `category_loss` where the model has categories.
 
@@ -29,7 +30,8 @@ def path_losses(
     still open, and the loss is the mean over all these predictions: each counts the same, at whichever step it is made.
     With `targets` "next" a step predicts only the token that is fed next, as in the usual next-token loss. With an
     `index` of the items the probability of a token is among those by which the path can still become an item. The
-    category is predicted from every state that has consumed a token; targets of category -1 are ignored.
+    category is predicted from every state that has consumed a token; targets of category -1 are ignored. With weights,
+    the losses of each target are multiplied by its own before the means; `category_accuracy` takes all alike.
     Paper: pre-training, ours, D4 and D6.
     """
     num_codebooks = codes_XM.shape[-1]
@@ -44,10 +46,12 @@ def path_losses(
         None if index is None else _admissible_next(codes_XM, rank_XM, index).flatten(0, 1),
     )
     num_open_T = open_XSM.flatten(0, 1).sum(1)
+    if weight_X is not None:
+        token_loss_T = token_loss_T * weight_X.repeat_interleave(num_codebooks)
     losses = {"token_loss": distributed.ratio((token_loss_T * num_open_T).sum(), num_open_T.sum())}
     logits_XSC = model.category_logits(state_XSD[:, 1:])
     if logits_XSC is not None:
-        losses |= _category_loss(logits_XSC, category_X)
+        losses |= _category_loss(logits_XSC, category_X, weight_X)
     return losses
 
 
@@ -61,9 +65,14 @@ def _admissible_next(codes_XM: Tensor, rank_XM: Tensor, index: ops.TokenIndex) -
     return index.admissible_tokens(path_XSM, torch.ones_like(path_XSM[..., 0], dtype=torch.bool))
 
 
-def _category_loss(logits_XSC: Tensor, category_X: Tensor) -> dict[str, Tensor]:
+def _category_loss(logits_XSC: Tensor, category_X: Tensor, weight_X: Tensor | None) -> dict[str, Tensor]:
     target_XS = category_X[:, None].expand(logits_XSC.shape[:2])
     known = (target_XS >= 0).sum()
-    total = F.cross_entropy(logits_XSC.flatten(0, 1), target_XS.flatten(), ignore_index=-1, reduction="sum")
+    flat = logits_XSC.flatten(0, 1), target_XS.flatten()
+    if weight_X is None:
+        total = F.cross_entropy(*flat, ignore_index=-1, reduction="sum")
+    else:
+        losses_XS = F.cross_entropy(*flat, ignore_index=-1, reduction="none").view_as(target_XS)
+        total = (losses_XS * weight_X[:, None]).sum()
     hits = (logits_XSC.argmax(-1) == target_XS).sum()
     return {"category_loss": distributed.ratio(total, known), "category_accuracy": distributed.ratio(hits, known)}

@@ -23,7 +23,7 @@ from reg4rec.train.losses import path_losses
 from reg4rec.train.orders import OrderPolicy, draw_order
 from reg4rec.train.precision import Ladq, linear_layers, set_formats
 from reg4rec.train.validation import validate
-from reg4rec.train.windows import Batch, WindowBatches
+from reg4rec.train.windows import Batch, WindowBatches, target_weights
 
 __all__ = ["pretrain"]
 
@@ -89,7 +89,7 @@ class PretrainStage:
                 "fit one on the training part"
             )
         self.data, self.config, self.seed = data, config, seed
-        self.sequences = data.part(config.part)
+        self.sequences, self.weights = data.part(config.part), target_weights(data, config.part)
         self.codes_IM = tokenizer.codes_IM.long().to(device)
         self.category_I = torch.from_numpy(data.items.categories_I).long().to(device)
         self.module: Reg4RecModel = (model or _new_model(data, tokenizer, config)).to(device)
@@ -120,11 +120,13 @@ class PretrainStage:
         if self.config.order == "random" and self.config.crss_fraction:
             first_crss = round(self.config.loop.epochs * (1 - self.config.crss_fraction))
             self.order = "crss" if epoch >= first_crss else "random"
-        return WindowBatches(self.sequences, self.config.max_history + 1, self.config.batch_targets, self.seed, epoch)
+        c = self.config
+        return WindowBatches(self.sequences, c.max_history + 1, c.batch_targets, self.seed, epoch, self.weights)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         items_BL = batch.items_BL[distributed.share()].to(self.codes_IM.device)
         filled_BL, rows_BL = items_BL >= 0, items_BL.clamp(min=0)
+        weight_BL = None if batch.weight_BL is None else batch.weight_BL[distributed.share()].to(items_BL.device)
         codes_BLM = self.codes_IM[rows_BL]
         memory_BJD, number_J = self.module.encode(codes_BLM[:, :-1], rows_BL[:, :-1])
 
@@ -143,6 +145,7 @@ class PretrainStage:
             category_BT[filled_BT],
             self.config.targets,
             index,
+            None if weight_BL is None else weight_BL[:, column_T][filled_BT],
         )
         total = losses["token_loss"]
         if "category_loss" in losses:
@@ -151,7 +154,7 @@ class PretrainStage:
             states_BLD = memory_BJD[:, :: self.module.slots_per_item]
             negatives_X, expected_X = draw_negatives(self.popularity_I, self.config.num_negatives)
             bias = self.module.repeat_bias
-            losses["item_loss"] = item_loss(self._embed, bias, states_BLD, items_BL, negatives_X, expected_X)
+            losses["item_loss"] = item_loss(self._embed, bias, states_BLD, items_BL, negatives_X, expected_X, weight_BL)
             total = losses["item_loss"] + self.config.token_weight * total
         return {"loss": total, **losses}
 

@@ -20,8 +20,10 @@ def validate(
 ) -> Validation:
     """Recall and NDCG at `ks`, named `validation_recall@k`, of a sample of `max_users` drawn with `seed`, or of all.
 
-    `monitor` is the name of the one whose value of each user is given too.
+    `monitor` is the name of the one whose value of each user is given too. Where kinds of events have weights, the
+    users are those whose target weighs most: asked mostly for views, validation would choose the epoch that has learned
+    least of the purchases (docs/data.md).
     """
-    (row,) = evaluate(ranker, data, "validation", protocol, ks, max_users, seed).rows
+    (row,) = evaluate(ranker, data, "validation", protocol, ks, max_users, seed, heaviest=True).rows
     metrics = {f"validation_{name}": value for name, value in row.metrics.items()}
     return Validation(metrics, rank_metrics(row.ranks_B, ks)[monitor.removeprefix("validation_")])

@@ -8,17 +8,24 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from reg4rec.data import Sequences
+from reg4rec.data import Dataset, Sequences
+from reg4rec.data.dataset import PartName
+from reg4rec.errors import InputError
 
-__all__ = ["Batch", "WindowBatches"]
+__all__ = ["Batch", "WindowBatches", "target_weights"]
 
 Int64 = npt.NDArray[np.int64]
+Float32 = npt.NDArray[np.float32]
 
 
 class Batch(NamedTuple):
-    """Item rows (B, L), padded at the end with -1: each item is a target whose history stands before it."""
+    """Item rows (B, L), padded at the end with -1: each item is a target whose history stands before it.
+
+    The weight of a target multiplies its losses; without weights all count alike.
+    """
 
     items_BL: Tensor
+    weight_BL: Tensor | None = None
 
 
 class WindowBatches(Sequence[Batch]):
@@ -26,11 +33,20 @@ class WindowBatches(Sequence[Batch]):
 
     A sequence longer than `window` is cut at a random phase into pieces, so that over the epochs its items are
     predicted from histories of every length. Windows of similar length share a batch of at most `batch_targets`
-    padded positions (at least one window); batches come in random order. An epoch covers every item once.
+    padded positions (at least one window); batches come in random order. An epoch covers every item once. `weights` of
+    the sequences' items (`target_weights`) go into the batches, and change nothing else of them.
     """
 
-    def __init__(self, sequences: Sequences, window: int, batch_targets: int, seed: int, epoch: int):
-        self.sequences = sequences
+    def __init__(
+        self,
+        sequences: Sequences,
+        window: int,
+        batch_targets: int,
+        seed: int,
+        epoch: int,
+        weights: Float32 | None = None,
+    ):
+        self.sequences, self.weights = sequences, weights
         draw = np.random.default_rng((seed, epoch))
         self.start_X, self.length_X = cut_windows(sequences, window, draw)
         # a little noise on the length keeps the batches of two epochs from holding the same users
@@ -46,8 +62,28 @@ class WindowBatches(Sequence[Batch]):
         start, length = self.start_X[rows], self.length_X[rows]
         column = np.arange(length.max())
         filled = column < length[:, None]
-        items = self.sequences.items[np.where(filled, start[:, None] + column, 0)]
-        return Batch(torch.from_numpy(np.where(filled, items, -1).astype(np.int64)))
+        place = np.where(filled, start[:, None] + column, 0)
+        items = torch.from_numpy(np.where(filled, self.sequences.items[place], -1).astype(np.int64))
+        return Batch(items, None if self.weights is None else torch.from_numpy(self.weights[place] * filled))
+
+
+def target_weights(data: Dataset, name: PartName) -> Float32 | None:
+    """What each interaction of a part counts as a target, 1 on average; None where the data has no kinds of events.
+
+    So the mean of weighted losses over a batch is an unbiased estimate of the weighted mean over the part, however the
+    kinds are spread over batches and processes. InputError where all weights of the part are 0.
+    """
+    if data.kinds is None:
+        return None
+    part = data.part(name)
+    place = np.repeat(data.sequences.offsets[:-1] - part.offsets[:-1], part.lengths) + np.arange(len(part.items))
+    weights = data.kinds.of_interactions[place]
+    if not weights.any():
+        raise InputError(
+            f"no interaction of {name} has a weight above 0, so that nothing is a target; the weights are "
+            f"{data.kinds.weights}; raise one, or bring more data"
+        )
+    return (weights / weights.mean(dtype=np.float64)).astype(np.float32)
 
 
 def cut_windows(sequences: Sequences, window: int, draw: np.random.Generator) -> tuple[Int64, Int64]:
