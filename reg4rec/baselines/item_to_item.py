@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +33,7 @@ class ItemToItem(ABC):
     order_I: Int32
     items: ItemCatalog
     trained_on: str
+    name: ClassVar[str]
 
     @abstractmethod
     def history_weights(self, histories: Sequences) -> "csr_array":

@@ -95,7 +95,7 @@ class SASRecConfig:
     @classmethod
     def from_json(cls, stored: dict[str, Any]) -> "SASRecConfig":
         """The configuration that `dataclasses.asdict` and JSON made of one."""
-        views = {name: tuple(value) if isinstance(value, list) else value for name, value in stored["views"].items()}
+        views: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in stored["views"].items()}
         return cls(**{**stored, "views": ViewConfig(**views), "loop": LoopConfig(**stored["loop"])})
 
 
@@ -247,10 +247,12 @@ class _Stage:
         negatives_X, expected_X = draw_negatives(self.popularity_I, self.config.num_negatives)
         if (bias := self.module.repeat_bias) is not None:
             return {"loss": item_loss(self.module.embed, bias, states_BLD, items_BL, negatives_X, expected_X)}
-        vectors_ID, target_T = self.module.items_ID, items_BL[filled_BL]
+        vectors_ID: Tensor = self.module.items_ID
+        target_T = items_BL[filled_BL]
         if self.config.item_vectors:  # those that the batch needs alone
             rows_X, place_X = torch.cat([target_T, negatives_X]).unique(return_inverse=True)
-            vectors_ID, target_T, negatives_X = self.module.embed(rows_X), *place_X.tensor_split([len(target_T)])
+            vectors_ID, count = self.module.embed(rows_X), len(target_T)
+            target_T, negatives_X = place_X[:count], place_X[count:]
         losses_T = sampled_softmax_loss(states_BLD[filled_BL], vectors_ID, target_T, negatives_X, expected_X)
         return {"loss": distributed.mean(losses_T)}
 
