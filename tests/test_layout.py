@@ -206,7 +206,7 @@ LETTERS_AT_HOME = {
     "J": r"reg4rec/(model|baselines|train)|kernels/(decoder_step|encode_histories)",
     "EH": r"reg4rec/tokenizer|kernels/mpq_quantize",
     "FG": r"reg4rec/train",
-    "V": r"reg4rec/(data|tokenizer|infer|studies|baselines)",
+    "V": r"reg4rec/(data|tokenizer|infer|evaluation|studies|baselines)",
 }
 """Shape letters that one subject needs: elsewhere they would have a second meaning."""
 

@@ -2,10 +2,11 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from reg4rec.data import ItemCatalog, Sequences
 
@@ -32,6 +33,7 @@ class ItemToItem(ABC):
     order_I: Int32
     items: ItemCatalog
     trained_on: str
+    name: ClassVar[str]
 
     @abstractmethod
     def history_weights(self, histories: Sequences) -> "csr_array":
@@ -72,8 +74,7 @@ def binary(histories: Sequences, num_items: int) -> "csr_array":
 def _best(scores_BI: npt.NDArray[Any], row_I: Int32, k: int) -> Int32:
     """(B, k) of the rows that the columns stand for, best first, equal ones as they stand; -inf is no item."""
     ranked_BN = np.full((len(scores_BI), k), -1, dtype=np.int32)
-    last = max(0, scores_BI.shape[1] - k)
-    lowest_B = np.partition(scores_BI, last, axis=1)[:, last]
+    lowest_B = torch.from_numpy(scores_BI).topk(min(k, len(row_I)), sorted=False).values.amin(1).numpy()
     for ranked_N, scores_I, lowest in zip(ranked_BN, scores_BI, lowest_B, strict=True):
         (above,) = np.nonzero(scores_I > lowest)
         # most scores may be 0: these are not sorted

@@ -1,6 +1,5 @@
 """RPG: items as many unordered tokens, all predicted at once from the history alone (Hou et al. 2025)."""
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -13,17 +12,17 @@ from torch.nn import functional as F
 
 from reg4rec import distributed, loop, ops
 from reg4rec.baselines.sasrec_network import CausalNetwork
+from reg4rec.baselines.stage import NetworkStage
 from reg4rec.data import Dataset, ItemCatalog, Sequences, ViewConfig
 from reg4rec.errors import InputError
 from reg4rec.evaluation import ProtocolName
 from reg4rec.infer.histories import padded
-from reg4rec.loop import LoopConfig, Validation
+from reg4rec.loop import LoopConfig
 from reg4rec.run import Run, choose_device
 from reg4rec.settings import check_settings, override
 from reg4rec.storage import new_header, read_header, read_tensors, write_header, write_tensors
 from reg4rec.tokenizer import TokenizerConfig, fit_tokenizer
-from reg4rec.train.validation import validate
-from reg4rec.train.windows import Batch, WindowBatches
+from reg4rec.train.windows import Batch
 from reg4rec.writing import atomic_folder
 
 __all__ = ["Rpg", "RpgConfig"]
@@ -202,35 +201,16 @@ class Rpg:
         return cls(network, items, config, device)
 
 
-class _Stage:
+class _Stage(NetworkStage):
     """What `reg4rec.loop` runs."""
 
-    name = "rpg"
-
-    def __init__(self, model: Rpg, data: Dataset, seed: int):
-        self.model, self.data, self.config, self.seed = model, data, model.config, seed
-        self.module: RpgNetwork = model.network
-        self.monitor = "validation_ndcg@10" if self.config.part == "train" else ""
-        self.settings: dict[str, Any] = {
-            "stage": self.name,
-            "dataset": data.card["fingerprint"],
-            **{name: value for name, value in asdict(self.config).items() if name != "loop"},
-        }
-        self.sequences = data.part(self.config.part)
-
-    def batches(self, epoch: int) -> Sequence[Batch]:
-        return WindowBatches(self.sequences, self.config.max_history + 1, self.config.batch_targets, self.seed, epoch)
+    module: RpgNetwork
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        items_BL = batch.items_BL[distributed.share()].to(self.model.device)
+        items_BL, weight_BL = self.share_of(batch)
         filled_BL = items_BL >= 0
         states_TD = self.module(items_BL[:, :-1].clamp(min=0))[filled_BL]
         codes_TM = self.module.codes_IM[items_BL[filled_BL]].long()
         losses_TM = F.cross_entropy(self.module.token_logits(states_TD).mT, codes_TM, reduction="none")
-        return {"loss": distributed.mean(losses_TM.mean(1))}
-
-    def end_epoch(self, epoch: int) -> Validation:
-        if not self.monitor:
-            return Validation({})
-        c = self.config
-        return validate(self.model, self.data, self.monitor, c.protocol, c.validation_users, self.seed)
+        losses_T = losses_TM.mean(1)
+        return {"loss": distributed.mean(losses_T if weight_BL is None else losses_T * weight_BL[filled_BL])}

@@ -1,6 +1,6 @@
 """SASRec: self-attention over item ids, trained by a sampled softmax (Kang & McAuley 2018)."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from reg4rec import distributed, loop, ops
 from reg4rec.baselines.sasrec_network import SASRecNetwork
+from reg4rec.baselines.stage import NetworkStage
 from reg4rec.data import Dataset, ItemCatalog, ItemViews, Sequences, ViewConfig
 from reg4rec.errors import InputError
 from reg4rec.evaluation import ProtocolName
@@ -20,14 +21,13 @@ from reg4rec.infer.filters import Unknown, allowed_rows
 from reg4rec.infer.histories import padded, read_histories
 from reg4rec.infer.ranking import ranked_by_score
 from reg4rec.infer.table import Frame, as_frame, results_arrow
-from reg4rec.loop import LoopConfig, Validation
+from reg4rec.loop import LoopConfig
 from reg4rec.model import weights_state
 from reg4rec.run import Run, choose_device
 from reg4rec.settings import check_settings, override
 from reg4rec.storage import new_header, read_header, read_tensors, write_header, write_tensors
 from reg4rec.train.item_loss import draw_negatives, item_loss, sampled_softmax_loss
-from reg4rec.train.validation import validate
-from reg4rec.train.windows import Batch, WindowBatches, target_weights
+from reg4rec.train.windows import Batch
 from reg4rec.writing import atomic_folder
 
 __all__ = ["SASRec", "SASRecConfig"]
@@ -99,7 +99,7 @@ class SASRecConfig:
     @classmethod
     def from_json(cls, stored: dict[str, Any]) -> "SASRecConfig":
         """The configuration that `dataclasses.asdict` and JSON made of one."""
-        views = {name: tuple(value) if isinstance(value, list) else value for name, value in stored["views"].items()}
+        views: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in stored["views"].items()}
         return cls(**{**stored, "views": ViewConfig(**views), "loop": LoopConfig(**stored["loop"])})
 
 
@@ -223,49 +223,30 @@ def _build(num_items: int, config: SASRecConfig, views_IV: Tensor | None = None)
     return SASRecNetwork(*shape, views_IV, c.repeat_bias)
 
 
-class _Stage:
+class _Stage(NetworkStage):
     """What `reg4rec.loop` runs."""
 
-    name = "sasrec"
+    module: SASRecNetwork
 
     def __init__(self, model: SASRec, data: Dataset, seed: int):
-        self.model, self.data, self.config, self.seed = model, data, model.config, seed
-        self.module: SASRecNetwork = model.network
-        self.monitor = "validation_ndcg@10" if self.config.part == "train" else ""
-        self.settings: dict[str, Any] = {
-            "stage": self.name,
-            "dataset": data.card["fingerprint"],
-            **{name: value for name, value in asdict(self.config).items() if name != "loop"},
-        }
-        self.sequences, self.weights = data.part(self.config.part), target_weights(data, self.config.part)
+        super().__init__(model, data, seed)
         # one more than the count: items without an interaction must be pushed down too
-        self.popularity_I = torch.from_numpy(data.item_counts(self.config.part) + 1.0).float().to(model.device)
-
-    def batches(self, epoch: int) -> Sequence[Batch]:
-        c = self.config
-        return WindowBatches(self.sequences, c.max_history + 1, c.batch_targets, self.seed, epoch, self.weights)
+        self.popularity_I = torch.from_numpy(data.item_counts(model.config.part) + 1.0).float().to(model.device)
+        self.num_negatives, self.item_vectors = model.config.num_negatives, model.config.item_vectors
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        items_BL = batch.items_BL[distributed.share()].to(self.model.device)
+        items_BL, weight_BL = self.share_of(batch)
         filled_BL = items_BL >= 0
         states_BLD = self.module(items_BL[:, :-1].clamp(min=0))
-        negatives_X, expected_X = draw_negatives(self.popularity_I, self.config.num_negatives)
-        weight_BL = None if batch.weight_BL is None else batch.weight_BL[distributed.share()].to(items_BL.device)
+        negatives_X, expected_X = draw_negatives(self.popularity_I, self.num_negatives)
         if (bias := self.module.repeat_bias) is not None:
-            return {
-                "loss": item_loss(self.module.embed, bias, states_BLD, items_BL, negatives_X, expected_X, weight_BL)
-            }
-        vectors_ID, target_T = self.module.items_ID, items_BL[filled_BL]
-        if self.config.item_vectors:  # those that the batch needs alone
+            embed = self.module.embed
+            return {"loss": item_loss(embed, bias, states_BLD, items_BL, negatives_X, expected_X, weight_BL)}
+        vectors_ID: Tensor = self.module.items_ID
+        target_T = items_BL[filled_BL]
+        if self.item_vectors:  # those that the batch needs alone
             rows_X, place_X = torch.cat([target_T, negatives_X]).unique(return_inverse=True)
-            vectors_ID, target_T, negatives_X = self.module.embed(rows_X), *place_X.tensor_split([len(target_T)])
+            vectors_ID, count = self.module.embed(rows_X), len(target_T)
+            target_T, negatives_X = place_X[:count], place_X[count:]
         losses_T = sampled_softmax_loss(states_BLD[filled_BL], vectors_ID, target_T, negatives_X, expected_X)
-        if weight_BL is not None:
-            losses_T = losses_T * weight_BL[filled_BL]
-        return {"loss": distributed.mean(losses_T)}
-
-    def end_epoch(self, epoch: int) -> Validation:
-        if not self.monitor:
-            return Validation({})
-        c = self.config
-        return validate(self.model, self.data, self.monitor, c.protocol, c.validation_users, self.seed)
+        return {"loss": distributed.mean(losses_T if weight_BL is None else losses_T * weight_BL[filled_BL])}

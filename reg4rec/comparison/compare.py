@@ -86,7 +86,7 @@ def compare(
     if (earlier := _earlier(out, data)) is not None:  # of other methods, which may have been added meanwhile
         chosen = {**earlier.chosen, **chosen}
         tries = [*(one for one in earlier.tries if one.method not in {own.method for own in tries}), *tries]
-    comparison = Comparison(data.name, data.card["fingerprint"], rows, cards, settings, versions(device), tries, chosen)
+    comparison = Comparison(data.name, rows, cards, settings, versions(device), data.card["fingerprint"], tries, chosen)
     comparison.save(out)
     return comparison
 

@@ -54,7 +54,11 @@ SPACES: dict[SpaceName, dict[str, Space]] = {
         **COUNTING,
         "sasrec": NETWORK,
         "sasrec-vectors": NETWORK,
-        "rpg": {name: values for name, values in NETWORK.items() if name != "num_negatives"},
+        "rpg": {
+            **{name: values for name, values in NETWORK.items() if name != "num_negatives"},
+            "temperature": (0.07, 0.15, 0.3),
+            "epochs": (20, 40),
+        },
         "tiger": GENERATIVE,
         "reg4rec-paper": GENERATIVE,
         "reg4rec": {

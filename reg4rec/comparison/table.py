@@ -60,14 +60,14 @@ class Row:
     trained_on: str
     seeds: list[int]
     metrics: dict[str, list[float]]
-    errors: dict[str, list[float]]
-    lists: dict[str, list[float]]
-    groups: dict[str, dict[str, list[float]]]
     users_per_second: list[float]
     train_seconds: list[float]
     latency_ms: dict[str, list[float]]
     epochs: list[int]
     parameters: int
+    errors: dict[str, list[float]] = field(default_factory=dict)
+    lists: dict[str, list[float]] = field(default_factory=dict)
+    groups: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     beyond: dict[str, tuple[float, float, float]] = field(default_factory=dict)
 
     def spread(self, metric: str) -> Spread:
@@ -95,11 +95,11 @@ class Comparison:
     """
 
     dataset: str
-    fingerprint: str
     rows: list[Row]
     cards: dict[str, dict[str, Any]]
     settings: dict[str, Any]
     versions: dict[str, Any]
+    fingerprint: str = ""
     tries: list[Try] = field(default_factory=list)
     chosen: dict[str, dict[str, Any]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -130,7 +130,7 @@ class Comparison:
         for protocol, card in self.cards.items():
             rows = [row for row in self.rows if row.protocol == protocol]
             parts += [f"## {protocol}\n", f"{_describe(card, rows)}\n", f"{_table(rows)}\n"]
-            parts += [f"{_lists_table(rows, card)}\n"]
+            parts += [f"{_lists_table(rows, card)}\n"] if rows[0].lists else []
         if self.tries:
             parts += ["## Settings tried on validation\n", f"{_tries_table(self.tries)}\n"]
         versions = ", ".join(f"{name} {value}" for name, value in self.versions.items())

@@ -139,7 +139,7 @@ def time_split(times: Times | None, validation: float, test: float, unit: CutUni
             f"quantiles {validation} and {test} are at times {moments.tolist()}, and the last time is "
             f"{times.max()}; choose others"
         )
-    return Split("time", *(part.min().item() for part in later), targets)
+    return Split("time", later[0].min().item(), later[1].min().item(), targets)
 
 
 def check_times(sequences: Sequences, times: npt.ArrayLike) -> Times:

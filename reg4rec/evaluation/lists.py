@@ -37,12 +37,12 @@ class ListMeasures:
         self.surprise_I = -np.log2(shares_I)
         self.category_I = dataset.items.categories_I
         self.vectors_IV = _vectors(dataset)
-        self.reached_KI = np.zeros((len(ks), dataset.num_items), dtype=np.bool_)
+        self.reached_XI = np.zeros((len(ks), dataset.num_items), dtype=np.bool_)
         self.sums: dict[str, float] = {}
 
     def add(self, ranked_BN: npt.NDArray[np.int32]) -> None:
         """Take lists (B, N) in; -1 holds no item."""
-        for reached_I, k in zip(self.reached_KI, self.ks, strict=True):
+        for reached_I, k in zip(self.reached_XI, self.ks, strict=True):
             head_BN = ranked_BN[:, :k]
             reached_I[head_BN[head_BN >= 0]] = True
         head_BN = ranked_BN[:, :DEPTH]
@@ -63,8 +63,8 @@ class ListMeasures:
 
     def values(self) -> dict[str, float]:
         """The measures by name, over the lists of all processes."""
-        reached_KI = distributed.total(torch.from_numpy(self.reached_KI.astype(np.int64))).numpy() > 0
-        found = {f"coverage@{k}": float(reached_I.mean()) for k, reached_I in zip(self.ks, reached_KI, strict=True)}
+        reached_XI = distributed.total(torch.from_numpy(self.reached_XI.astype(np.int64))).numpy() > 0
+        found = {f"coverage@{k}": float(reached_I.mean()) for k, reached_I in zip(self.ks, reached_XI, strict=True)}
         sums = distributed.summed(self.sums)
         names = [name for name in sums if not name.endswith(" lists")]
         return found | {f"{name}@{DEPTH}": sums[name] / max(1.0, sums[f"{name} lists"]) for name in names}

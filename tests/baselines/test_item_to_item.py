@@ -81,7 +81,7 @@ def test_nearness_is_the_shrunk_cosine_of_columns(
         for j in range(I):
             if i != j:
                 divisor = np.linalg.norm(taken_BI[:, i]) * np.linalg.norm(taken_BI[:, j]) + shrink
-                near_II[i, j] = taken_BI[:, i] @ taken_BI[:, j] / max(divisor, 1e-9)
+                near_II[i, j] = taken_BI[:, i] @ taken_BI[:, j] / np.maximum(divisor, 1e-9)
         nearest = np.argsort(-near_II[i].round(12), kind="stable")[:neighbors]
         near_II[i, np.setdiff1d(range(I), nearest)] = 0
 
@@ -133,7 +133,8 @@ def test_a_ranking_does_not_depend_on_who_is_ranked_together(
 
 
 def test_all_know_more_of_the_shop_than_popularity(shop: SyntheticShop) -> None:
-    rankers: list[Ranker] = [Popularity.fit(shop), *(fit(method, shop) for method in METHODS)]
+    rankers: list[Ranker] = [Popularity.fit(shop)]
+    rankers += [fit(method, shop) for method in METHODS]
     report = evaluate(rankers, shop, ks=(10,), protocol="filtered")
     popular, *others = (row.metrics["ndcg@10"] for row in report.rows)
     assert min(others) > 1.5 * popular
@@ -143,8 +144,8 @@ def test_all_know_more_of_the_shop_than_popularity(shop: SyntheticShop) -> None:
 def test_the_part_decides_what_is_known(method: type[Any], data: Dataset) -> None:
     known, more = fit(method, data), fit(method, data, part="train+validation")
     assert (known.trained_on, more.trained_on) == ("train", "train+validation")
-    dense = [np.asarray(r.matrix_II if method is Ease else r.matrix_II.toarray()) for r in (known, more)]
-    assert not np.array_equal(*dense)
+    one, other = (r.matrix_II if method is Ease else r.matrix_II.toarray() for r in (known, more))
+    assert not np.array_equal(one, other)
 
 
 def test_a_catalog_that_is_too_large_for_ease_is_refused(data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -119,7 +119,7 @@ def test_the_bias_learns_that_nobody_buys_twice_and_the_shop_is_learned(shop: Sy
 
 
 @pytest.mark.parametrize("flags", [{}, {"item_vectors": False}, {"repeat_bias": False}])
-def test_a_saved_model_ranks_without_the_views(shop: SyntheticShop, tmp_path: Path, flags: dict[str, bool]) -> None:
+def test_a_saved_model_ranks_without_the_views(shop: SyntheticShop, tmp_path: Path, flags: dict[str, Any]) -> None:
     fitted = fit(shop, epochs=1, **flags)
     fitted.save_pretrained(tmp_path / "saved")
     loaded = SASRec.from_pretrained(tmp_path / "saved", "cpu")

@@ -16,7 +16,7 @@ from reg4rec.data.shop import SyntheticShop
 from reg4rec.errors import InputError
 from reg4rec.evaluation import Popularity, Ranker, evaluate
 from reg4rec.infer import Recommender
-from reg4rec.loop import LoopConfig
+from reg4rec.loop import LoopConfig, Validation
 from reg4rec.run import Run
 from reg4rec.train.losses import path_losses
 from reg4rec.train.pretrain import PretrainStage
@@ -137,9 +137,9 @@ def test_a_killed_fit_resumes_to_the_same_bits(
     def fit(out: Path | None) -> Tiger:
         return Tiger.fit(shop, small_config(2), Run(out, device="cpu", progress=False))
 
-    whole: Callable[[PretrainStage, int], dict[str, float]] = PretrainStage.end_epoch
+    whole: Callable[[PretrainStage, int], Validation] = PretrainStage.end_epoch
 
-    def killed(self: PretrainStage, epoch: int) -> dict[str, float]:
+    def killed(self: PretrainStage, epoch: int) -> Validation:
         if epoch == 1:
             raise KeyboardInterrupt
         return whole(self, epoch)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from reg4rec.data import Dataset
 from reg4rec.errors import InputError, TokenizerCollapseError
+from reg4rec.loop import Validation
 from reg4rec.run import Run
 from reg4rec.tokenizer import Tokenizer, TokenizerConfig, fit_tokenizer
 from reg4rec.tokenizer.collisions import collision_token
@@ -258,7 +259,7 @@ def test_a_killed_rq_vae_resumes_to_the_same_bits(
     config = replace(deeper, kind="rq-vae", epochs=10)
     whole = TokenizerStage.end_epoch
 
-    def killed(self: TokenizerStage, epoch: int) -> dict[str, float]:
+    def killed(self: TokenizerStage, epoch: int) -> Validation:
         if epoch == 8:
             raise KeyboardInterrupt
         return whole(self, epoch)

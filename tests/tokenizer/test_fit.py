@@ -11,6 +11,7 @@ import torch
 
 from reg4rec.data import Dataset
 from reg4rec.errors import InputError, TokenizerCollapseError
+from reg4rec.loop import Validation
 from reg4rec.run import Run
 from reg4rec.tokenizer import MPQ, Floors, Tokenizer, TokenizerConfig, fit_tokenizer, suggested_codebook_size
 from reg4rec.tokenizer.stage import TokenizerStage
@@ -59,7 +60,7 @@ def test_a_killed_fit_resumes_to_the_same_bits(
 ) -> None:
     whole = TokenizerStage.end_epoch
 
-    def killed(self: TokenizerStage, epoch: int) -> dict[str, float]:
+    def killed(self: TokenizerStage, epoch: int) -> Validation:
         if epoch == killed_in:
             raise KeyboardInterrupt
         return whole(self, epoch)
