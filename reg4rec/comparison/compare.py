@@ -75,7 +75,9 @@ def compare(
                 measured.setdefault((protocol, name), {})[seed] = done
     rows = [_row(name, protocol, measured[protocol, name]) for protocol in config.protocols for name in config.methods]
     for protocol in config.protocols:
-        ranks = {name: {s: m.ranks for s, m in measured[protocol, name].items()} for name in config.methods}
+        ranks: dict[str, Any] = {
+            name: {seed: one.ranks for seed, one in measured[protocol, name].items()} for name in config.methods
+        }
         for row in rows:
             if row.protocol == protocol:
                 row.beyond.update(beyond(ranks, row.method, config.methods))

@@ -3,7 +3,7 @@
 import random
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from reg4rec.baselines import TigerConfig
 from reg4rec.recipes import Recipe
@@ -14,8 +14,6 @@ __all__ = ["SPACES", "Changes", "SpaceName", "changed", "draw_changes"]
 SpaceName = Literal["sparse", "dense"]
 Changes = dict[str, Any]
 Space = Mapping[str, tuple[Any, ...]]
-Settings = TypeVar("Settings")
-
 NETWORK: Space = {
     "dim": (64, 128),
     "num_blocks": (1, 2),
@@ -90,7 +88,7 @@ def draw_changes(space: Space, tries: int) -> list[Changes]:
     return found
 
 
-def changed(settings: Settings, changes: Mapping[str, Any]) -> Settings:
+def changed(settings: Any, changes: Mapping[str, Any]) -> Any:
     """Settings of a method with changes, "dropout" or "pretrain.dropout" for those of a stage."""
     by_stage: dict[str, dict[str, Any]] = {}
     for name, value in changes.items():
