@@ -17,6 +17,7 @@ from reg4rec.infer import Recommender
 from reg4rec.infer.histories import padded
 from reg4rec.loop import Validation
 from reg4rec.model import Memory, Reg4RecModel
+from reg4rec.settings import override
 from reg4rec.train.align_config import AlignConfig
 from reg4rec.train.config import PretrainConfig
 from reg4rec.train.fit import weights_of
@@ -259,11 +260,19 @@ class _OnPolicy(Sequence[AlignBatch]):
 
 
 def anchor_config(model: Reg4RecModel) -> PretrainConfig:
-    """Pre-training as it fits a model: what the model has is trained, on histories of its length."""
+    """Pre-training as the model had it: the same losses with the same weights, on histories of its length.
+
+    Where its last epochs fed tokens in the model's own order, the anchor has those before. A model saved before it kept
+    these settings gets the defaults. InputError for settings that pre-training cannot have.
+    """
     shape = model.config
-    return PretrainConfig(
+    config = PretrainConfig(
         max_history=shape.max_history,
         score_items=model.scores_items,
         renormalize=shape.renormalize,
         category_weight=PretrainConfig().category_weight if shape.num_categories else 0.0,
     )
+    try:
+        return override(config, model.trained_by)
+    except TypeError as error:
+        raise InputError(f"the model says it was trained by {model.trained_by}: {error}; pre-train it again") from None

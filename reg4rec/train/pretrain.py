@@ -179,4 +179,6 @@ def _new_model(data: Dataset, tokenizer: Tokenizer, config: PretrainConfig) -> R
         renormalize=config.renormalize,
         num_items=data.num_items if config.score_items else 0,
     )
-    return Reg4RecModel(shape)
+    model = Reg4RecModel(shape)
+    model.trained_by = config.kept
+    return model
