@@ -24,21 +24,26 @@ class ListMeasures:
     """Collects lists of items batch by batch; `values` are means over all of them.
 
     `coverage@k`: the share of the catalog that is among the first k of any list; at the largest cut-off it tells which
-    part of the catalog a method can reach. Of the first 10 items of a list: `popularity@10`, training interactions an
-    item; `novelty@10`, bits of surprise, -log2 of an item's share of the training interactions (one added to each);
-    `category_diversity@10`, the share of pairs in different categories, of items that have one; `vector_diversity@10`,
-    one minus the mean cosine of pairs, by the dataset's first matrix, else by TF-IDF vectors of the texts.
+    part of the catalog a method can reach. `overlap@10`: the share of their first 10 items that two lists have in
+    common, 1 where all are the same, 0 for a single one. If `whole`, of the first 10 items: `popularity@10`, training
+    interactions an item; `novelty@10`, bits of surprise, -log2 of an item's share of the training interactions (one
+    added to each); `category_diversity@10`, the share of pairs in different categories, of items that have one;
+    `vector_diversity@10`, one minus the mean cosine of pairs, by the dataset's first matrix, else by TF-IDF vectors of
+    the texts.
     """
 
-    def __init__(self, dataset: Dataset, ks: Sequence[int]):
-        self.ks = ks
+    def __init__(self, dataset: Dataset, ks: Sequence[int], whole: bool = True):
+        self.ks, self.whole = ks, whole
+        self.times_I, self.num_lists = np.zeros(dataset.num_items), 0
+        self.reached_XI = np.zeros((len(ks), dataset.num_items), dtype=np.bool_)
+        self.sums: dict[str, float] = {}
+        if not whole:
+            return
         self.count_I = dataset.item_counts("train").astype(np.float64)
         shares_I = (self.count_I + 1) / (self.count_I.sum() + dataset.num_items)
         self.surprise_I = -np.log2(shares_I)
         self.category_I = dataset.items.categories_I
         self.vectors_IV = _vectors(dataset)
-        self.reached_XI = np.zeros((len(ks), dataset.num_items), dtype=np.bool_)
-        self.sums: dict[str, float] = {}
 
     def add(self, ranked_BN: npt.NDArray[np.int32]) -> None:
         """Take lists (B, N) in; -1 holds no item."""
@@ -47,6 +52,10 @@ class ListMeasures:
             reached_I[head_BN[head_BN >= 0]] = True
         head_BN = ranked_BN[:, :DEPTH]
         filled_BN = head_BN >= 0
+        self.times_I += np.bincount(head_BN[filled_BN], minlength=len(self.times_I))
+        self.num_lists += len(head_BN)
+        if not self.whole:
+            return
         rows_BN, size_B = np.where(filled_BN, head_BN, 0), filled_BN.sum(1)
         for name, value_I in (("popularity", self.count_I), ("novelty", self.surprise_I)):
             self._add(name, _ratio((value_I[rows_BN] * filled_BN).sum(1), size_B))
@@ -65,7 +74,10 @@ class ListMeasures:
         """The measures by name, over the lists of all processes."""
         reached_XI = distributed.total(torch.from_numpy(self.reached_XI.astype(np.int64))).numpy() > 0
         found = {f"coverage@{k}": float(reached_I.mean()) for k, reached_I in zip(self.ks, reached_XI, strict=True)}
-        sums = distributed.summed(self.sums)
+        times_I = distributed.total(torch.from_numpy(self.times_I)).numpy()
+        sums = distributed.summed({"": self.num_lists, **self.sums})
+        pairs = max(1.0, (sums.pop("") - 1) * times_I.sum())
+        found[f"overlap@{DEPTH}"] = float((times_I * (times_I - 1)).sum() / pairs)
         names = [name for name in sums if not name.endswith(" lists")]
         return found | {f"{name}@{DEPTH}": sums[name] / max(1.0, sums[f"{name} lists"]) for name in names}
 

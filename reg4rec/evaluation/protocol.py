@@ -70,7 +70,8 @@ def evaluate(
     one); a history is all that the user did before. `standard`: seen items stay, cold targets count. `filtered`: seen
     items are removed and cold targets are dropped. Cold means absent from every training part, whatever a ranker was
     trained on, so that all rows of a report rest on the same targets. `max_users` evaluates a random sample of the
-    targets drawn with `seed`. `lists` measures the lists too (`ListMeasures`). `heaviest` takes the targets alone whose
+    targets drawn with `seed`. `lists` measures all of what
+    the lists are like (`ListMeasures`), else their coverage and overlap alone. `heaviest` takes the targets alone whose
     kind of event weighs most among them. Where times tie, the metrics of targets at the time of the interaction before
     them, and of the later ones, are given as `groups`, and so are those of each kind of event.
 
@@ -103,7 +104,7 @@ def evaluate(
     cases, groups = every.take(kept), _groups(dataset, split, kept)
     rows = []
     for ranker in chosen:
-        measures = ListMeasures(dataset, ks) if lists else None
+        measures = ListMeasures(dataset, ks, whole=lists)
         rows.append(_evaluate_one(ranker, cases, groups, ks, filtered, batch_size, measures))
     users = len(np.unique(every.users_B))
     card: dict[str, Any] = {
@@ -151,7 +152,7 @@ def _evaluate_one(
     ks: Sequence[int],
     filter_seen: bool,
     batch_size: int,
-    measures: ListMeasures | None,
+    measures: ListMeasures,
 ) -> ReportRow:
     # where there are fewer targets than processes, each process has all of them
     shared = len(cases) >= distributed.world()
@@ -172,8 +173,7 @@ def _evaluate_one(
         if ranked_BN.shape != (len(batch), width):
             raise ValueError(f"{ranker.name} ranked {ranked_BN.shape} where {(len(batch), width)} was asked for")
         ranks.append(hit_ranks(ranked_BN, part.targets_B))
-        if measures is not None:
-            measures.add(ranked_BN)
+        measures.add(ranked_BN)
     rank_B = _of_all(np.concatenate(ranks), len(cases)) if shared else np.concatenate(ranks)
     by_target = rank_metrics(rank_B, ks)
     seconds = max(float(of_one) for of_one in distributed.gather(torch.tensor(seconds)))
@@ -189,7 +189,7 @@ def _evaluate_one(
             group: {name: float(values_B[member_B].mean()) for name, values_B in by_target.items()}
             for group, member_B in groups.items()
         },
-        lists={} if measures is None else measures.values(),
+        lists=measures.values(),
         extra={name: _mean_of_known(np.concatenate(parts)) for name, parts in details.items()},
     )
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from reg4rec.evaluation.lists import DEPTH
 from reg4rec.storage import write_json
 
 __all__ = ["Report", "ReportRow"]
@@ -73,7 +74,7 @@ class Report:
         text += [
             f"{row.name}, its lists: {', '.join(f'{name} {value:.4g}' for name, value in row.lists.items())}"
             for row in self.rows
-            if row.lists
+            if f"novelty@{DEPTH}" in row.lists
         ]
         return "\n".join(text)
 

@@ -100,6 +100,8 @@ class Reg4RecModel(nn.Module):
         self.config = config
         self.catalog: str | None = None
         """`Tokenizer.catalog` of the items and tokens that it was trained on; None for a model that never was"""
+        self.trained_by: dict[str, Any] = {}
+        """Settings of its pre-training that alignment goes on with; empty for a model that never had one"""
         c = config
         std = (c.dim * c.num_codebooks) ** -0.5
         self.tokens_MKD = nn.Parameter(torch.empty(c.num_codebooks, c.codebook_size, c.dim).normal_(std=std))
@@ -383,7 +385,9 @@ class Reg4RecModel(nn.Module):
         """Write `model.json` and `model.safetensors` into a folder."""
         folder = Path(folder)
         write_tensors(folder / "model.safetensors", self.state_dict())
-        header = new_header(FORMAT, VERSION, config=asdict(self.config), catalog=self.catalog)
+        header = new_header(
+            FORMAT, VERSION, config=asdict(self.config), catalog=self.catalog, trained_by=self.trained_by
+        )
         write_header(folder / "model.json", header, ["model.safetensors"])
 
     @classmethod
@@ -402,6 +406,9 @@ class Reg4RecModel(nn.Module):
             model.catalog = header["catalog"]
             if not isinstance(model.catalog, str | None):
                 raise TypeError(f"its catalog is {model.catalog!r}")
+            model.trained_by = header.get("trained_by", {})  # models saved before it was kept have none
+            if not isinstance(model.trained_by, dict):
+                raise TypeError(f"it was trained by {model.trained_by!r}")
             model.load_state_dict(stored, assign=True)  # mapped from the file, so that processes share its pages
         except InputError:
             raise

@@ -10,7 +10,7 @@ from reg4rec.studies.report import gather, write_report
 from reg4rec.studies.retrievers import RetrieverConfig, RetrieverFindings, retrievers
 from reg4rec.studies.sampling import SamplingConfig, SamplingFindings, sampling
 from reg4rec.studies.variant_findings import VariantFindings
-from reg4rec.studies.variants import VariantConfig, study_variants
+from reg4rec.studies.variants import VariantConfig, recipe_of_studies, study_variants
 
 __all__ = [
     "QUESTIONS",
@@ -27,6 +27,7 @@ __all__ = [
     "cold_start",
     "corp",
     "gather",
+    "recipe_of_studies",
     "retrievers",
     "sampling",
     "study_variants",

@@ -46,18 +46,19 @@ def _without(reward: str) -> Variant:
     return _rewarded(f"all but {reward.replace('_', ' ')}", *(name for name in REWARDS if name != reward))
 
 
-def _labels(name: str, mislabeled: float) -> tuple[Variant, ...]:
+def _labels(name: str, mislabeled: float = 0.0, **tokenizer: Any) -> tuple[Variant, ...]:
+    changes: dict[str, Any] = {"mislabeled": mislabeled, "tokenizer": tokenizer}
+    pruned = {"prune_threshold": 0.06}
+    rewarded = _rewarded(f"{name}, category hit rewarded, CORP 0.06", "category_hit")
     return (
-        Variant(name, mislabeled=mislabeled, search={"prune_threshold": None}),
-        Variant(f"{name}, CORP 0.06", mislabeled=mislabeled, search={"prune_threshold": 0.06}),
-        replace(
-            _rewarded(f"{name}, category hit rewarded, CORP 0.06", "category_hit"),
-            mislabeled=mislabeled,
-            search={"prune_threshold": 0.06},
-        ),
+        Variant(name, search={"prune_threshold": None}, **changes),
+        Variant(f"{name}, CORP 0.06", search=pruned, **changes),
+        replace(rewarded, search=pruned, **changes),
     )
 
 
+RQ_VAE = {"kind": "rq-vae", "codeword_dim": 32, "hidden_dim": 512}
+"""With the sizes that TIGER gives it, layers of 512, 256 and 128: MPQ's would squeeze its one latent."""
 AS_IT_IS = "the recipe as it is"
 TOKENS_ALONE = {"score_items": False, "token_weight": 1.0}
 """A model that ranks by its paths alone, as the paper's does."""
@@ -67,7 +68,13 @@ QUESTIONS: dict[str, Question] = {
         "MPQ against OPQ and other tokenizers, orthogonality forms, numbers and sizes of codebooks",
         (
             Variant(AS_IT_IS),
-            *(Variant(kind, tokenizer={"kind": kind}) for kind in ("product-k-means", "rq-vae", "residual-k-means")),
+            *(Variant(kind, tokenizer={"kind": kind}) for kind in ("product-k-means", "residual-k-means")),
+            Variant("rq-vae of TIGER's sizes", tokenizer=RQ_VAE),
+            Variant(
+                "rq-vae of TIGER's sizes, decoded in its order",
+                tokenizer=RQ_VAE,
+                pretrain={"order": "fixed", "targets": "next"},
+            ),
             *(Variant(form, tokenizer={"orthogonality": form}) for form in ("decorrelation", "latent", "codeword")),
             Variant("no orthogonality", tokenizer={"orthogonality_weight": 0.0}),
             Variant("batches of 1024, E 64", tokenizer={"batch_size": 1024, "codeword_dim": 64}),
@@ -106,7 +113,8 @@ QUESTIONS: dict[str, Question] = {
     "categories": Question(
         "What the category predictor's accuracy does to CORP and to its reward",
         (
-            *_labels("true labels", 0.0),
+            *_labels("true labels"),
+            *_labels("true labels, none in the tokens' texts", text_columns=("title", "brand")),
             *_labels("30 % wrong labels", 0.3),
             *_labels("90 % wrong labels", 0.9),
         ),

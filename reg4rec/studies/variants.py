@@ -17,7 +17,7 @@ from reg4rec.data import Dataset, ItemCatalog
 from reg4rec.errors import InputError, TokenizerCollapseError
 from reg4rec.evaluation import evaluate
 from reg4rec.infer import Recommender
-from reg4rec.recipes import RECIPES, Recipe
+from reg4rec.recipes import Recipe, recipe_named
 from reg4rec.run import SharedRun
 from reg4rec.settings import SEED_RANGE, SEEDS, check_settings, override
 from reg4rec.storage import new_header, read_header, read_tensors, to_json, write_header, write_tensors
@@ -26,12 +26,15 @@ from reg4rec.studies.questions import QUESTIONS, Variant
 from reg4rec.studies.variant_findings import Measured, VariantFindings, compared
 from reg4rec.train.align_stage import AlignStage
 
-__all__ = ["VariantConfig", "study_variants"]
+__all__ = ["VariantConfig", "recipe_of_studies", "study_variants"]
 
 FORMAT, VERSION = "reg4rec-variant", 2
 CUTS = (5, 10, 50)
-ONE_EPOCH = override(RECIPES["default"].align, {"epochs": 1, "patience": 0})
-"""Alignment as a study has it."""
+
+
+def recipe_of_studies(name: str) -> Recipe:
+    """The recipe of that name, with alignments of an epoch."""
+    return recipe_named(name).change(align={"epochs": 1, "patience": 0})
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ class VariantConfig:
     """every row is fitted once a seed, tokens included"""
     max_users: int | None = None
     """measure on a random sample of this many validation users, the same for all seeds; None for all users"""
-    recipe: Recipe = field(default_factory=lambda: override(RECIPES["default"], {"align": ONE_EPOCH}))
+    recipe: Recipe = field(default_factory=lambda: recipe_of_studies("default"))
     """alignment of the rows that are aligned included"""
 
     def __post_init__(self) -> None:

@@ -1,14 +1,17 @@
 """The training stage behind `align`: rollouts, their rewards, and the loss of a batch of them."""
 
 import copy
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from reg4rec import distributed
 from reg4rec.data import Dataset, Sequences
 from reg4rec.data.fingerprint import fingerprint
 from reg4rec.distributed import mean, ratio, total
@@ -17,11 +20,12 @@ from reg4rec.infer import Recommender
 from reg4rec.infer.histories import padded
 from reg4rec.loop import Validation
 from reg4rec.model import Memory, Reg4RecModel
+from reg4rec.settings import override
 from reg4rec.train.align_config import AlignConfig
 from reg4rec.train.config import PretrainConfig
 from reg4rec.train.fit import weights_of
 from reg4rec.train.futures import Cut, CutBatches
-from reg4rec.train.grpo import group_advantages, policy_loss
+from reg4rec.train.grpo import distance, group_advantages, policy_loss
 from reg4rec.train.pretrain import PretrainStage
 from reg4rec.train.rewards import (
     REWARDS,
@@ -40,6 +44,8 @@ from reg4rec.train.windows import Batch
 __all__ = ["AlignBatch", "AlignStage"]
 
 KS = (5, 10, 50)
+PROBED = 4
+"""Batches of users whose paths, drawn before training and after every epoch, tell what the alignment does to them."""
 
 
 class AlignBatch(NamedTuple):
@@ -58,6 +64,13 @@ class AlignBatch(NamedTuple):
     found: Tensor | Rollouts
     anchor: Batch
     seconds: dict[str, float]
+
+
+class Drawn(NamedTuple):
+    """Paths drawn for the probed users: figures by name, and the mean reward of each user's paths."""
+
+    figures: dict[str, float]
+    reward_B: Tensor
 
 
 class AlignStage:
@@ -132,10 +145,9 @@ class AlignStage:
             "objective": learned.objective,
             "reward_order": reward_order,
             "found_futures": mean((order_B != 0).float()),
-            "kl": learned.kl,
+            "kl_live": learned.kl,  # of the groups that are not dead
             "clip_fraction": learned.clip_fraction,
             "anchor_loss": anchor,
-            "entropy": mean(policy.entropy_BGS),
             "dead_groups": mean(dead_B.float()),
             "advantage": mean(advantage_BG.abs()),
             **self._statistics(batch),
@@ -146,7 +158,55 @@ class AlignStage:
         return (self.share_X[:, None, None] * rewards_XBG).sum(0)
 
     def end_epoch(self, epoch: int) -> Validation:
-        return self.validate()
+        """Validation, and figures of the probed users' paths: `end_*`, with the first epoch `start_*` before any step.
+
+        `end_gain` is the gain of their reward, on the same users by the same draws, with its standard error.
+        """
+        found, before, now = self.validate(), self._before, self._draw(self.ranker)
+        gain_B = (now.reward_B - before.reward_B).double()
+        sums = distributed.summed(
+            {"users": len(gain_B), "gain": float(gain_B.sum()), "squares": float(gain_B.square().sum())}
+        )
+        gain, square = sums["gain"] / sums["users"], sums["squares"] / sums["users"]
+        metrics = {f"end_{name}": value for name, value in now.figures.items()}
+        metrics |= {"end_gain": gain, "end_gain_error": math.sqrt(max(0.0, square - gain**2) / sums["users"])}
+        if epoch == 0:
+            metrics |= {f"start_{name}": value for name, value in before.figures.items()}
+        return found._replace(metrics=found.metrics | metrics)
+
+    @cached_property
+    def _before(self) -> Drawn:
+        return self._draw(self.start)
+
+    @torch.no_grad()
+    def _draw(self, ranker: Recommender) -> Drawn:
+        """Of a recommender; the random state of the training is left as it is."""
+        c = self.config
+        cuts = CutBatches(self.data.part("train"), c.window, c.batch_users, self.seed, 0)
+        sums: dict[str, float] = {}
+        rewards, count = list[Tensor](), min(PROBED, len(cuts))
+        with torch.random.fork_rng():
+            torch.manual_seed(self.seed)
+            for cut in (cuts[i] for i in range(count)):
+                memory = ranker.remember(cut.histories)
+                rollouts = self.roll_out(ranker, memory)
+                recorded = evaluate_paths(ranker.model, memory, rollouts, c.temperature)
+                past = self.reference(cut, rollouts)
+                reward_XBG = self.rewards(cut, rollouts, recorded)
+                kl = distance(recorded.log_probs_BGS, past.log_probs_BGS)[rollouts.valid_BG]
+                figures = {**self._signs(rollouts, recorded, reward_XBG), "kl": mean(kl)}
+                sums = {name: sums.get(name, 0.0) + float(value) / count for name, value in figures.items()}
+                rewards.append(self._mixed(reward_XBG).masked_fill(~rollouts.valid_BG, 0).mean(1))
+        return Drawn(sums, torch.cat(rewards))
+
+    def roll_out(self, ranker: Recommender, memory: Memory) -> Rollouts:
+        """A recommender's paths for users."""
+        c = self.config
+        return roll_out(ranker.model, memory, ranker.index, c.group_size, self.num_steps, c.temperature, c.rollout)
+
+    def reference(self, cut: Cut, rollouts: Rollouts) -> Policy:
+        """What the pre-trained model thinks of paths."""
+        return evaluate_paths(self.start.model, self.start.remember(cut.histories), rollouts, self.config.temperature)
 
     def validate(self) -> Validation:
         """Of a sample, of other users than chose the epoch of a pre-training with this seed: those overrate it."""
@@ -161,17 +221,26 @@ class AlignStage:
             values[f"reward_{name}"] = mean(reward_BG[rollouts.valid_BG])
             values[f"spread_{name}"] = mean(reward_BG.std(1, correction=0))
             values[f"dead_{name}"] = mean(dead_B.float())
-        values["reward"] = mean(self._mixed(batch.rewards_XBG)[rollouts.valid_BG])
+        values |= self._signs(rollouts, batch.recorded, batch.rewards_XBG)
         tokens_TM = rollouts.tokens_BGM(self.policy.config.num_codebooks)[rollouts.valid_BG]
-        user_T1 = rollouts.valid_BG.nonzero()[:, :1]
-        different = torch.cat([user_T1, tokens_TM], 1).unique(dim=0)
-        values["path_diversity"] = ratio(*(torch.tensor(len(x), device=self.device) for x in (different, tokens_TM)))
         _, items_X = self.ranker.index.items_with_tokens(tokens_TM.unique(dim=0))
         values["unique_items"] = (total(items_X.bincount(minlength=self.data.num_items)) > 0).sum().float()
-        categories = batch.recorded.category_BGS[rollouts.valid_BG].flatten().clamp(min=0)
-        count_C = total(categories.bincount(minlength=len(self.data.items.category_names) or 1))
-        values["top_category"] = count_C.max() / count_C.sum()
         return values | {f"{name}_seconds": torch.tensor(seconds) for name, seconds in batch.seconds.items()}
+
+    def _signs(self, rollouts: Rollouts, recorded: Policy, rewards_XBG: Tensor) -> dict[str, Tensor]:
+        """What tells paths that collapse from others."""
+        valid_BG = rollouts.valid_BG
+        tokens_TM = rollouts.tokens_BGM(self.policy.config.num_codebooks)[valid_BG]
+        different = torch.cat([valid_BG.nonzero()[:, :1], tokens_TM], 1).unique(dim=0)
+        categories = recorded.category_BGS[valid_BG].flatten().clamp(min=0)
+        count_C = total(categories.bincount(minlength=len(self.data.items.category_names) or 1))
+        return {
+            "reward": mean(self._mixed(rewards_XBG)[valid_BG]),
+            "reward_step_consistency": mean(rewards_XBG[REWARDS.index("step_consistency")][valid_BG]),
+            "entropy": mean(recorded.entropy_BGS[valid_BG]),
+            "path_diversity": ratio(*(torch.tensor(len(x), device=self.device) for x in (different, tokens_TM))),
+            "top_category": count_C.max() / count_C.sum(),
+        }
 
     def _order_reward(self, batch: AlignBatch, memory: Memory) -> Tensor:
         """reward_B of the order of the found items, with a gradient into what orders them."""
@@ -239,18 +308,14 @@ class _OnPolicy(Sequence[AlignBatch]):
 
     @torch.no_grad()
     def __getitem__(self, i: int) -> AlignBatch:  # type: ignore[override]
-        stage, cut, config = self.stage, self.cuts[i], self.stage.config
+        stage, cut, temperature = self.stage, self.cuts[i], self.stage.config.temperature
         stage.policy.eval()
         began = time.perf_counter()
         memory = stage.ranker.remember(cut.histories)
-        rollouts = roll_out(
-            stage.policy, memory, stage.ranker.index, config.group_size, stage.num_steps, config.temperature,
-            config.rollout,
-        )  # fmt: skip
+        rollouts = stage.roll_out(stage.ranker, memory)
         rolled = time.perf_counter()
-        recorded = evaluate_paths(stage.policy, memory, rollouts, config.temperature)
-        past = stage.start.remember(cut.histories)
-        reference = evaluate_paths(stage.start.model, past, rollouts, config.temperature)
+        recorded = evaluate_paths(stage.policy, memory, rollouts, temperature)
+        reference = stage.reference(cut, rollouts)
         rewards_XBG = stage.rewards(cut, rollouts, recorded)
         found = stage.found(cut.histories, memory)
         seconds = {"rollout": rolled - began, "reward": time.perf_counter() - rolled}
@@ -259,11 +324,19 @@ class _OnPolicy(Sequence[AlignBatch]):
 
 
 def anchor_config(model: Reg4RecModel) -> PretrainConfig:
-    """Pre-training as it fits a model: what the model has is trained, on histories of its length."""
+    """Pre-training as the model had it: the same losses with the same weights, on histories of its length.
+
+    Where its last epochs fed tokens in the model's own order, the anchor has those before. A model saved before it kept
+    these settings gets the defaults. InputError for settings that pre-training cannot have.
+    """
     shape = model.config
-    return PretrainConfig(
+    config = PretrainConfig(
         max_history=shape.max_history,
         score_items=model.scores_items,
         renormalize=shape.renormalize,
         category_weight=PretrainConfig().category_weight if shape.num_categories else 0.0,
     )
+    try:
+        return override(config, model.trained_by)
+    except TypeError as error:
+        raise InputError(f"the model says it was trained by {model.trained_by}: {error}; pre-train it again") from None

@@ -11,6 +11,7 @@ from reg4rec.evaluation import evaluate, gains
 from reg4rec.infer import Recommender
 from reg4rec.progress import bar
 from reg4rec.statistics import is_higher
+from reg4rec.train.validation import OVERLAP
 
 __all__ = ["THRESHOLDS", "calibrate"]
 
@@ -44,7 +45,7 @@ def calibrate(
     def measure(settings: dict[str, Any]) -> npt.NDArray[np.float64]:
         searching = recommender.with_search(retriever="paths", **settings)
         (row,) = evaluate(searching, data, "validation", "standard", (10,), max_users, seed, heaviest=True).rows
-        tried.append({**settings, **row.metrics, **row.extra})
+        tried.append({**settings, **row.metrics, **row.extra, OVERLAP: row.lists["overlap@10"]})
         return gains(row.ranks_B, 10)
 
     best = {name: values[0] for name, values in choices.items()}

@@ -87,6 +87,20 @@ class PretrainConfig:
         )
 
     @property
+    def kept(self) -> dict[str, Any]:
+        """The settings of the loss by name, which the model keeps, since alignment goes on with them."""
+        names = (
+            "order",
+            "targets",
+            "num_negatives",
+            "token_weight",
+            "category_weight",
+            "decoded_fraction",
+            "batch_targets",
+        )
+        return {name: getattr(self, name) for name in names}
+
+    @property
     def search(self) -> dict[str, Any]:
         """Fields of `SearchConfig` as the trained model wants them; one that has seen one order only knows no other."""
         order = "fixed" if self.order == "fixed" else "confidence"

@@ -11,6 +11,7 @@ from reg4rec.tokenizer.config import Floors
 from reg4rec.tokenizer.health import Health
 from reg4rec.tokenizer.verdict import collapse_reason, warnings
 from reg4rec.train.symptoms import align_symptoms, pretrain_symptoms
+from reg4rec.train.validation import OVERLAP
 
 __all__ = ["Diagnosis", "diagnose"]
 
@@ -35,16 +36,19 @@ def diagnose(run: str | Path) -> Diagnosis:
     stage = settings.get("stage", "tokenizer")
     if stage not in STAGES:
         raise InputError(f"{run} is a run of {stage}; the doctor knows runs of {', '.join(STAGES)}")
-    epochs = [row for row in read_metrics(run) if "epoch" in row]
+    rows = read_metrics(run)
+    epochs, steps = ([row for row in rows if ("epoch" in row) == whole] for whole in (True, False))
     failure = run / "failure.json"
     findings = [f"the run gave itself up: {read_json(failure)['reason']}"] if failure.exists() else []
     if stage == "tokenizer":
         findings += _of_tokenizer(run / "tokenizer", settings)
     elif stage == "pretrain" and epochs:
-        findings += pretrain_symptoms(epochs)
+        findings += pretrain_symptoms(epochs, steps, settings, _paths_overlap(run / "calibration.json"))
     elif stage == "align" and epochs:
-        record = run / "align.json"  # written at the end; until then the first epoch stands for what was before it
-        findings += align_symptoms(read_json(record)["before"] if record.exists() else epochs[0], epochs)
+        if "end_kl" not in epochs[-1]:
+            raise InputError(f"{run} holds an alignment of an earlier version; align again to have it looked at")
+        record = run / "align.json"  # written at the end
+        findings += align_symptoms(epochs, settings, read_json(record) if record.exists() else None)
     return Diagnosis(stage, run_state(run), findings)
 
 
@@ -56,3 +60,9 @@ def _of_tokenizer(folder: Path, settings: dict[str, Any]) -> list[str]:
     health = Health(**{name: value for name, value in stored.items() if name != "warnings"})
     fatal = collapse_reason(health, Floors(**settings["floors"]))
     return [*([fatal] if fatal else []), *warnings(health)]
+
+
+def _paths_overlap(calibration: Path) -> float:
+    """How much users' paths are alike, in the settings tried in which they are least so; 0 if none were."""
+    tried = read_json(calibration)["tried"] if calibration.exists() else []
+    return min((row.get(OVERLAP, 0.0) for row in tried), default=0.0)

@@ -7,14 +7,15 @@ from torch import Tensor
 
 from reg4rec import distributed
 
-__all__ = ["PolicyLoss", "group_advantages", "policy_loss"]
+__all__ = ["PolicyLoss", "distance", "group_advantages", "policy_loss"]
 
 EPSILON = 1e-6
 """Beside the spread of a group, and the spread below which, relative to rewards above 1, all are equal."""
 
 
 class PolicyLoss(NamedTuple):
-    """Scalars: the clipped objective to be minimized, the KL estimate, the part of the actions that was clipped."""
+    """Scalars of the actions that were taken (in alignment: those of groups that are not dead): the clipped objective
+    to be minimized, the KL estimate, the part that was clipped."""
 
     objective: Tensor
     kl: Tensor
@@ -54,9 +55,14 @@ def policy_loss(
     ratio = (log_probs - old_log_probs).exp()
     clipped = ratio.clamp(1 - clip, 1 + clip)
     gain = torch.minimum(ratio * advantages[..., None], clipped * advantages[..., None])
-    apart = reference_log_probs - log_probs
 
     def mean(values: Tensor) -> Tensor:
         return distributed.ratio(torch.where(taken, values, 0).sum(), taken.sum())
 
-    return PolicyLoss(-mean(gain), mean(apart.exp() - apart - 1), mean((ratio != clipped).float()))
+    return PolicyLoss(-mean(gain), mean(distance(log_probs, reference_log_probs)), mean((ratio != clipped).float()))
+
+
+def distance(log_probs: Tensor, reference_log_probs: Tensor) -> Tensor:
+    """The k3 estimate of the KL divergence from the reference by each action of the policy: never negative."""
+    apart = reference_log_probs - log_probs
+    return apart.exp() - apart - 1

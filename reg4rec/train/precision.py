@@ -50,7 +50,8 @@ class LadqConfig:
     hysteresis: float = 0.05
     """a layer keeps its class until its place in the ranking is this part of all layers beyond the border"""
     spike: float = 1.5
-    """a loss of so many times its moving average sends all layers back to fp32 and samples again"""
+    """a loss of so many times its moving average, or an average of so many times the lowest one since the last spike,
+    sends all layers back to fp32 and samples again"""
     fresh_samples: int = 3
     """consecutive steps sampled after a spike before formats are given again"""
     stability: float = 1.0
@@ -117,6 +118,8 @@ class LadqState:
     """traces sampled since the last spike; None while none is under way"""
     loss: float | None = None
     """moving average"""
+    lowest: float | None = None
+    """moving average where it was lowest since the last spike"""
     spiked: bool = False
 
 
@@ -134,7 +137,7 @@ class Ladq:
         self.norms: dict[str, _Norms] = {}
         self.hooks: list[RemovableHandle] = []
         self.fp8 = Fp8Sample({})
-        self.loss, self.spiked = torch.tensor(torch.nan), torch.tensor(False)
+        self.loss, self.lowest, self.spiked = torch.tensor(torch.nan), torch.tensor(torch.inf), torch.tensor(False)
 
     def before_forward(self, step: int) -> None:
         if self.run.fresh is not None or (step + 1) % self.config.sample_every == 0:
@@ -169,11 +172,13 @@ class Ladq:
 
     def state(self) -> dict[str, Any]:
         self.run.loss, self.run.spiked = (None if self.loss.isnan() else float(self.loss)), bool(self.spiked)
+        self.run.lowest = float(self.lowest) if self.lowest.isfinite() else None
         return dict(vars(self.run))
 
     def restore(self, state: dict[str, Any]) -> None:
         self.run = _read_state(state)
         self.loss = torch.tensor(torch.nan if self.run.loss is None else self.run.loss)
+        self.lowest = torch.tensor(torch.inf if self.run.lowest is None else self.run.lowest)
         self.spiked = torch.tensor(self.run.spiked)
         last = self.run.history[-1][1] if self.run.history and self.run.fresh is None else {}
         for name, layer in self.layers.items():
@@ -219,14 +224,16 @@ class Ladq:
         run.history.append((step, samples))
 
     def _watch(self, step: int, loss: Tensor) -> None:
-        """Notice a spike; its flag stays on the device until the next look."""
+        """Notice a spike, and a slow rise; the flag stays on the device until the next look."""
         self.loss, self.spiked = self.loss.to(loss.device), self.spiked.to(loss.device)
         self.spiked |= loss > self.config.spike * self.loss  # never true of the first loss
         self.loss = torch.where(self.loss.isnan(), loss, self.config.decay * self.loss + (1 - self.config.decay) * loss)
+        self.lowest = torch.minimum(self.lowest.to(loss.device), self.loss)
+        self.spiked |= self.loss > self.config.spike * self.lowest
         if (step + 1) % LOOK_EVERY == 0:
             if self.spiked and self.run.fresh is None:
                 self.run.spikes.append(step)
-                self.run.fresh = []
+                self.run.fresh, self.lowest = [], self.loss
                 set_formats(self.layers, "fp32")
             self.spiked.zero_()
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from reg4rec import distributed, loop, ops
 from reg4rec.data import Dataset
 from reg4rec.errors import InputError
+from reg4rec.evaluation import Popularity, Ranker
 from reg4rec.infer import Recommender
 from reg4rec.model import Reg4RecModel, sized
 from reg4rec.run import Run, choose_device
@@ -168,10 +169,18 @@ class PretrainStage:
         return chosen.to(self.codes_IM.device)
 
     def end_epoch(self, epoch: int) -> loop.Validation:
+        """With the first epoch, what popularity reaches on the same users."""
         if not self.monitor:
             return loop.Validation({})
+        found = self._validate(self.ranker)
+        if epoch > 0:
+            return found
+        popularity = self._validate(Popularity.fit(self.data)).metrics[self.monitor]
+        return found._replace(metrics=found.metrics | {"popularity_ndcg@10": popularity})
+
+    def _validate(self, ranker: Ranker) -> loop.Validation:
         c = self.config
-        return validate(self.ranker, self.data, self.monitor, c.protocol, c.validation_users, self.seed)
+        return validate(ranker, self.data, self.monitor, c.protocol, c.validation_users, self.seed)
 
 
 def _new_model(data: Dataset, tokenizer: Tokenizer, config: PretrainConfig) -> Reg4RecModel:
@@ -186,4 +195,6 @@ def _new_model(data: Dataset, tokenizer: Tokenizer, config: PretrainConfig) -> R
         renormalize=config.renormalize,
         num_items=data.num_items if config.score_items else 0,
     )
-    return Reg4RecModel(shape)
+    model = Reg4RecModel(shape)
+    model.trained_by = config.kept
+    return model

@@ -6,7 +6,9 @@ from reg4rec.data import Dataset
 from reg4rec.evaluation import ProtocolName, Ranker, evaluate, rank_metrics
 from reg4rec.loop import Validation
 
-__all__ = ["validate"]
+__all__ = ["OVERLAP", "validate"]
+
+OVERLAP = "list_overlap@10"
 
 
 def validate(
@@ -20,10 +22,11 @@ def validate(
 ) -> Validation:
     """Recall and NDCG at `ks`, named `validation_recall@k`, of a sample of `max_users` drawn with `seed`, or of all.
 
-    `monitor` is the name of the one whose value of each user is given too. Where kinds of events have weights, the
-    users are those whose target weighs most: asked mostly for views, validation would choose the epoch that has learned
-    least of the purchases (docs/data.md).
+    `validation_list_overlap@10` tells how much their lists are alike. `monitor` is the name of the one whose value of
+    each user is given too. Where kinds of events have weights, the users are those whose target weighs most: asked
+    mostly for views, validation would choose the epoch that has learned least of the purchases (docs/data.md).
     """
     (row,) = evaluate(ranker, data, "validation", protocol, ks, max_users, seed, heaviest=True).rows
     metrics = {f"validation_{name}": value for name, value in row.metrics.items()}
+    metrics[f"validation_{OVERLAP}"] = row.lists["overlap@10"]
     return Validation(metrics, rank_metrics(row.ranks_B, ks)[monitor.removeprefix("validation_")])

@@ -1,6 +1,6 @@
 """What lists are like, against a count by hand; groups of targets, errors and ranks of a report."""
 
-from itertools import combinations
+from itertools import combinations, permutations
 
 import numpy as np
 import pyarrow as pa
@@ -34,6 +34,8 @@ def test_measures_are_those_counted_by_hand(data: Dataset) -> None:
         measures.add(np.array(rows, dtype=np.int32))
     found = measures.values()
     assert (found["coverage@1"], found["coverage@4"]) == (3 / 6, 5 / 6)
+    shared = [len(set(a) & set(b)) for a, b in permutations([[i for i in row if i >= 0] for row in LISTS], 2)]
+    assert found["overlap@10"] == pytest.approx(np.sum(shared) / (3 * 6))  # each list meets 3 others; 6 items in all
 
     lists = [[item for item in row if item >= 0] for row in LISTS[:3]]
     count = np.bincount([0, 1, 1, 1, 1, 4], minlength=6)  # the training part: [:-2] of the two long ones, all of c
@@ -59,7 +61,7 @@ def test_texts_give_vectors_where_no_matrix_is_there() -> None:
     report = evaluate(Popularity.fit(data), data, ks=(3,), lists=True)
     assert 0 < report.rows[0].lists["vector_diversity@10"] <= 1
     assert "category_diversity@10" in report.rows[0].lists
-    assert not evaluate(Popularity.fit(data), data, ks=(3,)).rows[0].lists
+    assert list(evaluate(Popularity.fit(data), data, ks=(3,)).rows[0].lists) == ["coverage@3", "overlap@10"]
 
 
 def test_a_report_has_errors_ranks_and_groups_of_equal_times() -> None:

@@ -19,7 +19,7 @@ from reg4rec.infer import Recommender
 from reg4rec.loop import LoopConfig
 from reg4rec.recipes import Recipe
 from reg4rec.settings import override
-from reg4rec.studies import QUESTIONS, VariantConfig, VariantFindings, study_variants
+from reg4rec.studies import QUESTIONS, VariantConfig, VariantFindings, recipe_of_studies, study_variants
 from reg4rec.studies.questions import AS_IT_IS
 from reg4rec.studies.variant_findings import Measured, Row, compared
 from reg4rec.studies.variants import _mislabeled
@@ -167,6 +167,18 @@ def test_what_does_not_exist_is_named(shop: SyntheticShop, out: Path) -> None:
         study_variants("rewards", shop, CONFIG, out=out, rows=("all", "all of it"))
     with pytest.raises(InputError, match="seeds is"):
         VariantConfig(seeds=(1, 1))
+
+
+def test_the_command_takes_a_recipe_and_changes_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[VariantConfig] = []
+    monkeypatch.setattr("reg4rec.cli.study.load_dataset", str)
+    monkeypatch.setattr("reg4rec.cli.study.study_variants", lambda _, data, config, **rest: given.append(config))
+    for flags in ("--recipe paper", "--recipe paper --recipe.pretrain.precision bf16 --recipe.align.loop.epochs 2"):
+        with contextlib.suppress(AttributeError):  # nothing was found to show
+            main(["study", "rewards", "--data", "shop", "--out", str(tmp_path), *flags.split()])
+    paper = recipe_of_studies("paper")
+    assert given[0].recipe == paper != recipe_of_studies("default")
+    assert given[1].recipe == paper.change(pretrain={"precision": "bf16"}, align={"epochs": 2})
 
 
 def test_the_command_shows_the_table(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from reg4rec.loop import LoopConfig, Validation
 from reg4rec.model import Reg4RecModel
 from reg4rec.run import Run
 from reg4rec.tokenizer import Tokenizer
-from reg4rec.train import AlignConfig, RewardWeights, align
+from reg4rec.train import AlignConfig, PretrainConfig, RewardWeights, align, pretrain
 from reg4rec.train.align_stage import AlignStage
 from reg4rec.train.rollouts import Rollouts
 
@@ -144,7 +144,7 @@ def test_the_first_update_of_a_batch_is_on_policy(shop: SyntheticShop, start: Re
     batch = stage.batches(0)[0]
     values = stage.loss(batch)
     assert values["clip_fraction"] == 0
-    assert values["kl"] == 0
+    assert values["kl_live"] == 0
     assert abs(values["objective"].item()) < 1e-6  # advantages sum to zero within a group
     theirs, ours = start.model.tokens_MKD, stage.policy.tokens_MKD
     gradients = torch.autograd.grad(values["loss"], [ours, theirs], allow_unused=True)
@@ -191,8 +191,6 @@ def test_a_batch_of_whom_no_one_is_found_an_item_learns_without_the_order(
 
 
 def test_a_model_without_categories_is_rewarded_for_its_tokens(shop: SyntheticShop, tokenizer: Tokenizer) -> None:
-    from reg4rec.train import PretrainConfig, pretrain
-
     config = PretrainConfig(
         size="tiny", score_items=False, category_weight=0, validation_users=10, loop=LoopConfig(epochs=1)
     )
@@ -201,6 +199,24 @@ def test_a_model_without_categories_is_rewarded_for_its_tokens(shop: SyntheticSh
     stage = AlignStage(start, shop, QUICK, 0)
     assert stage.share_X.tolist() == [0.5, 0, 0, 0.5]
     assert stage.loss(stage.batches(0)[0])["loss"].isfinite()
+
+
+def test_the_pretraining_beside_is_the_one_that_the_model_had(
+    shop: SyntheticShop, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    config = PretrainConfig(
+        size="tiny", score_items=False, category_weight=0.2, decoded_fraction=1.0, targets="next", max_history=9,
+        batch_targets=256, validation_users=10, loop=LoopConfig(epochs=1),
+    )  # fmt: skip
+    model = pretrain(shop, tokenizer, config, Run(device="cpu", progress=False))
+    Recommender(model, tokenizer, shop.items, device="cpu").save_pretrained(tmp_path)
+    start = Recommender.from_pretrained(tmp_path, "cpu")
+    found = AlignStage(start, shop, QUICK, 0).anchor.config
+    same = ("max_history", "score_items", "renormalize", *config.kept)
+    assert [getattr(found, name) for name in same] == [getattr(config, name) for name in same]
+    start.model.trained_by = {"category_weight": "heavy"}
+    with pytest.raises(InputError, match="pre-train it again"):
+        AlignStage(start, shop, QUICK, 0)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 from torch import Tensor
 
 from reg4rec.cli import main
@@ -18,10 +19,11 @@ from reg4rec.infer import Recommender
 from reg4rec.loop import LoopConfig
 from reg4rec.model import Reg4RecModel
 from reg4rec.run import Run
+from reg4rec.settings import override
 from reg4rec.storage import write_json
 from reg4rec.tokenizer import Tokenizer, TokenizerConfig, fit_tokenizer
 from reg4rec.tokenizer.stage import TokenizerStage
-from reg4rec.train import AlignConfig, PretrainConfig, align, pretrain
+from reg4rec.train import AlignConfig, PretrainConfig, align, fit_recommender, pretrain
 from reg4rec.train.doctor import diagnose
 from reg4rec.train.precision import LadqConfig
 
@@ -167,40 +169,100 @@ def test_a_loss_that_is_no_number(shop: SyntheticShop, tokenizer: Tokenizer, tmp
     assert diagnose(tmp_path).state == "finished"
 
 
+def findings_of(data: Dataset, tokens: Tokenizer, out: Path, **changes: Any) -> str:
+    """What the doctor says of a short pre-training with these settings."""
+    training = override(TRAINING, {"epochs": 3, "log_every": 5, "batch_targets": 128, **changes})
+    pretrain(data, tokens, training, Run(out, device="cpu", progress=False))
+    return "\n".join(diagnose(out).findings)
+
+
+def test_a_dead_run_under_ladq_is_not_sent_to_train_on(
+    shop: SyntheticShop, tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REG4REC_CACHE", str(tmp_path / "cache"))
+    changes: dict[str, Any] = {"precision": "ladq", "ladq": LadqConfig(sample_every=5), "learning_rate": 0.3}
+    found = findings_of(shop, tokenizer, tmp_path / "run", score_items=False, token_weight=1.0, **changes)
+    assert "popularity's" in found
+    assert "lower learning_rate (now 0.3)" in found
+    assert "same for everybody" in found
+    assert "more epochs" not in found.replace("or train for more epochs", "")
+
+
+def test_a_loss_that_slowly_diverges(
+    shop: SyntheticShop, tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After sixty steps the optimizer begins to climb, slowly."""
+    step, taken = torch.optim.AdamW.step, 0
+
+    def turned(self: torch.optim.AdamW, *rest: Any) -> Any:
+        nonlocal taken
+        taken += 1
+        for group in self.param_groups if taken > 60 else ():
+            group["lr"] *= -0.5
+        return step(self, *rest)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", turned)
+    found = findings_of(shop, tokenizer, tmp_path / "run", epochs=1, batch_targets=64)
+    assert "training diverges; lower learning_rate (now 0.004)" in found
+
+
+def test_lists_that_are_the_same_for_everybody(shop: SyntheticShop, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    recommender = fit_recommender(
+        shop,
+        tokenizer,
+        replace(TRAINING, score_items=False, loop=LoopConfig(epochs=1, learning_rate=1e-6)),
+        Run(tmp_path, device="cpu", progress=False),
+    )
+    lists = recommender.rank(shop.part("train").take(np.arange(200)), 10, False)
+    assert len(np.unique(lists)) <= 20
+    assert_found(tmp_path, "collapse to the same for everybody", "learning_rate (now 1e-06)")
+
+
+@pytest.fixture(scope="module")
+def start(shop: SyntheticShop, tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Recommender:
+    """One without item scores that knows the shop, and was healthy while it learned that."""
+    out = tmp_path_factory.mktemp("start")
+    loop = LoopConfig(epochs=10, learning_rate=6e-3)
+    training = replace(TRAINING, score_items=False, max_history=20, decoded_fraction=1.0, loop=loop)
+    model = pretrain(shop, tokenizer, training, Run(out, device="cpu", progress=False))
+    assert diagnose(out).findings == []
+    return Recommender(model, tokenizer, shop.items, shop.item_counts("train"), device="cpu")
+
+
+FREE = {"order_weight": 0.0, "kl_weight": 0.0, "anchor_weight": 0.0}
+"""Nothing holds the policy where it began."""
+CONSISTENT = {"step_consistency": 10.0, "step_hit": 0.01, "category_hit": 0.0, "global_path": 0.0}
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:reg4rec align")
 @pytest.mark.parametrize(
-    ("num_users", "loop", "sign", "remedy"),
+    ("changes", "signs"),
     [
-        (1000, LoopConfig(epochs=2, learning_rate=1e-9), "a plateau", "learning_rate"),
-        (200, LoopConfig(epochs=1, learning_rate=3e-2, updates_per_batch=8), "nats an action away", "kl_weight"),
+        ({"learning_rate": 1e-3, "kl_weight": 0.1}, {}),
+        (
+            {"learning_rate": 0.02, **FREE},
+            {
+                "paths collapse": "raise kl_weight (now 0)",
+                "left the pre-trained model": "lower learning_rate (now 0.02)",
+                "Recall@10 on validation fell": "quality is not",
+            },
+        ),
+        ({"learning_rate": 5e-3, **FREE, **CONSISTENT}, {"one category": "step_consistency (now 10)"}),
+        ({"learning_rate": 1e-9}, {"a plateau": "raise learning_rate (now 1e-09)"}),
+        ({"learning_rate": 1e-4, "temperature": 0.02, **FREE}, {"teach nothing": "group_size"}),
     ],
 )
-def test_ill_alignment(
-    shop: SyntheticShop,
-    tokenizer: Tokenizer,
-    token_model: Reg4RecModel,
-    num_users: int,
-    loop: LoopConfig,
-    sign: str,
-    remedy: str,
-    tmp_path: Path,
+def test_alignments_of_one_epoch(
+    shop: SyntheticShop, start: Recommender, changes: dict[str, Any], signs: dict[str, str], tmp_path: Path
 ) -> None:
-    data = synthetic_shop(num_users=num_users, num_items=shop.num_items, num_facets=3, seed=0)
-    tokens = replace(tokenizer, card={"dataset": data.card["fingerprint"]})
-    start = Recommender(token_model, tokens, shop.items, device="cpu").with_search(prune_threshold=None)
-    ill = AlignConfig(
-        batch_users=num_users // 8,
-        group_size=4,
-        validation_users=30,
-        order_weight=0.0,
-        kl_weight=0.0,
-        anchor_weight=0.0,
-        loop=loop,
-    )
-    align(start, data, ill, Run(tmp_path, progress=False))
-    assert diagnose(tmp_path).stage == "align"
-    assert_found(tmp_path, sign, remedy)
+    align(start, shop, AlignConfig(batch_users=125, group_size=4, validation_users=300),
+          Run(tmp_path, progress=False), epochs=1, **changes)  # fmt: skip
+    for sign, remedy in signs.items():
+        assert_found(tmp_path, sign, remedy)
+    findings = diagnose(tmp_path).findings
+    assert signs or findings == []
+    assert not any("group_size" in finding for finding in findings) or "teach nothing" in signs
 
 
 def test_spikes_under_ladq(

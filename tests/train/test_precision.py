@@ -257,6 +257,25 @@ def test_a_spike_sends_all_layers_to_fp32_until_fresh_traces_agree(cache: Path) 
     assert again.report() == ladq.report()
 
 
+def test_a_loss_that_grows_slowly_is_a_spike_too(cache: Path) -> None:
+    module = network((16,) * 5)
+    ladq = Ladq(module, LadqConfig(sample_every=1000, fresh_samples=2, stability=1e9))
+
+    def grow(steps: range, rate: float) -> None:
+        for number in steps:
+            ladq.before_forward(number)
+            torch.manual_seed(1)
+            loss = rate**number * module(torch.randn(8, 16)).square().sum(1).mean()
+            loss.backward()
+            ladq.after_backward(number, loss)
+
+    grow(range(60), 0.99)
+    assert ladq.run.spikes == []
+    ladq.restore(json.loads(json.dumps(ladq.state())))
+    grow(range(60, 180), 1.03)
+    assert len(ladq.run.spikes) > 2
+
+
 def test_only_training_is_rounded() -> None:
     torch.manual_seed(0)
     layer, x = Linear(32, 16), torch.randn(5, 3, 32)
