@@ -14,8 +14,8 @@ EPSILON = 1e-6
 
 
 class PolicyLoss(NamedTuple):
-    """Scalars of the actions that were taken (in alignment: those of groups that are not dead): the clipped objective
-    to be minimized, the KL estimate, the part that was clipped."""
+    """Scalars of the actions that were taken, in alignment those of groups that are not dead: the clipped objective to
+    be minimized, the KL estimate, the part that was clipped."""
 
     objective: Tensor
     kl: Tensor
