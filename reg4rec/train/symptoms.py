@@ -55,8 +55,8 @@ def pretrain_symptoms(
     unpopular = bool(quality) and popular is not None and best < POPULAR * popular
     if unpopular:
         found.append(
-            f"NDCG@10 on validation is {best:.4f} at best, popularity's {popular:.4f}: nothing was learned of the "
-            f"histories; lower {rate} where the loss jumped or stands still, raise it where the loss falls slowly"
+            f"NDCG@10 on validation is {best:.4f} at best, popularity's {popular:.4f}: histories count "
+            f"for nothing; lower {rate} where the loss jumped or stands still, raise it where the loss falls slowly"
         )
     elif quality and quality[-1] < OVERFIT * best:
         found.append(
