@@ -161,7 +161,7 @@ DEFAULT = Recipe(
 )
 
 RECIPES: dict[RecipeName, Recipe] = {"default": DEFAULT, "paper": PAPER}
-"""docs/findings.md has the commands and the tables behind the figures above."""
+"""docs/results.md has the tables behind the figures above."""
 
 
 def recipe_named(name: str) -> Recipe:

@@ -127,7 +127,7 @@ class ItemViews:
 
         values_IT may go on with values of items that came later, which do not count. The mean over the fitted items
         that are nearest in all but the collaborative view; items without a collaborative view, which training has not
-        met either, do not count. Ours: docs/findings.md.
+        met either, do not count. Ours: docs/results.md.
         """
         own_V, fitted_IV = self._collaborative_V(), self.vectors_IV[: self.card.get("items")]
         met_X = np.flatnonzero(fitted_IV[:, own_V].any(axis=1) | ~own_V.any())

@@ -19,7 +19,7 @@ LOGITS_AT_ONCE = 1 << 23
 """Token logits held at a time, which sets how many users are searched together."""
 MANY_PATHS = 512
 """From so many in a batch a CPU is faster in bfloat16, which takes casts, also where C++ does not multiply it
-(docs/findings.md)."""
+(docs/benchmarks.md)."""
 
 
 @functools.cache

@@ -34,7 +34,7 @@ class ModelConfig:
     max_history: int = 20
     """newest items of a history that the encoder reads"""
     history_layout: HistoryLayout = "pooled"
-    """pooled: one vector an item; flat: a separator and its M tokens (D14; measured in docs/findings.md)"""
+    """pooled: one vector an item; flat: a separator and its M tokens (D14; measured in docs/results.md)"""
     renormalize: bool = False
     """a token's probability is among those by which its path can still become an item, not among all of its codebook"""
     num_items: int = 0

@@ -43,20 +43,20 @@ class TokenizerConfig:
 
     kind: Kind = "mpq"
     """mpq: trained experts with a codebook each, as the paper has them; product-k-means (OPQ) or residual-k-means of
-    item vectors, without epochs, E and H; rq-vae as in TIGER. MPQ recommends best (measured: docs/findings.md)"""
+    item vectors, without epochs, E and H; rq-vae as in TIGER. MPQ recommends best (measured: docs/results.md)"""
     num_codebooks: int = 4
     """M, tokens of an item (ours for public data, studied over 2 to 16: D2; large catalogs: 8)"""
     codebook_size: int = 256
     """K, codewords of a codebook (ours, D2; large catalogs: up to 4096). Small catalogs want less: about I / 8"""
     codeword_dim: int = 192
-    """E, dimensions of a codeword (ours, measured: docs/findings.md)"""
+    """E, dimensions of a codeword (ours, measured: docs/results.md)"""
     hidden_dim: int = 256
     """H, hidden width of the experts and of the decoder (ours); of an RQ-VAE the widest of three layers: H, H/2, H/4"""
     orthogonality: OrthogonalityForm = "weight"
     """what keeps experts from becoming copies (docs/tokenizer.md): `weight` as in MMQ, the others are ours (D2)"""
     orthogonality_weight: float | None = None
     """lambda of L_MPQ; None: 0.005 for `weight` (D2), 1 for the other forms (ours). The strong ones recommend worse in
-    `default`, better in `paper` (measured: docs/findings.md)"""
+    `default`, better in `paper` (measured: docs/results.md)"""
     commitment: float = 0.25
     """weight of ||e - sg[z]||^2 (ours, D2; the usual VQ-VAE value)"""
     separate_collisions: bool = True
@@ -68,7 +68,7 @@ class TokenizerConfig:
     autoencoder_epochs: int = 10
     """of these, passes without codebooks, before k-means starts them (ours, measured)"""
     batch_size: int = 256
-    """most items of a step; a small catalog takes fewer, so that an epoch has 12 steps (ours, docs/findings.md)"""
+    """most items of a step; a small catalog takes fewer, so that an epoch has 12 steps (ours, measured)"""
     learning_rate: float = 3e-3
     """peak learning rate of AdamW (ours, measured)"""
     views: ViewConfig = field(default_factory=ViewConfig)

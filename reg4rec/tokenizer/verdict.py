@@ -8,7 +8,7 @@ from reg4rec.tokenizer.health import Health
 __all__ = ["collapse_reason", "warnings"]
 
 MOVED, SIMILAR = 0.5, 0.75
-"""Beyond what tokens have that recommend best: up to 0.34 and 0.65 (docs/findings.md)."""
+"""Beyond what tokens have that recommend best: up to 0.34 and 0.65 on Beauty and Toys."""
 
 
 def collapse_reason(health: Health, floors: Floors) -> str | None:

@@ -18,7 +18,7 @@ __all__ = ["THRESHOLDS", "calibrate"]
 THRESHOLDS = (None, 0.04, 0.06, 0.08, 0.1, 0.2)
 """CORP off, the paper's range, and beyond it for models whose category distributions still move."""
 ERRORS = 2.5
-"""Of seven settings that change nothing one is then taken in about 4 % of all calibrations (docs/findings.md)."""
+"""Of seven settings that change nothing one is then taken in about 4 % of all calibrations."""
 
 
 def calibrate(

@@ -48,7 +48,7 @@ def item_loss(
     exactly, with the repeat bias, and the sampled rest of the catalog, weighted as in `sampled_softmax_loss`. The
     history is the window before the item; ranking gives the bias to all that a user has met. With `weight_BL` each
     item's loss is multiplied by its own before the mean (`reg4rec.train.windows.target_weights`). Ours, D11:
-    docs/findings.md.
+    docs/results.md.
     """
     filled_BL = items_BL >= 0
     # one lookup: each costs a gradient as large as the table
