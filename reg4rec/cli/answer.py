@@ -209,16 +209,22 @@ def _default(name: str, command: Any, words: list[str]) -> tuple[Any, str | None
     if name in STAGES:
         from reg4rec.recipes import recipe_named
 
-        options = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-        options.add_argument("--recipe", default="default")
-        recipe = recipe_named(options.parse_known_args(words)[0].recipe)
+        recipe = recipe_named(_recipe_in(words))
         needed = [missing] * (2 if name == "tokenize" else 3)
         return command(*needed, config=getattr(recipe, STAGES[name])), None
     if (question := name.removeprefix("study ")) in VARIANTS:
-        from reg4rec.studies import QUESTIONS
+        from reg4rec.studies import QUESTIONS, VariantConfig, recipe_of_studies
 
-        return command(missing, missing, question), QUESTIONS[question].title
+        config = VariantConfig(recipe=recipe_of_studies(_recipe_in(words)))
+        return command(missing, missing, question, config), QUESTIONS[question].title
     return None, None
+
+
+def _recipe_in(words: list[str]) -> str:
+    options = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    options.add_argument("--recipe", default="default")
+    name: str = options.parse_known_args(words)[0].recipe
+    return name
 
 
 def _as_typed(message: str, words: Sequence[str]) -> str:

@@ -1,8 +1,8 @@
 """`reg4rec study`: experiments that answer one question each."""
 
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 
@@ -19,7 +19,6 @@ from reg4rec.studies import (
     VariantConfig,
     cold_start,
     corp,
-    recipe_of_studies,
     retrievers,
     sampling,
     study_variants,
@@ -127,27 +126,12 @@ class StudyVariants:
     study: tyro.conf.Suppress[str]
     config: Annotated[VariantConfig, tyro.conf.arg(name="")] = field(default_factory=VariantConfig)
     recipe: RecipeName = "default"
-    """the recipe that all rows change; --recipe.* change settings of it, where they are other than default's"""
+    """the recipe that all rows change; --recipe.* change settings of it"""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 ..."""
     json: bool = False
     """print one JSON object instead of text"""
 
     def run(self) -> None:
-        usual = VariantConfig().recipe
-        recipe = _with_changes(recipe_of_studies(self.recipe), self.config.recipe, usual)
-        config = replace(self.config, recipe=recipe)
-        found = study_variants(self.study, load_dataset(self.data), config, out=self.out, device=self.device)
+        found = study_variants(self.study, load_dataset(self.data), self.config, out=self.out, device=self.device)
         show(f"{found.markdown()}\n{self.out / f'{self.study}.md'}", found.as_dict(), self.json)
-
-
-def _with_changes(base: Any, config: Any, usual: Any) -> Any:
-    """`base` with every setting in which `config` differs from `usual`, all of one class."""
-    changes = {}
-    for name in (f.name for f in fields(base)):
-        own, before, after = getattr(config, name), getattr(usual, name), getattr(base, name)
-        if is_dataclass(own):
-            changes[name] = _with_changes(after, own, before)
-        elif own != before:
-            changes[name] = own
-    return replace(base, **changes)
