@@ -123,6 +123,7 @@ def _curves(rows: list[dict[str, float]]) -> bytes | None:
             right.plot([row["epoch"] + 1 for row in known], [row[name] for row in known], "o-", label=_short(name))
     if right.lines:
         right.legend(frameon=False)
+    right.set_visible(bool(right.lines))
     right.xaxis.get_major_locator().set_params(integer=True)
     right.set(title="after each epoch", xlabel="epoch", ylim=(0, None))
     picture = io.BytesIO()
