@@ -5,11 +5,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["error_of_mean", "is_higher", "paired_interval"]
+__all__ = ["by_user", "error_of_mean", "is_higher", "paired_interval"]
 
 RESAMPLES, DRAWS_AT_ONCE = 2000, 1 << 22
 
 Float64 = npt.NDArray[np.float64]
+
+
+def by_user(values_B: Float64, users_B: npt.NDArray[Any]) -> Float64:
+    """A value for each user, whose mean is that of the values; values of a user need not be independent, users are."""
+    users, row_B = np.unique(users_B, return_inverse=True)
+    return np.bincount(row_B, values_B) * (len(users) / len(values_B))
 
 
 def error_of_mean(values_B: Float64, users_B: npt.NDArray[Any] | None = None) -> float:
@@ -24,9 +30,9 @@ def error_of_mean(values_B: Float64, users_B: npt.NDArray[Any] | None = None) ->
 
 
 def is_higher(values_B: Float64, than_B: Float64, errors: float) -> bool:
-    """Whether the mean gain of the users is above `errors` times its standard error."""
+    """Whether the mean gain of the users, two or more, is above `errors` times its standard error."""
     gain_B = values_B - than_B
-    return bool(gain_B.mean() > errors * error_of_mean(gain_B))
+    return len(gain_B) > 1 and bool(gain_B.mean() > errors * error_of_mean(gain_B))
 
 
 def paired_interval(values_B: Float64, than_B: Float64, seed: int = 0) -> tuple[float, float, float]:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from reg4rec.statistics import error_of_mean, is_higher, paired_interval
+from reg4rec.statistics import by_user, error_of_mean, is_higher, paired_interval
 
 
 def test_a_gain_within_its_error_is_none() -> None:
@@ -35,3 +35,15 @@ def test_an_interval_holds_the_mean_of_most_samples() -> None:
         holds += low <= 0.3 <= high
     assert 88 <= holds <= 99
     assert paired_interval(np.ones(5), np.ones(5)) == (0, 0, 0)
+
+
+def test_values_of_a_user_that_go_together_are_one() -> None:
+    draw = np.random.default_rng(0)
+    users_B, yes = np.repeat(np.arange(40), 25), 0
+    for _ in range(200):
+        gain_B = draw.normal(size=40)[users_B] + 0.1 * draw.normal(size=1000)
+        values_B = by_user(gain_B, users_B)
+        assert values_B.mean() == pytest.approx(gain_B.mean())
+        yes += is_higher(values_B, np.zeros(40), 2.0)
+    assert yes <= 14  # 2.3 % are expected of chance
+    assert not is_higher(np.ones(1), np.zeros(1), 2.0)

@@ -32,7 +32,7 @@ from reg4rec.writing import atomic_folder
 
 __all__ = ["SASRec", "SASRecConfig"]
 
-FORMAT, VERSION = "reg4rec-sasrec", 2
+FORMAT, VERSION = "reg4rec-sasrec", 3
 USERS_AT_ONCE = 512
 """Users who are ranked together."""
 

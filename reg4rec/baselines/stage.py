@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from reg4rec import distributed
 from reg4rec.data import Dataset
-from reg4rec.evaluation import Ranker
+from reg4rec.evaluation import Ranker, check_targets
 from reg4rec.loop import Validation
 from reg4rec.train.validation import validate
 from reg4rec.train.windows import Batch, WindowBatches, target_weights
@@ -44,6 +44,8 @@ class NetworkStage:
             "dataset": data.card["fingerprint"],
             **{name: value for name, value in asdict(self.config).items() if name != "loop"},
         }
+        if self.monitor:
+            check_targets(data, "validation", self.config.protocol)
         self.sequences, self.weights = data.part(self.config.part), target_weights(data, self.config.part)
 
     def batches(self, epoch: int) -> Sequence[Batch]:

@@ -138,11 +138,11 @@ class Evaluate:
     out: Path | None = None
     """JSON file to write the figures and the protocol card to"""
     split: Literal["validation", "test"] = "test"
-    """which of the two held-back items is the target"""
+    """which of the held-back interactions are the targets"""
     protocol: Literal["standard", "filtered"] = "standard"
     """standard: seen items stay, cold targets count; filtered: seen items removed, cold targets dropped"""
     max_users: int | None = None
-    """evaluate a random sample of this many users"""
+    """evaluate a random sample of this many targets"""
     ks: tuple[int, ...] = (5, 10, 20, 50)
     """cut-offs of Recall and NDCG"""
     lists: bool = False

@@ -3,7 +3,9 @@
 `reg4rec.data` is imported by what reads, so that help and refusals come without numpy and Arrow.
 """
 
-from collections.abc import Mapping
+import contextlib
+import warnings
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -81,7 +83,7 @@ class DataOptions:
     cut_unit: Literal["quantile", "timestamp"] | None = None
     """whether the two are quantiles, shares of all interactions (the default), or timestamps"""
     targets: Literal["last", "all"] | None = None
-    """of a time split: the last interaction that a user has after a moment (the default), or all of them"""
+    """of a time split: the last interaction that a user has in a period (the default), or all of them"""
     ties: Literal["kept", "shuffled"] = "kept"
     """kept: equal times of a user stay in the order of the file; shuffled: in a random order, where the file sorts them
     by id"""
@@ -113,8 +115,15 @@ class DataOptions:
         """The dataset of that name or folder, completed."""
         from reg4rec.data import load_dataset
 
-        data = load_dataset(name, min_interactions)
+        with _told_at_the_end():
+            data = load_dataset(name, min_interactions)
         return self.apply(data.with_vectors(self.matrices()) if self.vectors else data)
+
+    def read(self, files: FileOptions, interactions: Path, items: Path | None) -> "Dataset":
+        """The dataset of files of interactions and items, completed."""
+        with _told_at_the_end():
+            data = files.read(interactions, items, self.matrices())
+        return self.apply(data)
 
     def apply(self, data: "Dataset") -> "Dataset":
         """The dataset with the chosen split and sentence vectors; `vectors` are the reader's affair."""
@@ -133,12 +142,20 @@ class DataOptions:
         return data
 
 
+@contextlib.contextmanager
+def _told_at_the_end() -> Iterator[None]:
+    """Within the block nothing is warned of that another split or order of ties may mend; `describe` tells it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"reg4rec: (no user can be validated|[0-9]+% of a user's neighboring)")
+        yield
+
+
 def describe(data: "Dataset", out: Path) -> str:
     """One line about a prepared dataset, and one each about what was left out and what is not used.
 
     What reading has warned of is not said again.
     """
-    from reg4rec.data.hints import untested
+    from reg4rec.data.hints import ordered_ties, untested
 
     interactions = len(data.sequences.items)
     seed = data.card.get("ties_shuffled_with_seed")
@@ -162,7 +179,7 @@ def describe(data: "Dataset", out: Path) -> str:
             "interactions"
         )
     lines += [f"dropped: {_dropped(data.card)}"] if data.card.get("dropped", {}).get("below_min_interactions") else []
-    lines += untested(data.card["split"]) if data.split.kind == "time" else []
+    lines += [*ordered_ties(data.card), *untested(data.card["split"])]
     lines += [f"hint: {hint}" for hint in data.card.get("hints", ())]
     return "\n".join(lines)
 

@@ -70,7 +70,7 @@ class Fit:
 
     def _dataset(self) -> Dataset:
         if is_table_source(self.data):
-            return self.options.apply(self.files.read(Path(self.data), self.items, self.options.matrices()))
+            return self.options.read(self.files, Path(self.data), self.items)
         if self.items is not None or self.files != FileOptions():
             raise InputError(f"data is {self.data!r}, no file; --items and the names of columns describe files")
         return self.options.load(self.data)

@@ -49,6 +49,6 @@ class DataPrepare:
     """print one JSON object instead of text"""
 
     def run(self) -> None:
-        data = self.options.apply(self.files.read(self.interactions, self.items, self.options.matrices()))
+        data = self.options.read(self.files, self.interactions, self.items)
         data.save(self.out)
         show(describe(data, self.out), {"dataset": self.out, "name": data.name, **data.card}, self.json)

@@ -53,8 +53,9 @@ def compare(
     config = override(config or CompareConfig(), overrides)
     out = Path(out)
     check_own(out, OWN)
-    _earlier(out, data)
+    earlier = _earlier(out, data)
     winners = {} if config.winners is None else Comparison.read(config.winners).chosen
+    tuned_here = {} if earlier is None or config.tries > 1 else earlier.chosen
     chosen: dict[str, Changes] = {}
     tries: list[Try] = []
     measured: dict[tuple[str, str], dict[int, _Measured]] = {}
@@ -62,12 +63,16 @@ def compare(
     for name in config.methods:
         method = METHODS[name]
         tuned = method.tuned_as or name
-        begin = method.settings(config)
-        begin = changed(begin, winners[tuned]) if winners.get(tuned) else begin
-        changes = _tune(tuned, begin, data, config, out, device, tries)
+        if config.winners is not None and SPACES[config.space].get(tuned) and tuned not in winners:
+            raise InputError(
+                f"{config.winners} holds no settings of {tuned}; compare it there first, or leave winners out"
+            )
+        before = winners.get(tuned, {})
+        begin = changed(method.settings(config), before) if before else method.settings(config)
+        changes = _tune(tuned, begin, data, config, out, device, tries) or tuned_here.get(tuned, {})
         own = changed(begin, changes) if changes else begin
         settings[name] = plain(own)
-        chosen[tuned] = {**winners.get(tuned, {}), **changes}
+        chosen[tuned] = {**before, **changes}
         seeds = config.seeds[:1] if name in config.first_seed_only else config.seeds
         for seed in seeds if method.seeded else (0,):
             for protocol in config.protocols:
@@ -78,9 +83,10 @@ def compare(
         ranks: dict[str, Any] = {
             name: {seed: one.ranks for seed, one in measured[protocol, name].items()} for name in config.methods
         }
+        users_B = next(iter(measured[protocol, config.methods[0]].values())).users_B
         for row in rows:
             if row.protocol == protocol:
-                row.beyond.update(beyond(ranks, row.method, config.methods))
+                row.beyond.update(beyond(ranks, users_B, row.method, config.methods))
     cards: dict[str, Any] = {
         protocol: next(iter(measured[protocol, config.methods[0]].values())).found["report"]["card"]
         for protocol in config.protocols
@@ -114,7 +120,7 @@ def _tune(
     if config.tries > 1 and not already:
         protocol: Asked = "standard" if set(config.protocols) == {"standard"} else "filtered"
         seed = config.seeds[0] if METHODS[name].seeded else 0
-        for number, changes in enumerate(draw_changes(SPACES[config.space].get(name, {}), config.tries)):
+        for number, changes in enumerate(draw_changes(SPACES[config.space].get(name, {}), config.tries, begin)):
             own = changed(begin, changes) if changes else begin
             job = Job(data, own, out / "fits", seed, device, protocol)
             found = _Measured(name, job, out).validated
@@ -170,7 +176,7 @@ class _Measured:
     def validated(self) -> Mapping[str, Any]:
         """The facts of the fit and its report on all validation users; test is not read."""
         if "validation" not in self.found and self.job.epochs is None:
-            report = evaluate(self._fitted.ranker, self.job.data, "validation", self.job.protocol, KS)
+            report = evaluate(self._fitted.ranker, self.job.data, "validation", self.job.protocol, KS, heaviest=True)
             self._write(validation=report.as_dict())
         return self.found
 
@@ -180,13 +186,24 @@ class _Measured:
             return
         _ = self.validated
         report = evaluate(self._fitted.ranker, self.job.data, "test", self.job.protocol, KS, lists=True)
-        write_tensors(self.path.with_name("ranks.safetensors"), {"rank_B": torch.from_numpy(report.rows[0].ranks_B)})
+        row = report.rows[0]
+        found = {"rank_B": torch.from_numpy(row.ranks_B), "user_B": torch.from_numpy(row.users_B)}
+        write_tensors(self.path.with_name("ranks.safetensors"), found)
         self._write(report=report.as_dict(), latency_ms=latencies(self._fitted.ranker, self.job.data))
 
     @cached_property
+    def _tensors(self) -> dict[str, Any]:
+        return {name: t.numpy() for name, t in read_tensors(self.path.with_name("ranks.safetensors")).items()}
+
+    @property
     def ranks(self) -> "np.ndarray[Any, Any]":
         """The 0-based ranks of the test targets."""
-        return read_tensors(self.path.with_name("ranks.safetensors"))["rank_B"].numpy()
+        return self._tensors["rank_B"]
+
+    @property
+    def users_B(self) -> "np.ndarray[Any, Any]":  # noqa: N802
+        """The users of the test targets (rows)."""
+        return self._tensors["user_B"]
 
     def _write(self, **more: Any) -> None:
         self.found |= more

@@ -16,6 +16,7 @@ from reg4rec.evaluation import Popularity, ProtocolName, Ranker
 from reg4rec.infer import Recommender, SearchConfig
 from reg4rec.recipes import Recipe
 from reg4rec.run import Run, SharedRun, digest_of
+from reg4rec.tokenizer import TokenizerConfig
 
 __all__ = ["METHODS", "Fitted", "Job", "Method", "plain"]
 
@@ -95,13 +96,19 @@ def _counted(fit: Callable[..., Ranker]) -> Callable[[Job], Fitted]:
     return lambda job: Fitted(fit(job.data, changed(job.settings, {"part": job.part})))
 
 
-def _network(kind: type[SASRec] | type[Rpg]) -> Callable[[Job], Fitted]:
-    def fit(job: Job) -> Fitted:
-        run = job.run(kind.name)
-        model = kind.fit(job.data, changed(job.settings, job.plan), run)
-        return Fitted(model, _size(model.network), (Path(run.out or ""),), _best_epochs(run))
+def _fit_sasrec(job: Job) -> Fitted:
+    run = job.run("sasrec")
+    model = SASRec.fit(job.data, changed(job.settings, job.plan), run)
+    return Fitted(model, _size(model.network), (Path(run.out or ""),), _best_epochs(run))
 
-    return fit
+
+def _fit_rpg(job: Job) -> Fitted:
+    settings = changed(job.settings, job.plan)
+    stages = {**_of_tokens(job, settings.tokenizer), "model": {"rpg": plain(settings), "seed": job.seed}}
+    run = SharedRun(job.fits, job.seed, job.device, decided_by=stages)
+    model = Rpg.fit(job.data, settings, run)
+    folders = tuple(run.folder_of(stage) for stage in ("tokenizer", "model"))
+    return Fitted(model, _size(model.network), folders, _best_epochs(run.stage("model")))
 
 
 def _fit_tiger(job: Job) -> Fitted:
@@ -127,13 +134,16 @@ def _fit_paths(job: Job) -> Fitted:
 
 
 def _shared(job: Job, settings: Recipe | TigerConfig) -> SharedRun:
-    stages: dict[str, Any] = {
-        "dataset": job.identity["dataset"],
-        "tokenizer": plain(settings.tokenizer) | {"seed": job.seed, "part": job.part},
-        "model": plain(settings.pretrain) | {"search": plain(job.search)},
-    }
+    stages = _of_tokens(job, settings.tokenizer)
+    stages |= {"model": plain(settings.pretrain) | {"search": plain(job.search)}}
     stages |= {"aligned": plain(settings.align)} if isinstance(settings, Recipe) else {}
     return SharedRun(job.fits, job.seed, job.device, decided_by=stages)
+
+
+def _of_tokens(job: Job, config: TokenizerConfig) -> dict[str, Any]:
+    """What decides the tokens of a fit."""
+    seeded = plain(config) | {"seed": job.seed, "part": job.part}
+    return {"dataset": job.identity["dataset"], "tokenizer": seeded}
 
 
 def _generative(ranker: Ranker, model: Recommender, run: SharedRun, stages: tuple[str, ...]) -> Fitted:
@@ -166,9 +176,9 @@ METHODS: dict[str, Method] = {
     "transitions": Method(_counted(Transitions.fit), lambda config: config.transitions, seeded=False),
     "item-knn": Method(_counted(ItemKNN.fit), lambda config: config.item_knn, seeded=False),
     "ease": Method(_counted(Ease.fit), lambda config: config.ease, seeded=False),
-    "sasrec": Method(_network(SASRec), lambda config: config.sasrec),
-    "sasrec-vectors": Method(_network(SASRec), lambda config: config.sasrec_vectors),
-    "rpg": Method(_network(Rpg), lambda config: config.rpg),
+    "sasrec": Method(_fit_sasrec, lambda config: config.sasrec),
+    "sasrec-vectors": Method(_fit_sasrec, lambda config: config.sasrec_vectors),
+    "rpg": Method(_fit_rpg, lambda config: config.rpg),
     "tiger": Method(_fit_tiger, lambda config: config.tiger),
     "reg4rec-paper": Method(_fit_recipe, lambda config: config.paper),
     "reg4rec": Method(_fit_recipe, lambda config: config.reg4rec),

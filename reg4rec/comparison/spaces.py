@@ -75,15 +75,20 @@ SPACES: dict[SpaceName, dict[str, Space]] = {
 """By kind of data and method: the values of each setting, of which a try has one each, drawn evenly."""
 
 
-def draw_changes(space: Space, tries: int) -> list[Changes]:
-    """`tries` different sets of changes, or all there are: none first, then drawn ones, the same each time."""
-    draw, found = random.Random(0), [Changes()]
-    possible = 1
+def draw_changes(space: Space, tries: int, begin: Any) -> list[Changes]:
+    """`tries` changes of settings that make different ones, or all there are: none first, then drawn ones.
+
+    They are the same each time, whatever their number.
+    """
+    draw, found, possible = random.Random(0), [Changes()], 1
     for values in space.values():
         possible *= len(values)
-    while len(found) < min(tries, possible + 1):
+    made, drawn = [begin], set[tuple[Any, ...]]()
+    while space and len(found) < tries and len(drawn) < possible:
         changes = {name: draw.choice(values) for name, values in space.items()}
-        if changes not in found:
+        drawn.add(tuple(changes.values()))
+        if (settings := changed(begin, changes)) not in made:
+            made.append(settings)
             found.append(changes)
     return found
 

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from reg4rec.evaluation import rank_metrics
-from reg4rec.statistics import paired_interval
+from reg4rec.statistics import by_user, paired_interval
 from reg4rec.storage import entries, new_header, read_header, write_header
 from reg4rec.writing import atomic_file
 
@@ -52,7 +52,7 @@ class Row:
     `metrics`, their standard errors over users `errors`, `groups` and `lists` are those of `ReportRow`. `train_seconds`
     is the time in training loops, validation included; `users_per_second` that of ranking 50 items; `latency_ms` the
     median time of a call that ranks 10, by its number of users. `beyond` are the gains over the row `reg4rec` (else the
-    last one), the mean over the seeds that both have with the 95 % interval of a paired bootstrap over users.
+    last one), the mean over the seeds that both have (else the first of each) with the 95 % interval of a paired bootstrap over users.
     """
 
     method: str
@@ -157,24 +157,26 @@ def _reference(rows: Sequence[Row]) -> str:
 
 
 def beyond(
-    ranks: Mapping[str, Mapping[int, npt.NDArray[np.int64]]], method: str, methods: Sequence[str]
+    ranks: Mapping[str, Mapping[int, npt.NDArray[np.int64]]],
+    users_B: npt.NDArray[np.int32],
+    method: str,
+    methods: Sequence[str],
 ) -> dict[str, tuple[float, float, float]]:
-    """Gains of a method's targets over those of `reg4rec`, else the last method, by their ranks for each seed."""
+    """Gains of a method's targets, of these users, over those of `reg4rec`, else the last method, by their ranks."""
     reference = REFERENCE if REFERENCE in methods else methods[-1]
     if method == reference:
         return {}
     own, other = ranks[method], ranks[reference]
-    # a method that is not seeded has one fit, which every seed of the other meets
-    pairs = [(own.get(seed, own[min(own)]), other.get(seed, other[min(other)])) for seed in {*own, *other}]
+    pairs = [(own[seed], other[seed]) for seed in own if seed in other] or [(own[min(own)], other[min(other)])]
     gains = [(rank_metrics(mine, (10,)), rank_metrics(theirs, (10,))) for mine, theirs in pairs]
     return {
-        name: paired_interval(*(np.mean([gain[side][name] for gain in gains], axis=0) for side in (0, 1)))
+        name: paired_interval(*(by_user(np.mean([g[side][name] for g in gains], axis=0), users_B) for side in (0, 1)))
         for name in ("recall@10", "ndcg@10")
     }
 
 
 def _table(rows: list[Row]) -> str:
-    gain = f"Recall@10 beyond {_reference(rows)} (95 %)"
+    gain = f"Recall@10 over {_reference(rows)} (95 %)"
     lines = [["method", *SHOWN, gain, "parameters", "epochs", "training s", "users/s", "ms for 1", "ms for 64"]]
     for row in rows:
         sizes = [f"{row.parameters:,}", f"{statistics.fmean(row.epochs):.3g}"]
@@ -200,8 +202,10 @@ def _lists_table(rows: list[Row], card: dict[str, Any]) -> str:
 
 def _tries_table(tries: list[Try]) -> str:
     lines = [["method", "recall@10", "ndcg@10", "epochs", "training s", "protocol", "settings"]]
+    best = {one.method: max(t.validation["ndcg@10"] for t in tries if t.method == one.method) for one in tries}
     for one in tries:
         changes = ", ".join(f"{name} {value}" for name, value in one.changes.items()) or "as configured"
+        changes += " (the best)" if one.validation["ndcg@10"] == best[one.method] else ""
         quality = [f"{one.validation[name]:.4f}" for name in ("recall@10", "ndcg@10")]
         lines.append([one.method, *quality, str(one.epochs), f"{one.train_seconds:,.0f}", one.protocol, changes])
     return markdown_table(lines)

@@ -106,7 +106,9 @@ class Dataset:
         full_card["split"] = dataset.split.to_json() | {
             f"{name}_targets": len(dataset.targets(name)[0]) for name in ("validation", "test")
         }
-        full_card |= {} if kinds is None else {"events": kinds.to_card()}
+        if kinds is not None:
+            heaviest = int((dataset.target_kinds("validation") == 0).sum())
+            full_card["events"] = kinds.to_card() | {"validation_targets": heaviest}
         full_card["fingerprint"] = dataset.fingerprint()
         return dataset
 
@@ -146,11 +148,8 @@ class Dataset:
     def cases(self, split: SplitName) -> Cases:
         """The targets with the history of each: all that its user did before it."""
         users, places = self._target_places(split)
-        lengths = places - self.sequences.offsets[users]
-        histories = self.sequences.take(users)
-        return Cases(
-            users.astype(np.int32), histories.without_last(histories.lengths - lengths), self.sequences.items[places]
-        )
+        starts, items = self.sequences.offsets[users], self.sequences.items
+        return Cases(users.astype(np.int32), items[places], starts, places - starts, items)
 
     def tied_targets(self, split: SplitName) -> npt.NDArray[np.bool_] | None:
         """Which targets have the time of the interaction before them, (B,); None without times."""

@@ -13,6 +13,7 @@ __all__ = [
     "losses",
     "matrix_hints",
     "new_item_hints",
+    "ordered_ties",
     "untested",
     "unused_columns",
 ]
@@ -25,6 +26,8 @@ KNOWN = {
 """Names under which datasets have the columns that describe an item."""
 
 EVENTS = ("event", "event_type", "event_name", "action", "action_type", "behavior", "behavior_type", "behaviour")
+FEW_TARGETS = 30
+"""Of fewer targets of the heaviest kind a dataset tells."""
 DIVIDERS = ("/", ", ")
 
 
@@ -96,19 +99,33 @@ def left_out(malformed: int, examples: Sequence[str], nameless: Mapping[str, int
 def losses(card: Mapping[str, Any]) -> list[str]:
     """What a reader of a dataset's card must know before using it, a sentence each."""
     malformed, nameless = card.get("malformed_lines", {"count": 0, "first": []}), card.get("rows_without_ids", {})
-    ties = card.get("tied_times", {})
     sentences = left_out(malformed["count"], malformed["first"], nameless)
-    if kinds := card.get("rows_of_other_kinds"):
-        counts = ", ".join(f"{count:,} {kind}" for kind, count in kinds.items())
-        sentences.append(f"rows left out because their kind has no weight in --events (events=): {counts}")
-    if ties.get("in_order_of_ids"):
-        sentences.append(
-            f"{ties['share']:.0%} of a user's neighboring interactions have equal times, and their items are in the "
-            "order of their ids; a rule that knows only this order predicts them, so figures on this data say little. "
-            "Give finer times, rows in their true order with time=None (--time None), or shuffle equal times "
-            "(with_shuffled_ties, --ties shuffled)"
-        )
-    return sentences + untested(card["split"])
+    return sentences + rare_kind(card) + ordered_ties(card) + untested(card["split"])
+
+
+def rare_kind(card: Mapping[str, Any]) -> list[str]:
+    """A sentence where hardly a validation target is of the kind of event that weighs most."""
+    events = card.get("events")
+    if not events or events["validation_targets"] >= FEW_TARGETS:
+        return []
+    kind = next(iter(events["weights"]))
+    return [
+        f"{events['validation_targets']} validation targets are of kind {kind}, which weighs most; validation asks for the "
+        "heaviest kind that occurs, so its choices are chance. Bring more data, or give all kinds the same weight"
+    ]
+
+
+def ordered_ties(card: Mapping[str, Any]) -> list[str]:
+    """A sentence where ids put equal times in order."""
+    ties = card.get("tied_times", {})
+    if not ties.get("in_order_of_ids"):
+        return []
+    return [
+        f"{ties['share']:.0%} of a user's neighboring interactions have equal times, and their items are in the order of "
+        "their ids; a rule that knows only this order predicts them, so figures on this data say little. Give finer "
+        "times, rows in their true order with time=None (--time None), or shuffle equal times (with_shuffled_ties, "
+        "--ties shuffled)"
+    ]
 
 
 def untested(split: Mapping[str, Any]) -> list[str]:

@@ -13,12 +13,11 @@ import pyarrow.json
 
 from reg4rec.data.catalog import ItemCatalog
 from reg4rec.data.dataset import Dataset
-from reg4rec.data.hints import losses
 from reg4rec.data.lines import BadLines, numbered_lines, read_text
 from reg4rec.data.matrices import load_matrix
 from reg4rec.data.sequences import Sequences
 from reg4rec.data.split import Times, check_times
-from reg4rec.errors import InputError, warn
+from reg4rec.errors import InputError
 
 if TYPE_CHECKING:
     import polars as pl
@@ -49,10 +48,7 @@ def read_prepared(folder: Path) -> Dataset:
         path.name.removesuffix(".npy").removesuffix(".f16"): load_matrix(path) for path in sorted(folder.glob("*.npy"))
     }
     card = {"source": f"prepared folder {folder.name}", "order": "as listed, oldest first"}
-    dataset = Dataset.build(folder.name, user_ids, sequences, items, vectors, card, times)
-    for sentence in losses(dataset.card):
-        warn(sentence)
-    return dataset
+    return Dataset.build(folder.name, user_ids, sequences, items, vectors, card, times)
 
 
 def read_sequence_log(paths: list[Path], bad: BadLines) -> pl.DataFrame:

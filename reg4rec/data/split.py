@@ -1,6 +1,6 @@
 """What is held back from training: each user's last two interactions, or all that happened after a moment."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -66,19 +66,41 @@ class Split:
 class Cases:
     """B targets: the user (row), what the user did before, never nothing, and the item that came next (row).
 
-    A user occurs once, or once a target where a time split takes all.
+    A user occurs once, or once a target where a time split takes all. Histories are cut out of `items_X` when they are
+    asked for: target b has the `lengths_B[b]` items from `starts_B[b]` on.
     """
 
     users_B: npt.NDArray[np.int32]
-    histories: Sequences
     targets_B: npt.NDArray[np.int32]
+    starts_B: Int64
+    lengths_B: Int64
+    items_X: npt.NDArray[np.int32]
+
+    @classmethod
+    def of(cls, users_B: npt.NDArray[np.int32], histories: Sequences, targets_B: npt.NDArray[np.int32]) -> "Cases":
+        """Cases whose histories are given."""
+        return cls(users_B, targets_B, histories.offsets[:-1], histories.lengths, histories.items)
 
     def __len__(self) -> int:
         return len(self.users_B)
 
+    @property
+    def histories(self) -> Sequences:
+        """The histories of all targets, copied."""
+        offsets = np.concatenate([[0], np.cumsum(self.lengths_B)])
+        return Sequences(
+            offsets, self.items_X[np.repeat(self.starts_B - offsets[:-1], self.lengths_B) + np.arange(offsets[-1])]
+        )
+
     def take(self, rows: npt.NDArray[Any]) -> "Cases":
         """The cases of the given rows, in that order."""
-        return Cases(self.users_B[rows], self.histories.take(rows), self.targets_B[rows])
+        return replace(
+            self,
+            users_B=self.users_B[rows],
+            targets_B=self.targets_B[rows],
+            starts_B=self.starts_B[rows],
+            lengths_B=self.lengths_B[rows],
+        )
 
 
 class Kept(NamedTuple):

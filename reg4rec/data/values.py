@@ -85,7 +85,7 @@ def as_times(where: Any, time: pl.Series) -> pl.Series:
     if time.dtype in (pl.String, pl.Categorical, pl.Enum):
         time = _read_times(where, _known(time.cast(pl.String), trimmed=True))
     elif time.dtype.is_numeric():
-        _warn_of_two_units(where, time)
+        _warn_of_two_units(where, time.cast(pl.Float64))
     if not (time.dtype.is_numeric() or time.dtype.is_temporal()):
         raise InputError(f"column {time.name} of {where} is {time.dtype}; times must be numbers or dates")
     kind = pl.Int64 if time.dtype.is_integer() or time.dtype.is_temporal() else pl.Float64

@@ -2,7 +2,7 @@
 
 from reg4rec.evaluation.metrics import gains, hit_ranks, ndcg_at, rank_metrics, recall_at
 from reg4rec.evaluation.popularity import Popularity
-from reg4rec.evaluation.protocol import DetailedRanker, ProtocolName, Ranker, evaluate
+from reg4rec.evaluation.protocol import DetailedRanker, ProtocolName, Ranker, check_targets, evaluate
 from reg4rec.evaluation.report import Report, ReportRow
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "Ranker",
     "Report",
     "ReportRow",
+    "check_targets",
     "evaluate",
     "gains",
     "hit_ranks",

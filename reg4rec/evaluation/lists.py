@@ -11,7 +11,7 @@ from reg4rec import distributed
 from reg4rec.data import Dataset
 from reg4rec.data.text_view import TextView, unit_rows
 
-__all__ = ["DEPTH", "ListMeasures"]
+__all__ = ["ListMeasures", "item_vectors"]
 
 DEPTH = 10
 """Items of a list that popularity, novelty and diversity look at."""
@@ -28,12 +28,19 @@ class ListMeasures:
     common, 1 where all are the same, 0 for a single one. If `whole`, of the first 10 items: `popularity@10`, training
     interactions an item; `novelty@10`, bits of surprise, -log2 of an item's share of the training interactions (one
     added to each); `category_diversity@10`, the share of pairs in different categories, of items that have one;
-    `vector_diversity@10`, one minus the mean cosine of pairs, by the dataset's first matrix, else by TF-IDF vectors of
-    the texts.
+    `vector_diversity@10`, one minus the mean cosine of pairs, by `vectors_IV` (unit rows). Shorter lists have their own
+    length in these names.
     """
 
-    def __init__(self, dataset: Dataset, ks: Sequence[int], whole: bool = True):
-        self.ks, self.whole = ks, whole
+    def __init__(
+        self,
+        dataset: Dataset,
+        ks: Sequence[int],
+        whole: bool = True,
+        vectors_IV: npt.NDArray[np.float32] | None = None,
+    ):
+        self.ks, self.whole, self.vectors_IV = ks, whole, vectors_IV
+        self.depth = min(DEPTH, max(ks))
         self.times_I, self.num_lists = np.zeros(dataset.num_items), 0
         self.reached_XI = np.zeros((len(ks), dataset.num_items), dtype=np.bool_)
         self.sums: dict[str, float] = {}
@@ -43,14 +50,13 @@ class ListMeasures:
         shares_I = (self.count_I + 1) / (self.count_I.sum() + dataset.num_items)
         self.surprise_I = -np.log2(shares_I)
         self.category_I = dataset.items.categories_I
-        self.vectors_IV = _vectors(dataset)
 
     def add(self, ranked_BN: npt.NDArray[np.int32]) -> None:
         """Take lists (B, N) in; -1 holds no item."""
         for reached_I, k in zip(self.reached_XI, self.ks, strict=True):
             head_BN = ranked_BN[:, :k]
             reached_I[head_BN[head_BN >= 0]] = True
-        head_BN = ranked_BN[:, :DEPTH]
+        head_BN = ranked_BN[:, : self.depth]
         filled_BN = head_BN >= 0
         self.times_I += np.bincount(head_BN[filled_BN], minlength=len(self.times_I))
         self.num_lists += len(head_BN)
@@ -77,9 +83,9 @@ class ListMeasures:
         times_I = distributed.total(torch.from_numpy(self.times_I)).numpy()
         sums = distributed.summed({"": self.num_lists, **self.sums})
         pairs = max(1.0, (sums.pop("") - 1) * times_I.sum())
-        found[f"overlap@{DEPTH}"] = float((times_I * (times_I - 1)).sum() / pairs)
+        found[f"overlap@{self.depth}"] = float((times_I * (times_I - 1)).sum() / pairs)
         names = [name for name in sums if not name.endswith(" lists")]
-        return found | {f"{name}@{DEPTH}": sums[name] / max(1.0, sums[f"{name} lists"]) for name in names}
+        return found | {f"{name}@{self.depth}": sums[name] / max(1.0, sums[f"{name} lists"]) for name in names}
 
     def _add(self, name: str, values_B: Float64) -> None:
         known_B = ~np.isnan(values_B)
@@ -87,7 +93,8 @@ class ListMeasures:
             self.sums[key] = self.sums.get(key, 0.0) + float(value)
 
 
-def _vectors(dataset: Dataset) -> npt.NDArray[np.float32] | None:
+def item_vectors(dataset: Dataset) -> npt.NDArray[np.float32] | None:
+    """Unit rows (I, V) of what the items are: the dataset's first matrix, else TF-IDF of the texts; None without them."""
     if dataset.vectors:
         return unit_rows(next(iter(dataset.vectors.values())))
     texts = dataset.items.texts(TEXT_COLUMNS)

@@ -11,14 +11,14 @@ import torch
 from reg4rec import distributed
 from reg4rec.data import Cases, Dataset, ItemCatalog, Sequences
 from reg4rec.errors import InputError
-from reg4rec.evaluation.lists import ListMeasures
+from reg4rec.evaluation.lists import ListMeasures, item_vectors
 from reg4rec.evaluation.metrics import hit_ranks, rank_metrics
 from reg4rec.evaluation.report import Report, ReportRow
 from reg4rec.progress import counted
 from reg4rec.settings import check_seed
 from reg4rec.statistics import error_of_mean
 
-__all__ = ["DetailedRanker", "ProtocolName", "Ranker", "evaluate"]
+__all__ = ["DetailedRanker", "ProtocolName", "Ranker", "check_targets", "evaluate"]
 
 Int32 = npt.NDArray[np.int32]
 ProtocolName = Literal["standard", "filtered"]
@@ -70,10 +70,9 @@ def evaluate(
     one); a history is all that the user did before. `standard`: seen items stay, cold targets count. `filtered`: seen
     items are removed and cold targets are dropped. Cold means absent from every training part, whatever a ranker was
     trained on, so that all rows of a report rest on the same targets. `max_users` evaluates a random sample of the
-    targets drawn with `seed`. `lists` measures all of what
-    the lists are like (`ListMeasures`), else their coverage and overlap alone. `heaviest` takes the targets alone whose
-    kind of event weighs most among them. Where times tie, the metrics of targets at the time of the interaction before
-    them, and of the later ones, are given as `groups`, and so are those of each kind of event.
+    targets drawn with `seed`; `heaviest` takes only targets of the heaviest kind of event that occurs. `lists` measures
+    all of what the lists are like (`ListMeasures`), else their coverage and overlap. Where times tie, targets at the
+    time of the interaction before them and later ones are measured apart too (`groups`), and so is each kind of event.
 
     Memory is bounded by `batch_size`. The processes of a group share the targets, and each gets the report of all of
     them; `seconds` are the slowest one's. Raises InputError when no target is left.
@@ -82,30 +81,19 @@ def evaluate(
     _check(chosen, protocol, ks, max_users, batch_size)
     check_seed(seed)
     _check_catalogs(chosen, dataset)
+    every, cold_B, kept = _asked(dataset, split, protocol)
     filtered = protocol == "filtered"
-    every = dataset.cases(split)
-    cold_B = ~np.isin(every.targets_B, dataset.part("train").items)
-    kept = np.flatnonzero(~cold_B) if filtered else np.arange(len(every))
     if heaviest and dataset.kinds is not None and len(kept):
         weight_B = np.array(list(dataset.kinds.weights.values()))[dataset.target_kinds(split)][kept]
         kept = kept[weight_B == weight_B.max()]
     if max_users is not None and max_users < len(kept):
         kept = np.sort(np.random.default_rng(seed).choice(kept, max_users, replace=False))
-    if not len(kept):
-        raise InputError(
-            f"no user of {dataset.name} has a {split} target under the {protocol} protocol: "
-            + (
-                "their targets are items that training lacks; choose the standard protocol, or bring more data"
-                if len(every)
-                else "leave-one-out needs users with three or more interactions, a split by time users on both sides "
-                "of its moments; prepare the data with another split, or bring more"
-            )
-        )
     cases, groups = every.take(kept), _groups(dataset, split, kept)
-    rows = []
-    for ranker in chosen:
-        measures = ListMeasures(dataset, ks, whole=lists)
-        rows.append(_evaluate_one(ranker, cases, groups, ks, filtered, batch_size, measures))
+    vectors_IV = item_vectors(dataset) if lists else None
+    rows = [
+        _evaluate_one(ranker, cases, groups, ks, filtered, batch_size, ListMeasures(dataset, ks, lists, vectors_IV))
+        for ranker in chosen
+    ]
     users = len(np.unique(every.users_B))
     card: dict[str, Any] = {
         "dataset": dataset.name,
@@ -122,17 +110,42 @@ def evaluate(
         "cold_targets": int(cold_B.sum()) if filtered else int(cold_B[kept].sum()),
         "cold_targets_dropped": filtered,
         "filter_seen": filtered,
-        "repeated_targets": _count_repeated(cases),
+        "repeated_targets": sum(_count_repeated(cases.take(rows)) for rows in _batches(len(cases), batch_size)),
         "groups": {name: int(member_B.sum()) for name, member_B in groups.items()},
         "trained_on": [{"name": ranker.name, "trained_on": ranker.trained_on} for ranker in chosen],
         "retrievers": {ranker.name: ranker.retriever for ranker in chosen if hasattr(ranker, "retriever")},
         "history": "all items before the target; each method may use fewer",
-        "history_length": _spread(cases.histories.lengths),
+        "history_length": _spread(cases.lengths_B),
         "ties": "as each method ranks; -1 never hits",
         "sample": {"max_users": max_users, "seed": seed},
         "ks": list(ks),
     }
     return Report(rows, card)
+
+
+def check_targets(dataset: Dataset, split: SplitName, protocol: ProtocolName) -> None:
+    """InputError where `evaluate` would have no target left."""
+    _asked(dataset, split, protocol)
+
+
+def _asked(
+    dataset: Dataset, split: SplitName, protocol: str
+) -> tuple[Cases, npt.NDArray[np.bool_], npt.NDArray[np.int64]]:
+    """All targets of a split, which of them are cold, and the rows of those that the protocol keeps, one or more."""
+    every = dataset.cases(split)
+    cold_B = ~np.isin(every.targets_B, dataset.part("train").items)
+    kept = np.flatnonzero(~cold_B) if protocol == "filtered" else np.arange(len(every))
+    if len(kept):
+        return every, cold_B, kept
+    raise InputError(
+        f"no user of {dataset.name} has a {split} target under the {protocol} protocol: "
+        + (
+            "their targets are items that training lacks; choose the standard protocol, or bring more data"
+            if len(every)
+            else "leave-one-out needs users with three or more interactions, a split by time users on both sides "
+            "of its moments; prepare the data with another split, or bring more"
+        )
+    )
 
 
 def _groups(dataset: Dataset, split: SplitName, kept: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[np.bool_]]:
@@ -159,21 +172,23 @@ def _evaluate_one(
     own = np.arange(len(cases))[distributed.share() if shared else slice(None)]
     seconds, width, ranks = 0.0, max(ks), list[npt.NDArray[np.int64]]()
     details: dict[str, list[npt.NDArray[np.float64]]] = {}
-    batches = [own[start : start + batch_size] for start in range(0, len(own), batch_size)]
+    batches = [own[rows] for rows in _batches(len(own), batch_size)]
     for batch in counted(batches, f"ranking by {ranker.name}"):
         part = cases.take(batch)
+        histories = part.histories
         began = time.perf_counter()
         if isinstance(ranker, DetailedRanker):
-            ranked_BN, values = ranker.rank_with_details(part.histories, width, filter_seen, part.targets_B)
+            ranked_BN, values = ranker.rank_with_details(histories, width, filter_seen, part.targets_B)
             for name, value_B in values.items():
                 details.setdefault(name, []).append(value_B)
         else:
-            ranked_BN = np.asarray(ranker.rank(part.histories, width, filter_seen))
+            ranked_BN = np.asarray(ranker.rank(histories, width, filter_seen))
         seconds += time.perf_counter() - began
         if ranked_BN.shape != (len(batch), width):
             raise ValueError(f"{ranker.name} ranked {ranked_BN.shape} where {(len(batch), width)} was asked for")
         ranks.append(hit_ranks(ranked_BN, part.targets_B))
-        measures.add(ranked_BN)
+        if shared or distributed.is_first():
+            measures.add(ranked_BN)
     rank_B = _of_all(np.concatenate(ranks), len(cases)) if shared else np.concatenate(ranks)
     by_target = rank_metrics(rank_B, ks)
     seconds = max(float(of_one) for of_one in distributed.gather(torch.tensor(seconds)))
@@ -185,6 +200,7 @@ def _evaluate_one(
         seconds=seconds,
         users_per_second=len(cases) / max(seconds, 1e-9),
         ranks_B=rank_B,
+        users_B=cases.users_B,
         groups={
             group: {name: float(values_B[member_B].mean()) for name, values_B in by_target.items()}
             for group, member_B in groups.items()
@@ -227,8 +243,13 @@ def _check_catalogs(rankers: Sequence[Ranker], dataset: Dataset) -> None:
 
 def _count_repeated(cases: Cases) -> int:
     """Targets that are in their own history: out of reach when seen items are removed."""
-    owners = cases.histories.owners()
-    return len(np.unique(owners[cases.histories.items == cases.targets_B[owners]]))
+    histories = cases.histories
+    owners = histories.owners()
+    return len(np.unique(owners[histories.items == cases.targets_B[owners]]))
+
+
+def _batches(count: int, size: int) -> list[npt.NDArray[np.int64]]:
+    return np.split(np.arange(count), range(size, count, size))
 
 
 def _mean_of_known(values_B: npt.NDArray[np.float64]) -> float | None:

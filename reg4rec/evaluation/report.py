@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from reg4rec.evaluation.lists import DEPTH
 from reg4rec.storage import write_json
 
 __all__ = ["Report", "ReportRow"]
@@ -19,7 +18,7 @@ class ReportRow:
 
     `groups` holds the metrics of the groups of targets that the card counts, `lists` what the lists are like (see
     `ListMeasures`), `extra` what only some rankers can tell, by name. `ranks_B` are the 0-based ranks of the targets,
-    the largest cut-off where one was not found; they are not saved.
+    the largest cut-off where one was not found, `users_B` their users (rows); they are not saved.
     """
 
     name: str
@@ -29,13 +28,14 @@ class ReportRow:
     seconds: float
     users_per_second: float
     ranks_B: npt.NDArray[np.int64] = field(repr=False)
+    users_B: npt.NDArray[np.int32] = field(repr=False)
     groups: dict[str, dict[str, float]] = field(default_factory=dict)
     lists: dict[str, float] = field(default_factory=dict)
     extra: dict[str, Any] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """What is saved of it."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "ranks_B"}
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("ranks_B", "users_B")}
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Report:
         text += [
             f"{row.name}, its lists: {', '.join(f'{name} {value:.4g}' for name, value in row.lists.items())}"
             for row in self.rows
-            if f"novelty@{DEPTH}" in row.lists
+            if any(name.startswith("novelty") for name in row.lists)
         ]
         return "\n".join(text)
 

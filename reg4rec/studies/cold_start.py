@@ -1,7 +1,7 @@
 """How well items and users are served that training never saw."""
 
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +90,8 @@ def _new_users(held: HeldOut, recommender: Recommender, sasrec: SASRec, config: 
     found = []
     for newest in (*config.newest, None):
         for group, cases in groups.items():
-            cut = cases if newest is None else replace(cases, histories=cases.histories.last(newest))
+            whole = cases.histories
+            cut = cases if newest is None else Cases.of(cases.users_B, whole.last(newest), cases.targets_B)
             for method, rank in methods.items():
                 kept = "all" if newest is None else str(newest)
                 found.append(Row("users", group, method, kept, _measured(rank, cut, rows_I)))

@@ -58,7 +58,7 @@ def hold_out(data: Dataset, items: float, users: float, seed: int) -> HeldOut:
         unseen=_without(data, new_user, seen_items, row_I),
         new_items=data.items.table.take(pa.array(new_item)),
         new_vectors={name: matrix[new_item] for name, matrix in data.vectors.items()},
-        new_item_cases=Cases(cases.users_B[known], histories.take(known), row_I[cases.targets_B[known]]),
+        new_item_cases=Cases.of(cases.users_B[known], histories.take(known), row_I[cases.targets_B[known]]),
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from reg4rec.checkpoints import newest_progress, read_metrics, read_settings
 from reg4rec.comparison.table import markdown_table
-from reg4rec.recipes import recipe_named
+from reg4rec.recipes import RECIPES
 from reg4rec.storage import read_json, to_json
 from reg4rec.studies.report import Finding
 from reg4rec.tokenizer import Tokenizer
@@ -50,7 +50,9 @@ def _of_metrics(folder: Path) -> Finding:
 def _of_stage(folder: Path, place: str) -> Finding:
     settings, rows, diagnosis = read_settings(folder), read_metrics(folder), diagnose(folder)
     ails = [f"* {finding}" for finding in diagnosis.findings] or ["The doctor finds none of the known failures."]
-    parts = [f"# {diagnosis.stage}: {diagnosis.state}", "\n".join(ails), *_changes(diagnosis.stage, settings)]
+    parts = [f"# {diagnosis.stage}: {diagnosis.state}", "\n".join(ails)]
+    if settings["recipe"] in RECIPES:  # TIGER and RPG have settings of their own
+        parts += _changes(diagnosis.stage, settings)
     if (folder / "tokenizer" / "tokenizer.json").is_file():
         described = Tokenizer.from_pretrained(folder / "tokenizer").describe()
         parts += ["## Tokens", f"```\n{described}\n```"]
@@ -67,7 +69,7 @@ def _of_stage(folder: Path, place: str) -> Finding:
 
 def _changes(stage: str, settings: dict[str, Any]) -> list[str]:
     """The settings that are not the recipe's, of those that make a run what it is."""
-    own, recipe = _flat(settings), _flat(json.loads(to_json(asdict(getattr(recipe_named(settings["recipe"]), stage)))))
+    own, recipe = _flat(settings), _flat(json.loads(to_json(asdict(getattr(RECIPES[settings["recipe"]], stage)))))
     names = [name for name, value in recipe.items() if name in own and own[name] != value]
     title = f"## Settings that differ from the recipe `{settings['recipe']}`"
     rows = [[name, json.dumps(recipe[name]), json.dumps(own[name])] for name in names]

@@ -59,7 +59,7 @@ def align(
     for finding in align_symptoms(result.epochs, asdict(config), record) if distributed.is_first() else ():
         warnings.warn(f"reg4rec align: {finding}", stacklevel=2)
     if helped:
-        aligned = calibrated(aligned, data, config.validation_users, run)
+        aligned = calibrated(aligned, data, config, run)
     if folder is not None and distributed.is_first():
         write_json(folder / "align.json", record)
         aligned.save_pretrained(folder / "recommender")

@@ -7,10 +7,10 @@ import numpy as np
 import numpy.typing as npt
 
 from reg4rec.data import Dataset
-from reg4rec.evaluation import evaluate, gains
+from reg4rec.evaluation import ProtocolName, evaluate, gains
 from reg4rec.infer import Recommender
 from reg4rec.progress import bar
-from reg4rec.statistics import is_higher
+from reg4rec.statistics import by_user, is_higher
 from reg4rec.train.validation import OVERLAP
 
 __all__ = ["THRESHOLDS", "calibrate"]
@@ -27,6 +27,7 @@ def calibrate(
     thresholds: Sequence[float | None] = THRESHOLDS,
     max_users: int = 2000,
     seed: int = 0,
+    protocol: ProtocolName = "standard",
 ) -> tuple[Recommender, list[dict[str, Any]]]:
     """The recommender with the settings of the search for paths that validation chooses, and a row for each one tried.
 
@@ -44,9 +45,9 @@ def calibrate(
 
     def measure(settings: dict[str, Any]) -> npt.NDArray[np.float64]:
         searching = recommender.with_search(retriever="paths", **settings)
-        (row,) = evaluate(searching, data, "validation", "standard", (10,), max_users, seed, heaviest=True).rows
+        (row,) = evaluate(searching, data, "validation", protocol, (10,), max_users, seed, heaviest=True).rows
         tried.append({**settings, **row.metrics, **row.extra, OVERLAP: row.lists["overlap@10"]})
-        return gains(row.ranks_B, 10)
+        return by_user(gains(row.ranks_B, 10), row.users_B)
 
     best = {name: values[0] for name, values in choices.items()}
     total = 1 + sum(len(values) - 1 for values in choices.values())

@@ -15,6 +15,7 @@ from reg4rec.run import Run
 from reg4rec.settings import override
 from reg4rec.storage import new_header, read_header, write_header
 from reg4rec.tokenizer import Tokenizer
+from reg4rec.train.align_config import AlignConfig
 from reg4rec.train.calibration import calibrate
 from reg4rec.train.config import PretrainConfig
 from reg4rec.train.pretrain import pretrain
@@ -48,26 +49,28 @@ def fit_recommender(
         model, tokenizer, data.items, popularity_I, trained_on=config.part, device=run.device, **settings
     )
     if search is None and config.part == "train":
-        recommender = calibrated(recommender, data, config.validation_users, run)
+        recommender = calibrated(recommender, data, config, run)
     if run.folder is not None and distributed.is_first():
         recommender.save_pretrained(run.folder / "recommender")
     return recommender
 
 
-def calibrated(recommender: Recommender, data: Dataset, max_users: int | None, run: Run) -> Recommender:
+def calibrated(recommender: Recommender, data: Dataset, config: PretrainConfig | AlignConfig, run: Run) -> Recommender:
     """The recommender as `calibrate` sets it up, and `calibration.json` in the run folder, which lists what was tried.
 
-    With `run.resume`, what that file says of the same weights is taken over.
+    `config` says under which protocol, and by how many users at most. With `run.resume`, what that file says of the
+    same weights is taken over.
     """
-    max_users = min(max_users or CALIBRATION_USERS, CALIBRATION_USERS)
+    max_users = min(config.validation_users or CALIBRATION_USERS, CALIBRATION_USERS)
     kept = None if run.folder is None else run.folder / "calibration.json"
     choices = [field.name for field in fields(SearchConfig)]
-    basis = fingerprint({}, weights_of(recommender.model), {"users": max_users, "seed": run.seed, "choices": choices})
+    asked = {"users": max_users, "seed": run.seed, "protocol": config.protocol, "choices": choices}
+    basis = fingerprint({}, weights_of(recommender.model), asked)
     known = read_header(kept, FORMAT, VERSION) if kept is not None and run.resume and kept.exists() else {}
     if known.get("basis") == basis:
         return recommender.with_search(**asdict(SearchConfig.from_json(known["chosen"])))
     with quiet(not run.progress):
-        recommender, tried = calibrate(recommender, data, max_users=max_users, seed=run.seed)
+        recommender, tried = calibrate(recommender, data, max_users=max_users, seed=run.seed, protocol=config.protocol)
     if kept is not None and distributed.is_first():
         header = new_header(FORMAT, VERSION, basis=basis, chosen=asdict(recommender.config), tried=tried)
         write_header(kept, header)

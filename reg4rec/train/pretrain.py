@@ -11,7 +11,7 @@ from torch import Tensor
 from reg4rec import distributed, loop, ops
 from reg4rec.data import Dataset
 from reg4rec.errors import InputError
-from reg4rec.evaluation import Popularity, Ranker
+from reg4rec.evaluation import Popularity, Ranker, check_targets
 from reg4rec.infer import Recommender
 from reg4rec.model import Reg4RecModel, sized
 from reg4rec.run import Run, choose_device
@@ -98,6 +98,8 @@ class PretrainStage:
         # only items that were interacted with: the others keep a residual of 0 and are scored by their tokens
         self.popularity_I = torch.from_numpy(data.item_counts(config.part)).float().to(device)
         self.monitor = "validation_ndcg@10" if config.part == "train" else ""
+        if self.monitor:
+            check_targets(data, "validation", config.protocol)
         # shares the module's weights, so it always ranks with the present ones
         self.ranker = Recommender(
             self.module,

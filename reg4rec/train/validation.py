@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from reg4rec.data import Dataset
 from reg4rec.evaluation import ProtocolName, Ranker, evaluate, rank_metrics
 from reg4rec.loop import Validation
+from reg4rec.statistics import by_user
 
 __all__ = ["OVERLAP", "validate"]
 
@@ -28,5 +29,6 @@ def validate(
     """
     (row,) = evaluate(ranker, data, "validation", protocol, ks, max_users, seed, heaviest=True).rows
     metrics = {f"validation_{name}": value for name, value in row.metrics.items()}
-    metrics[f"validation_{OVERLAP}"] = row.lists["overlap@10"]
-    return Validation(metrics, rank_metrics(row.ranks_B, ks)[monitor.removeprefix("validation_")])
+    metrics[f"validation_{OVERLAP}"] = row.lists[f"overlap@{min(10, max(ks))}"]
+    values_B = rank_metrics(row.ranks_B, ks)[monitor.removeprefix("validation_")]
+    return Validation(metrics, by_user(values_B, row.users_B))
