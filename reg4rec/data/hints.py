@@ -110,8 +110,8 @@ def rare_kind(card: Mapping[str, Any]) -> list[str]:
         return []
     kind = next(iter(events["weights"]))
     return [
-        f"{events['validation_targets']} validation targets are of kind {kind}, which weighs most; validation asks for the "
-        "heaviest kind that occurs, so its choices are chance. Bring more data, or give all kinds the same weight"
+        f"{events['validation_targets']} validation targets are of kind {kind}, which weighs most; validation asks for "
+        "the heaviest kind that occurs, so its choices are chance. Bring more data, or give all kinds the same weight"
     ]
 
 
@@ -121,8 +121,8 @@ def ordered_ties(card: Mapping[str, Any]) -> list[str]:
     if not ties.get("in_order_of_ids"):
         return []
     return [
-        f"{ties['share']:.0%} of a user's neighboring interactions have equal times, and their items are in the order of "
-        "their ids; a rule that knows only this order predicts them, so figures on this data say little. Give finer "
+        f"{ties['share']:.0%} of a user's neighboring interactions have equal times, and their items are in the order "
+        "of their ids; a rule that knows only this order predicts them, so figures on this data say little. Give finer "
         "times, rows in their true order with time=None (--time None), or shuffle equal times (with_shuffled_ties, "
         "--ties shuffled)"
     ]

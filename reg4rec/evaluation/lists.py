@@ -94,7 +94,7 @@ class ListMeasures:
 
 
 def item_vectors(dataset: Dataset) -> npt.NDArray[np.float32] | None:
-    """Unit rows (I, V) of what the items are: the dataset's first matrix, else TF-IDF of the texts; None without them."""
+    """Unit rows (I, V) of what items are: the dataset's first matrix, else TF-IDF of the texts; None without them."""
     if dataset.vectors:
         return unit_rows(next(iter(dataset.vectors.values())))
     texts = dataset.items.texts(TEXT_COLUMNS)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from reg4rec.baselines import SASRec, SASRecConfig, TigerConfig
+from reg4rec.baselines import RpgConfig, SASRec, SASRecConfig, TigerConfig
 from reg4rec.cli import main
 from reg4rec.comparison import CompareConfig, Comparison, compare, methods
 from reg4rec.comparison.spaces import SPACES, changed, draw_changes
@@ -220,11 +220,11 @@ def test_the_best_of_the_tries_is_fitted(small: Dataset, tmp_path: Path) -> None
     found = compare(small, CONFIG, out=tmp_path, device="cpu", **asked)
     for name in ("item-knn", "sasrec"):
         tried = [one for one in found.tries if one.method == name]
-        assert [one.changes for one in tried] == draw_changes(SPACES["sparse"][name], 3)
+        own = CONFIG.sasrec if name == "sasrec" else CONFIG.item_knn
+        assert [one.changes for one in tried] == draw_changes(SPACES["sparse"][name], 3, own)
         assert tried[0].changes == {}
         best = max(tried, key=lambda one: one.validation["ndcg@10"])
         assert found.chosen[name] == best.changes
-        own = CONFIG.sasrec if name == "sasrec" else CONFIG.item_knn
         assert found.settings[name] == methods.plain(changed(own, best.changes))
     assert "| item-knn |" in found.markdown()
     row = found.rows[1]
@@ -233,9 +233,25 @@ def test_the_best_of_the_tries_is_fitted(small: Dataset, tmp_path: Path) -> None
     )
     assert evaluate(model, small, protocol="filtered").rows[0].metrics["ndcg@10"] == row.metrics["ndcg@10"][1]
 
-    again = compare(small, CONFIG, out=tmp_path / "more", winners=tmp_path, methods=("sasrec",), seeds=(0,))
-    assert again.chosen["sasrec"] == found.chosen["sasrec"]
-    assert again.settings["sasrec"] == found.settings["sasrec"]
+    for out in (tmp_path / "more", tmp_path):  # another folder, and the same one without tries
+        winners = None if out == tmp_path else tmp_path
+        again = compare(small, CONFIG, out=out, winners=winners, methods=("sasrec", "popularity"), seeds=(0,))
+        assert again.chosen["sasrec"] == found.chosen["sasrec"]
+        assert again.settings["sasrec"] == found.settings["sasrec"]
+    with pytest.raises(InputError, match="holds no settings of ease"):
+        compare(small, CONFIG, out=tmp_path / "other", winners=tmp_path, methods=("ease",))
+    tuned = compare(small, CONFIG, out=tmp_path / "three", methods=("popularity",), seeds=(0,), tries=3)
+    assert [one.changes for one in tuned.tries] == [{}]
+
+
+def test_rpg_is_fitted_once_a_seed_and_in_the_end_on_more(small: Dataset, tmp_path: Path) -> None:
+    rpg = replace(RpgConfig(), dim=16, num_blocks=1, ffn_dim=16, validation_users=20, loop=SHORT)
+    rpg = replace(rpg, tokenizer=replace(rpg.tokenizer, num_codebooks=2, codebook_size=8))
+    asked: dict[str, Any] = {"methods": ("rpg",), "seeds": (0,), "protocols": ("filtered", "final")}
+    first, final = compare(small, CONFIG, out=tmp_path, rpg=rpg, **asked).rows
+    assert first.epochs == final.epochs != [0]
+    assert min(first.train_seconds + final.train_seconds) > 0
+    assert [first.trained_on, final.trained_on] == ["train", "train+validation"]
 
 
 def test_gains_are_those_of_the_users(small: Dataset, tmp_path: Path) -> None:
@@ -248,11 +264,15 @@ def test_gains_are_those_of_the_users(small: Dataset, tmp_path: Path) -> None:
 
 
 def test_draws_are_different_and_no_more_than_there_are() -> None:
-    drawn = draw_changes({"a": (1, 2), "b": (3, 4)}, 12)
+    begin = SASRecConfig(dim=64, num_heads=1)
+    drawn = draw_changes({"dim": (32, 64), "num_heads": (1, 2)}, 12, begin)
+    made = [changed(begin, changes) for changes in drawn]
     assert drawn[0] == {}
-    assert len(drawn) == 5
-    assert all(drawn.count(changes) == 1 for changes in drawn)
-    assert draw_changes(SPACES["sparse"]["sasrec"], 12) == draw_changes(SPACES["sparse"]["sasrec"], 12)
+    assert len(drawn) == 4  # one of the four is what it began with
+    assert all(made.count(settings) == 1 for settings in made)
+    space = SPACES["sparse"]["sasrec"]
+    assert draw_changes(space, 12, begin)[:5] == draw_changes(space, 5, begin)
+    assert draw_changes({}, 12, {}) == [{}]
 
 
 def test_without_matplotlib_the_picture_is_left_out_and_that_is_said(

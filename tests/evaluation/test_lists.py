@@ -8,7 +8,7 @@ import pytest
 
 from reg4rec.data import Dataset, ItemCatalog, Sequences
 from reg4rec.evaluation import Popularity, evaluate
-from reg4rec.evaluation.lists import ListMeasures
+from reg4rec.evaluation.lists import ListMeasures, item_vectors
 from reg4rec.statistics import error_of_mean
 
 LISTS = [[0, 1, 2, -1], [1, 3, -1, -1], [4, -1, -1, -1], [-1] * 4]
@@ -29,29 +29,29 @@ def data() -> Dataset:
 
 
 def test_measures_are_those_counted_by_hand(data: Dataset) -> None:
-    measures = ListMeasures(data, (1, 4))
+    measures = ListMeasures(data, (1, 4), True, item_vectors(data))
     for rows in (LISTS[:2], LISTS[2:]):
         measures.add(np.array(rows, dtype=np.int32))
     found = measures.values()
     assert (found["coverage@1"], found["coverage@4"]) == (3 / 6, 5 / 6)
     shared = [len(set(a) & set(b)) for a, b in permutations([[i for i in row if i >= 0] for row in LISTS], 2)]
-    assert found["overlap@10"] == pytest.approx(np.sum(shared) / (3 * 6))  # each list meets 3 others; 6 items in all
+    assert found["overlap@4"] == pytest.approx(np.sum(shared) / (3 * 6))  # each list meets 3 others; 6 items in all
 
     lists = [[item for item in row if item >= 0] for row in LISTS[:3]]
     count = np.bincount([0, 1, 1, 1, 1, 4], minlength=6)  # the training part: [:-2] of the two long ones, all of c
-    assert found["popularity@10"] == pytest.approx(np.mean([count[row].mean() for row in lists]))
+    assert found["popularity@4"] == pytest.approx(np.mean([count[row].mean() for row in lists]))
     surprise = -np.log2((count + 1) / (count.sum() + 6))
-    assert found["novelty@10"] == pytest.approx(np.mean([surprise[row].mean() for row in lists]))
+    assert found["novelty@4"] == pytest.approx(np.mean([surprise[row].mean() for row in lists]))
 
     category = data.items.categories_I
     known = [[item for item in row if category[item] >= 0] for row in lists]
     other = [np.mean([category[i] != category[j] for i, j in combinations(row, 2)]) for row in known if len(row) > 1]
-    assert found["category_diversity@10"] == pytest.approx(np.mean(other))
+    assert found["category_diversity@4"] == pytest.approx(np.mean(other))
 
     norm = np.linalg.norm(data.vectors["image"], axis=1, keepdims=True)
     unit = data.vectors["image"] / np.where(norm > 0, norm, 1)
     apart = [np.mean([1 - unit[i] @ unit[j] for i, j in combinations(row, 2)]) for row in lists if len(row) > 1]
-    assert found["vector_diversity@10"] == pytest.approx(np.mean(apart), abs=1e-6)
+    assert found["vector_diversity@4"] == pytest.approx(np.mean(apart), abs=1e-6)
 
 
 def test_texts_give_vectors_where_no_matrix_is_there() -> None:
@@ -59,9 +59,9 @@ def test_texts_give_vectors_where_no_matrix_is_there() -> None:
     items = ItemCatalog.from_table(pa.table({"item_id": list(range(6)), "title": titles}))
     data = Dataset.build("shop", pa.array([0]), Sequences.from_lists([[0, 1, 2]]), items)
     report = evaluate(Popularity.fit(data), data, ks=(3,), lists=True)
-    assert 0 < report.rows[0].lists["vector_diversity@10"] <= 1
-    assert "category_diversity@10" in report.rows[0].lists
-    assert list(evaluate(Popularity.fit(data), data, ks=(3,)).rows[0].lists) == ["coverage@3", "overlap@10"]
+    assert 0 < report.rows[0].lists["vector_diversity@3"] <= 1
+    assert "category_diversity@3" in report.rows[0].lists
+    assert list(evaluate(Popularity.fit(data), data, ks=(3,)).rows[0].lists) == ["coverage@3", "overlap@3"]
 
 
 def test_a_report_has_errors_ranks_and_groups_of_equal_times() -> None:
