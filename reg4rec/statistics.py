@@ -15,7 +15,7 @@ Float64 = npt.NDArray[np.float64]
 def by_user(values_B: Float64, users_B: npt.NDArray[Any]) -> Float64:
     """A value for each user, whose mean is that of the values; values of a user need not be independent, users are."""
     users, row_B = np.unique(users_B, return_inverse=True)
-    return np.bincount(row_B, values_B) * (len(users) / len(values_B))
+    return np.asarray(np.bincount(row_B, values_B) * (len(users) / len(values_B)), dtype=np.float64)
 
 
 def error_of_mean(values_B: Float64, users_B: npt.NDArray[Any] | None = None) -> float:

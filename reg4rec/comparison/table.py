@@ -52,8 +52,8 @@ class Row:
     `metrics`, their standard errors over users `errors`, `groups` and `lists` are those of `ReportRow`. `train_seconds`
     is the time in training loops, validation included; `users_per_second` that of ranking 50 items; `latency_ms` the
     median time of a call that ranks 10, by its number of users. `beyond` are the gains over the row `reg4rec` (else the
-    last one), the mean over the seeds that both have (else the first of each) with the 95 % interval of a paired bootstrap
-    over users.
+    last one), the mean over the seeds that both have (else the first of each) with the 95 % interval of a paired
+    bootstrap over users.
     """
 
     method: str
@@ -170,10 +170,11 @@ def beyond(
     own, other = ranks[method], ranks[reference]
     pairs = [(own[seed], other[seed]) for seed in own if seed in other] or [(own[min(own)], other[min(other)])]
     gains = [(rank_metrics(mine, (10,)), rank_metrics(theirs, (10,))) for mine, theirs in pairs]
-    return {
-        name: paired_interval(*(by_user(np.mean([g[side][name] for g in gains], axis=0), users_B) for side in (0, 1)))
-        for name in ("recall@10", "ndcg@10")
-    }
+    found = {}
+    for name in ("recall@10", "ndcg@10"):
+        mine, theirs = (by_user(np.mean([gain[side][name] for gain in gains], axis=0), users_B) for side in (0, 1))
+        found[name] = paired_interval(mine, theirs)
+    return found
 
 
 def _table(rows: list[Row]) -> str:

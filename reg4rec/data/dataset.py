@@ -107,7 +107,7 @@ class Dataset:
             f"{name}_targets": len(dataset.targets(name)[0]) for name in ("validation", "test")
         }
         if kinds is not None:
-            heaviest = int((dataset.target_kinds("validation") == 0).sum())
+            heaviest = int(np.count_nonzero(dataset.target_kinds("validation") == 0))
             full_card["events"] = kinds.to_card() | {"validation_targets": heaviest}
         full_card["fingerprint"] = dataset.fingerprint()
         return dataset

@@ -100,6 +100,9 @@ def losses(card: Mapping[str, Any]) -> list[str]:
     """What a reader of a dataset's card must know before using it, a sentence each."""
     malformed, nameless = card.get("malformed_lines", {"count": 0, "first": []}), card.get("rows_without_ids", {})
     sentences = left_out(malformed["count"], malformed["first"], nameless)
+    if kinds := card.get("rows_of_other_kinds"):
+        counts = ", ".join(f"{count:,} {kind}" for kind, count in kinds.items())
+        sentences.append(f"rows left out because their kind has no weight in --events (events=): {counts}")
     return sentences + rare_kind(card) + ordered_ties(card) + untested(card["split"])
 
 

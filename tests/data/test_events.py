@@ -63,6 +63,7 @@ def test_kinds_stay_with_their_interactions_and_the_heaviest_of_equals_stays(cli
         assert found.card["events"] == {
             "weights": {"purchase": 1.0, "view": 0.25},
             "interactions": {"purchase": 3, "view": 4},
+            "validation_targets": 0,
         }
         assert found.card["rows_of_other_kinds"] == {"(none)": 1, "cart": 1}
         assert found.card["dropped"]["duplicates"] == 2
@@ -125,7 +126,7 @@ def test_kinds_survive_saving_splitting_and_more_vectors(data: Dataset, tmp_path
     data.save(tmp_path / "data")
     for same in (load_dataset(tmp_path / "data"), data.with_time_split(15, 35, "timestamp"), more_vectors(data)):
         assert kinds_of(same) == KINDS
-        assert same.card["events"] == data.card["events"]
+        assert same.card["events"]["interactions"] == data.card["events"]["interactions"]
     assert load_dataset(tmp_path / "data").card == data.card
     plain = Dataset.build("plain", data.user_ids, data.sequences, data.items, times=data.times)
     alike = replace(data, kinds=Kinds({"purchase": 1.0, "view": 1.0}, np.zeros(7, dtype=np.uint8)))

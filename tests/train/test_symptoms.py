@@ -67,8 +67,8 @@ def test_lost_quality_is_named(recall_5: float, recall_10: float, remedy: str) -
     assert align_symptoms([EPOCH], SETTINGS, record(recall_5, recall_10, error=0.1)) == []
 
 
-def pretrained(*quality: float, losses: tuple[float, ...] = (5.0, 4.0), **last: float) -> list[dict[str, float]]:
-    rows = [{"loss": loss, "validation_ndcg@10": value} for loss, value in zip(losses, quality, strict=True)]
+def pretrained(*quality: float, **last: float) -> list[dict[str, float]]:
+    rows = [{"loss": loss, "validation_ndcg@10": value} for loss, value in zip((5.0, 4.0), quality, strict=True)]
     rows[0]["popularity_ndcg@10"] = 0.05
     rows[-1] |= last
     return rows
