@@ -3,8 +3,8 @@
     OMP_NUM_THREADS=1 python -m bench.results --out runs/results                 # all, in order; days of one core
     OMP_NUM_THREADS=1 python -m bench.results --out runs/results --only beauty --methods sasrec reg4rec --seeds 0
 
-What is finished is read back, what was killed goes on; two processes may work on different methods. Each view writes
-`OUT/VIEW/compare.*`; `--write` puts the views that are complete into docs/results.json.
+What is finished is read back, what was killed goes on. Two processes may work on different methods; a last call for all
+of them writes the whole table of a view, `OUT/VIEW/compare.*`, and `--write` puts the whole ones into one file.
 """
 
 import argparse
@@ -99,13 +99,14 @@ def run(name: str, out: Path, methods: tuple[MethodName, ...], seeds: tuple[int,
 
 
 def collected(out: Path) -> dict[str, Any]:
-    """The rows, cards and tries of all views that have a table."""
+    """The rows, cards and tries of all views whose table is complete."""
     names = ("dataset", "rows", "cards", "tries", "chosen", "versions")
     found = {}
-    for name in VIEWS:
+    for name, view in VIEWS.items():
         path = out / name / "compare.json"
-        if path.exists():
-            stored = json.loads(path.read_text(encoding="utf-8"))
+        stored = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"rows": []}
+        there = {(row["method"], row["protocol"]) for row in stored["rows"]}
+        if there == {(method, protocol) for method in METHODS for protocol in view.protocols}:
             found[name] = {key: stored[key] for key in names}
     return found
 
