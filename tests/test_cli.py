@@ -426,7 +426,7 @@ def test_a_setting_out_of_range_is_named_as_it_was_typed(
     [
         ("demo --epochs many", ["--epochs INT", "'many'"]),
         ("pretrain --data d --tokens t --out o --size huge", ["--size", "'huge'", "'tiny', 'small', 'base', 'large'"]),
-        ("compare --data d --out o --methods chance", ["--methods", "'chance'", "'popularity', 'sasrec'"]),
+        ("compare --data d --out o --methods chance", ["--methods", "'chance'", "'popularity', 'transitions'"]),
         ("evaluate --model m", ["--data STR", "the dataset that it was trained on"]),
         ("recommend --wings 2", ["Unrecognized options", "--wings"]),
         ("fly", ["there is no command 'fly'", "demo, fit, data, tokenize"]),

@@ -50,8 +50,8 @@ class CompareConfig:
     first_seed_only: tuple[MethodName, ...] = ()
     """methods that are fitted with the first seed alone"""
     tries: int = 1
-    """settings of each method that are tried on validation, the configured ones first, the others drawn; the best is
-    fitted with all seeds"""
+    """settings of each method that are tried on validation, the given ones first, the others drawn; the best are fitted
+    with all seeds"""
     space: SpaceName = "sparse"
     """where settings are drawn from: sparse, or dense for long histories"""
     winners: Path | None = None
@@ -83,7 +83,7 @@ class CompareConfig:
         check_settings(
             self,
             ("first_seed_only", not set(self.first_seed_only) - set(get_args(MethodName)), "names of methods"),
-            ("tries", self.tries >= 1, "1, the configured settings alone, or more"),
+            ("tries", self.tries >= 1, "1, the given settings alone, or more"),
             ("space", self.space in get_args(SpaceName), f"one of {', '.join(get_args(SpaceName))}"),
         )
         aligned = [name for name in self.methods if name.endswith("-aligned")]
