@@ -15,7 +15,7 @@ from typing import Any, get_args
 
 from reg4rec.baselines import TigerConfig
 from reg4rec.comparison import CompareConfig, compare
-from reg4rec.comparison.config import MethodName, ProtocolName
+from reg4rec.comparison.config import MethodName, TableProtocol
 from reg4rec.comparison.spaces import SpaceName
 from reg4rec.data import Dataset, load_dataset, sentence_view
 from reg4rec.settings import override
@@ -43,7 +43,7 @@ class View:
     """A way to look at a set: its data, its protocols, and where settings come from."""
 
     data: str
-    protocols: tuple[ProtocolName, ...] = ("filtered", "standard")
+    protocols: tuple[TableProtocol, ...] = ("filtered", "standard")
     shuffled: bool = False
     by_time: bool = False
     tries: int = 1

@@ -12,15 +12,14 @@ import torch
 
 import reg4rec
 from reg4rec.checkpoints import training_seconds
-from reg4rec.comparison.config import CompareConfig, ProtocolName
+from reg4rec.comparison.config import CompareConfig, TableProtocol
 from reg4rec.comparison.latency import BATCHES, latencies
 from reg4rec.comparison.methods import METHODS, Fitted, Job, plain
 from reg4rec.comparison.spaces import SPACES, Changes, changed, draw_changes
 from reg4rec.comparison.table import Comparison, Row, Try, beyond
 from reg4rec.data import Dataset
 from reg4rec.errors import InputError
-from reg4rec.evaluation import ProtocolName as Asked
-from reg4rec.evaluation import evaluate
+from reg4rec.evaluation import ProtocolName, evaluate
 from reg4rec.infer import SearchConfig
 from reg4rec.progress import say
 from reg4rec.run import digest_of
@@ -53,48 +52,24 @@ def compare(
     config = override(config or CompareConfig(), overrides)
     out = Path(out)
     check_own(out, OWN)
-    earlier = _earlier(out, data)
-    winners = {} if config.winners is None else Comparison.read(config.winners).chosen
-    tuned_here = {} if earlier is None or config.tries > 1 else earlier.chosen
-    chosen: dict[str, Changes] = {}
-    tries: list[Try] = []
-    measured: dict[tuple[str, str], dict[int, _Measured]] = {}
-    settings: dict[str, Any] = {}
-    for name in config.methods:
-        method = METHODS[name]
-        tuned = method.tuned_as or name
-        if config.winners is not None and SPACES[config.space].get(tuned) and tuned not in winners:
-            raise InputError(
-                f"{config.winners} holds no settings of {tuned}; compare it there first, or leave winners out"
-            )
-        before = winners.get(tuned, {})
-        begin = changed(method.settings(config), before) if before else method.settings(config)
-        changes = _tune(tuned, begin, data, config, out, device, tries) or tuned_here.get(tuned, {})
-        own = changed(begin, changes) if changes else begin
-        settings[name] = plain(own)
-        chosen[tuned] = {**before, **changes}
-        seeds = config.seeds[:1] if name in config.first_seed_only else config.seeds
-        for seed in seeds if method.seeded else (0,):
-            for protocol in config.protocols:
-                done = _result(name, own, data, out, seed, device, protocol)
-                measured.setdefault((protocol, name), {})[seed] = done
-    rows = [_row(name, protocol, measured[protocol, name]) for protocol in config.protocols for name in config.methods]
-    for protocol in config.protocols:
-        ranks: dict[str, Any] = {
-            name: {seed: one.ranks for seed, one in measured[protocol, name].items()} for name in config.methods
-        }
-        users_B = next(iter(measured[protocol, config.methods[0]].values())).users_B
-        for row in rows:
-            if row.protocol == protocol:
-                row.beyond.update(beyond(ranks, users_B, row.method, config.methods))
-    cards: dict[str, Any] = {
-        protocol: next(iter(measured[protocol, config.methods[0]].values())).found["report"]["card"]
+    work = _Comparing(data, config, out, device)
+    settings: dict[str, Any] = {name: work.settings_of(name) for name in config.methods}
+    measured: dict[tuple[str, str], dict[int, _Measured]] = {
+        (protocol, name): {seed: work.measured(name, settings[name], seed, protocol) for seed in work.seeds_of(name)}
+        for name in config.methods
         for protocol in config.protocols
     }
+    rows = [_row(name, protocol, measured[protocol, name]) for protocol in config.protocols for name in config.methods]
+    for row in rows:
+        row.beyond.update(_beyond(row, measured, config.methods))
+    firsts = {protocol: next(iter(measured[protocol, config.methods[0]].values())) for protocol in config.protocols}
+    cards: dict[str, Any] = {protocol: first.found["report"]["card"] for protocol, first in firsts.items()}
+    chosen, tries = work.chosen, work.tries
     if (earlier := _earlier(out, data)) is not None:  # of other methods, which may have been added meanwhile
         chosen = {**earlier.chosen, **chosen}
         tries = [*(one for one in earlier.tries if one.method not in {own.method for own in tries}), *tries]
-    comparison = Comparison(data.name, rows, cards, settings, versions(device), data.card["fingerprint"], tries, chosen)
+    shown = {name: plain(own) for name, own in settings.items()}
+    comparison = Comparison(data.name, rows, cards, shown, versions(device), data.card["fingerprint"], tries, chosen)
     comparison.save(out)
     return comparison
 
@@ -109,46 +84,79 @@ def _earlier(out: Path, data: Dataset) -> Comparison | None:
     return earlier
 
 
-def _tune(
-    name: str, begin: Any, data: Dataset, config: CompareConfig, out: Path, device: str, tries: list[Try]
-) -> Changes:
-    """The changes of `begin` that are best on validation, with the first seed; `tries` gets a line for each.
+class _Comparing:
+    """A comparison on its way: the settings that each method is fitted with, and the fits.
 
-    They are measured under the protocol `filtered` unless the comparison has `standard` alone.
+    `chosen` are the changes of its settings by which a method won, here, or in the folder before without tries, or in
+    `config.winners`; `tries` all that was tried.
     """
-    already = [one for one in tries if one.method == name]
-    if config.tries > 1 and not already:
-        protocol: Asked = "standard" if set(config.protocols) == {"standard"} else "filtered"
-        seed = config.seeds[0] if METHODS[name].seeded else 0
-        for number, changes in enumerate(draw_changes(SPACES[config.space].get(name, {}), config.tries, begin)):
-            own = changed(begin, changes) if changes else begin
-            job = Job(data, own, out / "fits", seed, device, protocol)
-            found = _Measured(name, job, out).validated
-            value = found["validation"]["rows"][0]["metrics"]
-            already.append(Try(name, protocol, changes, value, found["epochs"], found["train_seconds"]))
-            say(f"{name}, try {number + 1}: {changes or 'as configured'}: {CHOSEN_BY} {value[CHOSEN_BY]:.4f}")
-        tries += already
-    return max(already, key=lambda one: one.validation[CHOSEN_BY]).changes if already else {}
+
+    def __init__(self, data: Dataset, config: CompareConfig, out: Path, device: str):
+        self.data, self.config, self.out, self.device = data, config, out, device
+        earlier = _earlier(out, data)
+        self.winners = {} if config.winners is None else Comparison.read(config.winners).chosen
+        self.won_here = {} if earlier is None or config.tries > 1 else earlier.chosen
+        self.chosen: dict[str, Changes] = {}
+        self.tries: list[Try] = []
+
+    def settings_of(self, name: str) -> Any:
+        """The settings that a method is fitted with, tuned now if that is asked for."""
+        tuned, space = METHODS[name].tuned_as or name, SPACES[self.config.space]
+        if self.config.winners is not None and space.get(tuned) and tuned not in self.winners:
+            raise InputError(
+                f"{self.config.winners} holds no settings of {tuned}; compare it there first, or leave winners out"
+            )
+        begin, before = METHODS[name].settings(self.config), self.winners.get(tuned, {})
+        begin = changed(begin, before) if before else begin
+        changes = self._tuned(tuned, begin) if self.config.tries > 1 else self.won_here.get(tuned, {})
+        self.chosen[tuned] = {**before, **changes}
+        return changed(begin, changes) if changes else begin
+
+    def _tuned(self, name: str, begin: Any) -> Changes:
+        """The changes that are best on validation, with the first seed.
+
+        They are measured under the protocol `filtered` unless the comparison has `standard` alone.
+        """
+        tried = [one for one in self.tries if one.method == name]
+        if not tried:
+            protocol: ProtocolName = "standard" if set(self.config.protocols) == {"standard"} else "filtered"
+            drawn = draw_changes(SPACES[self.config.space].get(name, {}), self.config.tries, begin)
+            for number, changes in enumerate(drawn, start=1):
+                own = changed(begin, changes) if changes else begin
+                found = self._measured(name, own, self.seeds_of(name)[0], protocol).validated
+                value = found["validation"]["rows"][0]["metrics"]
+                tried.append(Try(name, protocol, changes, value, found["epochs"], found["train_seconds"]))
+                say(f"{name}, try {number}: {changes or 'as given'}: {CHOSEN_BY} {value[CHOSEN_BY]:.4f}")
+            self.tries += tried
+        return max(tried, key=lambda one: one.validation[CHOSEN_BY]).changes
+
+    def seeds_of(self, name: str) -> tuple[int, ...]:
+        if not METHODS[name].seeded:
+            return (0,)
+        return self.config.seeds[:1] if name in self.config.first_seed_only else self.config.seeds
+
+    def measured(self, name: str, settings: Any, seed: int, protocol: TableProtocol) -> "_Measured":
+        """A fit whose test is read, for `final` the one that follows the fit by which validation chose."""
+        first = self._measured(name, settings, seed, "standard" if protocol == "standard" else "filtered")
+        if protocol != "final":
+            first.test()
+            return first
+        epochs, search = (first.validated[fact] for fact in ("epochs", "search"))
+        search = None if search is None else SearchConfig.from_json(search)
+        final = _Measured(name, replace(first.job, epochs=epochs, search=search), self.out)
+        final.test()
+        return final
+
+    def _measured(self, name: str, settings: Any, seed: int, protocol: ProtocolName) -> "_Measured":
+        return _Measured(name, Job(self.data, settings, self.out / "fits", seed, self.device, protocol), self.out)
 
 
-def _result(
-    name: str, settings: Any, data: Dataset, out: Path, seed: int, device: str, protocol: ProtocolName
-) -> "_Measured":
-    asked: Asked = "standard" if protocol == "standard" else "filtered"
-    first = _Measured(name, Job(data, settings, out / "fits", seed, device, asked), out)
-    if protocol != "final":
-        first.test()
-        return first
-    validated = first.validated
-    search = validated["search"]
-    job = replace(
-        first.job,
-        epochs=validated["epochs"],
-        search=None if search is None else SearchConfig.from_json(search),
-    )
-    final = _Measured(name, job, out)
-    final.test()
-    return final
+def _beyond(
+    row: Row, measured: Mapping[tuple[str, str], Mapping[int, "_Measured"]], methods: Sequence[str]
+) -> dict[str, tuple[float, float, float]]:
+    of_methods = {name: measured[row.protocol, name] for name in methods}
+    ranks = {name: {seed: one.ranks for seed, one in fits.items()} for name, fits in of_methods.items()}
+    return beyond(ranks, next(iter(of_methods[row.method].values())).users_B, row.method, methods)
 
 
 class _Measured:
@@ -212,7 +220,7 @@ class _Measured:
         write_header(self.path, self.found, files)
 
 
-def _row(name: str, protocol: str, measured: Mapping[int, _Measured]) -> Row:
+def _row(name: str, protocol: str, measured: Mapping[int, "_Measured"]) -> Row:
     found = [one.found for one in measured.values()]
     reports = [one["report"]["rows"][0] for one in found]
     return Row(

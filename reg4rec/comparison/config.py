@@ -17,7 +17,7 @@ from reg4rec.errors import InputError
 from reg4rec.recipes import RECIPES, Recipe
 from reg4rec.settings import SEED_RANGE, SEEDS, check_settings
 
-__all__ = ["CompareConfig", "MethodName", "ProtocolName"]
+__all__ = ["CompareConfig", "MethodName", "TableProtocol"]
 
 MethodName = Literal[
     "popularity",
@@ -34,7 +34,7 @@ MethodName = Literal[
     "reg4rec-paper-aligned",
     "reg4rec-aligned",
 ]
-ProtocolName = Literal["standard", "filtered", "final"]
+TableProtocol = Literal["standard", "filtered", "final"]
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class CompareConfig:
 
     methods: tuple[MethodName, ...] = ("popularity", "item-knn", "sasrec", "tiger", "reg4rec-paper", "reg4rec")
     """rows of the table, in this order"""
-    protocols: tuple[ProtocolName, ...] = ("standard", "filtered")
+    protocols: tuple[TableProtocol, ...] = ("standard", "filtered")
     """standard: seen items stay, cold targets count; filtered: neither; final: filtered, trained on validation too"""
     seeds: tuple[int, ...] = (0, 1, 2)
     """each method is fitted once a seed; mean and standard deviation are over them"""
@@ -74,7 +74,7 @@ class CompareConfig:
     """what the method reg4rec-paper is fitted with"""
 
     def __post_init__(self) -> None:
-        for name, known in (("methods", get_args(MethodName)), ("protocols", get_args(ProtocolName))):
+        for name, known in (("methods", get_args(MethodName)), ("protocols", get_args(TableProtocol))):
             chosen = getattr(self, name)
             if not chosen or set(chosen) - set(known) or len(set(chosen)) < len(chosen):
                 raise InputError(f"{name} are one or more of {', '.join(known)}, each once; found {list(chosen)}")

@@ -206,7 +206,7 @@ def _tries_table(tries: list[Try]) -> str:
     lines = [["method", "recall@10", "ndcg@10", "epochs", "training s", "protocol", "settings"]]
     best = {one.method: max(t.validation["ndcg@10"] for t in tries if t.method == one.method) for one in tries}
     for one in tries:
-        changes = ", ".join(f"{name} {value}" for name, value in one.changes.items()) or "as configured"
+        changes = ", ".join(f"{name} {value}" for name, value in one.changes.items()) or "as given"
         changes += " (the best)" if one.validation["ndcg@10"] == best[one.method] else ""
         quality = [f"{one.validation[name]:.4f}" for name in ("recall@10", "ndcg@10")]
         lines.append([one.method, *quality, str(one.epochs), f"{one.train_seconds:,.0f}", one.protocol, changes])
