@@ -11,6 +11,9 @@ from reg4rec.storage import write_json
 
 __all__ = ["Report", "ReportRow"]
 
+SHORTEST = 0.01
+"""Seconds; the speed of a ranking that took less is noise."""
+
 
 @dataclass(frozen=True, eq=False)
 class ReportRow:
@@ -59,7 +62,8 @@ class Report:
         lines = [["method", "trained on", *metrics, "users/s"]]
         for row in self.rows:
             values = [f"{row.metrics[name]:.4f} ± {row.errors[name]:.4f}" for name in metrics]
-            lines.append([row.name, row.trained_on, *values, f"{row.users_per_second:,.0f}"])
+            speed = f"{row.users_per_second:,.0f}" if row.seconds > SHORTEST else "-"
+            lines.append([row.name, row.trained_on, *values, speed])
         text = _aligned(lines)
         card = self.card
         held = card["held_back"]
