@@ -169,15 +169,11 @@ def test_a_problem_of_the_data_is_said_once_in_one_plain_line(tmp_path: Path) ->
     command = [sys.executable, "-m", "reg4rec.cli", "data", "prepare", "clicks.csv", "--out", "data"]
     environment = os.environ | {"PYTHONPATH": os.getcwd()}
     done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=True)
-    told = (
-        "1 malformed lines left out",
-        "rows left out because an id is missing",
-        "no user can be validated or tested",
-    )
-    assert [line.startswith(f"reg4rec: {of}") for line, of in zip(done.stderr.splitlines(), told, strict=True)] == [
-        True
-    ] * 3
-    assert not any(of in done.stdout for of in told)
+    warned = ("1 malformed lines left out", "rows left out because an id is missing")
+    lines = zip(done.stderr.splitlines(), warned, strict=True)
+    assert all(line.startswith(f"reg4rec: {of}") for line, of in lines)
+    assert not any(of in done.stdout for of in warned)
+    assert done.stdout.count("no user can be validated or tested") == 1  # another split may mend it, so it comes last
 
 
 def test_recommendations_are_parquet_parts(chain: Chain) -> None:
@@ -653,8 +649,28 @@ def test_a_stopped_process_says_one_sentence_and_leaves_no_litter(
     said = process.communicate()[1]
     assert process.returncode == 128 + number, said
     assert said.splitlines()[-1] == f"reg4rec: {word}; run the same command again to go on from the last checkpoint"
-    assert "Traceback" not in said
+    assert "Traceback" not in said or "Exception ignored" in said  # of a destructor; then it is stopped again
     assert not list(tmp_path.rglob(".*"))
+
+
+def test_an_interrupt_that_is_swallowed_comes_again(chain: Chain, tmp_path: Path) -> None:
+    code = (
+        "import os, signal, time, reg4rec.cli as c, reg4rec.cli.answer as a\n"
+        "class Deaf:\n"
+        "    def __del__(self): os.kill(os.getpid(), signal.SIGINT); time.sleep(0.01)\n"
+        "c.UNHEARD = 0.2\n"
+        "def run(words):\n"
+        "    Deaf()\n"
+        "    print('on', flush=True)\n"
+        "    began = time.monotonic()\n"
+        "    while time.monotonic() < began + 50: pass\n"
+        "a.run = run\n"
+        "c.main([])\n"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (130, "on\n")
+    assert done.stderr.splitlines()[-1].startswith("reg4rec: interrupted")
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,8 @@ from types import FrameType
 __all__ = ["main"]
 
 AGAIN = "run the same command again to go on from the last checkpoint"
+UNHEARD = 10.0
+"""Seconds of computing after which a command that goes on was not stopped."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -34,24 +36,34 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 @contextlib.contextmanager
 def _stopping(stopped_by: list[int]) -> Iterator[None]:
-    """Within the block SIGINT and SIGTERM raise KeyboardInterrupt once; a second one ends the process."""
+    """Within the block SIGINT and SIGTERM raise KeyboardInterrupt; a second one ends the process.
+
+    Python swallows what is raised in a destructor, so it is raised again until the block ends.
+    """
 
     def stop(number: int, frame: FrameType | None) -> None:
         stopped_by.append(number)
-        for other in before:
+        for other in (signal.SIGINT, signal.SIGTERM):
             signal.signal(other, signal.SIG_DFL)
+        signal.setitimer(signal.ITIMER_VIRTUAL, UNHEARD, UNHEARD)
         raise KeyboardInterrupt
 
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    def once_more(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    handlers = {signal.SIGINT: stop, signal.SIGTERM: stop, signal.SIGVTALRM: once_more}
+    before = {number: signal.getsignal(number) for number in handlers}
     try:
-        for number in before:
-            signal.signal(number, stop)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
     except ValueError:  # only the main thread may
         before = {}
     try:
         yield
     finally:
-        for number, handler in before.items():
+        if before:
+            signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        for number, handler in before.items():  # type: ignore[assignment]
             signal.signal(number, handler)
 
 
