@@ -173,8 +173,9 @@ def _wait(process: int, killed_after: float | None, patience: float) -> int | No
     expired: list[bool] = []
 
     def kill(*_: Any) -> None:
-        expired.append(True)
-        os.kill(process, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # it ended meanwhile
+            os.kill(process, signal.SIGKILL)
+            expired.append(True)
 
     old = signal.signal(signal.SIGALRM, kill)
     signal.setitimer(signal.ITIMER_REAL, patience if killed_after is None else max(1e-4, killed_after))
