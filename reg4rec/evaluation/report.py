@@ -61,7 +61,7 @@ class Report:
         metrics = [name for name in self.rows[0].metrics if not name.startswith("mrr")]
         lines = [["method", "trained on", *metrics, "users/s"]]
         for row in self.rows:
-            values = [f"{row.metrics[name]:.4f} ± {row.errors[name]:.4f}" for name in metrics]
+            values = [f"{_short(row.metrics[name])} ± {_short(row.errors[name])}" for name in metrics]
             speed = f"{row.users_per_second:,.0f}" if row.seconds > SHORTEST else "-"
             lines.append([row.name, row.trained_on, *values, speed])
         text = _aligned(lines)
@@ -81,6 +81,10 @@ class Report:
             if any(name.startswith("novelty") for name in row.lists)
         ]
         return "\n".join(text)
+
+
+def _short(value: float) -> str:
+    return f"{value:.4f}".removeprefix("0")
 
 
 def _of_groups(row: ReportRow, card: dict[str, Any]) -> list[str]:
