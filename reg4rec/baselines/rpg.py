@@ -1,6 +1,6 @@
 """RPG: items as many unordered tokens, all predicted at once from the history alone (Hou et al. 2025)."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -12,22 +12,20 @@ from torch.nn import functional as F
 
 from reg4rec import distributed, loop, ops
 from reg4rec.baselines.sasrec_network import CausalNetwork
+from reg4rec.baselines.saved import load_network, save_network
 from reg4rec.baselines.stage import NetworkStage
 from reg4rec.data import Dataset, ItemCatalog, Sequences, ViewConfig
-from reg4rec.errors import InputError
 from reg4rec.evaluation import ProtocolName
 from reg4rec.infer.histories import padded
 from reg4rec.loop import LoopConfig
 from reg4rec.run import Run, choose_device
 from reg4rec.settings import check_settings, override
-from reg4rec.storage import new_header, read_header, read_tensors, write_header, write_tensors
 from reg4rec.tokenizer import TokenizerConfig, fit_tokenizer
 from reg4rec.train.windows import Batch
-from reg4rec.writing import atomic_folder
 
 __all__ = ["Rpg", "RpgConfig"]
 
-FORMAT, VERSION = "reg4rec-rpg", 1
+VERSION = 1
 USERS_AT_ONCE = 512
 """Users who are ranked together."""
 
@@ -178,27 +176,17 @@ class Rpg:
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the whole recommender, replacing what was there."""
-        with atomic_folder(folder, "rpg.json") as fresh:
-            write_tensors(fresh / "model.safetensors", self.network.state_dict())
-            self.items.save(fresh / "items.parquet")
-            header = new_header(FORMAT, VERSION, category_level=self.items.category_level)
-            files = ["model.safetensors", "items.parquet"]
-            write_header(fresh / "rpg.json", {**header, "config": asdict(self.config)}, files)
+        save_network(folder, self.name, VERSION, self.network, self.items, self.config)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, device: str = "auto") -> "Rpg":
         """The RPG saved in a folder; InputError where files are missing, damaged or do not fit together."""
-        folder = Path(folder)
-        header = read_header(folder / "rpg.json", FORMAT, VERSION)
-        try:
-            config = RpgConfig.from_json(header["config"])
-            items = ItemCatalog.load(folder / "items.parquet", header["category_level"])
-            codes_IM = torch.zeros(len(items), config.tokenizer.tokens_per_item, dtype=torch.int32)
-            network = RpgNetwork(codes_IM, config)
-            network.load_state_dict(read_tensors(folder / "model.safetensors"))
-        except (KeyError, TypeError, AttributeError, RuntimeError) as error:
-            raise InputError(f"{folder} does not hold a whole RPG: {error}") from None
-        return cls(network, items, config, device)
+        found = load_network(folder, cls.name, VERSION, "RPG", RpgConfig.from_json, _untrained)
+        return cls(*found, device)
+
+
+def _untrained(num_items: int, config: RpgConfig) -> RpgNetwork:
+    return RpgNetwork(torch.zeros(num_items, config.tokenizer.tokens_per_item, dtype=torch.int32), config)
 
 
 class _Stage(NetworkStage):

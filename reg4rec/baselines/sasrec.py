@@ -1,7 +1,7 @@
 """SASRec: self-attention over item ids, trained by a sampled softmax (Kang & McAuley 2018)."""
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -12,9 +12,9 @@ from torch import Tensor
 
 from reg4rec import distributed, loop, ops
 from reg4rec.baselines.sasrec_network import SASRecNetwork
+from reg4rec.baselines.saved import load_network, save_network
 from reg4rec.baselines.stage import NetworkStage
 from reg4rec.data import Dataset, ItemCatalog, ItemViews, Sequences, ViewConfig
-from reg4rec.errors import InputError
 from reg4rec.evaluation import ProtocolName
 from reg4rec.infer.checks import check_number
 from reg4rec.infer.filters import Unknown, allowed_rows
@@ -25,14 +25,12 @@ from reg4rec.loop import LoopConfig
 from reg4rec.model import weights_state
 from reg4rec.run import Run, choose_device
 from reg4rec.settings import check_settings, override
-from reg4rec.storage import new_header, read_header, read_tensors, write_header, write_tensors
 from reg4rec.train.item_loss import draw_negatives, item_loss, sampled_softmax_loss
 from reg4rec.train.windows import Batch
-from reg4rec.writing import atomic_folder
 
 __all__ = ["SASRec", "SASRecConfig"]
 
-FORMAT, VERSION = "reg4rec-sasrec", 3
+VERSION = 3
 USERS_AT_ONCE = 512
 """Users who are ranked together."""
 
@@ -194,26 +192,13 @@ class SASRec:
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the whole recommender, replacing what was there."""
-        with atomic_folder(folder, "sasrec.json") as fresh:
-            write_tensors(fresh / "model.safetensors", self.network.state_dict())
-            self.items.save(fresh / "items.parquet")
-            header = new_header(FORMAT, VERSION, category_level=self.items.category_level)
-            files = ["model.safetensors", "items.parquet"]
-            write_header(fresh / "sasrec.json", {**header, "config": asdict(self.config)}, files)
+        save_network(folder, self.name, VERSION, self.network, self.items, self.config)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, device: str = "auto") -> "SASRec":
         """The SASRec saved in a folder; InputError where files are missing, damaged or do not fit together."""
-        folder = Path(folder)
-        header = read_header(folder / "sasrec.json", FORMAT, VERSION)
-        try:
-            config = SASRecConfig.from_json(header["config"])
-            items = ItemCatalog.load(folder / "items.parquet", header["category_level"])
-            network = _build(len(items), config)
-            network.load_state_dict(read_tensors(folder / "model.safetensors"))
-        except (KeyError, TypeError, AttributeError, RuntimeError) as error:
-            raise InputError(f"{folder} does not hold a whole SASRec: {error}") from None
-        return cls(network, items, config, device)
+        found = load_network(folder, cls.name, VERSION, "SASRec", SASRecConfig.from_json, _build)
+        return cls(*found, device)
 
 
 def _build(num_items: int, config: SASRecConfig, views_IV: Tensor | None = None) -> SASRecNetwork:

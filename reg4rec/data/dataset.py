@@ -101,7 +101,7 @@ class Dataset:
             "interactions": len(sequences.items),
             "users_without_targets": len(user_ids) - len(np.unique(dataset.targets("test")[0])),
         }
-        if moments is not None:
+        if moments is not None and "tied_times" not in full_card:
             full_card["tied_times"] = tied_times(sequences, moments, items.ids)
         full_card["split"] = dataset.split.to_json() | {
             f"{name}_targets": len(dataset.targets(name)[0]) for name in ("validation", "test")
@@ -199,9 +199,10 @@ class Dataset:
         """
         check_seed(seed)
         places = shuffled_ties(self.sequences, self.times, seed)
+        card = {name: value for name, value in self.card.items() if name != "tied_times"}  # counted again
         sequences = Sequences(self.sequences.offsets, self.sequences.items[places])
         kinds = None if self.kinds is None else replace(self.kinds, rows=self.kinds.rows[places])
-        return self._rebuilt(sequences=sequences, kinds=kinds, card=self.card | {"ties_shuffled_with_seed": seed})
+        return self._rebuilt(sequences=sequences, kinds=kinds, card=card | {"ties_shuffled_with_seed": seed})
 
     def with_vectors(self, vectors: Mapping[str, Matrix]) -> "Dataset":
         """The same data with more matrices: arrays or .npy files with a row an item, or Parquet files keyed by id.
