@@ -23,7 +23,7 @@ test: setup
 
 # On a machine with a GPU: uses that machine's own torch, triton and cupy, and installs nothing from an index.
 GPU_TESTS := tests/ops/test_ops.py tests/ops/test_fp8_linear.py tests/ops/test_token_cross_entropy.py \
-  tests/infer/test_graphs.py
+  tests/search/test_graphs.py
 test-gpu:
 	$(PYTHON) -m pip install --quiet --no-build-isolation --no-deps --editable .
 	$(PYTHON) -m pytest -m gpu $(GPU_TESTS)

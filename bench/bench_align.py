@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from bench.conftest import Timed
+from reg4rec.alignment import AlignConfig
+from reg4rec.alignment.rollouts import evaluate_paths, roll_out
+from reg4rec.alignment.stage import AlignStage
 from reg4rec.data import ViewConfig, synthetic_shop
-from reg4rec.infer import Recommender
 from reg4rec.model import Reg4RecModel, sized
+from reg4rec.recommend import Recommender
 from reg4rec.run import Run
 from reg4rec.tokenizer import TokenizerConfig, fit_tokenizer
-from reg4rec.train import AlignConfig
-from reg4rec.train.align_stage import AlignStage
-from reg4rec.train.rollouts import evaluate_paths, roll_out
 
 
 @pytest.fixture(scope="module")

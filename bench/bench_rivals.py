@@ -21,7 +21,7 @@ from bench.bench_recommend import BEAMS, CODEBOOKS, CODES, ITEMS, recommender_of
 from bench.conftest import Timed, long
 from reg4rec import ops
 from reg4rec.data import Sequences
-from reg4rec.infer import Recommender
+from reg4rec.recommend import Recommender
 
 ASKED, HISTORY, DIM = 10, 8, 128
 NEAR_TIE = 1e-4

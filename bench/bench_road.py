@@ -21,8 +21,8 @@ import torch
 from bench.bench_recommend import CODEBOOKS, CODES, ITEMS
 from bench.bench_rivals import recommender as random_recommender
 from bench.bench_rivals import sequences
-from reg4rec.infer import Recommender
-from reg4rec.infer.job import recommend_to_folder
+from reg4rec.batch.job import recommend_to_folder
+from reg4rec.recommend import Recommender
 from reg4rec.tokenizer.health import Health
 
 JOB_USERS, CALLS = 20_000, 400

@@ -21,10 +21,10 @@ from reg4rec import loop, ops
 from reg4rec.data import Dataset, Sequences, ViewConfig, synthetic_shop
 from reg4rec.model import Format, Size
 from reg4rec.model.layers import Dropout
+from reg4rec.precision.ladq import Ladq, LadqConfig, linear_layers, set_formats
 from reg4rec.run import Run
 from reg4rec.tokenizer import Tokenizer, TokenizerConfig, fit_tokenizer
 from reg4rec.train import PretrainConfig
-from reg4rec.train.precision import Ladq, LadqConfig, linear_layers, set_formats
 from reg4rec.train.pretrain import PretrainStage
 from reg4rec.train.windows import Batch
 

@@ -19,7 +19,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from bench import report
 from bench.machine import copy_bandwidth, machine_name, operation_rate, peak_bytes, synchronized
-from reg4rec.train.format_costs import cpu_name
+from reg4rec.precision.format_costs import cpu_name
 
 Timed = Callable[..., Any]
 

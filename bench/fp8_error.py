@@ -20,10 +20,10 @@ from reg4rec.kernels.fp8_linear.reference import (
 )
 from reg4rec.loop import make_optimizer
 from reg4rec.model import Linear, Size
+from reg4rec.precision.ladq import linear_layers
 from reg4rec.run import Run
 from reg4rec.tokenizer import TokenizerConfig, fit_tokenizer
 from reg4rec.train import PretrainConfig
-from reg4rec.train.precision import linear_layers
 from reg4rec.train.pretrain import PretrainStage
 
 OUTLIERS = (1e3, 1e4, 1e5)

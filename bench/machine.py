@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from reg4rec.train.format_costs import cpu_name
+from reg4rec.precision.format_costs import cpu_name
 
 __all__ = ["copy_bandwidth", "machine_name", "operation_rate", "peak_bytes", "synchronized"]
 

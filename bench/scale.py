@@ -14,9 +14,9 @@ import torch
 
 from bench.bench_recommend import BEAMS, CATEGORIES, CODEBOOKS, CODES, HISTORY, skewed_codes
 from reg4rec.data import ItemCatalog, ItemViews, Sequences, ViewConfig
-from reg4rec.infer import Recommender
 from reg4rec.model import Reg4RecModel
 from reg4rec.model.config import sized
+from reg4rec.recommend import Recommender
 from reg4rec.tokenizer import Tokenizer, TokenizerConfig
 from reg4rec.tokenizer.kinds import build_quantizer
 

@@ -10,7 +10,7 @@ import sys
 import polars as pl
 
 import reg4rec
-from reg4rec.infer.job import recommend_to_folder
+from reg4rec.batch.job import recommend_to_folder
 
 
 def main(folder: str, users: str, out: str, k: int = 10) -> None:

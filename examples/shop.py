@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 
 import reg4rec
 from reg4rec.baselines import ItemKNN
+from reg4rec.batch.job import recommend_to_folder
 from reg4rec.data import Dataset
-from reg4rec.infer.job import recommend_to_folder
 
 LEAVES = [f"{top} > {leaf}" for top in ("Shoes", "Bags", "Tents", "Pipes") for leaf in ("Trail", "City", "Kids", "Pro")]
 BRANDS = ["Acme", "Bolt & Co", "Corvus", "Dell'Arte", "Elan", "Förde"]

@@ -11,19 +11,21 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from reg4rec import distributed
+from reg4rec.alignment import AlignConfig, align
 from reg4rec.checkpoints import open_folder, read_settings
 from reg4rec.data import Dataset, load_dataset, read_interactions
 from reg4rec.data.sources import is_table_source
 from reg4rec.errors import InputError
 from reg4rec.evaluation import Popularity, Report, evaluate
-from reg4rec.infer import Recommender, SearchConfig
 from reg4rec.loop import LoopConfig
 from reg4rec.progress import say
+from reg4rec.recommend import Recommender
 from reg4rec.run import Run
+from reg4rec.search import SearchConfig
 from reg4rec.settings import check_same_recipe, differences, override
 from reg4rec.storage import new_header, read_header, read_json, to_json, write_header
 from reg4rec.tokenizer import TokenizerConfig, fit_tokenizer, suggested_codebook_size
-from reg4rec.train import AlignConfig, PretrainConfig, align, fit_recommender
+from reg4rec.train import PretrainConfig, fit_recommender
 from reg4rec.writing import check_own
 
 __all__ = ["RECIPES", "Recipe", "RecipeName", "fit", "fit_and_evaluate", "recipe_named"]

@@ -18,19 +18,20 @@ import torch
 from torch import Tensor
 
 from reg4rec import distributed, ops
+from reg4rec.alignment import AlignConfig, align
 from reg4rec.cli import main
 from reg4rec.data import Dataset
 from reg4rec.data.events import Kinds
 from reg4rec.evaluation import evaluate
-from reg4rec.infer import Recommender
 from reg4rec.loop import LoopConfig
 from reg4rec.model import Reg4RecModel, transformer
 from reg4rec.model.layers import Dropout
+from reg4rec.precision.ladq import LadqConfig
+from reg4rec.recommend import Recommender
 from reg4rec.run import Run
 from reg4rec.storage import write_json
 from reg4rec.tokenizer import Tokenizer, TokenizerConfig, fit_tokenizer, stage
-from reg4rec.train import AlignConfig, PretrainConfig, align, pretrain
-from reg4rec.train.precision import LadqConfig
+from reg4rec.train import PretrainConfig, pretrain
 from reg4rec.train.pretrain import PretrainStage
 from tests.artifacts import of_kinds
 

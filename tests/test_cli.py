@@ -21,7 +21,7 @@ from reg4rec.cli import main
 from reg4rec.cli.answer import VARIANTS
 from reg4rec.data import Dataset
 from reg4rec.data.shop import SyntheticShop
-from reg4rec.infer import Recommender
+from reg4rec.recommend import Recommender
 from reg4rec.studies import QUESTIONS
 
 SMALL_TOKENIZER = (

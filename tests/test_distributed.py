@@ -15,9 +15,9 @@ from reg4rec import distributed
 from reg4rec.cli import main
 from reg4rec.data.shop import SyntheticShop
 from reg4rec.errors import InputError
-from reg4rec.infer import Recommender
 from reg4rec.loop import LoopConfig
 from reg4rec.model import Reg4RecModel
+from reg4rec.recommend import Recommender
 from reg4rec.tokenizer import Tokenizer
 from reg4rec.train import pretrain
 from tests import group

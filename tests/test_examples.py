@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from reg4rec.data.shop import SyntheticShop
-from reg4rec.infer import Recommender
+from reg4rec.recommend import Recommender
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 

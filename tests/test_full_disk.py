@@ -12,14 +12,14 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from reg4rec.batch.job import recommend_to_folder
 from reg4rec.checkpoints import Progress, save_checkpoint
 from reg4rec.cli import main
 from reg4rec.comparison.table import Row, draw
 from reg4rec.data.shop import SyntheticShop
 from reg4rec.errors import InputError
 from reg4rec.evaluation import Popularity, evaluate
-from reg4rec.infer import Recommender
-from reg4rec.infer.job import recommend_to_folder
+from reg4rec.recommend import Recommender
 from reg4rec.tokenizer import Tokenizer
 
 PAGE = os.sysconf("SC_PAGESIZE")

@@ -17,8 +17,8 @@ GROUND = (
     *("ops", "distributed", "run", "checkpoints", "loop", "kernels", "_C"),
 )
 ROOMS = (
-    *("data", "tokenizer", "model", "infer", "evaluation", "train", "recipes", "baselines", "comparison", "studies"),
-    "cli",
+    *("data", "tokenizer", "model", "search", "recommend", "batch", "evaluation", "precision", "train", "alignment"),
+    *("recipes", "baselines", "comparison", "studies", "cli"),
 )
 PICKLES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 SOURCES = sorted(
@@ -203,10 +203,10 @@ def test_decisions_that_are_cited_exist() -> None:
 LETTERS_AT_HOME = {
     "AQ": r"reg4rec/model|kernels/(decoder_step|encode_histories|path_attention)",
     "RYZ": r"reg4rec/model|kernels/(panels|decoder_step|encode_histories|path_attention)",
-    "J": r"reg4rec/(model|baselines|train)|kernels/(decoder_step|encode_histories)",
+    "J": r"reg4rec/(model|search|baselines|train)|kernels/(decoder_step|encode_histories)",
     "EH": r"reg4rec/tokenizer|kernels/mpq_quantize",
-    "FG": r"reg4rec/train",
-    "V": r"reg4rec/(data|tokenizer|infer|evaluation|studies|baselines)",
+    "FG": r"reg4rec/alignment",
+    "V": r"reg4rec/(data|tokenizer|recommend|evaluation|studies|baselines)",
 }
 """Shape letters that one subject needs: elsewhere they would have a second meaning."""
 

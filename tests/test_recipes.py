@@ -12,16 +12,17 @@ import torch
 
 import reg4rec
 from reg4rec import recipes
+from reg4rec.alignment import AlignConfig, align
+from reg4rec.alignment.stage import AlignStage
 from reg4rec.data import Dataset, ViewConfig, synthetic_shop
 from reg4rec.errors import InputError
-from reg4rec.infer import Recommender
 from reg4rec.loop import LoopConfig
 from reg4rec.recipes import RECIPES, Recipe, recipe_named
+from reg4rec.recommend import Recommender
 from reg4rec.run import Run
 from reg4rec.tokenizer import Tokenizer, TokenizerConfig, fit_tokenizer
 from reg4rec.tokenizer.stage import TokenizerStage
-from reg4rec.train import AlignConfig, PretrainConfig, align, fit_recommender
-from reg4rec.train.align_stage import AlignStage
+from reg4rec.train import PretrainConfig, fit_recommender
 from reg4rec.train.pretrain import PretrainStage
 
 LOOP = LoopConfig(epochs=2, learning_rate=4e-3, log_every=1, checkpoint_seconds=0.0)

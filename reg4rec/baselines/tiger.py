@@ -6,14 +6,16 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from reg4rec.alignment import AlignConfig
 from reg4rec.data import Dataset, Sequences, ViewConfig
 from reg4rec.errors import InputError
-from reg4rec.infer import Recommender, SearchConfig
 from reg4rec.loop import LoopConfig
 from reg4rec.recipes import Recipe
+from reg4rec.recommend import Recommender
 from reg4rec.run import Run
+from reg4rec.search import SearchConfig
 from reg4rec.tokenizer import TokenizerConfig
-from reg4rec.train import AlignConfig, PretrainConfig
+from reg4rec.train import PretrainConfig
 
 __all__ = ["Tiger", "TigerConfig"]
 

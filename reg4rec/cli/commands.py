@@ -8,18 +8,20 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from reg4rec import distributed
+from reg4rec.alignment import AlignConfig, align
+from reg4rec.batch.cluster import recommend_on_cluster
+from reg4rec.batch.job import JobOptions, PartFormat, recommend_to_folder
 from reg4rec.cli.output import show
 from reg4rec.data import Dataset, load_dataset
 from reg4rec.data.hints import matrix_hints
 from reg4rec.errors import InputError
 from reg4rec.evaluation import Popularity, Ranker, evaluate
-from reg4rec.infer import DType, Recommender, RetrieverName
-from reg4rec.infer.cluster import recommend_on_cluster
-from reg4rec.infer.job import JobOptions, PartFormat, recommend_to_folder
+from reg4rec.recommend import DType, Recommender
 from reg4rec.run import Run
+from reg4rec.search import RetrieverName
 from reg4rec.storage import read_json
 from reg4rec.tokenizer import Tokenizer, TokenizerConfig, fit_tokenizer
-from reg4rec.train import AlignConfig, PretrainConfig, align, fit_recommender
+from reg4rec.train import PretrainConfig, fit_recommender
 
 __all__ = ["Align", "Evaluate", "Pretrain", "Recommend", "Tokenize", "trained_on"]
 

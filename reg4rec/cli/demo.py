@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from reg4rec.batch.job import recommend_to_folder
 from reg4rec.cli.data import describe
 from reg4rec.data import Dataset, load_dataset
-from reg4rec.infer import Recommender
-from reg4rec.infer.job import recommend_to_folder
 from reg4rec.recipes import RECIPES, fit_and_evaluate
+from reg4rec.recommend import Recommender
 from reg4rec.run import Run
 
 __all__ = ["Demo"]

@@ -11,7 +11,7 @@ from reg4rec.cli.commands import trained_on
 from reg4rec.cli.output import show
 from reg4rec.data import Dataset
 from reg4rec.errors import InputError
-from reg4rec.infer import Recommender, explain
+from reg4rec.recommend import Recommender, explain
 from reg4rec.settings import check_settings
 from reg4rec.writing import atomic_file
 

@@ -14,11 +14,11 @@ from reg4rec import ops
 from reg4rec.checkpoints import Progress, newest_progress, read_settings, run_state
 from reg4rec.cli.output import show
 from reg4rec.errors import InputError
-from reg4rec.infer import Recommender
+from reg4rec.precision.fp8_counts import Fp8Counts
+from reg4rec.precision.ladq import LayerReport, fp8_report, precision_report
+from reg4rec.precision.plot import draw_formats
+from reg4rec.recommend import Recommender
 from reg4rec.tokenizer import Tokenizer
-from reg4rec.train.fp8_counts import Fp8Counts
-from reg4rec.train.precision import LayerReport, fp8_report, precision_report
-from reg4rec.train.precision_plot import draw_formats
 
 __all__ = ["Info"]
 

@@ -20,9 +20,9 @@ from reg4rec.comparison.table import Comparison, Row, Try, beyond
 from reg4rec.data import Dataset
 from reg4rec.errors import InputError
 from reg4rec.evaluation import ProtocolName, evaluate
-from reg4rec.infer import SearchConfig
 from reg4rec.progress import say
 from reg4rec.run import digest_of
+from reg4rec.search import SearchConfig
 from reg4rec.settings import override
 from reg4rec.storage import new_header, read_header, read_tensors, write_header, write_tensors
 from reg4rec.writing import check_own

@@ -13,9 +13,10 @@ from reg4rec.comparison.config import CompareConfig
 from reg4rec.comparison.spaces import Changes, changed
 from reg4rec.data import Dataset
 from reg4rec.evaluation import Popularity, ProtocolName, Ranker
-from reg4rec.infer import Recommender, SearchConfig
 from reg4rec.recipes import Recipe
+from reg4rec.recommend import Recommender
 from reg4rec.run import Run, SharedRun, digest_of
+from reg4rec.search import SearchConfig
 from reg4rec.tokenizer import TokenizerConfig
 
 __all__ = ["METHODS", "Fitted", "Job", "Method", "plain"]

@@ -13,7 +13,7 @@ from reg4rec.baselines import SASRec
 from reg4rec.comparison.compare import versions
 from reg4rec.data import Cases, Dataset, Sequences
 from reg4rec.evaluation import Popularity, ndcg_at, recall_at
-from reg4rec.infer import Recommender
+from reg4rec.recommend import Recommender
 from reg4rec.run import Run
 from reg4rec.settings import override
 from reg4rec.studies.config import ColdStartConfig

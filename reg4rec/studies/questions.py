@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from reg4rec.train.rewards import REWARDS
+from reg4rec.alignment.rewards import REWARDS
 
 __all__ = ["QUESTIONS", "Question", "Variant"]
 

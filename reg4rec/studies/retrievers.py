@@ -15,7 +15,7 @@ from reg4rec.comparison.table import markdown_table
 from reg4rec.data import Dataset, Sequences
 from reg4rec.errors import InputError
 from reg4rec.evaluation import ProtocolName, evaluate, gains, hit_ranks
-from reg4rec.infer import Recommender
+from reg4rec.recommend import Recommender
 from reg4rec.settings import SEED_RANGE, SEEDS, check_settings, override
 from reg4rec.statistics import paired_interval
 from reg4rec.storage import new_header, write_header

@@ -14,13 +14,13 @@ from reg4rec.comparison.table import markdown_table
 from reg4rec.data import Dataset
 from reg4rec.errors import InputError
 from reg4rec.model import Format
+from reg4rec.precision.ladq import COARSER, LadqConfig, LayerSample, classes_of, read_ladq
 from reg4rec.run import Run
 from reg4rec.settings import SEED_RANGE, SEEDS, check_settings, override
 from reg4rec.storage import new_header, write_header
 from reg4rec.studies.place import check_study_folder
 from reg4rec.tokenizer import Tokenizer
 from reg4rec.train import PretrainConfig, pretrain
-from reg4rec.train.precision import COARSER, LadqConfig, LayerSample, classes_of, read_ladq
 from reg4rec.writing import atomic_file
 
 __all__ = ["SamplingConfig", "SamplingFindings", "sampling"]

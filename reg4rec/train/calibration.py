@@ -8,8 +8,8 @@ import numpy.typing as npt
 
 from reg4rec.data import Dataset
 from reg4rec.evaluation import ProtocolName, evaluate, gains
-from reg4rec.infer import Recommender
 from reg4rec.progress import bar
+from reg4rec.recommend import Recommender
 from reg4rec.statistics import by_user, is_higher
 from reg4rec.train.validation import OVERLAP
 

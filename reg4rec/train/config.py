@@ -6,10 +6,10 @@ from typing import Any, Literal, get_args
 from reg4rec.evaluation import ProtocolName
 from reg4rec.loop import LoopConfig
 from reg4rec.model import HistoryLayout, Size
+from reg4rec.precision.ladq import LadqConfig, Precision
 from reg4rec.settings import check_settings
 from reg4rec.train.losses import StepTargets
 from reg4rec.train.orders import OrderPolicy
-from reg4rec.train.precision import LadqConfig, Precision
 
 __all__ = ["PretrainConfig"]
 

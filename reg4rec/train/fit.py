@@ -8,14 +8,15 @@ import numpy.typing as npt
 from reg4rec import distributed
 from reg4rec.data import Dataset
 from reg4rec.data.fingerprint import fingerprint
-from reg4rec.infer import Recommender, SearchConfig
+from reg4rec.evaluation import ProtocolName
 from reg4rec.model import Reg4RecModel
 from reg4rec.progress import quiet
+from reg4rec.recommend import Recommender
 from reg4rec.run import Run
+from reg4rec.search import SearchConfig
 from reg4rec.settings import override
 from reg4rec.storage import new_header, read_header, write_header
 from reg4rec.tokenizer import Tokenizer
-from reg4rec.train.align_config import AlignConfig
 from reg4rec.train.calibration import calibrate
 from reg4rec.train.config import PretrainConfig
 from reg4rec.train.pretrain import pretrain
@@ -49,28 +50,30 @@ def fit_recommender(
         model, tokenizer, data.items, popularity_I, trained_on=config.part, device=run.device, **settings
     )
     if search is None and config.part == "train":
-        recommender = calibrated(recommender, data, config, run)
+        recommender = calibrated(recommender, data, config.protocol, config.validation_users, run)
     if run.folder is not None and distributed.is_first():
         recommender.save_pretrained(run.folder / "recommender")
     return recommender
 
 
-def calibrated(recommender: Recommender, data: Dataset, config: PretrainConfig | AlignConfig, run: Run) -> Recommender:
+def calibrated(
+    recommender: Recommender, data: Dataset, protocol: ProtocolName, validation_users: int | None, run: Run
+) -> Recommender:
     """The recommender as `calibrate` sets it up, and `calibration.json` in the run folder, which lists what was tried.
 
-    `config` says under which protocol, and by how many users at most. With `run.resume`, what that file says of the
-    same weights is taken over.
+    Settings are measured under `protocol` on at most `validation_users` users. With `run.resume`, what that file says
+    of the same weights is taken over.
     """
-    max_users = min(config.validation_users or CALIBRATION_USERS, CALIBRATION_USERS)
+    max_users = min(validation_users or CALIBRATION_USERS, CALIBRATION_USERS)
     kept = None if run.folder is None else run.folder / "calibration.json"
     choices = [field.name for field in fields(SearchConfig)]
-    asked = {"users": max_users, "seed": run.seed, "protocol": config.protocol, "choices": choices}
+    asked = {"users": max_users, "seed": run.seed, "protocol": protocol, "choices": choices}
     basis = fingerprint({}, weights_of(recommender.model), asked)
     known = read_header(kept, FORMAT, VERSION) if kept is not None and run.resume and kept.exists() else {}
     if known.get("basis") == basis:
         return recommender.with_search(**asdict(SearchConfig.from_json(known["chosen"])))
     with quiet(not run.progress):
-        recommender, tried = calibrate(recommender, data, max_users=max_users, seed=run.seed, protocol=config.protocol)
+        recommender, tried = calibrate(recommender, data, max_users=max_users, seed=run.seed, protocol=protocol)
     if kept is not None and distributed.is_first():
         header = new_header(FORMAT, VERSION, basis=basis, chosen=asdict(recommender.config), tried=tried)
         write_header(kept, header)

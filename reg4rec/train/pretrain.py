@@ -12,17 +12,17 @@ from reg4rec import distributed, loop, ops
 from reg4rec.data import Dataset
 from reg4rec.errors import InputError
 from reg4rec.evaluation import Popularity, Ranker, check_targets
-from reg4rec.infer import Recommender
 from reg4rec.model import Reg4RecModel, sized
+from reg4rec.precision.fp8_counts import Fp8Watch
+from reg4rec.precision.ladq import Ladq, linear_layers, set_formats
+from reg4rec.recommend import Recommender
 from reg4rec.run import Run, choose_device
 from reg4rec.settings import check_same_recipe, override
 from reg4rec.tokenizer import Tokenizer
 from reg4rec.train.config import PretrainConfig
-from reg4rec.train.fp8_counts import Fp8Watch
 from reg4rec.train.item_loss import draw_negatives, item_loss
 from reg4rec.train.losses import path_losses
 from reg4rec.train.orders import OrderPolicy, draw_order
-from reg4rec.train.precision import Ladq, linear_layers, set_formats
 from reg4rec.train.validation import validate
 from reg4rec.train.windows import Batch, WindowBatches, target_weights
 

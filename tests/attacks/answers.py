@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from reg4rec.infer import Recommender
+from reg4rec.recommend import Recommender
 from tests.attacks.workload import Material, child
 
 __all__ = ["attack"]

@@ -18,8 +18,8 @@ from reg4rec import load_dataset
 from reg4rec.baselines import SASRec, SASRecConfig
 from reg4rec.cli import main
 from reg4rec.errors import InputError
-from reg4rec.infer import Recommender
 from reg4rec.loop import LoopConfig
+from reg4rec.recommend import Recommender
 from reg4rec.run import Run
 from reg4rec.storage import sha256_of
 from reg4rec.tokenizer import Tokenizer

@@ -17,8 +17,8 @@ from reg4rec.data import Sequences
 from reg4rec.data.shop import SyntheticShop
 from reg4rec.errors import InputError
 from reg4rec.evaluation import Popularity, evaluate
-from reg4rec.infer import Recommender
 from reg4rec.loop import LoopConfig
+from reg4rec.recommend import Recommender
 from reg4rec.run import Run
 from reg4rec.train.item_loss import draw_negatives, sampled_softmax_loss
 from tests.artifacts import reseal

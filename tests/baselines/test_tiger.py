@@ -15,8 +15,8 @@ from reg4rec.data import Sequences, ViewConfig
 from reg4rec.data.shop import SyntheticShop
 from reg4rec.errors import InputError
 from reg4rec.evaluation import Popularity, Ranker, evaluate
-from reg4rec.infer import Recommender
 from reg4rec.loop import LoopConfig, Validation
+from reg4rec.recommend import Recommender
 from reg4rec.run import Run
 from reg4rec.train.losses import path_losses
 from reg4rec.train.pretrain import PretrainStage

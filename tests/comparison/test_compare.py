@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from reg4rec.alignment import AlignConfig
 from reg4rec.baselines import RpgConfig, SASRec, SASRecConfig, TigerConfig
 from reg4rec.cli import main
 from reg4rec.comparison import CompareConfig, Comparison, compare, methods
@@ -20,12 +21,12 @@ from reg4rec.comparison.table import Spread
 from reg4rec.data import Dataset, synthetic_shop
 from reg4rec.errors import InputError
 from reg4rec.evaluation import Popularity, evaluate
-from reg4rec.infer import Recommender, SearchConfig
 from reg4rec.loop import LoopConfig
 from reg4rec.recipes import RECIPES, Recipe, RecipeName
+from reg4rec.recommend import Recommender
 from reg4rec.run import Run
+from reg4rec.search import SearchConfig
 from reg4rec.settings import override
-from reg4rec.train import AlignConfig
 
 SHORT = LoopConfig(epochs=2, learning_rate=5e-3)
 TOKENS = {

@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 from reg4rec.data import Dataset, ItemViews, ViewConfig, load_dataset, read_interactions, synthetic_shop
 from reg4rec.data.shop import SyntheticShop
 from reg4rec.errors import InputError
-from reg4rec.infer import Recommender
 from reg4rec.model import ModelConfig, Reg4RecModel
+from reg4rec.recommend import Recommender
 from reg4rec.run import Run
 from reg4rec.tokenizer import Tokenizer, TokenizerConfig, fit_tokenizer
 

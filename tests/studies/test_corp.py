@@ -14,8 +14,8 @@ from reg4rec.cli import main
 from reg4rec.data.shop import SyntheticShop
 from reg4rec.errors import InputError
 from reg4rec.evaluation import evaluate
-from reg4rec.infer import Recommender
 from reg4rec.model import ModelConfig, Reg4RecModel
+from reg4rec.recommend import Recommender
 from reg4rec.storage import read_json, write_header
 from reg4rec.studies import CorpConfig, CorpFindings, corp
 from reg4rec.studies.corp import rows_decoded

@@ -11,13 +11,13 @@ from reg4rec.cli import main
 from reg4rec.data.shop import SyntheticShop
 from reg4rec.errors import InputError
 from reg4rec.loop import LoopConfig
+from reg4rec.precision.ladq import LadqConfig, LayerSample, read_ladq
 from reg4rec.run import Run
 from reg4rec.storage import read_json, write_json
 from reg4rec.studies import SamplingConfig, SamplingFindings, sampling
 from reg4rec.studies.sampling import _replayed, _row, _truth
 from reg4rec.tokenizer import Tokenizer
 from reg4rec.train import PretrainConfig, pretrain
-from reg4rec.train.precision import LadqConfig, LayerSample, read_ladq
 
 TRAINING = PretrainConfig(
     size="tiny", max_history=8, batch_targets=512, validation_users=20, loop=LoopConfig(epochs=3, learning_rate=3e-3)

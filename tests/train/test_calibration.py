@@ -9,8 +9,8 @@ import pytest
 
 from reg4rec.data.shop import SyntheticShop
 from reg4rec.evaluation import evaluate
-from reg4rec.infer import Recommender
 from reg4rec.model import Reg4RecModel
+from reg4rec.recommend import Recommender
 from reg4rec.tokenizer import Tokenizer
 from reg4rec.train import calibrate
 

@@ -11,21 +11,22 @@ import pytest
 import torch
 from torch import Tensor
 
+from reg4rec.alignment import AlignConfig, align
 from reg4rec.cli import main
 from reg4rec.data import Dataset, Sequences, ViewConfig, synthetic_shop
 from reg4rec.data.shop import SyntheticShop
 from reg4rec.errors import InputError, TokenizerCollapseError
-from reg4rec.infer import Recommender
 from reg4rec.loop import LoopConfig
 from reg4rec.model import Reg4RecModel
+from reg4rec.precision.ladq import LadqConfig
+from reg4rec.recommend import Recommender
 from reg4rec.run import Run
 from reg4rec.settings import override
 from reg4rec.storage import write_json
 from reg4rec.tokenizer import Tokenizer, TokenizerConfig, fit_tokenizer
 from reg4rec.tokenizer.stage import TokenizerStage
-from reg4rec.train import AlignConfig, PretrainConfig, align, fit_recommender, pretrain
+from reg4rec.train import PretrainConfig, fit_recommender, pretrain
 from reg4rec.train.doctor import diagnose
-from reg4rec.train.precision import LadqConfig
 
 TOKENS = TokenizerConfig(
     orthogonality="decorrelation",

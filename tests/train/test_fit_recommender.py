@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from reg4rec.data.shop import SyntheticShop
-from reg4rec.infer import Recommender, SearchConfig
 from reg4rec.loop import LoopConfig
+from reg4rec.recommend import Recommender
 from reg4rec.run import Run
+from reg4rec.search import SearchConfig
 from reg4rec.tokenizer import Tokenizer
 from reg4rec.train import PretrainConfig, fit_recommender
 

@@ -16,10 +16,10 @@ from reg4rec.data import Dataset, synthetic_shop
 from reg4rec.data.shop import SyntheticShop
 from reg4rec.errors import InputError
 from reg4rec.evaluation import Popularity, evaluate
-from reg4rec.infer import Recommender
 from reg4rec.loop import LoopConfig
 from reg4rec.model import Reg4RecModel
 from reg4rec.recipes import RECIPES
+from reg4rec.recommend import Recommender
 from reg4rec.run import Run
 from reg4rec.tokenizer import Tokenizer
 from reg4rec.train import PretrainConfig, pretrain

@@ -1,0 +1,6 @@
+"""Alignment of a pre-trained recommender: PARS rewards, multi-step rewards (MSRA), group-relative updates (GRPO)."""
+
+from reg4rec.alignment.align import align
+from reg4rec.alignment.config import AlignConfig, RewardWeights
+
+__all__ = ["AlignConfig", "RewardWeights", "align"]

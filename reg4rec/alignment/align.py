@@ -1,0 +1,66 @@
+"""Post-training: PARS rewards reasoning paths for what they hit, MSRA looks at several future items, GRPO learns."""
+
+import warnings
+from dataclasses import asdict
+from typing import Any
+
+from reg4rec import distributed, loop
+from reg4rec.alignment.config import AlignConfig
+from reg4rec.alignment.stage import AlignStage
+from reg4rec.data import Dataset
+from reg4rec.recommend import Recommender
+from reg4rec.run import Run
+from reg4rec.settings import check_same_recipe, override
+from reg4rec.statistics import error_of_mean, is_higher
+from reg4rec.storage import write_json
+from reg4rec.train.fit import calibrated
+from reg4rec.train.symptoms import align_symptoms
+
+__all__ = ["align"]
+
+
+def align(
+    recommender: Recommender,
+    data: Dataset,
+    config: AlignConfig | None = None,
+    run: Run = Run(),
+    **overrides: Any,
+) -> Recommender:
+    """A recommender whose model was aligned on the training part of `data`, on the device of the given one.
+
+    The given one stays as it is, and is what comes back unless an epoch beats its Recall@10 on validation by more than
+    two standard errors of the paired difference. The search is set up by
+    validation again, as after pre-training. `run.out` is the run folder (see `reg4rec.loop`): `align.json` holds the
+    validation figures before and after, and the gain of Recall@10 with its standard error, `recommender/` the result;
+    `run.device` is not read. `overrides` replace fields of `config`, of its `rewards` or its `loop` by name. InputError
+    for a recommender of another recipe.
+    Paper: PARS and MSRA, stated, D7 to D9.
+    """
+    config = override(config or AlignConfig(), overrides)
+    check_same_recipe(recommender.tokenizer.config.recipe, config.recipe)
+    folder = run.folder
+    with run.seeded():
+        stage = AlignStage(recommender, data, config, run.seed)
+    before = stage.validate()
+    assert before.values_B is not None
+    result = loop.train(stage, config.loop, run)
+    after = result.epochs[result.best_epoch]
+    assert result.best_values_B is not None
+    helped = is_higher(result.best_values_B, before.values_B, loop.ERRORS)
+    aligned = stage.ranker if helped else recommender
+    gain_B = result.best_values_B - before.values_B
+    record: dict[str, Any] = {
+        "before": before.metrics,
+        "after": {name: after[name] for name in before.metrics},
+        "gain": float(gain_B.mean()),  # of Recall@10, and its standard error over the users
+        "gain_error": error_of_mean(gain_B),
+        "kept": helped,
+    }
+    for finding in align_symptoms(result.epochs, asdict(config), record) if distributed.is_first() else ():
+        warnings.warn(f"reg4rec align: {finding}", stacklevel=2)
+    if helped:
+        aligned = calibrated(aligned, data, config.protocol, config.validation_users, run)
+    if folder is not None and distributed.is_first():
+        write_json(folder / "align.json", record)
+        aligned.save_pretrained(folder / "recommender")
+    return aligned

@@ -1,0 +1,181 @@
+"""Batch inference over a Ray cluster: the parts of a job, each made by one of many actors.
+
+An actor loads the recommender once, reads the rows of a part itself and writes the part's file itself, whole, under
+the name of its number. So there is no task that reads and could wait for a place beside the actors, and a part that is
+made again after its worker was killed replaces itself: no row is lost, none doubled. All machines must see the same
+files.
+"""
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from reg4rec.batch.job import Job, JobOptions, OpenedJob, PartMaker, Record, part_name, with_retriever
+from reg4rec.data import Dataset
+from reg4rec.errors import InputError
+from reg4rec.recommend.recommender import DType, Recommender
+from reg4rec.search import RetrieverName
+from reg4rec.settings import override
+from reg4rec.writing import atomic_file, explained, held
+
+__all__ = ["recommend_on_cluster"]
+
+
+@dataclass(frozen=True)
+class ClusterJob:
+    """What an actor needs to make parts: folders and files that every machine sees, or the dataset itself."""
+
+    model: Path
+    device: str
+    dtype: DType
+    users: Path | Dataset
+    out: Path
+    options: JobOptions
+
+    def load(self) -> Recommender:
+        return Recommender.from_pretrained(self.model, self.device, self.dtype)
+
+
+class PartActor:
+    """Makes the part of each `number`, or only reads it where it is `known` already.
+
+    A row back for each: `rejected` (an Arrow stream), and `made`, which is JSON: what the manifest is to say of the
+    part, null for a known one, and the seconds of its batches; or the `error` of the user's that stopped it.
+    """
+
+    def __init__(self, cluster: ClusterJob, job: Job):
+        recommender = cluster.load()
+        opened = OpenedJob(recommender, cluster.users, cluster.out, cluster.options)
+        self.maker = PartMaker(recommender, cluster.out, job, opened.filters)
+        self.users = opened.users
+        self.writing = ThreadPoolExecutor(1)
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        try:
+            return pa.Table.from_pylist([self._make(**row) for row in rows.to_pylist()])
+        except InputError as error:
+            return pa.Table.from_pylist([{"number": -1, "rejected": b"", "made": json.dumps({"error": str(error)})}])
+
+    def _make(self, number: int, known: bool) -> dict[str, Any]:
+        size = self.maker.job["users_in_part"]
+        part = self.users.part(number * size, size)
+        self.maker.batch_seconds.clear()
+        record = (
+            None
+            if known
+            else self.maker.write(part_name(number, self.maker.job), part, self.maker.search(part, self.writing))
+        )
+        made = {"part": record, "batch_seconds": self.maker.batch_seconds}
+        return {"number": number, "rejected": _packed(part.rejected), "made": json.dumps(made)}
+
+
+def _packed(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as stream:
+        stream.write_table(table)
+    return bytes(sink.getvalue())
+
+
+def recommend_on_cluster(
+    model: str | Path,
+    users: str | Path | Dataset,
+    out: str | Path,
+    k: int = 10,
+    *,
+    resume: bool = True,
+    retriever: RetrieverName = "auto",
+    allow_unknown: bool = False,
+    device: str = "auto",
+    dtype: DType = "auto",
+    address: str | None = None,
+    **options: Any,
+) -> dict[str, Any]:
+    """`recommend_to_folder` of the recommender saved in `model`, over a Ray cluster.
+
+    `address` is that of the cluster; None is the one that Ray finds (`RAY_ADDRESS`), else one on this machine. Actors
+    take one CPU each, on a GPU device one GPU too, and grow from one to as many as there are parts and room for. Each
+    reads filters, and clicks, as a whole.
+    InputError where the cluster has no room for one, or Ray is not installed (extra `ray`).
+    """
+    model, out = Path(model).resolve(), Path(out).resolve()
+    users = users if isinstance(users, Dataset) else Path(users).resolve()
+    files = {name: Path(options[name]).resolve() for name in ("candidates", "exclude") if options.get(name) is not None}
+    ray = _connect(address)
+    cluster = ClusterJob(model, device, dtype, users, out, override(JobOptions(k=k), options | files))
+    recommender = with_retriever(cluster.load(), retriever, out if resume else None)
+    opened = OpenedJob(recommender, users, out, cluster.options)
+    job = opened.job
+    num_gpus = 1 if recommender.device.type == "cuda" else 0
+    _check_room(ray, num_gpus)
+    with explained(out), held(out):
+        record = Record(out, job, opened.users.num_rows, resume)
+        if (summary := record.summary()) is not None:
+            return summary
+        tasks = [{"number": n, "known": part_name(n, job) in record.parts} for n in range(record.num_parts)]
+        rejected: dict[int, bytes] = {}
+        seconds: list[float] = []
+        num_searched = 0
+        for row in _made(ray, cluster, job, tasks, num_gpus):
+            rejected[row["number"]], made = row["rejected"], json.loads(row["made"])
+            if "error" in made:
+                raise InputError(made["error"])
+            seconds += made["batch_seconds"]
+            if made["part"] is not None:
+                record.add(made["part"])
+                num_searched += made["part"]["users"]
+        with (
+            atomic_file(out / "rejected.parquet") as fresh,
+            pq.ParquetWriter(fresh, opened.users.rejected_schema) as writer,
+        ):
+            for _, packed in sorted(rejected.items()):
+                table = pa.ipc.open_stream(packed).read_all()
+                if table.num_rows:
+                    writer.write_table(table)
+        return record.summarize(seconds, num_searched, recommender.items, allow_unknown)
+
+
+def _made(
+    ray: Any, cluster: ClusterJob, job: Job, tasks: list[dict[str, Any]], num_gpus: int
+) -> Iterator[dict[str, Any]]:
+    """The rows of `PartActor` for all tasks, in the order in which they are done."""
+    if not tasks:
+        return
+    actors = ray.data.ActorPoolStrategy(min_size=1, max_size=len(tasks))
+    parts = ray.data.from_items(tasks, override_num_blocks=len(tasks)).map_batches(
+        PartActor,
+        batch_size=None,
+        batch_format="pyarrow",
+        compute=actors,
+        fn_constructor_args=(cluster, job),
+        num_cpus=1,
+        num_gpus=num_gpus,
+    )
+    yield from parts.iter_rows()
+
+
+def _connect(address: str | None) -> Any:
+    try:
+        import ray
+        import ray.data
+    except ImportError:
+        raise InputError("ray is not installed; pip install 'reg4rec[ray]', or use --engine local") from None
+    try:
+        ray.init(address, ignore_reinit_error=True, log_to_driver=False)
+    except ConnectionError as error:
+        raise InputError(f"address {address!r} leads to no Ray cluster: {error}") from None
+    return ray
+
+
+def _check_room(ray: Any, num_gpus: int) -> None:
+    has = ray.cluster_resources()
+    for kind, needed in (("CPU", 1), ("GPU", num_gpus)):
+        if has.get(kind, 0) < needed:
+            raise InputError(
+                f"the Ray cluster has {has.get(kind, 0):g} {kind}s, an actor needs {needed}; add a worker to it"
+            )

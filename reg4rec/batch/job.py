@@ -1,0 +1,433 @@
+"""Batch inference: a file or a dataset of users in, a folder of parts out, in bounded memory.
+
+`manifest.json` says what the job is and, for every finished part, which rows in which batches made it; a killed job
+started again goes on after the finished parts and ends with the same bytes. Reading, searching and writing overlap.
+"""
+
+import time
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from reg4rec.batch.users import UserPart, Users, open_users
+from reg4rec.data import Dataset, ItemCatalog
+from reg4rec.data.parquet import write_parquet
+from reg4rec.errors import InputError, warn
+from reg4rec.progress import bar
+from reg4rec.recommend.checks import check_number
+from reg4rec.recommend.filters import FilterFiles
+from reg4rec.recommend.recommender import Recommender
+from reg4rec.recommend.table import Results, as_frame, results_arrow
+from reg4rec.search import RetrieverName
+from reg4rec.settings import override
+from reg4rec.storage import entries, new_header, read_header, sha256_of, write_header
+from reg4rec.writing import atomic_file, check_own, explained, held, sweep
+
+__all__ = [
+    "Job",
+    "JobOptions",
+    "OpenedJob",
+    "PartFormat",
+    "PartMaker",
+    "Record",
+    "part_name",
+    "plan_batches",
+    "recommend_to_folder",
+    "with_retriever",
+]
+
+FORMAT, VERSION = "reg4rec-recommendations", 4
+SUMMARY, SUMMARY_VERSION = "reg4rec-summary", 1
+HISTORY_SLOTS_AT_ONCE = 1 << 17
+"""History items, padding included, that a batch may hold beside its limit of users."""
+PARTS_AHEAD = 2
+MANIFEST_SECONDS, MANIFEST_SHARE = 1.0, 0.05
+"""The manifest, which grows with the parts, is written for so many seconds and this part of a job's time at most; parts
+that it lacks after a kill are made again."""
+MAX_MANIFEST_BYTES = 1 << 34
+Job = dict[str, Any]
+PATH_COUNTS = ("paths_pruned", "fallbacks")
+COUNTS = ("users", "rejected", "history_items", "unknown_items", "recommendations", *PATH_COUNTS)
+MANY_UNKNOWN, MOST_UNKNOWN = 0.5, 0.9
+"""Shares of unknown history items above which a job warns, and above which it does not end unless it is allowed to."""
+PartFormat = Literal["parquet", "csv", "jsonl"]
+
+
+@dataclass(frozen=True)
+class JobOptions:
+    """What a job is asked for. `candidates` and `exclude` are files (see `FilterFiles`).
+
+    `user`, `item` and `time` name the columns of clicks; `titles` adds the items' titles to the parts.
+    """
+
+    k: int = 10
+    filter_seen: bool = True
+    return_paths: bool = False
+    titles: bool = False
+    format: PartFormat = "parquet"
+    candidates: str | Path | None = None
+    exclude: str | Path | None = None
+    user: str = "user_id"
+    item: str = "item_id"
+    time: str | None = "timestamp"
+    users_in_part: int = 8192
+
+    def __post_init__(self) -> None:
+        check_number(self.k)
+        if self.users_in_part < 1:
+            raise InputError(f"users_in_part is {self.users_in_part}; it must be 1 or more")
+        if self.format not in get_args(PartFormat):
+            raise InputError(f"format is one of {', '.join(get_args(PartFormat))}, found {self.format!r}")
+        if self.return_paths and self.format == "csv":
+            raise InputError(
+                "format is csv, which has no form for paths; take jsonl or parquet, or leave the paths out"
+            )
+
+
+def recommend_to_folder(
+    recommender: Recommender,
+    users: str | Path | Dataset,
+    out: str | Path,
+    k: int = 10,
+    *,
+    resume: bool = True,
+    retriever: RetrieverName = "auto",
+    allow_unknown: bool = False,
+    progress: bool = True,
+    **options: Any,
+) -> dict[str, Any]:
+    """Recommend for all users of a dataset or a file (see `open_users`); returns what `summary.json` holds.
+
+    `options` are fields of `JobOptions`: filter_seen, return_paths, titles, format, candidates, exclude ...
+    `retriever` "auto" is that of the recommender, in a job that goes on the one that it began with.
+    `part-N.parquet` has the columns of `results_arrow`, users in the order of the file; `rejected.parquet` names the
+    rows that could not be used. With `resume` an unfinished job goes on and a finished one is left alone; without, it
+    starts over. InputError where `out` holds another job or other files, or another process is writing there, and at
+    the end where over nine in ten history items are unknown, unless `allow_unknown`; above a half there is a warning.
+    """
+    out = Path(out)
+    recommender = with_retriever(recommender, retriever, out if resume else None)
+    opened = OpenedJob(recommender, users, out, override(JobOptions(k=k), options))
+    with explained(out), held(out):
+        maker = PartMaker(recommender, out, opened.job, opened.filters)
+        record = Record(out, opened.job, opened.users.num_rows, resume)
+        return _Run(maker, record, progress).finish(opened.users, allow_unknown)
+
+
+def with_retriever(recommender: Recommender, retriever: RetrieverName, out: Path | None) -> Recommender:
+    """The recommender as a job takes it: with the retriever asked for, else that of the job in `out`, else its own."""
+    manifest = None if out is None else out / "manifest.json"
+    if retriever == "auto" and recommender.config.retriever == "auto" and manifest is not None and manifest.exists():
+        began = read_header(manifest, FORMAT, VERSION, most_bytes=MAX_MANIFEST_BYTES).get("job")
+        if isinstance(began, dict) and began.get("retriever") in ("exact", "paths"):
+            retriever = began["retriever"]
+    return recommender if retriever == "auto" else recommender.with_search(retriever=retriever)
+
+
+class OpenedJob:
+    """The users and the filters of a job, and what makes it the same `job`, as the manifest holds it."""
+
+    def __init__(self, recommender: Recommender, users: str | Path | Dataset, out: Path, options: JobOptions):
+        if out.suffix in (".csv", ".tsv", ".json", ".jsonl"):
+            raise InputError(
+                f"{out} has the name of a file, but becomes a folder of parts; give a folder, and --format csv or "
+                "jsonl (format=) for the kind of its parts"
+            )
+        self.filters = FilterFiles(recommender.items, options.candidates, options.exclude)
+        self.users: Users = open_users(users, recommender.items, options.user, options.item, options.time)
+        self.job: Job = {
+            "input": self.users.fingerprint,
+            "recommender": recommender.fingerprint(),
+            "retriever": recommender.retriever,
+            "device": recommender.device.type,
+            "dtype": str(recommender.dtype).removeprefix("torch."),
+            **{name: value for name, value in asdict(options).items() if name not in ("user", "item", "time")},
+            **self.filters.fingerprints,
+            "users_in_batch": recommender.users_at_once(),
+            "history_slots_in_batch": HISTORY_SLOTS_AT_ONCE,
+        }
+
+
+def plan_batches(lengths_B: npt.NDArray[np.int64], max_users: int, max_slots: int) -> list[npt.NDArray[np.int64]]:
+    """Rows of users of similar length to search together, shortest first: few enough, and short enough when padded."""
+    order = np.argsort(lengths_B, kind="stable")
+    batches, first = [], 0
+    while first < len(order):
+        longest = np.maximum(1, lengths_B[order[first : first + max_users]])
+        fits = int((longest * np.arange(1, len(longest) + 1) <= max_slots).sum())
+        batches.append(order[first : first + max(1, fits)])
+        first += len(batches[-1])
+    return batches
+
+
+class PartMaker:
+    """Makes the parts of a job with one recommender: searches the users of a part and writes what was found."""
+
+    def __init__(self, recommender: Recommender, out: Path, job: Job, filters: FilterFiles):
+        recommender = recommender.with_search(retriever=job["retriever"])
+        self.recommender = recommender if filters.rows is None else recommender.with_rows(filters.rows)
+        self.out, self.job, self.filters = out, job, filters
+        self.batch_seconds: list[float] = []
+
+    def search(self, part: UserPart, writing: ThreadPoolExecutor) -> "list[Future[_Batch]]":
+        """Search the users of a part in batches, each of which becomes a table in the thread of `writing`."""
+        found, own = [], self.filters.own(part.users)
+        for rows_B in plan_batches(
+            part.histories.lengths, self.job["users_in_batch"], self.job["history_slots_in_batch"]
+        ):
+            started = time.monotonic()
+            histories, k, filter_seen = part.histories.take(rows_B), self.job["k"], self.job["filter_seen"]
+            some = None if own is None else own.take(rows_B)
+            results = list(self.recommender.results(histories, k, filter_seen, self.job["return_paths"], some))
+            self.batch_seconds.append(time.monotonic() - started)
+            found.append(writing.submit(self._batch, rows_B, results))
+        return found
+
+    def _batch(self, rows_B: npt.NDArray[np.int64], results: Sequence[Results]) -> "_Batch":
+        paths = [one.paths for one in results if one.paths is not None]
+        counts = {
+            "paths_pruned": sum(int(one.pruned_B.sum()) for one in paths),
+            "fallbacks": sum(int(one.fallbacks_B.sum()) for one in paths),
+        }
+        return _Batch(self._table(rows_B, results), len(rows_B), counts)
+
+    def _table(self, rows_B: npt.NDArray[np.int64], results: Sequence[Results]) -> pa.Table:
+        users, items = pa.array(rows_B), self.recommender.items
+        return results_arrow(users, items, results, self.job["return_paths"], self.job["titles"])
+
+    def write(self, name: str, part: UserPart, found: "list[Future[_Batch]]") -> dict[str, Any]:
+        """Write a part, its users in the order of the file again; what the manifest says of it."""
+        batches = [future.result() for future in found]
+        nobody = self._table(np.empty(0, dtype=np.int64), [])
+        table = pa.concat_tables([nobody, *(batch.table for batch in batches)])
+        table = table.take(pa.array(np.argsort(table["user_id"].to_numpy(), kind="stable")))
+        users = part.users.take(table["user_id"].combine_chunks())
+        _write_part(self.out / name, table.set_column(0, "user_id", users))
+        return {
+            "file": name,
+            "sha256": sha256_of(self.out / name),
+            "first_row": part.first_row,
+            "rows": part.num_rows,
+            "batches": [batch.num_users for batch in batches],
+            "users": len(part.users),
+            "rejected": part.rejected.num_rows,
+            "history_items": part.num_items,
+            "unknown_items": part.num_unknown,
+            "recommendations": table.num_rows,
+            **{name: sum(batch.path_counts[name] for batch in batches) for name in PATH_COUNTS},
+            "sources": {row["values"]: row["counts"] for row in pc.value_counts(table["source"]).to_pylist()},
+        }
+
+
+class Record:
+    """The manifest of a folder: the job and its finished parts; InputError where the folder is another job's."""
+
+    def __init__(self, out: Path, job: Job, num_rows: int, resume: bool):
+        self.out, self.job = out, job
+        self.num_parts = -(-num_rows // job["users_in_part"])
+        self.parts = _open_folder(out, job, resume)
+        self._check_parts()
+        self.num_resumed, self.started = len(self.parts), time.monotonic()
+        self.writing_seconds = 0.0
+
+    def add(self, part: dict[str, Any]) -> None:
+        """Take in a finished part."""
+        self.parts[part["file"]] = part
+        if self.writing_seconds <= MANIFEST_SECONDS + MANIFEST_SHARE * (time.monotonic() - self.started):
+            self._write()
+
+    def _write(self) -> None:
+        began = time.monotonic()
+        _write_manifest(self.out, self.job, self._sorted())
+        self.writing_seconds += time.monotonic() - began
+
+    def _sorted(self) -> list[dict[str, Any]]:
+        return sorted(self.parts.values(), key=lambda made: made["first_row"])
+
+    def _check_parts(self) -> None:
+        """InputError for a part of another job, which readers of all parts would take in."""
+        own = {part_name(number, self.job) for number in range(self.num_parts)}
+        foreign = sorted(file.name for file in _parts_in(self.out) if file.name not in own)
+        if foreign:
+            raise InputError(
+                f"{self.out} holds {', '.join(foreign[:3])}, which this job of {self.num_parts} parts did not write; "
+                "take that away, or choose another folder"
+            )
+
+    def summary(self) -> dict[str, Any] | None:
+        """What `summary.json` holds, where all parts, the rejected rows and it are there and whole."""
+        path = self.out / "summary.json"
+        if len(self.parts) < self.num_parts or not path.exists():
+            return None
+        try:
+            header = read_header(path, SUMMARY, SUMMARY_VERSION)
+        except InputError:
+            return None
+        if "warning" in header:
+            warn(header["warning"])
+        return entries(header)
+
+    def summarize(
+        self, batch_seconds: Sequence[float], num_searched: int, items: ItemCatalog, allow_unknown: bool
+    ) -> dict[str, Any]:
+        """Write the manifest of all parts and the summary: counts of the whole, times since the folder was opened.
+
+        InputError, before the summary, where most items of the histories are unknown and that is not allowed.
+        """
+        self._write()
+        counts = {name: sum(part[name] for part in self.parts.values()) for name in COUNTS}
+        warning = _check_known(counts, items, allow_unknown)
+        seconds, parts = time.monotonic() - self.started, self._sorted()
+        sources = sum((Counter(part["sources"]) for part in parts), Counter())
+        milliseconds = np.multiply(1000, batch_seconds)
+        summary = {
+            **counts,
+            **({} if warning is None else {"warning": warning}),
+            "retriever": self.job["retriever"],
+            "sources": dict(sources),
+            "parts": len(parts),
+            "parts_resumed": self.num_resumed,
+            "seconds": seconds,
+            "users_per_second": num_searched / seconds,
+            "batch_ms": {f"p{q}": float(np.percentile(milliseconds, q)) for q in (50, 95, 99) if len(milliseconds)},
+        }
+        header = new_header(SUMMARY, SUMMARY_VERSION, **summary)
+        write_header(self.out / "summary.json", header, ["rejected.parquet"])
+        return summary
+
+
+class _Run:
+    """The job in one process: reading, searching and writing overlap."""
+
+    def __init__(self, maker: PartMaker, record: Record, show: bool):
+        self.maker, self.record, self.show = maker, record, show
+        self.out, self.job = record.out, record.job
+
+    def finish(self, users: Users, allow_unknown: bool) -> dict[str, Any]:
+        """Make the parts that are missing, and the summary."""
+        if (summary := self.record.summary()) is not None:
+            return summary
+        num_searched, known_rows = 0, sum(part["rows"] for part in self.record.parts.values())
+        with (
+            bar("recommending", users.num_rows, known_rows, self.show, unit=" users") as done,
+            ThreadPoolExecutor(1) as reading,
+            ThreadPoolExecutor(1) as writing,
+            atomic_file(self.out / "rejected.parquet") as fresh,
+            pq.ParquetWriter(fresh, users.rejected_schema) as rejected,
+        ):
+            pending: deque[Future[None]] = deque()
+            for number, part in enumerate(_ahead(reading, users.parts(self.job["users_in_part"]))):
+                if part.rejected.num_rows:
+                    rejected.write_table(part.rejected)
+                name = part_name(number, self.job)
+                if name in self.record.parts:
+                    continue
+                pending.append(writing.submit(self._write, name, part, self.maker.search(part, writing)))
+                num_searched += len(part.users)
+                if len(pending) == PARTS_AHEAD:
+                    pending.popleft().result()
+                done.update(part.num_rows)
+            for left in pending:
+                left.result()
+        items = self.maker.recommender.items
+        return self.record.summarize(self.maker.batch_seconds, num_searched, items, allow_unknown)
+
+    def _write(self, name: str, part: UserPart, found: "list[Future[_Batch]]") -> None:
+        self.record.add(self.maker.write(name, part, found))
+
+
+def part_name(number: int, job: Job) -> str:
+    """The file of a part."""
+    return f"part-{number:05d}.{job['format']}"
+
+
+def _parts_in(folder: Path) -> list[Path]:
+    return [file for kind in get_args(PartFormat) for file in folder.glob(f"part-*.{kind}")]
+
+
+def _write_part(path: Path, table: pa.Table) -> None:
+    """Write a part as what its name ends in."""
+    if path.suffix == ".parquet":
+        write_parquet(path, table)
+        return
+    frame = as_frame(table, "polars")
+    with atomic_file(path) as fresh:
+        (frame.write_csv if path.suffix == ".csv" else frame.write_ndjson)(fresh)
+
+
+def _check_known(counts: dict[str, int], items: ItemCatalog, allow_unknown: bool) -> str | None:
+    """A sentence where many items of the histories are unknown, InputError where most are and that is not allowed."""
+    unknown, total = counts["unknown_items"], counts["history_items"]
+    if unknown <= MANY_UNKNOWN * total:
+        return None
+    found = f"{unknown:,} of {total:,} history items ({unknown / total:.0%}) are not in the catalog"
+    remedy = f"ids must be spelled and typed as in the items table, such as {items.ids[0].as_py()!r}"
+    if unknown > MOST_UNKNOWN * total and not allow_unknown:
+        raise InputError(
+            f"{found}, so most users would get the list of an unknown user; {remedy}. If that is what you expect, run "
+            "the job again with --allow-unknown (allow_unknown=True), which goes on from here"
+        )
+    warn(f"{found}; {remedy}")
+    return f"{found}; {remedy}"
+
+
+class _Batch(NamedTuple):
+    """What was found for some users of a part; `user_id` in `table` is their place in the part."""
+
+    table: pa.Table
+    num_users: int
+    path_counts: dict[str, int]
+
+
+def _ahead(reading: ThreadPoolExecutor, parts: Iterator[UserPart]) -> Iterator[UserPart]:
+    """The parts in order, the next one read while the present one is searched."""
+    coming = reading.submit(next, parts, None)
+    while (part := coming.result()) is not None:
+        coming = reading.submit(next, parts, None)
+        yield part
+
+
+def _open_folder(out: Path, job: Job, resume: bool) -> dict[str, dict[str, Any]]:
+    """The finished parts in `out`, by file name; InputError if it holds another job or other files."""
+    manifest = out / "manifest.json"
+    if not manifest.exists():
+        check_own(out, [manifest.name])
+        sweep(out)  # a first manifest that was not finished
+        _write_manifest(out, job, [])
+        return {}
+    header = read_header(manifest, FORMAT, VERSION, most_bytes=MAX_MANIFEST_BYTES)
+    sweep(out)
+    if not resume:
+        for file in (out / "summary.json", out / "rejected.parquet", *_parts_in(out)):
+            file.unlink(missing_ok=True)
+        _write_manifest(out, job, [])
+        return {}
+    try:
+        found, parts = dict(header["job"]), {part["file"]: part for part in header["parts"]}
+        differing = sorted(name for name in found.keys() | job.keys() if found.get(name) != job.get(name))
+        whole = {name: part for name, part in parts.items() if _is_whole(out / name, part["sha256"])}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"{manifest} is incomplete or damaged: {error!r}; start over with resume off") from None
+    if differing:
+        raise InputError(
+            f"{out} holds recommendations of another job ({', '.join(differing)} differ); "
+            "choose another folder, the same job, or start over with resume off"
+        )
+    return whole
+
+
+def _write_manifest(out: Path, job: Job, parts: list[dict[str, Any]]) -> None:
+    write_header(out / "manifest.json", new_header(FORMAT, VERSION, job=job, parts=parts))
+
+
+def _is_whole(path: Path, sha256: str) -> bool:
+    return path.is_file() and sha256_of(path) == sha256

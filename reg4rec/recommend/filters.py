@@ -1,0 +1,218 @@
+"""Which items may be recommended: the same for all users, or each user's own."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from reg4rec.data import ItemCatalog, Sequences
+from reg4rec.data.fingerprint import fingerprint
+from reg4rec.data.hints import left_out
+from reg4rec.data.lines import BadLines
+from reg4rec.errors import InputError, warn
+from reg4rec.recommend.histories import known_sequences, places_of
+
+__all__ = ["FilterFiles", "OwnItems", "Unknown", "allowed_rows", "find_items", "split_filters"]
+
+Int32 = npt.NDArray[np.int32]
+Unknown = Literal["ignore", "error"]
+
+
+class OwnItems(NamedTuple):
+    """What some users may get: their `candidates` alone (all items where it is None), and nothing of `exclude`.
+
+    Item rows, a sequence a user.
+    """
+
+    candidates: Sequences | None
+    exclude: Sequences | None
+
+    @property
+    def num_users(self) -> int:
+        return max(len(sequences) for sequences in self if sequences is not None)
+
+    def take(self, users: npt.ArrayLike) -> "OwnItems":
+        """The lists of these users (rows), in that order."""
+        return OwnItems(*(None if sequences is None else sequences.take(users) for sequences in self))
+
+    def batches(self, size: int) -> Iterator["OwnItems"]:
+        """All users in order, at most `size` at a time."""
+        for first in range(0, self.num_users, size):
+            yield self.take(np.arange(first, min(first + size, self.num_users)))
+
+    def allowed(self, num_items: int) -> Tensor:
+        """Whether each user may get each item, (B, I)."""
+        allowed_BI = torch.full((self.num_users, num_items), self.candidates is None)
+        for sequences, may in ((self.candidates, True), (self.exclude, False)):
+            if sequences is not None:
+                allowed_BI[torch.from_numpy(sequences.owners()), torch.from_numpy(sequences.items).long()] = may
+        return allowed_BI
+
+
+def find_items(ids: Iterable[Any], catalog: ItemCatalog, role: str, unknown: Unknown = "error") -> Int32:
+    """The item rows of the ids of the argument called `role`.
+
+    Ids that the catalog lacks are an InputError that names one, or left out with `unknown` "ignore", then with a
+    warning where it lacks all of them.
+    """
+    wanted = _listed(ids, role)
+    return _known(catalog.rows(wanted), wanted, role, unknown)
+
+
+def allowed_rows(
+    catalog: ItemCatalog,
+    exclude: Iterable[Any] | None,
+    candidates: Iterable[Any] | None,
+    unknown: Unknown = "ignore",
+) -> Int32 | None:
+    """The item rows that are in `candidates` and not in `exclude` (item ids), ascending; None where all are allowed."""
+    return _allowed(
+        len(catalog),
+        None if candidates is None else find_items(candidates, catalog, "candidates", unknown),
+        None if exclude is None else find_items(exclude, catalog, "exclude", unknown),
+    )
+
+
+def split_filters(
+    catalog: ItemCatalog, users: pa.Array, exclude: Any, candidates: Any, unknown: Unknown
+) -> tuple[Int32 | None, OwnItems | None]:
+    """The item rows that are allowed to all users (None: all), and what each may get where a filter is a mapping.
+
+    InputError for a user without candidates, and see `find_items`.
+    """
+    own_candidates, own_exclude = isinstance(candidates, Mapping), isinstance(exclude, Mapping)
+    shared = allowed_rows(catalog, None if own_exclude else exclude, None if own_candidates else candidates, unknown)
+    if not own_candidates and not own_exclude:
+        return shared, None
+    ids = users.to_pylist()
+    missing = [user for user in ids if user not in candidates] if own_candidates else []
+    if missing:
+        raise InputError(
+            f"candidates has no entry for {len(missing)} users, for example {missing[0]!r}; give each user a list"
+        )
+    return shared, OwnItems(
+        _lists_of(catalog, ids, candidates, "candidates", unknown) if own_candidates else None,
+        _lists_of(catalog, ids, exclude, "exclude", unknown) if own_exclude else None,
+    )
+
+
+class FilterFiles:
+    """The filters of a job, read from files: see `docs/recommend.md`. InputError for files that hold no item ids.
+
+    Ids are compared as they are written; those that the catalog lacks are left out. `rows` are the items that all users
+    may get, None where nothing but lists of the users' own restricts them.
+    """
+
+    def __init__(self, catalog: ItemCatalog, candidates: str | Path | None, exclude: str | Path | None):
+        self.candidates = None if candidates is None else _read_filter(Path(candidates), catalog, "candidates")
+        self.exclude = None if exclude is None else _read_filter(Path(exclude), catalog, "exclude")
+        shared = [None if one is None or one.users is not None else one.rows.items for one in self._both]
+        self.rows = _allowed(len(catalog), *shared)
+        self.fingerprints = {
+            name: None if one is None else one.fingerprint()
+            for name, one in zip(("candidates", "exclude"), self._both, strict=True)
+        }
+
+    @property
+    def _both(self) -> "tuple[_Listed | None, _Listed | None]":
+        return self.candidates, self.exclude
+
+    def own(self, users: pa.Array) -> OwnItems | None:
+        """What each of these users may get, by files with a column `user_id`; one without a row has an empty list."""
+        if all(one is None or one.users is None for one in self._both):
+            return None
+        return OwnItems(*(None if one is None or one.users is None else one.of(users) for one in self._both))
+
+
+class _Listed(NamedTuple):
+    """Item rows of a file: one list for all where `users` is None, else a list for each of them."""
+
+    users: pa.Array | None
+    rows: Sequences
+
+    def of(self, users: pa.Array) -> Sequences:
+        """The list of each user, empty for those who have none."""
+        assert self.users is not None
+        places = places_of(users, self.users)
+        found = self.rows.take(np.maximum(places, 0)) if len(self.rows) else Sequences.from_lists([[]] * len(places))
+        return found.last(np.where(places >= 0, found.lengths, 0))
+
+    def fingerprint(self) -> str:
+        columns = {} if self.users is None else {"user_id": self.users}
+        return fingerprint(columns, {"offsets": self.rows.offsets, "items": self.rows.items}, {})
+
+
+def _read_filter(path: Path, catalog: ItemCatalog, role: str) -> _Listed:
+    from reg4rec.data.tables import read_item_list
+
+    bad = BadLines()
+    table = read_item_list(path, bad).to_arrow().combine_chunks()
+    for sentence in left_out(bad.count, bad.first, bad.nameless):
+        warn(sentence)
+    ids = table["item_id"].combine_chunks()
+    rows = places_of(ids, catalog.ids)
+    if role == "candidates" and not (rows >= 0).any():
+        example = f", for example not {ids[0].as_py()!r}" if len(ids) else ""
+        raise InputError(
+            f"candidates are those of {path}, which names no item of the catalog{example}; ids must be spelled as in "
+            f"the items table, such as {catalog.ids[0].as_py()!r}"
+        )
+    kept, known = _known(rows, ids, f"exclude ({path})", "ignore"), rows >= 0
+    if "user_id" not in table.column_names:
+        return _Listed(None, Sequences.from_lists([np.unique(kept)]))
+    users = table["user_id"].combine_chunks().dictionary_encode()
+    owners = np.asarray(users.indices, dtype=np.int64)[known]
+    lengths = np.bincount(owners, minlength=len(users.dictionary)).astype(np.int64)
+    return _Listed(users.dictionary, known_sequences(kept[np.lexsort((kept, owners))], lengths))
+
+
+def _allowed(num_items: int, candidates: Int32 | None, exclude: Int32 | None) -> Int32 | None:
+    if candidates is None and exclude is None:
+        return None
+    rows = np.arange(num_items, dtype=np.int32) if candidates is None else np.unique(candidates)
+    return rows if exclude is None else np.setdiff1d(rows, exclude).astype(np.int32)
+
+
+def _lists_of(
+    catalog: ItemCatalog, users: list[Any], lists: Mapping[Any, Any], role: str, unknown: Unknown
+) -> Sequences:
+    """The item rows of each user's list of ids, without those that the catalog lacks."""
+    own = [_listed(lists.get(user, ()), role) for user in users]
+    flat = [one for ids in own for one in ids]
+    rows = catalog.rows(flat)
+    _known(rows, flat, role, unknown)
+    return known_sequences(rows, np.asarray([len(ids) for ids in own], dtype=np.int64))
+
+
+def _listed(ids: Any, role: str) -> list[Any]:
+    """The ids as a list; InputError for a single one."""
+    if isinstance(ids, str | bytes) or not isinstance(ids, Iterable):
+        raise InputError(f"{role} is a list of item ids, found {ids!r}; wrap it: [{ids!r}]")
+    return ids.to_pylist() if isinstance(ids, pa.Array | pa.ChunkedArray) else list(ids)
+
+
+def _known(rows: Int32, ids: Any, role: str, unknown: Unknown) -> Int32:
+    """The rows of the ids that are known; the others are an error, or a warning where they are all."""
+    if unknown not in get_args(Unknown):
+        raise InputError(f"unknown is one of {get_args(Unknown)}, found {unknown!r}")
+    missing = np.flatnonzero(rows < 0)
+    if not len(missing):
+        return rows
+    example = ids[int(missing[0])]
+    example = example.as_py() if isinstance(example, pa.Scalar) else example
+    if unknown == "error":
+        raise InputError(
+            f"{role} names {len(missing)} items that are not in the catalog, for example {example!r}; "
+            "ids must be spelled and typed as in the items table"
+        )
+    if len(missing) == len(rows):
+        warn(
+            f"{role} names {len(rows)} items, none of which is in the catalog, for example {example!r}; "
+            "ids must be spelled and typed as in the items table"
+        )
+    return rows[rows >= 0]

@@ -1,0 +1,544 @@
+"""A trained model with its tokens and its catalog: histories in, items out."""
+
+import copy
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from reg4rec import ops
+from reg4rec.data import ItemCatalog, Sequences
+from reg4rec.data.fingerprint import fingerprint
+from reg4rec.data.frames import as_table
+from reg4rec.data.hints import new_item_hints
+from reg4rec.errors import InputError, warn
+from reg4rec.model import Memory, Reg4RecModel
+from reg4rec.recommend.checks import check_fit, check_number, chosen_dtype
+from reg4rec.recommend.filters import OwnItems, Unknown, find_items, split_filters
+from reg4rec.recommend.histories import read_histories
+from reg4rec.recommend.similar import nearest_items
+from reg4rec.recommend.table import Frame, Results, SearchResults, as_frame, results_arrow, similar_arrow
+from reg4rec.run import choose_device
+from reg4rec.search.batches import Batch, padded
+from reg4rec.search.beam import Living
+from reg4rec.search.config import SearchConfig
+from reg4rec.search.engine import LOGITS_AT_ONCE, SearchEngine, encoded, precision
+from reg4rec.search.exact import ExactScan, Retriever, chosen_retriever, item_vectors
+from reg4rec.search.ranking import Ranking, bucket_ranks, rank_items
+from reg4rec.search.reasons import Reasons, joined, paths_to_items
+from reg4rec.settings import override
+from reg4rec.storage import check_file, new_header, read_header, read_tensors, write_header, write_tensors
+from reg4rec.tokenizer import Tokenizer
+from reg4rec.writing import atomic_folder
+
+__all__ = ["DType", "Recommender"]
+
+FORMAT, VERSION = "reg4rec-recommender", 4
+INDEX, VECTORS = "index.safetensors", "vectors.safetensors"
+LARGE = 200_000
+"""Items from which on index and vectors are stored, to be mapped into memory when they are loaded."""
+SAMPLED = 1000
+"""Stored vectors that are compared with those of the weights."""
+SCANNED_AT_ONCE = 1024
+"""Users whose items are scored together."""
+MASKS_AT_ONCE = 1 << 24
+"""Items that the masks of users with candidates of their own hold together, eight bytes each while they are packed."""
+
+TrainedOn = Literal["train", "train+validation"]
+DType = Literal["auto", "float32", "bfloat16"]
+
+
+class Recommender:
+    """Recommends items of a catalog: all of them ranked by their own score, or those that reasoning paths lead to.
+
+    `search` are fields of `SearchConfig`, `retriever="paths"` for example. `device` "auto" takes a GPU where there
+    is one; `dtype` "auto" computes in bfloat16 there and in float32 on the CPU. `popularity_I` (interactions of each
+    item in training) orders items that share all tokens. removed_X: rows of items that are never recommended. `index`
+    and `vectors` may hold what was made of the same items and weights before. Raises InputError where model, tokens and
+    items do not fit.
+    """
+
+    name = "reg4rec"
+
+    def __init__(
+        self,
+        model: Reg4RecModel,
+        tokenizer: Tokenizer,
+        items: ItemCatalog,
+        popularity_I: npt.ArrayLike | None = None,
+        *,
+        trained_on: TrainedOn = "train",
+        device: str | torch.device = "auto",
+        dtype: DType = "auto",
+        removed_X: Tensor | None = None,
+        index: ops.TokenIndex | None = None,
+        vectors: ops.ItemVectors | None = None,
+        **search: Any,
+    ):
+        check_fit(model, tokenizer, items)
+        self.device = choose_device(device)
+        self.dtype = chosen_dtype(dtype, self.device)
+        self.model = model.to(self.device).eval()
+        self.tokenizer, self.items = tokenizer, items
+        self.config = override(SearchConfig(), search)
+        self.trained_on: TrainedOn = trained_on
+        self.codes_IM = tokenizer.codes_IM.long().to(self.device)
+        popularity = np.zeros(len(items)) if popularity_I is None else np.asarray(popularity_I)
+        if popularity.shape != (len(items),):
+            raise InputError(f"popularity_I has shape {popularity.shape} where ({len(items)},) was expected")
+        self.popularity_I = torch.as_tensor(popularity, dtype=torch.int64, device=self.device)
+        self.cosine_I = tokenizer.path_cosines().to(self.device)
+        self.rank_I = bucket_ranks(self.cosine_I, self.popularity_I)
+        self.removed_I = torch.zeros(len(items), dtype=torch.bool, device=self.device)
+        if removed_X is not None:
+            self.removed_I[removed_X.to(self.device)] = True
+        self._index = None if index is None else ops.TokenIndex(*(part.to(self.device) for part in index))
+        self._unchecked: tuple[Path, str] | None = None
+        self._scan = None if vectors is None else ExactScan(self.model, self.codes_IM, vectors.to(self.device))
+        self._engine: SearchEngine | None = None
+        self._words: tuple[Tensor, Tensor | None] | None = None
+        self._passing = False
+        chosen_retriever(self.config.retriever, self.model, len(items))  # an impossible one is refused here
+
+    @property
+    def engine(self) -> SearchEngine:
+        """What encodes and searches with the present model and items; a new one, without graphs, after they changed."""
+        parts = self.model, self.codes_IM, self.index, self.dtype
+        if self._engine is None or not self._engine.serves(*parts):
+            self._engine = SearchEngine(*parts, passing=self._passing)
+        return self._engine
+
+    @property
+    def retriever(self) -> Retriever:
+        """By what items are found: what the setting of that name says, or means where it says "auto"."""
+        return chosen_retriever(self.config.retriever, self.model, len(self.items))
+
+    @property
+    def index(self) -> ops.TokenIndex:
+        """The tokens of the items that may be recommended, listed or checked when a path is first searched."""
+        if self._unchecked is not None:
+            check_file(*self._unchecked)
+            self._unchecked = None
+        if self._index is None:
+            rows_T = (~self.removed_I).nonzero().squeeze(1)
+            self._index = ops.TokenIndex.build(self.codes_IM, self.model.config.codebook_size, rows_T)
+        return self._index
+
+    @property
+    def scan(self) -> ExactScan:
+        """What scores all items of the present model."""
+        if self._scan is None or not self._scan.serves(self.model, self.codes_IM):
+            self._scan = ExactScan(self.model, self.codes_IM)
+        return self._scan
+
+    def prepare(self) -> None:
+        """Make and import now what the first call would wait for; loading a recommender does it."""
+        _ = self.items.row_of
+        if self.retriever == "exact":
+            self.rank(Sequences.from_lists([[]]), 1, True)
+        else:
+            _ = self.engine
+
+    def recommend(
+        self,
+        histories: Any,
+        k: int = 10,
+        filter_seen: bool = True,
+        exclude: Any = None,
+        candidates: Any = None,
+        return_paths: bool = False,
+        to: Frame = "arrow",
+        unknown: Unknown = "ignore",
+    ) -> Any:
+        """The best `k` items of every user: user_id, rank (from 1), item_id, score, path on demand, source.
+
+        histories: see `read_histories`; a user without history gets what suits an unknown user. Items of the history
+        (with `filter_seen`), in `exclude`, or not in `candidates` (item ids) are never returned; a user gets fewer
+        than `k` items only where fewer are allowed. `candidates` and `exclude` are the same for all users, or a mapping
+        from user id to ids; candidates of all users are prepared once by `only`. Ids in them that the catalog lacks
+        are left out, with a warning where it lacks all of them, or are an InputError with `unknown` "error". With
+        `return_paths`, `path` holds a struct (token, category, confidence) for each step (see `results_arrow`): the way
+        to the item that the model is surest of, which found it only where `source` is `path`. `score` falls within one
+        `source`, among `relaxed` ones within those that share as many tokens (see `reg4rec.search.ranking`). The table
+        is Arrow's, or polars' on demand. The list for a smaller `k` is the head of that for a larger one.
+        """
+        users, sequences = read_histories(histories, self.items)
+        shared, own = split_filters(self.items, users, exclude, candidates, unknown)
+        allowing = self if shared is None else self.with_rows(shared, passing=True)
+        found = allowing.results(sequences, k, filter_seen, return_paths, own)
+        return as_frame(results_arrow(users, self.items, found, return_paths), to)
+
+    def only(self, item_ids: Iterable[Any], unknown: Unknown = "ignore") -> "Recommender":
+        """The same recommender (weights shared) for these items alone, which costs nothing from then on.
+
+        Histories may hold any item. Ids that the catalog lacks are left out, or an InputError (see `recommend`).
+        """
+        return self.with_rows(find_items(item_ids, self.items, "item_ids", unknown))
+
+    def similar_items(self, item_ids: Iterable[Any], k: int = 10, to: Frame = "arrow") -> Any:
+        """The `k` items nearest to each given one: item_id, rank (from 1), similar_item_id, score.
+
+        The score is the cosine of the item vectors from which the tokens were made; ties go to the lowest row, an item
+        is not similar to itself. InputError for ids that the catalog lacks.
+        """
+        wanted = list(item_ids)
+        rows = find_items(wanted, self.items, "item_ids")
+        score_BN, row_BN = nearest_items(
+            torch.from_numpy(self.tokenizer.views.vectors_IV), rows, k, self.removed_I.cpu()
+        )
+        return as_frame(similar_arrow(rows, self.items.ids, row_BN, score_BN), to)
+
+    def add_items(self, table: Any, vectors: Mapping[str, npt.ArrayLike] | None = None) -> int:
+        """Take items into the catalog, and tell how many came: a table with `item_id` and the tokenizer's text columns.
+
+        The table is a pandas or polars DataFrame, an Arrow table, or a dictionary of columns; categories are lists, or
+        text such as "Shoes > Trail". A column that has the look of them under another name is warned of.
+
+        New items have the tokens that the tokenizer gives them and, in models that score items, the residual to expect
+        of them (`ItemViews.expected`); `vectors` holds their rows of each matrix view. An item that is there stays as
+        it is and one that was removed comes back as it was, so the whole catalog may be given every time.
+        """
+        other = ItemCatalog.from_table(table := as_table(table))
+        for sentence in new_item_hints(table.column_names, self.items.table.column_names):
+            warn(sentence)
+        rows = self.items.rows(other.ids)
+        new = rows < 0
+        coming = new | self.removed_I.cpu().numpy()[rows]
+        if not coming.any():
+            return 0
+        if new.any():
+            own_vectors = {name: np.asarray(matrix)[new] for name, matrix in (vectors or {}).items()}
+            self._grow(ItemCatalog(other.table.filter(pa.array(new)), self.items.category_level), own_vectors)
+            rows[new] = np.arange(len(self.items) - new.sum(), len(self.items))
+        row_T = torch.from_numpy(rows[coming]).long().to(self.device)
+        self.removed_I = self.removed_I.index_fill(0, row_T, False)
+        if self._index is not None:
+            self._index = self.index.with_items(self.codes_IM, row_T)
+        return len(row_T)
+
+    def remove_items(self, item_ids: Iterable[Any]) -> int:
+        """Never recommend these items again, and tell how many went; histories may still hold them.
+
+        Ids that were removed before or were never there are no error.
+        """
+        rows = np.unique(find_items(item_ids, self.items, "item_ids", "ignore"))
+        rows = rows[~self.removed_I.cpu().numpy()[rows]]
+        if len(rows):
+            row_T = torch.from_numpy(rows).long().to(self.device)
+            self.removed_I = self.removed_I.index_fill(0, row_T, True)
+            if self._index is not None:
+                self._index = self.index.without_items(row_T)
+        return len(rows)
+
+    def _grow(self, new: ItemCatalog, vectors: Mapping[str, npt.ArrayLike]) -> None:
+        """Give the items of `new` the rows after the last one; what other recommenders share stays as it is."""
+        items, tokenizer, model = self.items.extended(new), self.tokenizer.extended(new.table, vectors), self.model
+        first, more, scored = len(self.items), (0, len(new)), self.model
+        if model.scores_items:
+            residual_ID = model.residual_ID.detach().cpu().numpy()
+            expected_TD = tokenizer.views.expected(tokenizer.views.vectors_IV[first:], residual_ID)
+            model = model.extended(torch.from_numpy(expected_TD))
+        else:
+            model = copy.copy(model)
+        model.catalog = tokenizer.catalog(items)
+        self.items, self.tokenizer, self.model = items, tokenizer, model
+        codes_IM = tokenizer.codes_IM.long().to(self.device)
+        if self._scan is not None and self._scan.serves(scored, self.codes_IM):
+            self._scan = self._scan.extended(model, codes_IM)
+        self.codes_IM = codes_IM
+        self.popularity_I = torch.nn.functional.pad(self.popularity_I, more)
+        self.removed_I = torch.nn.functional.pad(self.removed_I, more)
+        self.cosine_I = torch.cat([self.cosine_I, tokenizer.path_cosines(first).to(self.device)])
+        self.rank_I = bucket_ranks(self.cosine_I, self.popularity_I)
+
+    def results(
+        self,
+        histories: Sequences,
+        k: int,
+        filter_seen: bool,
+        with_paths: bool = False,
+        own: OwnItems | None = None,
+    ) -> Iterator[Results]:
+        """What the retriever finds for one batch of users after the other, for histories of item rows.
+
+        The batches are of `users_at_once` users, or fewer where `own` says what each of them may get. Their paths are
+        None where neither the search nor `with_paths` needs them.
+        """
+        check_number(k)
+        if own is not None:
+            yield from self._own_results(histories, k, filter_seen, own, with_paths)
+            return
+        if self.retriever == "paths":
+            for ranking, paths in self.search(histories, k, filter_seen):
+                yield Results(ranking, paths)
+            return
+        allowed = self._allowed_words()
+        for batch in histories.batches(self.users_at_once()):
+            yield self._scan_batch(batch, k, filter_seen, allowed, with_paths)
+
+    def search(
+        self, histories: Sequences, k: int, filter_seen: bool, trace: list[Living] | None = None
+    ) -> Iterator[SearchResults]:
+        """What paths find for one batch of users after the other, whatever the retriever.
+
+        `trace` receives what lives after each step of each batch (see `reg4rec.search.beam`).
+        """
+        check_number(k)
+        allowed_I, engine = ~self.removed_I, self.engine
+        for batch in histories.batches(engine.users_at_once(self.config)):
+            yield self._search_batch(batch, k, filter_seen, engine, allowed_I, trace)
+
+    @torch.inference_mode()
+    def reasons(self, histories: Sequences, items_BN: Tensor) -> Reasons:
+        """A path to each of some items of every user (rows, -1 for none), whatever found them."""
+        per_user = items_BN.shape[1] * self.index.counts_MK.numel()
+        size = max(1, LOGITS_AT_ONCE // max(1, per_user))
+        found = [
+            paths_to_items(self.model, self.remember(some), self.index, items_bN)
+            for some, items_bN in zip([*histories.batches(size)] or [histories], items_BN.split(size), strict=True)
+        ]
+        return found[0] if len(found) == 1 else joined(found)
+
+    def users_at_once(self) -> int:
+        """How many users are ranked together."""
+        return SCANNED_AT_ONCE if self.retriever == "exact" else self.engine.users_at_once(self.config)
+
+    def fingerprint(self) -> str:
+        """The sha256 of all that decides what is recommended: weights, tokens, items and the search."""
+        arrays = {name: weight.cpu().numpy() for name, weight in self.model.state_dict().items()}
+        arrays |= {"codes": self.codes_IM.cpu().numpy(), "rank": self.rank_I.cpu().numpy()}
+        arrays["removed"] = self.removed_I.cpu().numpy()
+        columns = {name: self.items.table[name] for name in ("item_id", "categories")}
+        search = {**asdict(self.config), "retriever": self.retriever}
+        settings = {"search": search, "model": asdict(self.model.config)}
+        return fingerprint(columns, arrays, {**settings, "category_level": self.items.category_level})
+
+    def rank(self, histories: Sequences, k: int, filter_seen: bool) -> npt.NDArray[np.int32]:
+        """(B, k) item rows, best first, -1 where there are no more: what `reg4rec.evaluate` calls."""
+        rows = [r.ranking.items_BN.cpu().numpy() for r in self.results(histories, k, filter_seen)]
+        return np.concatenate(rows).astype(np.int32) if rows else np.empty((0, k), dtype=np.int32)
+
+    def rank_with_details(
+        self, histories: Sequences, k: int, filter_seen: bool, targets: npt.NDArray[np.int32]
+    ) -> tuple[npt.NDArray[np.int32], dict[str, npt.NDArray[np.float64]]]:
+        """`rank`, and for each user how the search went; nothing of that where no path was searched.
+
+        category_accuracy: whether the best path's last known category is the target's (NaN without one).
+        paths_pruned, fallbacks: what CORP did. from_paths: share of the items that exact paths gave.
+        path_recall: whether some path leads to the target, be it among the k items or not.
+        """
+        if self.retriever == "exact":
+            return self.rank(histories, k, filter_seen), {}
+        results = list(self.search(histories, k, filter_seen))
+        tokens_BWM = torch.cat([r.paths.tokens_BWM for r in results])
+        alive_BW = torch.cat([r.paths.scores_BW for r in results]) > -torch.inf
+        codes_B1M = self.codes_IM[torch.from_numpy(targets).long().to(self.device)][:, None]
+        reached_BW = alive_BW & ((tokens_BWM == codes_B1M) | (tokens_BWM < 0)).all(-1)
+        steps_BM = torch.cat([r.paths.categories_BWM[:, 0] for r in results]).cpu().numpy()
+        last_B = steps_BM[np.arange(len(steps_BM)), np.maximum(0, (steps_BM >= 0).sum(1) - 1)]
+        category_B = self.items.categories_I[targets]
+        details = {
+            "category_accuracy": np.where((category_B < 0) | (last_B < 0), np.nan, last_B == category_B),
+            "paths_pruned": torch.cat([r.paths.pruned_B for r in results]).cpu().numpy().astype(float),
+            "fallbacks": torch.cat([r.paths.fallbacks_B for r in results]).cpu().numpy().astype(float),
+            "path_recall": reached_BW.any(1).double().cpu().numpy(),
+            "from_paths": torch.cat([(r.ranking.source_BN == 0).double().mean(1) for r in results]).cpu().numpy(),
+        }
+        ranked = torch.cat([r.ranking.items_BN for r in results]).cpu().numpy().astype(np.int32)
+        return ranked, details
+
+    def with_search(self, **changes: Any) -> "Recommender":
+        """The same recommender (weights shared) with other fields of `SearchConfig`; its `config` is the search's."""
+        other = self._copy()
+        other.config = override(self.config, changes)
+        chosen_retriever(other.config.retriever, other.model, len(other.items))
+        return other
+
+    def with_model(self, model: Reg4RecModel) -> "Recommender":
+        """The same recommender with another model of the same tokens and items, on its device; `model` is shared."""
+        check_fit(model, self.tokenizer, self.items)
+        other = copy.copy(self)
+        other.model = model.to(self.device).eval()
+        return other
+
+    def _copy(self) -> "Recommender":
+        """A copy that shares what was made of the model and the items."""
+        if self.retriever == "exact":
+            _ = self.scan
+        return copy.copy(self)
+
+    def with_rows(self, rows: npt.NDArray[np.integer[Any]], passing: bool = False) -> "Recommender":
+        """The same recommender for some of its items (rows) alone; `passing` where it serves one call."""
+        other = self._copy()
+        kept_I = torch.zeros_like(self.removed_I).index_fill_(0, torch.from_numpy(rows).long().to(self.device), True)
+        other.removed_I, other._index = self.removed_I | ~kept_I, None
+        other._passing = self._passing or passing
+        return other
+
+    def _own_results(
+        self, histories: Sequences, k: int, filter_seen: bool, own: OwnItems, with_paths: bool
+    ) -> Iterator[Results]:
+        """Results of users each of whom may get other items: one after the other by paths, else in slices."""
+        by_paths = self.retriever == "paths"
+        at_once = 1 if by_paths else max(1, min(SCANNED_AT_ONCE, MASKS_AT_ONCE // max(1, len(self.items))))
+        for batch, some in zip(histories.batches(at_once), own.batches(at_once), strict=True):
+            allowed_BI = some.allowed(len(self.items))
+            if by_paths:
+                rows = np.flatnonzero(allowed_BI[0].numpy())
+                yield from self.with_rows(rows, passing=True).results(batch, k, filter_seen)
+            else:
+                words = ops.allowed_words(allowed_BI.to(self.device) & ~self.removed_I)
+                yield self._scan_batch(batch, k, filter_seen, words, with_paths)
+
+    def _scan_batch(
+        self, batch: Sequences, k: int, filter_seen: bool, allowed: Tensor | None, with_paths: bool
+    ) -> Results:
+        with precision(self.device, self.dtype, 0):
+            ranking = self.scan.rank(batch, k, filter_seen, allowed)
+        return self._explained(batch, ranking) if with_paths else Results(ranking, None)
+
+    def _allowed_words(self) -> Tensor | None:
+        """`allowed` of `reg4rec.ops.score_topk`, made once; None where no item was removed."""
+        if self._words is None or self._words[0] is not self.removed_I:
+            none_removed = not bool(self.removed_I.any())
+            self._words = self.removed_I, None if none_removed else ops.allowed_words(~self.removed_I[None])
+        return self._words[1]
+
+    def _explained(self, batch: Sequences, ranking: Ranking) -> Results:
+        """The ranking with a path to every item."""
+        with precision(self.device, self.dtype, ranking.items_BN.numel()):
+            paths, _ = self.reasons(batch, ranking.items_BN)
+        place_BN = torch.arange(ranking.items_BN.shape[1], device=self.device).expand_as(ranking.items_BN)
+        return Results(ranking._replace(path_BN=place_BN.masked_fill(ranking.items_BN < 0, -1)), paths)
+
+    def remember(self, histories: Sequences) -> Memory:
+        """Histories of item rows, cut to the newest that the model reads and encoded."""
+        return encoded(self.model, self.codes_IM, self._batch_of(histories, None))
+
+    def _batch_of(self, histories: Sequences, exclude_BX: Tensor | None) -> Batch:
+        newest = histories.last(self.model.config.max_history)
+        return Batch(padded(newest, 0), torch.from_numpy(newest.lengths), exclude_BX)
+
+    def _search_batch(
+        self,
+        batch: Sequences,
+        k: int,
+        filter_seen: bool,
+        engine: SearchEngine,
+        allowed_I: Tensor,
+        trace: list[Living] | None,
+    ) -> SearchResults:
+        history_BX = padded(batch, -1).to(self.device)
+        exclude_BX = history_BX if filter_seen else None
+        with torch.inference_mode():
+            state_BD, paths = engine.run(self._batch_of(batch, exclude_BX), self.config, trace)
+            scoring = self.item_scoring(state_BD, history_BX) if self.model.scores_items else None
+            ranking = rank_items(paths, engine.index, self.rank_I, k, exclude_BX, allowed_I, scoring)
+            return SearchResults(ranking, paths)
+
+    def item_scoring(self, state_BD: Tensor, history_BX: Tensor) -> ops.ItemScoring:
+        """What orders the items of the paths of users of these states and histories."""
+        # half precision would make ties of what the final order must tell apart
+        with torch.autocast(self.device.type, enabled=False):
+            state_BD = state_BD.to(self.model.begin.dtype)
+            logits_BMK = self.model.token_logits(state_BD)
+        return ops.ItemScoring(logits_BMK, state_BD, self.model.residual_ID, history_BX, self.model.repeat_bias)
+
+    def item_scores(self, state_BD: Tensor, history_BX: Tensor, user_T: Tensor, item_T: Tensor) -> Tensor:
+        """Scores (T,) of items for users (places in the batch) as by `item_scoring`, with a gradient."""
+        with torch.autocast(self.device.type, enabled=False):
+            score_T = self.model.score_items(state_BD.to(self.model.begin.dtype), user_T, self.codes_IM[item_T], item_T)
+        return score_T + self.model.repeat_bias * self.index.is_excluded(user_T, item_T, history_BX)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the whole recommender, replacing what was there."""
+        with atomic_folder(folder, "recommender.json", ["*.safetensors"]) as fresh:
+            self.model.save_pretrained(fresh)
+            self.tokenizer.save_pretrained(fresh / "tokenizer")
+            self.items.save(fresh / "items.parquet")
+            removed_X = self.removed_I.nonzero().squeeze(1)
+            write_tensors(fresh / "items.safetensors", {"popularity": self.popularity_I, "removed": removed_X})
+            index = self.index if len(self.items) >= LARGE else self._index
+            if index is not None and index.lists_pairs:  # a smaller one is built sooner than read
+                write_tensors(fresh / INDEX, index.stored())
+            if len(self.items) >= LARGE and self.model.scores_items:
+                write_tensors(fresh / VECTORS, self.scan.vectors.stored())
+            header = new_header(FORMAT, VERSION, trained_on=self.trained_on)
+            header |= {"search": asdict(self.config), "category_level": self.items.category_level}
+            others = [file.name for file in fresh.iterdir() if file.is_file() and file.name != "model.safetensors"]
+            write_header(fresh / "recommender.json", header, [*others, "tokenizer/tokenizer.json"])
+
+    @classmethod
+    def from_pretrained(
+        cls, folder: str | Path, device: str = "auto", dtype: DType = "auto", verify: bool = True
+    ) -> "Recommender":
+        """The recommender saved in a folder; InputError where files are missing, damaged or do not fit together.
+
+        `verify` False leaves the checksums of the files unread, which takes about a second for each gigabyte.
+        """
+        folder = Path(folder)
+        header = read_header(folder / "recommender.json", FORMAT, VERSION, verify=verify, later=[INDEX])
+        try:
+            config = SearchConfig.from_json(header["search"])
+            level, trained_on = header["category_level"], header["trained_on"]
+            stored = read_tensors(folder / "items.safetensors")
+            popularity_I, removed_X = stored["popularity"], stored["removed"]
+            if trained_on not in get_args(TrainedOn) or type(level) is not int or popularity_I.dtype != torch.int64:
+                raise TypeError(f"trained_on {trained_on!r}, category_level {level!r}, popularity {popularity_I.dtype}")
+        except (KeyError, TypeError) as error:
+            raise InputError(f"{folder} does not hold a whole recommender: {error}") from None
+        tokenizer = Tokenizer.from_pretrained(folder / "tokenizer", verify)
+        num_items = min(len(popularity_I), tokenizer.num_items)
+        if removed_X.dtype != torch.int64 or not bool(((removed_X >= 0) & (removed_X < num_items)).all()):
+            raise InputError(f"{folder / 'items.safetensors'} names removed items that there are none of")
+        model, device = Reg4RecModel.from_pretrained(folder, verify), str(choose_device(device))
+        recommender = cls(
+            model,
+            tokenizer,
+            ItemCatalog.load(folder / "items.parquet", level),
+            popularity_I.numpy(),
+            trained_on=trained_on,
+            device=device,
+            dtype=dtype,
+            removed_X=removed_X,
+            index=_stored_index(folder, tokenizer, removed_X) if INDEX in header["files"] else None,
+            vectors=_stored_vectors(folder, model, tokenizer) if VECTORS in header["files"] else None,
+            **asdict(config),
+        )
+        if verify and INDEX in header["files"]:
+            recommender._unchecked = folder / INDEX, header["files"][INDEX]
+        recommender.prepare()
+        return recommender
+
+
+def _stored_index(folder: Path, tokenizer: Tokenizer, removed_X: Tensor) -> ops.TokenIndex:
+    """The index of the items that are not removed, mapped into memory."""
+    num_items = tokenizer.num_items - len(removed_X.unique())
+    try:
+        stored = read_tensors(folder / INDEX)
+        return ops.TokenIndex.restored(stored, tokenizer.codes_IM, tokenizer.config.codebook_size, num_items)
+    except (KeyError, ValueError) as error:
+        raise InputError(
+            f"{folder / INDEX} is not the index of these items ({error}); save the recommender again"
+        ) from None
+
+
+def _stored_vectors(folder: Path, model: Reg4RecModel, tokenizer: Tokenizer) -> ops.ItemVectors:
+    """The vectors of the items and their copy in 8 bits, mapped into memory."""
+    try:
+        vectors = ops.ItemVectors.restored(read_tensors(folder / VECTORS))
+        some_T = torch.linspace(0, tokenizer.num_items - 1, min(SAMPLED, tokenizer.num_items)).long()
+        expected_TD = item_vectors(model, tokenizer.codes_IM.long()[some_T], some_T)
+        if vectors.rows_ID.shape != model.residual_ID.shape or not vectors.are(some_T, expected_TD):
+            raise ValueError("they are not those of the weights")
+    except (KeyError, ValueError) as error:
+        raise InputError(
+            f"{folder / VECTORS} does not hold the vectors of these items ({error}); save the recommender again"
+        ) from None
+    return vectors

@@ -1,0 +1,43 @@
+"""Histories of several users as tensors."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from reg4rec.data import Sequences
+
+__all__ = ["Batch", "padded"]
+
+
+class Batch(NamedTuple):
+    """What encoder and search read of some users.
+
+    item_BL: item rows, oldest first, any row behind the first length_B. exclude_BX: rows never to be reached, -1 for
+    none.
+    """
+
+    item_BL: Tensor
+    length_B: Tensor
+    exclude_BX: Tensor | None
+
+    def to(self, device: torch.device) -> "Batch":
+        return self.mapped(lambda tensor: tensor.to(device))
+
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        exclude_BX = None if self.exclude_BX is None else change(self.exclude_BX)
+        return Batch(change(self.item_BL), change(self.length_B), exclude_BX)
+
+
+def padded(sequences: Sequences, fill: int) -> Tensor:
+    """(B, L) item rows, int64, oldest first, `fill` at the end of shorter ones."""
+    lengths = sequences.lengths
+    length = int(lengths.max(initial=0))
+    if len(lengths) and lengths.min() == length:
+        return torch.from_numpy(sequences.items.astype(np.int64).reshape(len(lengths), length))
+    filled = np.arange(length) < lengths[:, None]
+    rows_BL = np.full(filled.shape, fill, dtype=np.int64)
+    rows_BL[filled] = sequences.items
+    return torch.from_numpy(rows_BL)

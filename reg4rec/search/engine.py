@@ -1,0 +1,137 @@
+"""Encoder and search over one index: a call after the other, or on a GPU as a CUDA graph."""
+
+import contextlib
+import functools
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from reg4rec import ops
+from reg4rec.model import Memory, Reg4RecModel
+from reg4rec.search.batches import Batch
+from reg4rec.search.beam import Living, corp, search, step_indexes
+from reg4rec.search.config import SearchConfig, SearchOrder
+from reg4rec.search.graphs import Found, SearchGraphs
+
+__all__ = ["LOGITS_AT_ONCE", "SearchEngine", "encoded", "precision"]
+
+LOGITS_AT_ONCE = 1 << 23
+"""Token logits held at a time, which sets how many users are searched together."""
+MANY_PATHS = 512
+"""From so many in a batch a CPU is faster in bfloat16, which takes casts, also where C++ does not multiply it
+(docs/benchmarks.md)."""
+
+
+@functools.cache
+def keep_freed_memory() -> None:
+    """Let the C library keep what a batch frees for the next one, whose pages cost up to a sixth of a search otherwise.
+
+    glibc keeps twice the size of the largest block that was freed so far, up to blocks of 32 MiB (`mallopt`, dynamic
+    threshold); this one is never written to and takes no memory.
+    """
+    torch.empty((1 << 25) - (1 << 16), dtype=torch.uint8, device="cpu")
+
+
+def precision(device: torch.device, dtype: torch.dtype, num_paths: int) -> contextlib.AbstractContextManager[Any]:
+    """What a batch of so many paths is computed under: few in float32 where C++ does not multiply bfloat16."""
+    few = device.type == "cpu" and num_paths < MANY_PATHS and ops.uses_cpp() and not ops.cpp_multiplies_bf16()
+    if dtype == torch.float32 or few:
+        return contextlib.nullcontext()
+    # without its cache: a graph may not use what was cast outside of it
+    return torch.autocast(device.type, dtype, cache_enabled=False)
+
+
+def encoded(model: Reg4RecModel, codes_IM: Tensor, batch: Batch) -> Memory:
+    """The encoded histories of the batch."""
+    item_BL, length_B, _ = batch.to(codes_IM.device)
+    return model.remember(codes_IM[item_BL], length_B, item_BL)
+
+
+class SearchEngine:
+    """Encodes and searches with a model, the codes of its items, the index of those that may be found, and a dtype.
+
+    Batches lie anywhere, what is found on the device of the codes. `passing`: the engine serves one call, for which no
+    graph is worth its capture.
+    """
+
+    def __init__(
+        self, model: Reg4RecModel, codes_IM: Tensor, index: ops.TokenIndex, dtype: torch.dtype, passing: bool = False
+    ):
+        self.model, self.codes_IM, self.index, self.dtype, self.passing = model, codes_IM, index, dtype, passing
+        self.device = codes_IM.device
+        self.places = self._places(model)
+        self.graphs = SearchGraphs(self.device)
+        self._indexes: dict[SearchOrder, list[ops.TokenIndex]] = {}
+        self._step_objections: dict[SearchConfig, str | None] = {}
+        keep_freed_memory()
+
+    def serves(self, model: Reg4RecModel, codes_IM: Tensor, index: ops.TokenIndex, dtype: torch.dtype) -> bool:
+        """Whether the engine was made of these very objects, and graphs would find the weights where they lay."""
+        same = self.model is model and self.codes_IM is codes_IM and self.index is index and self.dtype == dtype
+        return same and self.places == self._places(model)
+
+    def indexes(self, order: SearchOrder) -> list[ops.TokenIndex]:
+        """`step_indexes`, built once."""
+        if order not in self._indexes:
+            self._indexes[order] = step_indexes(self.index, order)
+        return self._indexes[order]
+
+    def users_at_once(self, config: SearchConfig) -> int:
+        """How many users a batch has at most."""
+        per_user = (config.num_beams + config.num_spares) * self.index.counts_MK.numel()
+        return max(1, LOGITS_AT_ONCE // per_user)
+
+    @torch.inference_mode()
+    def run(self, batch: Batch, config: SearchConfig, trace: list[Living] | None = None) -> Found:
+        """`plain`, by a CUDA graph where there is no `graph_objection`."""
+        if self.graph_objection(config, trace) is not None:
+            return self.plain(batch.to(self.device), config, trace)
+        self.indexes(config.order)  # not within a capture
+        decode = partial(self.plain, config=config)
+        return self.graphs.run(decode, config, batch, self.users_at_once(config), self.model.config.max_history)
+
+    @torch.inference_mode()
+    def plain(self, batch: Batch, config: SearchConfig, trace: list[Living] | None = None) -> Found:
+        """Encode and search a batch on the device; with CUDA kernels nothing waits for the GPU."""
+        num_paths = len(batch.item_BL) * (config.num_beams + corp(self.model, config)[1])
+        with precision(self.device, self.dtype, num_paths):
+            memory = encoded(self.model, self.codes_IM, batch)
+            paths = search(self.model, memory, self.indexes(config.order), config, batch.exclude_BX, trace)
+            return Found(memory.state_BD, paths)
+
+    def graph_objection(self, config: SearchConfig, trace: list[Living] | None = None) -> str | None:
+        """Why a search is not run as a CUDA graph, or None."""
+        forced = ops.forced_backend()
+        if trace is not None:
+            return "a trace of the search was asked for, and a graph keeps its result alone"
+        if self.model.training:
+            return "the model is in training mode, and a graph would stay in it; call eval()"
+        if self.passing:
+            return "its items were chosen for this call, and a graph pays from the second call on"
+        if forced not in (None, "cuda"):
+            return f"the backend {forced} was asked for, and a graph holds CUDA kernels"
+        if self.device.type != "cuda":
+            return f"the recommender is on the {self.device.type}, a CUDA graph needs a GPU"
+        if config not in self._step_objections:
+            self._step_objections[config] = self._step_objection(config)
+        return self._step_objections[config]
+
+    def _step_objection(self, config: SearchConfig) -> str | None:
+        """Why a step runs on eager PyTorch, which waits for the GPU."""
+        num_spares = corp(self.model, config)[1]
+        shape = (1, config.num_beams + num_spares)
+        logits_BPMK = torch.empty(*shape, *self.index.counts_MK.shape, device=self.device)
+        scores_BP = torch.empty(shape, device=self.device)
+        tokens_BPM = torch.empty(*shape, self.codes_IM.shape[1], dtype=torch.int64, device=self.device)
+        choice = ops.which(
+            "beam_step", logits_BPMK, scores_BP, tokens_BPM, None, self.index, config.num_beams, num_spares
+        )
+        return None if choice.backend == "cuda" else f"beam_step runs on {choice.backend}: {choice.reasons['cuda']}"
+
+    def _places(self, model: Reg4RecModel) -> list[int]:
+        """Where the weights lie, whose addresses a graph holds."""
+        if self.device.type != "cuda":
+            return []
+        return [tensor.data_ptr() for tensor in (*model.parameters(), *model.buffers())]

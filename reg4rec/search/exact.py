@@ -1,0 +1,74 @@
+"""The retriever `exact`: the model's own score of every item, without a path."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from reg4rec import ops
+from reg4rec.data import Sequences
+from reg4rec.errors import InputError
+from reg4rec.model import Reg4RecModel, weights_state
+from reg4rec.search.batches import padded
+from reg4rec.search.ranking import Ranking, ranked_by_score
+
+__all__ = ["ExactScan", "Retriever", "chosen_retriever", "item_vectors"]
+
+Retriever = Literal["exact", "paths"]
+MOST_ITEMS = 2_000_000
+"""Beyond, a scan of one user takes longer than a search of paths."""
+ITEMS_AT_ONCE = 1 << 16
+
+
+def chosen_retriever(asked: Literal["auto", "exact", "paths"], model: Reg4RecModel, num_items: int) -> Retriever:
+    """What "auto" means for a model and the size of its catalog; InputError where a model cannot rank as asked."""
+    if asked == "exact" and not model.scores_items:
+        raise InputError("retriever 'exact' needs a model that scores items; this one has paths alone: use 'paths'")
+    if asked != "auto":
+        return asked
+    return "exact" if model.scores_items and num_items <= MOST_ITEMS else "paths"
+
+
+@torch.no_grad()
+def item_vectors(model: Reg4RecModel, codes_TM: Tensor, row_T: Tensor) -> Tensor:
+    """The vectors (T, D) of items with these codes and rows as the model's item score takes them, in float32."""
+    parts = zip(codes_TM.split(ITEMS_AT_ONCE), row_T.split(ITEMS_AT_ONCE), strict=True)
+    return torch.cat([model.embed_items(codes, rows).float() for codes, rows in parts])
+
+
+class ExactScan:
+    """Ranks all items of a model; made anew when its weights change.
+
+    `vectors` may hold what was made of the same weights before.
+    """
+
+    def __init__(self, model: Reg4RecModel, codes_IM: Tensor, vectors: ops.ItemVectors | None = None):
+        self.model, self.codes_IM = model, codes_IM
+        self._held = [model.tokens_MKD.detach(), model.residual_ID.detach()]
+        self._state = self._present_state()
+        rows_I = torch.arange(len(codes_IM), device=codes_IM.device)
+        self.vectors = vectors or ops.ItemVectors.build(item_vectors(model, codes_IM, rows_I))
+
+    def serves(self, model: Reg4RecModel, codes_IM: Tensor) -> bool:
+        """Whether the vectors are those of the model's present weights and of these codes."""
+        return self.model is model and self.codes_IM is codes_IM and self._state == self._present_state()
+
+    def extended(self, model: Reg4RecModel, codes_IM: Tensor) -> "ExactScan":
+        """Of a model and codes that only have further items behind these."""
+        first = len(self.codes_IM)
+        rows_T = torch.arange(first, len(codes_IM), device=codes_IM.device)
+        return ExactScan(model, codes_IM, self.vectors.extended(item_vectors(model, codes_IM[rows_T], rows_T)))
+
+    @torch.inference_mode()
+    def rank(self, batch: Sequences, k: int, filter_seen: bool, allowed: Tensor | None) -> Ranking:
+        """The best `k` allowed items of each user (`allowed` as in `reg4rec.ops.score_topk`)."""
+        device, newest = self.codes_IM.device, batch.last(self.model.config.max_history)
+        item_T, length_B = torch.from_numpy(newest.items).long(), torch.from_numpy(newest.lengths)
+        state_BD = self.model.states(item_T.to(device), length_B.to(device), self.codes_IM, self.vectors.rows_ID)
+        bias = None if filter_seen else float(self.model.repeat_bias)
+        seen_BL = padded(batch, -1).to(device)
+        scores_BN, items_BN = ops.score_topk(state_BD.float(), self.vectors, k, allowed, seen_BL, bias)
+        return ranked_by_score(scores_BN, items_BN)
+
+    def _present_state(self) -> tuple[object, ...]:
+        return self.model.training, *weights_state([self.model.tokens_MKD, self.model.residual_ID])

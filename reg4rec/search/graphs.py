@@ -1,0 +1,132 @@
+"""Encoder and search of a batch as one CUDA graph: captured once for each bucket of shapes, replayed from then on."""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from reg4rec.search.batches import Batch
+from reg4rec.search.beam import Paths
+from reg4rec.search.config import SearchConfig
+
+__all__ = ["Found", "SearchGraphs", "bucketed"]
+
+HISTORY_SIZES = 4
+"""How many lengths of histories graphs are made for."""
+MOST_GRAPHS = 32
+"""Graphs that are kept; the least recently used one goes."""
+
+_ONE = threading.Lock()
+"""A process captures one graph at a time, and what a replay found must be copied before another one begins."""
+
+
+class Found(NamedTuple):
+    """The state of the encoder after each history (see `Memory`), and the paths of the search."""
+
+    state_BD: Tensor
+    paths: Paths
+
+    def first(self, num_users: int) -> "Found":
+        """A copy of what was found for the first users."""
+        return Found(self.state_BD[:num_users].clone(), Paths(*(x[:num_users].clone() for x in self.paths)))
+
+
+Decode = Callable[[Batch], Found]
+
+
+def bucketed(batch: Batch, most_users: int, max_history: int) -> Batch:
+    """The batch in the shape of its bucket: further users have no history, further slots are hidden or exclude nothing.
+
+    Users become the next power of two, or `most_users` if that is less; slots of items the next quarter of
+    `max_history`, those of excluded items beyond it `max_history` doubled until they fit.
+    """
+    num_users = len(batch.item_BL)
+    more_users = max(num_users, min(most_users, 1 << (num_users - 1).bit_length())) - num_users
+
+    def filled(x_BT: Tensor, fill: int) -> Tensor:
+        return pad(x_BT, (0, _slots(x_BT.shape[1], max_history) - x_BT.shape[1], 0, more_users), value=fill)
+
+    return Batch(
+        filled(batch.item_BL, 0),
+        pad(batch.length_B, (0, more_users)),
+        None if batch.exclude_BX is None else filled(batch.exclude_BX, -1),
+    )
+
+
+def _slots(needed: int, max_history: int) -> int:
+    if needed > max_history:
+        return max_history << (-(-needed // max_history) - 1).bit_length()
+    quarter = -(-max_history // HISTORY_SIZES)
+    return min(max_history, quarter * max(1, -(-needed // quarter)))
+
+
+class SearchGraphs:
+    """The CUDA graphs of one way to decode: one for each search and bucket, the most recently used ones kept.
+
+    They share one memory pool, in which each overwrites what others found: replays wait for one another. A graph holds
+    addresses: what `decode` reads besides its batch must stay where it is as long as the graphs live.
+    """
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        self.num_captured = 0
+        self._graphs: OrderedDict[Hashable, _Graph] = OrderedDict()
+
+    def run(self, decode: Decode, config: SearchConfig, batch: Batch, most_users: int, max_history: int) -> Found:
+        """`decode` of the batch, padded to its bucket; `config` tells apart what `decode` does."""
+        padded = bucketed(batch, most_users, max_history)
+        key = (config, *(None if tensor is None else tensor.shape for tensor in padded))
+        with _ONE, torch.cuda.device(self.device):
+            if key not in self._graphs:
+                self._graphs[key] = _Graph(decode, padded, self.device, self._stream, self._pool)
+                self.num_captured += 1
+                if len(self._graphs) > MOST_GRAPHS:  # only now: a pool that no graph uses is gone
+                    self._graphs.popitem(last=False)
+            self._graphs.move_to_end(key)
+            self._last.wait()  # for what another stream found, which is overwritten now
+            found = self._graphs[key].replay(padded).first(len(batch.item_BL))
+            self._last.record()
+            return found
+
+    @cached_property
+    def _stream(self) -> torch.cuda.Stream:
+        return torch.cuda.Stream()
+
+    @cached_property
+    def _last(self) -> torch.cuda.Event:
+        return torch.cuda.Event()
+
+    @cached_property
+    def _pool(self) -> Any:
+        return torch.cuda.graph_pool_handle()
+
+
+class _Graph:
+    """One captured call: the buffers that it reads, and those that it writes."""
+
+    def __init__(self, decode: Decode, batch: Batch, device: torch.device, stream: torch.cuda.Stream, pool: Any):
+        self.batch = batch.mapped(lambda tensor: torch.empty_like(tensor, device=device))
+        self._fill(batch)
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            decode(self.batch)  # loads kernels and makes what is made once, which a capture may not
+        self.graph = torch.cuda.CUDAGraph()
+        # thread_local: other threads may go on using the GPU
+        with torch.cuda.graph(self.graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
+            self.found = decode(self.batch)
+
+    def _fill(self, batch: Batch) -> None:
+        for buffer, values in zip(self.batch, batch, strict=True):
+            if buffer is not None and values is not None:
+                buffer.copy_(values, non_blocking=True)
+
+    def replay(self, batch: Batch) -> Found:
+        """What the next replay of any graph of the pool overwrites."""
+        self._fill(batch)
+        self.graph.replay()
+        return self.found
