@@ -16,6 +16,7 @@ from reg4rec.data import ViewConfig, synthetic_shop
 from reg4rec.model import Reg4RecModel, sized
 from reg4rec.recommend import Recommender
 from reg4rec.run import Run
+from reg4rec.search.engine import encoded_histories
 from reg4rec.tokenizer import TokenizerConfig, fit_tokenizer
 
 
@@ -36,7 +37,7 @@ def bench_align(timed: Timed, stage: AlignStage, part: str, device: str) -> None
     torch.manual_seed(0)
     batch, config = stage.batches(0)[0], stage.config
     with torch.no_grad():
-        memory = stage.ranker.remember(batch.cut.histories)
+        memory = encoded_histories(stage.ranker.model, stage.ranker.codes_IM, batch.cut.histories)
 
     def rollout() -> torch.Tensor:
         paths = roll_out(

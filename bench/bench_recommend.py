@@ -21,11 +21,11 @@ from bench.machine import synchronized
 from reg4rec import ops
 from reg4rec.data import ItemCatalog, ItemViews, Sequences, ViewConfig
 from reg4rec.kernels.machine import native_problem
-from reg4rec.model import PathCache, Reg4RecModel
+from reg4rec.model import PathCache, Reg4RecModel, search_step
 from reg4rec.model.config import sized
 from reg4rec.recommend import Recommender, SearchResults
 from reg4rec.search import Paths
-from reg4rec.search.engine import precision
+from reg4rec.search.engine import encoded_histories, precision
 from reg4rec.search.ranking import rank_items
 from reg4rec.storage import read_tensors, write_tensors
 from reg4rec.tokenizer import Tokenizer, TokenizerConfig
@@ -160,11 +160,11 @@ def bench_layers_of_a_recommendation(
     @torch.inference_mode()
     def run() -> Tensor:
         with precision(chosen.device, chosen.dtype, users * BEAMS):
-            memory = recommender.remember(sequences)
-            *_, begun = model.search_step(memory, None, 0, PathCache.empty(memory, 1, CODEBOOKS, BEAMS))
+            memory = encoded_histories(recommender.model, recommender.codes_IM, sequences)
+            *_, begun = search_step(model, memory, None, 0, PathCache.empty(memory, 1, CODEBOOKS, BEAMS))
             cache = begun.of_paths(torch.zeros_like(token_BP))
             for step in range(1, CODEBOOKS):
-                logits_BPMK, _, cache = model.search_step(memory, token_BP, step, cache)
+                logits_BPMK, _, cache = search_step(model, memory, token_BP, step, cache)
             return logits_BPMK
 
     token_BP = torch.arange(BEAMS).expand(users, BEAMS)
@@ -182,8 +182,8 @@ def bench_all_items_by_token_scores(benchmark: Any, recommender: Recommender, en
 
     @torch.inference_mode()
     def run() -> tuple[Tensor, Tensor]:
-        memory = recommender.remember(sequences)
-        logits_B1MK, *_ = recommender.model.search_step(memory, None, 0, PathCache.empty(memory, 1))
+        memory = encoded_histories(recommender.model, recommender.codes_IM, sequences)
+        logits_B1MK, *_ = search_step(recommender.model, memory, None, 0, PathCache.empty(memory, 1))
         return ops.item_topk(logits_B1MK[:, 0].log_softmax(-1), codes_IM, 10)
 
     benchmark.group = f"recommend/users={users}/cpu"

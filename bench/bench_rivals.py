@@ -21,6 +21,7 @@ from bench.bench_recommend import BEAMS, CODEBOOKS, CODES, ITEMS, recommender_of
 from bench.conftest import Timed, long
 from reg4rec import ops
 from reg4rec.data import Sequences
+from reg4rec.model import last_states
 from reg4rec.recommend import Recommender
 
 ASKED, HISTORY, DIM = 10, 8, 128
@@ -68,7 +69,7 @@ def sequences(users: int) -> Sequences:
 def encode(users: int) -> Tensor:
     """The states that `exact` scans for too, as it makes them."""
     ours, length_B = recommender(), torch.full((users,), HISTORY)
-    return ours.model.states(histories(users).flatten(), length_B, ours.codes_IM, item_vectors(ITEMS))
+    return last_states(ours.model, histories(users).flatten(), length_B, ours.codes_IM, item_vectors(ITEMS))
 
 
 @cache

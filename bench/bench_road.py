@@ -114,7 +114,7 @@ def bench_first_answer(benchmark: Any, environment: dict[str, Any], tmp_path: Pa
     """A process that imports, loads a recommender and answers once; nothing is imported by the first call."""
     saved, ones = copy.copy(recommender()), [1.0] * CODEBOOKS
     health = Health(ITEMS, CODES, CODES, ones, ones, 0, 0, 0, 0, {"1": ITEMS}, [ones] * CODEBOOKS, ones, 0, 1, 1)
-    saved.tokenizer = replace(saved.tokenizer, health=health)
+    saved.live = replace(saved.live, tokenizer=replace(saved.tokenizer, health=health))
     saved.save_pretrained(tmp_path)
     told: list[dict[str, Any]] = []
     variables = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}

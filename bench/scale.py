@@ -38,6 +38,7 @@ def build(num_items: int) -> Recommender:
 
 def bytes_per_item(recommender: Recommender) -> dict[str, float]:
     """What is held for each item, by what holds it; what does not grow with the catalog is under 1 % of a million."""
+    live = recommender.live
     tensors: dict[str, list[torch.Tensor]] = {
         "residuals of the item score, float32": [recommender.model.residual_ID],
         "codes of the model, int64": [recommender.codes_IM],
@@ -46,10 +47,8 @@ def bytes_per_item(recommender: Recommender) -> dict[str, float]:
         "vectors of exact ranking, float32": [recommender.scan.vectors.rows_ID],
         "their copy in 8 bits": list(recommender.scan.vectors[1:5]),
         "index": list(recommender.index),
-        "orders, popularity, removed": [
-            recommender.rank_I, recommender.cosine_I, recommender.popularity_I, recommender.removed_I
-        ],
-    }  # fmt: skip
+        "orders, popularity, removed": [live.rank_I, live.cosine_I, live.popularity_I, live.removed_I],
+    }
     return {name: sum(x.nbytes for x in held) / len(recommender.items) for name, held in tensors.items()}
 
 

@@ -103,4 +103,4 @@ def numbered(recommender: Recommender, model: Reg4RecModel, tokenizer: Tokenizer
     """The same recommender of items whose ids are 1000, 1010 and so on."""
     table = recommender.items.table.set_column(0, "item_id", pa.array(np.arange(60) * 10 + 1000))
     catalog, search = ItemCatalog.from_table(table), asdict(recommender.config)
-    return Recommender(of_any_items(model), tokenizer, catalog, recommender.popularity_I, device="cpu", **search)
+    return Recommender(of_any_items(model), tokenizer, catalog, recommender.live.popularity_I, device="cpu", **search)

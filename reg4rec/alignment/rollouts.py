@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from reg4rec import ops
-from reg4rec.model import Memory, Reg4RecModel
+from reg4rec.model import Memory, Reg4RecModel, decode_paths, decode_step
 from reg4rec.search import SearchConfig, search, step_indexes
 
 __all__ = ["Policy", "RolloutKind", "Rollouts", "best_paths", "evaluate_paths", "roll_out"]
@@ -64,7 +64,7 @@ def roll_out(
     batch, num_codebooks = len(memory.state_BD), model.config.num_codebooks
     tokens_BGM = torch.full((batch, group_size, num_codebooks), -1, device=memory.state_BD.device)
     alive_BG = torch.ones_like(tokens_BGM[..., 0], dtype=torch.bool)
-    state_BGD, cache = model.decode_step(memory, None, 0, None)
+    state_BGD, cache = decode_step(model, memory, None, 0, None)
     cache = cache.of_paths(torch.zeros(batch, group_size, dtype=torch.int64, device=memory.state_BD.device))
     state_BGD = state_BGD.expand(-1, group_size, -1)
     taken: list[tuple[Tensor, Tensor, Tensor]] = []
@@ -81,7 +81,7 @@ def roll_out(
         tokens_BGM = tokens_BGM.scatter(2, codebook_BG[..., None], code_BG[..., None])
         if step + 1 < num_steps:
             token_BG = codebook_BG * model.config.codebook_size + code_BG
-            state_BGD, cache = model.decode_step(memory, token_BG, step + 1, cache)
+            state_BGD, cache = decode_step(model, memory, token_BG, step + 1, cache)
     order, code, open_ = (torch.stack(values, dim=2) for values in zip(*taken, strict=True))
     return Rollouts(order, code, open_, alive_BG)
 
@@ -89,7 +89,7 @@ def roll_out(
 def evaluate_paths(model: Reg4RecModel, memory: Memory, rollouts: Rollouts, temperature: float) -> Policy:
     """The policy of `model` at every step of the paths; codebooks and admissible tokens are those recorded (D8)."""
     order_BGS, code_BGS = rollouts.order_BGS, rollouts.code_BGS
-    state_BGTD = model.decode_paths(memory, order_BGS * model.config.codebook_size + code_BGS)
+    state_BGTD = decode_paths(model, memory, order_BGS * model.config.codebook_size + code_BGS)
     logits_BGSK = model.codebook_logits(state_BGTD[:, :, :-1], order_BGS).float()
     log_probs_BGSK = _log_policy(logits_BGSK, rollouts.open_BGSK, temperature)
     log_probs_BGS = log_probs_BGSK.gather(3, code_BGS[..., None]).squeeze(3)

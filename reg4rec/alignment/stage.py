@@ -34,6 +34,8 @@ from reg4rec.loop import Validation
 from reg4rec.model import Memory, Reg4RecModel
 from reg4rec.recommend import Recommender
 from reg4rec.search.batches import padded
+from reg4rec.search.engine import encoded_histories
+from reg4rec.search.ranking import item_scores
 from reg4rec.settings import override
 from reg4rec.train.config import PretrainConfig
 from reg4rec.train.fit import weights_of
@@ -123,7 +125,7 @@ class AlignStage:
     def loss(self, batch: AlignBatch) -> dict[str, Tensor]:
         config = self.config
         self.policy.eval()  # dropout would make ratios of what the policy did not change
-        memory = self.ranker.remember(batch.cut.histories)
+        memory = encoded_histories(self.ranker.model, self.ranker.codes_IM, batch.cut.histories)
         policy = evaluate_paths(self.policy, memory, batch.rollouts, config.temperature)
         advantage_BG, dead_B = group_advantages(self._mixed(batch.rewards_XBG), batch.rollouts.valid_BG)
         taken_BGS = (batch.rollouts.valid_BG & ~dead_B[:, None])[..., None].expand_as(policy.log_probs_BGS)
@@ -188,7 +190,7 @@ class AlignStage:
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)
             for cut in (cuts[i] for i in range(count)):
-                memory = ranker.remember(cut.histories)
+                memory = encoded_histories(ranker.model, ranker.codes_IM, cut.histories)
                 rollouts = self.roll_out(ranker, memory)
                 recorded = evaluate_paths(ranker.model, memory, rollouts, c.temperature)
                 past = self.reference(cut, rollouts)
@@ -206,7 +208,12 @@ class AlignStage:
 
     def reference(self, cut: Cut, rollouts: Rollouts) -> Policy:
         """What the pre-trained model thinks of paths."""
-        return evaluate_paths(self.start.model, self.start.remember(cut.histories), rollouts, self.config.temperature)
+        return evaluate_paths(
+            self.start.model,
+            encoded_histories(self.start.model, self.start.codes_IM, cut.histories),
+            rollouts,
+            self.config.temperature,
+        )
 
     def validate(self) -> Validation:
         """Of a sample, of other users than chose the epoch of a pre-training with this seed: those overrate it."""
@@ -261,7 +268,9 @@ class AlignStage:
             history_BX = padded(batch.cut.histories, -1).to(self.device)
             user_T = torch.arange(len(batch.found), device=self.device).repeat_interleave(batch.found.shape[1])
             item_T = batch.found.clamp(min=0).flatten()
-            scores_BN = self.ranker.item_scores(memory.state_BD, history_BX, user_T, item_T).view_as(batch.found)
+            scores_BN = item_scores(
+                self.policy, self.anchor.codes_IM, memory.state_BD, history_BX, user_T, item_T
+            ).view_as(batch.found)
             hit_BN = ((batch.found[:, :, None] == future_BF[:, None]) * weight_B1F).sum(2)
         return order_reward(scores_BN, hit_BN, found_BN)
 
@@ -311,7 +320,7 @@ class _OnPolicy(Sequence[AlignBatch]):
         stage, cut, temperature = self.stage, self.cuts[i], self.stage.config.temperature
         stage.policy.eval()
         began = time.perf_counter()
-        memory = stage.ranker.remember(cut.histories)
+        memory = encoded_histories(stage.ranker.model, stage.ranker.codes_IM, cut.histories)
         rollouts = stage.roll_out(stage.ranker, memory)
         rolled = time.perf_counter()
         recorded = evaluate_paths(stage.policy, memory, rollouts, temperature)

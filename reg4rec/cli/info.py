@@ -86,7 +86,7 @@ def _recommender(recommender: Recommender) -> dict[str, Any]:
     """What a recommender ranks, and how."""
     asked, found = recommender.config.retriever, recommender.retriever
     facts = {
-        "items": f"{len(recommender.items):,}, {int(recommender.removed_I.sum()):,} of them removed",
+        "items": f"{len(recommender.items):,}, {int(recommender.live.removed_I.sum()):,} of them removed",
         "retriever": found if asked == found else f"{found} (chosen by the setting {asked})",
     }
     if found == "exact":

@@ -1,8 +1,17 @@
 """The encoder-decoder: histories of semantic tokens in, distributions over tokens and categories out."""
 
 from reg4rec.model.config import HistoryLayout, ModelConfig, Size, sized
+from reg4rec.model.decoding import (
+    Memory,
+    PathCache,
+    decode_paths,
+    decode_step,
+    last_states,
+    remember,
+    search_step,
+)
 from reg4rec.model.linear import Format, Linear, weights_state
-from reg4rec.model.transformer import Memory, PathCache, Reg4RecModel
+from reg4rec.model.transformer import Reg4RecModel
 
 __all__ = [
     "Format",
@@ -13,6 +22,11 @@ __all__ = [
     "PathCache",
     "Reg4RecModel",
     "Size",
+    "decode_paths",
+    "decode_step",
+    "last_states",
+    "remember",
+    "search_step",
     "sized",
     "weights_state",
 ]

@@ -18,6 +18,8 @@ from reg4rec.recommend.recommender import Recommender
 from reg4rec.recommend.table import results_arrow
 from reg4rec.search.batches import padded
 from reg4rec.search.beam import Living, Paths
+from reg4rec.search.engine import encoded_histories
+from reg4rec.search.ranking import item_scores
 from reg4rec.tokenizer import TokenNames
 
 __all__ = ["Explanation", "Pruned", "Recommended", "Step", "explain"]
@@ -232,8 +234,10 @@ def _causes(recommender: Recommender, history: npt.NDArray[np.int32], items_N: t
         return [-1] * len(items_N)
     histories = Sequences.from_lists([history, *(history[history != row] for row in read)])
     user_BN, item_BN = torch.meshgrid(torch.arange(len(histories)).to(items_N), items_N.clamp(min=0), indexing="ij")
-    state_BD, history_BX = recommender.remember(histories).state_BD, padded(histories, -1).to(items_N.device)
-    scores_T = recommender.item_scores(state_BD, history_BX, user_BN.flatten(), item_BN.flatten())
+    model, codes_IM = recommender.model, recommender.codes_IM
+    state_BD = encoded_histories(model, codes_IM, histories).state_BD
+    history_BX = padded(histories, -1).to(items_N.device)
+    scores_T = item_scores(model, codes_IM, state_BD, history_BX, user_BN.flatten(), item_BN.flatten())
     whole_1N, without_BN = scores_T.view(user_BN.shape).tensor_split([1])
     lowest_N, place_N = without_BN.min(0)
     return np.where(((lowest_N < whole_1N[0]) & (items_N >= 0)).cpu(), read[place_N.cpu()], -1).tolist()

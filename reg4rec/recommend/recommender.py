@@ -18,31 +18,30 @@ from reg4rec.data.fingerprint import fingerprint
 from reg4rec.data.frames import as_table
 from reg4rec.data.hints import new_item_hints
 from reg4rec.errors import InputError, warn
-from reg4rec.model import Memory, Reg4RecModel
+from reg4rec.model import Reg4RecModel
 from reg4rec.recommend.checks import check_fit, check_number, chosen_dtype
 from reg4rec.recommend.filters import OwnItems, Unknown, find_items, split_filters
 from reg4rec.recommend.histories import read_histories
+from reg4rec.recommend.items import INDEX, LiveItems
 from reg4rec.recommend.similar import nearest_items
 from reg4rec.recommend.table import Frame, Results, SearchResults, as_frame, results_arrow, similar_arrow
 from reg4rec.run import choose_device
 from reg4rec.search.batches import Batch, padded
 from reg4rec.search.beam import Living
 from reg4rec.search.config import SearchConfig
-from reg4rec.search.engine import LOGITS_AT_ONCE, SearchEngine, encoded, precision
+from reg4rec.search.engine import LOGITS_AT_ONCE, SearchEngine, encoded_histories, precision
 from reg4rec.search.exact import ExactScan, Retriever, chosen_retriever, item_vectors
-from reg4rec.search.ranking import Ranking, bucket_ranks, rank_items
+from reg4rec.search.ranking import Ranking, item_scoring, rank_items
 from reg4rec.search.reasons import Reasons, joined, paths_to_items
 from reg4rec.settings import override
-from reg4rec.storage import check_file, new_header, read_header, read_tensors, write_header, write_tensors
+from reg4rec.storage import new_header, read_header, read_tensors, write_header, write_tensors
 from reg4rec.tokenizer import Tokenizer
 from reg4rec.writing import atomic_folder
 
 __all__ = ["DType", "Recommender"]
 
 FORMAT, VERSION = "reg4rec-recommender", 4
-INDEX, VECTORS = "index.safetensors", "vectors.safetensors"
-LARGE = 200_000
-"""Items from which on index and vectors are stored, to be mapped into memory when they are loaded."""
+VECTORS = "vectors.safetensors"
 SAMPLED = 1000
 """Stored vectors that are compared with those of the weights."""
 SCANNED_AT_ONCE = 1024
@@ -59,9 +58,10 @@ class Recommender:
 
     `search` are fields of `SearchConfig`, `retriever="paths"` for example. `device` "auto" takes a GPU where there
     is one; `dtype` "auto" computes in bfloat16 there and in float32 on the CPU. `popularity_I` (interactions of each
-    item in training) orders items that share all tokens. removed_X: rows of items that are never recommended. `index`
-    and `vectors` may hold what was made of the same items and weights before. Raises InputError where model, tokens and
-    items do not fit.
+    item in training) orders items that share all tokens. InputError where model, tokens and items do not fit.
+
+    `live` holds the items, `model` the weights, `config` the settings of the search; a change of the items replaces
+    `live` and, in models that score items, `model`.
     """
 
     name = "reg4rec"
@@ -76,35 +76,40 @@ class Recommender:
         trained_on: TrainedOn = "train",
         device: str | torch.device = "auto",
         dtype: DType = "auto",
-        removed_X: Tensor | None = None,
-        index: ops.TokenIndex | None = None,
-        vectors: ops.ItemVectors | None = None,
         **search: Any,
     ):
         check_fit(model, tokenizer, items)
-        self.device = choose_device(device)
+        live = LiveItems.of(items, tokenizer, popularity_I, choose_device(device))
+        self._begin(model, live, trained_on, dtype, override(SearchConfig(), search))
+
+    def _begin(
+        self, model: Reg4RecModel, live: LiveItems, trained_on: TrainedOn, dtype: DType, config: SearchConfig
+    ) -> None:
+        self.device = live.codes_IM.device
         self.dtype = chosen_dtype(dtype, self.device)
-        self.model = model.to(self.device).eval()
-        self.tokenizer, self.items = tokenizer, items
-        self.config = override(SearchConfig(), search)
+        self.model, self.live, self.config = model.to(self.device).eval(), live, config
         self.trained_on: TrainedOn = trained_on
-        self.codes_IM = tokenizer.codes_IM.long().to(self.device)
-        popularity = np.zeros(len(items)) if popularity_I is None else np.asarray(popularity_I)
-        if popularity.shape != (len(items),):
-            raise InputError(f"popularity_I has shape {popularity.shape} where ({len(items)},) was expected")
-        self.popularity_I = torch.as_tensor(popularity, dtype=torch.int64, device=self.device)
-        self.cosine_I = tokenizer.path_cosines().to(self.device)
-        self.rank_I = bucket_ranks(self.cosine_I, self.popularity_I)
-        self.removed_I = torch.zeros(len(items), dtype=torch.bool, device=self.device)
-        if removed_X is not None:
-            self.removed_I[removed_X.to(self.device)] = True
-        self._index = None if index is None else ops.TokenIndex(*(part.to(self.device) for part in index))
-        self._unchecked: tuple[Path, str] | None = None
-        self._scan = None if vectors is None else ExactScan(self.model, self.codes_IM, vectors.to(self.device))
+        self._scan: ExactScan | None = None
         self._engine: SearchEngine | None = None
-        self._words: tuple[Tensor, Tensor | None] | None = None
         self._passing = False
-        chosen_retriever(self.config.retriever, self.model, len(items))  # an impossible one is refused here
+        chosen_retriever(config.retriever, model, len(self.items))  # an impossible one is refused here
+
+    @property
+    def items(self) -> ItemCatalog:
+        return self.live.items
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return self.live.tokenizer
+
+    @property
+    def codes_IM(self) -> Tensor:  # noqa: N802
+        return self.live.codes_IM
+
+    @property
+    def index(self) -> ops.TokenIndex:
+        """The tokens of the items that may be recommended, listed or checked when a path is first searched."""
+        return self.live.index
 
     @property
     def engine(self) -> SearchEngine:
@@ -118,17 +123,6 @@ class Recommender:
     def retriever(self) -> Retriever:
         """By what items are found: what the setting of that name says, or means where it says "auto"."""
         return chosen_retriever(self.config.retriever, self.model, len(self.items))
-
-    @property
-    def index(self) -> ops.TokenIndex:
-        """The tokens of the items that may be recommended, listed or checked when a path is first searched."""
-        if self._unchecked is not None:
-            check_file(*self._unchecked)
-            self._unchecked = None
-        if self._index is None:
-            rows_T = (~self.removed_I).nonzero().squeeze(1)
-            self._index = ops.TokenIndex.build(self.codes_IM, self.model.config.codebook_size, rows_T)
-        return self._index
 
     @property
     def scan(self) -> ExactScan:
@@ -190,7 +184,7 @@ class Recommender:
         wanted = list(item_ids)
         rows = find_items(wanted, self.items, "item_ids")
         score_BN, row_BN = nearest_items(
-            torch.from_numpy(self.tokenizer.views.vectors_IV), rows, k, self.removed_I.cpu()
+            torch.from_numpy(self.tokenizer.views.vectors_IV), rows, k, self.live.removed_I.cpu()
         )
         return as_frame(similar_arrow(rows, self.items.ids, row_BN, score_BN), to)
 
@@ -209,18 +203,15 @@ class Recommender:
             warn(sentence)
         rows = self.items.rows(other.ids)
         new = rows < 0
-        coming = new | self.removed_I.cpu().numpy()[rows]
+        coming = new | self.live.removed_I.cpu().numpy()[rows]
         if not coming.any():
             return 0
         if new.any():
             own_vectors = {name: np.asarray(matrix)[new] for name, matrix in (vectors or {}).items()}
             self._grow(ItemCatalog(other.table.filter(pa.array(new)), self.items.category_level), own_vectors)
             rows[new] = np.arange(len(self.items) - new.sum(), len(self.items))
-        row_T = torch.from_numpy(rows[coming]).long().to(self.device)
-        self.removed_I = self.removed_I.index_fill(0, row_T, False)
-        if self._index is not None:
-            self._index = self.index.with_items(self.codes_IM, row_T)
-        return len(row_T)
+        self.live = self.live.restored(rows[coming])
+        return int(coming.sum())
 
     def remove_items(self, item_ids: Iterable[Any]) -> int:
         """Never recommend these items again, and tell how many went; histories may still hold them.
@@ -228,34 +219,24 @@ class Recommender:
         Ids that were removed before or were never there are no error.
         """
         rows = np.unique(find_items(item_ids, self.items, "item_ids", "ignore"))
-        rows = rows[~self.removed_I.cpu().numpy()[rows]]
+        rows = rows[~self.live.removed_I.cpu().numpy()[rows]]
         if len(rows):
-            row_T = torch.from_numpy(rows).long().to(self.device)
-            self.removed_I = self.removed_I.index_fill(0, row_T, True)
-            if self._index is not None:
-                self._index = self.index.without_items(row_T)
+            self.live = self.live.without(rows)
         return len(rows)
 
     def _grow(self, new: ItemCatalog, vectors: Mapping[str, npt.ArrayLike]) -> None:
         """Give the items of `new` the rows after the last one; what other recommenders share stays as it is."""
-        items, tokenizer, model = self.items.extended(new), self.tokenizer.extended(new.table, vectors), self.model
-        first, more, scored = len(self.items), (0, len(new)), self.model
+        first, live, model = len(self.items), self.live.extended(new, vectors), self.model
         if model.scores_items:
             residual_ID = model.residual_ID.detach().cpu().numpy()
-            expected_TD = tokenizer.views.expected(tokenizer.views.vectors_IV[first:], residual_ID)
-            model = model.extended(torch.from_numpy(expected_TD))
+            views = live.tokenizer.views
+            model = model.extended(torch.from_numpy(views.expected(views.vectors_IV[first:], residual_ID)))
         else:
             model = copy.copy(model)
-        model.catalog = tokenizer.catalog(items)
-        self.items, self.tokenizer, self.model = items, tokenizer, model
-        codes_IM = tokenizer.codes_IM.long().to(self.device)
-        if self._scan is not None and self._scan.serves(scored, self.codes_IM):
-            self._scan = self._scan.extended(model, codes_IM)
-        self.codes_IM = codes_IM
-        self.popularity_I = torch.nn.functional.pad(self.popularity_I, more)
-        self.removed_I = torch.nn.functional.pad(self.removed_I, more)
-        self.cosine_I = torch.cat([self.cosine_I, tokenizer.path_cosines(first).to(self.device)])
-        self.rank_I = bucket_ranks(self.cosine_I, self.popularity_I)
+        model.catalog = live.tokenizer.catalog(live.items)
+        if self._scan is not None and self._scan.serves(self.model, self.codes_IM):
+            self._scan = self._scan.extended(model, live.codes_IM)
+        self.model, self.live = model, live
 
     def results(
         self,
@@ -278,9 +259,8 @@ class Recommender:
             for ranking, paths in self.search(histories, k, filter_seen):
                 yield Results(ranking, paths)
             return
-        allowed = self._allowed_words()
         for batch in histories.batches(self.users_at_once()):
-            yield self._scan_batch(batch, k, filter_seen, allowed, with_paths)
+            yield self._scan_batch(batch, k, filter_seen, self.live.allowed_words, with_paths)
 
     def search(
         self, histories: Sequences, k: int, filter_seen: bool, trace: list[Living] | None = None
@@ -290,9 +270,9 @@ class Recommender:
         `trace` receives what lives after each step of each batch (see `reg4rec.search.beam`).
         """
         check_number(k)
-        allowed_I, engine = ~self.removed_I, self.engine
+        engine = self.engine
         for batch in histories.batches(engine.users_at_once(self.config)):
-            yield self._search_batch(batch, k, filter_seen, engine, allowed_I, trace)
+            yield self._search_batch(batch, k, filter_seen, engine, trace)
 
     @torch.inference_mode()
     def reasons(self, histories: Sequences, items_BN: Tensor) -> Reasons:
@@ -300,7 +280,7 @@ class Recommender:
         per_user = items_BN.shape[1] * self.index.counts_MK.numel()
         size = max(1, LOGITS_AT_ONCE // max(1, per_user))
         found = [
-            paths_to_items(self.model, self.remember(some), self.index, items_bN)
+            paths_to_items(self.model, encoded_histories(self.model, self.codes_IM, some), self.index, items_bN)
             for some, items_bN in zip([*histories.batches(size)] or [histories], items_BN.split(size), strict=True)
         ]
         return found[0] if len(found) == 1 else joined(found)
@@ -312,8 +292,8 @@ class Recommender:
     def fingerprint(self) -> str:
         """The sha256 of all that decides what is recommended: weights, tokens, items and the search."""
         arrays = {name: weight.cpu().numpy() for name, weight in self.model.state_dict().items()}
-        arrays |= {"codes": self.codes_IM.cpu().numpy(), "rank": self.rank_I.cpu().numpy()}
-        arrays["removed"] = self.removed_I.cpu().numpy()
+        arrays |= {"codes": self.codes_IM.cpu().numpy(), "rank": self.live.rank_I.cpu().numpy()}
+        arrays["removed"] = self.live.removed_I.cpu().numpy()
         columns = {name: self.items.table[name] for name in ("item_id", "categories")}
         search = {**asdict(self.config), "retriever": self.retriever}
         settings = {"search": search, "model": asdict(self.model.config)}
@@ -376,8 +356,7 @@ class Recommender:
     def with_rows(self, rows: npt.NDArray[np.integer[Any]], passing: bool = False) -> "Recommender":
         """The same recommender for some of its items (rows) alone; `passing` where it serves one call."""
         other = self._copy()
-        kept_I = torch.zeros_like(self.removed_I).index_fill_(0, torch.from_numpy(rows).long().to(self.device), True)
-        other.removed_I, other._index = self.removed_I | ~kept_I, None
+        other.live = self.live.only(rows)
         other._passing = self._passing or passing
         return other
 
@@ -393,7 +372,7 @@ class Recommender:
                 rows = np.flatnonzero(allowed_BI[0].numpy())
                 yield from self.with_rows(rows, passing=True).results(batch, k, filter_seen)
             else:
-                words = ops.allowed_words(allowed_BI.to(self.device) & ~self.removed_I)
+                words = ops.allowed_words(allowed_BI.to(self.device) & ~self.live.removed_I)
                 yield self._scan_batch(batch, k, filter_seen, words, with_paths)
 
     def _scan_batch(
@@ -403,13 +382,6 @@ class Recommender:
             ranking = self.scan.rank(batch, k, filter_seen, allowed)
         return self._explained(batch, ranking) if with_paths else Results(ranking, None)
 
-    def _allowed_words(self) -> Tensor | None:
-        """`allowed` of `reg4rec.ops.score_topk`, made once; None where no item was removed."""
-        if self._words is None or self._words[0] is not self.removed_I:
-            none_removed = not bool(self.removed_I.any())
-            self._words = self.removed_I, None if none_removed else ops.allowed_words(~self.removed_I[None])
-        return self._words[1]
-
     def _explained(self, batch: Sequences, ranking: Ranking) -> Results:
         """The ranking with a path to every item."""
         with precision(self.device, self.dtype, ranking.items_BN.numel()):
@@ -417,57 +389,30 @@ class Recommender:
         place_BN = torch.arange(ranking.items_BN.shape[1], device=self.device).expand_as(ranking.items_BN)
         return Results(ranking._replace(path_BN=place_BN.masked_fill(ranking.items_BN < 0, -1)), paths)
 
-    def remember(self, histories: Sequences) -> Memory:
-        """Histories of item rows, cut to the newest that the model reads and encoded."""
-        return encoded(self.model, self.codes_IM, self._batch_of(histories, None))
-
-    def _batch_of(self, histories: Sequences, exclude_BX: Tensor | None) -> Batch:
-        newest = histories.last(self.model.config.max_history)
-        return Batch(padded(newest, 0), torch.from_numpy(newest.lengths), exclude_BX)
-
     def _search_batch(
         self,
         batch: Sequences,
         k: int,
         filter_seen: bool,
         engine: SearchEngine,
-        allowed_I: Tensor,
         trace: list[Living] | None,
     ) -> SearchResults:
         history_BX = padded(batch, -1).to(self.device)
         exclude_BX = history_BX if filter_seen else None
         with torch.inference_mode():
-            state_BD, paths = engine.run(self._batch_of(batch, exclude_BX), self.config, trace)
-            scoring = self.item_scoring(state_BD, history_BX) if self.model.scores_items else None
-            ranking = rank_items(paths, engine.index, self.rank_I, k, exclude_BX, allowed_I, scoring)
+            newest = Batch.of(batch, self.model.config.max_history, exclude_BX)
+            state_BD, paths = engine.run(newest, self.config, trace)
+            scoring = item_scoring(self.model, state_BD, history_BX) if self.model.scores_items else None
+            live = self.live
+            ranking = rank_items(paths, engine.index, live.rank_I, k, exclude_BX, ~live.removed_I, scoring)
             return SearchResults(ranking, paths)
-
-    def item_scoring(self, state_BD: Tensor, history_BX: Tensor) -> ops.ItemScoring:
-        """What orders the items of the paths of users of these states and histories."""
-        # half precision would make ties of what the final order must tell apart
-        with torch.autocast(self.device.type, enabled=False):
-            state_BD = state_BD.to(self.model.begin.dtype)
-            logits_BMK = self.model.token_logits(state_BD)
-        return ops.ItemScoring(logits_BMK, state_BD, self.model.residual_ID, history_BX, self.model.repeat_bias)
-
-    def item_scores(self, state_BD: Tensor, history_BX: Tensor, user_T: Tensor, item_T: Tensor) -> Tensor:
-        """Scores (T,) of items for users (places in the batch) as by `item_scoring`, with a gradient."""
-        with torch.autocast(self.device.type, enabled=False):
-            score_T = self.model.score_items(state_BD.to(self.model.begin.dtype), user_T, self.codes_IM[item_T], item_T)
-        return score_T + self.model.repeat_bias * self.index.is_excluded(user_T, item_T, history_BX)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the whole recommender, replacing what was there."""
         with atomic_folder(folder, "recommender.json", ["*.safetensors"]) as fresh:
             self.model.save_pretrained(fresh)
-            self.tokenizer.save_pretrained(fresh / "tokenizer")
-            self.items.save(fresh / "items.parquet")
-            removed_X = self.removed_I.nonzero().squeeze(1)
-            write_tensors(fresh / "items.safetensors", {"popularity": self.popularity_I, "removed": removed_X})
-            index = self.index if len(self.items) >= LARGE else self._index
-            if index is not None and index.lists_pairs:  # a smaller one is built sooner than read
-                write_tensors(fresh / INDEX, index.stored())
-            if len(self.items) >= LARGE and self.model.scores_items:
+            self.live.save(fresh)
+            if self.live.are_many and self.model.scores_items:
                 write_tensors(fresh / VECTORS, self.scan.vectors.stored())
             header = new_header(FORMAT, VERSION, trained_on=self.trained_on)
             header |= {"search": asdict(self.config), "category_level": self.items.category_level}
@@ -487,46 +432,20 @@ class Recommender:
         try:
             config = SearchConfig.from_json(header["search"])
             level, trained_on = header["category_level"], header["trained_on"]
-            stored = read_tensors(folder / "items.safetensors")
-            popularity_I, removed_X = stored["popularity"], stored["removed"]
-            if trained_on not in get_args(TrainedOn) or type(level) is not int or popularity_I.dtype != torch.int64:
-                raise TypeError(f"trained_on {trained_on!r}, category_level {level!r}, popularity {popularity_I.dtype}")
+            if trained_on not in get_args(TrainedOn):
+                raise TypeError(f"it was trained on {trained_on!r}")
         except (KeyError, TypeError) as error:
             raise InputError(f"{folder} does not hold a whole recommender: {error}") from None
-        tokenizer = Tokenizer.from_pretrained(folder / "tokenizer", verify)
-        num_items = min(len(popularity_I), tokenizer.num_items)
-        if removed_X.dtype != torch.int64 or not bool(((removed_X >= 0) & (removed_X < num_items)).all()):
-            raise InputError(f"{folder / 'items.safetensors'} names removed items that there are none of")
-        model, device = Reg4RecModel.from_pretrained(folder, verify), str(choose_device(device))
-        recommender = cls(
-            model,
-            tokenizer,
-            ItemCatalog.load(folder / "items.parquet", level),
-            popularity_I.numpy(),
-            trained_on=trained_on,
-            device=device,
-            dtype=dtype,
-            removed_X=removed_X,
-            index=_stored_index(folder, tokenizer, removed_X) if INDEX in header["files"] else None,
-            vectors=_stored_vectors(folder, model, tokenizer) if VECTORS in header["files"] else None,
-            **asdict(config),
-        )
-        if verify and INDEX in header["files"]:
-            recommender._unchecked = folder / INDEX, header["files"][INDEX]
+        live = LiveItems.load(folder, level, choose_device(device), header["files"], verify)
+        model = Reg4RecModel.from_pretrained(folder, verify)
+        check_fit(model, live.tokenizer, live.items)
+        vectors = _stored_vectors(folder, model, live.tokenizer) if VECTORS in header["files"] else None
+        recommender = cls.__new__(cls)
+        recommender._begin(model, live, trained_on, dtype, config)
+        if vectors is not None:
+            recommender._scan = ExactScan(recommender.model, live.codes_IM, vectors.to(recommender.device))
         recommender.prepare()
         return recommender
-
-
-def _stored_index(folder: Path, tokenizer: Tokenizer, removed_X: Tensor) -> ops.TokenIndex:
-    """The index of the items that are not removed, mapped into memory."""
-    num_items = tokenizer.num_items - len(removed_X.unique())
-    try:
-        stored = read_tensors(folder / INDEX)
-        return ops.TokenIndex.restored(stored, tokenizer.codes_IM, tokenizer.config.codebook_size, num_items)
-    except (KeyError, ValueError) as error:
-        raise InputError(
-            f"{folder / INDEX} is not the index of these items ({error}); save the recommender again"
-        ) from None
 
 
 def _stored_vectors(folder: Path, model: Reg4RecModel, tokenizer: Tokenizer) -> ops.ItemVectors:

@@ -23,6 +23,12 @@ class Batch(NamedTuple):
     length_B: Tensor
     exclude_BX: Tensor | None
 
+    @classmethod
+    def of(cls, histories: Sequences, max_history: int, exclude_BX: Tensor | None = None) -> "Batch":
+        """Of the newest items of each history."""
+        newest = histories.last(max_history)
+        return cls(padded(newest, 0), torch.from_numpy(newest.lengths), exclude_BX)
+
     def to(self, device: torch.device) -> "Batch":
         return self.mapped(lambda tensor: tensor.to(device))
 

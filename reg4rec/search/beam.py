@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.profiler import record_function
 
 from reg4rec import ops
-from reg4rec.model import Memory, PathCache, Reg4RecModel
+from reg4rec.model import Memory, PathCache, Reg4RecModel, search_step
 from reg4rec.search.config import SearchConfig, SearchOrder
 
 __all__ = ["CORP_REGION", "Living", "Paths", "corp", "search", "step_indexes"]
@@ -69,7 +69,7 @@ def search(
     exclude_BX: Tensor | None = None,
     trace: list[Living] | None = None,
 ) -> Paths:
-    """Decode the best `num_beams` token sets of existing items for each encoded history (`Reg4RecModel.remember`).
+    """Decode the best `num_beams` token sets of existing items for each encoded history (`reg4rec.model.remember`).
 
     indexes: one for each step, from `step_indexes`. With CUDA kernels nothing here waits for the GPU.
 
@@ -123,7 +123,7 @@ class _Beam:
 
     @classmethod
     def begin(cls, model: Reg4RecModel, memory: Memory, cache: PathCache) -> "_Beam":
-        logits_BPMK, _, cache = model.search_step(memory, None, 0, cache)
+        logits_BPMK, _, cache = search_step(model, memory, None, 0, cache)
         logits_BPMK = logits_BPMK.float()
         batch, _, num_codebooks, _ = logits_BPMK.shape
         device = logits_BPMK.device
@@ -167,8 +167,8 @@ class _Beam:
     ) -> None:
         """Feed the chosen tokens: distributions of the next step, categories, and their divergence from before."""
         step = len(self.fed_SBP)
-        logits_BPMK, logits_BPC, self.cache = model.search_step(
-            memory, self.fed_SBP[-1], step, self.cache, with_logits=not is_last
+        logits_BPMK, logits_BPC, self.cache = search_step(
+            model, memory, self.fed_SBP[-1], step, self.cache, with_logits=not is_last
         )
         if not is_last:
             self.logits_BPMK = logits_BPMK.float()

@@ -8,7 +8,7 @@ from torch import Tensor
 from reg4rec import ops
 from reg4rec.data import Sequences
 from reg4rec.errors import InputError
-from reg4rec.model import Reg4RecModel, weights_state
+from reg4rec.model import Reg4RecModel, last_states, weights_state
 from reg4rec.search.batches import padded
 from reg4rec.search.ranking import Ranking, ranked_by_score
 
@@ -64,7 +64,7 @@ class ExactScan:
         """The best `k` allowed items of each user (`allowed` as in `reg4rec.ops.score_topk`)."""
         device, newest = self.codes_IM.device, batch.last(self.model.config.max_history)
         item_T, length_B = torch.from_numpy(newest.items).long(), torch.from_numpy(newest.lengths)
-        state_BD = self.model.states(item_T.to(device), length_B.to(device), self.codes_IM, self.vectors.rows_ID)
+        state_BD = last_states(self.model, item_T.to(device), length_B.to(device), self.codes_IM, self.vectors.rows_ID)
         bias = None if filter_seen else float(self.model.repeat_bias)
         seen_BL = padded(batch, -1).to(device)
         scores_BN, items_BN = ops.score_topk(state_BD.float(), self.vectors, k, allowed, seen_BL, bias)

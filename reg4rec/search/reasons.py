@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from reg4rec import ops
-from reg4rec.model import Memory, PathCache, Reg4RecModel
+from reg4rec.model import Memory, PathCache, Reg4RecModel, search_step
 from reg4rec.search.beam import Paths
 
 __all__ = ["Reasons", "joined", "paths_to_items"]
@@ -44,7 +44,7 @@ def paths_to_items(model: Reg4RecModel, memory: Memory, index: ops.TokenIndex, i
     own_BN = torch.arange(num_items, device=items_BN.device).expand(num_users, -1)
     tokens_BNM = torch.full_like(codes_BNM, -1)
     live_BN = items_BN >= 0
-    logits, _, cache = model.search_step(memory, None, 0, PathCache.empty(memory, 1, num_codebooks + 1, num_items))
+    logits, _, cache = search_step(model, memory, None, 0, PathCache.empty(memory, 1, num_codebooks + 1, num_items))
     first_BMK = logits[:, 0].float().log_softmax(-1)
     logits, cache = logits.expand(-1, num_items, -1, -1), cache.of_paths(torch.zeros_like(own_BN))
     chosen, categories, divergences, before = [], [], [], None
@@ -57,7 +57,7 @@ def paths_to_items(model: Reg4RecModel, memory: Memory, index: ops.TokenIndex, i
         tokens_BNM = tokens_BNM.scatter(2, best.indices, codes_BNM.gather(2, best.indices))
         token_BN = (best.indices * codebook_size + codes_BNM.gather(2, best.indices)).squeeze(2)
         chosen.append((best.indices.squeeze(2), best.values.squeeze(2)))
-        logits, after, cache = model.search_step(memory, token_BN, step, cache, with_logits=step < num_codebooks)
+        logits, after, cache = search_step(model, memory, token_BN, step, cache, with_logits=step < num_codebooks)
         cache = cache.of_paths(own_BN)
         if after is not None:
             categories.append(after.argmax(-1))

@@ -27,6 +27,8 @@ from reg4rec.recommend import Recommender
 from reg4rec.run import Run
 from reg4rec.search import SearchConfig, search, step_indexes
 from reg4rec.search.batches import padded
+from reg4rec.search.engine import encoded_histories
+from reg4rec.search.ranking import item_scores
 from reg4rec.tokenizer import Tokenizer
 from reg4rec.train import PretrainConfig, pretrain
 
@@ -82,7 +84,8 @@ def few() -> SyntheticShop:
 
 @pytest.fixture
 def start_of_few(few: SyntheticShop, start: Recommender) -> Recommender:
-    start.tokenizer = replace(start.tokenizer, card={"dataset": few.card["fingerprint"]})
+    tokenizer = replace(start.tokenizer, card={"dataset": few.card["fingerprint"]})
+    start.live = replace(start.live, tokenizer=tokenizer)
     return start
 
 
@@ -158,7 +161,7 @@ def test_the_order_of_paths_is_rewarded_by_the_scores_of_the_search(shop: Synthe
     stage = AlignStage(start, shop, QUICK, 0)
     batch = stage.batches(0)[0]
     values = stage.loss(batch)
-    memory = start.remember(batch.cut.histories)
+    memory = encoded_histories(start.model, start.codes_IM, batch.cut.histories)
     config = SearchConfig(50, prune_threshold=None)
     paths = search(start.model, memory, step_indexes(start.index, "confidence"), config)
     rewards = []
@@ -257,7 +260,7 @@ def test_found_paths_are_those_of_the_search(shop: SyntheticShop, start: Recomme
     """With more steps than there are codebooks, too."""
     stage = AlignStage(start.with_search(num_steps=9), shop, QUICK, 0)
     histories = shop.part("train").take(torch.arange(40).numpy())
-    found = stage.found(histories, stage.ranker.remember(histories))
+    found = stage.found(histories, encoded_histories(stage.ranker.model, stage.ranker.codes_IM, histories))
     assert isinstance(found, Rollouts)
     assert found.order_BGS.shape[2] == stage.num_steps == 3
     (searched,) = start.search(histories, 50, filter_seen=False)
@@ -279,10 +282,12 @@ def test_found_items_are_the_best_by_the_present_weights(shop: SyntheticShop, ex
     stage.policy.eval()
     for _ in range(2):
         with torch.no_grad():
-            memory = stage.ranker.remember(histories)
+            memory = encoded_histories(stage.ranker.model, stage.ranker.codes_IM, histories)
             found = stage.found(histories, memory)
             pairs = everything.new_tensor(range(40)).repeat_interleave(shop.num_items), everything.repeat(40)
-            scores_BI = stage.ranker.item_scores(memory.state_BD, history_BX, *pairs).view(40, -1)
+            scores_BI = item_scores(stage.policy, stage.ranker.codes_IM, memory.state_BD, history_BX, *pairs).view(
+                40, -1
+            )
             assert isinstance(found, torch.Tensor)
             torch.testing.assert_close(scores_BI.gather(1, found), scores_BI.topk(50).values)
             stage.policy.residual_ID.neg_()

@@ -7,6 +7,7 @@ from reg4rec.alignment.rollouts import evaluate_paths, roll_out
 from reg4rec.data.shop import SyntheticShop
 from reg4rec.model import Reg4RecModel
 from reg4rec.recommend import Recommender
+from reg4rec.search.engine import encoded_histories
 from reg4rec.tokenizer import Tokenizer
 
 
@@ -20,7 +21,7 @@ def ranker(request: pytest.FixtureRequest, shop: SyntheticShop, tokenizer: Token
 @pytest.mark.parametrize("num_steps", [1, 2, 3])
 @torch.no_grad()
 def test_every_path_is_that_of_an_item(ranker: Recommender, shop: SyntheticShop, kind: str, num_steps: int) -> None:
-    memory = ranker.remember(shop.part("train").take(range(40)))
+    memory = encoded_histories(ranker.model, ranker.codes_IM, shop.part("train").take(range(40)))
     torch.manual_seed(0)
     paths = roll_out(ranker.model, memory, ranker.index, 6, num_steps, 1.3, kind)  # type: ignore[arg-type]
     tokens_TM = paths.tokens_BGM(3)[paths.valid_BG]
@@ -35,7 +36,7 @@ def test_every_path_is_that_of_an_item(ranker: Recommender, shop: SyntheticShop,
 
 @torch.no_grad()
 def test_a_cold_sample_is_the_first_greedy_path(ranker: Recommender, shop: SyntheticShop) -> None:
-    memory = ranker.remember(shop.part("train").take(range(40)))
+    memory = encoded_histories(ranker.model, ranker.codes_IM, shop.part("train").take(range(40)))
     cold = roll_out(ranker.model, memory, ranker.index, 2, 3, 1e-4)
     greedy = roll_out(ranker.model, memory, ranker.index, 1, 3, 1.0, "beam")
     assert torch.equal(cold.tokens_BGM(3)[:, :1], greedy.tokens_BGM(3))
@@ -45,7 +46,7 @@ def test_a_cold_sample_is_the_first_greedy_path(ranker: Recommender, shop: Synth
 @torch.no_grad()
 def test_log_probabilities_are_those_of_the_draws(ranker: Recommender, shop: SyntheticShop) -> None:
     """Over many draws for one user, first tokens come as often as their recorded probability says."""
-    memory = ranker.remember(shop.part("train").take([3]))
+    memory = encoded_histories(ranker.model, ranker.codes_IM, shop.part("train").take([3]))
     torch.manual_seed(0)
     paths = roll_out(ranker.model, memory, ranker.index, 4000, 1, 2.0)
     policy = evaluate_paths(ranker.model, memory, paths, 2.0)
@@ -59,14 +60,14 @@ def test_log_probabilities_are_those_of_the_draws(ranker: Recommender, shop: Syn
 
 def test_the_policy_learns_through_recorded_paths(ranker: Recommender, shop: SyntheticShop) -> None:
     histories = shop.part("train").take(range(8))
-    memory = ranker.remember(histories)
+    memory = encoded_histories(ranker.model, ranker.codes_IM, histories)
     paths = roll_out(ranker.model, memory, ranker.index, 4, 3, 1.0)
     policy = evaluate_paths(ranker.model, memory, paths, 1.0)
     (gradient,) = torch.autograd.grad(policy.log_probs_BGS.mean(), ranker.model.tokens_MKD)
     assert gradient.isfinite().all()
     assert gradient.any()
     with torch.no_grad():
-        again = evaluate_paths(ranker.model, ranker.remember(histories), paths, 1.0)
+        again = evaluate_paths(ranker.model, encoded_histories(ranker.model, ranker.codes_IM, histories), paths, 1.0)
     assert torch.equal(again.log_probs_BGS, policy.log_probs_BGS)
     assert policy.js_BGS.shape == (8, 4, 2)
     assert (policy.js_BGS >= 0).all()

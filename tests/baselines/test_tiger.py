@@ -16,8 +16,10 @@ from reg4rec.data.shop import SyntheticShop
 from reg4rec.errors import InputError
 from reg4rec.evaluation import Popularity, Ranker, evaluate
 from reg4rec.loop import LoopConfig, Validation
+from reg4rec.model import decode_step
 from reg4rec.recommend import Recommender
 from reg4rec.run import Run
+from reg4rec.search.engine import encoded_histories
 from reg4rec.train.losses import path_losses
 from reg4rec.train.pretrain import PretrainStage
 
@@ -53,8 +55,8 @@ def item_scores(recommender: Recommender, histories: Sequences) -> Tensor:
     """scores_BI: every item's sequence of tokens, fed one after the other to the model."""
     model, codes_IM = recommender.model, recommender.codes_IM
     num_users, (num_items, num_codebooks) = len(histories), codes_IM.shape
-    memory = recommender.remember(histories)
-    state, cache = model.decode_step(memory, None, 0, None)
+    memory = encoded_histories(recommender.model, recommender.codes_IM, histories)
+    state, cache = decode_step(model, memory, None, 0, None)
     state = state.expand(num_users, num_items, -1)
     cache = cache.of_paths(torch.zeros(len(histories), num_items, dtype=torch.int64))
     scores_BI = torch.zeros(num_users, num_items)
@@ -63,7 +65,7 @@ def item_scores(recommender: Recommender, histories: Sequences) -> Tensor:
         code_BI1 = codes_IM[:, m].expand(num_users, -1)[..., None]
         scores_BI += log_probs_BIK.gather(2, code_BI1)[..., 0]
         token_BI = m * model.config.codebook_size + code_BI1[..., 0]
-        state, cache = model.decode_step(memory, token_BI, m + 1, cache)
+        state, cache = decode_step(model, memory, token_BI, m + 1, cache)
     return scores_BI
 
 

@@ -11,7 +11,18 @@ from torch import Tensor, nn
 
 from reg4rec import ops
 from reg4rec.kernels.machine import native_problem
-from reg4rec.model import HistoryLayout, Linear, Memory, ModelConfig, PathCache, Reg4RecModel
+from reg4rec.model import (
+    HistoryLayout,
+    Linear,
+    Memory,
+    ModelConfig,
+    PathCache,
+    Reg4RecModel,
+    decode_step,
+    last_states,
+    remember,
+    search_step,
+)
 from reg4rec.model.layers import DecoderBlock
 from reg4rec.model.packed import Packed, PackedWeights, packed_encoder
 from tests.isa import BF16_ISAS, selected_bf16, selected_isa
@@ -32,10 +43,12 @@ def model() -> Reg4RecModel:
 def logits(model: Reg4RecModel) -> tuple[Memory, Tensor]:
     """Histories of 5 and 2 items, and the logits of tokens and categories of three paths after a token."""
     g = torch.Generator().manual_seed(1)
-    memory = model.remember(torch.randint(7, (2, 5, 3), generator=g), torch.tensor([5, 2]), torch.arange(10).view(2, 5))
-    *_, cache = model.search_step(memory, None, 0, PathCache.empty(memory, 1))
+    memory = remember(
+        model, torch.randint(7, (2, 5, 3), generator=g), torch.tensor([5, 2]), torch.arange(10).view(2, 5)
+    )
+    *_, cache = search_step(model, memory, None, 0, PathCache.empty(memory, 1))
     cache = cache.of_paths(torch.zeros(2, 3, dtype=torch.int64))
-    found, of_categories, _ = model.search_step(memory, torch.tensor([[0, 9, 20]]).expand(2, 3), 1, cache)
+    found, of_categories, _ = search_step(model, memory, torch.tensor([[0, 9, 20]]).expand(2, 3), 1, cache)
     assert found is not None
     assert of_categories is not None
     return memory, torch.cat([found.flatten(2), of_categories], dim=2)
@@ -64,33 +77,33 @@ def test_states_alone_are_those_of_the_memory(layout: HistoryLayout) -> None:
 
 @torch.inference_mode()
 def check_states(model: Reg4RecModel, codes_IM: Tensor, item_BL: Tensor, length_B: Tensor) -> None:
-    memory = model.remember(codes_IM[item_BL], length_B, item_BL)
-    packed, item_T = model._encoder_weights._kept, item_BL[torch.arange(6) < length_B[:, None]]
-    state_BD = model.states(item_T, length_B, codes_IM)
-    assert model._encoder_weights._kept is packed is not None
+    memory = remember(model, codes_IM[item_BL], length_B, item_BL)
+    packed, item_T = model.encoder_weights._kept, item_BL[torch.arange(6) < length_B[:, None]]
+    state_BD = last_states(model, item_T, length_B, codes_IM)
+    assert model.encoder_weights._kept is packed is not None
     assert torch.equal(state_BD, memory.state_BD)
     vectors_ID = model.embed_items(codes_IM, torch.arange(30))
-    torch.testing.assert_close(model.states(item_T, length_B, codes_IM, vectors_ID), state_BD)
+    torch.testing.assert_close(last_states(model, item_T, length_B, codes_IM, vectors_ID), state_BD)
     with ops.use_backend("eager"):
-        torch.testing.assert_close(model.states(item_T, length_B, codes_IM), state_BD)
+        torch.testing.assert_close(last_states(model, item_T, length_B, codes_IM), state_BD)
     for backend in ("cpp", "eager"):
         with ops.use_backend(backend):
-            assert model.states(item_T[:0], length_B[:0], codes_IM).shape == (0, 16)
-            assert model.remember(codes_IM[item_BL[:0]], length_B[:0], item_BL[:0]).state_BD.shape == (0, 16)
+            assert last_states(model, item_T[:0], length_B[:0], codes_IM).shape == (0, 16)
+            assert remember(model, codes_IM[item_BL[:0]], length_B[:0], item_BL[:0]).state_BD.shape == (0, 16)
 
 
 @torch.inference_mode()
 def test_what_is_done_to_the_decoder_leaves_states_alone(model: Reg4RecModel) -> None:
     args = torch.arange(7), torch.tensor([5, 2]), torch.zeros(30, 3, dtype=torch.int64)
-    before_BD = model.states(*args)
+    before_BD = last_states(model, *args)
     hook(model)
-    assert torch.equal(model.states(*args), before_BD)
-    assert model.remember(args[2][None, :5], torch.tensor([5]), torch.arange(5)[None]).decoder is None
+    assert torch.equal(last_states(model, *args), before_BD)
+    assert remember(model, args[2][None, :5], torch.tensor([5]), torch.arange(5)[None]).decoder is None
     write(model.get_submodule("encoder.0.out"))  # type: ignore[arg-type]
-    changed_BD = model.states(*args)
+    changed_BD = last_states(model, *args)
     assert not torch.allclose(changed_BD, before_BD)
     with ops.use_backend("eager"):
-        torch.testing.assert_close(model.states(*args), changed_BD)
+        torch.testing.assert_close(last_states(model, *args), changed_BD)
 
 
 def check_it_counts(model: Reg4RecModel, before_BPX: Tensor) -> None:
@@ -217,8 +230,8 @@ def test_another_category_head_counts(model: Reg4RecModel) -> None:
         torch.testing.assert_close(logits_BPX, logits(model)[1])
     model.category_head = None
     with torch.inference_mode():
-        memory = model.remember(torch.zeros(1, 2, 3, dtype=torch.int64), torch.tensor([2]), torch.zeros(1, 2).long())
-        assert model.search_step(memory, None, 0, PathCache.empty(memory, 1))[1] is None
+        memory = remember(model, torch.zeros(1, 2, 3, dtype=torch.int64), torch.tensor([2]), torch.zeros(1, 2).long())
+        assert search_step(model, memory, None, 0, PathCache.empty(memory, 1))[1] is None
 
 
 @torch.no_grad()
@@ -286,7 +299,7 @@ def test_in_bfloat16_where_cpp_multiplies_it(model: Reg4RecModel, isa: str) -> N
         with torch.autocast("cpu", torch.bfloat16):
             memory, logits_BPX = logits(model)
             assert logits(model)[0].decoder is memory.decoder
-            state_BPD, _ = model.decode_step(memory, None, 0, None)  # torch's layers, on a memory of float32
+            state_BPD, _ = decode_step(model, memory, None, 0, None)  # torch's layers, on a memory of float32
         assert state_BPD.isfinite().all()
         assert memory.decoder is not None
         assert memory.decoder.weights_Y.dtype == torch.bfloat16

@@ -13,7 +13,16 @@ import torch
 from torch import Tensor
 
 from reg4rec.errors import InputError
-from reg4rec.model import HistoryLayout, ModelConfig, PathCache, Reg4RecModel
+from reg4rec.model import (
+    HistoryLayout,
+    ModelConfig,
+    PathCache,
+    Reg4RecModel,
+    decode_paths,
+    decode_step,
+    last_states,
+    remember,
+)
 from reg4rec.model.layers import DecoderBlock
 from tests.artifacts import reseal
 
@@ -79,11 +88,11 @@ def decode_targets(model: Reg4RecModel, codes_BLM: Tensor, order_BLM: Tensor, it
 
 def path_states(model: Reg4RecModel, history_LM: Tensor, items_L: Tensor, tokens: list[tuple[int, int]]) -> Tensor:
     """States (t + 1, D) of one path, token by token, for one user alone; tokens are (codebook, code)."""
-    memory = model.remember(history_LM[None], torch.tensor([len(history_LM)]), items_L[None])
-    state, cache = model.decode_step(memory, None, 0, None)
+    memory = remember(model, history_LM[None], torch.tensor([len(history_LM)]), items_L[None])
+    state, cache = decode_step(model, memory, None, 0, None)
     states = [state[0, 0]]
     for step, (r, j) in enumerate(tokens, 1):
-        state, cache = model.decode_step(memory, torch.tensor([[r * K + j]]), step, cache)
+        state, cache = decode_step(model, memory, torch.tensor([[r * K + j]]), step, cache)
         states.append(state[0, 0])
     return torch.stack(states)
 
@@ -115,17 +124,17 @@ def test_many_paths_of_many_users_equal_each_path_alone(model: Reg4RecModel, cas
     codes_BLM, _, items_BL = case
     lengths = [5, 0, 3]
     paths = [[(0, 1), (2, 3), (1, 0)], [(2, 3), (1, 4), (0, 1)], [(1, 0), (0, 0), (2, 0)], [(0, 1), (1, 0), (2, 3)]]
-    memory = model.remember(codes_BLM, torch.tensor(lengths), items_BL)
-    state_BPD, cache = model.decode_step(memory, None, 0, None)
+    memory = remember(model, codes_BLM, torch.tensor(lengths), items_BL)
+    state_BPD, cache = decode_step(model, memory, None, 0, None)
     assert state_BPD.shape == (BATCH, 1, CONFIG.dim)
     token_BPS = torch.tensor([[[r * K + j for r, j in path] for path in paths]] * BATCH)
-    whole_BPTD = model.decode_paths(memory, token_BPS)
+    whole_BPTD = decode_paths(model, memory, token_BPS)
     close(whole_BPTD[:, :, 0], state_BPD.expand(-1, 4, -1))
-    some = model.decode_paths(memory.of_users(torch.tensor([2, 0])), token_BPS[:2])
+    some = decode_paths(model, memory.of_users(torch.tensor([2, 0])), token_BPS[:2])
     close(some, whole_BPTD[[2, 0]])
     cache = cache.of_paths(torch.zeros(BATCH, 4, dtype=torch.int64))
     for step in range(1, M + 1):
-        state_BPD, cache = model.decode_step(memory, token_BPS[:, :, step - 1], step, cache)
+        state_BPD, cache = decode_step(model, memory, token_BPS[:, :, step - 1], step, cache)
         close(state_BPD, whole_BPTD[:, :, step])
         for b, length in enumerate(lengths):
             for p, path in enumerate(paths):
@@ -138,7 +147,7 @@ def test_fewer_paths_go_on_where_the_cache_must_grow(model: Reg4RecModel, case: 
     """After step 4 there is no room left; rows of paths that ended are kept for those that go through them."""
     block, g = model.decoder[0], torch.Generator().manual_seed(0)
     assert isinstance(block, DecoderBlock)
-    memory = model.remember(case[0], torch.tensor([5, 0, 3]), case[2])
+    memory = remember(model, case[0], torch.tensor([5, 0, 3]), case[2])
     x_SBPD = torch.randn(6, BATCH, 4, CONFIG.dim, generator=g, dtype=torch.float64)
     cache = PathCache.empty(memory, 4)
     for step, x_BPD in enumerate(x_SBPD):
@@ -221,9 +230,9 @@ def test_padding_does_not_matter(model: Reg4RecModel, case: Windows, fill: int) 
         padded_LM[:length] = codes_BLM[b, :length]
         items_L = torch.full((LENGTH + 2,), fill)
         items_L[:length] = items_BL[b, :length]
-        memory = model.remember(padded_LM[None], torch.tensor([length]), items_L[None])
-        state, cache = model.decode_step(memory, None, 0, None)
-        state, _ = model.decode_step(memory, torch.tensor([[K + 2]]), 1, cache)
+        memory = remember(model, padded_LM[None], torch.tensor([length]), items_L[None])
+        state, cache = decode_step(model, memory, None, 0, None)
+        state, _ = decode_step(model, memory, torch.tensor([[K + 2]]), 1, cache)
         close(state[0, 0], path_states(model, codes_BLM[b, :length], items_BL[b, :length], [(1, 2)])[-1])
 
 
@@ -314,7 +323,7 @@ def test_the_pooled_history_is_made_of_the_vectors_that_are_scored(case: Windows
 def test_the_memory_keeps_the_state_after_the_last_item(model: Reg4RecModel, case: Windows) -> None:
     codes_BLM, _, items_BL = case
     lengths = [5, 0, 3]
-    memory = model.remember(codes_BLM, torch.tensor(lengths), items_BL)
+    memory = remember(model, codes_BLM, torch.tensor(lengths), items_BL)
     for b, length in enumerate(lengths):
         alone_BJD, _ = model.encode(codes_BLM[b : b + 1, :length], items_BL[b : b + 1, :length])
         close(memory.state_BD[b], alone_BJD[0, -1])
@@ -323,9 +332,9 @@ def test_the_memory_keeps_the_state_after_the_last_item(model: Reg4RecModel, cas
 @torch.no_grad()
 def test_states_alone_are_those_of_the_memory(model: Reg4RecModel, case: Windows) -> None:
     codes_IM, length_B = case.codes_BLM.flatten(0, 1)[:I], torch.tensor([4, 0, 2])
-    memory = model.remember(codes_IM[case.items_BL], length_B, case.items_BL)
+    memory = remember(model, codes_IM[case.items_BL], length_B, case.items_BL)
     item_T = case.items_BL[torch.arange(LENGTH) < length_B[:, None]]
-    close(model.states(item_T, length_B, codes_IM), memory.state_BD)
+    close(last_states(model, item_T, length_B, codes_IM), memory.state_BD)
 
 
 @torch.no_grad()

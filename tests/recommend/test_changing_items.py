@@ -46,7 +46,7 @@ def from_scratch(recommender: Recommender, table: pa.Table) -> Recommender:
     larger = Reg4RecModel(replace(model.config, num_items=model.config.num_items + len(table)))
     larger.load_state_dict(weights)
     items = ItemCatalog.from_table(pa.concat_tables([recommender.items.table, table]))
-    popularity = np.append(recommender.popularity_I.numpy(), np.zeros(len(table), dtype=int))
+    popularity = np.append(recommender.live.popularity_I.numpy(), np.zeros(len(table), dtype=int))
     return Recommender(larger, tokenizer, items, popularity, device="cpu", **asdict(recommender.config))
 
 
@@ -124,7 +124,7 @@ def test_a_change_that_cannot_be_made_names_the_item_and_changes_nothing(
     with pytest.raises(InputError, match="item_ids is a list of item ids, found 'item1'"):
         changing.remove_items("item1")
     assert_frame_equal(changing.recommend([["item1"]], k=70, to="polars"), expected)
-    changing.tokenizer = collision
+    changing.live = replace(changing.live, tokenizer=collision)
     with pytest.raises(InputError, match="takes no further items"):
         changing.add_items(new)
 

@@ -14,8 +14,10 @@ from reg4rec.cli import main
 from reg4rec.data import ItemCatalog, Sequences
 from reg4rec.data.shop import SyntheticShop
 from reg4rec.errors import InputError
+from reg4rec.model import decode_step
 from reg4rec.recommend import Explanation, Recommender, explain
 from reg4rec.search.beam import Living
+from reg4rec.search.engine import encoded_histories
 from tests.artifacts import of_any_items
 
 THETA = 0.02
@@ -76,14 +78,14 @@ def test_what_was_pruned_diverged_and_all_of_it_is_told(
         assert path.divergence > THETA
         tokens = [tuple(map(int, step.token.strip("<t>").split("_"))) for step in path.steps]
         with torch.inference_mode():
-            memory, cache, logits = strict.remember(rows), None, []
+            memory, cache, logits = encoded_histories(strict.model, strict.codes_IM, rows), None, []
             for number in range(len(tokens) + 1):
                 fed = (
                     None
                     if number == 0
                     else torch.tensor([[tokens[number - 1][0] * codebook_size + tokens[number - 1][1]]])
                 )
-                state, cache = model.decode_step(memory, fed, number, cache)
+                state, cache = decode_step(model, memory, fed, number, cache)
                 logits.append(model.category_logits(state))
         before, after = (torch.as_tensor(part).double().softmax(-1) for part in logits[-2:])
         middle = ((before + after) / 2).log()

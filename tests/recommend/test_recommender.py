@@ -19,7 +19,7 @@ from reg4rec.kernels.beam_step import native
 from reg4rec.kernels.machine import native_problem
 from reg4rec.model import Reg4RecModel
 from reg4rec.recommend import Recommender
-from reg4rec.search.engine import MANY_PATHS, precision
+from reg4rec.search.engine import MANY_PATHS, encoded_histories, precision
 from reg4rec.tokenizer import Tokenizer
 from tests.artifacts import of_any_items
 from tests.isa import BF16_ISAS, selected_bf16, selected_isa
@@ -159,7 +159,7 @@ def test_items_have_the_scores_that_training_gave_them(
     biased = with_repeat_bias(recommender, bias)
     wide = biased.with_search(num_steps=num_steps, prune_threshold=None)
     histories = shop.part("train").take(range(20))
-    state_BD = biased.remember(histories).state_BD
+    state_BD = encoded_histories(biased.model, biased.codes_IM, histories).state_BD
     scores_BI = state_BD @ biased.model.embed_items(biased.codes_IM, torch.arange(60)).T
     for b in range(20):
         scores_BI[b, torch.from_numpy(histories[b]).long()] += bias

@@ -50,7 +50,8 @@ def test_a_large_index_is_stored_and_mapped(
 ) -> None:
     assert not (saved / "index.safetensors").exists()
     large = recommender.with_search()
-    large._index = ops.TokenIndex.build(large.codes_IM, large.model.config.codebook_size, pairs=True)
+    index = ops.TokenIndex.build(large.codes_IM, large.model.config.codebook_size, pairs=True)
+    large.live = replace(large.live, known_index=index)
     large.remove_items(large.items.ids[2:5].to_pylist())
     large.save_pretrained(tmp_path / "large")
     loaded = Recommender.from_pretrained(tmp_path / "large", device="cpu")

@@ -20,6 +20,7 @@ from reg4rec.recommend import Recommender
 from reg4rec.recommend.explain import explain
 from reg4rec.search import exact as exact_module
 from reg4rec.search.batches import padded
+from reg4rec.search.engine import encoded_histories
 from reg4rec.search.exact import chosen_retriever
 from reg4rec.storage import new_header, read_json, read_tensors, write_header, write_json, write_tensors
 from reg4rec.tokenizer import Tokenizer
@@ -30,7 +31,7 @@ def brute_force(recommender: Recommender, histories: Sequences, filter_seen: boo
     """(B, I): the score of every item by the model's own definition, in float64, -inf where it must not come."""
     num_items = len(recommender.items)
     with torch.inference_mode():
-        state_BD = recommender.remember(histories).state_BD.double()
+        state_BD = encoded_histories(recommender.model, recommender.codes_IM, histories).state_BD.double()
         own_ID = recommender.model.embed_items(recommender.codes_IM, torch.arange(num_items)).double()
     seen_BL = padded(histories, -1)
     seen_BI = torch.zeros(len(histories), num_items + 1).scatter_(1, seen_BL.where(seen_BL >= 0, num_items), 1)
@@ -175,7 +176,7 @@ def test_the_retriever_follows_from_model_and_catalog(
 def test_large_vectors_are_stored_and_mapped(
     exact: Recommender, shop: SyntheticShop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("reg4rec.recommend.recommender.LARGE", 50)
+    monkeypatch.setattr("reg4rec.recommend.items.LARGE", 50)
     folder, histories = tmp_path / "large", shop.part("train").take(np.arange(20))
     exact.save_pretrained(folder)
     loaded = Recommender.from_pretrained(folder, device="cpu")

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from reg4rec import ops
 from reg4rec.data import ItemCatalog, ItemViews, Sequences, ViewConfig
 from reg4rec.errors import InputError
-from reg4rec.model import HistoryLayout, ModelConfig, Reg4RecModel
+from reg4rec.model import HistoryLayout, ModelConfig, Reg4RecModel, remember
 from reg4rec.recommend import DType, Recommender
 from reg4rec.search import SearchConfig, SearchOrder, graphs, search, step_indexes
 from reg4rec.search.batches import Batch, padded
@@ -95,7 +95,7 @@ def test_encoder_and_search_need_no_value_on_the_host(
         indexes = [ops.TokenIndex(*map(fake.from_tensor, index)) for index in whole]
         codes_IM, item_BL = torch.zeros(I, M, dtype=torch.int64), torch.zeros(4, 5, dtype=torch.int64)
         with NothingFromTheHost():
-            memory = model.remember(codes_IM[item_BL], item_BL[:, 0], item_BL)
+            memory = remember(model, codes_IM[item_BL], item_BL[:, 0], item_BL)
             paths = search(model, memory, indexes, config, item_BL)
     assert paths.tokens_BWM.shape == (4, 6, M)
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from reg4rec import ops
 from reg4rec.data.shop import SyntheticShop
 from reg4rec.errors import InputError
-from reg4rec.model import HistoryLayout, Memory, ModelConfig, Reg4RecModel
+from reg4rec.model import HistoryLayout, Memory, ModelConfig, Reg4RecModel, decode_step, remember
 from reg4rec.recommend import Recommender
 from reg4rec.search import Paths, SearchConfig, SearchOrder, search, step_indexes
 
@@ -38,20 +38,20 @@ class Found:
     fallbacks: int = 0
 
 
-def remember(model: Reg4RecModel, codes_IM: Tensor, histories: Sequence[Sequence[int]]) -> Memory:
+def encoded(model: Reg4RecModel, codes_IM: Tensor, histories: Sequence[Sequence[int]]) -> Memory:
     """Histories of item rows, padded and encoded."""
     lengths = torch.tensor([len(h) for h in histories])
     item_BL = torch.tensor([[*h, *[0] * (int(lengths.max()) - len(h))] for h in histories], dtype=torch.long)
-    return model.remember(codes_IM[item_BL], lengths, item_BL)
+    return remember(model, codes_IM[item_BL], lengths, item_BL)
 
 
 @torch.no_grad()
 def decode(model: Reg4RecModel, memory: Memory, tokens: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor | None]:
     """Token logits (t + 1, M, K) and category logits (t, C) along one path of one user."""
-    state, cache = model.decode_step(memory, None, 0, None)
+    state, cache = decode_step(model, memory, None, 0, None)
     states = [state[0, 0]]
     for step, (r, j) in enumerate(tokens, 1):
-        state, cache = model.decode_step(memory, torch.tensor([[r * model.config.codebook_size + j]]), step, cache)
+        state, cache = decode_step(model, memory, torch.tensor([[r * model.config.codebook_size + j]]), step, cache)
         states.append(state[0, 0])
     stacked = torch.stack(states)
     return model.token_logits(stacked), model.category_logits(stacked[1:])
@@ -183,11 +183,11 @@ def test_the_search_equals_a_plain_one(
     histories: list[list[int]] = [[1, 4, 9, 2], [], [13], [6, 6, 0]]
     excluded = [[1, 4], [], list(range(I)), [3, 5, 8]]
     exclude_BX = torch.tensor([x + [-1] * (I - len(x)) for x in excluded])
-    memory = remember(model, codes_IM, histories)
+    memory = encoded(model, codes_IM, histories)
     paths = search(model, memory, steps_of(codes_IM, order=config.order), config, exclude_BX)
     for b, history in enumerate(histories):
         allowed = [i for i in range(I) if i not in excluded[b]]
-        alone = remember(model, codes_IM, [history])
+        alone = encoded(model, codes_IM, [history])
         compare(paths, b, slow_search(model, alone, codes_IM, allowed, config), config, num_categories)
 
 
@@ -196,7 +196,7 @@ def test_renormalized_paths_have_the_scores_of_a_plain_search(num_steps: int) ->
     """Sets alone: a codebook with a single token left makes exact ties between orders."""
     model, codes_IM = small_model("pooled", 0, I, seed=3, renormalize=True), small_catalog(seed=5)
     config = SearchConfig(WIDE, 0, None, num_steps=num_steps)
-    memory = remember(model, codes_IM, [[1, 4, 9, 2]])
+    memory = encoded(model, codes_IM, [[1, 4, 9, 2]])
     excluded = [1, 4, 8]
     paths = search(model, memory, steps_of(codes_IM), config, torch.tensor([excluded]))
     found = {
@@ -235,7 +235,7 @@ def test_wide_beams_find_every_set_by_its_best_order(seed: int) -> None:
         torch.manual_seed(seed)
         model = Reg4RecModel(ModelConfig(2, K, 0, dim=16, num_heads=2, ffn_dim=16, num_blocks=1)).eval()
     codes_IM = small_catalog(seed)[:, :2]
-    memory = remember(model, codes_IM, [[2, 5]])
+    memory = encoded(model, codes_IM, [[2, 5]])
     best: dict[tuple[int, ...], float] = {}
     for codes in {tuple(row) for row in codes_IM.tolist()}:
         for order in permutations(range(2)):
@@ -291,8 +291,8 @@ def users(shop: SyntheticShop, recommender: Recommender) -> Users:
     rows = [torch.tensor(history, dtype=torch.long) for history in histories]
     with torch.no_grad():
         return Users(
-            remember(model, codes_IM, histories),
-            [remember(model, codes_IM, [history]) for history in histories],
+            encoded(model, codes_IM, histories),
+            [encoded(model, codes_IM, [history]) for history in histories],
             torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-1),
         )
 

@@ -14,7 +14,7 @@ from reg4rec.cli import main
 from reg4rec.data.shop import SyntheticShop
 from reg4rec.errors import InputError
 from reg4rec.evaluation import evaluate
-from reg4rec.model import ModelConfig, Reg4RecModel
+from reg4rec.model import ModelConfig, Reg4RecModel, search_step
 from reg4rec.recommend import Recommender
 from reg4rec.storage import read_json, write_header
 from reg4rec.studies import CorpConfig, CorpFindings, corp
@@ -65,13 +65,13 @@ def test_rows_decoded_are_those_of_a_search(
     num_steps: int,
 ) -> None:
     chosen = recommender.with_search(prune_threshold=threshold, num_steps=num_steps)
-    search_step, rows = chosen.model.search_step, []
+    rows = []
 
-    def counted(memory: Any, token_BP: Any, *rest: Any, **more: Any) -> Any:
+    def counted(model: Any, memory: Any, token_BP: Any, *rest: Any, **more: Any) -> Any:
         rows.append(1 if token_BP is None else token_BP.shape[1])
-        return search_step(memory, token_BP, *rest, **more)
+        return search_step(model, memory, token_BP, *rest, **more)
 
-    monkeypatch.setattr(chosen.model, "search_step", counted)
+    monkeypatch.setattr("reg4rec.search.beam.search_step", counted)
     for k in (10, 30):
         rows.clear()
         list(chosen.search(shop.part("train").take([0, 1]), k, False))

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from reg4rec.model import HistoryLayout, ModelConfig, Reg4RecModel
+from reg4rec.model import HistoryLayout, ModelConfig, Reg4RecModel, decode_step, remember
 from reg4rec.train.orders import OrderPolicy, draw_order
 
 M, K, I = 3, 4, 9  # noqa: E741
@@ -68,8 +68,8 @@ def test_crss_feeds_the_codebook_with_the_most_probable_token(
     # without dropout in the encoder, which the caller ran
     order_BTM = drawn("crss", model.eval(), windows, columns)
     for (b, history_LM), (t, item) in product(enumerate(codes_BLM), enumerate(columns)):
-        memory = model.remember(history_LM[None, :item], torch.tensor([item]), items_BL[b : b + 1, :item])
-        state, cache = model.decode_step(memory, None, 0, None)
+        memory = remember(model, history_LM[None, :item], torch.tensor([item]), items_BL[b : b + 1, :item])
+        state, cache = decode_step(model, memory, None, 0, None)
         unused, expected = set(range(M)), []
         for step in range(1, M + 1):
             logits_MK = model.token_logits(state[0, 0])
@@ -78,7 +78,7 @@ def test_crss_feeds_the_codebook_with_the_most_probable_token(
             expected.append(chosen)
             unused.remove(chosen)
             token = torch.tensor([[chosen * K + int(codes_BLM[b, item, chosen])]])
-            state, cache = model.decode_step(memory, token, step, cache)
+            state, cache = decode_step(model, memory, token, step, cache)
         assert order_BTM[b, t].tolist() == expected
     assert len({tuple(order) for order in order_BTM.flatten(0, 1).tolist()}) > 1
 

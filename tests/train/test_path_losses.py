@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from reg4rec import ops
-from reg4rec.model import ModelConfig, Reg4RecModel
+from reg4rec.model import ModelConfig, Reg4RecModel, decode_step, remember
 from reg4rec.train.losses import StepTargets, path_losses
 
 M, K, C, I = 3, 5, 4, 8  # noqa: E741
@@ -69,8 +69,8 @@ def slow_losses(model: Reg4RecModel, batch: Batch, targets: StepTargets, renorma
     catalog = codes_BLM.flatten(0, 1).tolist()
     token_losses, category_losses, hits = [], [], []
     for b, item in filled_BL.nonzero().tolist():
-        memory = model.remember(codes_BLM[b : b + 1, :item], torch.tensor([item]), items_BL[b : b + 1, :item])
-        state, cache = model.decode_step(memory, None, 0, None)
+        memory = remember(model, codes_BLM[b : b + 1, :item], torch.tensor([item]), items_BL[b : b + 1, :item])
+        state, cache = decode_step(model, memory, None, 0, None)
         order, codes = order_BLM[b, item].tolist(), codes_BLM[b, item].tolist()
         for step in range(M):
             logits_MK = model.token_logits(state[0, 0]).tolist()
@@ -80,7 +80,7 @@ def slow_losses(model: Reg4RecModel, batch: Batch, targets: StepTargets, renorma
                 among = {item[r] for item in reached} if renormalize else range(K)
                 token_losses.append(cross_entropy(logits_MK[r], codes[r], among))
             fed = torch.tensor([[order[step] * K + codes[order[step]]]])
-            state, cache = model.decode_step(memory, fed, step + 1, cache)
+            state, cache = decode_step(model, memory, fed, step + 1, cache)
             if category_BL[b, item] >= 0:
                 logits_C = model.category_logits(state[0, 0]).tolist()  # type: ignore[union-attr]
                 category_losses.append(cross_entropy(logits_C, int(category_BL[b, item]), range(C)))
