@@ -13,10 +13,9 @@ from reg4rec.alignment import AlignConfig
 from reg4rec.alignment.rollouts import evaluate_paths, roll_out
 from reg4rec.alignment.stage import AlignStage
 from reg4rec.data import ViewConfig, synthetic_shop
-from reg4rec.model import Reg4RecModel, sized
+from reg4rec.model import Reg4RecModel, encoded_histories, sized
 from reg4rec.recommend import Recommender
 from reg4rec.run import Run
-from reg4rec.search.engine import encoded_histories
 from reg4rec.tokenizer import TokenizerConfig, fit_tokenizer
 
 

@@ -21,11 +21,11 @@ from bench.machine import synchronized
 from reg4rec import ops
 from reg4rec.data import ItemCatalog, ItemViews, Sequences, ViewConfig
 from reg4rec.kernels.machine import native_problem
-from reg4rec.model import PathCache, Reg4RecModel, search_step
+from reg4rec.model import PathCache, Reg4RecModel, encoded_histories, search_step
 from reg4rec.model.config import sized
 from reg4rec.recommend import Recommender, SearchResults
 from reg4rec.search import Paths
-from reg4rec.search.engine import encoded_histories, precision
+from reg4rec.search.engine import precision
 from reg4rec.search.ranking import rank_items
 from reg4rec.storage import read_tensors, write_tensors
 from reg4rec.tokenizer import Tokenizer, TokenizerConfig

@@ -31,11 +31,8 @@ from reg4rec.data.fingerprint import fingerprint
 from reg4rec.distributed import mean, ratio, total
 from reg4rec.errors import InputError
 from reg4rec.loop import Validation
-from reg4rec.model import Memory, Reg4RecModel
+from reg4rec.model import Memory, Reg4RecModel, encoded_histories, padded
 from reg4rec.recommend import Recommender
-from reg4rec.search.batches import padded
-from reg4rec.search.engine import encoded_histories
-from reg4rec.search.ranking import item_scores
 from reg4rec.settings import override
 from reg4rec.train.config import PretrainConfig
 from reg4rec.train.fit import weights_of
@@ -268,8 +265,8 @@ class AlignStage:
             history_BX = padded(batch.cut.histories, -1).to(self.device)
             user_T = torch.arange(len(batch.found), device=self.device).repeat_interleave(batch.found.shape[1])
             item_T = batch.found.clamp(min=0).flatten()
-            scores_BN = item_scores(
-                self.policy, self.anchor.codes_IM, memory.state_BD, history_BX, user_T, item_T
+            scores_BN = self.policy.score_items(
+                memory.state_BD, history_BX, user_T, self.anchor.codes_IM[item_T], item_T
             ).view_as(batch.found)
             hit_BN = ((batch.found[:, :, None] == future_BF[:, None]) * weight_B1F).sum(2)
         return order_reward(scores_BN, hit_BN, found_BN)

@@ -17,8 +17,8 @@ from reg4rec.baselines.stage import NetworkStage
 from reg4rec.data import Dataset, ItemCatalog, Sequences, ViewConfig
 from reg4rec.evaluation import ProtocolName
 from reg4rec.loop import LoopConfig
+from reg4rec.model import padded
 from reg4rec.run import Run, choose_device
-from reg4rec.search.batches import padded
 from reg4rec.settings import check_settings, override
 from reg4rec.tokenizer import TokenizerConfig, fit_tokenizer
 from reg4rec.train.windows import Batch

@@ -17,13 +17,12 @@ from reg4rec.baselines.stage import NetworkStage
 from reg4rec.data import Dataset, ItemCatalog, ItemViews, Sequences, ViewConfig
 from reg4rec.evaluation import ProtocolName
 from reg4rec.loop import LoopConfig
-from reg4rec.model import weights_state
+from reg4rec.model import padded, weights_state
 from reg4rec.recommend.checks import check_number
 from reg4rec.recommend.filters import Unknown, allowed_rows
 from reg4rec.recommend.histories import read_histories
 from reg4rec.recommend.table import Frame, as_frame, results_arrow
 from reg4rec.run import Run, choose_device
-from reg4rec.search.batches import padded
 from reg4rec.search.ranking import ranked_by_score
 from reg4rec.settings import check_settings, override
 from reg4rec.train.item_loss import draw_negatives, item_loss, sampled_softmax_loss

@@ -5,9 +5,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from reg4rec.data import Sequences
+from reg4rec.model import padded
 from reg4rec.model.layers import EncoderBlock, Rotary
 from reg4rec.model.transformer import REPEAT_SCALE
-from reg4rec.search.batches import padded
 
 __all__ = ["CausalNetwork", "SASRecNetwork"]
 

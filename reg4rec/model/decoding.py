@@ -7,10 +7,22 @@ import torch
 from torch import Tensor
 
 from reg4rec import ops
+from reg4rec.data import Sequences
+from reg4rec.model.batches import Batch
 from reg4rec.model.packed import Packed
 from reg4rec.model.transformer import Reg4RecModel
 
-__all__ = ["Memory", "PathCache", "decode_paths", "decode_step", "last_states", "remember", "search_step"]
+__all__ = [
+    "Memory",
+    "PathCache",
+    "decode_paths",
+    "decode_step",
+    "encoded",
+    "encoded_histories",
+    "last_states",
+    "remember",
+    "search_step",
+]
 
 
 class PathCache(NamedTuple):
@@ -91,6 +103,17 @@ def remember(model: Reg4RecModel, codes_BLM: Tensor, length_B: Tensor, items_BL:
         kept_BJZAQ[visible_BJ] = memory_XZAQ
         kept_ZBAJQ = kept_BJZAQ.permute(2, 0, 3, 1, 4)
     return Memory(kept_ZBAJQ, visible_BJ[:, None, None, :], state_BD, decoder)
+
+
+def encoded(model: Reg4RecModel, codes_IM: Tensor, batch: Batch) -> Memory:
+    """The encoded histories of the batch."""
+    item_BL, length_B, _ = batch.to(codes_IM.device)
+    return remember(model, codes_IM[item_BL], length_B, item_BL)
+
+
+def encoded_histories(model: Reg4RecModel, codes_IM: Tensor, histories: Sequences) -> Memory:
+    """Histories of item rows, cut to the newest that the model reads and encoded."""
+    return encoded(model, codes_IM, Batch.of(histories, model.config.max_history))
 
 
 def last_states(

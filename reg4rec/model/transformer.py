@@ -91,11 +91,19 @@ class Reg4RecModel(nn.Module):
         codebooks = torch.arange(codes.shape[-1], device=codes.device)
         return self._rows(codes, codebooks).sum(-2) + self._residual(items)
 
-    def score_items(self, state_BD: Tensor, user_T: Tensor, codes_TM: Tensor, item_T: Tensor) -> Tensor:
-        """scores_T: inner products of users' states (rows of state_BD) and items' vectors, token by token."""
-        codebooks = torch.arange(codes_TM.shape[1], device=codes_TM.device)
-        shared_T = self.token_logits(state_BD)[user_T[:, None], codebooks, codes_TM].sum(-1)
-        return shared_T + (state_BD[user_T] * self._residual(item_T)).sum(-1)
+    def score_items(
+        self, state_BD: Tensor, history_BX: Tensor, user_T: Tensor, codes_TM: Tensor, item_T: Tensor
+    ) -> Tensor:
+        """scores_T: inner products of users' states (rows of state_BD) and items' vectors, token by token.
+
+        Items in the row of history_BX (-1 for none) of their user gain the repeat bias.
+        """
+        with torch.autocast(state_BD.device.type, enabled=False):
+            state_BD = state_BD.to(self.begin.dtype)
+            codebooks = torch.arange(codes_TM.shape[1], device=codes_TM.device)
+            shared_T = self.token_logits(state_BD)[user_T[:, None], codebooks, codes_TM].sum(-1)
+            score_T = shared_T + (state_BD[user_T] * self._residual(item_T)).sum(-1)
+        return score_T + self.repeat_bias * (history_BX[user_T] == item_T[:, None]).any(1)
 
     def _residual(self, items: Tensor) -> Tensor:
         return self.residual_dropout(nn.functional.embedding(items, self.residual_ID))

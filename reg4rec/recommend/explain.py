@@ -12,14 +12,12 @@ import torch
 
 from reg4rec import ops
 from reg4rec.data import ItemCatalog, Sequences
+from reg4rec.model import encoded_histories, padded
 from reg4rec.page import html_page
 from reg4rec.recommend.filters import find_items
 from reg4rec.recommend.recommender import Recommender
 from reg4rec.recommend.table import results_arrow
-from reg4rec.search.batches import padded
 from reg4rec.search.beam import Living, Paths
-from reg4rec.search.engine import encoded_histories
-from reg4rec.search.ranking import item_scores
 from reg4rec.tokenizer import TokenNames
 
 __all__ = ["Explanation", "Pruned", "Recommended", "Step", "explain"]
@@ -237,7 +235,8 @@ def _causes(recommender: Recommender, history: npt.NDArray[np.int32], items_N: t
     model, codes_IM = recommender.model, recommender.codes_IM
     state_BD = encoded_histories(model, codes_IM, histories).state_BD
     history_BX = padded(histories, -1).to(items_N.device)
-    scores_T = item_scores(model, codes_IM, state_BD, history_BX, user_BN.flatten(), item_BN.flatten())
+    item_T = item_BN.flatten()
+    scores_T = model.score_items(state_BD, history_BX, user_BN.flatten(), codes_IM[item_T], item_T)
     whole_1N, without_BN = scores_T.view(user_BN.shape).tensor_split([1])
     lowest_N, place_N = without_BN.min(0)
     return np.where(((lowest_N < whole_1N[0]) & (items_N >= 0)).cpu(), read[place_N.cpu()], -1).tolist()

@@ -18,7 +18,7 @@ from reg4rec.data.fingerprint import fingerprint
 from reg4rec.data.frames import as_table
 from reg4rec.data.hints import new_item_hints
 from reg4rec.errors import InputError, warn
-from reg4rec.model import Reg4RecModel
+from reg4rec.model import Batch, Reg4RecModel, encoded_histories, padded
 from reg4rec.recommend.checks import check_fit, check_number, chosen_dtype
 from reg4rec.recommend.filters import OwnItems, Unknown, find_items, split_filters
 from reg4rec.recommend.histories import read_histories
@@ -26,10 +26,9 @@ from reg4rec.recommend.items import INDEX, LiveItems
 from reg4rec.recommend.similar import nearest_items
 from reg4rec.recommend.table import Frame, Results, SearchResults, as_frame, results_arrow, similar_arrow
 from reg4rec.run import choose_device
-from reg4rec.search.batches import Batch, padded
 from reg4rec.search.beam import Living
 from reg4rec.search.config import SearchConfig
-from reg4rec.search.engine import LOGITS_AT_ONCE, SearchEngine, encoded_histories, precision
+from reg4rec.search.engine import LOGITS_AT_ONCE, SearchEngine, precision
 from reg4rec.search.exact import ExactScan, Retriever, chosen_retriever, item_vectors
 from reg4rec.search.ranking import Ranking, item_scoring, rank_items
 from reg4rec.search.reasons import Reasons, joined, paths_to_items

@@ -9,14 +9,12 @@ import torch
 from torch import Tensor
 
 from reg4rec import ops
-from reg4rec.data import Sequences
-from reg4rec.model import Memory, Reg4RecModel, remember
-from reg4rec.search.batches import Batch
+from reg4rec.model import Batch, Reg4RecModel, encoded
 from reg4rec.search.beam import Living, corp, search, step_indexes
 from reg4rec.search.config import SearchConfig, SearchOrder
 from reg4rec.search.graphs import Found, SearchGraphs
 
-__all__ = ["LOGITS_AT_ONCE", "SearchEngine", "encoded", "encoded_histories", "precision"]
+__all__ = ["LOGITS_AT_ONCE", "SearchEngine", "precision"]
 
 LOGITS_AT_ONCE = 1 << 23
 """Token logits held at a time, which sets how many users are searched together."""
@@ -42,17 +40,6 @@ def precision(device: torch.device, dtype: torch.dtype, num_paths: int) -> conte
         return contextlib.nullcontext()
     # without its cache: a graph may not use what was cast outside of it
     return torch.autocast(device.type, dtype, cache_enabled=False)
-
-
-def encoded(model: Reg4RecModel, codes_IM: Tensor, batch: Batch) -> Memory:
-    """The encoded histories of the batch."""
-    item_BL, length_B, _ = batch.to(codes_IM.device)
-    return remember(model, codes_IM[item_BL], length_B, item_BL)
-
-
-def encoded_histories(model: Reg4RecModel, codes_IM: Tensor, histories: Sequences) -> Memory:
-    """Histories of item rows, cut to the newest that the model reads and encoded."""
-    return encoded(model, codes_IM, Batch.of(histories, model.config.max_history))
 
 
 class SearchEngine:

@@ -8,8 +8,7 @@ from torch import Tensor
 from reg4rec import ops
 from reg4rec.data import Sequences
 from reg4rec.errors import InputError
-from reg4rec.model import Reg4RecModel, last_states, weights_state
-from reg4rec.search.batches import padded
+from reg4rec.model import Reg4RecModel, last_states, padded, weights_state
 from reg4rec.search.ranking import Ranking, ranked_by_score
 
 __all__ = ["ExactScan", "Retriever", "chosen_retriever", "item_vectors"]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from reg4rec.search.batches import Batch
+from reg4rec.model import Batch
 from reg4rec.search.beam import Paths
 from reg4rec.search.config import SearchConfig
 

@@ -9,7 +9,7 @@ from reg4rec import ops
 from reg4rec.model import Reg4RecModel
 from reg4rec.search.beam import Paths
 
-__all__ = ["SOURCES", "Ranking", "bucket_ranks", "item_scores", "item_scoring", "rank_items", "ranked_by_score"]
+__all__ = ["SOURCES", "Ranking", "bucket_ranks", "item_scoring", "rank_items", "ranked_by_score"]
 
 SOURCES = ("path", "relaxed", "tokens", "item score")
 """Where an item came from: an exact path; a path with a few wrong tokens; the scores of its tokens before step 1; a
@@ -72,15 +72,6 @@ def item_scoring(model: Reg4RecModel, state_BD: Tensor, history_BX: Tensor) -> o
         state_BD = state_BD.to(model.begin.dtype)
         logits_BMK = model.token_logits(state_BD)
     return ops.ItemScoring(logits_BMK, state_BD, model.residual_ID, history_BX, model.repeat_bias)
-
-
-def item_scores(
-    model: Reg4RecModel, codes_IM: Tensor, state_BD: Tensor, history_BX: Tensor, user_T: Tensor, item_T: Tensor
-) -> Tensor:
-    """Scores (T,) of items for users (places in the batch) as by `item_scoring`, with a gradient."""
-    with torch.autocast(state_BD.device.type, enabled=False):
-        score_T = model.score_items(state_BD.to(model.begin.dtype), user_T, codes_IM[item_T], item_T)
-    return score_T + model.repeat_bias * (history_BX[user_T] == item_T[:, None]).any(1)
 
 
 def bucket_ranks(cosine_I: Tensor, popularity_I: Tensor) -> Tensor:

@@ -22,13 +22,10 @@ from reg4rec.data import synthetic_shop
 from reg4rec.data.shop import SyntheticShop
 from reg4rec.errors import InputError
 from reg4rec.loop import LoopConfig, Validation
-from reg4rec.model import Reg4RecModel
+from reg4rec.model import Reg4RecModel, encoded_histories, padded
 from reg4rec.recommend import Recommender
 from reg4rec.run import Run
 from reg4rec.search import SearchConfig, search, step_indexes
-from reg4rec.search.batches import padded
-from reg4rec.search.engine import encoded_histories
-from reg4rec.search.ranking import item_scores
 from reg4rec.tokenizer import Tokenizer
 from reg4rec.train import PretrainConfig, pretrain
 
@@ -285,9 +282,9 @@ def test_found_items_are_the_best_by_the_present_weights(shop: SyntheticShop, ex
             memory = encoded_histories(stage.ranker.model, stage.ranker.codes_IM, histories)
             found = stage.found(histories, memory)
             pairs = everything.new_tensor(range(40)).repeat_interleave(shop.num_items), everything.repeat(40)
-            scores_BI = item_scores(stage.policy, stage.ranker.codes_IM, memory.state_BD, history_BX, *pairs).view(
-                40, -1
-            )
+            scores_BI = stage.policy.score_items(
+                memory.state_BD, history_BX, pairs[0], stage.ranker.codes_IM[pairs[1]], pairs[1]
+            ).view(40, -1)
             assert isinstance(found, torch.Tensor)
             torch.testing.assert_close(scores_BI.gather(1, found), scores_BI.topk(50).values)
             stage.policy.residual_ID.neg_()

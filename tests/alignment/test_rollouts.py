@@ -5,9 +5,8 @@ import torch
 
 from reg4rec.alignment.rollouts import evaluate_paths, roll_out
 from reg4rec.data.shop import SyntheticShop
-from reg4rec.model import Reg4RecModel
+from reg4rec.model import Reg4RecModel, encoded_histories
 from reg4rec.recommend import Recommender
-from reg4rec.search.engine import encoded_histories
 from reg4rec.tokenizer import Tokenizer
 
 

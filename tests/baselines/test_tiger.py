@@ -16,10 +16,9 @@ from reg4rec.data.shop import SyntheticShop
 from reg4rec.errors import InputError
 from reg4rec.evaluation import Popularity, Ranker, evaluate
 from reg4rec.loop import LoopConfig, Validation
-from reg4rec.model import decode_step
+from reg4rec.model import decode_step, encoded_histories
 from reg4rec.recommend import Recommender
 from reg4rec.run import Run
-from reg4rec.search.engine import encoded_histories
 from reg4rec.train.losses import path_losses
 from reg4rec.train.pretrain import PretrainStage
 

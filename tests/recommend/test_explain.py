@@ -14,10 +14,9 @@ from reg4rec.cli import main
 from reg4rec.data import ItemCatalog, Sequences
 from reg4rec.data.shop import SyntheticShop
 from reg4rec.errors import InputError
-from reg4rec.model import decode_step
+from reg4rec.model import decode_step, encoded_histories
 from reg4rec.recommend import Explanation, Recommender, explain
 from reg4rec.search.beam import Living
-from reg4rec.search.engine import encoded_histories
 from tests.artifacts import of_any_items
 
 THETA = 0.02

@@ -17,9 +17,9 @@ from reg4rec.data.shop import SyntheticShop
 from reg4rec.errors import InputError
 from reg4rec.kernels.beam_step import native
 from reg4rec.kernels.machine import native_problem
-from reg4rec.model import Reg4RecModel
+from reg4rec.model import Reg4RecModel, encoded_histories
 from reg4rec.recommend import Recommender
-from reg4rec.search.engine import MANY_PATHS, encoded_histories, precision
+from reg4rec.search.engine import MANY_PATHS, precision
 from reg4rec.tokenizer import Tokenizer
 from tests.artifacts import of_any_items
 from tests.isa import BF16_ISAS, selected_bf16, selected_isa

@@ -15,12 +15,10 @@ from reg4rec.batch.job import recommend_to_folder
 from reg4rec.data import Sequences
 from reg4rec.data.shop import SyntheticShop
 from reg4rec.errors import InputError
-from reg4rec.model import Reg4RecModel
+from reg4rec.model import Reg4RecModel, encoded_histories, padded
 from reg4rec.recommend import Recommender
 from reg4rec.recommend.explain import explain
 from reg4rec.search import exact as exact_module
-from reg4rec.search.batches import padded
-from reg4rec.search.engine import encoded_histories
 from reg4rec.search.exact import chosen_retriever
 from reg4rec.storage import new_header, read_json, read_tensors, write_header, write_json, write_tensors
 from reg4rec.tokenizer import Tokenizer

@@ -14,10 +14,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from reg4rec import ops
 from reg4rec.data import ItemCatalog, ItemViews, Sequences, ViewConfig
 from reg4rec.errors import InputError
-from reg4rec.model import HistoryLayout, ModelConfig, Reg4RecModel, remember
+from reg4rec.model import Batch, HistoryLayout, ModelConfig, Reg4RecModel, padded, remember
 from reg4rec.recommend import DType, Recommender
 from reg4rec.search import SearchConfig, SearchOrder, graphs, search, step_indexes
-from reg4rec.search.batches import Batch, padded
 from reg4rec.search.engine import SearchEngine
 from reg4rec.search.graphs import Found, bucketed
 from reg4rec.tokenizer import Tokenizer, TokenizerConfig
