@@ -30,6 +30,7 @@ COMMANDS = {
     "fit": "fit.Fit",
     "data get": "prepare.DataGet",
     "data prepare": "prepare.DataPrepare",
+    "data market": "market.DataMarket",
     "tokenize": "commands.Tokenize",
     "pretrain": "commands.Pretrain",
     "align": "commands.Align",

@@ -4,6 +4,7 @@ from reg4rec.data.catalog import ItemCatalog
 from reg4rec.data.dataset import Dataset
 from reg4rec.data.interactions import read_interactions
 from reg4rec.data.load import load_dataset
+from reg4rec.data.market import Market, MarketConfig
 from reg4rec.data.sentences import encode_texts, sentence_view
 from reg4rec.data.sequences import Sequences
 from reg4rec.data.shop import synthetic_shop
@@ -16,6 +17,8 @@ __all__ = [
     "Dataset",
     "ItemCatalog",
     "ItemViews",
+    "Market",
+    "MarketConfig",
     "Sequences",
     "Split",
     "SplitKind",
