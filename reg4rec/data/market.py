@@ -26,6 +26,8 @@ USERS_AT_ONCE, ITEMS_AT_ONCE = 1 << 15, 1 << 17
 """Drawn together with a seed of their own, so that a part of a log can be drawn without the rest."""
 TRIES = 32
 """Draws after which a user ends whose next item is always one that he has, or that is not sold at the time."""
+WORDS = 30_000
+"""Different words that titles are made of."""
 DAY = 86_400
 FIRST_DAY = 1_262_304_000
 """1 January 2010, in seconds."""
@@ -115,11 +117,13 @@ class Market:
         for first in range(0, len(row_of), ITEMS_AT_ONCE):
             rows = row_of[first : first + ITEMS_AT_ONCE]
             rng = np.random.default_rng((self.config.seed, 1, first))
-            kinds, shades = rng.integers(40, size=len(rows)), rng.integers(200, size=len(rows))
             leaves, brands = self.leaf_I[rows].tolist(), self.brand_I[rows].tolist()
+            # words of the language, and words of the category, which other categories use for other things
+            common_IT = np.minimum(rng.zipf(1.3, size=(len(rows), 3)), WORDS)
+            own_IT = (rng.zipf(1.2, size=(len(rows), 4)) + 31 * self.leaf_I[rows, None]) % WORDS
             titles = [
-                f"brand{brand} kind{kind} {_word(leaf)} shade{shade}"
-                for leaf, brand, kind, shade in zip(leaves, brands, kinds.tolist(), shades.tolist(), strict=True)
+                f"brand{brand} {_word(leaf)} " + " ".join(f"word{word}" for word in words)
+                for leaf, brand, words in zip(leaves, brands, np.hstack([common_IT, own_IT]).tolist(), strict=True)
             ]
             yield pa.table(
                 {
