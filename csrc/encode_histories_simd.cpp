@@ -1,6 +1,4 @@
-// Users of encode_histories, for the instruction set of the including unit.
-#pragma once
-
+// Users of encode_histories, compiled once per instruction set.
 #include "encode_histories.h"
 #include "layers_simd.h"
 

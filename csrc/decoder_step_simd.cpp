@@ -1,6 +1,4 @@
-// Rows of decoder_step, for the instruction set of the including unit.
-#pragma once
-
+// Rows of decoder_step, compiled once per instruction set.
 #include "decoder_step.h"
 #include "layers_simd.h"
 
