@@ -351,27 +351,19 @@ class Stepper {
   int64_t user_ = 0;
 };
 
-struct Context {
-  const BeamStep& args;
-  ExponentialSum exponential_sum;
-};
-
-void run_range(void* context, int64_t begin, int64_t end) {
-  const auto& [args, exponential_sum] = *static_cast<Context*>(context);
-  Stepper stepper(args, exponential_sum);
-  for (int64_t user = begin; user < end; ++user) stepper.step(user);
-}
-
 }  // namespace
 
 void beam_step_cpu(const BeamStep& args, int num_threads) {
   check_within("beam_step: tokens_BPM", args.tokens, {args.batch, args.num_paths, args.num_codebooks}, -1,
                args.codebook_size - 1);
   check_within("beam_step: exclude_BX", args.exclude, {args.batch, args.num_excluded}, -1, args.num_items - 1);
-  Context context{args, FOR_ISA(current_isa(), exponential_sum)};
+  const ExponentialSum sum = FOR_ISA(current_isa(), exponential_sum);
   const int64_t num_logits = args.num_paths * args.num_codebooks * args.codebook_size;
-  parallel_for(num_threads, args.batch, std::max<int64_t>(1, kGrain / std::max<int64_t>(1, num_logits)), run_range,
-               &context);
+  const int64_t grain = std::max<int64_t>(1, kGrain / std::max<int64_t>(1, num_logits));
+  parallel_for(num_threads, args.batch, grain, [&](int64_t begin, int64_t end) {
+    Stepper stepper(args, sum);
+    for (int64_t user = begin; user < end; ++user) stepper.step(user);
+  });
 }
 
 }  // namespace reg4rec

@@ -1,7 +1,6 @@
 #include "decoder_step.h"
 
 #include <algorithm>
-#include <utility>
 #include <vector>
 
 #include "isa.h"
@@ -12,21 +11,9 @@
 namespace reg4rec {
 
 DECLARE_FOR_ISAS(void decoder_step_rows(const DecoderStep& args, const DecoderLayers* blocks, const DecoderEnds& ends,
-                                        float scale, int64_t begin, int64_t end, const DecoderScratch& scratch);)
+                                        float scale, int64_t begin, int64_t end, const LayersScratch& scratch);)
 
 namespace {
-
-using Rows = void (*)(const DecoderStep&, const DecoderLayers*, const DecoderEnds&, float, int64_t, int64_t,
-                      const DecoderScratch&);
-
-struct Context {
-  const DecoderStep& args;
-  std::vector<DecoderLayers> blocks;
-  DecoderEnds ends;
-  Rows rows;
-  float scale;
-  int64_t rows_at_once;
-};
 
 std::vector<DecoderLayers> take_blocks(const DecoderStep& args, PackedWeights& packed) {
   const int64_t width = args.width;
@@ -43,24 +30,6 @@ DecoderEnds take_ends(const DecoderStep& args, PackedWeights& packed) {
   const int64_t width = args.width;
   return {packed.layer(width, args.refines ? width : 0), packed.layer(width, args.num_tokens),
           packed.layer(width, args.num_categories), packed.norm(width)};
-}
-
-DecoderScratch scratch_of(const DecoderStep& args, int64_t rows, Parts& parts) {
-  return {parts.take(rows * row_width(args.width, args.ffn_width)),
-          parts.attention(rows, most_keys(args), args.width / args.num_heads),
-          parts.halves(args.is_bf16 ? rows * wide_row(args.width, args.ffn_width) : 0),
-          parts.take(rows * std::max(loose_panels(args.num_tokens), loose_panels(args.num_categories)))};
-}
-
-void run_range(void* context, int64_t begin, int64_t end) {
-  const Context& c = *static_cast<Context*>(context);
-  const int64_t at_once = c.rows_at_once, most = std::min(end - begin, at_once);
-  const auto lay_out = [&](Parts& parts) { return scratch_of(c.args, most, parts); };
-  with_scratch(lay_out, [&](const DecoderScratch& scratch) {
-    for (; begin < end; begin += at_once) {
-      c.rows(c.args, c.blocks.data(), c.ends, c.scale, begin, std::min(begin + at_once, end), scratch);
-    }
-  });
 }
 
 // How many rows share one pass over the weights: of whole users, or equal parts of a user's, so that each history is
@@ -87,16 +56,21 @@ void decoder_step_cpu(const DecoderStep& args, int num_threads) {
     }
   }
   PackedWeights packed{static_cast<const char*>(args.weights), args.is_bf16};
-  std::vector<DecoderLayers> blocks = take_blocks(args, packed);
-  Context context{args,
-                  std::move(blocks),
-                  take_ends(args, packed),
-                  FOR_ISA(current_isa(), decoder_step_rows),
-                  head_scale(args.width, args.num_heads),
-                  rows_at_once(args)};
-  const int64_t rows = args.num_users * args.num_paths, threads = std::max(num_threads, 1);
-  const int64_t grain = std::clamp<int64_t>((rows + threads - 1) / threads, 1, context.rows_at_once);
-  parallel_for(num_threads, rows, grain, run_range, &context);
+  const std::vector<DecoderLayers> blocks = take_blocks(args, packed);
+  const DecoderEnds ends = take_ends(args, packed);
+  const auto step_rows = FOR_ISA(current_isa(), decoder_step_rows);
+  const float scale = head_scale(args.width, args.num_heads);
+  const int64_t rows = users * paths, threads = std::max(num_threads, 1), at_once = rows_at_once(args);
+  const int64_t grain = std::clamp<int64_t>((rows + threads - 1) / threads, 1, at_once);
+  parallel_for(num_threads, rows, grain, [&](int64_t begin, int64_t end) {
+    const int64_t most = std::min(end - begin, at_once);
+    const int64_t outputs = std::max(loose_panels(args.num_tokens), loose_panels(args.num_categories));
+    with_scratch(args, most, most, most_keys(args), outputs, [&](const LayersScratch& scratch) {
+      for (int64_t from = begin; from < end; from += at_once) {
+        step_rows(args, blocks.data(), ends, scale, from, std::min(from + at_once, end), scratch);
+      }
+    });
+  });
 }
 
 }  // namespace reg4rec

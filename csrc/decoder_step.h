@@ -47,14 +47,6 @@ static inline int64_t most_keys(const DecoderStep& args) {
   return args.num_steps + 1 > args.memory_size ? args.num_steps + 1 : args.memory_size;
 }
 
-// What one thread writes to while some rows go through the blocks: rows x row_width floats, and more.
-struct DecoderScratch {
-  float* rows;
-  AttentionScratch attention;
-  uint16_t* rounded;
-  float* outputs;  // rows x whole panels of tokens or categories, where these are no whole panels
-};
-
 void decoder_step_cpu(const DecoderStep& args, int num_threads);
 
 }  // namespace reg4rec

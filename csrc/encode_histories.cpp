@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <stdexcept>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "isa.h"
@@ -13,19 +12,11 @@
 
 namespace reg4rec {
 
-DECLARE_FOR_ISAS(void encode_users(const Encoder& encoder, int64_t begin, int64_t end, const EncoderScratch& scratch);)
+DECLARE_FOR_ISAS(void encode_users(const Encoder& encoder, int64_t begin, int64_t end, const LayersScratch& scratch);)
 
 namespace {
 
-using Users = void (*)(const Encoder&, int64_t, int64_t, const EncoderScratch&);
-
 constexpr int64_t kMostRows = 64;  // of whole users, which share one pass over the weights
-
-struct Context {
-  Encoder encoder;
-  Users users;
-  std::vector<int64_t> pieces;  // where the users of each begin, and the end of the last one
-};
 
 std::vector<EncoderLayers> take_blocks(const EncodeHistories& args, PackedWeights& packed) {
   const int64_t width = args.width;
@@ -52,7 +43,7 @@ std::vector<int64_t> find_firsts(const EncodeHistories& args) {
   return firsts;
 }
 
-// Of as many users as have at most so many rows, or of one.
+// Where pieces of the users begin, and the end of the last one: of as many as have at most so many rows, or of one.
 std::vector<int64_t> cut(const std::vector<int64_t>& firsts, int64_t most_rows) {
   std::vector<int64_t> pieces{0};
   const int64_t num_users = static_cast<int64_t>(firsts.size()) - 1;
@@ -63,28 +54,6 @@ std::vector<int64_t> cut(const std::vector<int64_t>& firsts, int64_t most_rows) 
   return pieces;
 }
 
-EncoderScratch scratch_of(const EncodeHistories& args, int64_t rows, int64_t slots, Parts& parts) {
-  return {parts.take(rows * row_width(args.width, args.ffn_width)),
-          parts.attention(slots, slots, args.width / args.num_heads),
-          parts.halves(args.is_bf16 ? rows * wide_row(args.width, args.ffn_width) : 0),
-          parts.take(rows * loose_panels(args.memory_width))};
-}
-
-void run_range(void* context, int64_t begin, int64_t end) {
-  const Context& c = *static_cast<Context*>(context);
-  const EncodeHistories& args = c.encoder.args;
-  const int64_t* firsts = c.encoder.firsts;
-  int64_t rows = 0, slots = 0;
-  for (int64_t n = begin; n < end; ++n) rows = std::max(rows, firsts[c.pieces[n + 1]] - firsts[c.pieces[n]]);
-  for (int64_t user = c.pieces[begin]; user < c.pieces[end]; ++user) {
-    slots = std::max(slots, firsts[user + 1] - firsts[user]);
-  }
-  const auto lay_out = [&](Parts& parts) { return scratch_of(args, rows, slots, parts); };
-  with_scratch(lay_out, [&](const EncoderScratch& scratch) {
-    for (int64_t n = begin; n < end; ++n) c.users(c.encoder, c.pieces[n], c.pieces[n + 1], scratch);
-  });
-}
-
 }  // namespace
 
 void encode_histories_cpu(const EncodeHistories& args, int num_threads) {
@@ -93,11 +62,18 @@ void encode_histories_cpu(const EncodeHistories& args, int num_threads) {
   PackedWeights packed{static_cast<const char*>(args.weights), args.is_bf16};
   const std::vector<EncoderLayers> blocks = take_blocks(args, packed);
   const int64_t threads = std::max(num_threads, 1), share = (args.num_slots + threads - 1) / threads;
-  Context context{{args, blocks.data(), packed.layer(args.width, args.memory_width), firsts.data(),
-                   head_scale(args.width, args.num_heads)},
-                  FOR_ISA(current_isa(), encode_users),
-                  cut(firsts, std::min(share, kMostRows))};
-  parallel_for(num_threads, static_cast<int64_t>(context.pieces.size()) - 1, 1, run_range, &context);
+  const Encoder encoder{args, blocks.data(), packed.layer(args.width, args.memory_width), firsts.data(),
+                        head_scale(args.width, args.num_heads)};
+  const auto encode = FOR_ISA(current_isa(), encode_users);
+  const std::vector<int64_t> pieces = cut(firsts, std::min(share, kMostRows));
+  parallel_for(num_threads, static_cast<int64_t>(pieces.size()) - 1, 1, [&](int64_t begin, int64_t end) {
+    int64_t rows = 0, slots = 0;
+    for (int64_t n = begin; n < end; ++n) rows = std::max(rows, firsts[pieces[n + 1]] - firsts[pieces[n]]);
+    for (int64_t n = pieces[begin]; n < pieces[end]; ++n) slots = std::max(slots, firsts[n + 1] - firsts[n]);
+    with_scratch(args, rows, slots, slots, loose_panels(args.memory_width), [&](const LayersScratch& scratch) {
+      for (int64_t n = begin; n < end; ++n) encode(encoder, pieces[n], pieces[n + 1], scratch);
+    });
+  });
 }
 
 }  // namespace reg4rec

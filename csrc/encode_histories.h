@@ -36,14 +36,6 @@ struct Encoder {
   float scale;
 };
 
-// What one thread writes to while some users go through the blocks: rows x row_width floats, and more.
-struct EncoderScratch {
-  float* rows;
-  AttentionScratch attention;
-  uint16_t* rounded;
-  float* outputs;  // rows x whole panels of the memory's width, where that is no whole panels
-};
-
 // Throws std::invalid_argument where the lengths are not those of so many slots, or go beyond the positions.
 void encode_histories_cpu(const EncodeHistories& args, int num_threads);
 

@@ -183,14 +183,8 @@ void run_job(Plan& plan, int64_t group, int64_t slice) {
   }
 }
 
-void run_jobs(void* context, int64_t begin, int64_t end) {
-  Plan& plan = *static_cast<Plan*>(context);
-  for (int64_t job = begin; job < end; ++job) run_job(plan, job / plan.num_slices, job % plan.num_slices);
-}
-
 // Merges the slices of each user and writes the result.
-void finish_users(void* context, int64_t begin, int64_t end) {
-  Plan& plan = *static_cast<Plan*>(context);
+void finish_users(Plan& plan, int64_t begin, int64_t end) {
   const int64_t k = plan.args.k;
   for (int64_t u = begin; u < end; ++u) {
     int64_t* keys = plan.keys.data() + u * plan.num_slices * k;
@@ -219,8 +213,11 @@ void item_topk_cpu(const ItemTopk& args, int num_threads) {
   if (args.num_users == 0 || args.k == 0) return;
   Plan plan = make_plan(args, num_threads);
   const int64_t num_groups = (args.num_users + plan.users_at_once - 1) / plan.users_at_once;
-  parallel_for(num_threads, num_groups * plan.num_slices, 1, run_jobs, &plan);
-  parallel_for(num_threads, args.num_users, std::max<int64_t>(1, kKeysAtOnce / 256 / args.k), finish_users, &plan);
+  parallel_for(num_threads, num_groups * plan.num_slices, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t job = begin; job < end; ++job) run_job(plan, job / plan.num_slices, job % plan.num_slices);
+  });
+  parallel_for(num_threads, args.num_users, std::max<int64_t>(1, kKeysAtOnce / 256 / args.k),
+               [&](int64_t begin, int64_t end) { finish_users(plan, begin, end); });
 }
 
 }  // namespace reg4rec

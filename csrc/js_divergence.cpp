@@ -16,8 +16,6 @@ DECLARE_FOR_ISAS(void js_divergence_rows(const JsDivergence& args, int64_t begin
 
 namespace {
 
-using Rows = void (*)(const JsDivergence&, int64_t, int64_t, float*);
-
 constexpr int64_t kGrain = 1 << 14;  // classes per range
 
 double logit(const void* logits, bool is_bf16, int64_t at) {
@@ -49,27 +47,20 @@ double exact_divergence(const JsDivergence& args, int64_t n) {
   return js;
 }
 
-struct Context {
-  const JsDivergence& args;
-  Rows rows;
-};
-
-void run_range(void* context, int64_t begin, int64_t end) {
-  const auto& [args, rows] = *static_cast<Context*>(context);
-  AlignedFloats scratch(2 * rows_at_once(args.num_classes) * padded_classes(args.num_classes));
-  rows(args, begin, end, scratch.data());
-  if (args.keep == nullptr) return;
-  for (int64_t n = begin; n < end; ++n) {
-    const double js = args.js[n];
-    args.keep[n] = (std::abs(js - args.threshold) < kNear ? exact_divergence(args, n) : js) <= args.threshold;
-  }
-}
-
 }  // namespace
 
 void js_divergence_cpu(const JsDivergence& args, int num_threads) {
-  Context context{args, FOR_ISA(current_isa(), js_divergence_rows)};
-  parallel_for(num_threads, args.num_rows, std::max<int64_t>(1, kGrain / args.num_classes), run_range, &context);
+  const auto compare_rows = FOR_ISA(current_isa(), js_divergence_rows);
+  const int64_t grain = std::max<int64_t>(1, kGrain / args.num_classes);
+  parallel_for(num_threads, args.num_rows, grain, [&](int64_t begin, int64_t end) {
+    AlignedFloats scratch(2 * rows_at_once(args.num_classes) * padded_classes(args.num_classes));
+    compare_rows(args, begin, end, scratch.data());
+    if (args.keep == nullptr) return;
+    for (int64_t n = begin; n < end; ++n) {
+      const double js = args.js[n];
+      args.keep[n] = (std::abs(js - args.threshold) < kNear ? exact_divergence(args, n) : js) <= args.threshold;
+    }
+  });
 }
 
 }  // namespace reg4rec

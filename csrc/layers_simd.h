@@ -10,6 +10,7 @@ namespace {
 using reg4rec::AttentionScratch;
 using reg4rec::kPanel;
 using reg4rec::Layer;
+using reg4rec::LayersScratch;
 using reg4rec::Norm;
 using reg4rec::outputs_of;
 using reg4rec::whole_panels;

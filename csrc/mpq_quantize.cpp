@@ -37,8 +37,7 @@ struct Search {
 int64_t offset(const Floats& floats, int64_t i, int64_t j = 0) { return i * floats.stride[0] + j * floats.stride[1]; }
 
 // Tiles of one codebook after the other.
-void pack_tiles(void* context, int64_t begin, int64_t end) {
-  Search& search = *static_cast<Search*>(context);
+void pack_tiles(Search& search, int64_t begin, int64_t end) {
   const MpqQuantize& args = search.args;
   const int64_t codes_at_once = search.kernels.codes_at_once;
   std::vector<float> codeword(args.width);
@@ -69,7 +68,8 @@ Search make_search(const MpqQuantize& args, int num_threads) {
   search.codes = AlignedFloats(args.num_books * padded_codes * args.width);
   search.minus_half = AlignedFloats(args.num_books * padded_codes);
   search.squares.resize(args.num_books * padded_codes);
-  parallel_for(num_threads, args.num_books * search.num_tiles, 1, pack_tiles, &search);
+  parallel_for(num_threads, args.num_books * search.num_tiles, 1,
+               [&](int64_t begin, int64_t end) { pack_tiles(search, begin, end); });
   for (auto book = search.squares.begin(); book != search.squares.end(); book += padded_codes) {
     search.longest.push_back(static_cast<float>(std::sqrt(*std::max_element(book, book + padded_codes))));
   }
@@ -166,8 +166,7 @@ void mix(const Search& search, int64_t row, float* codeword, float* mixed) {
   }
 }
 
-void quantize_rows(void* context, int64_t begin, int64_t end) {
-  const Search& search = *static_cast<Search*>(context);
+void quantize_rows(const Search& search, int64_t begin, int64_t end) {
   const MpqQuantize& args = search.args;
   std::vector<float> latents(args.num_books * kChunk * args.width), slacks(args.num_books * kChunk);
   std::vector<float> codeword(args.width), mixed(args.width);
@@ -199,8 +198,9 @@ void quantize_rows(void* context, int64_t begin, int64_t end) {
 
 void mpq_quantize_cpu(const MpqQuantize& args, int num_threads) {
   if (args.num_rows == 0) return;
-  Search search = make_search(args, num_threads);
-  parallel_for(num_threads, args.num_rows, kChunk, quantize_rows, &search);
+  const Search search = make_search(args, num_threads);
+  parallel_for(num_threads, args.num_rows, kChunk,
+               [&](int64_t begin, int64_t end) { quantize_rows(search, begin, end); });
 }
 
 }  // namespace reg4rec

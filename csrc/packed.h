@@ -48,9 +48,16 @@ struct Parts {
   }
 };
 
-// Calls task with scratch, which lay_out divides into its parts.
-template <typename LayOut, typename Task>
-void with_scratch(LayOut lay_out, Task task) {
+// Calls task with scratch for `rows` rows of an op's layers, of which `queries` attend at once to so many `keys`;
+// `outputs` are the loose panels of a row.
+template <typename Args, typename Task>
+void with_scratch(const Args& args, int64_t rows, int64_t queries, int64_t keys, int64_t outputs, Task task) {
+  const auto lay_out = [&](Parts& parts) {
+    return LayersScratch{parts.take(rows * row_width(args.width, args.ffn_width)),
+                         parts.attention(queries, keys, args.width / args.num_heads),
+                         parts.halves(args.is_bf16 ? rows * wide_row(args.width, args.ffn_width) : 0),
+                         parts.take(rows * outputs)};
+  };
   Parts sizes{nullptr};
   lay_out(sizes);
   AlignedFloats floats(sizes.size);

@@ -50,4 +50,12 @@ struct AttentionScratch {
   float* zeros;   // as many as the longest of these rows has, never written to
 };
 
+// What one thread writes to while some rows go through the blocks: rows x row_width floats, and more.
+struct LayersScratch {
+  float* rows;
+  AttentionScratch attention;
+  uint16_t* rounded;
+  float* outputs;  // rows x whole panels of what comes behind the blocks, where that is no whole panels
+};
+
 }  // namespace reg4rec

@@ -13,31 +13,19 @@ DECLARE_FOR_ISAS(void path_attention_paths(const PathAttention& args, int64_t be
 
 namespace {
 
-using Paths = void (*)(const PathAttention&, int64_t, int64_t, float);
-
 constexpr int64_t kGrain = 1 << 15;  // products per range
-
-struct Context {
-  const PathAttention& args;
-  Paths paths;
-  float scale;
-};
-
-void run_range(void* context, int64_t begin, int64_t end) {
-  const auto& [args, paths, scale] = *static_cast<Context*>(context);
-  paths(args, begin, end, scale);
-}
 
 }  // namespace
 
 void path_attention_cpu(const PathAttention& args, int num_threads) {
   check_dense<3>("path_attention: rows_BPS", args.rows, {args.num_users, args.num_paths, args.num_steps}, 0,
                  args.num_rows - 1);
-  Context context{args, FOR_ISA(current_isa(), path_attention_paths),
-                  static_cast<float>(1 / std::sqrt(static_cast<double>(args.width)))};
+  const auto attend = FOR_ISA(current_isa(), path_attention_paths);
+  const float scale = static_cast<float>(1 / std::sqrt(static_cast<double>(args.width)));
   const int64_t products = std::max<int64_t>(1, args.num_heads * args.width * args.num_steps);
   const int64_t grain = std::max<int64_t>(1, kGrain / products);
-  parallel_for(num_threads, args.num_users * args.num_paths, grain, run_range, &context);
+  parallel_for(num_threads, args.num_users * args.num_paths, grain,
+               [&](int64_t begin, int64_t end) { attend(args, begin, end, scale); });
 }
 
 }  // namespace reg4rec

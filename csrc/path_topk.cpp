@@ -154,17 +154,6 @@ class Finder {
   std::vector<Found> found_;
 };
 
-struct Context {
-  const PathTopk& args;
-  ExactDot exact_dot;
-};
-
-void run_range(void* context, int64_t begin, int64_t end) {
-  const auto& [args, exact_dot] = *static_cast<Context*>(context);
-  Finder finder(args, exact_dot);
-  for (int64_t user = begin; user < end; ++user) finder.find(user);
-}
-
 }  // namespace
 
 void path_topk_cpu(const PathTopk& args, int num_threads) {
@@ -174,8 +163,11 @@ void path_topk_cpu(const PathTopk& args, int num_threads) {
   check_within("path_topk: exclude_BX", args.exclude, {users, args.num_excluded}, -1, last_item);
   check_within("path_topk: scoring.repeated_BL", args.scoring.repeated, {users, args.scoring.num_repeated}, -1,
                last_item);
-  Context context{args, FOR_ISA(current_isa(), exact_dot)};
-  parallel_for(num_threads, args.num_users, 1, run_range, &context);
+  const ExactDot dot = FOR_ISA(current_isa(), exact_dot);
+  parallel_for(num_threads, args.num_users, 1, [&](int64_t begin, int64_t end) {
+    Finder finder(args, dot);
+    for (int64_t user = begin; user < end; ++user) finder.find(user);
+  });
 }
 
 }  // namespace reg4rec

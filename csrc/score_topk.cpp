@@ -163,8 +163,7 @@ Query make_query(const Plan& plan, int64_t user, Digits* digits) {
   return query;
 }
 
-void prepare_users(void* context, int64_t begin, int64_t end) {
-  Plan& plan = *static_cast<Plan*>(context);
+void prepare_users(Plan& plan, int64_t begin, int64_t end) {
   const ScoreTopk& args = plan.args;
   for (int64_t user = begin; user < end; ++user) {
     int64_t *first = plan.seen.data() + user * args.num_seen, *last = first;
@@ -186,8 +185,7 @@ void prepare_users(void* context, int64_t begin, int64_t end) {
   }
 }
 
-void scan_jobs(void* context, int64_t begin, int64_t end) {
-  Plan& plan = *static_cast<Plan*>(context);
+void scan_jobs(Plan& plan, int64_t begin, int64_t end) {
   const ScoreTopk& args = plan.args;
   const int64_t num_panels = (args.num_items + kItems - 1) / kItems;
   const int64_t tile = std::max<int64_t>(1, kTileBytes / (plan.fours * kChannels * kItems));
@@ -281,11 +279,6 @@ class Finisher {
   std::vector<Scored> scored_;
 };
 
-void finish_users(void* context, int64_t begin, int64_t end) {
-  Finisher finisher(*static_cast<const Plan*>(context));
-  for (int64_t user = begin; user < end; ++user) finisher.finish(user);
-}
-
 }  // namespace
 
 void scoring::keep(Query& query, int64_t item, float score, float error) {
@@ -301,9 +294,14 @@ void score_topk_cpu(const ScoreTopk& args, int num_threads) {
   if (args.num_users == 0 || args.k == 0) return;
   Plan plan = make_plan(args, num_threads);
   const int64_t num_groups = (args.num_users + kUsers - 1) / kUsers;
-  parallel_for(num_threads, args.num_users, kUsers, prepare_users, &plan);
-  parallel_for(num_threads, num_groups * plan.num_slices, 1, scan_jobs, &plan);
-  parallel_for(num_threads, args.num_users, kUsers / 4, finish_users, &plan);
+  parallel_for(num_threads, args.num_users, kUsers,
+               [&](int64_t begin, int64_t end) { prepare_users(plan, begin, end); });
+  parallel_for(num_threads, num_groups * plan.num_slices, 1,
+               [&](int64_t begin, int64_t end) { scan_jobs(plan, begin, end); });
+  parallel_for(num_threads, args.num_users, kUsers / 4, [&](int64_t begin, int64_t end) {
+    Finisher finisher(plan);
+    for (int64_t user = begin; user < end; ++user) finisher.finish(user);
+  });
 }
 
 }  // namespace reg4rec

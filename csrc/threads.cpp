@@ -15,7 +15,7 @@ namespace {
 
 struct Job {
   RangeTask task;
-  void* context;
+  const void* context;
   int64_t size, grain;
   std::atomic<int64_t> next{0};
   std::atomic<bool> failed{false};
@@ -88,7 +88,7 @@ ThreadPool& current_pool() {
 
 }  // namespace
 
-void parallel_for(int num_threads, int64_t size, int64_t grain, RangeTask task, void* context) {
+void run_ranges(int num_threads, int64_t size, int64_t grain, RangeTask task, const void* context) {
   if (size <= 0) return;
   const int64_t num_ranges = (size + grain - 1) / grain;
   const int num_helpers = static_cast<int>(std::min<int64_t>(num_threads, num_ranges)) - 1;

@@ -5,11 +5,19 @@
 
 namespace reg4rec {
 
-using RangeTask = void (*)(void* context, int64_t begin, int64_t end);
+using RangeTask = void (*)(const void* context, int64_t begin, int64_t end);
 
-// Calls task on ranges (of `grain` on several threads) that cover 0..size once, on up to num_threads threads including
-// this one. Which thread takes which range varies; a task must give the same result for any split. What a task throws,
-// out of memory say, ends the ranges that have not begun and is thrown here.
-void parallel_for(int num_threads, int64_t size, int64_t grain, RangeTask task, void* context);
+void run_ranges(int num_threads, int64_t size, int64_t grain, RangeTask task, const void* context);
+
+// Calls task(begin, end) for ranges (of `grain` on several threads) that cover 0..size once, on up to num_threads
+// threads including this one. Which thread takes which range varies; a task must give the same result for any split.
+// What a task throws, out of memory say, ends the ranges that have not begun and is thrown here.
+template <typename Task>
+void parallel_for(int num_threads, int64_t size, int64_t grain, const Task& task) {
+  const RangeTask call = [](const void* context, int64_t begin, int64_t end) {
+    (*static_cast<const Task*>(context))(begin, end);
+  };
+  run_ranges(num_threads, size, grain, call, &task);
+}
 
 }  // namespace reg4rec

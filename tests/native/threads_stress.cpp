@@ -15,18 +15,11 @@ constexpr int kCallers = 4, kRounds = 2000;
 
 std::atomic<int> wrong{0};
 
-void add_one(void* context, int64_t begin, int64_t end) {
-  auto& visits = *static_cast<std::vector<int>*>(context);
-  for (int64_t i = begin; i < end; ++i) ++visits[i];
-}
-
-void refuse(void*, int64_t begin, int64_t end) {
-  if (begin <= 50 && 50 < end) throw std::bad_alloc();
-}
-
 bool arrives(int num_threads, int64_t size) {
   try {
-    reg4rec::parallel_for(num_threads, size, 3, refuse, nullptr);
+    reg4rec::parallel_for(num_threads, size, 3, [](int64_t begin, int64_t end) {
+      if (begin <= 50 && 50 < end) throw std::bad_alloc();
+    });
   } catch (const std::bad_alloc&) {
     return true;
   }
@@ -37,7 +30,9 @@ void hammer(int caller) {
   for (int round = 0; round < kRounds; ++round) {
     const int64_t size = (round * 7 + caller) % 101;
     std::vector<int> visits(size);
-    reg4rec::parallel_for(1 + round % 4, size, 1 + round % 5, add_one, &visits);
+    reg4rec::parallel_for(1 + round % 4, size, 1 + round % 5, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) ++visits[i];
+    });
     for (int visit : visits) wrong += visit != 1;
     wrong += arrives(1 + round % 4, size) != (size > 50);
   }

@@ -1,6 +1,4 @@
-// The scores of a tile of items, for the instruction set of the including unit.
-#pragma once
-
+// The scores of a tile of items, compiled once per instruction set.
 #include "item_topk.h"
 #include "simd.h"
 

@@ -1,6 +1,4 @@
-// Paths of path_attention in float32, for the instruction set of the including unit.
-#pragma once
-
+// Paths of path_attention in float32, compiled once per instruction set.
 #include "bf16.h"
 #include "path_attention.h"
 #include "simd.h"

@@ -1,6 +1,4 @@
-// Users of encode_histories, for the instruction set of the including unit.
-#pragma once
-
+// Users of encode_histories, compiled once per instruction set.
 #include "encode_histories.h"
 #include "layers_simd.h"
 
@@ -9,7 +7,6 @@ namespace {
 using reg4rec::EncodeHistories;
 using reg4rec::Encoder;
 using reg4rec::EncoderLayers;
-using reg4rec::EncoderScratch;
 
 // Rotates pairs of channels, which stand half a head apart; back where `sign` is -1.
 inline void rotate(const float* cos, const float* sin, float sign, int64_t width, float* x) {
@@ -55,7 +52,7 @@ inline void attend_slots(const EncodeHistories& args, int64_t slots, float* kv, 
 // The keys and values of some users' slots as the decoder takes them: keys turned back by the distance to the next
 // item.
 inline void write_memory(const Encoder& encoder, const float* state, int64_t stride, int64_t begin, int64_t end,
-                         const EncoderScratch& scratch) {
+                         const LayersScratch& scratch) {
   const EncodeHistories& args = encoder.args;
   const int64_t width = args.width / args.num_heads, rows = encoder.firsts[end] - encoder.firsts[begin];
   float* made = args.memory + encoder.firsts[begin] * args.memory_width;
@@ -76,7 +73,7 @@ inline void write_memory(const Encoder& encoder, const float* state, int64_t str
 
 namespace reg4rec::SIMD_NAMESPACE {
 
-void encode_users(const Encoder& encoder, int64_t begin, int64_t end, const EncoderScratch& scratch) {
+void encode_users(const Encoder& encoder, int64_t begin, int64_t end, const LayersScratch& scratch) {
   const EncodeHistories& args = encoder.args;
   const int64_t *firsts = encoder.firsts, first = firsts[begin], slots = firsts[end] - first, users = end - begin;
   const int64_t width = args.width, narrow = whole_panels(width), wide = wide_row(width, args.ffn_width);

@@ -1,6 +1,4 @@
-// The rows of js_divergence in float32, for the instruction set of the including unit.
-#pragma once
-
+// The rows of js_divergence in float32, compiled once per instruction set.
 #include "js_divergence.h"
 #include "simd.h"
 

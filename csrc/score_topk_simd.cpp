@@ -1,6 +1,4 @@
-// The scan of some panels of items for some users, and exact scores, for the instruction set of the including unit.
-#pragma once
-
+// The scan of some panels of items for some users, and exact scores, compiled once per instruction set.
 #include "amx.h"
 #include "score_topk.h"
 #include "simd.h"

@@ -1,6 +1,4 @@
-// The search for the nearest codewords in float32, for the instruction set of the including unit.
-#pragma once
-
+// The search for the nearest codewords in float32, compiled once per instruction set.
 #include "mpq_quantize.h"
 #include "simd.h"
 

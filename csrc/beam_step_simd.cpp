@@ -1,6 +1,4 @@
-// The sums of exponentials of beam_step in float64, for the instruction set of the including unit.
-#pragma once
-
+// The sums of exponentials of beam_step in float64, compiled once per instruction set.
 #include "simd.h"
 
 namespace {

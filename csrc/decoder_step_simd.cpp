@@ -1,6 +1,4 @@
-// Rows of decoder_step, for the instruction set of the including unit.
-#pragma once
-
+// Rows of decoder_step, compiled once per instruction set.
 #include "decoder_step.h"
 #include "layers_simd.h"
 
@@ -8,7 +6,6 @@ namespace {
 
 using reg4rec::DecoderEnds;
 using reg4rec::DecoderLayers;
-using reg4rec::DecoderScratch;
 using reg4rec::DecoderStep;
 
 // Attention of a row to its path: keys and values of the earlier steps where they were made, its own behind its query.
@@ -67,7 +64,7 @@ inline void keep(const DecoderStep& args, int64_t block, int64_t row, const floa
 namespace reg4rec::SIMD_NAMESPACE {
 
 void decoder_step_rows(const DecoderStep& args, const DecoderLayers* blocks, const DecoderEnds& ends, float scale,
-                       int64_t begin, int64_t end, const DecoderScratch& scratch) {
+                       int64_t begin, int64_t end, const LayersScratch& scratch) {
   const int64_t rows = end - begin, width = args.width;
   const int64_t narrow = whole_panels(width), wide = wide_row(width, args.ffn_width);
   float *state = scratch.rows, *mixed = state + rows * narrow, *added = mixed + rows * narrow;
