@@ -26,7 +26,7 @@ USERS_AT_ONCE, ITEMS_AT_ONCE = 1 << 15, 1 << 17
 """Drawn together with a seed of their own, so that a part of a log can be drawn without the rest."""
 TRIES = 32
 """Draws after which a user ends whose next item is always one that he has, or that is not sold at the time."""
-WORDS = 30_000
+WORDS, STYLES = 3000, 60
 """Different words that titles are made of."""
 DAY = 86_400
 FIRST_DAY = 1_262_304_000
@@ -99,6 +99,8 @@ class Market:
         self.demand_I = np.arange(21.0, count + 21) ** -config.exponent
         rng.shuffle(self.demand_I)
         self.born_I = (rng.random(count) * config.days - config.lifetime / 2).astype(np.float32)
+        words_X = 1 / np.arange(10.0, 10.0 + WORDS)
+        self._words_X = np.cumsum(words_X / words_X.sum())[:-1]
         # rows are sorted by category, so that a category is a range; the ids are shuffled
         self.id_I = rng.permutation(count).astype(np.int32)
         self._by_leaf, self._by_top = (
@@ -118,19 +120,21 @@ class Market:
             rows = row_of[first : first + ITEMS_AT_ONCE]
             rng = np.random.default_rng((self.config.seed, 1, first))
             leaves, brands = self.leaf_I[rows].tolist(), self.brand_I[rows].tolist()
-            # words of the language, and words of the category, which other categories use for other things
-            common_IT = np.minimum(rng.zipf(1.3, size=(len(rows), 3)), WORDS)
-            own_IT = (rng.zipf(1.2, size=(len(rows), 4)) + 31 * self.leaf_I[rows, None]) % WORDS
+            words_IT = np.searchsorted(self._words_X, rng.random((len(rows), 5))).tolist()
+            styles_IT = np.searchsorted(
+                self._words_X[:STYLES] / self._words_X[STYLES], rng.random((len(rows), 3))
+            ).tolist()
             titles = [
-                f"brand{brand} {_word(leaf)} " + " ".join(f"word{word}" for word in words)
-                for leaf, brand, words in zip(leaves, brands, np.hstack([common_IT, own_IT]).tolist(), strict=True)
+                f"brand{brand} {_name(leaf)} "
+                + " ".join([*map("style{}".format, styles), *map("word{}".format, words)])
+                for leaf, brand, styles, words in zip(leaves, brands, styles_IT, words_IT, strict=True)
             ]
             yield pa.table(
                 {
                     "item_id": pa.array(np.arange(first, first + len(rows))),
                     "title": titles,
                     "brand": [f"brand{brand}" for brand in brands],
-                    "categories": [["market", f"department{leaf // 5}", _word(leaf)] for leaf in leaves],
+                    "categories": [["market", f"department{leaf // 5}", _name(leaf)] for leaf in leaves],
                 }
             )
 
@@ -289,5 +293,6 @@ class _Groups:
         return np.asarray(self.order_I[np.clip(place, self.first_X[group], self.first_X[group + 1] - 1)])
 
 
-def _word(leaf: int) -> str:
-    return f"category{leaf}"
+def _name(leaf: int) -> str:
+    """Of two words that other categories have too, as those of real shops."""
+    return f"noun{leaf % 23} use{leaf // 23 % 17}"
