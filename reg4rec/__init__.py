@@ -43,8 +43,8 @@ _HOMES = {
     "SASRecConfig": "baselines",
     "Tiger": "baselines",
     "TigerConfig": "baselines",
-    "compare": "comparison",
-    "CompareConfig": "comparison",
+    "compare": "experiments",
+    "CompareConfig": "experiments",
     "InputError": "errors",
     "TokenizerCollapseError": "errors",
 }

@@ -21,8 +21,8 @@ from reg4rec.cli import main
 from reg4rec.cli.answer import VARIANTS
 from reg4rec.data import Dataset
 from reg4rec.data.shop import SyntheticShop
+from reg4rec.experiments import QUESTIONS
 from reg4rec.recommend import Recommender
-from reg4rec.studies import QUESTIONS
 
 SMALL_TOKENIZER = (
     "--kind mpq --num-codebooks 3 --codebook-size 8 --codeword-dim 8 --hidden-dim 16 --epochs 6 --autoencoder-epochs 2 "

@@ -15,10 +15,11 @@ import torch
 from reg4rec.batch.job import recommend_to_folder
 from reg4rec.checkpoints import Progress, save_checkpoint
 from reg4rec.cli import main
-from reg4rec.comparison.table import Row, draw
 from reg4rec.data.shop import SyntheticShop
 from reg4rec.errors import InputError
 from reg4rec.evaluation import Popularity, evaluate
+from reg4rec.experiments.comparison import Comparison, Row
+from reg4rec.pictures import save_picture
 from reg4rec.recommend import Recommender
 from reg4rec.tokenizer import Tokenizer
 
@@ -50,6 +51,7 @@ def writers(shop: SyntheticShop, tokenizer: Tokenizer, recommender: Recommender)
     report = evaluate(Popularity.fit(shop), shop, max_users=20)
     metrics = {name: [value] for name, value in report.rows[0].metrics.items()}
     row = Row("popularity", "standard", "train", [0], metrics, [1.0], [0.0], {"1": [1.0], "64": [1.0]}, [0], 0)
+    comparison = Comparison("shop", [row], {}, {}, {})
     module = torch.nn.Linear(64, 64)
     optimizer = torch.optim.AdamW(module.parameters())
     return {
@@ -58,7 +60,7 @@ def writers(shop: SyntheticShop, tokenizer: Tokenizer, recommender: Recommender)
         "model": recommender.model.save_pretrained,
         "recommender": recommender.save_pretrained,
         "metrics.json": report.save,
-        "compare.png": lambda path: draw([row], "shop", path),
+        "compare.png": lambda path: save_picture(path, 4, 3, comparison.draw),
         "checkpoint": lambda path: save_checkpoint(path, module, optimizer, Progress(step=1)),
     }
 

@@ -13,12 +13,12 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 GROUND = (
-    *("errors", "forks", "progress", "writing", "storage", "settings", "statistics", "page"),
+    *("errors", "forks", "progress", "writing", "storage", "settings", "statistics", "page", "pictures"),
     *("ops", "distributed", "run", "checkpoints", "loop", "kernels", "_C"),
 )
 ROOMS = (
     *("data", "tokenizer", "model", "search", "recommend", "batch", "evaluation", "precision", "train", "alignment"),
-    *("recipes", "baselines", "comparison", "studies", "cli"),
+    *("recipes", "baselines", "experiments", "cli"),
 )
 PICKLES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 SOURCES = sorted(
@@ -206,7 +206,7 @@ LETTERS_AT_HOME = {
     "J": r"reg4rec/(model|search|baselines|train)|kernels/(decoder_step|encode_histories)",
     "EH": r"reg4rec/tokenizer|kernels/mpq_quantize",
     "FG": r"reg4rec/alignment",
-    "V": r"reg4rec/(data|tokenizer|recommend|evaluation|studies|baselines)",
+    "V": r"reg4rec/(data|tokenizer|recommend|evaluation|experiments|baselines)",
 }
 """Shape letters that one subject needs: elsewhere they would have a second meaning."""
 

@@ -214,7 +214,7 @@ def _default(name: str, command: Any, words: list[str]) -> tuple[Any, str | None
         needed = [missing] * (2 if name == "tokenize" else 3)
         return command(*needed, config=getattr(recipe, STAGES[name])), None
     if (question := name.removeprefix("study ")) in VARIANTS:
-        from reg4rec.studies import QUESTIONS, VariantConfig, recipe_of_studies
+        from reg4rec.experiments import QUESTIONS, VariantConfig, recipe_of_studies
 
         config = VariantConfig(recipe=recipe_of_studies(_recipe_in(words)))
         return command(missing, missing, question, config), QUESTIONS[question].title

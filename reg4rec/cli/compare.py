@@ -7,8 +7,8 @@ from typing import Annotated
 import tyro
 
 from reg4rec.cli.output import show
-from reg4rec.comparison import CompareConfig, compare
 from reg4rec.data import load_dataset
+from reg4rec.experiments import CompareConfig, compare
 from reg4rec.model import Size
 from reg4rec.settings import override
 

@@ -7,8 +7,8 @@ from typing import Annotated
 import tyro
 
 from reg4rec.cli.output import show
-from reg4rec.studies.report import gather, write_report
-from reg4rec.studies.run_report import findings_of_run, is_run
+from reg4rec.experiments.report import gather, write_report
+from reg4rec.experiments.run_report import findings_of_run, is_run
 
 __all__ = ["Report"]
 

@@ -10,8 +10,7 @@ from reg4rec.cli.commands import trained_on
 from reg4rec.cli.output import show
 from reg4rec.data import load_dataset
 from reg4rec.errors import InputError
-from reg4rec.recipes import RecipeName
-from reg4rec.studies import (
+from reg4rec.experiments import (
     ColdStartConfig,
     CorpConfig,
     RetrieverConfig,
@@ -23,6 +22,7 @@ from reg4rec.studies import (
     sampling,
     study_variants,
 )
+from reg4rec.recipes import RecipeName
 from reg4rec.tokenizer import Tokenizer
 
 __all__ = ["StudyColdStart", "StudyCorp", "StudyRetrievers", "StudySampling", "StudyVariants"]

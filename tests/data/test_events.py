@@ -13,7 +13,7 @@ from reg4rec.data import Dataset, load_dataset, read_interactions, synthetic_sho
 from reg4rec.data.events import Kinds
 from reg4rec.data.shop import with_views
 from reg4rec.errors import InputError
-from reg4rec.studies.held_out import hold_out
+from reg4rec.experiments.held_out import hold_out
 from tests.artifacts import reseal
 from tests.data.files import histories
 

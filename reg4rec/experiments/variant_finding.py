@@ -1,23 +1,22 @@
 """What a study of variants found, as Markdown, JSON and a picture."""
 
-import importlib.util
-import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from reg4rec.comparison.table import Spread, markdown_table
-from reg4rec.storage import new_header, write_header
-from reg4rec.writing import atomic_file
+from reg4rec.experiments.comparison import Spread
+from reg4rec.experiments.finding import Finding, markdown_table
+from reg4rec.statistics import error_of_mean
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["Measured", "Row", "VariantFindings", "compared"]
 
-FORMAT, VERSION = "reg4rec-study", 2
 METRICS = {"recall@5": "Recall@5", "recall@10": "Recall@10", "ndcg@10": "NDCG@10", "recall@50": "Recall@50"}
 FORMS = {
     "collisions": "{:.1%}",
@@ -75,13 +74,12 @@ def _change(own: Sequence[npt.NDArray[np.int64]], base: Sequence[npt.NDArray[np.
     hit_B, base_B = ((np.stack(ranks) < 10).mean(0) for ranks in (own, base))
     if not base_B.any():
         return None
-    difference_B = hit_B - base_B
-    error = difference_B.std(ddof=1) / math.sqrt(len(difference_B)) if len(difference_B) > 1 else math.nan
-    return float(difference_B.mean() / base_B.mean()), float(error / base_B.mean())
+    change, level = hit_B - base_B, base_B.mean()
+    return float(change.mean() / level), float(error_of_mean(change) / level)
 
 
 @dataclass(frozen=True)
-class VariantFindings:
+class VariantFindings(Finding):
     """All rows of a study, what each of them changes, the settings that they share, and what measured them."""
 
     dataset: str
@@ -93,18 +91,11 @@ class VariantFindings:
     changes: dict[str, Any]
     versions: dict[str, Any]
     notes: list[str]
+    FORMAT = "reg4rec-study", 2
 
-    def save(self, folder: Path) -> None:
-        """Write `STUDY.json`, `STUDY.md` and, with matplotlib, `STUDY.png`; `notes` tells if that was left out."""
-        if problem := self._draw(folder / f"{self.study}.png"):
-            self.notes.append(f"{self.study}.png was left out: {problem}")
-        write_header(folder / f"{self.study}.json", self.as_dict())
-        with atomic_file(folder / f"{self.study}.md") as fresh:
-            fresh.write_text(self.markdown(), encoding="utf-8")
-
-    def as_dict(self) -> dict[str, Any]:
-        """What `STUDY.json` holds."""
-        return new_header(FORMAT, VERSION, **asdict(self))
+    @property
+    def name(self) -> str:
+        return self.study
 
     def markdown(self) -> str:
         """A table, and what it was measured under."""
@@ -125,12 +116,10 @@ class VariantFindings:
             "\n".join([f"# {self.dataset}: {self.question}\n", f"{markdown_table(lines)}\n", note, *self.notes]) + "\n"
         )
 
-    def _draw(self, path: Path) -> str | None:
-        if importlib.util.find_spec("matplotlib") is None:
-            return "matplotlib is not installed (pip install 'reg4rec[plots]')"
-        from matplotlib.figure import Figure
+    def picture_size(self) -> tuple[float, float]:
+        return 10, 1.3 + 0.3 * len(self.rows)
 
-        figure = Figure(figsize=(10, 1.3 + 0.3 * len(self.rows)), layout="constrained")
+    def draw(self, figure: "Figure") -> None:
         places = list(range(len(self.rows)))[::-1]
         changed, level = figure.subplots(1, 2, sharey=True)
         changes = [100 * (row.change or 0.0) for row in self.rows]
@@ -147,9 +136,6 @@ class VariantFindings:
             panel.grid(axis="y", linewidth=0.3)
             panel.spines[["top", "right"]].set_visible(False)
         figure.suptitle(f"{self.dataset}: {self.question}", fontsize=11)
-        with atomic_file(path) as fresh:
-            figure.savefig(fresh, format="png", dpi=150)
-        return None
 
 
 def _spread(row: Row, fact: str) -> Spread:

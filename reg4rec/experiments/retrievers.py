@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,21 +10,17 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from reg4rec.comparison.compare import versions
-from reg4rec.comparison.table import markdown_table
 from reg4rec.data import Dataset, Sequences
 from reg4rec.errors import InputError
 from reg4rec.evaluation import ProtocolName, evaluate, gains, hit_ranks
+from reg4rec.experiments.compare import versions
+from reg4rec.experiments.finding import Finding, check_study_folder, markdown_table
 from reg4rec.recommend import Recommender
 from reg4rec.settings import SEED_RANGE, SEEDS, check_settings, override
 from reg4rec.statistics import paired_interval
-from reg4rec.storage import new_header, write_header
-from reg4rec.studies.place import check_study_folder
-from reg4rec.writing import atomic_file
 
 __all__ = ["RetrieverConfig", "RetrieverFindings", "Row", "retrievers"]
 
-FORMAT, VERSION = "reg4rec-retrievers", 1
 DEPTH = 50
 SPLITS: tuple[Literal["validation", "test"], ...] = ("validation", "test")
 Ranks = npt.NDArray[np.int64]
@@ -64,7 +60,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class RetrieverFindings:
+class RetrieverFindings(Finding):
     """All rows, the settings, and the machine and versions that ran them."""
 
     dataset: str
@@ -72,16 +68,12 @@ class RetrieverFindings:
     users: dict[str, int]
     settings: dict[str, Any]
     machine: dict[str, Any]
+    notes: list[str] = field(default_factory=list)
+    FORMAT = "reg4rec-retrievers", 1
 
-    def save(self, folder: Path) -> None:
-        """Write `retrievers.json` and `retrievers.md`."""
-        write_header(folder / "retrievers.json", self.as_dict())
-        with atomic_file(folder / "retrievers.md") as fresh:
-            fresh.write_text(self.markdown(), encoding="utf-8")
-
-    def as_dict(self) -> dict[str, Any]:
-        """What `retrievers.json` holds."""
-        return new_header(FORMAT, VERSION, **asdict(self))
+    @property
+    def name(self) -> str:
+        return "retrievers"
 
     def markdown(self) -> str:
         """A table a split, and what it was measured under."""

@@ -13,18 +13,18 @@ import torch
 from reg4rec import loop
 from reg4rec.alignment.stage import AlignStage
 from reg4rec.checkpoints import training_seconds
-from reg4rec.comparison.compare import versions
 from reg4rec.data import Dataset, ItemCatalog
 from reg4rec.errors import InputError, TokenizerCollapseError
 from reg4rec.evaluation import evaluate
+from reg4rec.experiments.compare import versions
+from reg4rec.experiments.finding import check_study_folder
+from reg4rec.experiments.questions import QUESTIONS, Variant
+from reg4rec.experiments.variant_finding import Measured, VariantFindings, compared
 from reg4rec.recipes import Recipe, recipe_named
 from reg4rec.recommend import Recommender
 from reg4rec.run import SharedRun
 from reg4rec.settings import SEED_RANGE, SEEDS, check_settings, override
 from reg4rec.storage import new_header, read_header, read_tensors, to_json, write_header, write_tensors
-from reg4rec.studies.place import check_study_folder
-from reg4rec.studies.questions import QUESTIONS, Variant
-from reg4rec.studies.variant_findings import Measured, VariantFindings, compared
 
 __all__ = ["VariantConfig", "recipe_of_studies", "study_variants"]
 

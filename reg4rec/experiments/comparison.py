@@ -1,6 +1,5 @@
 """What a comparison found: rows with mean and standard deviation over the seeds, as Markdown, JSON and a picture."""
 
-import importlib.util
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -12,16 +11,16 @@ import numpy as np
 import numpy.typing as npt
 
 from reg4rec.evaluation import rank_metrics
+from reg4rec.experiments.finding import Finding, markdown_table
 from reg4rec.statistics import by_user, paired_interval
-from reg4rec.storage import entries, new_header, read_header, write_header
-from reg4rec.writing import atomic_file
+from reg4rec.storage import entries, new_header, read_header
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
-__all__ = ["Comparison", "Row", "Spread", "Try", "beyond", "draw", "markdown_table"]
+__all__ = ["Comparison", "Row", "Spread", "Try", "beyond"]
 
-FORMAT, VERSION = "reg4rec-comparison", 3
 REFERENCE = "reg4rec"
 """The row that the others are held against, else the last one."""
 SHOWN = ("recall@5", "ndcg@5", "recall@10", "ndcg@10")
@@ -89,7 +88,7 @@ class Try:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(Finding):
     """All rows, the card of each protocol, the settings of each method and the versions that ran them.
 
     `tries` lists every setting that was tried, `chosen` the changes that each method was fitted with in the end.
@@ -104,26 +103,22 @@ class Comparison:
     tries: list[Try] = field(default_factory=list)
     chosen: dict[str, dict[str, Any]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    FORMAT = "reg4rec-comparison", 3
 
     @classmethod
     def read(cls, folder: str | Path) -> "Comparison":
         """What `save` wrote; InputError for a folder without a comparison of this version."""
-        found = entries(read_header(Path(folder) / "compare.json", FORMAT, VERSION))
+        found = entries(read_header(Path(folder) / "compare.json", *cls.FORMAT))
         rows = [Row(**{key: value for key, value in row.items() if key != "spread"}) for row in found.pop("rows")]
         return cls(**{**found, "rows": rows, "tries": [Try(**one) for one in found.pop("tries")]})
 
-    def save(self, folder: Path) -> None:
-        """Write `compare.json`, `compare.md` and, with matplotlib, `compare.png`; `notes` tells if it was left out."""
-        if reason := draw(self.rows, self.dataset, folder / "compare.png"):
-            self.notes.append(f"compare.png was left out: {reason}")
-        write_header(folder / "compare.json", self.as_dict())
-        with atomic_file(folder / "compare.md") as fresh:
-            fresh.write_text(self.markdown(), encoding="utf-8")
+    @property
+    def name(self) -> str:
+        return "compare"
 
     def as_dict(self) -> dict[str, Any]:
-        """What `compare.json` holds."""
         rows = [asdict(row) | {"spread": {m: asdict(row.spread(m)) for m in row.metrics}} for row in self.rows]
-        return new_header(FORMAT, VERSION, **{**asdict(self), "rows": rows})
+        return new_header(*self.FORMAT, **{**asdict(self), "rows": rows})
 
     def markdown(self) -> str:
         """A table for each protocol, readable on a console too, and what it was measured under."""
@@ -140,6 +135,19 @@ class Comparison:
             f"seeds with 95 % intervals of a paired bootstrap over users. {versions}."
         )
         return "\n".join([*parts, *self.notes]) + "\n"
+
+    def picture_size(self) -> tuple[float, float]:
+        return 4.2 * len(DRAWN), 2.9 * len({row.protocol for row in self.rows})
+
+    def draw(self, figure: "Figure") -> None:
+        """A panel for each protocol and metric, and a bar for each method."""
+        protocols = list(dict.fromkeys(row.protocol for row in self.rows))
+        panels = figure.subplots(len(protocols), len(DRAWN), squeeze=False)
+        for line, protocol in zip(panels, protocols, strict=True):
+            for panel, metric in zip(line, DRAWN, strict=True):
+                _draw_panel(panel, [row for row in self.rows if row.protocol == protocol], metric)
+                panel.set_title(f"{DRAWN[metric]}, {protocol}", fontsize=10)
+        figure.suptitle(f"{self.dataset} (mean and standard deviation over seeds)", fontsize=11)
 
 
 def _describe(card: dict[str, Any], rows: list[Row]) -> str:
@@ -211,36 +219,6 @@ def _tries_table(tries: list[Try]) -> str:
         quality = [f"{one.validation[name]:.4f}" for name in ("recall@10", "ndcg@10")]
         lines.append([one.method, *quality, str(one.epochs), f"{one.train_seconds:,.0f}", one.protocol, changes])
     return markdown_table(lines)
-
-
-def markdown_table(lines: list[list[str]]) -> str:
-    """A Markdown table, readable on a console too, whose first line is the head and whose first column is text."""
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-    aligned = [[line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])] for line in lines]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in [aligned[0], rule, *aligned[1:]])
-
-
-def draw(rows: list[Row], title: str, path: Path) -> str | None:
-    """Write a PNG with a panel for each protocol and metric and a bar for each method.
-
-    Without matplotlib write nothing and return the reason.
-    """
-    if importlib.util.find_spec("matplotlib") is None:
-        return "matplotlib is not installed (pip install 'reg4rec[plots]')"
-    from matplotlib.figure import Figure
-
-    protocols = list(dict.fromkeys(row.protocol for row in rows))
-    figure = Figure(figsize=(4.2 * len(DRAWN), 2.9 * len(protocols)), layout="constrained")
-    panels = figure.subplots(len(protocols), len(DRAWN), squeeze=False)
-    for line, protocol in zip(panels, protocols, strict=True):
-        for panel, metric in zip(line, DRAWN, strict=True):
-            _draw_panel(panel, [row for row in rows if row.protocol == protocol], metric)
-            panel.set_title(f"{DRAWN[metric]}, {protocol}", fontsize=10)
-    figure.suptitle(f"{title} (mean and standard deviation over seeds)", fontsize=11)
-    with atomic_file(path) as fresh:
-        figure.savefig(fresh, format="png", dpi=150)
-    return None
 
 
 def _draw_panel(panel: "Axes", rows: list[Row], metric: str) -> None:

@@ -12,8 +12,8 @@ from reg4rec.baselines import (
     TigerConfig,
     TransitionsConfig,
 )
-from reg4rec.comparison.spaces import SpaceName
 from reg4rec.errors import InputError
+from reg4rec.experiments.spaces import SpaceName
 from reg4rec.recipes import RECIPES, Recipe
 from reg4rec.settings import SEED_RANGE, SEEDS, check_settings
 

@@ -10,12 +10,12 @@ import pytest
 from reg4rec.cli import main
 from reg4rec.data.shop import SyntheticShop
 from reg4rec.errors import InputError
+from reg4rec.experiments import SamplingConfig, SamplingFindings, sampling
+from reg4rec.experiments.sampling import _replayed, _row, _truth
 from reg4rec.loop import LoopConfig
 from reg4rec.precision.ladq import LadqConfig, LayerSample, read_ladq
 from reg4rec.run import Run
 from reg4rec.storage import read_json, write_json
-from reg4rec.studies import SamplingConfig, SamplingFindings, sampling
-from reg4rec.studies.sampling import _replayed, _row, _truth
 from reg4rec.tokenizer import Tokenizer
 from reg4rec.train import PretrainConfig, pretrain
 

@@ -14,11 +14,11 @@ from reg4rec.cli import main
 from reg4rec.data.shop import SyntheticShop
 from reg4rec.errors import InputError
 from reg4rec.evaluation import evaluate
+from reg4rec.experiments import CorpConfig, CorpFindings, corp
+from reg4rec.experiments.corp import rows_decoded
 from reg4rec.model import ModelConfig, Reg4RecModel, search_step
 from reg4rec.recommend import Recommender
 from reg4rec.storage import read_json, write_header
-from reg4rec.studies import CorpConfig, CorpFindings, corp
-from reg4rec.studies.corp import rows_decoded
 from reg4rec.tokenizer import Tokenizer
 
 CONFIG = CorpConfig(thetas=(0.02, 0.1), max_users=60, timed_users=20, repeats=2)
@@ -94,7 +94,7 @@ def test_what_is_finished_is_not_measured_again(
         splits.append(arguments[2])
         return evaluate(*arguments)
 
-    monkeypatch.setattr(importlib.import_module("reg4rec.studies.corp"), "evaluate", counted)
+    monkeypatch.setattr(importlib.import_module("reg4rec.experiments.corp"), "evaluate", counted)
     again = corp(recommender, shop, CONFIG, out=folder)
     assert splits == ["test"]
     assert read_json(folder / "measured.json")["test"]["0.1"] == lost

@@ -10,17 +10,17 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from reg4rec.baselines import SASRec
-from reg4rec.comparison.compare import versions
 from reg4rec.data import Cases, Dataset, Sequences
 from reg4rec.evaluation import Popularity, ndcg_at, recall_at
+from reg4rec.experiments.cold_start_config import ColdStartConfig
+from reg4rec.experiments.cold_start_finding import ColdStartFindings, Row
+from reg4rec.experiments.compare import versions
+from reg4rec.experiments.finding import check_study_folder
+from reg4rec.experiments.held_out import HeldOut, hold_out
+from reg4rec.experiments.text_neighbor import TextNeighbor
 from reg4rec.recommend import Recommender
 from reg4rec.run import Run
 from reg4rec.settings import override
-from reg4rec.studies.config import ColdStartConfig
-from reg4rec.studies.findings import ColdStartFindings, Row
-from reg4rec.studies.held_out import HeldOut, hold_out
-from reg4rec.studies.place import check_study_folder
-from reg4rec.studies.text_neighbor import TextNeighbor
 from reg4rec.tokenizer import Tokenizer
 
 __all__ = ["cold_start"]

@@ -10,9 +10,9 @@ import torch
 from reg4rec.data.shop import SyntheticShop
 from reg4rec.errors import InputError
 from reg4rec.evaluation import evaluate
+from reg4rec.experiments import retrievers
 from reg4rec.model import Reg4RecModel
 from reg4rec.recommend import Recommender
-from reg4rec.studies import retrievers
 from reg4rec.tokenizer import Tokenizer
 
 

@@ -1,6 +1,5 @@
 """What a run tells of itself, in the form that a report takes: settings, curves, tokens, figures, what ails it."""
 
-import importlib.util
 import io
 import json
 from collections.abc import Sequence
@@ -9,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from reg4rec.checkpoints import newest_progress, read_metrics, read_settings
-from reg4rec.comparison.table import markdown_table
+from reg4rec.experiments.finding import markdown_table
+from reg4rec.experiments.report import SavedFinding
+from reg4rec.pictures import new_figure
 from reg4rec.recipes import RECIPES
 from reg4rec.storage import read_json, to_json
-from reg4rec.studies.report import Finding
 from reg4rec.tokenizer import Tokenizer
 from reg4rec.train.doctor import diagnose
 
@@ -27,7 +27,7 @@ def is_run(folder: Path) -> bool:
     return (folder / "fit.json").is_file() or (folder / "config.json").is_file()
 
 
-def findings_of_run(folder: Path) -> list[Finding]:
+def findings_of_run(folder: Path) -> list[SavedFinding]:
     """A finding for the figures of a fit and for each stage that has begun, or for the one stage that ran there.
 
     InputError for the run of a baseline, and for files that cannot be read.
@@ -38,16 +38,16 @@ def findings_of_run(folder: Path) -> list[Finding]:
     return [*([_of_metrics(folder)] if (folder / "metrics.json").is_file() else []), *begun]
 
 
-def _of_metrics(folder: Path) -> Finding:
+def _of_metrics(folder: Path) -> SavedFinding:
     found = read_json(folder / "metrics.json")
     card, rows = found["card"], found["rows"]
     table = _table(["method", *rows[0]["metrics"]], [[row["name"], *row["metrics"].values()] for row in rows])
     about = f"{card['users']:,} users, {card['items']:,} items, {card['split']}, {card['protocol']} protocol"
     text = f"# {card['dataset']}: what the fit reached\n\n{about}\n\n{table}\n"
-    return Finding("metrics", {"cards": {card["protocol"]: card}}, text, None)
+    return SavedFinding("metrics", {"cards": {card["protocol"]: card}}, text, None)
 
 
-def _of_stage(folder: Path, place: str) -> Finding:
+def _of_stage(folder: Path, place: str) -> SavedFinding:
     settings, rows, diagnosis = read_settings(folder), read_metrics(folder), diagnose(folder)
     ails = [f"* {finding}" for finding in diagnosis.findings] or ["The doctor finds none of the known failures."]
     parts = [f"# {diagnosis.stage}: {diagnosis.state}", "\n".join(ails)]
@@ -64,7 +64,7 @@ def _of_stage(folder: Path, place: str) -> Finding:
         parts += ["## Alignment", _table(head, values)]
     if (folder / "calibration.json").is_file():
         parts += _search(read_json(folder / "calibration.json"))
-    return Finding(place, {"settings": settings}, "\n\n".join(parts) + "\n", _curves(rows))
+    return SavedFinding(place, {"settings": settings}, "\n\n".join(parts) + "\n", _curves(rows))
 
 
 def _changes(stage: str, settings: dict[str, Any]) -> list[str]:
@@ -112,11 +112,8 @@ def _search(calibration: dict[str, Any]) -> list[str]:
 def _curves(rows: list[dict[str, float]]) -> bytes | None:
     """A PNG of the loss over the steps and of validation over the epochs; None without matplotlib or steps."""
     steps, epochs = [row for row in rows if "epoch" not in row], [row for row in rows if "epoch" in row]
-    if not steps or importlib.util.find_spec("matplotlib") is None:
+    if not steps or (figure := new_figure(10, 3.4)) is None:
         return None
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10, 3.4), layout="constrained")
     left, right = figure.subplots(1, 2)
     left.plot([row["step"] for row in steps], [row["loss"] for row in steps])
     left.set(title="loss", xlabel="step")

@@ -1,31 +1,29 @@
 """How often LADQ must sample to follow what a layer's number format costs."""
 
-import importlib.util
 import statistics
 from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from reg4rec.comparison.compare import versions
-from reg4rec.comparison.table import markdown_table
 from reg4rec.data import Dataset
 from reg4rec.errors import InputError
+from reg4rec.experiments.compare import versions
+from reg4rec.experiments.finding import Finding, check_study_folder, markdown_table
 from reg4rec.model import Format
 from reg4rec.precision.ladq import COARSER, LadqConfig, LayerSample, classes_of, read_ladq
 from reg4rec.run import Run
 from reg4rec.settings import SEED_RANGE, SEEDS, check_settings, override
-from reg4rec.storage import new_header, write_header
-from reg4rec.studies.place import check_study_folder
 from reg4rec.tokenizer import Tokenizer
 from reg4rec.train import PretrainConfig, pretrain
-from reg4rec.writing import atomic_file
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["SamplingConfig", "SamplingFindings", "sampling"]
 
-FORMAT, VERSION = "reg4rec-sampling", 2
 SMOOTH = 10
 """Samples to either side of a step whose mean is taken for the truth."""
 
@@ -74,7 +72,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class SamplingFindings:
+class SamplingFindings(Finding):
     """A row for each period, the traces by layer, and what they were measured under."""
 
     dataset: str
@@ -83,10 +81,12 @@ class SamplingFindings:
     traces: dict[str, list[float]]
     settings: dict[str, Any]
     machine: dict[str, Any]
+    notes: list[str] = field(default_factory=list)
+    FORMAT = "reg4rec-sampling", 2
 
-    def as_dict(self) -> dict[str, Any]:
-        """What `sampling.json` holds."""
-        return new_header(FORMAT, VERSION, **asdict(self))
+    @property
+    def name(self) -> str:
+        return "sampling"
 
     def markdown(self) -> str:
         """A table, and what it was measured under."""
@@ -112,24 +112,13 @@ class SamplingFindings:
             f"{SMOOTH} samples to either side. changes: of class, a layer and 1,000 steps."
         )
         machine = ", ".join(f"{name} {value}" for name, value in self.machine.items())
-        return (
-            "\n".join([f"# {self.dataset}: LADQ's sampling period\n", f"{markdown_table(lines)}\n", note, machine])
-            + "\n"
-        )
+        parts = [f"# {self.dataset}: LADQ's sampling period\n", f"{markdown_table(lines)}\n", note, machine]
+        return "\n".join([*parts, *self.notes]) + "\n"
 
-    def save(self, folder: Path) -> str | None:
-        """Write `sampling.json`, `sampling.md` and `sampling.png`; the reason where the picture was left out."""
-        write_header(folder / "sampling.json", self.as_dict())
-        with atomic_file(folder / "sampling.md") as fresh:
-            fresh.write_text(self.markdown(), encoding="utf-8")
-        return self._draw(folder / "sampling.png")
+    def picture_size(self) -> tuple[float, float]:
+        return 10, 3.6
 
-    def _draw(self, path: Path) -> str | None:
-        if importlib.util.find_spec("matplotlib") is None:
-            return "matplotlib is not installed (pip install 'reg4rec[plots]')"
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(10, 3.6), layout="constrained")
+    def draw(self, figure: "Figure") -> None:
         left, right = figure.subplots(1, 2, width_ratios=(3, 2))
         for layer, values in self.traces.items():
             part = layer.partition(".")[0]
@@ -148,9 +137,6 @@ class SamplingFindings:
         for panel in (left, right):
             panel.spines[["top", "right"]].set_visible(False)
         figure.suptitle(f"{self.dataset}: LADQ's sampling period", fontsize=11)
-        with atomic_file(path) as fresh:
-            figure.savefig(fresh, format="png", dpi=150)
-        return None
 
 
 def sampling(
@@ -186,8 +172,7 @@ def sampling(
         asdict(config),
         versions(torch.device(device if device != "auto" else "cpu").type),
     )
-    if problem := findings.save(out):
-        print(f"sampling.png was left out: {problem}")
+    findings.save(out)
     return findings
 
 

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from reg4rec.cli import main
-from reg4rec.comparison.table import Comparison
-from reg4rec.comparison.table import Row as Method
 from reg4rec.errors import InputError
-from reg4rec.studies import ColdStartFindings, VariantFindings, gather, write_report
-from reg4rec.studies.findings import Row as ColdRow
-from reg4rec.studies.variant_findings import Measured, compared
+from reg4rec.experiments import ColdStartFindings, VariantFindings, gather, write_report
+from reg4rec.experiments.cold_start_finding import Row as ColdRow
+from reg4rec.experiments.comparison import Comparison
+from reg4rec.experiments.comparison import Row as Method
+from reg4rec.experiments.variant_finding import Measured, compared
 
 METRICS = {"recall@5": 0.1, "ndcg@5": 0.05, "recall@10": 0.2, "ndcg@10": 0.08, "recall@50": 0.4}
 

@@ -12,14 +12,14 @@ import torch
 
 import reg4rec
 from reg4rec.checkpoints import training_seconds
-from reg4rec.comparison.config import CompareConfig, TableProtocol
-from reg4rec.comparison.latency import BATCHES, latencies
-from reg4rec.comparison.methods import METHODS, Fitted, Job, plain
-from reg4rec.comparison.spaces import SPACES, Changes, changed, draw_changes
-from reg4rec.comparison.table import Comparison, Row, Try, beyond
 from reg4rec.data import Dataset
 from reg4rec.errors import InputError
 from reg4rec.evaluation import ProtocolName, evaluate
+from reg4rec.experiments.compare_config import CompareConfig, TableProtocol
+from reg4rec.experiments.comparison import Comparison, Row, Try, beyond
+from reg4rec.experiments.latency import BATCHES, latencies
+from reg4rec.experiments.methods import METHODS, Fitted, Job, plain
+from reg4rec.experiments.spaces import SPACES, Changes, changed, draw_changes
 from reg4rec.progress import say
 from reg4rec.run import digest_of
 from reg4rec.search import SearchConfig

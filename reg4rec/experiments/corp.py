@@ -12,17 +12,17 @@ import numpy as np
 import torch
 from torch.autograd.profiler import profile, record_function
 
-from reg4rec.comparison.compare import versions
 from reg4rec.data import Dataset, Sequences
 from reg4rec.errors import InputError
 from reg4rec.evaluation import evaluate
+from reg4rec.experiments.compare import versions
+from reg4rec.experiments.corp_finding import CorpFindings, Row
+from reg4rec.experiments.finding import check_study_folder
 from reg4rec.recommend import Recommender
 from reg4rec.search import SearchConfig
 from reg4rec.search.beam import CORP_REGION
 from reg4rec.settings import SEED_RANGE, SEEDS, check_settings, override
 from reg4rec.storage import new_header, read_header, write_header
-from reg4rec.studies.corp_findings import CorpFindings, Row
-from reg4rec.studies.place import check_study_folder
 
 __all__ = ["CorpConfig", "corp", "rows_decoded"]
 

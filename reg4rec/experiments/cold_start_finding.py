@@ -1,16 +1,12 @@
 """What the study of cold starts found, as Markdown and JSON."""
 
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
-from reg4rec.comparison.table import markdown_table
-from reg4rec.storage import new_header, write_header
-from reg4rec.writing import atomic_file
+from reg4rec.experiments.finding import Finding, markdown_table
 
 __all__ = ["ColdStartFindings", "Row"]
 
-FORMAT, VERSION = "reg4rec-cold-start", 2
 TITLES = {"items": "New items", "users": "New users"}
 NOTE = "Items of a user's own history are never ranked; every value is a mean over the users of its column."
 
@@ -27,7 +23,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class ColdStartFindings:
+class ColdStartFindings(Finding):
     """All rows, what was held out, the settings and the versions that ran them."""
 
     dataset: str
@@ -35,16 +31,12 @@ class ColdStartFindings:
     counts: dict[str, int]
     settings: dict[str, Any]
     versions: dict[str, Any]
+    notes: list[str] = field(default_factory=list)
+    FORMAT = "reg4rec-cold-start", 2
 
-    def save(self, folder: Path) -> None:
-        """Write `cold-start.json` and `cold-start.md`."""
-        write_header(folder / "cold-start.json", self.as_dict())
-        with atomic_file(folder / "cold-start.md") as fresh:
-            fresh.write_text(self.markdown(), encoding="utf-8")
-
-    def as_dict(self) -> dict[str, Any]:
-        """What `cold-start.json` holds."""
-        return new_header(FORMAT, VERSION, **asdict(self))
+    @property
+    def name(self) -> str:
+        return "cold-start"
 
     def markdown(self) -> str:
         """A table for each question, and what it was measured under."""
@@ -54,7 +46,7 @@ class ColdStartFindings:
             rows = [row for row in self.rows if row.question == question]
             parts += [f"## {title}\n", f"{_table(rows)}\n"]
         versions = ", ".join(f"{name} {value}" for name, value in self.versions.items())
-        return "\n".join([*parts, f"{NOTE} {versions}."]) + "\n"
+        return "\n".join([*parts, f"{NOTE} {versions}.", *self.notes]) + "\n"
 
 
 def _table(rows: list[Row]) -> str:

@@ -15,12 +15,12 @@ import pytest
 from reg4rec.alignment import AlignConfig
 from reg4rec.baselines import RpgConfig, SASRec, SASRecConfig, TigerConfig
 from reg4rec.cli import main
-from reg4rec.comparison import CompareConfig, Comparison, compare, methods
-from reg4rec.comparison.spaces import SPACES, changed, draw_changes
-from reg4rec.comparison.table import Spread
 from reg4rec.data import Dataset, synthetic_shop
 from reg4rec.errors import InputError
 from reg4rec.evaluation import Popularity, evaluate
+from reg4rec.experiments import CompareConfig, Comparison, compare, methods
+from reg4rec.experiments.comparison import Spread
+from reg4rec.experiments.spaces import SPACES, changed, draw_changes
 from reg4rec.loop import LoopConfig
 from reg4rec.recipes import RECIPES, Recipe, RecipeName
 from reg4rec.recommend import Recommender

@@ -15,13 +15,13 @@ from reg4rec.baselines import SASRecConfig
 from reg4rec.cli import main
 from reg4rec.data import Dataset, ItemCatalog, Sequences, synthetic_shop
 from reg4rec.errors import InputError
+from reg4rec.experiments import ColdStartConfig, ColdStartFindings, cold_start
+from reg4rec.experiments.cold_start import _by_chance
+from reg4rec.experiments.held_out import HeldOut, hold_out
+from reg4rec.experiments.text_neighbor import TextNeighbor
 from reg4rec.loop import LoopConfig
 from reg4rec.recipes import RECIPES, Recipe
 from reg4rec.settings import override
-from reg4rec.studies import ColdStartConfig, ColdStartFindings, cold_start
-from reg4rec.studies.cold_start import _by_chance
-from reg4rec.studies.held_out import HeldOut, hold_out
-from reg4rec.studies.text_neighbor import TextNeighbor
 
 TOKENS = {"kind": "mpq", "num_codebooks": 2, "codebook_size": 8, "codeword_dim": 8, "hidden_dim": 16, "epochs": 6}
 CONFIG = ColdStartConfig(

@@ -1,20 +1,16 @@
 """What the study of CORP found, as Markdown, JSON and a picture."""
 
-import importlib.util
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from reg4rec.comparison.table import markdown_table
-from reg4rec.storage import new_header, write_header
-from reg4rec.writing import atomic_file
+from reg4rec.experiments.finding import Finding, markdown_table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 __all__ = ["CorpFindings", "Row"]
 
-FORMAT, VERSION = "reg4rec-corp", 2
 PAPER_THETA = 0.06
 SHOWN = {"recall@10": "Recall@10", "ndcg@10": "NDCG@10"}
 
@@ -37,7 +33,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class CorpFindings:
+class CorpFindings(Finding):
     """All rows, the settings, and the machine and versions that ran them."""
 
     dataset: str
@@ -45,18 +41,11 @@ class CorpFindings:
     settings: dict[str, Any]
     machine: dict[str, Any]
     notes: list[str] = field(default_factory=list)
+    FORMAT = "reg4rec-corp", 2
 
-    def save(self, folder: Path) -> None:
-        """Write `corp.json`, `corp.md` and, with matplotlib, `corp.png`; `notes` tells if it was left out."""
-        if reason := self._draw(folder / "corp.png"):
-            self.notes.append(f"corp.png was left out: {reason}.")
-        write_header(folder / "corp.json", self.as_dict())
-        with atomic_file(folder / "corp.md") as fresh:
-            fresh.write_text(self.markdown(), encoding="utf-8")
-
-    def as_dict(self) -> dict[str, Any]:
-        """What `corp.json` holds."""
-        return new_header(FORMAT, VERSION, **asdict(self))
+    @property
+    def name(self) -> str:
+        return "corp"
 
     def markdown(self) -> str:
         """One table, and what it was measured under."""
@@ -95,13 +84,10 @@ class CorpFindings:
         ]
         return "\n".join([*parts, *self.notes]) + "\n"
 
-    def _draw(self, path: Path) -> str | None:
-        """Write a PNG; without matplotlib write nothing and return the reason."""
-        if importlib.util.find_spec("matplotlib") is None:
-            return "matplotlib is not installed (pip install 'reg4rec[plots]')"
-        from matplotlib.figure import Figure
+    def picture_size(self) -> tuple[float, float]:
+        return 10.5, 3.4
 
-        figure = Figure(figsize=(10.5, 3.4), layout="constrained")
+    def draw(self, figure: "Figure") -> None:
         panels = figure.subplots(1, 3)
         off, *rows = sorted(self.rows, key=lambda row: -1 if row.theta is None else row.theta)
         thetas = [row.theta for row in rows]
@@ -118,9 +104,6 @@ class CorpFindings:
         panels[2].set_ylim(0, 1.1 * max(1.0, *(row.times_off for row in rows)))
         _finish(panels[2], "search time, times CORP off")
         figure.suptitle(f"{self.dataset}: CORP over theta (dotted: the paper's)", fontsize=11)
-        with atomic_file(path) as fresh:
-            figure.savefig(fresh, format="png", dpi=150)
-        return None
 
 
 def _finish(panel: "Axes", title: str) -> None:

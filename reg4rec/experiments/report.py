@@ -15,7 +15,7 @@ from reg4rec.page import html_page
 from reg4rec.storage import read_json, to_json
 from reg4rec.writing import atomic_file
 
-__all__ = ["Finding", "gather", "write_report"]
+__all__ = ["SavedFinding", "gather", "write_report"]
 
 SHOWN = ("settings", "changes", "cards", "counts", "versions", "machine")
 """Parts of a finding that tell how it was made; its rows stand in the table."""
@@ -24,7 +24,7 @@ PASSED_OVER = {"checkpoints", "fits", "runs"}
 
 
 @dataclass(frozen=True)
-class Finding:
+class SavedFinding:
     """What one comparison or study wrote: its header, its Markdown, and its picture where there is one."""
 
     place: str
@@ -34,7 +34,7 @@ class Finding:
     picture: bytes | None
 
 
-def gather(folders: Sequence[Path]) -> list[Finding]:
+def gather(folders: Sequence[Path]) -> list[SavedFinding]:
     """The findings of folders and of those below them, in the order of the folders and of their names.
 
     A finding is a `NAME.json` with a format of this library, beside a `NAME.md`. InputError for a folder that is not
@@ -49,7 +49,7 @@ def gather(folders: Sequence[Path]) -> list[Finding]:
     return found
 
 
-def _in_folder(folder: Path) -> Iterator[Finding]:
+def _in_folder(folder: Path) -> Iterator[SavedFinding]:
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder; give folders that `reg4rec compare` or `reg4rec study` wrote")
     for here, below, names in os.walk(folder):
@@ -60,7 +60,7 @@ def _in_folder(folder: Path) -> Iterator[Finding]:
                 header = read_json(path)
                 if str(header.get("format", "")).startswith("reg4rec-"):
                     picture = path.with_suffix(".png")
-                    yield Finding(
+                    yield SavedFinding(
                         str(path.relative_to(folder).with_suffix("")),
                         header,
                         path.with_suffix(".md").read_text(encoding="utf-8"),
@@ -68,7 +68,7 @@ def _in_folder(folder: Path) -> Iterator[Finding]:
                     )
 
 
-def write_report(findings: Sequence[Finding], out: Path) -> None:
+def write_report(findings: Sequence[SavedFinding], out: Path) -> None:
     """Write findings as one HTML page that needs nothing else; the same findings give the same bytes."""
     sections = [_section(number, finding) for number, finding in enumerate(findings, start=1)]
     entries = "\n".join(f'<li><a href="#f{number}">{name}</a></li>' for number, (name, _) in enumerate(sections, 1))
@@ -77,7 +77,7 @@ def write_report(findings: Sequence[Finding], out: Path) -> None:
         fresh.write_text(page, encoding="utf-8")
 
 
-def _section(number: int, finding: Finding) -> tuple[str, str]:
+def _section(number: int, finding: SavedFinding) -> tuple[str, str]:
     """The finding's title and its part of the page."""
     title, plain, text = _rendered(finding)
     picture = ""
@@ -90,7 +90,7 @@ def _section(number: int, finding: Finding) -> tuple[str, str]:
     return title, f'<section id="f{number}">\n<h2>{title}</h2>\n{place}{text}{picture}{details}</section>\n'
 
 
-def _rendered(finding: Finding) -> tuple[str, str, str]:
+def _rendered(finding: SavedFinding) -> tuple[str, str, str]:
     """The first heading of a finding's Markdown as HTML and as text, and the rest as HTML one level further down."""
     markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
     markdown.add_render_rule("table_open", lambda *_: '<div class="table"><table>\n')

@@ -16,14 +16,14 @@ from reg4rec.data import ViewConfig, synthetic_shop
 from reg4rec.data.shop import SyntheticShop
 from reg4rec.errors import InputError
 from reg4rec.evaluation import evaluate
+from reg4rec.experiments import QUESTIONS, VariantConfig, VariantFindings, recipe_of_studies, study_variants
+from reg4rec.experiments.questions import AS_IT_IS
+from reg4rec.experiments.variant_finding import Measured, Row, compared
+from reg4rec.experiments.variants import _mislabeled
 from reg4rec.loop import LoopConfig
 from reg4rec.recipes import Recipe
 from reg4rec.recommend import Recommender
 from reg4rec.settings import override
-from reg4rec.studies import QUESTIONS, VariantConfig, VariantFindings, recipe_of_studies, study_variants
-from reg4rec.studies.questions import AS_IT_IS
-from reg4rec.studies.variant_findings import Measured, Row, compared
-from reg4rec.studies.variants import _mislabeled
 from reg4rec.tokenizer import Floors, TokenizerConfig
 from reg4rec.train import PretrainConfig
 

@@ -9,10 +9,10 @@ from torch import nn
 
 from reg4rec.baselines import Ease, ItemKNN, Rpg, SASRec, Tiger, TigerConfig, Transitions
 from reg4rec.checkpoints import newest_progress
-from reg4rec.comparison.config import CompareConfig
-from reg4rec.comparison.spaces import Changes, changed
 from reg4rec.data import Dataset
 from reg4rec.evaluation import Popularity, ProtocolName, Ranker
+from reg4rec.experiments.compare_config import CompareConfig
+from reg4rec.experiments.spaces import Changes, changed
 from reg4rec.recipes import Recipe
 from reg4rec.recommend import Recommender
 from reg4rec.run import Run, SharedRun, digest_of

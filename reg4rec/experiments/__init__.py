@@ -1,0 +1,41 @@
+"""Experiments that answer one question each, by one command: methods compared, recipes changed, parts taken apart."""
+
+from reg4rec.experiments.cold_start import cold_start
+from reg4rec.experiments.cold_start_config import ColdStartConfig
+from reg4rec.experiments.cold_start_finding import ColdStartFindings
+from reg4rec.experiments.compare import compare
+from reg4rec.experiments.compare_config import CompareConfig
+from reg4rec.experiments.comparison import Comparison
+from reg4rec.experiments.corp import CorpConfig, corp
+from reg4rec.experiments.corp_finding import CorpFindings
+from reg4rec.experiments.questions import QUESTIONS
+from reg4rec.experiments.report import gather, write_report
+from reg4rec.experiments.retrievers import RetrieverConfig, RetrieverFindings, retrievers
+from reg4rec.experiments.sampling import SamplingConfig, SamplingFindings, sampling
+from reg4rec.experiments.variant_finding import VariantFindings
+from reg4rec.experiments.variants import VariantConfig, recipe_of_studies, study_variants
+
+__all__ = [
+    "QUESTIONS",
+    "ColdStartConfig",
+    "ColdStartFindings",
+    "CompareConfig",
+    "Comparison",
+    "CorpConfig",
+    "CorpFindings",
+    "RetrieverConfig",
+    "RetrieverFindings",
+    "SamplingConfig",
+    "SamplingFindings",
+    "VariantConfig",
+    "VariantFindings",
+    "cold_start",
+    "compare",
+    "corp",
+    "gather",
+    "recipe_of_studies",
+    "retrievers",
+    "sampling",
+    "study_variants",
+    "write_report",
+]
