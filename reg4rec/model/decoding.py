@@ -72,7 +72,7 @@ class Memory(NamedTuple):
     kept_ZBAJQ: Tensor
     visible_B11J: Tensor
     state_BD: Tensor
-    decoder: Packed | None
+    packed_decoder: Packed | None
 
     def of_block(self, block: int) -> tuple[Tensor, Tensor]:
         """Keys and values of one block."""
@@ -81,7 +81,7 @@ class Memory(NamedTuple):
     def of_users(self, user_b: Tensor) -> "Memory":
         """What is stored of some users."""
         kept_ZBAJQ = self.kept_ZBAJQ[:, user_b]
-        return Memory(kept_ZBAJQ, self.visible_B11J[user_b], self.state_BD[user_b], self.decoder)
+        return Memory(kept_ZBAJQ, self.visible_B11J[user_b], self.state_BD[user_b], self.packed_decoder)
 
 
 def remember(model: Reg4RecModel, codes_BLM: Tensor, length_B: Tensor, items_BL: Tensor | None = None) -> Memory:
@@ -187,7 +187,7 @@ def search_step(
 
     Without `with_logits` those of tokens are empty; without categories theirs are None.
     """
-    if memory.decoder is None:
+    if memory.packed_decoder is None:
         state_BPD, cache = decode_step(model, memory, token_BP, step, cache)
         logits_BPMK = model.token_logits(state_BPD) if with_logits else state_BPD[..., :0, None]
         return logits_BPMK, model.category_logits(state_BPD), cache
@@ -199,7 +199,7 @@ def search_step(
     grown = cache.grown()
     logits_BPO, categories_BPC = ops.decoder_step(
         *(inputs, token_BP, scale, model.steps[step], memory.state_BD, grown.kept_BTRZAQ, cache.rows_BPS),
-        *(memory.kept_ZBAJQ.transpose(0, 1), memory.visible_B11J.flatten(1), *memory.decoder, with_logits),
+        *(memory.kept_ZBAJQ.transpose(0, 1), memory.visible_B11J.flatten(1), *memory.packed_decoder, with_logits),
     )
     logits_BPMK = logits_BPO.unflatten(-1, (-1, model.config.codebook_size))
     return logits_BPMK, None if model.category_head is None else categories_BPC, grown
