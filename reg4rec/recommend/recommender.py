@@ -90,7 +90,7 @@ class Recommender:
         self.trained_on: TrainedOn = trained_on
         self._scan: ExactScan | None = None
         self._engine: SearchEngine | None = None
-        self._passing = False
+        self._one_off = False
         chosen_retriever(config.retriever, model, len(self.items))  # an impossible one is refused here
 
     @property
@@ -114,8 +114,8 @@ class Recommender:
     def engine(self) -> SearchEngine:
         """What encodes and searches with the present model and items; a new one, without graphs, after they changed."""
         parts = self.model, self.codes_IM, self.index, self.dtype
-        if self._engine is None or not self._engine.serves(*parts):
-            self._engine = SearchEngine(*parts, passing=self._passing)
+        if self._engine is None or not self._engine.is_current(*parts):
+            self._engine = SearchEngine(*parts, one_off=self._one_off)
         return self._engine
 
     @property
@@ -126,7 +126,7 @@ class Recommender:
     @property
     def scan(self) -> ExactScan:
         """What scores all items of the present model."""
-        if self._scan is None or not self._scan.serves(self.model, self.codes_IM):
+        if self._scan is None or not self._scan.is_current(self.model, self.codes_IM):
             self._scan = ExactScan(self.model, self.codes_IM)
         return self._scan
 
@@ -163,7 +163,7 @@ class Recommender:
         """
         users, sequences = read_histories(histories, self.items)
         shared, own = split_filters(self.items, users, exclude, candidates, unknown)
-        allowing = self if shared is None else self.with_rows(shared, passing=True)
+        allowing = self if shared is None else self.with_rows(shared, one_off=True)
         found = allowing.results(sequences, k, filter_seen, return_paths, own)
         return as_frame(results_arrow(users, self.items, found, return_paths), to)
 
@@ -233,7 +233,7 @@ class Recommender:
         else:
             model = copy.copy(model)
         model.catalog = live.tokenizer.catalog(live.items)
-        if self._scan is not None and self._scan.serves(self.model, self.codes_IM):
+        if self._scan is not None and self._scan.is_current(self.model, self.codes_IM):
             self._scan = self._scan.extended(model, live.codes_IM)
         self.model, self.live = model, live
 
@@ -352,11 +352,11 @@ class Recommender:
             _ = self.scan
         return copy.copy(self)
 
-    def with_rows(self, rows: npt.NDArray[np.integer[Any]], passing: bool = False) -> "Recommender":
-        """The same recommender for some of its items (rows) alone; `passing` where it serves one call."""
+    def with_rows(self, rows: npt.NDArray[np.integer[Any]], one_off: bool = False) -> "Recommender":
+        """The same recommender for some of its items (rows) alone; `one_off` where it serves one call."""
         other = self._copy()
         other.live = self.live.only(rows)
-        other._passing = self._passing or passing
+        other._one_off = self._one_off or one_off
         return other
 
     def _own_results(
@@ -369,7 +369,7 @@ class Recommender:
             allowed_BI = some.allowed(len(self.items))
             if by_paths:
                 rows = np.flatnonzero(allowed_BI[0].numpy())
-                yield from self.with_rows(rows, passing=True).results(batch, k, filter_seen)
+                yield from self.with_rows(rows, one_off=True).results(batch, k, filter_seen)
             else:
                 words = ops.allowed_words(allowed_BI.to(self.device) & ~self.live.removed_I)
                 yield self._scan_batch(batch, k, filter_seen, words, with_paths)

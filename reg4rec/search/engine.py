@@ -45,25 +45,25 @@ def precision(device: torch.device, dtype: torch.dtype, num_paths: int) -> conte
 class SearchEngine:
     """Encodes and searches with a model, the codes of its items, the index of those that may be found, and a dtype.
 
-    Batches lie anywhere, what is found on the device of the codes. `passing`: the engine serves one call, for which no
+    Batches lie anywhere, what is found on the device of the codes. `one_off`: the engine serves one call, for which no
     graph is worth its capture.
     """
 
     def __init__(
-        self, model: Reg4RecModel, codes_IM: Tensor, index: ops.TokenIndex, dtype: torch.dtype, passing: bool = False
+        self, model: Reg4RecModel, codes_IM: Tensor, index: ops.TokenIndex, dtype: torch.dtype, one_off: bool = False
     ):
-        self.model, self.codes_IM, self.index, self.dtype, self.passing = model, codes_IM, index, dtype, passing
+        self.model, self.codes_IM, self.index, self.dtype, self.one_off = model, codes_IM, index, dtype, one_off
         self.device = codes_IM.device
-        self.places = self._places(model)
+        self.weight_addresses = self._weight_addresses(model)
         self.graphs = SearchGraphs(self.device)
         self._indexes: dict[SearchOrder, list[ops.TokenIndex]] = {}
         self._step_objections: dict[SearchConfig, str | None] = {}
         keep_freed_memory()
 
-    def serves(self, model: Reg4RecModel, codes_IM: Tensor, index: ops.TokenIndex, dtype: torch.dtype) -> bool:
+    def is_current(self, model: Reg4RecModel, codes_IM: Tensor, index: ops.TokenIndex, dtype: torch.dtype) -> bool:
         """Whether the engine was made of these very objects, and graphs would find the weights where they lay."""
         same = self.model is model and self.codes_IM is codes_IM and self.index is index and self.dtype == dtype
-        return same and self.places == self._places(model)
+        return same and self.weight_addresses == self._weight_addresses(model)
 
     def indexes(self, order: SearchOrder) -> list[ops.TokenIndex]:
         """`step_indexes`, built once."""
@@ -101,7 +101,7 @@ class SearchEngine:
             return "a trace of the search was asked for, and a graph keeps its result alone"
         if self.model.training:
             return "the model is in training mode, and a graph would stay in it; call eval()"
-        if self.passing:
+        if self.one_off:
             return "its items were chosen for this call, and a graph pays from the second call on"
         if forced not in (None, "cuda"):
             return f"the backend {forced} was asked for, and a graph holds CUDA kernels"
@@ -123,7 +123,7 @@ class SearchEngine:
         )
         return None if choice.backend == "cuda" else f"beam_step runs on {choice.backend}: {choice.reasons['cuda']}"
 
-    def _places(self, model: Reg4RecModel) -> list[int]:
+    def _weight_addresses(self, model: Reg4RecModel) -> list[int]:
         """Where the weights lie, whose addresses a graph holds."""
         if self.device.type != "cuda":
             return []

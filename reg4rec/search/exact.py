@@ -48,7 +48,7 @@ class ExactScan:
         rows_I = torch.arange(len(codes_IM), device=codes_IM.device)
         self.vectors = vectors or ops.ItemVectors.build(item_vectors(model, codes_IM, rows_I))
 
-    def serves(self, model: Reg4RecModel, codes_IM: Tensor) -> bool:
+    def is_current(self, model: Reg4RecModel, codes_IM: Tensor) -> bool:
         """Whether the vectors are those of the model's present weights and of these codes."""
         return self.model is model and self.codes_IM is codes_IM and self._state == self._present_state()
 
