@@ -47,7 +47,7 @@ def align(
     after = result.epochs[result.best_epoch]
     assert result.best_values_B is not None
     helped = is_higher(result.best_values_B, before.values_B, loop.ERRORS)
-    aligned = stage.ranker if helped else recommender
+    aligned = stage.recommender if helped else recommender
     gain_B = result.best_values_B - before.values_B
     record: dict[str, Any] = {
         "before": before.metrics,

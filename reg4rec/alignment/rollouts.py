@@ -17,13 +17,13 @@ RolloutKind = Literal["sample", "beam"]
 class Rollouts(NamedTuple):
     """G paths of S steps for each of B users, all of which some item carries.
 
-    order_BGS: the codebook of each step. code_BGS: its token there. open_BGSK: the tokens that could be taken instead.
+    order_BGS: the codebook of each step. code_BGS: its token there. admissible_BGSK: the tokens that could be taken instead.
     valid_BG: False where beams found fewer than G paths.
     """
 
     order_BGS: Tensor
     code_BGS: Tensor
-    open_BGSK: Tensor
+    admissible_BGSK: Tensor
     valid_BG: Tensor
 
     def tokens_BGM(self, num_codebooks: int) -> Tensor:  # noqa: N802 - a shape suffix, as on tensors
@@ -70,20 +70,20 @@ def roll_out(
     taken: list[tuple[Tensor, Tensor, Tensor]] = []
     for step in range(num_steps):
         logits_BGMK = model.token_logits(state_BGD).float()
-        open_BGMK = index.admissible_tokens(tokens_BGM, alive_BG)
-        counted = logits_BGMK.masked_fill(~open_BGMK, -torch.inf) if model.config.renormalize else logits_BGMK
-        confidence_BGM = counted.softmax(-1).nan_to_num(0).masked_fill(~open_BGMK, -1).amax(-1)
+        admissible_BGMK = index.admissible_tokens(tokens_BGM, alive_BG)
+        counted = logits_BGMK.masked_fill(~admissible_BGMK, -torch.inf) if model.config.renormalize else logits_BGMK
+        confidence_BGM = counted.softmax(-1).nan_to_num(0).masked_fill(~admissible_BGMK, -1).amax(-1)
         codebook_BG = confidence_BGM.argmax(-1)
-        open_BGK = _of_codebook(open_BGMK, codebook_BG)
-        log_probs_BGK = _log_policy(_of_codebook(logits_BGMK, codebook_BG), open_BGK, temperature)
+        admissible_BGK = _of_codebook(admissible_BGMK, codebook_BG)
+        log_probs_BGK = _log_policy(_of_codebook(logits_BGMK, codebook_BG), admissible_BGK, temperature)
         code_BG = torch.multinomial(log_probs_BGK.exp().flatten(0, 1), 1).view_as(codebook_BG)
-        taken.append((codebook_BG, code_BG, open_BGK))
+        taken.append((codebook_BG, code_BG, admissible_BGK))
         tokens_BGM = tokens_BGM.scatter(2, codebook_BG[..., None], code_BG[..., None])
         if step + 1 < num_steps:
             token_BG = codebook_BG * model.config.codebook_size + code_BG
             state_BGD, cache = decode_step(model, memory, token_BG, step + 1, cache)
-    order, code, open_ = (torch.stack(values, dim=2) for values in zip(*taken, strict=True))
-    return Rollouts(order, code, open_, alive_BG)
+    order, code, admissible = (torch.stack(values, dim=2) for values in zip(*taken, strict=True))
+    return Rollouts(order, code, admissible, alive_BG)
 
 
 def evaluate_paths(model: Reg4RecModel, memory: Memory, rollouts: Rollouts, temperature: float) -> Policy:
@@ -91,7 +91,7 @@ def evaluate_paths(model: Reg4RecModel, memory: Memory, rollouts: Rollouts, temp
     order_BGS, code_BGS = rollouts.order_BGS, rollouts.code_BGS
     state_BGTD = decode_paths(model, memory, order_BGS * model.config.codebook_size + code_BGS)
     logits_BGSK = model.codebook_logits(state_BGTD[:, :, :-1], order_BGS).float()
-    log_probs_BGSK = _log_policy(logits_BGSK, rollouts.open_BGSK, temperature)
+    log_probs_BGSK = _log_policy(logits_BGSK, rollouts.admissible_BGSK, temperature)
     log_probs_BGS = log_probs_BGSK.gather(3, code_BGS[..., None]).squeeze(3)
     entropy_BGS = torch.special.entr(log_probs_BGSK.detach().exp()).sum(-1)
     with torch.no_grad():
@@ -117,12 +117,12 @@ def best_paths(
     code_BGS = paths.tokens_BWM.clamp(min=0).gather(2, order_BGS)
     if renormalize:
         return Rollouts(order_BGS, code_BGS, _admissible_steps(order_BGS, code_BGS, valid_BG, index), valid_BG)
-    open_BGSK = valid_BG.new_ones(*order_BGS.shape, model.config.codebook_size)
-    return Rollouts(order_BGS, code_BGS, open_BGSK, valid_BG)
+    admissible_BGSK = valid_BG.new_ones(*order_BGS.shape, model.config.codebook_size)
+    return Rollouts(order_BGS, code_BGS, admissible_BGSK, valid_BG)
 
 
 def _admissible_steps(order_BGS: Tensor, code_BGS: Tensor, valid_BG: Tensor, index: ops.TokenIndex) -> Tensor:
-    """open_BGSK: at each step the tokens by which the path can still become an item; all where there is no path."""
+    """admissible_BGSK: at each step the tokens by which the path can still become an item; all where there is no path."""
     path_BGM, masks = code_BGS.new_full((*valid_BG.shape, len(index.counts_MK)), -1), []
     for codebook_BG, code_BG in zip(order_BGS.unbind(2), code_BGS.unbind(2), strict=True):
         masks.append(_of_codebook(index.admissible_tokens(path_BGM, valid_BG), codebook_BG) | ~valid_BG[..., None])
@@ -136,8 +136,8 @@ def _of_codebook(values_BGMK: Tensor, codebook_BG: Tensor) -> Tensor:
     return values_BGMK.gather(2, at).squeeze(2)
 
 
-def _log_policy(logits: Tensor, open_: Tensor, temperature: float) -> Tensor:
-    return (logits / temperature).masked_fill(~open_, -torch.inf).log_softmax(-1)
+def _log_policy(logits: Tensor, admissible: Tensor, temperature: float) -> Tensor:
+    return (logits / temperature).masked_fill(~admissible, -torch.inf).log_softmax(-1)
 
 
 def _categories(logits_BGSC: Tensor | None, order_BGS: Tensor) -> tuple[Tensor, Tensor]:

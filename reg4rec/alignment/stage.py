@@ -92,10 +92,10 @@ class AlignStage:
             raise InputError(f"no user of {data.name} has two items to train on: there is no future to align for")
         self.data, self.config, self.seed = data, config, seed
         self.device = recommender.device
-        self.start = recommender
+        self.reference = recommender
         policy = copy.deepcopy(recommender.model).requires_grad_(True)
         self.anchor = PretrainStage(data, recommender.tokenizer, anchor_config(policy), seed, self.device, policy)
-        self.ranker = recommender.with_model(policy)  # shares the weights, so it ranks with the present ones
+        self.recommender = recommender.with_model(policy)  # shares the weights, so it ranks with the present ones
         num_codebooks = policy.config.num_codebooks
         self.num_steps = min(recommender.config.num_steps or num_codebooks, num_codebooks)
         weights = {name: getattr(config.rewards, name) for name in REWARDS}
@@ -113,7 +113,7 @@ class AlignStage:
 
     @property
     def policy(self) -> Reg4RecModel:
-        return self.ranker.model
+        return self.recommender.model
 
     def batches(self, epoch: int) -> Sequence[AlignBatch]:
         """On-policy: a batch is rolled out when the loop asks for it."""
@@ -122,7 +122,7 @@ class AlignStage:
     def loss(self, batch: AlignBatch) -> dict[str, Tensor]:
         config = self.config
         self.policy.eval()  # dropout would make ratios of what the policy did not change
-        memory = encoded_histories(self.ranker.model, self.ranker.codes_IM, batch.cut.histories)
+        memory = encoded_histories(self.recommender.model, self.recommender.codes_IM, batch.cut.histories)
         policy = evaluate_paths(self.policy, memory, batch.rollouts, config.temperature)
         advantage_BG, dead_B = group_advantages(self._mixed(batch.rewards_XBG), batch.rollouts.valid_BG)
         taken_BGS = (batch.rollouts.valid_BG & ~dead_B[:, None])[..., None].expand_as(policy.log_probs_BGS)
@@ -161,7 +161,7 @@ class AlignStage:
 
         `end_gain` is the gain of their reward, on the same users by the same draws, with its standard error.
         """
-        found, before, now = self.validate(), self._before, self._draw(self.ranker)
+        found, before, now = self.validate(), self._before, self._draw(self.recommender)
         gain_B = (now.reward_B - before.reward_B).double()
         sums = distributed.summed(
             {"users": len(gain_B), "gain": float(gain_B.sum()), "squares": float(gain_B.square().sum())}
@@ -175,10 +175,10 @@ class AlignStage:
 
     @cached_property
     def _before(self) -> Drawn:
-        return self._draw(self.start)
+        return self._draw(self.reference)
 
     @torch.no_grad()
-    def _draw(self, ranker: Recommender) -> Drawn:
+    def _draw(self, recommender: Recommender) -> Drawn:
         """Of a recommender; the random state of the training is left as it is."""
         c = self.config
         cuts = CutBatches(self.data.part("train"), c.window, c.batch_users, self.seed, 0)
@@ -187,10 +187,10 @@ class AlignStage:
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)
             for cut in (cuts[i] for i in range(count)):
-                memory = encoded_histories(ranker.model, ranker.codes_IM, cut.histories)
-                rollouts = self.roll_out(ranker, memory)
-                recorded = evaluate_paths(ranker.model, memory, rollouts, c.temperature)
-                past = self.reference(cut, rollouts)
+                memory = encoded_histories(recommender.model, recommender.codes_IM, cut.histories)
+                rollouts = self.roll_out(recommender, memory)
+                recorded = evaluate_paths(recommender.model, memory, rollouts, c.temperature)
+                past = self.reference_policy(cut, rollouts)
                 reward_XBG = self.rewards(cut, rollouts, recorded)
                 kl = distance(recorded.log_probs_BGS, past.log_probs_BGS)[rollouts.valid_BG]
                 figures = {**self._signs(rollouts, recorded, reward_XBG), "kl": mean(kl)}
@@ -198,16 +198,18 @@ class AlignStage:
                 rewards.append(self._mixed(reward_XBG).masked_fill(~rollouts.valid_BG, 0).mean(1))
         return Drawn(sums, torch.cat(rewards))
 
-    def roll_out(self, ranker: Recommender, memory: Memory) -> Rollouts:
+    def roll_out(self, recommender: Recommender, memory: Memory) -> Rollouts:
         """A recommender's paths for users."""
         c = self.config
-        return roll_out(ranker.model, memory, ranker.index, c.group_size, self.num_steps, c.temperature, c.rollout)
+        return roll_out(
+            recommender.model, memory, recommender.index, c.group_size, self.num_steps, c.temperature, c.rollout
+        )
 
-    def reference(self, cut: Cut, rollouts: Rollouts) -> Policy:
+    def reference_policy(self, cut: Cut, rollouts: Rollouts) -> Policy:
         """What the pre-trained model thinks of paths."""
         return evaluate_paths(
-            self.start.model,
-            encoded_histories(self.start.model, self.start.codes_IM, cut.histories),
+            self.reference.model,
+            encoded_histories(self.reference.model, self.reference.codes_IM, cut.histories),
             rollouts,
             self.config.temperature,
         )
@@ -215,7 +217,7 @@ class AlignStage:
     def validate(self) -> Validation:
         """Of a sample, of other users than chose the epoch of a pre-training with this seed: those overrate it."""
         c = self.config
-        return validate(self.ranker, self.data, self.monitor, c.protocol, c.validation_users, self.seed + 1, KS)
+        return validate(self.recommender, self.data, self.monitor, c.protocol, c.validation_users, self.seed + 1, KS)
 
     def _statistics(self, batch: AlignBatch) -> dict[str, Tensor]:
         """Means over the batch of what must not go wrong unseen."""
@@ -227,7 +229,7 @@ class AlignStage:
             values[f"dead_{name}"] = mean(dead_B.float())
         values |= self._signs(rollouts, batch.recorded, batch.rewards_XBG)
         tokens_TM = rollouts.tokens_BGM(self.policy.config.num_codebooks)[rollouts.valid_BG]
-        _, items_X = self.ranker.index.items_with_tokens(tokens_TM.unique(dim=0))
+        _, items_X = self.recommender.index.items_with_tokens(tokens_TM.unique(dim=0))
         values["unique_items"] = (total(items_X.bincount(minlength=self.data.num_items)) > 0).sum().float()
         return values | {f"{name}_seconds": torch.tensor(seconds) for name, seconds in batch.seconds.items()}
 
@@ -277,9 +279,9 @@ class AlignStage:
     def found(self, histories: Sequences, memory: Memory) -> Tensor | Rollouts:
         """`AlignBatch.found` for these histories; a path has the probability by which the search ranks it."""
         if self.policy.scores_items:
-            return torch.from_numpy(self.ranker.rank(histories, max(KS), filter_seen=False)).long().to(self.device)
+            return torch.from_numpy(self.recommender.rank(histories, max(KS), filter_seen=False)).long().to(self.device)
         renormalized = self.policy.config.renormalize
-        return best_paths(self.policy, memory, self.ranker.index, max(KS), self.num_steps, renormalized)
+        return best_paths(self.policy, memory, self.recommender.index, max(KS), self.num_steps, renormalized)
 
     @torch.no_grad()
     def rewards(self, cut: Cut, rollouts: Rollouts, recorded: Policy) -> Tensor:
@@ -317,11 +319,11 @@ class _OnPolicy(Sequence[AlignBatch]):
         stage, cut, temperature = self.stage, self.cuts[i], self.stage.config.temperature
         stage.policy.eval()
         began = time.perf_counter()
-        memory = encoded_histories(stage.ranker.model, stage.ranker.codes_IM, cut.histories)
-        rollouts = stage.roll_out(stage.ranker, memory)
+        memory = encoded_histories(stage.recommender.model, stage.recommender.codes_IM, cut.histories)
+        rollouts = stage.roll_out(stage.recommender, memory)
         rolled = time.perf_counter()
         recorded = evaluate_paths(stage.policy, memory, rollouts, temperature)
-        reference = stage.reference(cut, rollouts)
+        reference = stage.reference_policy(cut, rollouts)
         rewards_XBG = stage.rewards(cut, rollouts, recorded)
         found = stage.found(cut.histories, memory)
         seconds = {"rollout": rolled - began, "reward": time.perf_counter() - rolled}

@@ -257,7 +257,7 @@ def test_found_paths_are_those_of_the_search(shop: SyntheticShop, start: Recomme
     """With more steps than there are codebooks, too."""
     stage = AlignStage(start.with_search(num_steps=9), shop, QUICK, 0)
     histories = shop.part("train").take(torch.arange(40).numpy())
-    found = stage.found(histories, encoded_histories(stage.ranker.model, stage.ranker.codes_IM, histories))
+    found = stage.found(histories, encoded_histories(stage.recommender.model, stage.recommender.codes_IM, histories))
     assert isinstance(found, Rollouts)
     assert found.order_BGS.shape[2] == stage.num_steps == 3
     (searched,) = start.search(histories, 50, filter_seen=False)
@@ -279,11 +279,11 @@ def test_found_items_are_the_best_by_the_present_weights(shop: SyntheticShop, ex
     stage.policy.eval()
     for _ in range(2):
         with torch.no_grad():
-            memory = encoded_histories(stage.ranker.model, stage.ranker.codes_IM, histories)
+            memory = encoded_histories(stage.recommender.model, stage.recommender.codes_IM, histories)
             found = stage.found(histories, memory)
             pairs = everything.new_tensor(range(40)).repeat_interleave(shop.num_items), everything.repeat(40)
             scores_BI = stage.policy.score_items(
-                memory.state_BD, history_BX, pairs[0], stage.ranker.codes_IM[pairs[1]], pairs[1]
+                memory.state_BD, history_BX, pairs[0], stage.recommender.codes_IM[pairs[1]], pairs[1]
             ).view(40, -1)
             assert isinstance(found, torch.Tensor)
             torch.testing.assert_close(scores_BI.gather(1, found), scores_BI.topk(50).values)
