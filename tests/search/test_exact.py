@@ -165,9 +165,9 @@ def test_the_retriever_follows_from_model_and_catalog(
     assert chosen_retriever("auto", exact.model, exact_module.MOST_ITEMS + 1) == "paths"
     assert exact.with_search(retriever="paths").fingerprint() != exact.fingerprint()
     assert exact.with_search(retriever="exact").fingerprint() == exact.fingerprint()
-    with pytest.raises(InputError, match="'exact' needs a model that scores items; this one has paths alone"):
+    with pytest.raises(InputError, match="'exact' needs a model that scores items; this model has only paths"):
         tokens_alone.with_search(retriever="exact")
-    with pytest.raises(InputError, match=r"retriever is one of .*'exact', 'paths'.*, found 'best'"):
+    with pytest.raises(InputError, match=r"retriever must be one of .*'exact', 'paths'.*, found 'best'"):
         exact.with_search(retriever="best")
 
 
