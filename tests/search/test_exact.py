@@ -259,7 +259,7 @@ def test_an_explanation_says_that_paths_describe(exact: Recommender, shop: Synth
         assert item.consistent == all(js <= 0.02 for js in moved)
     dropped = sum(not item.consistent for item in found.recommended)
     assert dropped > 0
-    assert f"did not select it; CORP would drop {dropped}, whose categories move by more than 0.02 nats" in found.text()
+    assert f"did not select it; CORP would drop {dropped}, whose category changes by more than 0.02 nats" in found.text()
     assert found.text().count("(CORP would drop its path)") == dropped
     assert "did not select it; CORP would drop" in found.html()
     assert "CORP is off, so it would drop none" in explain(exact.with_search(prune_threshold=None), history).text()
