@@ -1,4 +1,4 @@
-"""Rollouts: groups of reasoning paths of the present policy, and what the policy thinks of paths that were recorded."""
+"""Rollouts: groups of reasoning paths of the present policy, and the probabilities of recorded paths under a policy."""
 
 from typing import Literal, NamedTuple
 
@@ -15,10 +15,10 @@ RolloutKind = Literal["sample", "beam"]
 
 
 class Rollouts(NamedTuple):
-    """G paths of S steps for each of B users, all of which some item carries.
+    """G paths of S steps for each of B users; every path has the tokens of an existing item.
 
-    order_BGS: the codebook of each step. code_BGS: its token there. admissible_BGSK: the tokens that could be taken instead.
-    valid_BG: False where beams found fewer than G paths.
+    order_BGS: the codebook of each step. code_BGS: the token taken from it. admissible_BGSK: the tokens that the step
+    could take. valid_BG: False where a beam search found fewer than G paths.
     """
 
     order_BGS: Tensor
@@ -33,8 +33,9 @@ class Rollouts(NamedTuple):
 
 
 class Policy(NamedTuple):
-    """What a model thinks of recorded paths: log_probs_BGS and entropy_BGS (nats) of the policy at every step, the most
-    probable category after it (category_BGS, -1 without categories), and js_BGS, nats between adjacent ones, S - 1.
+    """The policy of a model on recorded paths. For every step: log_probs_BGS of its token, entropy_BGS of the policy
+    (nats), and category_BGS, the most probable category after it (-1 without categories). js_BGS: Jensen-Shannon
+    divergence (nats) of the categories of adjacent steps, S - 1 for each path.
     """
 
     log_probs_BGS: Tensor
@@ -55,8 +56,8 @@ def roll_out(
 ) -> Rollouts:
     """`group_size` paths for each encoded history.
 
-    sample: each step takes the codebook that holds the most confident token, as the search does (CRSS), and draws one
-    of its admissible tokens from their softmax at `temperature`. beam: the best paths of a search, all different.
+    sample: each step takes the codebook of the most confident token, as the search does (CRSS), and draws one of its
+    admissible tokens from their softmax at `temperature`. beam: the best paths of a search, all different.
     Paper: rollouts, ours, D8.
     """
     if kind == "beam":
@@ -87,7 +88,7 @@ def roll_out(
 
 
 def evaluate_paths(model: Reg4RecModel, memory: Memory, rollouts: Rollouts, temperature: float) -> Policy:
-    """The policy of `model` at every step of the paths; codebooks and admissible tokens are those recorded (D8)."""
+    """The policy of `model` at every step of the paths, with the recorded codebooks and admissible tokens (D8)."""
     order_BGS, code_BGS = rollouts.order_BGS, rollouts.code_BGS
     state_BGTD = decode_paths(model, memory, order_BGS * model.config.codebook_size + code_BGS)
     logits_BGSK = model.codebook_logits(state_BGTD[:, :, :-1], order_BGS).float()
@@ -107,9 +108,9 @@ def best_paths(
     num_steps: int,
     renormalize: bool = True,
 ) -> Rollouts:
-    """The best paths of a search without CORP: a path that contradicts itself must be seen to be punished.
+    """The best paths of a search without CORP: alignment must see paths that contradict themselves to punish them.
 
-    renormalize: only tokens by which an item is still reached count as those that could be taken, else all.
+    renormalize: admissible tokens are those with which the path can still become an item; else all tokens.
     """
     config = SearchConfig(group_size, prune_threshold=None, num_steps=num_steps)
     paths = search(model, memory, step_indexes(index, config.order), config)
@@ -122,7 +123,7 @@ def best_paths(
 
 
 def _admissible_steps(order_BGS: Tensor, code_BGS: Tensor, valid_BG: Tensor, index: ops.TokenIndex) -> Tensor:
-    """admissible_BGSK: at each step the tokens by which the path can still become an item; all where there is no path."""
+    """admissible_BGSK: at each step the tokens with which the path can still become an item; all for a missing path."""
     path_BGM, masks = code_BGS.new_full((*valid_BG.shape, len(index.counts_MK)), -1), []
     for codebook_BG, code_BG in zip(order_BGS.unbind(2), code_BGS.unbind(2), strict=True):
         masks.append(_of_codebook(index.admissible_tokens(path_BGM, valid_BG), codebook_BG) | ~valid_BG[..., None])

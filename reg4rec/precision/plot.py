@@ -1,4 +1,4 @@
-"""The picture of LADQ's choices: every layer's number format over the steps of a run."""
+"""A plot of LADQ's choices: every layer's number format over the steps of a run."""
 
 import importlib.util
 from pathlib import Path
@@ -12,7 +12,7 @@ COLORS = {"fp32": "#b2182b", "bf16": "#f4a582", "fp8": "#4393c3"}
 
 
 def draw_formats(run: str | Path, path: Path) -> str | None:
-    """Write a PNG of a run folder's formats; where that cannot be, write nothing and return the reason."""
+    """Write a PNG of a run folder's formats and return None; if that is impossible, return the reason."""
     if importlib.util.find_spec("matplotlib") is None:
         return "matplotlib is not installed (pip install 'reg4rec[plots]')"
     from matplotlib.colors import ListedColormap
