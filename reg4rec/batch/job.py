@@ -264,8 +264,8 @@ class Record:
         foreign = sorted(file.name for file in _parts_in(self.out) if file.name not in own)
         if foreign:
             raise InputError(
-                f"{self.out} contains {', '.join(foreign[:3])}, which this job of {self.num_parts} parts did not write; "
-                "remove it, or choose another folder"
+                f"{self.out} contains {', '.join(foreign[:3])}, which this job of {self.num_parts} parts did not "
+                "write; remove it, or choose another folder"
             )
 
     def summary(self) -> dict[str, Any] | None:

@@ -50,8 +50,8 @@ class LadqConfig:
     hysteresis: float = 0.05
     """a layer keeps its class until its rank is beyond the class by more than this fraction of all layers"""
     spike: float = 1.5
-    """the loss spikes if it exceeds its moving average, or the average exceeds its lowest value since the last spike, by
-    this factor; all layers then return to fp32 and are sampled again"""
+    """the loss spikes if it exceeds its moving average, or the average exceeds its lowest value since the last spike,
+    by this factor; all layers then return to fp32 and are sampled again"""
     fresh_samples: int = 3
     """number of consecutive steps sampled after a spike before formats are assigned again"""
     stability: float = 1.0

@@ -108,12 +108,12 @@ def align_symptoms(epochs: Rows, settings: Mapping[str, Any], record: Mapping[st
             f"before; {closer}"
         )
     if last["end_kl"] > 1.0:
-        found.append(f"the policy is {last['end_kl']:.2f} nats per action away from the pre-trained model; {closer}")
+        found.append(f"the policy left the pre-trained model: {last['end_kl']:.2f} nats per action; {closer}")
     left = bool(found)
     consistent = last["end_reward_step_consistency"] > first["start_reward_step_consistency"]
     if consistent and end["top_category"] > max(0.5, 1.5 * start["top_category"]):
         found.append(
-            f"the policy predicts the same category {end['top_category']:.0%} of the time to earn the consistency "
+            f"the policy predicts one category {end['top_category']:.0%} of the time to earn the consistency "
             f"reward; lower the weight of step_consistency{_now(settings, 'step_consistency')}, or {closer}"
         )
     if last["dead_groups"] > 0.5 and not collapsed:
@@ -124,7 +124,7 @@ def align_symptoms(epochs: Rows, settings: Mapping[str, Any], record: Mapping[st
     kept = record is not None and record["kept"]
     if not (left or kept) and last["end_gain"] + ERRORS * last["end_gain_error"] < FLAT * start["reward"]:
         found.append(
-            f"the reward is {end['reward']:.3f}, {start['reward']:.3f} before: alignment does not raise it; "
+            f"the reward is on a plateau: {end['reward']:.3f}, {start['reward']:.3f} before; "
             f"raise {rate} or the weight of rewards that still differ within groups (spread_*)"
         )
     return found + ([] if record is None else _harm(record, left, closer))
