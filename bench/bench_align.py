@@ -1,6 +1,6 @@
-"""A step of alignment in its parts: rollouts, rewards, update; 64 users, 8 paths each, a model of size `small`.
+"""The parts of an alignment step: rollouts, rewards, update; 64 users with 8 paths each, a model of size `small`.
 
-The shop is synthetic and the weights are random: what is learned means nothing, what it costs does.
+The shop is synthetic and the weights are random: only times and memory mean something.
 """
 
 from collections.abc import Callable

@@ -47,7 +47,7 @@ class AlignConfig:
     window: int = 3
     """h, the number of future items whose hits are rewarded (MSRA)"""
     decay: float = 0.8
-    """w, the factor by which each further future item counts less (MSRA)"""
+    """w, the weight of each further future item relative to the one before it (MSRA)"""
     rewards: RewardWeights = field(default_factory=RewardWeights)
     order_weight: float = 1.0
     """weight of the reward for ranking future items first among the found items"""

@@ -283,7 +283,7 @@ class AlignStage:
         return future_weights((future_BF >= 0).float(), self.config.decay)
 
     def found(self, histories: Sequences, memory: Memory) -> Tensor | Rollouts:
-        """`AlignBatch.found` for these histories; paths have the probabilities by which the search ranks them."""
+        """`AlignBatch.found` for these histories; paths have the same probabilities as in the search."""
         if self.policy.scores_items:
             return torch.from_numpy(self.recommender.rank(histories, max(KS), filter_seen=False)).long().to(self.device)
         renormalized = self.policy.config.renormalize

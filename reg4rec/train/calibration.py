@@ -18,7 +18,7 @@ __all__ = ["THRESHOLDS", "calibrate"]
 THRESHOLDS = (None, 0.04, 0.06, 0.08, 0.1, 0.2)
 """CORP off, the paper's range, and larger values for models whose category distributions change more."""
 ERRORS = 2.5
-"""Standard errors by which a setting must win. Seven settings without effect then win in about 4 % of calibrations."""
+"""A setting must win by this many standard errors. One of seven without effect wins in about 4 % of calibrations."""
 
 
 def calibrate(
