@@ -21,8 +21,8 @@ UNITS = ("B", "kB", "MB", "GB")
 
 INTRODUCTION = """# Benchmarks
 
-`python -m bench.plot` draws this page from `bench/results/`. `make bench` measures, saves and draws; `make bench-compare`
-measures and fails if a median is more than 10 % above the saved one of the same machine.
+`python -m bench.plot` draws this page from `bench/results/`. `make bench` measures, saves and draws;
+`make bench-compare` measures and fails if a median is more than 10 % above the saved one of the same machine.
 
 * Times are medians over the rounds (and the least). Ratios divide the median of eager PyTorch in the same run (the row
   `eager`, `plain` or `torch float32`) by the row's: above 1 is faster. `compiled` is the eager definition under
@@ -32,7 +32,7 @@ measures and fails if a median is more than 10 % above the saved one of the same
   large `copy_`, reads and writes counted) or does its operations (at the rate of a float32 2048 x 2048 x 2048 product),
   whichever is longer, divided by the median. Look-ups do not count as operations, an exponential counts as one. Data in
   the cache and products in bfloat16 can exceed 100.
-* Peak memory: what one call adds to the process's resident pages (on a GPU: to torch's allocations), exact to about 100 kB.
+* Peak memory: what one call adds to the process's resident pages (on a GPU: to torch's allocations), to about 100 kB.
 * First call: for `compiled` it includes compilation, parts of which may come from the cache on disk.
 """
 

@@ -168,7 +168,7 @@ class _Beam:
     def decode(
         self, model: Reg4RecModel, memory: Memory, parent_BP: Tensor, threshold: float | None, is_last: bool
     ) -> None:
-        """Feed the chosen tokens: computes the next step's logits, the categories, and the divergence CORP checks."""
+        """Feed the chosen tokens: computes the next step's logits, the categories, and the divergences that CORP checks."""
         step = len(self.fed_SBP)
         logits_BPMK, logits_BPC, self.cache = search_step(
             model, memory, self.fed_SBP[-1], step, self.cache, with_logits=not is_last
@@ -252,7 +252,7 @@ def _take(x: Tensor, rows_BP: Tensor) -> Tensor:
 
 def _divergence(before_BPC: Tensor, after_BPC: Tensor, threshold: float) -> Tensor:
     """js_BP (nats), on the same side of the threshold as the op's decision."""
-    # the op decides in higher precision than its result has, and later steps compare only the result
+    # near the threshold the op decides in float64, while later steps only see the float32 divergence
     js_T, keep_T = ops.js_divergence(before_BPC.flatten(0, 1), after_BPC.flatten(0, 1), threshold)
     just_above = torch.nextafter(js_T.new_full((), threshold), js_T.new_ones(()))
     return torch.where(keep_T, js_T.clamp(max=threshold), js_T.maximum(just_above)).view(before_BPC.shape[:2])
