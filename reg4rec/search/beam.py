@@ -168,7 +168,7 @@ class _Beam:
     def decode(
         self, model: Reg4RecModel, memory: Memory, parent_BP: Tensor, threshold: float | None, is_last: bool
     ) -> None:
-        """Feed the chosen tokens: computes the next step's logits, the categories, and the divergences that CORP checks."""
+        """Feed the chosen tokens; computes the next step's logits, categories and the divergences that CORP checks."""
         step = len(self.fed_SBP)
         logits_BPMK, logits_BPC, self.cache = search_step(
             model, memory, self.fed_SBP[-1], step, self.cache, with_logits=not is_last
