@@ -1,6 +1,6 @@
-"""A step of alignment in its parts: rollouts, rewards, update; 64 users, 8 paths each, a model of size `small`.
+"""The parts of an alignment step: rollouts, rewards, update; 64 users with 8 paths each, a model of size `small`.
 
-The shop is synthetic and the weights are random: what is learned means nothing, what it costs does.
+The shop is synthetic and the weights are random: only times and memory mean something.
 """
 
 from collections.abc import Callable
@@ -36,11 +36,11 @@ def bench_align(timed: Timed, stage: AlignStage, part: str, device: str) -> None
     torch.manual_seed(0)
     batch, config = stage.batches(0)[0], stage.config
     with torch.no_grad():
-        memory = encoded_histories(stage.ranker.model, stage.ranker.codes_IM, batch.cut.histories)
+        memory = encoded_histories(stage.recommender.model, stage.recommender.codes_IM, batch.cut.histories)
 
     def rollout() -> torch.Tensor:
         paths = roll_out(
-            stage.policy.eval(), memory, stage.ranker.index, config.group_size, stage.num_steps, config.temperature
+            stage.policy.eval(), memory, stage.recommender.index, config.group_size, stage.num_steps, config.temperature
         )
         return paths.tokens_BGM(4)
 

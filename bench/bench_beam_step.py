@@ -1,6 +1,6 @@
-"""`beam_step` as decoding with a prefix function does it: a Python call for every beam says which tokens may follow.
+"""A beam step with a prefix function: for every beam a Python function returns the tokens that may follow.
 
-In the group of `bench_ops.py`'s `beam_step`, so that `pytest bench/ -k beam_step` shows them side by side.
+The rows are in the group `beam_step` of `bench_ops.py`, so `pytest bench/ -k beam_step` shows both together.
 """
 
 import functools
@@ -20,7 +20,7 @@ PrefixFunction = Callable[[int, list[int]], list[int]]
 
 
 def prefix_function(index: ops.TokenIndex, exclude_BX: Tensor) -> PrefixFunction:
-    """The tokens r * K + j that some allowed item carries beside those of a path, from sets of items per token."""
+    """A function that returns the tokens r * K + j of the allowed items that have all tokens of a path."""
     num_codebooks, codebook_size = index.counts_MK.shape
     tokens_of = (index.codes_IM + torch.arange(num_codebooks) * codebook_size).tolist()
     items_with: defaultdict[int, set[int]] = defaultdict(set)
@@ -46,7 +46,7 @@ def hooked_step(
     num_spares: int,
     threshold: float,
 ) -> tuple[list[list[int]], list[list[int]]]:
-    """(parents, tokens) of each user's best children, no two of one set."""
+    """(parents, tokens) of each user's best children; no two children have the same token set."""
     _, num_paths, num_codebooks, codebook_size = logits_BPMK.shape
     num_tokens = num_codebooks * codebook_size
     kept_BP, _ = ops.prune_paths(scores_BP, js_BP, num_beams, threshold)

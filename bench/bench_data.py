@@ -1,9 +1,9 @@
-"""Preparing interactions and items, from Parquet files to a dataset folder: seconds and peak memory over three sizes;
-and reading a CSV file of interactions beside polars alone, in microseconds a row.
+"""Preparing a dataset from Parquet files: seconds and peak memory for three sizes. Reading a CSV file of interactions,
+compared with polars alone.
 
-Users and items are drawn by popularity, ids are strings, times collide, items have a title and a category path. The
-growth curve ends at 10 million interactions over 1 million items, whose target is 90 s and 6 GB on two
-cores; without `--all`, it stops at 10^5.
+Users and items are drawn by popularity, ids are strings, some times are equal, items have a title and a category path.
+The largest size is 10 million interactions with 1 million items; the target is 90 s and 6 GB on two cores. Without
+`--all` the largest size is 10^5 interactions.
 """
 
 import subprocess
@@ -35,7 +35,7 @@ print(time.perf_counter() - began, resource.getrusage(resource.RUSAGE_SELF).ru_m
 
 
 def write_log(path: Path, num_interactions: int) -> None:
-    """A tenth as many items and users as interactions, drawn by a flattened Zipf law."""
+    """Write interactions of a tenth as many users and items, drawn by a flattened Zipf law."""
     draw = np.random.default_rng(0)
     count = num_interactions // 10
     columns = {
@@ -47,7 +47,7 @@ def write_log(path: Path, num_interactions: int) -> None:
 
 
 def write_items(path: Path, num_items: int) -> None:
-    """A title and one of about a thousand category paths for every item."""
+    """Write items with a title and one of about a thousand category paths each."""
     number = pl.Series(range(num_items))
     words = [(number // step % 97).cast(pl.String) for step in (1, 97, 9409)]
     pl.DataFrame({"item_id": "B" + number.cast(pl.String).str.zfill(9)}).with_columns(
@@ -61,7 +61,7 @@ def _skewed(draw: np.random.Generator, count: int, size: int) -> np.ndarray:
 
 
 def prepare(log: str | Path, items: str | Path, out: str | Path) -> Dataset:
-    """What `reg4rec data prepare` does: read, drop repetitions, k-core, sort, split by time, save."""
+    """The work of `reg4rec data prepare`: read, drop repetitions, k-core, sort, split by time, save."""
     dataset = read_interactions(log, items, min_interactions=MIN_INTERACTIONS).with_time_split()
     dataset.save(out)
     return dataset
@@ -70,7 +70,7 @@ def prepare(log: str | Path, items: str | Path, out: str | Path) -> Dataset:
 @pytest.mark.benchmark(timer=time.perf_counter)
 @pytest.mark.parametrize("size", SIZES)
 def bench_prepare(size: int, benchmark: BenchmarkFixture, environment: dict[str, Any], tmp_path: Path) -> None:
-    """One run in a process of its own, so that its peak memory is its own."""
+    """One run in a separate process, so that its peak memory is that of the run alone."""
     log, items, out = tmp_path / "log.parquet", tmp_path / "items.parquet", tmp_path / "data"
     write_log(log, size)
     write_items(items, size // 10)
@@ -94,7 +94,7 @@ def bench_prepare(size: int, benchmark: BenchmarkFixture, environment: dict[str,
 
 
 def read_log(path: Path) -> Any:
-    """Interactions with checked lines, ids and times."""
+    """Read interactions and check their lines, ids and times."""
     from reg4rec.data import tables
 
     return tables.read_log(path, "user_id", "item_id", "timestamp", BadLines())
@@ -102,7 +102,7 @@ def read_log(path: Path) -> Any:
 
 @pytest.fixture(scope="module")
 def csv_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Text ids, times in seconds; a copy with quoted ids lies beside it."""
+    """A folder with two files of text ids and times in seconds; one of them has quoted ids."""
     folder = tmp_path_factory.mktemp("csv")
     number = pl.Series(range(CSV_ROWS))
     columns = {"user_id": pl.format("u{}", number % 20_011), "item_id": pl.format("i{}", number % 503)}
@@ -121,7 +121,7 @@ def bench_csv(form: str, backend: str, benchmark: BenchmarkFixture, environment:
     benchmark.group = f"read csv, {form}/rows={CSV_ROWS}/cpu"
     log = benchmark.pedantic(read_log if backend == "reg4rec" else pl.read_csv, args=(path,), rounds=3)
     about = {"backend": backend, "timer": "process_time", "bytes": path.stat().st_size}
-    if benchmark.stats is not None:  # None where benches are run once, without a clock
+    if benchmark.stats is not None:  # None with --benchmark-disable
         about["microseconds_a_row"] = round(1e6 * benchmark.stats.stats.min / CSV_ROWS, 3)
     benchmark.extra_info.update(environment, **about)
     assert log.rows()[-1] == (f"u{(CSV_ROWS - 1) % 20_011}", f"i{(CSV_ROWS - 1) % 503}", 1_600_000_000 + CSV_ROWS - 1)

@@ -1,6 +1,6 @@
-"""What one would use without the ops, in the groups of `bench_ops.py`; results are asserted against eager ones.
+"""Alternatives to the ops from other libraries, in the groups of `bench_ops.py`; results are checked against eager.
 
-faiss is no dependency: its rows are skipped where it is not installed (`pip install "reg4rec[bench]"`).
+faiss is not a dependency: without it (`pip install "reg4rec[bench]"`) its rows are skipped.
 """
 
 from collections.abc import Callable
@@ -31,7 +31,7 @@ def faiss_with_our_threads() -> Any:
 
 
 def index_pq(table_BMK: Tensor, codes_IM: Tensor, k: int, exclude_BX: Tensor) -> Call:
-    """User b is the unit vector b in every sub-space: its inner products with the codewords are its table."""
+    """User b's query is the unit vector b in every subspace, so its inner products with the codewords are its table."""
     faiss = faiss_with_our_threads()
     users, books, _ = table_BMK.shape
     index = faiss.IndexPQ(users * books, books, 8, faiss.METRIC_INNER_PRODUCT)
@@ -78,7 +78,7 @@ def _mixed(ids_BM: Tensor, codebooks_MKE: Tensor, gate_BM: Tensor) -> tuple[Tens
 def scaled_mm(x_TD: Tensor, weight_OD: Tensor, bias_O: Tensor, scaling: str) -> Call:
     def run() -> Tensor:
         x8, weight8 = (ops.fp8_quantize(one, torch.float8_e4m3fn, scaling == "rowwise") for one in (x_TD, weight_OD))
-        # bfloat16, since not every version of torch gives float32 with scales per row
+        # bfloat16: not every version of torch returns float32 for scales per row
         y_TO = torch._scaled_mm(
             x8.values, weight8.values.T, scale_a=x8.scale, scale_b=weight8.scale.T, out_dtype=torch.bfloat16
         )
@@ -115,7 +115,7 @@ def encoder_layers(
     shape: ops.EncoderShape,
     with_memory: bool,
 ) -> Call:
-    """Of padded histories of one slot an item, whose states alone are asserted."""
+    """The encoder by torch's layers on padded histories, one slot for each item; only the states are checked."""
     dim, num_heads = x_XD.shape[1], x_XD.shape[1] // cos_TQ.shape[1]
     *parts, ((to_memory,), _) = unpack_weights(weights_Y, shape.part_shapes(dim), dim, x_XD.dtype)
     blocks = [_loaded(EncoderBlock(dim, num_heads, shape.ffn_dim, 0.0), part) for part in parts]
@@ -198,12 +198,12 @@ def _fill(module: torch.nn.Module, affine: Affine) -> None:
 
 
 def _nearly_all_equal(found: Any, right: Right, _: Args) -> None:
-    """Without fp64 a near-tie may go the other way."""
+    """Nearly all equal: without fp64, near ties may be decided differently."""
     assert (found[0] == right[0]).float().mean() > 0.999
 
 
 def _same_scores(found: Any, right: Right, args: Args) -> None:
-    """The rival was asked for more, since it cannot leave out what is excluded."""
+    """The same scores. The rival returns more items, since it cannot exclude any itself."""
     scores_BX, items_BX = found
     gone_BX = (items_BX[:, :, None] == args[3][:, None]).any(2)
     kept_BN = scores_BX.masked_fill(gone_BX, -torch.inf).sort(1, descending=True).values[:, : args[2]]
@@ -211,7 +211,7 @@ def _same_scores(found: Any, right: Right, args: Args) -> None:
 
 
 def _close_to_fp8(found: Any, right: Right, _: Args) -> None:
-    """Two ways to round the factors, to at worst 2^-4 of them, are no further apart than that."""
+    """Two ways of rounding the factors, each with a relative error of at most 2^-4, differ by no more than that."""
     assert (found.float() - right[0]).norm() < 2**-4 * right[0].norm()
 
 
@@ -237,7 +237,7 @@ RIVALS: dict[str, tuple[str, Callable[..., Call], Callable[[Any, Right, Args], N
     "decoder, weights in bfloat16": ("decoder_step", decoder_in_bf16, _close_to_bf16),
     "whole logits": ("token_cross_entropy", whole_logits, _same_first),
 }
-"""Name -> the op, what prepares its call, what asserts the result."""
+"""Name -> the op, the function that prepares the call, the function that checks the result."""
 
 VARIANTS = [
     pytest.param(rival, size, id=f"{rival}-{size}", marks=long_if(size, rival))

@@ -1,7 +1,7 @@
-"""Every op on every backend of this machine, in groups `<op>/<size>/<device>`; the result is asserted after timing.
+"""Every op on every backend of this machine, in groups `<op>/<size>/<device>`; results are checked after timing.
 
-`compiled` is the eager definition under `torch.compile`, which takes long. `pytest bench/` times,
-`pytest bench/ --benchmark-disable` runs each once. Interpreted kernels are never timed.
+`compiled` is the eager definition under `torch.compile`, which takes long. `pytest bench/` measures times,
+`pytest bench/ --benchmark-disable` runs every bench once. Interpreted kernels are never timed.
 """
 
 import functools
@@ -34,7 +34,7 @@ CURVES: dict[str, tuple[str, int, Sizes]] = {
     "fp8_linear": ("rows", 0, (16, 128, 1024, 8192)),
     "token_cross_entropy": ("rows", 0, (64, 512, 4000, 16_000)),
 }
-"""Along one axis of an op's first size: its name, its place, its values."""
+"""The axis of an op's first size that is varied: name, position, values."""
 
 
 def _sizes(name: str) -> dict[str, Sizes]:
@@ -44,7 +44,7 @@ def _sizes(name: str) -> dict[str, Sizes]:
 
 
 def long_if(size: str, backend: str) -> list[pytest.MarkDecorator]:
-    """The mark of what takes long: compiling, a million items, the largest linear layer."""
+    """The mark of benches that take long: compiling, a million items, the largest linear layer."""
     large = "1M" in size or size.endswith("=1000000") or size.startswith("8192x2048")
     return [pytest.mark.long] if large or backend == "compiled" else []
 
@@ -59,7 +59,7 @@ def _variants(names: Iterable[str], sizes: Callable[[str], Iterable[str]], also:
 
 
 def operations(name: str, sizes: Sizes) -> int:
-    """Multiplications, additions, exponentials and logarithms of the plain formula; look-ups are none."""
+    """Number of multiplications, additions, exponentials and logarithms in the plain formula; look-ups do not count."""
     if name == "js_divergence":
         rows, classes = sizes
         return 20 * rows * classes
@@ -72,7 +72,7 @@ def operations(name: str, sizes: Sizes) -> int:
     if name == "path_attention":
         users, paths, heads, width, steps = sizes
         return users * paths * heads * steps * (4 * width + 3)
-    if name == "path_topk":  # of the items that paths lead to, as many as tokens carry on average
+    if name == "path_topk":  # for the items that paths lead to, on average as many as have the path's tokens
         users, paths, _, codes, items, width, _ = sizes
         return 2 * users * paths * items // codes * width
     if name == "score_topk":
@@ -112,9 +112,9 @@ def expected(name: str, size: str, device: str) -> tuple[Tensor, ...]:
 
 
 def num_bytes(*groups: tuple[Any, ...]) -> int:
-    """The bytes of all tensors among arguments and results: what has to move at least once.
+    """The bytes of all tensors among arguments and results, each of which must move at least once.
 
-    Of items that have a copy in 8 bits that is the copy; of their vectors a few move.
+    For items with an 8-bit copy only the copy counts, since few of their vectors are read.
     """
     flat = [one for group in groups for value in group for one in (value if isinstance(value, tuple) else (value,))]
     vectors = [value for group in groups for value in group if isinstance(value, ops.ItemVectors)]
@@ -131,7 +131,7 @@ def _on(backend: str, function: Callable[..., Any], *args: Any) -> Callable[[], 
 
 @pytest.fixture
 def args(name: str, size: str, backend: str, device: str) -> Args:
-    """The op's arguments on the device; skips what this machine or this call cannot run."""
+    """The op's arguments on the device; skips a backend that this machine or these arguments cannot use."""
     if backend == "compiled":
         return arguments(name, size, device)
     if (problem := machine_problem(backend)) is not None:
@@ -167,7 +167,7 @@ def bench_forward(timed: Timed, name: str, size: str, backend: str, device: str,
     _variants((n for n, case in CASES.items() if case.gradients), lambda name: CASES[name].bench),
 )
 def bench_training(timed: Timed, name: str, size: str, backend: str, device: str, args: Args) -> None:
-    """Forward and backward; the gradients are asserted against those of the eager backend."""
+    """Forward and backward; the gradients are checked against those of the eager backend."""
     case = CASES[name]
     leaves = tuple(a.detach().requires_grad_() if i in case.gradients else a for i, a in enumerate(args))
 
@@ -177,7 +177,7 @@ def bench_training(timed: Timed, name: str, size: str, backend: str, device: str
         return torch.autograd.grad(total, [leaves[at] for at in case.gradients])
 
     right = _on("eager", step)()
-    factor = 1 if name.startswith("mpq") else 3  # straight-through: the codewords are searched once
+    factor = 1 if name.startswith("mpq") else 3  # straight-through: the backward pass does not search codewords
     moved, work = num_bytes(args, right), factor * operations(name, case.bench[size])
     found = timed(_on(backend, step), f"{name}+backward/{size}/{device}", backend, moved, work, device)
     torch.testing.assert_close(found, right, rtol=1e-4, atol=1e-5)

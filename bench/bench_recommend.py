@@ -1,7 +1,7 @@
 """Whole recommendations by batch size, backend, dtype, beams and codebooks; the index and a step by catalog size.
 
-The model has the sizes of `small` and random weights: what it recommends means nothing, what it costs does. Tokens are
-skewed as real ones are.
+The model has the sizes of `small` and random weights: only times and memory mean something. Token frequencies are
+skewed like real ones.
 """
 
 import copy
@@ -42,7 +42,7 @@ needs_extension = pytest.mark.skipif(native_problem() is not None, reason="needs
 
 @cache
 def skewed_codes(num_items: int, num_codebooks: int = CODEBOOKS) -> Tensor:
-    """codes_IM of which code j of a codebook is drawn like 1 / (j + 8)."""
+    """codes_IM in which code j of a codebook has a probability proportional to 1 / (j + 8)."""
     g = torch.Generator().manual_seed(0)
     weights_K = 1 / (torch.arange(CODES) + 8.0)
     drawn = torch.multinomial(weights_K, num_items * num_codebooks, replacement=True, generator=g)
@@ -104,7 +104,7 @@ def bench_recommend(
 def bench_recommend_on_a_gpu(
     benchmark: Any, users: int, how: str, threshold: float | None, environment: dict[str, Any], device: str
 ) -> None:
-    """In bfloat16, with a graph for encoder and search, launch by launch, and with the eager definitions of the ops."""
+    """In bfloat16: with one graph for encoder and search, with separate launches, and with the eager ops."""
     if device != "cuda":
         pytest.skip("needs a GPU")
     sequences, chosen = histories(users), recommender_of(CODEBOOKS, device).with_search(prune_threshold=threshold)
@@ -136,7 +136,7 @@ def bench_beams(benchmark: Any, num_codebooks: int, beams: int, environment: dic
 
 @pytest.mark.parametrize("threshold", [None, 0.06])
 def bench_corp(benchmark: Any, recommender: Recommender, threshold: float | None, environment: dict[str, Any]) -> None:
-    """What looking at categories costs: spares, one more decoding step, and the divergences."""
+    """The cost of CORP: spare paths, one more decoding step, and the divergences."""
     sequences, chosen = histories(64), recommender.with_search(prune_threshold=threshold)
     benchmark.group = "recommend with CORP/64 users/cpu"
     benchmark.extra_info.update(environment, backend="off" if threshold is None else f"theta {threshold}")
@@ -150,9 +150,9 @@ def bench_corp(benchmark: Any, recommender: Recommender, threshold: float | None
 def bench_layers_of_a_recommendation(
     benchmark: Any, recommender: Recommender, users: int, dtype: str, environment: dict[str, Any]
 ) -> None:
-    """The encoder and as many decoder steps as a search takes: what every way of searching has to pay.
+    """The encoder and the decoder steps of a search, which every search needs.
 
-    What a whole recommendation takes beside them is choosing, moving and ranking paths.
+    The rest of a recommendation's time goes into choosing, moving and ranking paths.
     """
     sequences, model, chosen = histories(users), recommender.model, copy.copy(recommender)
     chosen.dtype = getattr(torch, dtype)
@@ -176,7 +176,7 @@ def bench_layers_of_a_recommendation(
 
 @needs_extension
 def bench_all_items_by_token_scores(benchmark: Any, recommender: Recommender, environment: dict[str, Any]) -> None:
-    """What a search replaces: the best items by the sum of their tokens' log-probabilities before the first step."""
+    """The simple alternative to a search: the best items by the sum of their tokens' first-step log-probabilities."""
     sequences, users = histories(64), 64
     codes_IM = recommender.index.codes_IM
 
@@ -196,7 +196,7 @@ def bench_all_items_by_token_scores(benchmark: Any, recommender: Recommender, en
 @pytest.mark.parametrize("change", ["build", "load", "add 1,000", "remove 1,000"])
 @pytest.mark.parametrize("catalog", SOME_CATALOGS)
 def bench_index(benchmark: Any, catalog: str, change: str, environment: dict[str, Any], tmp_path: Path) -> None:
-    """`load` maps the lists of a stored index and checks the codes, which are there already."""
+    """Building, loading and changing an index. `load` maps the stored lists and checks them against given codes."""
     num_items = CATALOGS[catalog]
     codes_IM = skewed_codes(num_items)
     new_T = torch.arange(num_items - CHANGED, num_items)
@@ -226,7 +226,7 @@ def bench_index(benchmark: Any, catalog: str, change: str, environment: dict[str
 @pytest.mark.parametrize("pairs", [False, True])
 @pytest.mark.parametrize("catalog", SOME_CATALOGS)
 def bench_step(benchmark: Any, catalog: str, pairs: bool, step: int, environment: dict[str, Any]) -> None:
-    """A step of 64 users whose paths hold `step` tokens of random items."""
+    """A search step for 64 users whose paths have `step` tokens of random items."""
     codes_IM, index = skewed_codes(CATALOGS[catalog]), whole_index(CATALOGS[catalog], pairs)
     g = torch.Generator().manual_seed(1)
     item_BP = torch.randint(len(codes_IM), (64, BEAMS), generator=g)
@@ -244,9 +244,9 @@ def bench_step(benchmark: Any, catalog: str, pairs: bool, step: int, environment
 @needs_extension
 @pytest.mark.parametrize("catalog", SOME_CATALOGS)
 def bench_open_places(benchmark: Any, catalog: str, environment: dict[str, Any]) -> None:
-    """Ranking 8 users of whom every path leads to an item that they have seen: what else fills their lists.
+    """Ranking for 8 users whose paths all lead to seen items, so that other items must fill their lists.
 
-    Relaxed matches first, then token scores.
+    Relaxed matches come first, then items by token scores.
     """
     num_items = CATALOGS[catalog]
     codes_IM, index = skewed_codes(num_items), whole_index(num_items)

@@ -1,8 +1,8 @@
-"""Whole recommendations by us and by what others would use: the same 12,101 items, users, threads and run.
+"""Whole recommendations by reg4rec and by other libraries: the same 12,101 items, users, threads and run.
 
-All recommend 10 items to users with 8 items each, which are left out. Weights are random; sizes are those of `small`.
-Scans rank the states of our own encoder; a T5 of our sizes reads 4 tokens an item and decodes with 20 beams; implicit
-is fitted to random interactions. `pip install "reg4rec[bench]"` brings all rivals; rows of what is missing are skipped.
+All recommend 10 unseen items to users with 8 seen items. Weights are random; sizes are those of `small`. Scans rank
+items for the states of our own encoder; a T5 of our sizes reads 4 tokens for each item and decodes with 20 beams;
+implicit is fitted to random interactions. `pip install "reg4rec[bench]"` installs all rivals; missing ones are skipped.
 """
 
 import copy
@@ -27,7 +27,7 @@ from reg4rec.recommend import Recommender
 ASKED, HISTORY, DIM = 10, 8, 128
 NEAR_TIE = 1e-4
 RESIDUAL_SHARE = 0.3
-"""Of an item vector's squared length, as in trained models."""
+"""Fraction of an item vector's squared length that is the residual's, as in trained models."""
 
 Scan = Callable[[Tensor, Tensor], Tensor]
 """(states_BD, seen_BL) -> the best items that were not seen, best first"""
@@ -37,7 +37,7 @@ Rank = Callable[[], Tensor]
 @cache
 @torch.inference_mode(False)
 def recommender() -> Recommender:
-    """Not of weights made in inference mode, which no packed copy is kept of."""
+    """A recommender with random weights, not made in inference mode: such weights could not be packed."""
     plain = recommender_of(CODEBOOKS)
     found = plain.with_model(copy.deepcopy(plain.model))
     std = (RESIDUAL_SHARE / (1 - RESIDUAL_SHARE) / DIM) ** 0.5  # the sum of the tokens has length 1
@@ -55,7 +55,7 @@ def item_vectors(num_items: int) -> Tensor:
 
 @cache
 def histories(users: int, num_items: int = ITEMS) -> Tensor:
-    """seen_BL, oldest first, no item twice."""
+    """seen_BL: item rows, oldest first, no item twice."""
     rng = np.random.default_rng(users)
     return torch.from_numpy(np.stack([rng.choice(num_items, HISTORY, replace=False) for _ in range(users)]))
 
@@ -67,7 +67,7 @@ def sequences(users: int) -> Sequences:
 
 @torch.inference_mode()
 def encode(users: int) -> Tensor:
-    """The states that `exact` scans for too, as it makes them."""
+    """The encoder states of the users, computed as by the retriever `exact`."""
     ours, length_B = recommender(), torch.full((users,), HISTORY)
     return last_states(ours.model, histories(users).flatten(), length_B, ours.codes_IM, item_vectors(ITEMS))
 
@@ -78,7 +78,7 @@ def states(users: int) -> Tensor:
 
 
 def unseen(items_BX: Tensor, seen_BL: Tensor) -> Tensor:
-    """The first items (B, ASKED) of lists of which at most HISTORY were seen."""
+    """The first unseen items (B, ASKED) of lists that contain at most HISTORY seen ones."""
     seen_BX = (items_BX[:, :, None] == seen_BL[:, None]).any(2)
     return items_BX.gather(1, seen_BX.byte().argsort(dim=1, stable=True)[:, :ASKED])
 
@@ -134,7 +134,7 @@ def right_items(states_BD: Tensor, vectors_ID: Tensor, seen_BL: Tensor) -> Tenso
 
 
 def assert_unseen(items_BN: Tensor, seen_BL: Tensor, num_items: int = ITEMS) -> None:
-    """Ten existing items for every user, none twice, none that was seen."""
+    """Every user has ten existing, different, unseen items."""
     assert items_BN.shape == (len(seen_BL), ASKED)
     assert ((items_BN >= 0) & (items_BN < num_items)).all()
     assert (items_BN.sort(1).values.diff() > 0).all()
@@ -142,7 +142,7 @@ def assert_unseen(items_BN: Tensor, seen_BL: Tensor, num_items: int = ITEMS) -> 
 
 
 def assert_best(items_BN: Tensor, states_BD: Tensor, vectors_ID: Tensor, seen_BL: Tensor) -> None:
-    """The items of a scan in float64, but for near ties."""
+    """The items are those of a scan in float64, except for near ties."""
     assert_unseen(items_BN, seen_BL, len(vectors_ID))
     right_BN = right_items(states_BD, vectors_ID, seen_BL)
     found_BN, best_BN = (
@@ -152,7 +152,7 @@ def assert_best(items_BN: Tensor, states_BD: Tensor, vectors_ID: Tensor, seen_BL
 
 
 def assert_mostly_best(items_BN: Tensor, states_BD: Tensor, vectors_ID: Tensor, seen_BL: Tensor) -> None:
-    """Scores of 8 bits tell few items near the tenth apart."""
+    """Most items are right: 8-bit scores confuse a few items near the tenth place."""
     assert_unseen(items_BN, seen_BL, len(vectors_ID))
     right_BN = right_items(states_BD, vectors_ID, seen_BL)
     assert (items_BN[:, :, None] == right_BN[:, None]).any(2).double().mean() > 0.8
@@ -168,7 +168,7 @@ SIZES = [(ITEMS, 1), (ITEMS, 64), (ITEMS, 512), (100_000, 1), (100_000, 64), *lo
 @pytest.mark.parametrize("how", ["score_topk", *SCANS])
 @pytest.mark.parametrize(("num_items", "users"), SIZES)
 def bench_scan(timed: Timed, num_items: int, users: int, how: str) -> None:
-    """Ranking alone, from the states of users."""
+    """Only the ranking, from given encoder states."""
     vectors_ID, states_BD, seen_BL = item_vectors(num_items), states(users), histories(users, num_items)
     scan, moved = prepared_scan(how, num_items), vectors_ID.nbytes + states_BD.nbytes
     group = f"scan {num_items:,} items/users={users}/cpu"
@@ -178,7 +178,7 @@ def bench_scan(timed: Timed, num_items: int, users: int, how: str) -> None:
 
 @pytest.mark.parametrize("users", [1, 64, 512])
 def bench_encode(timed: Timed, users: int) -> None:
-    """What every scan of a whole recommendation pays before it: the histories read by our encoder."""
+    """Only the encoder, which runs before every scan."""
     states_BD = timed(lambda: encode(users), f"encode/users={users}/cpu", "reg4rec", 0, 0)
     assert states_BD.isfinite().all()
 
@@ -226,7 +226,7 @@ def onnx_beams(users: int) -> Rank:
 
 
 def ctranslate2_beams(users: int, compute_type: str) -> Rank:
-    """Its beams cannot be held to a trie: what it decodes are four tokens, be there such an item or not."""
+    """Its beams cannot be restricted to a trie: the four decoded tokens may belong to no item."""
     translator = t5.translator(t5.random_t5(CODEBOOKS * CODES), compute_type)
     words = [[str(token) for token in tokens] for tokens in item_tokens().tolist()]
     asked = {"beam_size": BEAMS, "num_hypotheses": ASKED}
@@ -241,7 +241,7 @@ def ctranslate2_beams(users: int, compute_type: str) -> Rank:
 
 
 def transformers_beams(users: int) -> Rank:
-    """A straw man, since papers' code does it so: a Python call for every beam says which tokens may follow."""
+    """As the code of many papers does it (slowly): a Python function returns the next tokens for every beam."""
     model, seen_BL = t5.random_t5(CODEBOOKS * CODES), histories(users)
     follow: dict[tuple[int, ...], list[int]] = {}
     item_of = {tuple(path): item for item, path in enumerate(item_tokens().tolist())}
@@ -266,7 +266,7 @@ def transformers_beams(users: int) -> Rank:
 
 @cache
 def interactions() -> Any:
-    """As many users and clicks as Beauty has, at random."""
+    """Random interactions, with as many users and clicks as Beauty."""
     sparse = pytest.importorskip("scipy.sparse")
     rng, clicks = np.random.default_rng(0), 198_502
     at = rng.integers(0, 22_363, clicks), (ITEMS * rng.random(clicks) ** 2).astype(np.int64)
@@ -274,12 +274,12 @@ def interactions() -> Any:
 
 
 def implicit_model(users: int, kind: str) -> Rank:
-    """Users are new to it: ALS solves for them, item-kNN adds up the neighbors of their items."""
+    """The users are new to the model: ALS solves for their factors, item-kNN adds up the neighbors of their items."""
     implicit, sparse = pytest.importorskip("implicit"), pytest.importorskip("scipy.sparse")
     pools = pytest.importorskip("threadpoolctl").ThreadpoolController()
     threads, seen_BL = torch.get_num_threads(), histories(users)
     asked: dict[str, Any] = {"N": ASKED, "filter_already_liked_items": True}
-    with pools.limit(limits=1, user_api="blas"):  # it has threads of its own
+    with pools.limit(limits=1, user_api="blas"):  # implicit has its own threads
         if kind == "ALS":
             model = implicit.als.AlternatingLeastSquares(DIM, iterations=1, random_state=0, num_threads=threads)
             asked["recalculate_user"] = True
@@ -324,7 +324,7 @@ CASES = [
 
 @pytest.mark.parametrize(("how", "users"), CASES)
 def bench_recommend(timed: Timed, how: str, users: int) -> None:
-    """From rows of items to rows of items."""
+    """A whole recommendation, from item rows to item rows."""
     rank = RANKERS[how](users)
     found = timed(rank, f"recommend {ITEMS:,} items/users={users}/cpu", how, 0, 0)
     seen_BL = histories(users)

@@ -1,4 +1,4 @@
-"""The road around exact ranking: tables from ids, paths on demand, batch jobs, threads, a process's first answer."""
+"""The work around exact ranking: tables of ids, paths on demand, batch jobs, threads, the first call of a process."""
 
 import copy
 import json
@@ -51,7 +51,7 @@ def recommender() -> Recommender:
 
 
 def bench_recommend_one(benchmark: Any, environment: dict[str, Any]) -> None:
-    """`recommend` for one user by ids; the 50th and 99th percentile of many calls for other users each."""
+    """`recommend` for one user by ids: 50th and 99th percentile of many calls, each for another user."""
     rec, users = recommender(), [{"ann": items.tolist()} for items in map(sequences(CALLS).__getitem__, range(CALLS))]
     benchmark.group = "table/one user/cpu"
     table = benchmark(rec.recommend, users[0])
@@ -111,7 +111,7 @@ def bench_job(benchmark: Any, environment: dict[str, Any], tmp_path: Path) -> No
 
 
 def bench_first_answer(benchmark: Any, environment: dict[str, Any], tmp_path: Path) -> None:
-    """A process that imports, loads a recommender and answers once; nothing is imported by the first call."""
+    """A process that imports reg4rec, loads a recommender and answers once; the first call must not import anything."""
     saved, ones = copy.copy(recommender()), [1.0] * CODEBOOKS
     health = Health(ITEMS, CODES, CODES, ones, ones, 0, 0, 0, 0, {"1": ITEMS}, [ones] * CODEBOOKS, ones, 0, 1, 1)
     saved.live = replace(saved.live, tokenizer=replace(saved.tokenizer, health=health))

@@ -1,8 +1,8 @@
-"""An epoch of pre-training by number format, against a plain trainer of the same model and losses in fp32.
+"""An epoch of pre-training by number format, compared with a plain trainer of the same model and losses in fp32.
 
-The plain trainer draws 64 users at a time in random order and pads them to the longest, takes eager ops and torch's
-dropout and AdamW as they come, and reads the loss after every step. Items and codes are synthetic, lengths are as
-skewed as those of Amazon reviews: what is learned means nothing, what it costs does.
+The plain trainer takes 64 users at a time in random order and pads them to the longest history, uses eager ops and
+torch's dropout and AdamW, and reads the loss after every step. Items and codes are synthetic, lengths are as skewed as
+those of Amazon reviews: only times and memory mean something.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -59,7 +59,7 @@ def new_stage(data: Dataset, tokenizer: Tokenizer, size: Size, device: str) -> P
 
 
 def trainer(stage: PretrainStage, precision: str) -> Epoch:
-    """The steps of `reg4rec.loop`, without what it writes."""
+    """An epoch with the steps of `reg4rec.loop`, without its files."""
     optimizer, steps = loop.make_optimizer(stage.module, stage.config.loop), count()
     layers = linear_layers(stage.module)
     ladq = Ladq(stage.module, LadqConfig()) if precision == "ladq" else None
@@ -81,7 +81,7 @@ def trainer(stage: PretrainStage, precision: str) -> Epoch:
         return float(torch.stack([take(batch, next(steps)) for batch in stage.batches(0)]).mean())
 
     if ladq:
-        # formats are given before the first round, by a batch of full size
+        # LADQ assigns formats before the first round, on a batch of full size
         take(max(stage.batches(0), key=lambda batch: batch.items_BL.numel()), ladq.config.sample_every - 1)
     return epoch
 
@@ -133,7 +133,7 @@ def bench_train(
         pytest.skip("an epoch of this size takes minutes on a CPU")
     if how == "fp8" and device == "cpu":
         pytest.skip("the CPU has no fp8 products; the eager definition is slower than fp32")
-    monkeypatch.setenv("REG4REC_CACHE", str(tmp_path))  # LADQ chooses by what it measures now
+    monkeypatch.setenv("REG4REC_CACHE", str(tmp_path))  # so that LADQ measures format costs now
     stage = new_stage(data, tokenizer, size, device)
     epoch = plain_trainer(stage) if how == "plain" else trainer(stage, how)
     loss = timed(epoch, f"train/{size}/{device}", how, 0, 0, device)

@@ -1,6 +1,6 @@
-"""One device for all benches, one fixture that times and records, JSON that names the machine, not its host, a summary.
+"""Shared by all benches: the device, a fixture that times and records, JSON with the machine's name, and a summary.
 
-`pytest bench/` times what fits into ten minutes of two cores, `pytest bench/ --all` every bench.
+`pytest bench/` runs the benches that fit into ten minutes on two cores, `pytest bench/ --all` runs all of them.
 """
 
 import os
@@ -30,23 +30,23 @@ SETTINGS = {
     "--benchmark-columns": ["min", "median", "rounds"],
     "--benchmark-storage": f"file://{Path(__file__).parent / 'results'}",
 }
-"""Of pytest-benchmark, where the command line says nothing else."""
+"""Options of pytest-benchmark, unless the command line sets them."""
 KEPT = pytest.StashKey[Path | None]()
 
 
 def long(*values: object) -> list[Any]:
-    """Values of a parameter, or tuples of several parameters, whose benches take long."""
+    """Parameters (values, or tuples for several parameters) of benches that take long."""
     return [pytest.param(*(v if isinstance(v, tuple) else (v,)), marks=pytest.mark.long) for v in values]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
-    parser.addoption("--all", action="store_true", help="time the benches that take long, too")
+    parser.addoption("--all", action="store_true", help="also run the benches that take long")
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
-    """Results of a machine stand in a folder of its name; the newest is that of before this run."""
+    """Results are in a folder named after the machine; the newest one there is from before this run."""
     pytest_benchmark.session.get_machine_id = machine_name
     for option, value in SETTINGS.items():
         if not any(arg.startswith(option) for arg in config.invocation_params.args):
@@ -58,12 +58,12 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("long") and not config.getoption("--all"):
-            item.add_marker(pytest.mark.skip(reason="takes long; `pytest bench/ --all` times it"))
+            item.add_marker(pytest.mark.skip(reason="takes long; `pytest bench/ --all` runs it"))
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """How our best backends stand beside others, and which rows became slower since the newest kept run."""
+    """Compare our best backends with others, and list rows that are slower than in the newest saved run."""
     failed = {test.nodeid for test in terminalreporter.stats.get("failed", ())}
     session = config._benchmarksession  # type: ignore[attr-defined]
     records = [
@@ -74,12 +74,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     for record in records:
         record["extra_info"].setdefault("timer", record["options"]["timer"])
     groups, kept = report.grouped(records), config.stash[KEPT]
-    terminalreporter.section("reg4rec beside eager PyTorch and the best rival (medians)")
+    terminalreporter.section("reg4rec compared with eager PyTorch and the best rival (medians)")
     for line in report.standing(groups):
         terminalreporter.write_line(line)
-    terminalreporter.section("this run beside the newest kept one")
+    terminalreporter.section("this run compared with the newest saved run")
     if kept is None:
-        terminalreporter.write_line(f"No run of {machine_name()} is kept; `make bench` keeps one.")
+        terminalreporter.write_line(f"No run of {machine_name()} is saved; `make bench` saves one.")
         return
     for line in report.slower_rows(groups, report.load(kept), kept.name):
         terminalreporter.write_line(line)
@@ -91,7 +91,7 @@ def pytest_benchmark_generate_machine_info() -> dict[str, Any]:
 
 
 def pytest_benchmark_update_commit_info(commit_info: dict[str, Any]) -> None:
-    for key in ("project", "branch"):  # of the checkout, not of the code
+    for key in ("project", "branch"):  # they describe the checkout, not the code
         del commit_info[key]
 
 
@@ -107,7 +107,7 @@ def device(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="session")
 def environment() -> dict[str, Any]:
-    """What a figure depends on besides the code; the load is that of the last minute when the session began."""
+    """The conditions of a measurement besides the code; `load` is the mean of the minute before the session began."""
     show = ["git", "rev-parse", "--short", "HEAD"]
     commit = subprocess.run(show, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
     return {
@@ -121,18 +121,18 @@ def environment() -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def rates(device: str, request: pytest.FixtureRequest) -> dict[str, float]:
-    """What this machine can do, measured once: the floor of a call is its bytes and operations at these rates."""
+    """The machine's rates of moving bytes and of operations, measured once; they give the floor of a call's time."""
     timer = request.config._benchmarksession.options["timer"].target  # type: ignore[attr-defined]
     return {"bytes_per_s": copy_bandwidth(device, timer), "operations_per_s": operation_rate(device, timer)}
 
 
 @pytest.fixture
 def timed(benchmark: BenchmarkFixture, request: pytest.FixtureRequest, environment: dict[str, Any]) -> Timed:
-    """timed(function, group, backend, num_bytes, num_operations, device) -> what the function returns.
+    """timed(function, group, backend, num_bytes, num_operations, device) -> the result of the function.
 
-    Records what every bench carries: times of the first call and of 20, 50 and 80 % of the rounds, peak memory, and the
-    share of the floor, which is the time that the bytes (each moved once) or the operations take at this
-    machine's rates, whichever is longer.
+    Records for every bench: the time of the first call, percentiles 20, 50 and 80 of the rounds, peak memory, and the
+    share of the floor. The floor is the time that this machine's rates need for the bytes (each moved once) or for the
+    operations, whichever is longer.
     """
 
     def run(

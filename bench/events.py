@@ -1,4 +1,4 @@
-"""What weights of kinds of events do to the purchases that are recommended: `python -m bench.events`, docs/data.md."""
+"""How weights of kinds of events change the recommendation of purchases: `python -m bench.events`, docs/data.md."""
 
 import sys
 import time
@@ -36,7 +36,7 @@ FITS: dict[str, Callable[[Dataset, Run], Ranker]] = {"popularity": popularity, "
 
 
 def logs(seed: int, num_users: int) -> dict[str, Dataset]:
-    """One shop's log with purchases and views of several weights; every user's last interaction is a purchase."""
+    """A shop's log: purchases only, and with views of several weights. Every user's last interaction is a purchase."""
     shop = synthetic_shop(num_users=num_users, num_items=150, min_length=4, max_length=8, seed=seed)
     views = {f"purchase=1 view={w:g}": with_views(shop, view=w, seed=seed) for w in (1.0, 0.2, 0.0)}
     return {"purchases only": shop, **views}

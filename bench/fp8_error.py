@@ -1,5 +1,5 @@
-"""What fp8 leaves of a model's values and products with each scaling: `python bench/fp8_error.py`, the table of
-docs/precision.md. It trains a model in fp32 and looks at every layer in one more step."""
+"""The errors of fp8 in a model's values and products, for each scaling: `python bench/fp8_error.py` prints the table of
+docs/precision.md. It trains a model in fp32 and measures every layer in one more step."""
 
 from collections.abc import Callable
 from functools import partial
@@ -30,7 +30,7 @@ OUTLIERS = (1e3, 1e4, 1e5)
 
 
 class Seen(NamedTuple):
-    """A layer in one step."""
+    """Input, weight and output gradient of a layer in one step."""
 
     x_TD: Tensor
     weight_OD: Tensor
@@ -38,7 +38,7 @@ class Seen(NamedTuple):
 
 
 def trained_step(data: Dataset, size: Size, steps: int) -> list[Seen]:
-    """All calls of all layers in the step after so many."""
+    """All calls of all layers in the step after `steps` training steps."""
     views = ViewConfig(text_dim=32, collaborative_dim=0)
     kind = TokenizerConfig(kind="product-k-means", num_codebooks=4, codebook_size=256, views=views)
     torch.manual_seed(0)
@@ -67,7 +67,7 @@ def trained_step(data: Dataset, size: Size, steps: int) -> list[Seen]:
 
 
 def decibels(found: Tensor, right: Tensor) -> float:
-    """The signal against what rounding did to it."""
+    """Ratio of the signal and its rounding error, in decibels."""
     return float(10 * torch.log10(right.square().sum() / (found.double() - right).square().sum().clamp_min(1e-300)))
 
 
@@ -77,7 +77,7 @@ def cast(tensor: Tensor, dtype: torch.dtype, rowwise: bool) -> float:
 
 
 def product(which: int, layer: Seen, rowwise: bool) -> float:
-    """0: the output, 1: the gradient of the input, 2: that of the weight."""
+    """Decibels of one product in fp8. which: 0 output, 1 gradient of the input, 2 gradient of the weight."""
     x_TD, weight_OD, grad_TO = layer
     none = (None, None)
     if which == 0:
@@ -89,7 +89,7 @@ def product(which: int, layer: Seen, rowwise: bool) -> float:
 
 
 def beside_outliers(factor: float, layer: Seen, rowwise: bool) -> float:
-    """The outputs of the other rows, where one row of the input and one of the weight are so many times as large."""
+    """Decibels of the output if one row of input and of weight is `factor` times larger; these rows are left out."""
     x_TD, weight_OD = layer.x_TD.clone(), layer.weight_OD.clone()
     x_TD[0] *= factor
     weight_OD[0] *= factor
@@ -109,7 +109,7 @@ MEASURES: dict[str, Callable[[Seen, bool], float]] = {
 
 
 def main(data: str = "amazon2014-beauty", size: Size = "tiny", steps: int = 600) -> None:
-    """Print the table: decibels, median over the layers and the worst of them."""
+    """Print the table: decibels, the median over the layers and the worst layer."""
     layers = trained_step(load_dataset(data), size, steps)
     print("| | tensorwise | worst layer | rowwise | worst layer |\n|---|---:|---:|---:|---:|")
     for name, measure in MEASURES.items():

@@ -1,4 +1,4 @@
-"""The machine under the benches: its name, what it can copy and multiply, and the memory that a call takes."""
+"""The machine that runs the benches: its name, its rates of copying and multiplying, and the memory of a call."""
 
 import ctypes
 import os
@@ -19,7 +19,7 @@ _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def machine_name() -> str:
-    """The folder of this machine's results: processor, cores, and the GPU where there is one."""
+    """The name of this machine's folder of results: processor, cores, and GPU if present."""
     words = re.sub(r"\([^)]*\)|@.*|\b(?:CPU|Processor)\b", " ", cpu_name()) + f" {os.cpu_count()} cores"
     if torch.cuda.is_available():
         words += f" {torch.cuda.get_device_name()}"
@@ -27,7 +27,7 @@ def machine_name() -> str:
 
 
 def synchronized(function: Callable[[], Any], device: str) -> Callable[[], Any]:
-    """The call, waiting for the GPU where it runs on one."""
+    """The function, followed by a wait for the GPU if it runs on one."""
 
     def run() -> Any:
         output = function()
@@ -59,10 +59,10 @@ def _least_seconds(function: Callable[[], Any], device: str, timer: Timer) -> fl
 
 
 def peak_bytes(function: Callable[[], Any], device: str) -> int | None:
-    """What a call adds to the memory in use: torch's own count on a GPU, else resident pages, to some 100 kB.
+    """Peak memory that a call adds: torch's count on a GPU, else resident pages, exact to about 100 kB.
 
-    Free memory that the allocator holds goes back to the system first, so a call cannot hide in it. None where the
-    system does not tell.
+    The allocator's free memory is first returned to the system, or the call could use it unseen. None if the system
+    does not report resident pages.
     """
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
@@ -72,7 +72,7 @@ def peak_bytes(function: Callable[[], Any], device: str) -> int | None:
     if not _CLEAR.exists():
         return None
     ctypes.CDLL(None).malloc_trim(0)
-    _CLEAR.write_text("5", encoding="utf-8")  # the peak starts again from what is resident now
+    _CLEAR.write_text("5", encoding="utf-8")  # resets the peak to the present resident memory
     before = _resident("VmRSS")
     function()
     return max(0, _resident("VmHWM") - before)

@@ -21,20 +21,19 @@ UNITS = ("B", "kB", "MB", "GB")
 
 INTRODUCTION = """# Benchmarks
 
-Drawn by `python -m bench.plot` from `bench/results/`; `make bench` measures, keeps and redraws, `make bench-compare`
-measures and fails where a median is more than 10 % above the kept one of the same machine.
+`python -m bench.plot` draws this page from `bench/results/`. `make bench` measures, saves and draws;
+`make bench-compare` measures and fails if a median is more than 10 % above the saved one of the same machine.
 
 * Times are medians over the rounds (and the least). Ratios divide the median of eager PyTorch in the same run (the row
   `eager`, `plain` or `torch float32`) by the row's: above 1 is faster. `compiled` is the eager definition under
-  `torch.compile`; other names are what one would use without the op, or without reg4rec. Every result is asserted after
-  timing.
-* Other work beside a run makes times noisy: see its load. Timer `process_time` counts what the process itself takes.
+  `torch.compile`; other names are alternatives to the op, or to reg4rec. Every result is checked after timing.
+* Other processes make times noisy: see the load of a run. Timer `process_time` counts only the process itself.
 * % of floor: the time in which this machine moves the call's bytes once (arguments and results, at the rate of one
   large `copy_`, reads and writes counted) or does its operations (at the rate of a float32 2048 x 2048 x 2048 product),
-  whichever is longer, over the median. Look-ups are no operations, an exponential is one. Data in the cache and
-  products in bfloat16 can pass 100.
-* Peak memory: what one call adds to the process's resident pages (on a GPU: to torch's allocations), to some 100 kB.
-* First call: for `compiled` with compilation, which may find parts in the cache on disk.
+  whichever is longer, divided by the median. Look-ups do not count as operations, an exponential counts as one. Data in
+  the cache and products in bfloat16 can exceed 100.
+* Peak memory: what one call adds to the process's resident pages (on a GPU: to torch's allocations), to about 100 kB.
+* First call: for `compiled` it includes compilation, parts of which may come from the cache on disk.
 """
 
 
@@ -90,7 +89,7 @@ def _size(count: float) -> str:
 
 
 def draw_ratios(groups: Groups, title: str, path: Path) -> None:
-    """A bar for every row that has an eager one beside it, to the right of 1 where it is faster."""
+    """Draw a bar for every row whose group has an eager row; bars to the right of 1 are faster than eager."""
     from matplotlib.figure import Figure
 
     shown = {
@@ -131,7 +130,7 @@ def draw_ratios(groups: Groups, title: str, path: Path) -> None:
 
 
 def draw_curves(groups: Groups, title: str, path: Path) -> None:
-    """A panel for every op: medians against the axis along which it was measured, with the band of p20 to p80."""
+    """Draw a panel for every op: medians over the varied axis, with a band from percentile 20 to 80."""
     from matplotlib.figure import Figure
 
     panels: dict[str, list[tuple[str, int, dict[str, Record]]]] = defaultdict(list)

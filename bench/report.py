@@ -1,4 +1,4 @@
-"""What results say: how our rows stand beside eager PyTorch and rivals, and which became slower than kept ones."""
+"""Reads results: compares our rows with eager PyTorch and rivals, and finds rows that became slower."""
 
 import json
 from collections import defaultdict
@@ -10,18 +10,18 @@ __all__ = ["EAGER", "Groups", "Record", "grouped", "load", "newest", "ratio", "s
 
 Record = dict[str, Any]
 Groups = dict[str, dict[str, Record]]
-"""group `<op>/<size>/<device>` -> backend -> what pytest-benchmark kept of it"""
+"""group `<op>/<size>/<device>` -> backend -> record of pytest-benchmark"""
 
 OURS = ("exact", "paths", "score_topk", "cuda graph", "cuda", "triton", "cpp")
 EAGER = ("eager", "plain", "torch float32")
-"""What plain PyTorch is called; a group has one of them at most."""
+"""Names of plain PyTorch; a group has at most one of them."""
 OUR_PARTS = ("cpp bfloat16", "layers alone", "token scores of all items", "encoder, weights", "decoder, weights")
-"""How rows of ours begin that do less, or compute in less than float32."""
+"""Prefixes of rows of ours that do only part of the work, or compute in less than float32."""
 NOISE = 1.15
 
 
 def newest(folder: Path) -> Path | None:
-    """The file of a machine's last run, None where there is none."""
+    """The file of a machine's last run; None if there is none."""
     return max(folder.glob("*.json"), default=None)
 
 
@@ -38,13 +38,13 @@ def grouped(records: Iterable[Record]) -> Groups:
 
 
 def ratio(group: dict[str, Record], backend: str) -> float | None:
-    """How many times faster than eager PyTorch, by medians."""
+    """How many times faster a backend is than eager PyTorch, by medians; None without an eager row."""
     eager = next((name for name in EAGER if name in group), None)
     return None if eager is None else _median(group[eager]) / _median(group[backend])
 
 
 def standing(groups: Groups) -> Iterator[str]:
-    """A line for every group that has a row of ours beside others: our best, and how many times faster it is."""
+    """A line for every group with rows of ours and of others: our best row, and how many times faster it is."""
     for name, group in groups.items():
         ours = [backend for backend in group if backend in OURS]
         rivals = [b for b in group if b not in OURS + EAGER and not b.startswith(OUR_PARTS)]
@@ -61,7 +61,7 @@ def standing(groups: Groups) -> Iterator[str]:
 
 
 def slower_rows(groups: Groups, kept: dict[str, Any], name: str) -> Iterator[str]:
-    """Rows whose least time passes the kept one by more than noise, or a sentence that says why there is none."""
+    """Lines that list rows whose least time is above the saved one by more than noise, or say why none was compared."""
     pairs = [
         (f"{group}: {backend}", record, before)
         for group, backends in grouped(kept["benchmarks"]).items()
@@ -73,7 +73,7 @@ def slower_rows(groups: Groups, kept: dict[str, Any], name: str) -> Iterator[str
         return
     slower = [(row, now, before) for row, now, before in pairs if _least(now) > NOISE * _least(before)]
     found = f"{len(slower)} of the" if slower else "None of the"
-    yield f"{found} {len(pairs)} rows that {name} holds too became slower by more than {NOISE - 1:.0%} (least times)."
+    yield f"{found} {len(pairs)} rows that are also in {name} became slower by more than {NOISE - 1:.0%} (least times)."
     for row, now, before in sorted(slower, key=lambda found: _least(found[2]) / _least(found[1])):
         times = _least(now) / _least(before)
         yield f"  {row}: {_milliseconds(_least(now))}, was {_milliseconds(_least(before))}, {times:.2f} times as long"

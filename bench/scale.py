@@ -1,4 +1,4 @@
-"""What a catalog costs by its size: the constants of docs/scale.md, `python -m bench.scale`, one thread."""
+"""Time and memory by catalog size: the constants of docs/scale.md, `python -m bench.scale`, one thread."""
 
 import multiprocessing
 import tempfile
@@ -24,7 +24,7 @@ USERS, ROUNDS, VECTOR_DIM = 64, 5, 256
 
 
 def build(num_items: int) -> Recommender:
-    """A model of size `small` with random weights: what it costs means something, what it says does not."""
+    """A recommender of size `small` with random weights: only times and memory mean something."""
     torch.manual_seed(0)
     model = Reg4RecModel(sized("small", CODEBOOKS, CODES, CATEGORIES, renormalize=True, num_items=num_items))
     config = TokenizerConfig("mpq", CODEBOOKS, CODES, codeword_dim=64)
@@ -37,7 +37,7 @@ def build(num_items: int) -> Recommender:
 
 
 def bytes_per_item(recommender: Recommender) -> dict[str, float]:
-    """What is held for each item, by what holds it; what does not grow with the catalog is under 1 % of a million."""
+    """Bytes for each item, by part; the parts that do not grow with the catalog are under 1 % at a million items."""
     live = recommender.live
     tensors: dict[str, list[torch.Tensor]] = {
         "residuals of the item score, float32": [recommender.model.residual_ID],
@@ -59,7 +59,7 @@ def milliseconds_per_user(recommender: Recommender) -> float:
 
 
 def microseconds_to_encode() -> float:
-    """An item of `VECTOR_DIM` numbers, its latents and its nearest codewords."""
+    """Time to encode an item of `VECTOR_DIM` numbers: its latents and its nearest codewords."""
     quantizer = build_quantizer(TokenizerConfig("mpq", CODEBOOKS, CODES, codeword_dim=64), VECTOR_DIM)
     vectors_BV = torch.randn(16384, VECTOR_DIM)
     with torch.inference_mode():
@@ -83,8 +83,8 @@ def hold_model(folder: str, ready: Any, done: Any) -> None:
     model.residual_ID.sum()
     ready.wait()
     after = psutil.Process().memory_full_info()
-    print(f"  a process of two: {(after.uss - before.uss) / 1e6:.0f} MB of its own, "
-          f"{(after.pss - before.pss) / 1e6:.0f} MB with its half of what is shared", flush=True)  # fmt: skip
+    print(f"  each of two processes: {(after.uss - before.uss) / 1e6:.0f} MB unshared, "
+          f"{(after.pss - before.pss) / 1e6:.0f} MB with its half of the shared memory", flush=True)  # fmt: skip
     done.wait()
 
 

@@ -20,7 +20,7 @@ SHAPE = {"d_model": 128, "d_kv": 32, "d_ff": 512, "num_heads": 4, "num_layers": 
 
 @cache
 def random_t5(num_tokens: int) -> Any:
-    """A T5 that knows the tokens, what a path begins with, and an end that is never asked for."""
+    """A T5 with random weights; its vocabulary is the tokens, a start token, and an end token that is never used."""
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)
     special = {"pad_token_id": num_tokens, "decoder_start_token_id": num_tokens, "eos_token_id": num_tokens + 1}
@@ -29,9 +29,9 @@ def random_t5(num_tokens: int) -> Any:
 
 
 def trie(codes_IM: npt.NDArray[np.int64], codebook_size: int) -> tuple[Tensor, Tensor]:
-    """(children_XK, item_T): where code j leads from node x, -1 for nowhere, and the items of the leaves.
+    """(children_XK, item_T): the child of node x by code j (-1 for none), and the items of the leaves.
 
-    Node 0 is the root; leaf t is node X + t, and its item the lowest one of that path.
+    Node 0 is the root; leaf t is node X + t, and its item is the lowest row with that path.
     """
     tables, node_I, base = [], np.zeros(len(codes_IM), dtype=np.int64), 0
     for code_I in codes_IM.T:
@@ -44,9 +44,9 @@ def trie(codes_IM: npt.NDArray[np.int64], codebook_size: int) -> tuple[Tensor, T
 
 
 class TrieBeams(nn.Module):
-    """Histories in, items out: encoder and all steps of a beam search over a trie, as one graph without loops.
+    """From histories to items: encoder and all steps of a beam search over a trie, as one graph without loops.
 
-    A path's own keys and values are kept; those of its history are made once a user and shared by all of its paths.
+    The keys and values of a history are computed once for each user and shared by all paths of the user.
     """
 
     def __init__(self, t5: Any, children_XK: Tensor, item_T: Tensor, num_codebooks: int, num_beams: int):
@@ -88,7 +88,7 @@ class TrieBeams(nn.Module):
         return encoder.final_layer_norm(x_BTD)
 
     def _decode(self, token_BW: Tensor, step: int, own: list[Any], memory: list[Any]) -> tuple[Tensor, list[Any]]:
-        """Logits after one more token of every path, and the keys and values of the paths with it."""
+        """Logits after one more token of every path, and the paths' keys and values including that token."""
         decoder, grown = self.t5.decoder, []
         bias_AS = decoder.block[0].layer[0].SelfAttention.compute_bias(step + 1, step + 1)[0, :, -1]
         x_BWD = self.t5.shared(token_BW)
@@ -121,7 +121,7 @@ def _rows(kept_BWASQ: Tensor, parent_BW: Tensor) -> Tensor:
 
 @cache
 def onnx_session(model: TrieBeams, history_tokens: int) -> Any:
-    """An ONNX Runtime session of the whole graph, whose input `tokens` has any number of users; threads are torch's."""
+    """An ONNX Runtime session of the whole graph, for any number of users in `tokens`, with torch's thread count."""
     runtime, _ = pytest.importorskip("onnxruntime"), pytest.importorskip("onnx")
     options = runtime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = torch.get_num_threads(), 1
@@ -129,16 +129,16 @@ def onnx_session(model: TrieBeams, history_tokens: int) -> Any:
     with TemporaryDirectory() as folder, warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         path, axes = f"{folder}/t5.onnx", {"tokens": {0: "users"}}
-        # by tracing, which takes a tenth of the time that torch.export does
+        # tracing takes a tenth of the time of torch.export
         torch.onnx.export(model, (example_BT,), path, dynamo=False, input_names=names, dynamic_axes=axes)
         return runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
 @cache
 def translator(t5: Any, compute_type: str) -> Any:
-    """A CTranslate2 translator with the threads of torch; its words are the numbers of tokens."""
+    """A CTranslate2 translator with torch's thread count; its words are token numbers."""
     ctranslate2 = pytest.importorskip("ctranslate2")
-    loader = ctranslate2.converters.transformers.T5Loader()  # it changes the weights that it is given
+    loader = ctranslate2.converters.transformers.T5Loader()  # it changes the given weights
     spec, words = loader.get_model_spec(copy.deepcopy(t5)), [str(token) for token in range(t5.config.vocab_size)]
     loader.set_vocabulary(spec, words)
     spec.config.bos_token = spec.config.decoder_start_token = words[t5.config.decoder_start_token_id]

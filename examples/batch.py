@@ -1,8 +1,8 @@
-"""Recommendations for a file of users, in bounded memory; killed and started again, it goes on.
+"""Recommendations for a file of users, in bounded memory; if killed, start it again and it continues.
 
 python examples/batch.py runs/demo/recommender users.parquet recommendations
 
-users.parquet has a column items (lists of item ids, oldest first) and, where you have it, user_id.
+users.parquet needs a column items (lists of item ids, oldest first); a column user_id is optional.
 """
 
 import sys

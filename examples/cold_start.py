@@ -1,4 +1,4 @@
-"""Users without a history, and items that nobody has touched yet.
+"""Recommendations for users without a history, and of items without interactions.
 
 python examples/cold_start.py runs/demo/recommender
 """
@@ -18,7 +18,7 @@ def main(folder: str) -> None:
     first, new = ids[0], "new" if isinstance(ids[0], str) else max(ids) + 1
     print(rec.recommend({"nothing yet": [], "one item": [first]}, k=3, to="polars"))
 
-    print("a new item gets tokens from its text, and can be recommended at once")
+    print("a new item gets tokens from its text and can be recommended at once")
     known = rec.items.table.slice(0, 1)
     columns = {name: known[name] for name in known.column_names if name != "item_id"}
     rec.add_items(pa.table({"item_id": [new], **columns}))

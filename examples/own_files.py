@@ -16,7 +16,7 @@ def main(interactions: str, items: str, out: str, epochs: int | None = None) -> 
     recipe = reg4rec.RECIPES["default"].sized_for(data.num_items)
     if epochs is not None:
         recipe = recipe.change(pretrain={"epochs": epochs})
-    rec = reg4rec.fit(data, out=out, recipe=recipe)  # killed? start it again, it goes on
+    rec = reg4rec.fit(data, out=out, recipe=recipe)  # if killed, start it again: it continues
 
     history = data.items.ids.take(data.sequences[0]).to_pylist()
     print(rec.recommend([history], k=5, to="polars"))

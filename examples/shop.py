@@ -1,9 +1,9 @@
-"""A shop's way from two CSV exports to a nightly job: clean, fit, compare with item-kNN, recommend what is in stock.
+"""From a shop's two CSV exports to a nightly job: clean, fit, compare with item-kNN, recommend items in stock.
 
 python examples/shop.py runs/shop-example
 
-The exports are generated: shoppers with a hidden taste that drifts, titles with inch marks, categories as text, times
-as a warehouse writes them, and clicks of visitors without an id.
+The exports are generated: shoppers with a hidden, drifting taste, titles with inch marks, categories as text, times in
+the format of a data warehouse, and clicks of visitors without an id.
 """
 
 import csv
@@ -25,7 +25,7 @@ BRANDS = ["Acme", "Bolt & Co", "Corvus", "Dell'Arte", "Elan", "Förde"]
 
 
 def write_exports(folder: Path, num_users: int, num_items: int, seed: int = 0) -> None:
-    """clicks.csv and items.csv as a shop exports them."""
+    """Write clicks.csv and items.csv like a shop's exports."""
     folder.mkdir(parents=True, exist_ok=True)
     draw = np.random.default_rng(seed)
     leaf_I, brand_I = draw.integers(len(LEAVES), size=num_items), draw.integers(len(BRANDS), size=num_items)
@@ -57,7 +57,7 @@ def write_exports(folder: Path, num_users: int, num_items: int, seed: int = 0) -
 
 
 def best_item_knn(data: Dataset) -> ItemKNN:
-    """The best of 27 settings by NDCG@10 on validation."""
+    """The item-kNN with the best of 27 settings, by NDCG@10 on validation."""
     rankers = [
         ItemKNN.fit(data, neighbors=neighbors, decay=decay, shrink=shrink)
         for neighbors in (20, 50, 200)

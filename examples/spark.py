@@ -1,7 +1,7 @@
-"""Recommend on Spark, the users of a table wherever it lies, through `mapInArrow`: `spark-submit examples/spark.py`.
+"""Recommend on Spark for the users in a table, through `mapInArrow`: `spark-submit examples/spark.py`.
 
-A task of Spark loads the recommender once, for all batches of its partition; Spark repeats what a lost worker had
-begun. A worker needs the memory of one recommender (docs/scale.md). Needs pyspark, which is no dependency.
+A Spark task loads the recommender once for all batches of its partition; Spark repeats the tasks of a lost worker. A
+worker needs the memory of one recommender (docs/scale.md). Needs pyspark, which is not a dependency.
 """
 
 import sys
@@ -19,7 +19,7 @@ COLUMNS = {"user_id": pa.string(), "rank": pa.int32(), "item_id": pa.string(), "
 
 
 def main(users: "DataFrame", model: str, k: int = 10) -> "DataFrame":
-    """The best k items of each row of `users` (user_id, items); all machines see the recommender folder `model`."""
+    """The best k items for each row of `users` (user_id, items); all machines must see the folder `model`."""
 
     def recommend(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         recommender = Recommender.from_pretrained(model, device="cpu")

@@ -49,7 +49,7 @@ def test_a_loss_against_the_kept_result_fails_by_name(tmp_path: Path) -> None:
     assert "Field 'median'" in fault
 
     summary = run_bench(tmp_path).stdout.splitlines()
-    assert "1 of the 2 rows that 0001_kept.json holds too became slower by more than 15% (least times)." in summary
+    assert "1 of the 2 rows that are also in 0001_kept.json became slower by more than 15% (least times)." in summary
     (slower,) = [line for line in summary if "times as long" in line]
     assert slower.startswith("  js_divergence/rows=20/cpu: eager: ")
 
@@ -73,10 +73,10 @@ def test_a_row_is_slower_beyond_noise_and_by_the_same_timer() -> None:
     kept = {"benchmarks": [row("exact", 1e-3), row("paths", 1e-3), row("faiss", 1e-3, timer="process_time")]}
     now = grouped([row("exact", 1.1e-3), row("paths", 1.5e-3), row("faiss", 9e-3), row("new", 1e-3)])
     assert list(slower_rows(now, kept, "a.json")) == [
-        "1 of the 2 rows that a.json holds too became slower by more than 15% (least times).",
+        "1 of the 2 rows that are also in a.json became slower by more than 15% (least times).",
         "  scan/users=1/cpu: paths: 1.5 ms, was 1 ms, 1.50 times as long",
     ]
     (none,) = slower_rows(grouped([row("exact", 1e-3)]), kept, "a.json")
-    assert none == "None of the 1 rows that a.json holds too became slower by more than 15% (least times)."
+    assert none == "None of the 1 rows that are also in a.json became slower by more than 15% (least times)."
     (other,) = slower_rows(grouped([row("faiss", 1e-3)]), kept, "a.json")
     assert other == "No row of this run is in a.json with the same timer and number of threads: nothing was compared."

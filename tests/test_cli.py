@@ -322,9 +322,9 @@ def test_a_finished_stage_run_again_gives_the_same(chain: Chain) -> None:
         (f"{EVALUATE} --num-beams 30", "--num-beams is 30, but no path is searched; add --retriever paths"),
         (
             f"{RECOMMEND} --input ROOT/users.parquet --output ROOT/new -k 0",
-            "-k is the number of items to recommend, from 1 up, found 0",
+            "-k is the number of items to recommend and must be at least 1, found 0",
         ),
-        (f"{STAGES['recommend']} --keep-seen", "recs holds recommendations of another job (filter_seen differ)"),
+        (f"{STAGES['recommend']} --keep-seen", "recs contains recommendations of another job (filter_seen differ)"),
         (f"{RECOMMEND} --input nowhere.parquet --output ROOT/new", "nowhere.parquet is missing"),
         (f"{RECOMMEND} --output ROOT/new", "recommend takes its users from a file or from a dataset; give --input or"),
         (f"{RECOMMEND} --input ROOT/users.parquet --data ROOT/data --output ROOT/new", "give --input or --data"),
@@ -332,11 +332,14 @@ def test_a_finished_stage_run_again_gives_the_same(chain: Chain) -> None:
             f"{RECOMMEND} --input ROOT/clicks.csv --output ROOT/new",
             "no column user_id, item_id, timestamp; it has who,",
         ),
-        (f"{RECOMMEND} --input ROOT/data/sequences.parquet --output ROOT/new", "not ids; give that, --data"),
-        (f"{RECOMMEND} --data ROOT/data --output ROOT/recs.csv", "and --format csv or jsonl (format=) for the kind"),
+        (f"{RECOMMEND} --input ROOT/data/sequences.parquet --output ROOT/new", "not ids; give the dataset, --data"),
+        (
+            f"{RECOMMEND} --data ROOT/data --output ROOT/recs.csv",
+            "format of the parts with --format csv or jsonl (format=)",
+        ),
         (
             f"{RECOMMEND} --data ROOT/data --output ROOT/new --format csv --return-paths",
-            "--format is csv, which has no",
+            "format csv cannot contain paths",
         ),
         (
             f"{RECOMMEND} --data ROOT/data --output ROOT/new --candidates ROOT/users.parquet",

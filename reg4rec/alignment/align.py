@@ -1,4 +1,4 @@
-"""Post-training: PARS rewards reasoning paths for what they hit, MSRA looks at several future items, GRPO learns."""
+"""Post-training: PARS rewards reasoning paths, MSRA rewards several future items, GRPO updates the policy."""
 
 import warnings
 from dataclasses import asdict
@@ -26,14 +26,16 @@ def align(
     run: Run = Run(),
     **overrides: Any,
 ) -> Recommender:
-    """A recommender whose model was aligned on the training part of `data`, on the device of the given one.
+    """Align a pre-trained recommender on the training part of `data` and return the better one of the two.
 
-    The given one stays as it is, and is what comes back unless an epoch beats its Recall@10 on validation by more than
-    two standard errors of the paired difference. The search is set up by
-    validation again, as after pre-training. `run.out` is the run folder (see `reg4rec.loop`): `align.json` holds the
-    validation figures before and after, and the gain of Recall@10 with its standard error, `recommender/` the result;
-    `run.device` is not read. `overrides` replace fields of `config`, of its `rewards` or its `loop` by name. InputError
-    for a recommender of another recipe.
+    That is the aligned recommender if an epoch beats the validation Recall@10 of the given one by more than two
+    standard errors of the paired difference, else the given one. The given one does not change. The search settings of
+    an aligned one are chosen by validation, as after pre-training.
+
+    `run.out` is the run folder (see `reg4rec.loop`): `align.json` contains the validation metrics before and after, and
+    the gain of Recall@10 with its standard error; `recommender/` contains the result. Training runs on the device of
+    `recommender`, not on `run.device`. `overrides` replace fields of `config`, of its `rewards` or its `loop` by name.
+    InputError for a recommender of another recipe.
     Paper: PARS and MSRA, stated, D7 to D9.
     """
     config = override(config or AlignConfig(), overrides)
@@ -47,12 +49,12 @@ def align(
     after = result.epochs[result.best_epoch]
     assert result.best_values_B is not None
     helped = is_higher(result.best_values_B, before.values_B, loop.ERRORS)
-    aligned = stage.ranker if helped else recommender
+    aligned = stage.recommender if helped else recommender
     gain_B = result.best_values_B - before.values_B
     record: dict[str, Any] = {
         "before": before.metrics,
         "after": {name: after[name] for name in before.metrics},
-        "gain": float(gain_B.mean()),  # of Recall@10, and its standard error over the users
+        "gain": float(gain_B.mean()),  # of Recall@10; gain_error is its standard error over the users
         "gain_error": error_of_mean(gain_B),
         "kept": helped,
     }

@@ -1,4 +1,4 @@
-"""How a recommender is aligned: every setting, and where its default comes from."""
+"""Settings of the alignment."""
 
 from dataclasses import asdict, dataclass, field
 from typing import get_args
@@ -15,60 +15,60 @@ __all__ = ["AlignConfig", "RewardWeights"]
 
 @dataclass(frozen=True)
 class RewardWeights:
-    """How much each reward counts; 0 leaves one out. They are divided by their sum."""
+    """Weights of the four rewards of a path, divided by their sum; 0 leaves a reward out."""
 
     step_hit: float = 1.0
-    """steps whose token is the future item's"""
+    """weight of the reward for steps whose token is the future item's"""
     category_hit: float = 1.0
-    """steps after which the future item's category is predicted"""
+    """weight of the reward for steps after which the future item's category is predicted"""
     step_consistency: float = 1.0
-    """adjacent steps whose categories agree, right or wrong"""
+    """weight of the reward for adjacent steps whose categories agree, right or wrong"""
     global_path: float = 1.0
-    """the path leads to the future item"""
+    """weight of the reward for a path that leads to the future item"""
 
     def __post_init__(self) -> None:
         values = [getattr(self, name) for name in REWARDS]
         if min(values) < 0 or not sum(values) > 0:
-            raise InputError(f"reward weights are 0 or more, one of them above 0; found {asdict(self)}")
+            raise InputError(f"reward weights must be 0 or more, at least one above 0; found {asdict(self)}")
         if sum(values) == self.step_consistency:
             raise InputError("step_consistency cannot be the only reward: a constant category earns all of it (D7)")
 
 
 @dataclass(frozen=True)
 class AlignConfig:
-    """How a pre-trained recommender is aligned."""
+    """Settings of the alignment of a pre-trained recommender."""
 
     group_size: int = 8
-    """G, rollouts for each user"""
+    """G, the number of rollouts (sampled paths) for each user"""
     rollout: RolloutKind = "sample"
-    """sample: drawn in CRSS order; beam: the best paths, all different"""
+    """how rollouts are chosen. sample: drawn from the policy in CRSS order; beam: the best paths of a search"""
     temperature: float = 1.0
-    """of the policy, in rollouts and ratios"""
+    """temperature of the policy's softmax, in rollouts and in probability ratios"""
     window: int = 3
-    """h, future items that are rewarded (MSRA)"""
+    """h, the number of future items whose hits are rewarded (MSRA)"""
     decay: float = 0.8
-    """w, by which each further future item counts less (MSRA)"""
+    """w, the weight of each further future item relative to the one before it (MSRA)"""
     rewards: RewardWeights = field(default_factory=RewardWeights)
     order_weight: float = 1.0
-    """weight of the reward of the order in which the found items come"""
+    """weight of the reward for ranking future items first among the found items"""
     consistency_threshold: float = 0.06
-    """nats by which the categories of adjacent steps may diverge and still agree"""
+    """categories of adjacent steps agree if their distributions diverge by at most this many nats"""
     clip: float = 0.2
-    """how far a ratio may move before it earns nothing more"""
+    """probability ratios are clipped to 1 - clip .. 1 + clip (GRPO)"""
     kl_weight: float = 1.0
-    """weight of the distance to the pre-trained model"""
+    """weight of the KL divergence from the pre-trained model"""
     anchor_weight: float = 0.5
-    """weight of the pre-training loss that fits the model"""
+    """weight of the pre-training loss, which is added to the alignment loss"""
     batch_users: int = 64
-    """users in a batch, each cut at a random place"""
+    """number of users in a batch; each history is cut at a random place into past and future"""
     validation_users: int | None = None
-    """users on whom Recall and NDCG are measured after every epoch, by default all; the best Recall@10 is kept"""
+    """number of users for the validation after every epoch, None for all; the epoch with the best Recall@10 is kept"""
     protocol: ProtocolName = "standard"
-    """protocol of these measurements: standard, or filtered, without seen items and cold targets"""
+    """protocol of the validation: standard, or filtered (without seen items and cold targets)"""
     loop: LoopConfig = field(default_factory=lambda: LoopConfig(epochs=3, learning_rate=5e-5, patience=2))
     recipe: str = "default"
-    """default: the best that we measured; paper: the paper's parts alone. All stages of a fit have the same one; on the
-    command line it sets the defaults of the other options"""
+    """default: the settings that measured best; paper: only what the paper describes. All stages of a fit need the same
+    recipe; on the command line it sets the defaults of the other options"""
 
     def __post_init__(self) -> None:
         check_settings(

@@ -1,4 +1,4 @@
-"""Users cut at a random place: what they did before, and the next items, which MSRA rewards (D8, D9)."""
+"""Histories cut at a random place into a past and the next items, which MSRA rewards (D8, D9)."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -12,19 +12,17 @@ __all__ = ["Cut", "CutBatches"]
 
 
 class Cut(NamedTuple):
-    """B users: their `histories` before the cut, and the `futures` of up to F items after it, one at least."""
+    """B users: their `histories` before the cut, and the next 1 to F items after it (`futures`)."""
 
     histories: Sequences
     futures: Sequences
 
 
 class CutBatches(Sequence[Cut]):
-    """The batches of one epoch, the same for the same (seed, epoch): every user with two items and more, once.
+    """The batches of one epoch: every user with at least two items, once. Equal (seed, epoch) give equal batches.
 
-    In a group of processes a batch is this one's share of it.
-
-    The cut leaves one item or more on either side, uniformly. Futures come from the given sequences alone, so that a
-    training part gives training items.
+    In a group of processes, each process gets its share of a batch. The cut is uniform over the places that leave an
+    item on either side. Futures come only from `sequences`: pass the training part to get training items only.
     """
 
     def __init__(self, sequences: Sequences, window: int, batch_users: int, seed: int, epoch: int):

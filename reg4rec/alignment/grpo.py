@@ -10,12 +10,12 @@ from reg4rec import distributed
 __all__ = ["PolicyLoss", "distance", "group_advantages", "policy_loss"]
 
 EPSILON = 1e-6
-"""Beside the spread of a group, and the spread below which, relative to rewards above 1, all are equal."""
+"""Added to a group's standard deviation; rewards that differ less (relatively, above 1) count as equal."""
 
 
 class PolicyLoss(NamedTuple):
-    """Scalars of the actions that were taken, in alignment those of groups that are not dead: the clipped objective to
-    be minimized, the KL estimate, the part that was clipped."""
+    """Means over the actions that were taken (in alignment, those of groups that are not dead): the clipped objective,
+    to be minimized; the KL estimate; the fraction of clipped ratios."""
 
     objective: Tensor
     kl: Tensor
@@ -25,8 +25,8 @@ class PolicyLoss(NamedTuple):
 def group_advantages(rewards_BG: Tensor, valid_BG: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """advantages_BG = (R - mean) / (std + 1e-6) within each group, and dead_B: groups in which all rewards are equal.
 
-    std is that of the group as a population. A dead group teaches nothing and has advantage 0; so has a rollout that
-    is not valid, which counts nowhere. Paper: PARS, stated; formula ours, D8.
+    std is the population standard deviation. A dead group teaches nothing and gets advantage 0. A rollout that is not
+    valid gets advantage 0 too and is left out of mean and std. Paper: PARS, stated; formula ours, D8.
     """
     valid_BG = torch.ones_like(rewards_BG, dtype=torch.bool) if valid_BG is None else valid_BG
     count_B1 = valid_BG.sum(1, keepdim=True).clamp(min=1)
@@ -47,7 +47,7 @@ def policy_loss(
     taken: Tensor,
     clip: float,
 ) -> PolicyLoss:
-    """Means over the actions that were `taken` (bool); all arguments are (..., S), advantages (...) one a path.
+    """Means over the actions that were `taken` (bool). All arguments are (..., S), advantages (...): one for each path.
 
     The objective is -min(ratio A, clip(ratio, 1 - c, 1 + c) A); the KL is the k3 estimate exp(d) - d - 1 with d =
     reference - policy, which is never negative. Paper: PARS, stated; estimator ours, D8.
@@ -63,6 +63,6 @@ def policy_loss(
 
 
 def distance(log_probs: Tensor, reference_log_probs: Tensor) -> Tensor:
-    """The k3 estimate of the KL divergence from the reference by each action of the policy: never negative."""
+    """The k3 estimate of the KL divergence from the reference, for each action of the policy: never negative."""
     apart = reference_log_probs - log_probs
     return apart.exp() - apart - 1

@@ -1,4 +1,4 @@
-"""Rollouts: groups of reasoning paths of the present policy, and what the policy thinks of paths that were recorded."""
+"""Rollouts: groups of reasoning paths of the present policy, and the probabilities of recorded paths under a policy."""
 
 from typing import Literal, NamedTuple
 
@@ -15,15 +15,15 @@ RolloutKind = Literal["sample", "beam"]
 
 
 class Rollouts(NamedTuple):
-    """G paths of S steps for each of B users, all of which some item carries.
+    """G paths of S steps for each of B users; every path has the tokens of an existing item.
 
-    order_BGS: the codebook of each step. code_BGS: its token there. open_BGSK: the tokens that could be taken instead.
-    valid_BG: False where beams found fewer than G paths.
+    order_BGS: the codebook of each step. code_BGS: the token taken from it. admissible_BGSK: the tokens that the step
+    could take. valid_BG: False where a beam search found fewer than G paths.
     """
 
     order_BGS: Tensor
     code_BGS: Tensor
-    open_BGSK: Tensor
+    admissible_BGSK: Tensor
     valid_BG: Tensor
 
     def tokens_BGM(self, num_codebooks: int) -> Tensor:  # noqa: N802 - a shape suffix, as on tensors
@@ -33,8 +33,9 @@ class Rollouts(NamedTuple):
 
 
 class Policy(NamedTuple):
-    """What a model thinks of recorded paths: log_probs_BGS and entropy_BGS (nats) of the policy at every step, the most
-    probable category after it (category_BGS, -1 without categories), and js_BGS, nats between adjacent ones, S - 1.
+    """The policy of a model on recorded paths. For every step: log_probs_BGS of its token, entropy_BGS of the policy
+    (nats), and category_BGS, the most probable category after it (-1 without categories). js_BGS: Jensen-Shannon
+    divergence (nats) of the categories of adjacent steps, S - 1 for each path.
     """
 
     log_probs_BGS: Tensor
@@ -55,8 +56,8 @@ def roll_out(
 ) -> Rollouts:
     """`group_size` paths for each encoded history.
 
-    sample: each step takes the codebook that holds the most confident token, as the search does (CRSS), and draws one
-    of its admissible tokens from their softmax at `temperature`. beam: the best paths of a search, all different.
+    sample: each step takes the codebook of the most confident token, as the search does (CRSS), and draws one of its
+    admissible tokens from their softmax at `temperature`. beam: the best paths of a search, all different.
     Paper: rollouts, ours, D8.
     """
     if kind == "beam":
@@ -70,28 +71,28 @@ def roll_out(
     taken: list[tuple[Tensor, Tensor, Tensor]] = []
     for step in range(num_steps):
         logits_BGMK = model.token_logits(state_BGD).float()
-        open_BGMK = index.admissible_tokens(tokens_BGM, alive_BG)
-        counted = logits_BGMK.masked_fill(~open_BGMK, -torch.inf) if model.config.renormalize else logits_BGMK
-        confidence_BGM = counted.softmax(-1).nan_to_num(0).masked_fill(~open_BGMK, -1).amax(-1)
+        admissible_BGMK = index.admissible_tokens(tokens_BGM, alive_BG)
+        counted = logits_BGMK.masked_fill(~admissible_BGMK, -torch.inf) if model.config.renormalize else logits_BGMK
+        confidence_BGM = counted.softmax(-1).nan_to_num(0).masked_fill(~admissible_BGMK, -1).amax(-1)
         codebook_BG = confidence_BGM.argmax(-1)
-        open_BGK = _of_codebook(open_BGMK, codebook_BG)
-        log_probs_BGK = _log_policy(_of_codebook(logits_BGMK, codebook_BG), open_BGK, temperature)
+        admissible_BGK = _of_codebook(admissible_BGMK, codebook_BG)
+        log_probs_BGK = _log_policy(_of_codebook(logits_BGMK, codebook_BG), admissible_BGK, temperature)
         code_BG = torch.multinomial(log_probs_BGK.exp().flatten(0, 1), 1).view_as(codebook_BG)
-        taken.append((codebook_BG, code_BG, open_BGK))
+        taken.append((codebook_BG, code_BG, admissible_BGK))
         tokens_BGM = tokens_BGM.scatter(2, codebook_BG[..., None], code_BG[..., None])
         if step + 1 < num_steps:
             token_BG = codebook_BG * model.config.codebook_size + code_BG
             state_BGD, cache = decode_step(model, memory, token_BG, step + 1, cache)
-    order, code, open_ = (torch.stack(values, dim=2) for values in zip(*taken, strict=True))
-    return Rollouts(order, code, open_, alive_BG)
+    order, code, admissible = (torch.stack(values, dim=2) for values in zip(*taken, strict=True))
+    return Rollouts(order, code, admissible, alive_BG)
 
 
 def evaluate_paths(model: Reg4RecModel, memory: Memory, rollouts: Rollouts, temperature: float) -> Policy:
-    """The policy of `model` at every step of the paths; codebooks and admissible tokens are those recorded (D8)."""
+    """The policy of `model` at every step of the paths, with the recorded codebooks and admissible tokens (D8)."""
     order_BGS, code_BGS = rollouts.order_BGS, rollouts.code_BGS
     state_BGTD = decode_paths(model, memory, order_BGS * model.config.codebook_size + code_BGS)
     logits_BGSK = model.codebook_logits(state_BGTD[:, :, :-1], order_BGS).float()
-    log_probs_BGSK = _log_policy(logits_BGSK, rollouts.open_BGSK, temperature)
+    log_probs_BGSK = _log_policy(logits_BGSK, rollouts.admissible_BGSK, temperature)
     log_probs_BGS = log_probs_BGSK.gather(3, code_BGS[..., None]).squeeze(3)
     entropy_BGS = torch.special.entr(log_probs_BGSK.detach().exp()).sum(-1)
     with torch.no_grad():
@@ -107,9 +108,9 @@ def best_paths(
     num_steps: int,
     renormalize: bool = True,
 ) -> Rollouts:
-    """The best paths of a search without CORP: a path that contradicts itself must be seen to be punished.
+    """The best paths of a search without CORP: alignment must see paths that contradict themselves to punish them.
 
-    renormalize: only tokens by which an item is still reached count as those that could be taken, else all.
+    renormalize: admissible tokens are those with which the path can still become an item; else all tokens.
     """
     config = SearchConfig(group_size, prune_threshold=None, num_steps=num_steps)
     paths = search(model, memory, step_indexes(index, config.order), config)
@@ -117,12 +118,12 @@ def best_paths(
     code_BGS = paths.tokens_BWM.clamp(min=0).gather(2, order_BGS)
     if renormalize:
         return Rollouts(order_BGS, code_BGS, _admissible_steps(order_BGS, code_BGS, valid_BG, index), valid_BG)
-    open_BGSK = valid_BG.new_ones(*order_BGS.shape, model.config.codebook_size)
-    return Rollouts(order_BGS, code_BGS, open_BGSK, valid_BG)
+    admissible_BGSK = valid_BG.new_ones(*order_BGS.shape, model.config.codebook_size)
+    return Rollouts(order_BGS, code_BGS, admissible_BGSK, valid_BG)
 
 
 def _admissible_steps(order_BGS: Tensor, code_BGS: Tensor, valid_BG: Tensor, index: ops.TokenIndex) -> Tensor:
-    """open_BGSK: at each step the tokens by which the path can still become an item; all where there is no path."""
+    """admissible_BGSK: at each step the tokens with which the path can still become an item; all for a missing path."""
     path_BGM, masks = code_BGS.new_full((*valid_BG.shape, len(index.counts_MK)), -1), []
     for codebook_BG, code_BG in zip(order_BGS.unbind(2), code_BGS.unbind(2), strict=True):
         masks.append(_of_codebook(index.admissible_tokens(path_BGM, valid_BG), codebook_BG) | ~valid_BG[..., None])
@@ -136,8 +137,8 @@ def _of_codebook(values_BGMK: Tensor, codebook_BG: Tensor) -> Tensor:
     return values_BGMK.gather(2, at).squeeze(2)
 
 
-def _log_policy(logits: Tensor, open_: Tensor, temperature: float) -> Tensor:
-    return (logits / temperature).masked_fill(~open_, -torch.inf).log_softmax(-1)
+def _log_policy(logits: Tensor, admissible: Tensor, temperature: float) -> Tensor:
+    return (logits / temperature).masked_fill(~admissible, -torch.inf).log_softmax(-1)
 
 
 def _categories(logits_BGSC: Tensor | None, order_BGS: Tensor) -> tuple[Tensor, Tensor]:

@@ -44,15 +44,15 @@ __all__ = ["AlignBatch", "AlignStage"]
 
 KS = (5, 10, 50)
 PROBED = 4
-"""Batches of users whose paths, drawn before training and after every epoch, tell what the alignment does to them."""
+"""Number of batches whose users are probed: paths are drawn for them before training and after every epoch."""
 
 
 class AlignBatch(NamedTuple):
-    """One step's material: users cut in two, rollouts of the policy as it stood, and a batch of pre-training.
+    """Input of one training step: cut histories, rollouts for them, and a batch of pre-training (`anchor`).
 
-    old and reference: log-probabilities (B, G, S) of the actions at rollout time and under the pre-trained model.
-    rewards_XBG: each of REWARDS for each path. found: what the search recommends, items (B, N; -1 for none) where the
-    model scores them, else the paths whose probabilities rank.
+    recorded: the policy at rollout time. reference_BGS: log-probabilities of the actions under the pre-trained model.
+    rewards_XBG: each of REWARDS for each path. found: the recommended items, rows (B, N; -1 for none), if the model
+    scores items, else the paths whose probabilities rank them. seconds: time by part.
     """
 
     cut: Cut
@@ -66,36 +66,40 @@ class AlignBatch(NamedTuple):
 
 
 class Drawn(NamedTuple):
-    """Paths drawn for the probed users: figures by name, and the mean reward of each user's paths."""
+    """Statistics of the probed users' paths: figures by name, and the mean reward of each user's paths."""
 
     figures: dict[str, float]
     reward_B: Tensor
 
 
 class AlignStage:
-    """The stage that `reg4rec.loop` runs."""
+    """The alignment stage that `reg4rec.loop` runs.
+
+    `reference` is the pre-trained recommender, whose policy is the reference of the KL divergence; `recommender` has
+    the model that is trained.
+    """
 
     name = "align"
     monitor = "validation_recall@10"
 
     def __init__(self, recommender: Recommender, data: Dataset, config: AlignConfig, seed: int):
         if recommender.config.order != "confidence":
-            raise InputError(f"alignment needs a search in the order of confidence, found {recommender.config.order!r}")
+            raise InputError(f"alignment needs a search with order 'confidence', found {recommender.config.order!r}")
         if not recommender.items.ids.equals(data.items.ids):
             raise InputError(f"the recommender's items are not those of {data.name}; align it on its own training data")
         if recommender.trained_on != "train":
             raise InputError(
-                f"the recommender was trained on {recommender.trained_on}, so that validation cannot choose its epoch; "
-                "align one that was trained on the training part"
+                f"the recommender was trained on {recommender.trained_on}, so validation cannot choose an epoch; "
+                "align a recommender that was trained on the training part only"
             )
         if not len(CutBatches(data.part("train"), config.window, config.batch_users, seed, 0)):
-            raise InputError(f"no user of {data.name} has two items to train on: there is no future to align for")
+            raise InputError(f"no user of {data.name} has two training items: alignment needs a past and a future item")
         self.data, self.config, self.seed = data, config, seed
         self.device = recommender.device
-        self.start = recommender
+        self.reference = recommender
         policy = copy.deepcopy(recommender.model).requires_grad_(True)
         self.anchor = PretrainStage(data, recommender.tokenizer, anchor_config(policy), seed, self.device, policy)
-        self.ranker = recommender.with_model(policy)  # shares the weights, so it ranks with the present ones
+        self.recommender = recommender.with_model(policy)  # shares the weights, so it ranks with the present ones
         num_codebooks = policy.config.num_codebooks
         self.num_steps = min(recommender.config.num_steps or num_codebooks, num_codebooks)
         weights = {name: getattr(config.rewards, name) for name in REWARDS}
@@ -113,16 +117,16 @@ class AlignStage:
 
     @property
     def policy(self) -> Reg4RecModel:
-        return self.ranker.model
+        return self.recommender.model
 
     def batches(self, epoch: int) -> Sequence[AlignBatch]:
-        """On-policy: a batch is rolled out when the loop asks for it."""
+        """Batches that are rolled out with the present policy when the loop asks for them (on-policy)."""
         return _OnPolicy(self, epoch)
 
     def loss(self, batch: AlignBatch) -> dict[str, Tensor]:
         config = self.config
-        self.policy.eval()  # dropout would make ratios of what the policy did not change
-        memory = encoded_histories(self.ranker.model, self.ranker.codes_IM, batch.cut.histories)
+        self.policy.eval()  # with dropout, probability ratios would differ from 1 without a change of the policy
+        memory = encoded_histories(self.recommender.model, self.recommender.codes_IM, batch.cut.histories)
         policy = evaluate_paths(self.policy, memory, batch.rollouts, config.temperature)
         advantage_BG, dead_B = group_advantages(self._mixed(batch.rewards_XBG), batch.rollouts.valid_BG)
         taken_BGS = (batch.rollouts.valid_BG & ~dead_B[:, None])[..., None].expand_as(policy.log_probs_BGS)
@@ -153,15 +157,16 @@ class AlignStage:
         }
 
     def _mixed(self, rewards_XBG: Tensor) -> Tensor:
-        """The reward (B, G) of each path: the sum of REWARDS by their weights."""
+        """The reward (B, G) of each path: the weighted sum of REWARDS."""
         return (self.share_X[:, None, None] * rewards_XBG).sum(0)
 
     def end_epoch(self, epoch: int) -> Validation:
-        """Validation, and figures of the probed users' paths: `end_*`, with the first epoch `start_*` before any step.
+        """Validation metrics, and figures of the probed users' paths: `end_*`, in the first epoch also `start_*`.
 
-        `end_gain` is the gain of their reward, on the same users by the same draws, with its standard error.
+        `start_*` are those before training. `end_gain` is the gain of their mean reward since then, with the same users
+        and random numbers; `end_gain_error` is its standard error.
         """
-        found, before, now = self.validate(), self._before, self._draw(self.ranker)
+        found, before, now = self.validate(), self._before, self._draw(self.recommender)
         gain_B = (now.reward_B - before.reward_B).double()
         sums = distributed.summed(
             {"users": len(gain_B), "gain": float(gain_B.sum()), "squares": float(gain_B.square().sum())}
@@ -175,11 +180,11 @@ class AlignStage:
 
     @cached_property
     def _before(self) -> Drawn:
-        return self._draw(self.start)
+        return self._draw(self.reference)
 
     @torch.no_grad()
-    def _draw(self, ranker: Recommender) -> Drawn:
-        """Of a recommender; the random state of the training is left as it is."""
+    def _draw(self, recommender: Recommender) -> Drawn:
+        """Draw paths of a recommender for the probed users; does not change the random state of the training."""
         c = self.config
         cuts = CutBatches(self.data.part("train"), c.window, c.batch_users, self.seed, 0)
         sums: dict[str, float] = {}
@@ -187,10 +192,10 @@ class AlignStage:
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)
             for cut in (cuts[i] for i in range(count)):
-                memory = encoded_histories(ranker.model, ranker.codes_IM, cut.histories)
-                rollouts = self.roll_out(ranker, memory)
-                recorded = evaluate_paths(ranker.model, memory, rollouts, c.temperature)
-                past = self.reference(cut, rollouts)
+                memory = encoded_histories(recommender.model, recommender.codes_IM, cut.histories)
+                rollouts = self.roll_out(recommender, memory)
+                recorded = evaluate_paths(recommender.model, memory, rollouts, c.temperature)
+                past = self.reference_policy(cut, rollouts)
                 reward_XBG = self.rewards(cut, rollouts, recorded)
                 kl = distance(recorded.log_probs_BGS, past.log_probs_BGS)[rollouts.valid_BG]
                 figures = {**self._signs(rollouts, recorded, reward_XBG), "kl": mean(kl)}
@@ -198,27 +203,30 @@ class AlignStage:
                 rewards.append(self._mixed(reward_XBG).masked_fill(~rollouts.valid_BG, 0).mean(1))
         return Drawn(sums, torch.cat(rewards))
 
-    def roll_out(self, ranker: Recommender, memory: Memory) -> Rollouts:
-        """A recommender's paths for users."""
+    def roll_out(self, recommender: Recommender, memory: Memory) -> Rollouts:
+        """Rollouts of a recommender's model for encoded histories."""
         c = self.config
-        return roll_out(ranker.model, memory, ranker.index, c.group_size, self.num_steps, c.temperature, c.rollout)
+        return roll_out(
+            recommender.model, memory, recommender.index, c.group_size, self.num_steps, c.temperature, c.rollout
+        )
 
-    def reference(self, cut: Cut, rollouts: Rollouts) -> Policy:
-        """What the pre-trained model thinks of paths."""
+    def reference_policy(self, cut: Cut, rollouts: Rollouts) -> Policy:
+        """The pre-trained model's policy on these paths."""
         return evaluate_paths(
-            self.start.model,
-            encoded_histories(self.start.model, self.start.codes_IM, cut.histories),
+            self.reference.model,
+            encoded_histories(self.reference.model, self.reference.codes_IM, cut.histories),
             rollouts,
             self.config.temperature,
         )
 
     def validate(self) -> Validation:
-        """Of a sample, of other users than chose the epoch of a pre-training with this seed: those overrate it."""
+        """Validation on a sample of users."""
         c = self.config
-        return validate(self.ranker, self.data, self.monitor, c.protocol, c.validation_users, self.seed + 1, KS)
+        # seed + 1: the users that chose the epoch of a pre-training with this seed overrate its model
+        return validate(self.recommender, self.data, self.monitor, c.protocol, c.validation_users, self.seed + 1, KS)
 
     def _statistics(self, batch: AlignBatch) -> dict[str, Tensor]:
-        """Means over the batch of what must not go wrong unseen."""
+        """Batch means of rewards and of signs that the training goes wrong."""
         rollouts, values = batch.rollouts, {}
         for name, reward_BG in zip(REWARDS, batch.rewards_XBG, strict=True):
             dead_B = group_advantages(reward_BG, rollouts.valid_BG)[1]
@@ -227,12 +235,12 @@ class AlignStage:
             values[f"dead_{name}"] = mean(dead_B.float())
         values |= self._signs(rollouts, batch.recorded, batch.rewards_XBG)
         tokens_TM = rollouts.tokens_BGM(self.policy.config.num_codebooks)[rollouts.valid_BG]
-        _, items_X = self.ranker.index.items_with_tokens(tokens_TM.unique(dim=0))
+        _, items_X = self.recommender.index.items_with_tokens(tokens_TM.unique(dim=0))
         values["unique_items"] = (total(items_X.bincount(minlength=self.data.num_items)) > 0).sum().float()
         return values | {f"{name}_seconds": torch.tensor(seconds) for name, seconds in batch.seconds.items()}
 
     def _signs(self, rollouts: Rollouts, recorded: Policy, rewards_XBG: Tensor) -> dict[str, Tensor]:
-        """What tells paths that collapse from others."""
+        """Figures that show whether the paths collapse."""
         valid_BG = rollouts.valid_BG
         tokens_TM = rollouts.tokens_BGM(self.policy.config.num_codebooks)[valid_BG]
         different = torch.cat([valid_BG.nonzero()[:, :1], tokens_TM], 1).unique(dim=0)
@@ -247,7 +255,7 @@ class AlignStage:
         }
 
     def _order_reward(self, batch: AlignBatch, memory: Memory) -> Tensor:
-        """reward_B of the order of the found items, with a gradient into what orders them."""
+        """reward_B for the order of the found items, with a gradient to the scores that order them."""
         future_BF = padded(batch.cut.futures, -1).to(self.device)
         weight_B1F = self._weights(future_BF)[:, None]
         if isinstance(batch.found, Rollouts):
@@ -255,7 +263,7 @@ class AlignStage:
             codes_B1FM = self.anchor.codes_IM[future_BF.clamp(min=0)][:, None]
             hit_BNF = matched_tokens(tokens_BNM[:, :, None], codes_B1FM) == self.num_steps
             hit_BN = (hit_BNF * weight_B1F).sum(2) * found_BN
-            # the others have no reward to learn from
+            # users whose paths hit no future item have reward 0 and no gradient
             user_b = hit_BN.any(1).nonzero().squeeze(1)
             paths = Rollouts(*(values[user_b] for values in batch.found))
             log_probs_bNS = evaluate_paths(self.policy, memory.of_users(user_b), paths, 1.0).log_probs_BGS
@@ -275,15 +283,15 @@ class AlignStage:
         return future_weights((future_BF >= 0).float(), self.config.decay)
 
     def found(self, histories: Sequences, memory: Memory) -> Tensor | Rollouts:
-        """`AlignBatch.found` for these histories; a path has the probability by which the search ranks it."""
+        """`AlignBatch.found` for these histories; paths have the same probabilities as in the search."""
         if self.policy.scores_items:
-            return torch.from_numpy(self.ranker.rank(histories, max(KS), filter_seen=False)).long().to(self.device)
+            return torch.from_numpy(self.recommender.rank(histories, max(KS), filter_seen=False)).long().to(self.device)
         renormalized = self.policy.config.renormalize
-        return best_paths(self.policy, memory, self.ranker.index, max(KS), self.num_steps, renormalized)
+        return best_paths(self.policy, memory, self.recommender.index, max(KS), self.num_steps, renormalized)
 
     @torch.no_grad()
     def rewards(self, cut: Cut, rollouts: Rollouts, recorded: Policy) -> Tensor:
-        """rewards_XBG in the order of REWARDS: each future item's by its weight, consistency once (D9)."""
+        """rewards_XBG in the order of REWARDS: weighted sums over future items, consistency once for each path (D9)."""
         item_BF = padded(cut.futures, -1).to(self.device)
         weight_B1F = self._weights(item_BF)[:, None]
         tokens_BGM = rollouts.tokens_BGM(self.policy.config.num_codebooks)
@@ -301,7 +309,7 @@ class AlignStage:
 
 
 class _OnPolicy(Sequence[AlignBatch]):
-    """The batches of an epoch; each is made by the policy as it is when the batch is asked for."""
+    """The batches of an epoch; each is rolled out with the present policy when the loop asks for it."""
 
     def __init__(self, stage: AlignStage, epoch: int):
         config = stage.config
@@ -317,11 +325,11 @@ class _OnPolicy(Sequence[AlignBatch]):
         stage, cut, temperature = self.stage, self.cuts[i], self.stage.config.temperature
         stage.policy.eval()
         began = time.perf_counter()
-        memory = encoded_histories(stage.ranker.model, stage.ranker.codes_IM, cut.histories)
-        rollouts = stage.roll_out(stage.ranker, memory)
+        memory = encoded_histories(stage.recommender.model, stage.recommender.codes_IM, cut.histories)
+        rollouts = stage.roll_out(stage.recommender, memory)
         rolled = time.perf_counter()
         recorded = evaluate_paths(stage.policy, memory, rollouts, temperature)
-        reference = stage.reference(cut, rollouts)
+        reference = stage.reference_policy(cut, rollouts)
         rewards_XBG = stage.rewards(cut, rollouts, recorded)
         found = stage.found(cut.histories, memory)
         seconds = {"rollout": rolled - began, "reward": time.perf_counter() - rolled}
@@ -330,10 +338,10 @@ class _OnPolicy(Sequence[AlignBatch]):
 
 
 def anchor_config(model: Reg4RecModel) -> PretrainConfig:
-    """Pre-training as the model had it: the same losses with the same weights, on histories of its length.
+    """The settings of the model's pre-training: the same losses with the same weights, on histories of its length.
 
-    Where its last epochs fed tokens in the model's own order, the anchor has those before. A model saved before it kept
-    these settings gets the defaults. InputError for settings that pre-training cannot have.
+    If the last epochs of the pre-training fed tokens in the model's own order, these are the settings of the epochs
+    before. An older model without stored settings gets the defaults. InputError for stored settings that do not exist.
     """
     shape = model.config
     config = PretrainConfig(
@@ -345,4 +353,4 @@ def anchor_config(model: Reg4RecModel) -> PretrainConfig:
     try:
         return override(config, model.trained_by)
     except TypeError as error:
-        raise InputError(f"the model says it was trained by {model.trained_by}: {error}; pre-train it again") from None
+        raise InputError(f"the model was trained with settings {model.trained_by}: {error}; train it again") from None

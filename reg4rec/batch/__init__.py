@@ -1,4 +1,4 @@
-"""Files of users in, parts of recommendations out: resumable jobs, in one process or on a cluster."""
+"""Batch jobs: files of users in, files of recommendations out; resumable, in one process or on a cluster."""
 
 from reg4rec.batch.job import recommend_to_folder
 

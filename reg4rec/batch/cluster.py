@@ -1,8 +1,8 @@
-"""Batch inference over a Ray cluster: the parts of a job, each made by one of many actors.
+"""Batch inference on a Ray cluster: many actors make the parts of a job.
 
-An actor loads the recommender once, reads the rows of a part itself and writes the part's file itself, whole, under
-the name of its number. So there is no task that reads and could wait for a place beside the actors, and a part that is
-made again after its worker was killed replaces itself: no row is lost, none doubled. All machines must see the same
+An actor loads the recommender once. It reads the rows of a part and writes the part's file itself, in one step, under
+the number of the part. So no separate reading task has to wait for resources that the actors occupy, and if a part is
+made again after its worker was killed, it replaces itself: no row is lost or duplicated. All machines must see the same
 files.
 """
 
@@ -29,7 +29,7 @@ __all__ = ["recommend_on_cluster"]
 
 @dataclass(frozen=True)
 class ClusterJob:
-    """What an actor needs to make parts: folders and files that every machine sees, or the dataset itself."""
+    """The input of an actor: paths that every machine sees; `users` may also be a dataset itself."""
 
     model: Path
     device: str
@@ -43,10 +43,10 @@ class ClusterJob:
 
 
 class PartActor:
-    """Makes the part of each `number`, or only reads it where it is `known` already.
+    """Makes the part of each `number`; if it is `known` (made already), only reads its users.
 
-    A row back for each: `rejected` (an Arrow stream), and `made`, which is JSON: what the manifest is to say of the
-    part, null for a known one, and the seconds of its batches; or the `error` of the user's that stopped it.
+    Returns a row for each part: `rejected`, an Arrow stream; and `made`, JSON with the part's entry for the manifest
+    (null for a known part) and the seconds of its batches, or with the `error` in the user's input that stopped it.
     """
 
     def __init__(self, cluster: ClusterJob, job: Job):
@@ -96,12 +96,12 @@ def recommend_on_cluster(
     address: str | None = None,
     **options: Any,
 ) -> dict[str, Any]:
-    """`recommend_to_folder` of the recommender saved in `model`, over a Ray cluster.
+    """`recommend_to_folder` on a Ray cluster, with the recommender saved in the folder `model`.
 
-    `address` is that of the cluster; None is the one that Ray finds (`RAY_ADDRESS`), else one on this machine. Actors
-    take one CPU each, on a GPU device one GPU too, and grow from one to as many as there are parts and room for. Each
-    reads filters, and clicks, as a whole.
-    InputError where the cluster has no room for one, or Ray is not installed (extra `ray`).
+    `address`: the cluster; None takes the one that Ray finds (`RAY_ADDRESS`), else starts one on this machine. An actor
+    takes one CPU, and one GPU if the device is a GPU. Their number grows from one up to the number of parts, as far as
+    the cluster has room. Every actor reads the whole files of filters and clicks.
+    InputError if the cluster has no room for an actor, or Ray is not installed (extra `ray`).
     """
     model, out = Path(model).resolve(), Path(out).resolve()
     users = users if isinstance(users, Dataset) else Path(users).resolve()
@@ -143,7 +143,7 @@ def recommend_on_cluster(
 def _made(
     ray: Any, cluster: ClusterJob, job: Job, tasks: list[dict[str, Any]], num_gpus: int
 ) -> Iterator[dict[str, Any]]:
-    """The rows of `PartActor` for all tasks, in the order in which they are done."""
+    """The rows of `PartActor` for all tasks, in the order in which the tasks finish."""
     if not tasks:
         return
     actors = ray.data.ActorPoolStrategy(min_size=1, max_size=len(tasks))
@@ -168,7 +168,7 @@ def _connect(address: str | None) -> Any:
     try:
         ray.init(address, ignore_reinit_error=True, log_to_driver=False)
     except ConnectionError as error:
-        raise InputError(f"address {address!r} leads to no Ray cluster: {error}") from None
+        raise InputError(f"no Ray cluster was found at address {address!r}: {error}") from None
     return ray
 
 

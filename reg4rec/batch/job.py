@@ -1,7 +1,8 @@
 """Batch inference: a file or a dataset of users in, a folder of parts out, in bounded memory.
 
-`manifest.json` says what the job is and, for every finished part, which rows in which batches made it; a killed job
-started again goes on after the finished parts and ends with the same bytes. Reading, searching and writing overlap.
+`manifest.json` describes the job and, for every finished part, the rows and batches it was made of. A killed job that
+is started again continues after the finished parts and ends with the same bytes. Reading, searching and writing
+overlap.
 """
 
 import time
@@ -48,25 +49,25 @@ __all__ = [
 FORMAT, VERSION = "reg4rec-recommendations", 4
 SUMMARY, SUMMARY_VERSION = "reg4rec-summary", 1
 HISTORY_SLOTS_AT_ONCE = 1 << 17
-"""History items, padding included, that a batch may hold beside its limit of users."""
+"""Most history items in a batch, padding included; the number of users is limited too."""
 PARTS_AHEAD = 2
 MANIFEST_SECONDS, MANIFEST_SHARE = 1.0, 0.05
-"""The manifest, which grows with the parts, is written for so many seconds and this part of a job's time at most; parts
-that it lacks after a kill are made again."""
+"""Upper bound on the time spent rewriting the growing manifest: seconds, plus a fraction of the job's time. Parts that
+are missing from it after a kill are made again."""
 MAX_MANIFEST_BYTES = 1 << 34
 Job = dict[str, Any]
 PATH_COUNTS = ("paths_pruned", "fallbacks")
 COUNTS = ("users", "rejected", "history_items", "unknown_items", "recommendations", *PATH_COUNTS)
 MANY_UNKNOWN, MOST_UNKNOWN = 0.5, 0.9
-"""Shares of unknown history items above which a job warns, and above which it does not end unless it is allowed to."""
+"""Above the first fraction of unknown history items a job warns; above the second it fails unless that is allowed."""
 PartFormat = Literal["parquet", "csv", "jsonl"]
 
 
 @dataclass(frozen=True)
 class JobOptions:
-    """What a job is asked for. `candidates` and `exclude` are files (see `FilterFiles`).
+    """Options of a job. `candidates` and `exclude` are files (see `FilterFiles`).
 
-    `user`, `item` and `time` name the columns of clicks; `titles` adds the items' titles to the parts.
+    `user`, `item` and `time` are the column names of clicks; `titles` adds the items' titles to the parts.
     """
 
     k: int = 10
@@ -86,11 +87,9 @@ class JobOptions:
         if self.users_in_part < 1:
             raise InputError(f"users_in_part is {self.users_in_part}; it must be 1 or more")
         if self.format not in get_args(PartFormat):
-            raise InputError(f"format is one of {', '.join(get_args(PartFormat))}, found {self.format!r}")
+            raise InputError(f"format must be one of {', '.join(get_args(PartFormat))}, found {self.format!r}")
         if self.return_paths and self.format == "csv":
-            raise InputError(
-                "format is csv, which has no form for paths; take jsonl or parquet, or leave the paths out"
-            )
+            raise InputError("format csv cannot contain paths; use jsonl or parquet, or leave the paths out")
 
 
 def recommend_to_folder(
@@ -105,14 +104,17 @@ def recommend_to_folder(
     progress: bool = True,
     **options: Any,
 ) -> dict[str, Any]:
-    """Recommend for all users of a dataset or a file (see `open_users`); returns what `summary.json` holds.
+    """Recommend for all users of a dataset or a file (see `open_users`) and return the content of `summary.json`.
 
     `options` are fields of `JobOptions`: filter_seen, return_paths, titles, format, candidates, exclude ...
-    `retriever` "auto" is that of the recommender, in a job that goes on the one that it began with.
-    `part-N.parquet` has the columns of `results_arrow`, users in the order of the file; `rejected.parquet` names the
-    rows that could not be used. With `resume` an unfinished job goes on and a finished one is left alone; without, it
-    starts over. InputError where `out` holds another job or other files, or another process is writing there, and at
-    the end where over nine in ten history items are unknown, unless `allow_unknown`; above a half there is a warning.
+    `retriever` "auto" takes the recommender's, or in a continued job the one with which the job began.
+
+    Writes into the folder `out`: `part-N.parquet` with the columns of `results_arrow`, users in the order of the input;
+    `rejected.parquet` with the rows that could not be used. With `resume` an unfinished job continues and a finished
+    one is not touched; without, the job starts over.
+
+    InputError if `out` contains another job or other files, or another process writes there; and at the end if more
+    than nine in ten history items are unknown, unless `allow_unknown`. More than half give a warning.
     """
     out = Path(out)
     recommender = with_retriever(recommender, retriever, out if resume else None)
@@ -124,7 +126,7 @@ def recommend_to_folder(
 
 
 def with_retriever(recommender: Recommender, retriever: RetrieverName, out: Path | None) -> Recommender:
-    """The recommender as a job takes it: with the retriever asked for, else that of the job in `out`, else its own."""
+    """The recommender with the given retriever; "auto" means that of the job in `out`, else the recommender's own."""
     manifest = None if out is None else out / "manifest.json"
     if retriever == "auto" and recommender.config.retriever == "auto" and manifest is not None and manifest.exists():
         began = read_header(manifest, FORMAT, VERSION, most_bytes=MAX_MANIFEST_BYTES).get("job")
@@ -134,13 +136,13 @@ def with_retriever(recommender: Recommender, retriever: RetrieverName, out: Path
 
 
 class OpenedJob:
-    """The users and the filters of a job, and what makes it the same `job`, as the manifest holds it."""
+    """The users and the filters of a job, and its description `job` for the manifest: equal jobs may be continued."""
 
     def __init__(self, recommender: Recommender, users: str | Path | Dataset, out: Path, options: JobOptions):
         if out.suffix in (".csv", ".tsv", ".json", ".jsonl"):
             raise InputError(
-                f"{out} has the name of a file, but becomes a folder of parts; give a folder, and --format csv or "
-                "jsonl (format=) for the kind of its parts"
+                f"{out} looks like a file name, but the output is a folder of parts; give a folder, and choose the "
+                "format of the parts with --format csv or jsonl (format=)"
             )
         self.filters = FilterFiles(recommender.items, options.candidates, options.exclude)
         self.users: Users = open_users(users, recommender.items, options.user, options.item, options.time)
@@ -158,7 +160,10 @@ class OpenedJob:
 
 
 def plan_batches(lengths_B: npt.NDArray[np.int64], max_users: int, max_slots: int) -> list[npt.NDArray[np.int64]]:
-    """Rows of users of similar length to search together, shortest first: few enough, and short enough when padded."""
+    """Batches of users with histories of similar length, shortest first.
+
+    A batch has at most `max_users` users and, padding included, `max_slots` items; a single user may have more items.
+    """
     order = np.argsort(lengths_B, kind="stable")
     batches, first = [], 0
     while first < len(order):
@@ -170,7 +175,7 @@ def plan_batches(lengths_B: npt.NDArray[np.int64], max_users: int, max_slots: in
 
 
 class PartMaker:
-    """Makes the parts of a job with one recommender: searches the users of a part and writes what was found."""
+    """Makes the parts of a job with one recommender: searches the users of a part and writes the results."""
 
     def __init__(self, recommender: Recommender, out: Path, job: Job, filters: FilterFiles):
         recommender = recommender.with_search(retriever=job["retriever"])
@@ -179,7 +184,7 @@ class PartMaker:
         self.batch_seconds: list[float] = []
 
     def search(self, part: UserPart, writing: ThreadPoolExecutor) -> "list[Future[_Batch]]":
-        """Search the users of a part in batches, each of which becomes a table in the thread of `writing`."""
+        """Search the users of a part in batches; the thread of `writing` makes a table of each batch."""
         found, own = [], self.filters.own(part.users)
         for rows_B in plan_batches(
             part.histories.lengths, self.job["users_in_batch"], self.job["history_slots_in_batch"]
@@ -205,7 +210,7 @@ class PartMaker:
         return results_arrow(users, items, results, self.job["return_paths"], self.job["titles"])
 
     def write(self, name: str, part: UserPart, found: "list[Future[_Batch]]") -> dict[str, Any]:
-        """Write a part, its users in the order of the file again; what the manifest says of it."""
+        """Write a part, with its users in the order of the input, and return its entry for the manifest."""
         batches = [future.result() for future in found]
         nobody = self._table(np.empty(0, dtype=np.int64), [])
         table = pa.concat_tables([nobody, *(batch.table for batch in batches)])
@@ -229,7 +234,7 @@ class PartMaker:
 
 
 class Record:
-    """The manifest of a folder: the job and its finished parts; InputError where the folder is another job's."""
+    """The manifest of a folder: the job and its finished parts; InputError if the folder belongs to another job."""
 
     def __init__(self, out: Path, job: Job, num_rows: int, resume: bool):
         self.out, self.job = out, job
@@ -240,7 +245,7 @@ class Record:
         self.writing_seconds = 0.0
 
     def add(self, part: dict[str, Any]) -> None:
-        """Take in a finished part."""
+        """Add a finished part."""
         self.parts[part["file"]] = part
         if self.writing_seconds <= MANIFEST_SECONDS + MANIFEST_SHARE * (time.monotonic() - self.started):
             self._write()
@@ -254,17 +259,17 @@ class Record:
         return sorted(self.parts.values(), key=lambda made: made["first_row"])
 
     def _check_parts(self) -> None:
-        """InputError for a part of another job, which readers of all parts would take in."""
+        """InputError for a part of another job: whoever reads all parts would read it too."""
         own = {part_name(number, self.job) for number in range(self.num_parts)}
         foreign = sorted(file.name for file in _parts_in(self.out) if file.name not in own)
         if foreign:
             raise InputError(
-                f"{self.out} holds {', '.join(foreign[:3])}, which this job of {self.num_parts} parts did not write; "
-                "take that away, or choose another folder"
+                f"{self.out} contains {', '.join(foreign[:3])}, which this job of {self.num_parts} parts did not "
+                "write; remove it, or choose another folder"
             )
 
     def summary(self) -> dict[str, Any] | None:
-        """What `summary.json` holds, where all parts, the rejected rows and it are there and whole."""
+        """The content of `summary.json`; None unless it, all parts and the rejected rows are complete."""
         path = self.out / "summary.json"
         if len(self.parts) < self.num_parts or not path.exists():
             return None
@@ -279,9 +284,9 @@ class Record:
     def summarize(
         self, batch_seconds: Sequence[float], num_searched: int, items: ItemCatalog, allow_unknown: bool
     ) -> dict[str, Any]:
-        """Write the manifest of all parts and the summary: counts of the whole, times since the folder was opened.
+        """Write the manifest of all parts and the summary: counts of all parts, times since the folder was opened.
 
-        InputError, before the summary, where most items of the histories are unknown and that is not allowed.
+        InputError, without a summary, if most history items are unknown and that is not allowed.
         """
         self._write()
         counts = {name: sum(part[name] for part in self.parts.values()) for name in COUNTS}
@@ -313,7 +318,7 @@ class _Run:
         self.out, self.job = record.out, record.job
 
     def finish(self, users: Users, allow_unknown: bool) -> dict[str, Any]:
-        """Make the parts that are missing, and the summary."""
+        """Make the missing parts and the summary, and return the summary."""
         if (summary := self.record.summary()) is not None:
             return summary
         num_searched, known_rows = 0, sum(part["rows"] for part in self.record.parts.values())
@@ -346,7 +351,7 @@ class _Run:
 
 
 def part_name(number: int, job: Job) -> str:
-    """The file of a part."""
+    """The file name of a part."""
     return f"part-{number:05d}.{job['format']}"
 
 
@@ -355,7 +360,7 @@ def _parts_in(folder: Path) -> list[Path]:
 
 
 def _write_part(path: Path, table: pa.Table) -> None:
-    """Write a part as what its name ends in."""
+    """Write a part in the format of its file name."""
     if path.suffix == ".parquet":
         write_parquet(path, table)
         return
@@ -365,7 +370,7 @@ def _write_part(path: Path, table: pa.Table) -> None:
 
 
 def _check_known(counts: dict[str, int], items: ItemCatalog, allow_unknown: bool) -> str | None:
-    """A sentence where many items of the histories are unknown, InputError where most are and that is not allowed."""
+    """A warning if many history items are unknown; InputError if most are and that is not allowed; else None."""
     unknown, total = counts["unknown_items"], counts["history_items"]
     if unknown <= MANY_UNKNOWN * total:
         return None
@@ -373,15 +378,15 @@ def _check_known(counts: dict[str, int], items: ItemCatalog, allow_unknown: bool
     remedy = f"ids must be spelled and typed as in the items table, such as {items.ids[0].as_py()!r}"
     if unknown > MOST_UNKNOWN * total and not allow_unknown:
         raise InputError(
-            f"{found}, so most users would get the list of an unknown user; {remedy}. If that is what you expect, run "
-            "the job again with --allow-unknown (allow_unknown=True), which goes on from here"
+            f"{found}, so most users would get the list of an unknown user; {remedy}. If you expect that, run the job "
+            "again with --allow-unknown (allow_unknown=True); it continues from here"
         )
     warn(f"{found}; {remedy}")
     return f"{found}; {remedy}"
 
 
 class _Batch(NamedTuple):
-    """What was found for some users of a part; `user_id` in `table` is their place in the part."""
+    """Results for some users of a part; `user_id` in `table` is the user's position in the part."""
 
     table: pa.Table
     num_users: int
@@ -389,7 +394,7 @@ class _Batch(NamedTuple):
 
 
 def _ahead(reading: ThreadPoolExecutor, parts: Iterator[UserPart]) -> Iterator[UserPart]:
-    """The parts in order, the next one read while the present one is searched."""
+    """The parts in order; the next part is read while the present one is searched."""
     coming = reading.submit(next, parts, None)
     while (part := coming.result()) is not None:
         coming = reading.submit(next, parts, None)
@@ -401,7 +406,7 @@ def _open_folder(out: Path, job: Job, resume: bool) -> dict[str, dict[str, Any]]
     manifest = out / "manifest.json"
     if not manifest.exists():
         check_own(out, [manifest.name])
-        sweep(out)  # a first manifest that was not finished
+        sweep(out)  # remove the temporary file of a first manifest that was not finished
         _write_manifest(out, job, [])
         return {}
     header = read_header(manifest, FORMAT, VERSION, most_bytes=MAX_MANIFEST_BYTES)
@@ -419,8 +424,8 @@ def _open_folder(out: Path, job: Job, resume: bool) -> dict[str, dict[str, Any]]
         raise InputError(f"{manifest} is incomplete or damaged: {error!r}; start over with resume off") from None
     if differing:
         raise InputError(
-            f"{out} holds recommendations of another job ({', '.join(differing)} differ); "
-            "choose another folder, the same job, or start over with resume off"
+            f"{out} contains recommendations of another job ({', '.join(differing)} differ); "
+            "choose another folder, run the same job, or start over with resume off"
         )
     return whole
 

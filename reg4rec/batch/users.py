@@ -1,6 +1,6 @@
-"""The users of a job, a part at a time: what can be searched, and what was wrong with the rest.
+"""Reads the users of a job, a part at a time, with the rows that are rejected and the reasons.
 
-They are rows of Parquet files, the users of a dataset, or those of a table of clicks.
+The users are the rows of Parquet files, the users of a dataset, or the users in a table of clicks.
 """
 
 import glob
@@ -26,13 +26,14 @@ __all__ = ["UserFiles", "UserLists", "UserPart", "Users", "open_users"]
 
 UNREADABLE = (OSError, pa.ArrowException)
 MAGIC = b"PAR1"
-"""How a Parquet file begins."""
+"""The first bytes of a Parquet file."""
 
 
 class UserPart(NamedTuple):
-    """Some rows of a file: their place in it, the users that can be searched, and `rejected` (row, user_id, reason).
+    """`num_rows` rows of a file from `first_row` on: the users that can be searched, and the others in `rejected`.
 
-    `num_items` counts the items of their histories, `num_unknown` those that the catalog lacks.
+    rejected: a table of row, user_id and reason. num_items: number of items in the histories; num_unknown: number of
+    those that are not in the catalog.
     """
 
     first_row: int
@@ -51,11 +52,11 @@ def open_users(
     item: str = "item_id",
     time: str | None = "timestamp",
 ) -> "Users":
-    """The users of a dataset with their whole histories, of Parquet with a column `items`, or of clicks.
+    """The users of a dataset (with whole histories), of Parquet files with a column `items`, or of a table of clicks.
 
-    Parquet is a file, a folder of parts or a pattern, read in the order of the names. Clicks are whatever
-    `read_interactions` takes: a file, a folder of parts or a pattern, with the columns `user`, `item` and `time`. They
-    are read whole. InputError where it is none of these.
+    Parquet: a file, a folder of parts or a pattern, read in the order of the names. Clicks: any file, folder of parts
+    or pattern that `read_interactions` takes, with the columns `user`, `item` and `time`; they are read into memory.
+    InputError for anything else.
     """
     if isinstance(users, Dataset):
         places = places_of(users.items.ids, catalog.ids)
@@ -71,21 +72,21 @@ def open_users(
     names = _parquet_columns(first)
     if ITEM_ROWS in names:
         raise InputError(
-            f"{first} belongs to a dataset and holds rows of its items, not ids; give that, --data {first.parent} "
+            f"{first} belongs to a dataset and contains item rows, not ids; give the dataset, --data {first.parent} "
             f"(in Python, load_dataset({str(first.parent)!r}))"
         )
     if "items" in names:
         return UserFiles(path, files, catalog)
     if names and not {user, item, time or item} <= {*names}:
         raise InputError(
-            f"a table of histories needs a column 'items', found {names}; or, a row a click, {user}, {item} and {time} "
-            "(--user, --item and --time name them)"
+            f"a table of histories needs a column 'items', or a row for each click with {user}, {item} and {time} "
+            f"(--user, --item and --time name them); found {names}"
         )
     return _clicks(path, catalog, user, item, time)
 
 
 def _parquet_columns(path: Path) -> list[str]:
-    """The columns of a Parquet file, none for a file of another kind."""
+    """The column names of a Parquet file; empty for a file of another kind."""
     with path.open("rb") as file:
         if file_kind(path) != ".parquet" and file.read(len(MAGIC)) != MAGIC:
             return []
@@ -123,7 +124,7 @@ def _rejected_schema(users: pa.DataType) -> pa.Schema:
 
 
 class UserLists:
-    """Users with histories in memory: item rows, -1 for an item that the catalog lacks."""
+    """Users with histories in memory: item rows, -1 for an item that is not in the catalog."""
 
     def __init__(self, users: pa.Array, histories: Sequences, fingerprint: str):
         self.users, self.histories, self.fingerprint = users, histories, fingerprint
@@ -136,7 +137,7 @@ class UserLists:
             yield self.part(first, size)
 
     def part(self, first: int, size: int) -> UserPart:
-        """The users from `first` on, `size` at most."""
+        """At most `size` users from number `first` on."""
         users = self.users.slice(first, size)
         taken = self.histories.take(np.arange(first, first + len(users)))
         known, unknown = known_sequences(taken.items, taken.lengths), int((taken.items < 0).sum())
@@ -145,12 +146,12 @@ class UserLists:
 
 
 class UserFiles:
-    """Parquet files with a column `items` (lists of item ids, oldest first) and optionally `user_id`, read as one.
+    """Parquet files with a column `items` (lists of item ids, oldest first) and optionally `user_id`, read as one file.
 
-    Users without ids are numbered from 0 through all files; a user may have several rows. Items that the catalog
-    does not know are skipped and counted. A row with a null, with text that is not UTF-8, or with ids that are not of
-    the catalog's type is rejected and the others go on; ids of another type count as unknown too. `open_users` checks
-    that the first file has such columns; InputError for one whose columns are of other types. `path` names the files.
+    Users without ids are numbered from 0 across all files; a user may have several rows. Items that are not in the
+    catalog are skipped and counted. A row is rejected if it has a null, text that is not UTF-8, or ids of another type
+    than the catalog's; ids of another type count as unknown too. `open_users` checks that the first file has these
+    columns; InputError if a file's columns have other types. `path`: the name of the files in messages.
     """
 
     def __init__(self, path: Path, files: Sequence[Path], catalog: ItemCatalog):
@@ -163,7 +164,9 @@ class UserFiles:
             other = _schema(file)
             found = {name: _plain(other.field(name).type) for name in self.columns if name in other.names}
             if found != kinds:
-                raise InputError(f"{file} has {_shown(found)} where {files[0]} has {_shown(kinds)}; write them alike")
+                raise InputError(
+                    f"{file} has {_shown(found)}, but {files[0]} has {_shown(kinds)}; all files need the same columns"
+                )
         self.rows_of = [int(pq.read_metadata(file).num_rows) for file in files]
         self.num_rows = sum(self.rows_of)
         self.user_type = kinds.get("user_id", pa.int64())
@@ -175,17 +178,17 @@ class UserFiles:
         except pa.ArrowNotImplementedError:
             raise InputError(f"item ids are {catalog.ids.type} in the catalog, {flat.type} in {path}") from None
         fits = pa.types.is_null(flat.type) or _is_number(flat.type) == _is_number(catalog.ids.type)
-        self.misfit = None if fits else f"item ids are {flat.type} where those of the catalog are {catalog.ids.type}"
+        self.misfit = None if fits else f"item ids are {flat.type}, but those of the catalog are {catalog.ids.type}"
         self.rejected_schema = _rejected_schema(self.user_type)
 
     @property
     def fingerprint(self) -> str:
-        """The sha256 of the file, or of what several hold, one after the other."""
+        """The sha256 of the file; of several files, the fingerprint of their hashes in order."""
         hashes = [sha256_of(file) for file in self.files]
         return hashes[0] if len(hashes) == 1 else fingerprint({}, {}, {"files": hashes})
 
     def parts(self, size: int, first: int = 0) -> Iterator[UserPart]:
-        """All rows from `first` on in order, `size` at a time."""
+        """All rows from number `first` on, in order, `size` at a time."""
         pieces: list[pa.RecordBatch] = []
         try:
             for batch in self._batches(size, first):
@@ -202,11 +205,11 @@ class UserFiles:
             yield self._part(first, _joined(pieces))
 
     def part(self, first: int, size: int) -> UserPart:
-        """The rows from `first` on, `size` at most, out of the row groups that hold them."""
+        """At most `size` rows from number `first` on; reads only the row groups that contain them."""
         return next(self.parts(size, first))
 
     def _batches(self, size: int, first: int) -> Iterator[pa.RecordBatch]:
-        """The rows from `first` on, in batches of `size` at most that no reader of dictionaries cuts differently."""
+        """The rows from number `first` on, in batches of at most `size`."""
         for path, num_rows in zip(self.files, self.rows_of, strict=True):
             if first < num_rows:
                 with pq.ParquetFile(path) as file:
@@ -219,7 +222,7 @@ class UserFiles:
             if first >= num_rows:
                 first -= num_rows
                 continue
-            # several groups at once give no lists of dictionaries
+            # one group at a time: Arrow cannot read lists of dictionaries across groups
             for batch in file.iter_batches(size, row_groups=[group], columns=self.columns):
                 rows = batch[first:]
                 first = max(0, first - len(batch))
@@ -253,7 +256,7 @@ class UserFiles:
         )  # fmt: skip
 
     def _problem(self, users: pa.Array, lists: pa.Array) -> str | None:
-        """What is wrong with one of the rows, None if all can be used."""
+        """The reason why one of the rows cannot be used; None if all can."""
         if users.null_count:
             return "user_id is null"
         if lists.null_count:
@@ -293,7 +296,7 @@ def _joined(pieces: list[pa.RecordBatch]) -> pa.RecordBatch:
 
 
 def _known(user: pa.Array) -> object:
-    """The id of one user, None where it is no valid text."""
+    """The id of one user; None if it is not valid text."""
     try:
         user.validate(full=True)
         return user[0].as_py()

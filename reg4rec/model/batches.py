@@ -13,10 +13,10 @@ __all__ = ["Batch", "padded"]
 
 
 class Batch(NamedTuple):
-    """What encoder and search read of some users.
+    """Input of the encoder and the search for B users.
 
-    item_BL: item rows, oldest first, any row behind the first length_B. exclude_BX: rows never to be reached, -1 for
-    none.
+    item_BL: item rows, oldest first; rows after the first length_B are padding. exclude_BX: rows that the search must
+    not reach, padded with -1.
     """
 
     item_BL: Tensor
@@ -25,7 +25,7 @@ class Batch(NamedTuple):
 
     @classmethod
     def of(cls, histories: Sequences, max_history: int, exclude_BX: Tensor | None = None) -> "Batch":
-        """Of the newest items of each history."""
+        """The batch of the newest `max_history` items of each history."""
         newest = histories.last(max_history)
         return cls(padded(newest, 0), torch.from_numpy(newest.lengths), exclude_BX)
 
@@ -38,7 +38,7 @@ class Batch(NamedTuple):
 
 
 def padded(sequences: Sequences, fill: int) -> Tensor:
-    """(B, L) item rows, int64, oldest first, `fill` at the end of shorter ones."""
+    """Item rows (B, L), int64, oldest first; shorter sequences end in `fill`."""
     lengths = sequences.lengths
     length = int(lengths.max(initial=0))
     if len(lengths) and lengths.min() == length:

@@ -1,4 +1,4 @@
-"""Decoding: encoded histories, the paths' cache, a step of the decoder, by the ops wherever they can run."""
+"""Decoding: encode histories, cache the paths' keys and values, take decoder steps; the ops run wherever they can."""
 
 from typing import NamedTuple
 
@@ -26,10 +26,10 @@ __all__ = [
 
 
 class PathCache(NamedTuple):
-    """What the decoder keeps of the paths' steps, where they were made; a path names the rows of those it goes through.
+    """The decoder's keys and values of all steps so far. They never move: each path lists the rows it goes through.
 
-    kept_BTRZAQ: keys and values of all blocks: those of block n at 2 n and 2 n + 1. rows_BPS: the row of step s of each
-    path.
+    kept_BTRZAQ: keys and values by step T and row R; block n has its keys at Z = 2 n and its values at 2 n + 1.
+    rows_BPS: the row of path p at step s.
     """
 
     kept_BTRZAQ: Tensor
@@ -37,14 +37,14 @@ class PathCache(NamedTuple):
 
     @classmethod
     def empty(cls, memory: "Memory", num_paths: int, num_steps: int = 0, num_rows: int = 0) -> "PathCache":
-        """Of paths that have made no step, with room for some steps of some rows."""
+        """The cache before the first step, with room for `num_steps` steps of `num_rows` rows."""
         num_both, num_users, num_heads, _, head_dim = memory.kept_ZBAJQ.shape
         kept_BTRZAQ = memory.kept_ZBAJQ.new_empty(num_users, num_steps, num_rows, num_both, num_heads, head_dim)
         rows_BPS = torch.empty(num_users, num_paths, 0, dtype=torch.int64, device=kept_BTRZAQ.device)
         return cls(kept_BTRZAQ, rows_BPS)
 
     def grown(self) -> "PathCache":
-        """With one more step, made in the paths' own rows; what is kept moves only where there is no room for it."""
+        """The cache with one more step, in which path p has row p; keys and values are copied only to make room."""
         num_users, num_paths, step = self.rows_BPS.shape
         own_BP1 = torch.arange(num_paths, device=self.rows_BPS.device)[:, None].expand(num_users, num_paths, 1)
         kept_BTRZAQ = self.kept_BTRZAQ
@@ -56,36 +56,36 @@ class PathCache(NamedTuple):
         return PathCache(kept_BTRZAQ, torch.cat([self.rows_BPS, own_BP1], dim=2))
 
     def of_paths(self, parent_BP: Tensor) -> "PathCache":
-        """The cache of the children of these paths; keys and values stay where they are."""
+        """The cache of paths that continue the paths parent_BP; keys and values are not copied."""
         rows_BPS = self.rows_BPS.gather(1, parent_BP[..., None].expand(-1, -1, self.rows_BPS.shape[2]))
         return PathCache(self.kept_BTRZAQ, rows_BPS)
 
 
 class Memory(NamedTuple):
-    """What the decoder needs of the encoded histories, stored once a user and shared by all of its paths.
+    """The encoded histories as the decoder reads them, stored once for each user and shared by all paths of the user.
 
-    kept_ZBAJQ: keys and values of all decoder blocks, as in `PathCache`, the keys rotated by how far before the next
-    item they stand. visible_B11J: filled slots. state_BD: the encoder's output after the last item. decoder: weights as
-    `reg4rec.ops.decoder_step` takes them, None where torch's layers decode.
+    kept_ZBAJQ: keys and values of all decoder blocks, Z as in `PathCache`; keys are rotated by their distance to the
+    next item. visible_B11J: slots that are not padding. state_BD: the encoder's output after the last item.
+    packed_decoder: weights for `reg4rec.ops.decoder_step`, None if torch's layers decode.
     """
 
     kept_ZBAJQ: Tensor
     visible_B11J: Tensor
     state_BD: Tensor
-    decoder: Packed | None
+    packed_decoder: Packed | None
 
     def of_block(self, block: int) -> tuple[Tensor, Tensor]:
         """Keys and values of one block."""
         return self.kept_ZBAJQ[2 * block], self.kept_ZBAJQ[2 * block + 1]
 
     def of_users(self, user_b: Tensor) -> "Memory":
-        """What is stored of some users."""
+        """The memory of some of the users (rows user_b)."""
         kept_ZBAJQ = self.kept_ZBAJQ[:, user_b]
-        return Memory(kept_ZBAJQ, self.visible_B11J[user_b], self.state_BD[user_b], self.decoder)
+        return Memory(kept_ZBAJQ, self.visible_B11J[user_b], self.state_BD[user_b], self.packed_decoder)
 
 
 def remember(model: Reg4RecModel, codes_BLM: Tensor, length_B: Tensor, items_BL: Tensor | None = None) -> Memory:
-    """Encode histories, oldest item first and padded at the end, for decoding the item that follows them."""
+    """Encode histories (oldest item first, padded at the end), ready to decode the item that follows each of them."""
     encoder, decoder = _packed(model)
     number_J = model.slot_numbers(codes_BLM.shape[1], codes_BLM.device)
     visible_BJ = number_J <= length_B[:, None]
@@ -98,7 +98,7 @@ def remember(model: Reg4RecModel, codes_BLM: Tensor, length_B: Tensor, items_BL:
         filled_BL = visible_BJ[:, model.slots_per_item :: model.slots_per_item]
         slots_XD = model.item_slots(codes_BLM[filled_BL], None if items_BL is None else items_BL[filled_BL])
         state_BD, memory_XZAQ = _encoded_packed(model, slots_XD, length_B, encoder, with_memory=True)
-        # of numpy, whose zeros take no time and memory where they are never touched
+        # numpy's zeros cost neither time nor memory until they are written to, torch's do
         kept_BJZAQ = torch.from_numpy(np.zeros((*visible_BJ.shape, *memory_XZAQ.shape[1:]), dtype=np.float32))
         kept_BJZAQ[visible_BJ] = memory_XZAQ
         kept_ZBAJQ = kept_BJZAQ.permute(2, 0, 3, 1, 4)
@@ -106,23 +106,23 @@ def remember(model: Reg4RecModel, codes_BLM: Tensor, length_B: Tensor, items_BL:
 
 
 def encoded(model: Reg4RecModel, codes_IM: Tensor, batch: Batch) -> Memory:
-    """The encoded histories of the batch."""
+    """The memory of the batch's histories."""
     item_BL, length_B, _ = batch.to(codes_IM.device)
     return remember(model, codes_IM[item_BL], length_B, item_BL)
 
 
 def encoded_histories(model: Reg4RecModel, codes_IM: Tensor, histories: Sequences) -> Memory:
-    """Histories of item rows, cut to the newest that the model reads and encoded."""
+    """The memory of histories of item rows, each cut to the newest items that the model reads."""
     return encoded(model, codes_IM, Batch.of(histories, model.config.max_history))
 
 
 def last_states(
     model: Reg4RecModel, item_T: Tensor, length_B: Tensor, codes_IM: Tensor, vectors_ID: Tensor | None = None
 ) -> Tensor:
-    """state_BD of `remember` alone, of histories whose items lie one behind the other, oldest first.
+    """Only the state_BD of `remember`, for histories that are concatenated without padding, oldest item first.
 
-    item_T: item rows of user 0, of user 1, ...; length_B adds up to T. codes_IM: codes of all items. vectors_ID:
-    what `embed_items` makes of them all, if it is at hand; it spares a pooled history its sums.
+    item_T: item rows of user 0, of user 1, ...; length_B adds up to T. codes_IM: codes of all items. vectors_ID: the
+    result of `embed_items` for all items, if known; a pooled history then need not sum up token embeddings.
     """
     encoder = _packed_encoder(model)
     if encoder is None:
@@ -144,7 +144,7 @@ def _states_after(model: Reg4RecModel, x_BJD: Tensor, length_B: Tensor) -> Tenso
 def _encoded_packed(
     model: Reg4RecModel, slots_XD: Tensor, length_B: Tensor, encoder: Packed, with_memory: bool
 ) -> tuple[Tensor, Tensor]:
-    """What `ops.encode_histories` makes of the items' slots, before which each user's start is put here."""
+    """Puts the start slot before each user's item slots and returns the result of `ops.encode_histories`."""
     num_users = len(length_B)
     if num_users == 1:
         x_XD = torch.cat([model.start[None], slots_XD])
@@ -161,17 +161,14 @@ def _encoded_packed(
 
 
 def _packed_encoder(model: Reg4RecModel) -> Packed | None:
-    """The weights of the encoder as its op takes them, None where torch's layers run.
-
-    These run in sub-classes too, which may do something else at any place.
-    """
-    if type(model) is not Reg4RecModel:
+    """The encoder's weights, packed for its op; None if torch's layers must run."""
+    if type(model) is not Reg4RecModel:  # a subclass may override any method, which the op would not call
         return None
     return model.encoder_weights.of(model.encoder, *(getattr(block, "cross_kv", None) for block in model.decoder))
 
 
 def _packed(model: Reg4RecModel) -> tuple[Packed, Packed] | tuple[None, None]:
-    """The weights of encoder and decoder as the ops take them, None for both where torch's layers run."""
+    """The weights of encoder and decoder, packed for their ops; None for both if torch's layers must run."""
     if (encoder := _packed_encoder(model)) is None:
         return None, None
     refine = model.refine if model.scores_items else None
@@ -183,11 +180,12 @@ def _packed(model: Reg4RecModel) -> tuple[Packed, Packed] | tuple[None, None]:
 def search_step(
     model: Reg4RecModel, memory: Memory, token_BP: Tensor | None, step: int, cache: PathCache, with_logits: bool = True
 ) -> tuple[Tensor, Tensor | None, PathCache]:
-    """`decode_step` and its heads: logits of tokens (B, P, M, K), of categories (B, P, C), and the grown cache.
+    """Take a decoder step: token logits (B, P, M, K), category logits (B, P, C), and the grown cache.
 
-    Without `with_logits` those of tokens are empty; without categories theirs are None.
+    Arguments as in `decode_step`. `with_logits` False leaves the token logits empty. Category logits are None in a
+    model without categories.
     """
-    if memory.decoder is None:
+    if memory.packed_decoder is None:
         state_BPD, cache = decode_step(model, memory, token_BP, step, cache)
         logits_BPMK = model.token_logits(state_BPD) if with_logits else state_BPD[..., :0, None]
         return logits_BPMK, model.category_logits(state_BPD), cache
@@ -199,7 +197,7 @@ def search_step(
     grown = cache.grown()
     logits_BPO, categories_BPC = ops.decoder_step(
         *(inputs, token_BP, scale, model.steps[step], memory.state_BD, grown.kept_BTRZAQ, cache.rows_BPS),
-        *(memory.kept_ZBAJQ.transpose(0, 1), memory.visible_B11J.flatten(1), *memory.decoder, with_logits),
+        *(memory.kept_ZBAJQ.transpose(0, 1), memory.visible_B11J.flatten(1), *memory.packed_decoder, with_logits),
     )
     logits_BPMK = logits_BPO.unflatten(-1, (-1, model.config.codebook_size))
     return logits_BPMK, None if model.category_head is None else categories_BPC, grown
@@ -209,10 +207,11 @@ def search_step(
 def decode_step(
     model: Reg4RecModel, memory: Memory, token_BP: Tensor | None, step: int, cache: PathCache | None
 ) -> tuple[Tensor, PathCache]:
-    """Feed one more token to every path: state (B, P, D) after it and the grown cache.
+    """Feed one more token to every path: the state (B, P, D) after it and the grown cache.
 
-    token_BP holds r * K + j; None begins one path a user. The cache's tensors are written to: go on from it once,
-    and outside inference mode only where it was made so. Without gradient, which `decode_paths` has.
+    token_BP holds r * K + j for token j of codebook r; None begins one path for each user. The step writes into the
+    cache's tensors: continue from a cache only once, and outside inference mode only if it was made outside of it.
+    Computes no gradient; `decode_paths` does.
     """
     state_B1D = memory.state_BD[:, None]
     x_BPD = model.begin_state(state_B1D) if token_BP is None else model.embed_tokens(token_BP, token_BP.new_zeros(()))
@@ -225,9 +224,9 @@ def decode_step(
 
 
 def decode_paths(model: Reg4RecModel, memory: Memory, token_BPS: Tensor) -> Tensor:
-    """States (B, P, S + 1, D) of the decoder before, between and after the tokens (r * K + j) of known paths.
+    """Decoder states (B, P, S + 1, D) before, between and after the tokens (r * K + j) of known paths.
 
-    What `decode_step` gives one token after the other, in one pass.
+    The same states as those of S + 1 calls of `decode_step`, but in one pass and with a gradient.
     """
     state_B11D = memory.state_BD[:, None, None]
     begin = model.begin_state(state_B11D).expand(-1, token_BPS.shape[1], -1, -1)

@@ -1,7 +1,7 @@
 """Attention and blocks of the encoder and the decoder: add and norm after each sub-layer (paper, framework figure).
 
-Positions are item numbers, not token numbers, and enter attention by rotation, so that only the distance between
-two items counts and a history may start anywhere.
+Positions are item numbers, not token numbers. They enter attention as rotations, so only the distance between two
+items matters and a history may start at any position.
 """
 
 import torch
@@ -37,9 +37,9 @@ class Rotary(nn.Module):
         return angles.cos(), angles.sin()
 
     def table(self, num_positions: int) -> tuple[Tensor, Tensor]:
-        """Cosines and sines (T, head_dim) of 0, 1, ..., of so many positions at least, kept for the next call.
+        """Cosines and sines (T, head_dim) of positions 0, 1, ..., at least `num_positions` of them; they are cached.
 
-        For frequencies that no one writes to.
+        The cache notices new frequencies, but not a write into the present ones.
         """
         made_of, cos_TQ, sin_TQ = self._table
         if made_of is not self.frequencies or len(cos_TQ) < num_positions:
@@ -59,18 +59,18 @@ def rotate(x: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
 def attend(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None) -> Tensor:
     """Attention (..., t, head_dim) of queries (..., t, head_dim) over X keys and values (..., X, head_dim).
 
-    visible: which keys a query may see, broadcast against (..., t, X), at least one for each; None: all.
+    visible: which keys a query may see, broadcast against (..., t, X), at least one for each query; None means all.
     """
     if q.is_cuda:
         flat_q, flat_k, flat_v = (x.flatten(0, -4) for x in (q, k, v))  # fused kernels take four dimensions
         return F.scaled_dot_product_attention(flat_q, flat_k, flat_v, attn_mask=visible).unflatten(0, q.shape[:-3])
-    # torch's fused kernel for CPUs takes longer at so few and short rows (docs/precision.md)
+    # torch's fused CPU kernel is slower for rows this few and short (docs/precision.md)
     scores = (q * q.shape[-1] ** -0.5) @ k.mT
     return (scores if visible is None else scores.masked_fill(~visible, -torch.inf)).softmax(-1) @ v
 
 
 def attend_gathered(q_BPAQ: Tensor, keys_BTRAQ: Tensor, values_BTRAQ: Tensor, rows_BPS: Tensor) -> Tensor:
-    """`reg4rec.ops.path_attention` by `attend`, with a copy of the keys and values that the paths name."""
+    """`reg4rec.ops.path_attention`, computed by `attend` on a copy of the keys and values in the paths' rows."""
     k, v = (ops.gather_paths(x, rows_BPS).transpose(2, 3) for x in (keys_BTRAQ, values_BTRAQ))
     return attend(q_BPAQ[:, :, :, None], k, v, None).squeeze(3)
 
@@ -81,7 +81,7 @@ def split_heads(x: Tensor, num_heads: int) -> Tensor:
 
 
 class Dropout(nn.Dropout):
-    """`torch.nn.Dropout`; on the CPU four decisions share one random number of 64 bits, a quarter of torch's time."""
+    """`torch.nn.Dropout`, but on the CPU one 64-bit random number decides four elements: a quarter of torch's time."""
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.p == 0:
@@ -101,7 +101,7 @@ class FeedForward(nn.Module):
         self.up, self.down = Linear(dim, ffn_dim), Linear(ffn_dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        # not in place where LADQ may read the gradient of what `up` returns
+        # not in place while training: LADQ may read the gradient of the output of `up`
         return self.down(F.relu(self.up(x), inplace=not torch.is_grad_enabled()))
 
 
@@ -147,9 +147,9 @@ class DecoderBlock(nn.Module):
         return layers, [self.norm_self, self.norm_cross, self.norm_ffn]
 
     def memory(self, memory_BJD: Tensor, turn_J: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        """Keys and values of the encoder's output, (B, heads, J, head_dim), made once a user."""
+        """Keys and values (B, heads, J, head_dim) of the encoder's output, computed once for each user."""
         k, v = self.cross_kv(memory_BJD).unflatten(-1, (2, self.num_heads, -1)).unbind(-3)
-        k = rotate(k, turn_J).to(v.dtype)  # which autocast would do at every step of a search
+        k = rotate(k, turn_J).to(v.dtype)  # otherwise autocast would cast the keys at every step of a search
         return k.transpose(1, 2), v.transpose(1, 2)
 
     def forward(
@@ -159,11 +159,11 @@ class DecoderBlock(nn.Module):
         turn: tuple[Tensor, Tensor] | None,
         visible: Tensor,
     ) -> Tensor:
-        """New states of T whole paths (or training targets) a user, S positions each.
+        """New states of T whole paths (or training targets) for each user, S positions each.
 
-        turn: the rotation of the paths' item position, broadcast against (B, T, S, heads, head_dim), None where the
-        keys of the memory are turned back by it instead. visible: which of the J memory slots a path may see, broadcast
-        against (B, heads, T * S, J).
+        turn: the rotation of the paths' item position, broadcast against (B, T, S, heads, head_dim); None if the
+        memory's keys are already rotated relative to it. visible: which of the J memory slots a path may see,
+        broadcast against (B, heads, T * S, J).
         """
         q, k, v = (x.transpose(2, 3) for x in self._queries_keys_values(x_BTSD))
         earlier = torch.ones(q.shape[3], q.shape[3], dtype=torch.bool, device=q.device).tril()
@@ -177,17 +177,18 @@ class DecoderBlock(nn.Module):
         memory: tuple[Tensor, Tensor],
         visible: Tensor,
     ) -> Tensor:
-        """New states of P paths a user that are one position longer.
+        """New states of P paths for each user, at one more position.
 
-        kept_BTR2AQ: keys and values of this block, where those of the new position are written to. rows_BPS: as in
-        `reg4rec.ops.path_attention`, the paths' own rows among them. memory: with keys turned back. Without gradient.
+        kept_BTR2AQ: keys and values of this block; the call writes those of the new position into it. rows_BPS: as in
+        `reg4rec.ops.path_attention`, with the new position's rows last. memory: its keys are rotated relative to the
+        next item. Computes no gradient.
         """
         q_BPAQ, *own = self._queries_keys_values(x_BPD)
         keys, values = kept_BTR2AQ.unbind(3)
-        q_BPAQ = q_BPAQ.to(keys.dtype)  # under autocast those of a memory made by the ops are float32
+        q_BPAQ = q_BPAQ.to(keys.dtype)  # under autocast they differ if the ops, which write float32, made the memory
         for kept_BTRAQ, own_BPAQ in zip((keys, values), own, strict=True):
             kept_BTRAQ[:, rows_BPS.shape[2] - 1, : x_BPD.shape[1]] = own_BPAQ
-        # torch's fused kernel on a GPU, where the op has none
+        # the op has no CUDA kernel; on a GPU torch's fused attention is used
         look_back = attend_gathered if q_BPAQ.is_cuda else ops.path_attention
         mixed_BPAQ = look_back(q_BPAQ, keys, values, rows_BPS)
         return self._read(x_BPD[:, :, None], mixed_BPAQ[:, :, None], memory, None, visible)[:, :, 0]
@@ -204,7 +205,7 @@ class DecoderBlock(nn.Module):
         turn: tuple[Tensor, Tensor] | None,
         visible: Tensor,
     ) -> Tensor:
-        """What follows the self-attention, whose heads are in `mixed` (B, T, S, heads, head_dim)."""
+        """The rest of the block after the self-attention, whose output is `mixed` (B, T, S, heads, head_dim)."""
         x_BTSD = self.norm_self(x_BTSD + self.dropout(self.out(mixed.flatten(3))))
         cross = split_heads(self.cross_q(x_BTSD), self.num_heads)
         cross = cross if turn is None else rotate(cross, turn)

@@ -1,4 +1,4 @@
-"""A linear layer whose products run in the number format that it was given; its weights stay as they are."""
+"""A linear layer that multiplies in a chosen number format, while its weights keep their dtype."""
 
 import functools
 from collections.abc import Sequence
@@ -15,14 +15,14 @@ __all__ = ["Format", "Linear", "optimizer_steps", "weights_state"]
 
 Format = Literal["fp32", "bf16", "fp8"]
 ROWS = 64
-"""On the CPU oneDNN prepares every new shape for about half a millisecond, so rows are filled up to few numbers."""
+"""Rows are padded to a multiple of this on the CPU: oneDNN spends about half a millisecond on every new shape."""
 
 
 class Linear(nn.Linear):
-    """`torch.nn.Linear`, which while training multiplies in `format`; input, output and weights keep their dtype.
+    """`torch.nn.Linear` that multiplies in `format` while it trains; input, output and weights keep their dtype.
 
-    In fp8 it keeps the quantized weight until an optimizer has made a step, the weight has been written to or replaced,
-    or `format` is set. A write through `weight.data` shows nowhere: set `format` after it.
+    In fp8 the layer caches its quantized weight until an optimizer takes a step, the weight is written to or replaced,
+    or `format` is set. The layer cannot notice a write through `weight.data`: set `format` after one.
 
     Paper: LADQ, stated, D12.
     """
@@ -32,7 +32,7 @@ class Linear(nn.Linear):
 
     @property
     def format(self) -> Format:
-        """fp32 stands for the dtype of the weights"""
+        """The format of products in training; fp32 means the dtype of the weights."""
         return self._format
 
     @format.setter
@@ -41,12 +41,12 @@ class Linear(nn.Linear):
 
     @property
     def formats(self) -> tuple[Format, ...]:
-        """What the layer can multiply in: fp8 needs both widths to be multiples of 16 (`ops.fp8_linear`)."""
+        """The formats that the layer supports: fp8 needs both widths to be multiples of 16 (`ops.fp8_linear`)."""
         aligned = self.in_features % 16 == 0 == self.out_features % 16
         return ("fp32", "bf16", "fp8") if aligned else ("fp32", "bf16")
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., D) to (..., O)"""
+        """Maps (..., D) to (..., O)."""
         if not self.training or self.format == "fp32":
             return super().forward(x)
         x_TD = x.flatten(0, -2)
@@ -60,25 +60,26 @@ class Linear(nn.Linear):
         return F.linear(filled_TD, self.weight.to(torch.bfloat16), bias_O)[: len(x_TD)].to(x_TD.dtype)
 
     def _fp8(self, x_TD: Tensor) -> Tensor:
-        if torch.compiler.is_compiling():  # a graph cannot tell whether the weight has changed
+        if torch.compiler.is_compiling():  # a compiled graph cannot check whether the weight has changed
             return ops.fp8_linear(x_TD, self.weight, self.bias)
         weight = self.weight
         state = optimizer_steps(), weight.data_ptr(), weight.device, weight._version
         if self._kept is None or self._kept[0] != state:
-            # the weight itself is held too, so that no other can take its address
+            # the tuple holds the weight too: otherwise another tensor could get its address and pass for it
             self._kept = (state, self.weight.detach(), ops.fp8_weight(self.weight))
         return ops.fp8_linear(x_TD, self.weight, self.bias, weight8=self._kept[2])
 
 
 def optimizer_steps() -> int:
-    """The steps of this process so far: fused optimizers and FSDP2 change weights without raising their `_version`."""
+    """How many optimizer steps this process took: fused optimizers and FSDP2 change weights but not `_version`."""
     return _optimizers().steps
 
 
 def weights_state(weights: Sequence[Tensor]) -> tuple[object, ...]:
-    """Another one after these weights changed, as long as someone holds them, so that no others take their place.
+    """A value that differs after these weights changed.
 
-    A write through `weight.data` shows nowhere.
+    The caller must keep the weights alive, or other tensors can get their addresses. A write through `weight.data` goes
+    unnoticed.
     """
     versions = [-1 if weight.is_inference() else weight._version for weight in weights]
     return optimizer_steps(), [weight.data_ptr() for weight in weights], versions

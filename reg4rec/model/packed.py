@@ -1,4 +1,4 @@
-"""Weights of layers as the ops take them (`ops.pack_weights`), packed once and again when they have changed."""
+"""Weights of layers, packed for the ops (`ops.pack_weights`) and packed again after they changed."""
 
 from collections.abc import Callable, Sequence
 from itertools import chain
@@ -16,14 +16,14 @@ __all__ = ["Packed", "PackedWeights", "block_part", "packed_decoder", "packed_en
 Source = nn.Module | nn.Parameter | None
 Affine = tuple[Tensor, Tensor]
 Part = tuple[list[Affine], list[Affine]]
-"""Layers and norms as `ops.pack_weights` takes them."""
+"""Layers and norms, (weight, bias) each: one part for `ops.pack_weights`."""
 Block = TypeVar("Block", EncoderBlock, DecoderBlock)
 EPSILON = 1e-5
-"""Of the layer norms in csrc/packed.h."""
+"""The epsilon of the layer norms in csrc/packed.h."""
 
 
 class Packed(NamedTuple):
-    """Packed weights and what their ops must know of them."""
+    """Packed weights, and their layout (`ops.EncoderShape` or `ops.DecoderShape`)."""
 
     weights_Y: Tensor
     shape: Any
@@ -35,15 +35,15 @@ class _Kept(NamedTuple):
     modules: list[nn.Module]
     weights: list[nn.Parameter]
     held: list[Tensor]
-    """the weights' memory, so that no others can take its addresses"""
+    """keeps the weights' memory alive, so that no other tensor can get its addresses and pass for an old weight"""
     state: tuple[object, ...]
     packed: Packed
 
 
 class PackedWeights:
-    """Weights of some modules and parameters, which `pack` puts together in a dtype, None where torch's must run.
+    """A cache of what `pack` returns for some modules and parameters: their packed weights, or None if it cannot.
 
-    A write through `weight.data` shows nowhere.
+    A write through `weight.data` goes unnoticed.
     """
 
     def __init__(self, pack: Callable[..., Packed | None]) -> None:
@@ -51,18 +51,20 @@ class PackedWeights:
         self._kept: _Kept | None = None
 
     def of(self, *sources: Source) -> Packed | None:
-        """In inference mode, in bfloat16 under an autocast to it on machines with a fast product of it, else float32.
+        """The packed weights of these modules and parameters, or None if torch's layers must run instead.
 
-        None where torch's layers run: on a GPU, with dropout, in other dtypes, under other autocasts. Outside of
-        inference mode too, so that what training samples and what it learns from are the same numbers; and where
-        something was done to a layer that its weights do not tell: hooks, parametrizations, another kind of layer.
+        bfloat16 under an autocast to bfloat16 if the C++ kernels multiply it fast here, float32 without autocast. None
+        on a GPU, with dropout, in other dtypes, under other autocasts, outside inference mode, or if a layer has hooks,
+        parametrizations or another type.
         """
+        # alignment samples and learns outside inference mode: both then run torch's layers and see the same numbers
         if not torch.is_inference_mode_enabled() or not ops.uses_cpp():
             return None
         dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
         if dtype != torch.float32 and not (dtype == torch.bfloat16 and ops.cpp_multiplies_bf16()):
             return None
         kept = self._kept
+        # comparing states at each call is cheap against packing, and no event reports a write to a parameter
         if kept is None or kept.dtype != dtype or not _same(kept.sources, sources) or kept.state != _state(*kept[2:4]):
             self._kept = kept = self._packed(sources, dtype)
         return None if kept is None else kept.packed
@@ -83,7 +85,7 @@ def _same(some: Sequence[object], others: Sequence[object]) -> bool:
 
 
 def _state(modules: Sequence[nn.Module], weights: Sequence[nn.Parameter]) -> tuple[object, ...]:
-    """Another one after anything was done to the modules or the weights."""
+    """A value that differs after a change of the modules or the weights."""
     return (
         optimizer_steps(),
         [id(part) for module in modules for part in (*module._modules.values(), *module._parameters.values())],
@@ -96,7 +98,10 @@ def _state(modules: Sequence[nn.Module], weights: Sequence[nn.Parameter]) -> tup
 
 
 def packed_encoder(dtype: torch.dtype, encoder: nn.ModuleList, *to_memory: nn.Module | None) -> Packed | None:
-    """As `reg4rec.ops.encode_histories` takes them: the weights of an encoder, and of what makes a decoder's memory."""
+    """The weights for `reg4rec.ops.encode_histories`: the encoder's, and the layers `to_memory` of the decoder.
+
+    None if the op cannot do the same as the modules.
+    """
     if (blocks := _blocks_of(EncoderBlock, encoder)) is None:
         return None
     readers = [reader for reader in to_memory if reader is not None]
@@ -117,12 +122,16 @@ def packed_decoder(
     refine: nn.Module | None,
     category_head: nn.Module | None,
 ) -> Packed | None:
-    """As `reg4rec.ops.decoder_step` takes them: the weights of a decoder, and of what is around its blocks."""
+    """The weights for `reg4rec.ops.decoder_step`: the decoder blocks', the norm before them and the heads after them.
+
+    None if the op cannot do the same as the modules.
+    """
     if (blocks := _blocks_of(DecoderBlock, decoder)) is None or not _is_own(tokens_MKD):
         return None
     heads = [head for head in (refine, category_head) if head is not None]
     if not all(map(_has_own_weights, [norm_path, *heads, *(part for b in blocks for part in chain(*b.parts()))])):
         return None
+    # the op has no layer for token logits: the embeddings become one, with a bias of zeros
     rows = tokens_MKD.flatten(0, 1)
     before, behind = ([] if head is None else [_affine(head)] for head in (refine, category_head))
     ends = [*before, (rows, rows.new_zeros(len(rows))), *behind], [_affine(norm_path)]
@@ -135,7 +144,7 @@ def packed_decoder(
 def _fitting(
     parts: list[Part], dim: int, dtype: torch.dtype, shape: ops.EncoderShape | ops.DecoderShape
 ) -> Packed | None:
-    """The parts, packed, None where a layer is not of its shape."""
+    """The packed parts; None if a layer has another shape than the op expects."""
     for (layers, norms), (layer_shapes, _) in zip(parts, shape.part_shapes(dim), strict=True):
         if [tuple(weight.shape) for weight, _ in layers] != list(layer_shapes) or any(len(n[0]) != dim for n in norms):
             return None
@@ -143,13 +152,13 @@ def _fitting(
 
 
 def block_part(block: EncoderBlock | DecoderBlock) -> Part:
-    """The layers and the norms of a block."""
+    """The layers and the norms of a block, as (weight, bias) pairs."""
     layers, norms = block.parts()
     return list(map(_affine, layers)), list(map(_affine, norms))
 
 
 def _blocks_of(kind: type[Block], blocks: nn.ModuleList) -> list[Block] | None:
-    """The blocks, one at least, None unless a call of each is what that class says, without dropout."""
+    """The blocks, at least one; None unless each is exactly of class `kind`, without hooks and dropout."""
     found = [block for block in blocks if type(block) is kind]
     plain = all(
         type(b.ffn) is FeedForward and type(b.dropout) is Dropout and all(map(_is_plain, b.modules())) for b in found
@@ -166,7 +175,7 @@ def _is_plain(module: nn.Module) -> bool:
 
 
 def _has_own_weights(part: nn.Module) -> bool:
-    """Whether a layer's result depends on its weight and bias alone, and C++ takes these."""
+    """Whether a layer's result depends only on its weight and bias, and the C++ kernels support both."""
     own = part._parameters
     is_known = type(part) in (Linear, nn.Linear, nn.LayerNorm) and list(own) == ["weight", "bias"]
     is_known = is_known and (type(part) is not nn.LayerNorm or part.eps == EPSILON)
@@ -174,7 +183,8 @@ def _has_own_weights(part: nn.Module) -> bool:
 
 
 def _is_own(weight: Tensor | None) -> bool:
-    """FSDP2 cuts parameters, which are of another type then; what is made in inference mode does not tell of writes."""
+    """Whether a weight is a float32 parameter on the CPU whose changes can be noticed."""
+    # FSDP2's sharded parameters have another type; tensors made in inference mode have no version
     if type(weight) is not nn.Parameter or weight.is_inference():
         return False
     return not weight.is_cuda and weight.dtype == torch.float32

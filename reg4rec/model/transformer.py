@@ -18,29 +18,29 @@ __all__ = ["Reg4RecModel"]
 
 FORMAT, VERSION = "reg4rec-model", 3
 RESIDUAL_DROPOUT = 0.3
-"""In the part of an item's vector that is its own; its tokens learn to do without it."""
+"""Dropout of an item's residual, so that its tokens learn to do without it."""
 REPEAT_SCALE = 10.0
-"""Lets AdamW's small steps take the repeat bias as far as it must go within the first epochs."""
+"""Scales the repeat bias, so that AdamW's small steps move it far enough within the first epochs."""
 
 
 class Reg4RecModel(nn.Module):
     """Encoder, decoder, heads per codebook tied to the codebook embeddings, category head per step.
 
-    With `num_items` it also scores whole items: the inner product of the encoder's last state and the item's vector,
-    which is the sum of its token embeddings and a residual of its own. The decoder then refines that state from token
-    to token. An item that no one interacted with has residual 0: its tokens speak for it.
+    With `num_items` it also scores items directly: an item's score is the inner product of the encoder's last state and
+    the item's vector, which is the sum of its token embeddings plus a residual for this item. The decoder then refines
+    that state from token to token. The residual of an item without interactions is 0: only its tokens count.
 
-    Codes and item rows are int64; padding holds any of them and is hidden by its length. `items_BL` is needed by
-    models with `num_items` only. Paper: model, figure, D6, D14; item-level score, ours, D11.
+    Codes and item rows are int64; padding may hold any valid value, lengths hide it. Only models with `num_items` need
+    `items_BL`. Paper: model, figure, D6, D14; item-level score, ours, D11.
     """
 
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.config = config
         self.catalog: str | None = None
-        """`Tokenizer.catalog` of the items and tokens that it was trained on; None for a model that never was"""
+        """`Tokenizer.catalog` of the items and tokens that the model was trained on; None before training"""
         self.trained_by: dict[str, Any] = {}
-        """Settings of its pre-training that alignment goes on with; empty for a model that never had one"""
+        """settings of its pre-training, which alignment uses again; empty before pre-training"""
         c = config
         std = (c.dim * c.num_codebooks) ** -0.5
         self.tokens_MKD = nn.Parameter(torch.empty(c.num_codebooks, c.codebook_size, c.dim).normal_(std=std))
@@ -68,12 +68,12 @@ class Reg4RecModel(nn.Module):
 
     @property
     def slots_per_item(self) -> int:
-        """Places that one item takes in the encoder; the first of all is the start."""
+        """How many encoder slots one item takes; one start slot comes before all items."""
         return 1 if self.config.history_layout == "pooled" else self.config.num_codebooks + 1
 
     @property
     def repeat_bias(self) -> Tensor:
-        """What the score of an item gains when the history holds it already; far below 0 where users never repeat."""
+        """Added to the score of an item that is in the history already; far below 0 if users never repeat items."""
         return REPEAT_SCALE * self.repeat
 
     def decoder_blocks(self) -> list[DecoderBlock]:
@@ -87,16 +87,16 @@ class Reg4RecModel(nn.Module):
         return nn.functional.embedding(codes + codebooks * self.config.codebook_size, self.tokens_MKD.flatten(0, 1))
 
     def embed_items(self, codes: Tensor, items: Tensor) -> Tensor:
-        """Vectors (..., D) of items (...) with codes (..., M): the sum of their tokens' and their residual."""
+        """Vectors (..., D) of items (...) with codes (..., M): the sum of token embeddings plus the residual."""
         codebooks = torch.arange(codes.shape[-1], device=codes.device)
         return self._rows(codes, codebooks).sum(-2) + self._residual(items)
 
     def score_items(
         self, state_BD: Tensor, history_BX: Tensor, user_T: Tensor, codes_TM: Tensor, item_T: Tensor
     ) -> Tensor:
-        """scores_T: inner products of users' states (rows of state_BD) and items' vectors, token by token.
+        """scores_T of T pairs of a user (user_T, row of state_BD) and an item: inner products of state and vector.
 
-        Items in the row of history_BX (-1 for none) of their user gain the repeat bias.
+        Items in the user's row of history_BX (padded with -1) get the repeat bias. Runs in full precision.
         """
         with torch.autocast(state_BD.device.type, enabled=False):
             state_BD = state_BD.to(self.begin.dtype)
@@ -109,21 +109,21 @@ class Reg4RecModel(nn.Module):
         return self.residual_dropout(nn.functional.embedding(items, self.residual_ID))
 
     def embed_history(self, codes_BLM: Tensor, items_BL: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Encoder input (B, J, D) and the item number of every slot (J,): 0 the start, 1..L the items."""
+        """Encoder input (B, J, D) and the item number of every slot (J,): 0 for the start, 1..L for the items."""
         batch, length, _ = codes_BLM.shape
         start, slots = self.start.expand(batch, 1, -1), self.item_slots(codes_BLM, items_BL)
         x_BJD = self.dropout(self.norm_history(torch.cat([start, slots], dim=1)))
         return x_BJD, self.slot_numbers(length, codes_BLM.device)
 
     def slot_numbers(self, length: int, device: torch.device) -> Tensor:
-        """The item number of every slot (J,): 0 the start, 1..L the items."""
+        """The item number of every slot (J,): 0 for the start, 1..L for the items."""
         number = torch.arange(1, length + 1, device=device).repeat_interleave(self.slots_per_item)
         return nn.functional.pad(number, (1, 0))
 
     def item_slots(self, codes: Tensor, items: Tensor | None) -> Tensor:
         """Slots (..., L * slots_per_item, D) of items (..., L) with codes (..., L, M), before the norm."""
         if self.scores_items and items is None:
-            raise ValueError("a model that scores items reads item rows too, found codes alone")
+            raise ValueError("a model that scores items needs item rows too, found only codes")
         codebooks, scale = torch.arange(codes.shape[-1], device=codes.device), self.config.dim**0.5
         own = 0 if items is None or not self.scores_items else self._residual(items)
         if self.config.history_layout == "pooled":
@@ -132,7 +132,7 @@ class Reg4RecModel(nn.Module):
         return torch.cat([separators[..., None, :], self.embed_tokens(codes, codebooks)], dim=-2).flatten(-3, -2)
 
     def encode(self, codes_BLM: Tensor, items_BL: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Encoder output (B, J, D), causal from item to item, and the item number of every slot (J,)."""
+        """Encoder output (B, J, D) and the item number of every slot (J,); an item sees itself and earlier items."""
         x_BJD, number_J = self.embed_history(codes_BLM, items_BL)
         return self.encoded(x_BJD, number_J), number_J
 
@@ -151,11 +151,11 @@ class Reg4RecModel(nn.Module):
     def decode_on(
         self, memory_BJD: Tensor, number_J: Tensor, codes_BTM: Tensor, order_BTM: Tensor, column_T: Tensor
     ) -> Tensor:
-        """States (B, T, M + 1, D) of the decoder for the items in some columns of the windows, in one pass.
+        """Decoder states (B, T, M + 1, D) for the target items in columns column_T of the windows, in one pass.
 
-        An item is decoded from the items before it, on the encoder output of all but the last; its tokens are fed in
-        the order of the codebooks in order_BTM, which may name the first ones only. State t has consumed t tokens:
-        states 0..M-1 predict tokens, states 1..M categories.
+        memory_BJD is the encoder output of all items but the last; each target sees only the items before it. Its
+        tokens are fed in the codebook order of order_BTM, which may stop before M. State t has consumed t tokens:
+        states 0..M-1 predict tokens, states 1..M predict categories.
         """
         num_fed = order_BTM.shape[2]
         fed = self.embed_tokens(codes_BTM.gather(2, order_BTM), order_BTM)
@@ -171,7 +171,7 @@ class Reg4RecModel(nn.Module):
         return self.refined(state_BT1D, x)
 
     def token_logits(self, state: Tensor) -> Tensor:
-        """Logits (..., M, K) of every codebook for states (..., D)."""
+        """Token logits (..., M, K) of all codebooks for states (..., D)."""
         return (state @ self.tokens_MKD.flatten(0, 1).T).unflatten(-1, self.tokens_MKD.shape[:2])
 
     def codebook_logits(self, state: Tensor, codebooks: Tensor) -> Tensor:
@@ -183,11 +183,14 @@ class Reg4RecModel(nn.Module):
         return logits_TK[order_T.argsort()].unflatten(0, codebooks.shape)
 
     def category_logits(self, state: Tensor) -> Tensor | None:
-        """Logits (..., C) for states (..., D) that have consumed a token; None without categories."""
+        """Category logits (..., C) for states (..., D) after at least one token; None without categories."""
         return None if self.category_head is None else self.category_head(state)
 
     def extended(self, residual_TD: Tensor) -> "Reg4RecModel":
-        """This model, which scores items, its weights shared, with T further items of these residuals after its own."""
+        """A model that scores T more items, with these residuals; all other weights are shared with this one.
+
+        Only for models that score items.
+        """
         other = copy.copy(self)
         other.config = replace(self.config, num_items=self.config.num_items + len(residual_TD))
         residual_ID = torch.cat([self.residual_ID.detach(), residual_TD.to(self.residual_ID)])
@@ -205,9 +208,9 @@ class Reg4RecModel(nn.Module):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, verify: bool = True) -> "Reg4RecModel":
-        """The model saved in a folder, in evaluation mode on the CPU; InputError where the files do not fit.
+        """The model saved in a folder, in evaluation mode on the CPU.
 
-        `verify` False leaves the checksums of the files unread.
+        `verify=False` skips the checksums. InputError if files are missing, damaged or do not fit each other.
         """
         folder = Path(folder)
         header: dict[str, Any] = read_header(folder / "model.json", FORMAT, VERSION, verify=verify)
@@ -218,25 +221,25 @@ class Reg4RecModel(nn.Module):
             model = cls(config)
             model.catalog = header["catalog"]
             if not isinstance(model.catalog, str | None):
-                raise TypeError(f"its catalog is {model.catalog!r}")
-            model.trained_by = header.get("trained_by", {})  # models saved before it was kept have none
+                raise TypeError(f"the catalog in model.json is {model.catalog!r}")
+            model.trained_by = header.get("trained_by", {})  # older models were saved without it
             if not isinstance(model.trained_by, dict):
-                raise TypeError(f"it was trained by {model.trained_by!r}")
+                raise TypeError(f"trained_by in model.json is {model.trained_by!r}")
             model.load_state_dict(stored, assign=True)  # mapped from the file, so that processes share its pages
         except InputError:
             raise
         except (KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
-            raise InputError(f"{folder} does not hold a whole model: {error}") from None
+            raise InputError(f"{folder} does not contain a complete model: {error}") from None
         return model.eval()
 
 
 def _check_weights(config: ModelConfig, stored: dict[str, Tensor]) -> None:
-    """InputError unless `stored` are the weights of the configuration; takes no memory for a model of false sizes."""
+    """InputError unless `stored` are the weights of the configuration; allocates nothing, even for wrong sizes."""
     if config.num_blocks > len(stored):
         raise InputError(f"the configuration asks for {config.num_blocks} blocks, {len(stored)} tensors are stored")
     with torch.device("meta"):
         wanted = Reg4RecModel(config).state_dict()
     if (difference := tensor_difference(stored, wanted)) is not None:
-        raise InputError(f"does not hold a whole model: {difference}")
+        raise InputError(f"the stored weights do not fit the configuration: {difference}")
     if not all(bool(tensor.isfinite().all()) for tensor in stored.values()):
-        raise InputError("the stored model has weights that are not finite; take an earlier checkpoint")
+        raise InputError("the stored model has weights that are not finite; use an earlier checkpoint")

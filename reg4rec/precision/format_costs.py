@@ -1,4 +1,4 @@
-"""What a linear layer costs on this machine in each number format, measured once and kept."""
+"""The time of a linear layer in each number format on this machine, measured once and saved."""
 
 import platform
 import re
@@ -22,7 +22,7 @@ ROUNDS = 9
 
 
 class LayerSize(NamedTuple):
-    """What the time of a layer depends on: its rows, filled up to a power of two, and its two widths."""
+    """The size on which the time of a layer depends: rows, rounded up to a power of two, and both widths."""
 
     rows: int
     inputs: int
@@ -37,9 +37,9 @@ class LayerSize(NamedTuple):
 
 
 def format_costs(sizes: Iterable[LayerSize], device: torch.device) -> FormatCosts:
-    """The costs of these sizes; those that this machine has not measured before are measured and kept.
+    """The costs of these sizes; measures and saves those that were not measured on this machine before.
 
-    They stand in the folder of downloads (`REG4REC_CACHE`), so that later runs choose by the same numbers.
+    The file is in the cache folder (`REG4REC_CACHE`), so that later runs choose formats by the same numbers.
     """
     path = cache_folder() / "format-costs.json"
     table: dict[str, FormatCosts] = read_json(path) if path.exists() else {}
@@ -54,7 +54,7 @@ def format_costs(sizes: Iterable[LayerSize], device: torch.device) -> FormatCost
 
 
 def cpu_name() -> str:
-    """The processor as the system names it."""
+    """The name of the processor."""
     facts = Path("/proc/cpuinfo")
     text = facts.read_text(encoding="utf-8") if facts.exists() else ""
     found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
@@ -68,7 +68,7 @@ def _machine(device: torch.device) -> str:
 
 
 def _measured(size: LayerSize, device: torch.device) -> dict[Format, float]:
-    """Medians of rounds in which the formats take turns; the first round prepares."""
+    """Medians over rounds in which the formats take turns; the first round is a warm-up."""
     with torch.random.fork_rng():
         layer = Linear(size.inputs, size.outputs, device=device)
         x_TD = torch.randn(size.rows, size.inputs, device=device, requires_grad=True)
@@ -76,7 +76,7 @@ def _measured(size: LayerSize, device: torch.device) -> dict[Format, float]:
     seconds: dict[Format, list[float]] = {name: [] for name in layer.formats}
     for _ in range(1 + ROUNDS):
         for name, times in seconds.items():
-            layer.format = name  # set anew, it quantizes the weight as after a step of training
+            layer.format = name  # setting it drops the cached fp8 weight, as a training step does
             began = _now(device)
             layer(x_TD).backward(grad_TO)
             times.append(_now(device) - began)

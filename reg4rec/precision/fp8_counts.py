@@ -1,7 +1,7 @@
-"""What fp8 does to the values of a layer, counted at a few steps of a run.
+"""Counts, at a few steps of a run, of values of a layer that fp8 rounds to zero and of values that are not finite.
 
-A scale is always made of the values that it scales, so that none is too large for the format and none saturates. Small
-values beside large ones become zero, and a NaN or inf spreads (`ops.fp8_linear`).
+A scale is always computed from the values that it scales, so no value is too large for the format. But values that are
+much smaller than the largest one become zero, and a NaN or inf spreads (`ops.fp8_linear`).
 """
 
 import functools
@@ -19,18 +19,18 @@ __all__ = ["Fp8Counts", "Fp8Sample", "Fp8Watch", "fp8_metrics"]
 
 
 class Fp8Counts(NamedTuple):
-    """A layer at one sampled step: which part of the values that are not zero fp8 made zero, and what was no number."""
+    """A layer at one sampled step: the fraction of nonzero values that fp8 rounds to zero, and non-finite values."""
 
     inputs: float
     weight: float
     grads: float
-    """of the output"""
+    """fraction for the gradients of the output"""
     not_finite: int
-    """NaN and infinite values in all three"""
+    """number of NaN and infinite values in inputs, weight and gradients"""
 
 
 class Fp8Sample:
-    """Counts over the rows of one step, of all processes, in the layers that are in fp8; waits for the device once."""
+    """Counts over one step's rows in the layers that are in fp8, summed over processes; waits for the device once."""
 
     def __init__(self, layers: Mapping[str, Linear]):
         chosen = {name: layer for name, layer in layers.items() if layer.format == "fp8"}
@@ -52,20 +52,20 @@ class Fp8Sample:
 
 
 def _count_layer(counts_33: Tensor, layer: nn.Module, args: tuple[Tensor], output: Tensor) -> None:
-    """Rows: inputs, weight, gradients; columns as `_counted` gives them."""
+    """Add to the counts: rows are inputs, weight and gradients; columns are those of `_counted`."""
 
     def count_grads(grad: Tensor) -> None:
         counts_33[2] += _counted(grad, torch.float8_e5m2)
 
     if output.requires_grad and isinstance(layer, Linear):
         counts_33[0] += _counted(args[0], torch.float8_e4m3fn)
-        if distributed.is_first():  # all have the same weight
+        if distributed.is_first():  # all processes have the same weight, which must count once
             counts_33[1] = _counted(layer.weight, torch.float8_e4m3fn)
         output.register_hook(count_grads)
 
 
 def _counted(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """Values that become zero, that are not zero, that are no numbers."""
+    """Number of nonzero values that become zero, of nonzero values, and of values that are not finite."""
     tensor_TD = tensor.detach().flatten(0, -2)
     rounded_TD = ops.fp8_quantize(tensor_TD, dtype, rowwise=False).values.float()
     there_TD = tensor_TD != 0
@@ -78,7 +78,7 @@ def _shares(rows: list[list[int]]) -> Fp8Counts:
 
 
 def fp8_metrics(samples: Iterable[Mapping[str, Fp8Counts]]) -> dict[str, float]:
-    """For a line of metrics: the largest shares of any layer at the last sample, and all that was no number so far."""
+    """Metrics: the largest fractions of any layer at the last sample, and the non-finite values of all samples."""
     taken = [counts for counts in samples if counts]
     if not taken:
         return {}
@@ -88,7 +88,7 @@ def fp8_metrics(samples: Iterable[Mapping[str, Fp8Counts]]) -> dict[str, float]:
 
 
 class Fp8Watch:
-    """The controller of a run in fp8 throughout: it counts every `every` steps and changes nothing."""
+    """The controller of a run with precision fp8: it counts every `every` steps and changes nothing."""
 
     def __init__(self, layers: Mapping[str, Linear], every: int):
         self.layers, self.every = layers, every
@@ -115,6 +115,6 @@ class Fp8Watch:
 
 
 def read_counts(state: dict[str, Any]) -> list[tuple[int, dict[str, Fp8Counts]]]:
-    """The history in the state that a checkpoint has of an `Fp8Watch`."""
-    history = state.get("history", ())  # runs began before there were counts
+    """The history of counts from the state of an `Fp8Watch` in a checkpoint."""
+    history = state.get("history", ())  # checkpoints of older versions have none
     return [(step, {name: Fp8Counts(*values) for name, values in rows.items()}) for step, rows in history]

@@ -1,8 +1,8 @@
 """LADQ: every linear layer trains in the cheapest number format that its sensitivity allows (Paper: stated, D12).
 
-A few steps of a run are sampled: the squared norms of a layer's inputs and of its output gradients give the trace of
-its Fisher block as K-FAC factors it, tr(A) tr(G), without any matrix. The trace and the error that a format makes in
-the layer's weights say what the format would cost.
+LADQ samples a few steps of a run: the squared norms of a layer's inputs and output gradients give the trace of its
+Fisher block in K-FAC's factorization, tr(A) tr(G), without any matrix. This trace and the rounding error of the
+layer's weights in a format estimate how much the format would raise the loss.
 """
 
 import statistics
@@ -26,36 +26,37 @@ __all__ = ["Ladq", "LadqConfig", "LayerReport", "Precision", "fp8_report", "prec
 
 Precision = Literal["fp32", "bf16", "fp8", "ladq"]
 COARSER: tuple[Format, ...] = ("fp32", "bf16", "fp8")
-"""A layer's class is the coarsest format that it may take; it may take the finer ones too."""
+"""A layer's class is the coarsest format that it may have; finer formats are allowed too."""
 LOOK_EVERY = 20
-"""Steps between two looks at the loss, each of which waits for the device."""
+"""Steps between two checks for spikes of the loss; each check waits for the device."""
 
 
 @dataclass(frozen=True)
 class LadqConfig:
-    """When layers are sampled, and how their sensitivity becomes a format."""
+    """Settings of LADQ: when it samples layers, and which format it chooses for a sensitivity."""
 
     sample_every: int = 50
-    """steps from one sample of the traces to the next (docs/precision.md has what rarer samples miss); of fp8's counts
-    with precision fp8 too"""
+    """number of steps between two samples of the traces (docs/precision.md shows what rarer samples miss); with
+    precision fp8, between two counts of zeroed values"""
     decay: float = 0.9
-    """weight of the past in a layer's trace, a moving average over the samples"""
+    """weight of the past in the moving average of a layer's trace"""
     fp32_share: float = 0.1
-    """part of the layers, the most sensitive, that are to stay in fp32"""
+    """fraction of the layers, the most sensitive ones, that stay in fp32 if the time budget (slowdown) allows it"""
     slowdown: float = 0.02
-    """they stay, the most sensitive first, while the layers take no longer than this part more than the faster of fp32
-    and bf16 for all; 100 keeps them all on any machine"""
+    """time budget for fp32 layers: all layers together may take at most this fraction longer than with one format, fp32
+    or bf16, whichever is faster; 100 keeps all of fp32_share on any machine"""
     fp8_share: float = 0.5
-    """part of the layers, the least sensitive, that may take fp8; the others may take bf16"""
+    """fraction of the layers, the least sensitive ones, that may use fp8; layers of neither share may use bf16"""
     hysteresis: float = 0.05
-    """a layer keeps its class until its place in the ranking is this part of all layers beyond the border"""
+    """a layer keeps its class until its rank is beyond the class by more than this fraction of all layers"""
     spike: float = 1.5
-    """a loss of so many times its moving average, or an average of so many times the lowest one since the last spike,
-    sends all layers back to fp32 and samples again"""
+    """the loss spikes if it exceeds its moving average, or the average exceeds its lowest value since the last spike,
+    by this factor; all layers then return to fp32 and are sampled again"""
     fresh_samples: int = 3
-    """consecutive steps sampled after a spike before formats are given again"""
+    """number of consecutive steps sampled after a spike before formats are assigned again"""
     stability: float = 1.0
-    """and only if the traces' deviation among them is below so many times their mean (median over the layers)"""
+    """after a spike, formats are assigned again once the relative deviation of the fresh traces (median over the
+    layers) is below this"""
 
     def __post_init__(self) -> None:
         check_settings(
@@ -74,24 +75,24 @@ class LadqConfig:
 
 @dataclass(frozen=True)
 class LayerReport:
-    """A layer at the last sample: what formats would cost in quality and in time, and which it has."""
+    """A layer at the last sample: the cost of each format in quality and in time, and the layer's format."""
 
     layer: str
     trace: float
-    """of the layer's Fisher block, moving average"""
+    """trace of the layer's Fisher block, moving average"""
     sensitivity: dict[Format, float]
-    """expected growth of the loss from rounding the weights, up to a factor that all layers share"""
+    """expected increase of the loss from rounding the weights, up to a factor that all layers share"""
     seconds: dict[Format, float]
-    """a forward and a backward pass at the layer's size"""
+    """time of a forward and a backward pass at the layer's size"""
     format: Format
     changes: list[tuple[int, Format]]
-    """(step, format): what the layer was given, and each change after it"""
+    """(step, format): the first assigned format, and each change"""
     fp8_counts: Fp8Counts | None
-    """None where it was not in fp8 when it was sampled"""
+    """None if the layer was not in fp8 when it was sampled"""
 
 
 class LayerSample(NamedTuple):
-    """A layer at one sample."""
+    """A layer at one sample: its trace, the cost of bf16 and fp8, and its format."""
 
     trace: float
     bf16: float
@@ -102,31 +103,31 @@ class LayerSample(NamedTuple):
 
 @dataclass
 class LadqState:
-    """All that a run killed and resumed must know; JSON in every checkpoint."""
+    """The state of LADQ that a resumed run needs; saved as JSON in every checkpoint."""
 
     traces: dict[str, float] = field(default_factory=dict)
     classes: dict[str, Format] = field(default_factory=dict)
     rows: dict[str, int] = field(default_factory=dict)
-    """most rows that a layer has had at a sample: batches differ in length, and the largest take most of the time"""
+    """most rows of a layer at any sample: batches differ in length, and the largest take most of the time"""
     sizes: dict[str, str] = field(default_factory=dict)
     costs: FormatCosts = field(default_factory=dict)
     history: list[tuple[int, dict[str, LayerSample]]] = field(default_factory=list)
-    """(step, layer -> sample), a sample each"""
+    """(step, layer -> sample) of every sample"""
     spikes: list[int] = field(default_factory=list)
-    """steps at which a spike of the loss was seen"""
+    """steps at which a spike of the loss was noticed"""
     fresh: list[dict[str, float]] | None = None
-    """traces sampled since the last spike; None while none is under way"""
+    """traces sampled since the last spike, until formats are assigned again; None otherwise"""
     loss: float | None = None
-    """moving average"""
+    """moving average of the loss"""
     lowest: float | None = None
-    """moving average where it was lowest since the last spike"""
+    """lowest moving average of the loss since the last spike"""
     spiked: bool = False
 
 
 class Ladq:
-    """The controller that `reg4rec.loop` asks before and after the backward pass of every step.
+    """The controller that `reg4rec.loop` calls before the forward and after the backward pass of every step.
 
-    Given the table of costs it is deterministic. Layers begin in fp32, until the first sample.
+    It is deterministic for a given table of costs. All layers are in fp32 until the first sample.
     """
 
     def __init__(self, module: nn.Module, config: LadqConfig):
@@ -157,7 +158,7 @@ class Ladq:
         self._watch(step, loss.detach())
 
     def report(self) -> dict[str, float]:
-        """How many layers have each format, how often the loss has spiked, and what fp8 made zero."""
+        """Metrics: the number of layers in each format, the number of spikes, and the values that fp8 made zero."""
         formats = [layer.format for layer in self.layers.values()]
         counts = {f"layers_{name}": float(formats.count(name)) for name in COARSER}
         return {
@@ -167,7 +168,7 @@ class Ladq:
         }
 
     def precision_report(self) -> list[LayerReport]:
-        """A row a layer, in the order of the module; empty before the first sample."""
+        """A report for each layer, in the order of the module; empty before the first sample."""
         return _reports(self.run)
 
     def state(self) -> dict[str, Any]:
@@ -203,7 +204,7 @@ class Ladq:
                 self._assign(step, fp8_counts)
 
     def _assign(self, step: int, fp8_counts: dict[str, Fp8Counts]) -> None:
-        """Rank the layers by what fp8 would cost them, give each its class, and by class and time its format."""
+        """Rank the layers by their cost of fp8, which gives their classes; class and time give their formats."""
         run = self.run
         run.rows = {name: max(self.norms[name].rows, run.rows.get(name, 0)) for name in self.layers}
         sizes = {name: LayerSize.of(layer, run.rows[name]) for name, layer in self.layers.items()}
@@ -224,7 +225,7 @@ class Ladq:
         run.history.append((step, samples))
 
     def _watch(self, step: int, loss: Tensor) -> None:
-        """Notice a spike, and a slow rise; the flag stays on the device until the next look."""
+        """Notice a spike or a slow rise of the loss; the flag stays on the device until the next check."""
         self.loss, self.spiked = self.loss.to(loss.device), self.spiked.to(loss.device)
         self.spiked |= loss > self.config.spike * self.loss  # never true of the first loss
         self.loss = torch.where(self.loss.isnan(), loss, self.config.decay * self.loss + (1 - self.config.decay) * loss)
@@ -257,23 +258,23 @@ class _Norms:
 
 
 def _traces(norms: Any) -> list[float]:
-    """tr(A) tr(G) of each layer. The loss is a mean over samples, so a sample's own gradient is N times as large."""
+    """tr(A) tr(G) of each layer. The loss is a mean over N samples, so the gradient of one sample is N times larger."""
     return torch.stack([n.inputs / max(n.rows, 1) * n.samples * n.grads for n in norms]).tolist()
 
 
 def linear_layers(module: nn.Module) -> dict[str, Linear]:
-    """The layers whose format may change, by name."""
+    """The layers whose number format can change, by name."""
     return {name: layer for name, layer in module.named_modules() if isinstance(layer, Linear)}
 
 
 def set_formats(layers: dict[str, Linear], wanted: Format) -> None:
-    """One format for all layers; bf16 where a layer's widths rule out fp8."""
+    """Set one format for all layers; a layer whose widths rule out fp8 gets bf16 instead."""
     for layer in layers.values():
         layer.format = wanted if wanted in layer.formats else "bf16"
 
 
 def sensitivity(weight: Tensor, trace: float) -> dict[Format, float]:
-    """By format: the mean curvature of a weight times the mean squared error of rounding it."""
+    """For each format: the mean curvature of a weight times the mean squared error of rounding the weights."""
     exact = weight.detach().float()
     fp8 = ops.fp8_quantize(exact, torch.float8_e4m3fn, rowwise=False)
     errors = {"bf16": exact.bfloat16().float() - exact, "fp8": fp8.values.float() * fp8.scale - exact}
@@ -281,7 +282,7 @@ def sensitivity(weight: Tensor, trace: float) -> dict[Format, float]:
 
 
 def classes_of(cost: dict[str, float], before: dict[str, Format], config: LadqConfig) -> dict[str, Format]:
-    """Each layer's class by its place among the costs, largest first; `before` holds until a border is well passed."""
+    """Each layer's class, by its rank among the costs, largest first; hysteresis keeps a class of `before` longer."""
     ranked = sorted(cost, key=lambda name: (-cost[name], name))
     borders = {"fp32": (0.0, config.fp32_share), "bf16": (config.fp32_share, 1 - config.fp8_share)}
     borders["fp8"] = (1 - config.fp8_share, 1.0)
@@ -301,10 +302,10 @@ def classes_of(cost: dict[str, float], before: dict[str, Format], config: LadqCo
 def formats_of(
     classes: dict[str, Format], cost: dict[str, float], seconds: dict[str, dict[Format, float]], slowdown: float
 ) -> dict[str, Format]:
-    """Each layer's fastest format of those that its class allows.
+    """Each layer's fastest format that its class allows.
 
-    Layers of class fp32 have it, those of largest cost first, as long as all layers together take at most `slowdown`
-    longer than with the faster of fp32 and bf16 for all; those left over take what the class bf16 may.
+    Layers of class fp32 get fp32, in order of falling cost, as long as all layers together take at most the fraction
+    `slowdown` longer than with fp32 or bf16 for all layers, whichever is faster. The rest are treated as class bf16.
     """
 
     def fastest(name: str) -> Format:
@@ -323,26 +324,26 @@ def formats_of(
 
 
 def precision_report(run: str | Path) -> list[LayerReport]:
-    """What LADQ chose in a run folder, by its last checkpoint. InputError where no LADQ has been at work."""
+    """LADQ's report for each layer from the last checkpoint of a run folder. InputError if the run did not use LADQ."""
     return _reports(read_ladq(run))
 
 
 def read_ladq(run: str | Path) -> LadqState:
-    """What LADQ knew at a run's last checkpoint. InputError where no LADQ has been at work."""
+    """LADQ's state in the last checkpoint of a run folder. InputError if the run did not use LADQ."""
     controller = _controller_state(run)
     if "traces" not in controller:
-        raise InputError(f"{run} holds no run that was trained with precision ladq (no checkpoint tells of one)")
+        raise InputError(f"no checkpoint in {run} was trained with precision ladq")
     return _read_state(controller)
 
 
 def fp8_report(run: str | Path) -> dict[str, Fp8Counts]:
-    """What fp8 did to each layer that was in it at the last sample of a run folder, by its last checkpoint.
+    """The counts of each layer that was in fp8 at the last sample, from the last checkpoint of a run folder.
 
-    InputError where neither precision fp8 nor ladq has been at work.
+    InputError if the run used neither precision fp8 nor ladq.
     """
     state = _controller_state(run)
     if not state:
-        raise InputError(f"{run} holds no run that was trained with precision fp8 or ladq (no checkpoint tells of one)")
+        raise InputError(f"no checkpoint in {run} was trained with precision fp8 or ladq")
     if "traces" in state:
         samples = [_fp8_counts(rows) for _, rows in _read_state(state).history]
     else:
@@ -367,7 +368,7 @@ def _read_sample(trace: float, bf16: float, fp8: float, given: Format, counts: A
 
 
 def _fp8_counts(samples: dict[str, LayerSample]) -> dict[str, Fp8Counts]:
-    """Of the layers that were in fp8."""
+    """The counts of the layers that were in fp8."""
     return {name: sample.fp8_counts for name, sample in samples.items() if sample.fp8_counts is not None}
 
 

@@ -1,4 +1,4 @@
-"""The picture of LADQ's choices: every layer's number format over the steps of a run."""
+"""A plot of LADQ's choices: every layer's number format over the steps of a run."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +15,7 @@ COLORS = {"fp32": "#b2182b", "bf16": "#f4a582", "fp8": "#4393c3"}
 
 
 def draw_formats(run: str | Path, path: Path) -> str | None:
-    """Write a PNG of a run folder's formats; where that cannot be, write nothing and return the reason."""
+    """Write a PNG of a run folder's formats and return None; if that is impossible, return the reason."""
     ladq = read_ladq(run)
     if not ladq.history:
         return "no step was sampled (a run of fewer steps than sample_every)"

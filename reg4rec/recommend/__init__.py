@@ -1,4 +1,4 @@
-"""From histories to recommendations: the recommender, its changing catalog, tables of results, explanations."""
+"""From histories to recommendations: the recommender, its catalog, result tables and explanations."""
 
 from reg4rec.recommend.explain import Explanation, explain
 from reg4rec.recommend.recommender import DType, Recommender

@@ -1,4 +1,4 @@
-"""Why a user gets these items: the click that spoke for each, a path in words, and what CORP drops, or would drop."""
+"""Why a user gets these items: the click that mattered most for each, a path in words, and paths that CORP drops."""
 
 import html
 from collections.abc import Sequence
@@ -23,18 +23,18 @@ from reg4rec.tokenizer import TokenNames
 __all__ = ["Explanation", "Pruned", "Recommended", "Step", "explain"]
 
 NEWEST = 10
-"""Items of a history that are named."""
-NO_WORDS = "no telling words"
+"""How many of the newest history items are listed."""
+NO_WORDS = "no typical words"
 AS_BEFORE = "the same words"
 LISTED = 10
-"""Pruned paths that text and page list; the explanation has all."""
+"""How many pruned paths the text and the page list; the explanation has all of them."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """One token of a path: its words, titles of the items nearest to it, the category predicted after it (None where
-    none was), and the probability with which it was chosen. `divergence` (nats) is how far the categories moved by it,
-    None where there is none before, or where the path was searched."""
+    """One token of a path: its words, titles of the items nearest to it, the category predicted after it (None if none
+    was), and the probability with which it was chosen. `divergence` (nats): how much this token changed the category
+    distribution; None for the first token, and if the path search found the item."""
 
     token: str
     words: list[str]
@@ -46,11 +46,11 @@ class Step:
 
 @dataclass(frozen=True)
 class Recommended:
-    """One item and its path. `source` says what found the item: where that is "item score", the path describes it.
+    """One item and its path. `source`: how the item was found; if it is "item score", the path only describes the item.
 
-    A searched item that no path led to has an empty one. `consistent`: whether CORP would keep the path. `because` is
-    the item of the history without which the score would be lowest; None where every removal would raise it, and in
-    models that rank by paths alone.
+    The path is empty if the path search ran and no path led to the item. `consistent`: whether CORP would keep the
+    path. `because`: the history item without which this item's score would be lowest; None if every removal would raise
+    the score, and in models that do not score items.
     """
 
     rank: int
@@ -75,11 +75,11 @@ class Pruned:
 
 @dataclass(frozen=True)
 class Explanation:
-    """What `explain` found for one user. Titles stand for items, ids where there is no title.
+    """The explanation of one user's recommendations. Items appear by title, or by id if they have none.
 
-    `outranked` counts consistent paths that better ones left no room for, `fallbacks` the steps at which no path was
-    consistent and the least divergent one lived on. `threshold` is CORP's theta, None where it is off. `retriever` is
-    what found the items: "exact" searches no path, so it drops none.
+    `outranked`: number of consistent paths that were dropped for better ones. `fallbacks`: number of steps at which no
+    path was consistent and the least divergent one was kept. `threshold`: CORP's theta, None if CORP is off.
+    `retriever`: how the items were found; "exact" searches no paths, so it drops none.
     """
 
     user: str
@@ -93,11 +93,11 @@ class Explanation:
     retriever: str = "paths"
 
     def as_dict(self) -> dict[str, Any]:
-        """The explanation as JSON has it."""
+        """The explanation as a dictionary of JSON values."""
         return asdict(self)
 
     def text(self) -> str:
-        """The explanation for a console."""
+        """The explanation as plain text."""
         lines = [self._heading(), f"newest first: {self._newest()}"]
         for item in self.recommended:
             lines += ["", f"{item.rank}. {item.title}  {item.score:.3f}{_remark(item)}"]
@@ -111,7 +111,7 @@ class Explanation:
         return "\n".join(lines)
 
     def html(self) -> str:
-        """The explanation as a page that needs nothing else."""
+        """The explanation as an HTML page without external files."""
         items = "".join(_item_html(item) for item in self.recommended)
         newest = html.escape(self._newest())
         dropped = ""
@@ -136,31 +136,31 @@ class Explanation:
         return f"... ({LISTED} of {len(self.pruned)})" if len(self.pruned) > LISTED else ""
 
     def _title_of_dropped(self) -> str:
-        return "What the paths say" if self.retriever == "exact" else "Paths that were dropped"
+        return "About the paths" if self.retriever == "exact" else "Dropped paths"
 
     def _dropped(self) -> str:
         if self.retriever == "exact":
-            found = "The items were found by their own scores. A path describes its item and did not select it"
+            found = "The items were found by their scores. A path describes its item but did not select it"
             if self.threshold is None:
                 return f"{found}; CORP is off, so it would drop none."
             count = sum(not item.consistent for item in self.recommended)
-            return f"{found}; CORP would drop {count}, whose categories move by more than {self.threshold:g} nats."
+            return f"{found}; CORP would drop {count}, whose category changes by more than {self.threshold:g} nats."
         if self.threshold is None:
             return "CORP is off: no path was dropped for its categories"
         shown = f", the {LISTED} most probable of them below" if len(self.pruned) > LISTED else ""
         return (
-            f"Paths that CORP dropped, because their categories moved by more than {self.threshold:g} nats: "
-            f"{len(self.pruned)}{shown}; steps at which none was left and the least divergent lived on: "
-            f"{self.fallbacks}; paths that gave way to better ones: {self.outranked}"
+            f"Paths that CORP dropped, because their category changed by more than {self.threshold:g} nats: "
+            f"{len(self.pruned)}{shown}; steps at which no path was consistent and the least divergent one was kept: "
+            f"{self.fallbacks}; paths dropped because better ones took their place: {self.outranked}"
         )
 
 
 def explain(
     recommender: Recommender, item_ids: Sequence[Any], k: int = 5, user: str = "this user", filter_seen: bool = True
 ) -> Explanation:
-    """Recommend `k` items for one history (item ids, oldest first) and say by which paths, in words.
+    """Recommend `k` items for one history (item ids, oldest first) and explain each by a path in words.
 
-    The items are those of `Recommender.recommend`. InputError for ids that the catalog lacks.
+    The items are those of `Recommender.recommend`. InputError for ids that are not in the catalog.
     """
     history = find_items(item_ids, recommender.items, "items")
     threshold = recommender.config.prune_threshold if recommender.model.category_head is not None else None
@@ -202,7 +202,7 @@ def _described(
     filter_seen: bool,
     threshold: float | None,
 ) -> list[Recommended]:
-    """The items of highest score, each with the path of its own tokens."""
+    """The items with the highest scores, each with the path of its own tokens."""
     sequences, words = Sequences.from_lists([history]), _Words(recommender)
     (results,) = recommender.results(sequences, k, filter_seen)
     paths, js_BNS = recommender.reasons(sequences, results.ranking.items_BN)
@@ -223,9 +223,9 @@ def _described(
 
 @torch.inference_mode()
 def _causes(recommender: Recommender, history: npt.NDArray[np.int32], items_N: torch.Tensor) -> list[int]:
-    """For each item (rows, -1 for none) the one of the history without which its score would be lowest, or -1.
+    """For each item (rows, -1 for none) the history item without which its score would be lowest, or -1.
 
-    All clicks on one item are left out at a time, and what remains is encoded again.
+    Leaves out all clicks on one item at a time and encodes the remaining history again.
     """
     read = np.unique(history[-recommender.model.config.max_history :])
     if not (recommender.model.scores_items and len(read)):
@@ -243,7 +243,7 @@ def _causes(recommender: Recommender, history: npt.NDArray[np.int32], items_N: t
 
 
 class _Words:
-    """What tokens, categories and items are called; a token is named once."""
+    """Names of tokens, categories and items; the names of a token are looked up once."""
 
     def __init__(self, recommender: Recommender):
         self.items, self.size = recommender.items, recommender.model.config.codebook_size
@@ -254,11 +254,11 @@ class _Words:
         return _title(self.items, row)
 
     def because(self, row: int) -> dict[str, Any]:
-        """The item of that row as `Recommended` names a cause."""
+        """The fields of `Recommended` that name the item in this row as the cause; none for -1."""
         return {} if row < 0 else {"because_id": self.items.ids[row].as_py(), "because": self.title(row)}
 
     def path(self, paths: Paths | Living, place: int) -> list[Step]:
-        """The steps of one path of the first user."""
+        """The steps of path number `place` of the first user."""
         tokens, order, _, categories, confidences = (x[0, place].tolist() for x in paths[:5])
         steps = []
         for i, codebook in enumerate(order):
@@ -276,7 +276,7 @@ class _Words:
 
 
 def _title(items: ItemCatalog, row: int) -> str:
-    """An item's title, its id where it has none."""
+    """An item's title, or its id if it has none."""
     return str(items.table["title"][row].as_py() or items.ids[row].as_py())
 
 
@@ -287,7 +287,7 @@ def _remark(item: Recommended) -> str:
 
 
 def _said_once(steps: list[Step]) -> list[Step]:
-    """The steps of a path without the words that an earlier one has."""
+    """The steps of a path, each without words of earlier steps."""
     said: set[str] = set()
     told = []
     for step in steps:
@@ -307,7 +307,7 @@ def _step_line(step: Step) -> str:
 
 
 def _turn(path: Pruned) -> str:
-    """From which category to which the last step moved."""
+    """The categories before and after the last step."""
     before, after = (step.category for step in path.steps[-2:])
     return f"stayed with {after}" if before == after else f"{before} -> {after}"
 

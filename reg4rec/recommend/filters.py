@@ -1,4 +1,4 @@
-"""Which items may be recommended: the same for all users, or each user's own."""
+"""Filters: which items may be recommended, to all users or to each user."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -24,9 +24,9 @@ Unknown = Literal["ignore", "error"]
 
 
 class OwnItems(NamedTuple):
-    """What some users may get: their `candidates` alone (all items where it is None), and nothing of `exclude`.
+    """The items that each user may get: only the user's `candidates` (None: all items), and none of `exclude`.
 
-    Item rows, a sequence a user.
+    Each is a sequence of item rows for each user.
     """
 
     candidates: Sequences | None
@@ -46,7 +46,7 @@ class OwnItems(NamedTuple):
             yield self.take(np.arange(first, min(first + size, self.num_users)))
 
     def allowed(self, num_items: int) -> Tensor:
-        """Whether each user may get each item, (B, I)."""
+        """(B, I), bool: whether each user may get each item."""
         allowed_BI = torch.full((self.num_users, num_items), self.candidates is None)
         for sequences, may in ((self.candidates, True), (self.exclude, False)):
             if sequences is not None:
@@ -55,10 +55,10 @@ class OwnItems(NamedTuple):
 
 
 def find_items(ids: Iterable[Any], catalog: ItemCatalog, role: str, unknown: Unknown = "error") -> Int32:
-    """The item rows of the ids of the argument called `role`.
+    """The item rows of some item ids; `role` is the name of the argument in messages.
 
-    Ids that the catalog lacks are an InputError that names one, or left out with `unknown` "ignore", then with a
-    warning where it lacks all of them.
+    Ids that are not in the catalog raise an InputError. With `unknown` "ignore" they are left out, with a warning if
+    none of the ids is in the catalog.
     """
     wanted = _listed(ids, role)
     return _known(catalog.rows(wanted), wanted, role, unknown)
@@ -70,7 +70,7 @@ def allowed_rows(
     candidates: Iterable[Any] | None,
     unknown: Unknown = "ignore",
 ) -> Int32 | None:
-    """The item rows that are in `candidates` and not in `exclude` (item ids), ascending; None where all are allowed."""
+    """The item rows that are in `candidates` and not in `exclude` (item ids), ascending; None if all are allowed."""
     return _allowed(
         len(catalog),
         None if candidates is None else find_items(candidates, catalog, "candidates", unknown),
@@ -81,9 +81,9 @@ def allowed_rows(
 def split_filters(
     catalog: ItemCatalog, users: pa.Array, exclude: Any, candidates: Any, unknown: Unknown
 ) -> tuple[Int32 | None, OwnItems | None]:
-    """The item rows that are allowed to all users (None: all), and what each may get where a filter is a mapping.
+    """The item rows that filters for all users allow (None: all), and the filters by user (None without a mapping).
 
-    InputError for a user without candidates, and see `find_items`.
+    InputError for a user without an entry in a mapping of candidates, and as in `find_items`.
     """
     own_candidates, own_exclude = isinstance(candidates, Mapping), isinstance(exclude, Mapping)
     shared = allowed_rows(catalog, None if own_exclude else exclude, None if own_candidates else candidates, unknown)
@@ -93,7 +93,7 @@ def split_filters(
     missing = [user for user in ids if user not in candidates] if own_candidates else []
     if missing:
         raise InputError(
-            f"candidates has no entry for {len(missing)} users, for example {missing[0]!r}; give each user a list"
+            f"candidates has no entry for {len(missing)} users, for example {missing[0]!r}; add a list for each user"
         )
     return shared, OwnItems(
         _lists_of(catalog, ids, candidates, "candidates", unknown) if own_candidates else None,
@@ -102,10 +102,10 @@ def split_filters(
 
 
 class FilterFiles:
-    """The filters of a job, read from files: see `docs/recommend.md`. InputError for files that hold no item ids.
+    """The filters of a batch job, read from files (see `docs/recommend.md`). InputError for files without item ids.
 
-    Ids are compared as they are written; those that the catalog lacks are left out. `rows` are the items that all users
-    may get, None where nothing but lists of the users' own restricts them.
+    Ids are compared as text; those that are not in the catalog are left out. `rows`: item rows that the filters for all
+    users allow; None if there are only filters by user or none.
     """
 
     def __init__(self, catalog: ItemCatalog, candidates: str | Path | None, exclude: str | Path | None):
@@ -123,20 +123,23 @@ class FilterFiles:
         return self.candidates, self.exclude
 
     def own(self, users: pa.Array) -> OwnItems | None:
-        """What each of these users may get, by files with a column `user_id`; one without a row has an empty list."""
+        """The filters of these users from files with a column `user_id`; a user without a row has an empty list.
+
+        None if no file has that column.
+        """
         if all(one is None or one.users is None for one in self._both):
             return None
         return OwnItems(*(None if one is None or one.users is None else one.of(users) for one in self._both))
 
 
 class _Listed(NamedTuple):
-    """Item rows of a file: one list for all where `users` is None, else a list for each of them."""
+    """Item rows of a file: one list for all users if `users` is None, else a list for each of `users`."""
 
     users: pa.Array | None
     rows: Sequences
 
     def of(self, users: pa.Array) -> Sequences:
-        """The list of each user, empty for those who have none."""
+        """The list of each user; empty for a user who is not in the file."""
         assert self.users is not None
         places = places_of(users, self.users)
         found = self.rows.take(np.maximum(places, 0)) if len(self.rows) else Sequences.from_lists([[]] * len(places))
@@ -157,10 +160,10 @@ def _read_filter(path: Path, catalog: ItemCatalog, role: str) -> _Listed:
     ids = table["item_id"].combine_chunks()
     rows = places_of(ids, catalog.ids)
     if role == "candidates" and not (rows >= 0).any():
-        example = f", for example not {ids[0].as_py()!r}" if len(ids) else ""
+        example = f" (it lists for example {ids[0].as_py()!r})" if len(ids) else ""
         raise InputError(
-            f"candidates are those of {path}, which names no item of the catalog{example}; ids must be spelled as in "
-            f"the items table, such as {catalog.ids[0].as_py()!r}"
+            f"the file of candidates {path} lists no item of the catalog{example}; ids must be spelled as in the items "
+            f"table, such as {catalog.ids[0].as_py()!r}"
         )
     kept, known = _known(rows, ids, f"exclude ({path})", "ignore"), rows >= 0
     if "user_id" not in table.column_names:
@@ -181,7 +184,7 @@ def _allowed(num_items: int, candidates: Int32 | None, exclude: Int32 | None) ->
 def _lists_of(
     catalog: ItemCatalog, users: list[Any], lists: Mapping[Any, Any], role: str, unknown: Unknown
 ) -> Sequences:
-    """The item rows of each user's list of ids, without those that the catalog lacks."""
+    """The item rows of each user's list of ids, without ids that are not in the catalog."""
     own = [_listed(lists.get(user, ()), role) for user in users]
     flat = [one for ids in own for one in ids]
     rows = catalog.rows(flat)
@@ -190,16 +193,16 @@ def _lists_of(
 
 
 def _listed(ids: Any, role: str) -> list[Any]:
-    """The ids as a list; InputError for a single one."""
+    """The ids as a list; InputError for a single id."""
     if isinstance(ids, str | bytes) or not isinstance(ids, Iterable):
-        raise InputError(f"{role} is a list of item ids, found {ids!r}; wrap it: [{ids!r}]")
+        raise InputError(f"{role} must be a list of item ids, found {ids!r}; wrap it: [{ids!r}]")
     return ids.to_pylist() if isinstance(ids, pa.Array | pa.ChunkedArray) else list(ids)
 
 
 def _known(rows: Int32, ids: Any, role: str, unknown: Unknown) -> Int32:
-    """The rows of the ids that are known; the others are an error, or a warning where they are all."""
+    """The rows that are not -1 (unknown). InputError for any -1 if `unknown` is "error", else a warning if all are."""
     if unknown not in get_args(Unknown):
-        raise InputError(f"unknown is one of {get_args(Unknown)}, found {unknown!r}")
+        raise InputError(f"unknown must be one of {get_args(Unknown)}, found {unknown!r}")
     missing = np.flatnonzero(rows < 0)
     if not len(missing):
         return rows

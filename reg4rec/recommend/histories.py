@@ -1,4 +1,4 @@
-"""The forms in which callers hand over histories, made into item rows."""
+"""Reads histories in any of the forms that callers may pass, as item rows."""
 
 import warnings
 from collections.abc import Mapping, Sequence
@@ -20,14 +20,14 @@ __all__ = ["flat_lists", "grouped", "known_sequences", "places_of", "read_histor
 def read_histories(histories: Any, catalog: ItemCatalog) -> tuple[pa.Array, Sequences]:
     """(user ids, item rows oldest first) of a table, a mapping, lists or a padded matrix.
 
-    * table (pandas, polars, Arrow): a column `items` (lists of item ids) and optionally `user_id`; or a row a click,
-      `user_id` and `item_id`, and optionally `timestamp` (else oldest first), which gives users in order of their first
-      row
+    * table (pandas, polars, Arrow) with a row for each user: a column `items` (lists of item ids), optionally `user_id`
+    * table with a row for each click: `user_id`, `item_id` and optionally `timestamp` (without it, rows are oldest
+      first); users come in the order of their first rows
     * mapping: user id -> list of item ids
-    * lists, one a user: of Python, an Arrow list array, a polars or pandas series of lists
-    * (B, L) matrix of integer ids, negative where there is none: numpy, torch, or what speaks DLPack (CuPy)
+    * one list for each user: a Python list, an Arrow list array, a polars or pandas series of lists
+    * (B, L) matrix of integer ids, padded with negative numbers: numpy, torch, or any DLPack array (CuPy)
 
-    Users without an id are numbered from 0; a history that is None is empty. Items that the catalog does not know are
+    Users without an id are numbered from 0; a history that is None is empty. Items that are not in the catalog are
     skipped with one warning that counts them. InputError for anything else.
     """
     users, flat, lengths = _flattened(histories, catalog)
@@ -44,7 +44,7 @@ def read_histories(histories: Any, catalog: ItemCatalog) -> tuple[pa.Array, Sequ
 
 
 def known_sequences(rows: npt.NDArray[np.int32], lengths: npt.NDArray[np.int64]) -> Sequences:
-    """The sequences of those lengths that lie one after the other in `rows`, without rows of -1."""
+    """The sequences of the given lengths, concatenated in `rows`, without the rows that are -1 (unknown items)."""
     known = rows >= 0
     if known.all():
         return Sequences(np.concatenate([[0], np.cumsum(lengths)]), rows)
@@ -55,7 +55,7 @@ def known_sequences(rows: npt.NDArray[np.int32], lengths: npt.NDArray[np.int64])
 
 
 def flat_lists(lists: pa.Array) -> tuple[pa.Array, npt.NDArray[np.int64]]:
-    """All values of an Arrow array of lists and the length of each list, 0 for a null; InputError for other types."""
+    """All values of an Arrow array of lists, and the length of each list (0 for a null); InputError for other types."""
     if not (
         pa.types.is_list(lists.type) or pa.types.is_large_list(lists.type) or pa.types.is_fixed_size_list(lists.type)
     ):
@@ -64,7 +64,7 @@ def flat_lists(lists: pa.Array) -> tuple[pa.Array, npt.NDArray[np.int64]]:
 
 
 def places_of(ids: pa.Array, known: pa.Array) -> npt.NDArray[np.int32]:
-    """The place of each id among known ones, -1 where it is none; ids of two types are compared as they are written."""
+    """The position of each id in `known`, -1 if it is not there; ids of two types are compared as text."""
     if ids.type != known.type:
         try:
             ids, known = ids.cast(pa.large_string()), known.cast(pa.large_string())
@@ -74,7 +74,7 @@ def places_of(ids: pa.Array, known: pa.Array) -> npt.NDArray[np.int32]:
 
 
 def _flattened(histories: Any, catalog: ItemCatalog) -> tuple[pa.Array, Any, npt.NDArray[np.int64]]:
-    """(user ids, all item ids, how many of them each user has)."""
+    """(user ids, all item ids, number of items of each user)."""
     if hasattr(histories, "to_arrow"):  # polars, without importing it
         histories = histories.to_arrow()
     elif not isinstance(histories, Mapping) and is_frame(histories):
@@ -89,12 +89,12 @@ def _flattened(histories: Any, catalog: ItemCatalog) -> tuple[pa.Array, Any, npt
         return _user_ids(list(histories)), *_flat_python(list(histories.values()))
     if isinstance(histories, list | tuple):
         if any(isinstance(items, str | bytes) for items in histories):
-            raise InputError("histories is a list of lists, one a user; found a list of ids (wrap it: [history])")
+            raise InputError("histories must be one list for each user; found a list of ids (wrap it: [history])")
         return _numbers(len(histories)), *_flat_python(histories)
     if isinstance(histories, np.ndarray) or hasattr(histories, "__dlpack__"):
         return _flat_matrix(histories, catalog)
     raise InputError(
-        "histories is a table, a mapping, a list of lists of item ids or a padded matrix of them, found "
+        "histories must be a table, a mapping, a list of lists of item ids or a padded matrix of them, found "
         f"{type(histories).__name__}"
     )
 
@@ -106,16 +106,16 @@ def _flat_table(table: pa.Table) -> tuple[pa.Array, pa.Array, npt.NDArray[np.int
         return _whole(table["user_id"]) if known else _numbers(len(table)), *lists
     if not {"user_id", "item_id"} <= set(table.column_names):
         raise InputError(
-            f"a table of histories needs a column 'items', found {table.column_names}; or 'user_id' and 'item_id', a "
-            "row a click"
+            f"a table of histories needs a column 'items', or 'user_id' and 'item_id' with a row for each click; found "
+            f"{table.column_names}"
         )
     return grouped(table)
 
 
 def grouped(table: pa.Table) -> tuple[pa.Array, pa.Array, npt.NDArray[np.int64]]:
-    """(user ids, all item ids, how many of them each user has) of clicks, by `timestamp` where there is one."""
+    """(user ids, all item ids, number of items of each user) of a table of clicks, sorted by `timestamp` if present."""
     if table["user_id"].null_count or table["item_id"].null_count:
-        raise InputError("some rows of the histories have no user_id or no item_id; leave them out")
+        raise InputError("some rows of the histories have no user_id or no item_id; remove these rows")
     users = _whole(table["user_id"]).dictionary_encode()
     owners = np.asarray(users.indices)
     keys = (_moments(table["timestamp"]), owners) if "timestamp" in table.column_names else (owners,)
@@ -125,12 +125,13 @@ def grouped(table: pa.Table) -> tuple[pa.Array, pa.Array, npt.NDArray[np.int64]]
 
 
 def _moments(times: pa.ChunkedArray) -> npt.NDArray[Any]:
-    """Times as numbers, which are enough to sort by; InputError for missing ones and text."""
+    """Times as sortable numbers; InputError if some are missing or are text."""
     kind = times.type
     sortable = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_temporal(kind)
     if times.null_count or not sortable or (pa.types.is_floating(kind) and pc.any(pc.is_nan(times)).as_py()):
         raise InputError(
-            f"the times of histories are {kind}, {times.null_count} missing; give numbers, dates or moments"
+            f"the column timestamp of the histories is {kind} with {times.null_count} missing values; "
+            "give numbers, dates or timestamps"
         )
     return np.asarray(_whole(times))
 
@@ -148,13 +149,17 @@ def _flat_python(lists: Sequence[Any]) -> tuple[list[Any], npt.NDArray[np.int64]
 def _flat_matrix(matrix: Any, catalog: ItemCatalog) -> tuple[pa.Array, npt.NDArray[Any], npt.NDArray[np.int64]]:
     ids_BL = matrix if isinstance(matrix, np.ndarray) else torch.from_dlpack(matrix).cpu().numpy()
     if ids_BL.ndim != 2 or ids_BL.dtype.kind not in "iu":
-        raise InputError(f"a matrix of histories is (users, items) of integers, found {ids_BL.shape} {ids_BL.dtype}")
+        raise InputError(
+            f"a matrix of histories must be (users, items) of integers, found {ids_BL.shape} {ids_BL.dtype}"
+        )
     if not pa.types.is_integer(catalog.ids.type):
-        raise InputError(f"a matrix of histories holds item ids, which are {catalog.ids.type} here; give lists of them")
+        raise InputError(
+            f"a matrix of histories contains item ids, but those of the catalog are {catalog.ids.type}; give lists"
+        )
     if catalog.lowest_id < 0:
         raise InputError(
-            f"a matrix of histories has negative numbers where there is no item, but the catalog has negative ids such "
-            f"as {catalog.lowest_id}; give lists of ids, one a user"
+            f"a matrix of histories is padded with negative numbers, but the catalog has negative ids such as "
+            f"{catalog.lowest_id}; give one list of ids for each user"
         )
     return _numbers(len(ids_BL)), ids_BL[ids_BL >= 0], (ids_BL >= 0).sum(1)
 

@@ -1,4 +1,4 @@
-"""The living catalog: the items of a recommender, their tokens, and which of them may be recommended."""
+"""The live catalog: the items of a recommender, their tokens, and which of them may be recommended."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -22,17 +22,17 @@ __all__ = ["INDEX", "LiveItems"]
 
 INDEX = "index.safetensors"
 LARGE = 200_000
-"""Items from which on index and vectors are stored, to be mapped into memory when they are loaded."""
+"""Catalog size from which index and vectors are saved too, so that loading maps them instead of computing them."""
 
 
 @dataclass(frozen=True, eq=False)
 class LiveItems:
-    """An immutable value: a change of the catalog makes another one, which shares what did not change.
+    """An immutable value; a change of the catalog makes a new one, which shares the unchanged parts.
 
-    codes_IM: the tokens, int64. popularity_I: interactions of each item in training. cosine_I: how close an item's
-    vector is to that of its tokens. rank_I: by both, the order of items that share all tokens (`bucket_ranks`).
-    removed_I: items that are never recommended; histories may hold them. known_index: `index`, if it was made or
-    stored before. unchecked: the file of a stored index and its checksum, which is compared when it is first used.
+    codes_IM: the tokens, int64. popularity_I: number of interactions of each item in training. cosine_I: cosine of an
+    item's vector and the vector of its tokens. rank_I: order of items that share all tokens, by both (`bucket_ranks`).
+    removed_I: items that are never recommended; histories may contain them. known_index: `index`, if it is known
+    already. unchecked: file and checksum of a stored index, compared when the index is first used.
     """
 
     items: ItemCatalog
@@ -56,10 +56,10 @@ class LiveItems:
         index: ops.TokenIndex | None = None,
         unchecked: tuple[Path, str] | None = None,
     ) -> "LiveItems":
-        """removed_X: rows of removed items. InputError where `popularity_I` does not fit the items."""
+        """The live catalog of these items; removed_X: rows of removed ones. InputError for a wrong `popularity_I`."""
         popularity = np.zeros(len(items)) if popularity_I is None else np.asarray(popularity_I)
         if popularity.shape != (len(items),):
-            raise InputError(f"popularity_I has shape {popularity.shape} where ({len(items)},) was expected")
+            raise InputError(f"popularity_I has shape {popularity.shape}, expected ({len(items)},)")
         counts_I = torch.as_tensor(popularity, dtype=torch.int64, device=device)
         cosine_I = tokenizer.path_cosines().to(device)
         removed_I = torch.zeros(len(items), dtype=torch.bool, device=device)
@@ -93,33 +93,33 @@ class LiveItems:
 
     @property
     def index_so_far(self) -> ops.TokenIndex | None:
-        """`index` if it is at hand, None if it would have to be built."""
+        """`index` if it exists already, else None."""
         return self.index if "index" in self.__dict__ or self.known_index is not None else None
 
     @cached_property
     def allowed_words(self) -> Tensor | None:
-        """`allowed` of `reg4rec.ops.score_topk`; None where no item was removed."""
+        """The argument `allowed` of `reg4rec.ops.score_topk`; None if no item was removed."""
         return ops.allowed_words(~self.removed_I[None]) if bool(self.removed_I.any()) else None
 
     def only(self, rows: npt.NDArray[np.integer[Any]]) -> "LiveItems":
-        """Of these rows, those that are not removed."""
+        """The catalog in which only these rows, except removed ones, may be recommended."""
         kept_I = torch.zeros_like(self.removed_I).index_fill_(0, self._on_device(rows), True)
         return replace(self, removed_I=self.removed_I | ~kept_I, known_index=None, unchecked=None)
 
     def without(self, rows: npt.NDArray[np.integer[Any]]) -> "LiveItems":
-        """With these rows, none of which was removed, removed."""
+        """The catalog with these rows removed; none of them may be removed already."""
         row_T, index = self._on_device(rows), self.index_so_far
         known = None if index is None else index.without_items(row_T)
         return replace(self, removed_I=self.removed_I.index_fill(0, row_T, True), known_index=known, unchecked=None)
 
     def restored(self, rows: npt.NDArray[np.integer[Any]]) -> "LiveItems":
-        """With these rows, which are removed or not in the index yet, recommended again."""
+        """The catalog in which these rows, all removed now, may be recommended (again)."""
         row_T, index = self._on_device(rows), self.index_so_far
         known = None if index is None else index.with_items(self.codes_IM, row_T)
         return replace(self, removed_I=self.removed_I.index_fill(0, row_T, False), known_index=known, unchecked=None)
 
     def extended(self, new: ItemCatalog, vectors: Mapping[str, npt.ArrayLike]) -> "LiveItems":
-        """With the items of `new` behind the last one; `restored` puts their rows into the index."""
+        """The catalog with the items of `new` after the last one, marked as removed until `restored` is called."""
         first, more = len(self.items), (0, len(new))
         tokenizer = self.tokenizer.extended(new.table, vectors)
         cosine_I = torch.cat([self.cosine_I, tokenizer.path_cosines(first).to(self.cosine_I)])
@@ -142,25 +142,25 @@ class LiveItems:
         removed_X = self.removed_I.nonzero().squeeze(1)
         write_tensors(folder / "items.safetensors", {"popularity": self.popularity_I, "removed": removed_X})
         index = self.index if self.are_many else self.index_so_far
-        if index is not None and index.lists_pairs:  # a smaller one is built sooner than read
+        if index is not None and index.lists_pairs:  # building a smaller index is faster than reading it
             write_tensors(folder / INDEX, index.stored())
 
     @classmethod
     def load(
         cls, folder: Path, category_level: int, device: torch.device, files: Mapping[str, str], verify: bool
     ) -> "LiveItems":
-        """What `save` wrote; InputError for a folder that is not whole. files: the checksum of each file by name."""
+        """The catalog that `save` wrote; InputError if files are incomplete. files: checksum of each file by name."""
         try:
             stored = read_tensors(folder / "items.safetensors")
             popularity_I, removed_X = stored["popularity"], stored["removed"]
             if type(category_level) is not int or popularity_I.dtype != torch.int64:
                 raise TypeError(f"category_level is {category_level!r}, popularity {popularity_I.dtype}")
         except (KeyError, TypeError) as error:
-            raise InputError(f"{folder} does not hold a whole recommender: {error}") from None
+            raise InputError(f"{folder} does not contain a complete recommender: {error}") from None
         tokenizer = Tokenizer.from_pretrained(folder / "tokenizer", verify)
         num_items = min(len(popularity_I), tokenizer.num_items)
         if removed_X.dtype != torch.int64 or not bool(((removed_X >= 0) & (removed_X < num_items)).all()):
-            raise InputError(f"{folder / 'items.safetensors'} removes rows that are not those of {num_items} items")
+            raise InputError(f"{folder / 'items.safetensors'} removes rows that are not among {num_items} items")
         items = ItemCatalog.load(folder / "items.parquet", category_level)
         index = _stored_index(folder, tokenizer, removed_X) if INDEX in files else None
         unchecked = (folder / INDEX, files[INDEX]) if verify and INDEX in files else None
@@ -171,7 +171,7 @@ class LiveItems:
 
 
 def _stored_index(folder: Path, tokenizer: Tokenizer, removed_X: Tensor) -> ops.TokenIndex:
-    """The index of the items that are not removed, mapped into memory."""
+    """The stored index of the items that are not removed, mapped into memory; InputError if it does not fit."""
     num_items = tokenizer.num_items - len(removed_X.unique())
     try:
         stored = read_tensors(folder / INDEX)

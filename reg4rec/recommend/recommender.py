@@ -1,4 +1,4 @@
-"""A trained model with its tokens and its catalog: histories in, items out."""
+"""The recommender: a trained model with its tokens and its catalog; histories in, items out."""
 
 import copy
 from collections.abc import Iterable, Iterator, Mapping
@@ -42,24 +42,24 @@ __all__ = ["DType", "Recommender"]
 FORMAT, VERSION = "reg4rec-recommender", 4
 VECTORS = "vectors.safetensors"
 SAMPLED = 1000
-"""Stored vectors that are compared with those of the weights."""
+"""How many stored vectors are compared with vectors computed from the weights."""
 SCANNED_AT_ONCE = 1024
-"""Users whose items are scored together."""
+"""Number of users for whom all items are scored together."""
 MASKS_AT_ONCE = 1 << 24
-"""Items that the masks of users with candidates of their own hold together, eight bytes each while they are packed."""
+"""Most mask elements (users times items) at a time for filters by user; packing needs eight bytes for each."""
 
 TrainedOn = Literal["train", "train+validation"]
 DType = Literal["auto", "float32", "bfloat16"]
 
 
 class Recommender:
-    """Recommends items of a catalog: all of them ranked by their own score, or those that reasoning paths lead to.
+    """Recommends items of a catalog: ranks all items by their own score, or those that reasoning paths find.
 
-    `search` are fields of `SearchConfig`, `retriever="paths"` for example. `device` "auto" takes a GPU where there
-    is one; `dtype` "auto" computes in bfloat16 there and in float32 on the CPU. `popularity_I` (interactions of each
-    item in training) orders items that share all tokens. InputError where model, tokens and items do not fit.
+    `search` are fields of `SearchConfig`, for example `retriever="paths"`. `device` "auto" takes a GPU if present;
+    `dtype` "auto" computes in bfloat16 on a GPU and in float32 on a CPU. `popularity_I` (number of interactions of each
+    item in training) orders items that share all tokens. InputError if model, tokens and items do not fit together.
 
-    `live` holds the items, `model` the weights, `config` the settings of the search; a change of the items replaces
+    `live` contains the items, `model` the weights, `config` the settings of the search. A change of the items replaces
     `live` and, in models that score items, `model`.
     """
 
@@ -90,8 +90,8 @@ class Recommender:
         self.trained_on: TrainedOn = trained_on
         self._scan: ExactScan | None = None
         self._engine: SearchEngine | None = None
-        self._passing = False
-        chosen_retriever(config.retriever, model, len(self.items))  # an impossible one is refused here
+        self._one_off = False
+        chosen_retriever(config.retriever, model, len(self.items))  # InputError if the model cannot rank like that
 
     @property
     def items(self) -> ItemCatalog:
@@ -107,31 +107,31 @@ class Recommender:
 
     @property
     def index(self) -> ops.TokenIndex:
-        """The tokens of the items that may be recommended, listed or checked when a path is first searched."""
+        """The tokens of the items that may be recommended; built, or its checksum compared, on first use."""
         return self.live.index
 
     @property
     def engine(self) -> SearchEngine:
-        """What encodes and searches with the present model and items; a new one, without graphs, after they changed."""
+        """The engine for the present model and items; a change of either makes a new engine, without CUDA graphs."""
         parts = self.model, self.codes_IM, self.index, self.dtype
-        if self._engine is None or not self._engine.serves(*parts):
-            self._engine = SearchEngine(*parts, passing=self._passing)
+        if self._engine is None or not self._engine.is_current(*parts):
+            self._engine = SearchEngine(*parts, one_off=self._one_off)
         return self._engine
 
     @property
     def retriever(self) -> Retriever:
-        """By what items are found: what the setting of that name says, or means where it says "auto"."""
+        """How items are found, "exact" or "paths": the setting `retriever`, with "auto" resolved."""
         return chosen_retriever(self.config.retriever, self.model, len(self.items))
 
     @property
     def scan(self) -> ExactScan:
-        """What scores all items of the present model."""
-        if self._scan is None or not self._scan.serves(self.model, self.codes_IM):
+        """The scan that scores all items with the present model."""
+        if self._scan is None or not self._scan.is_current(self.model, self.codes_IM):
             self._scan = ExactScan(self.model, self.codes_IM)
         return self._scan
 
     def prepare(self) -> None:
-        """Make and import now what the first call would wait for; loading a recommender does it."""
+        """Build and import everything that the first call would otherwise wait for; `from_pretrained` calls this."""
         _ = self.items.row_of
         if self.retriever == "exact":
             self.rank(Sequences.from_lists([[]]), 1, True)
@@ -149,36 +149,41 @@ class Recommender:
         to: Frame = "arrow",
         unknown: Unknown = "ignore",
     ) -> Any:
-        """The best `k` items of every user: user_id, rank (from 1), item_id, score, path on demand, source.
+        """The best `k` items for every user: a table of user_id, rank (from 1), item_id, score, path if asked, source.
 
-        histories: see `read_histories`; a user without history gets what suits an unknown user. Items of the history
-        (with `filter_seen`), in `exclude`, or not in `candidates` (item ids) are never returned; a user gets fewer
-        than `k` items only where fewer are allowed. `candidates` and `exclude` are the same for all users, or a mapping
-        from user id to ids; candidates of all users are prepared once by `only`. Ids in them that the catalog lacks
-        are left out, with a warning where it lacks all of them, or are an InputError with `unknown` "error". With
-        `return_paths`, `path` holds a struct (token, category, confidence) for each step (see `results_arrow`): the way
-        to the item that the model is surest of, which found it only where `source` is `path`. `score` falls within one
-        `source`, among `relaxed` ones within those that share as many tokens (see `reg4rec.search.ranking`). The table
-        is Arrow's, or polars' on demand. The list for a smaller `k` is the head of that for a larger one.
+        histories: see `read_histories`; a user without a history gets a cold-start list. A user never gets items of the
+        history (with `filter_seen`), items in `exclude`, or items outside `candidates`, and gets fewer than `k` items
+        only if fewer are allowed. The list for a smaller `k` is the head of the list for a larger one.
+
+        candidates, exclude: item ids for all users, or a mapping from user id to item ids. For the same candidates in
+        many calls, `only` is faster. Ids that are not in the catalog are left out, with a warning if none of them is in
+        it; with `unknown` "error" they raise an InputError.
+
+        return_paths: adds the column `path`, a list of structs (token, category, confidence), one for each step (see
+        `results_arrow`): the item's tokens, most confident first. The path found the item only if `source` is `path`.
+
+        `score` falls within a `source`, and within `relaxed` among items that share equally many tokens (see
+        `reg4rec.search.ranking`). to: "arrow" or "polars".
         """
         users, sequences = read_histories(histories, self.items)
         shared, own = split_filters(self.items, users, exclude, candidates, unknown)
-        allowing = self if shared is None else self.with_rows(shared, passing=True)
+        allowing = self if shared is None else self.with_rows(shared, one_off=True)
         found = allowing.results(sequences, k, filter_seen, return_paths, own)
         return as_frame(results_arrow(users, self.items, found, return_paths), to)
 
     def only(self, item_ids: Iterable[Any], unknown: Unknown = "ignore") -> "Recommender":
-        """The same recommender (weights shared) for these items alone, which costs nothing from then on.
+        """The same recommender (weights shared) that recommends only these items; its calls need no further filter.
 
-        Histories may hold any item. Ids that the catalog lacks are left out, or an InputError (see `recommend`).
+        Histories may contain any item. Ids that are not in the catalog are left out or raise an InputError (see
+        `recommend`).
         """
         return self.with_rows(find_items(item_ids, self.items, "item_ids", unknown))
 
     def similar_items(self, item_ids: Iterable[Any], k: int = 10, to: Frame = "arrow") -> Any:
-        """The `k` items nearest to each given one: item_id, rank (from 1), similar_item_id, score.
+        """The `k` items nearest to each given item: a table of item_id, rank (from 1), similar_item_id, score.
 
-        The score is the cosine of the item vectors from which the tokens were made; ties go to the lowest row, an item
-        is not similar to itself. InputError for ids that the catalog lacks.
+        The score is the cosine of the item vectors from which the tokens were made; of equal scores the lowest row
+        comes first. An item is not its own neighbor. InputError for ids that are not in the catalog.
         """
         wanted = list(item_ids)
         rows = find_items(wanted, self.items, "item_ids")
@@ -188,14 +193,16 @@ class Recommender:
         return as_frame(similar_arrow(rows, self.items.ids, row_BN, score_BN), to)
 
     def add_items(self, table: Any, vectors: Mapping[str, npt.ArrayLike] | None = None) -> int:
-        """Take items into the catalog, and tell how many came: a table with `item_id` and the tokenizer's text columns.
+        """Add items to the catalog and return how many were added, including removed items that came back.
 
-        The table is a pandas or polars DataFrame, an Arrow table, or a dictionary of columns; categories are lists, or
-        text such as "Shoes > Trail". A column that has the look of them under another name is warned of.
+        table: a pandas or polars DataFrame, an Arrow table, or a dictionary of columns, with `item_id` and the
+        tokenizer's text columns; categories are lists, or text such as "Shoes > Trail". Warns of a column that looks
+        like categories under another name. vectors: for each matrix view of the tokenizer, a row for each row of
+        `table`.
 
-        New items have the tokens that the tokenizer gives them and, in models that score items, the residual to expect
-        of them (`ItemViews.expected`); `vectors` holds their rows of each matrix view. An item that is there stays as
-        it is and one that was removed comes back as it was, so the whole catalog may be given every time.
+        New items get tokens from the tokenizer and, in models that score items, a predicted residual
+        (`ItemViews.expected`). Items that are in the catalog do not change, and removed items come back unchanged, so
+        you may pass the whole catalog every time.
         """
         other = ItemCatalog.from_table(table := as_table(table))
         for sentence in new_item_hints(table.column_names, self.items.table.column_names):
@@ -213,9 +220,9 @@ class Recommender:
         return int(coming.sum())
 
     def remove_items(self, item_ids: Iterable[Any]) -> int:
-        """Never recommend these items again, and tell how many went; histories may still hold them.
+        """Stop recommending these items and return how many were removed; histories may still contain them.
 
-        Ids that were removed before or were never there are no error.
+        Ids that were removed before or are not in the catalog are ignored.
         """
         rows = np.unique(find_items(item_ids, self.items, "item_ids", "ignore"))
         rows = rows[~self.live.removed_I.cpu().numpy()[rows]]
@@ -224,7 +231,7 @@ class Recommender:
         return len(rows)
 
     def _grow(self, new: ItemCatalog, vectors: Mapping[str, npt.ArrayLike]) -> None:
-        """Give the items of `new` the rows after the last one; what other recommenders share stays as it is."""
+        """Give the items of `new` the rows after the last one; objects that other recommenders share do not change."""
         first, live, model = len(self.items), self.live.extended(new, vectors), self.model
         if model.scores_items:
             residual_ID = model.residual_ID.detach().cpu().numpy()
@@ -233,7 +240,7 @@ class Recommender:
         else:
             model = copy.copy(model)
         model.catalog = live.tokenizer.catalog(live.items)
-        if self._scan is not None and self._scan.serves(self.model, self.codes_IM):
+        if self._scan is not None and self._scan.is_current(self.model, self.codes_IM):
             self._scan = self._scan.extended(model, live.codes_IM)
         self.model, self.live = model, live
 
@@ -245,10 +252,10 @@ class Recommender:
         with_paths: bool = False,
         own: OwnItems | None = None,
     ) -> Iterator[Results]:
-        """What the retriever finds for one batch of users after the other, for histories of item rows.
+        """Results of the retriever for histories of item rows, one batch of users after the other.
 
-        The batches are of `users_at_once` users, or fewer where `own` says what each of them may get. Their paths are
-        None where neither the search nor `with_paths` needs them.
+        A batch has `users_at_once` users, or fewer with filters by user (`own`). Paths are None unless the retriever
+        searches them or `with_paths` asks for them.
         """
         check_number(k)
         if own is not None:
@@ -264,9 +271,9 @@ class Recommender:
     def search(
         self, histories: Sequences, k: int, filter_seen: bool, trace: list[Living] | None = None
     ) -> Iterator[SearchResults]:
-        """What paths find for one batch of users after the other, whatever the retriever.
+        """Results of the path search, one batch of users after the other, whatever the setting `retriever`.
 
-        `trace` receives what lives after each step of each batch (see `reg4rec.search.beam`).
+        `trace` receives the paths after each step of each batch (see `reg4rec.search.beam`).
         """
         check_number(k)
         engine = self.engine
@@ -275,7 +282,7 @@ class Recommender:
 
     @torch.inference_mode()
     def reasons(self, histories: Sequences, items_BN: Tensor) -> Reasons:
-        """A path to each of some items of every user (rows, -1 for none), whatever found them."""
+        """A path to each given item of every user (items_BN: rows, -1 for none), however the items were found."""
         per_user = items_BN.shape[1] * self.index.counts_MK.numel()
         size = max(1, LOGITS_AT_ONCE // max(1, per_user))
         found = [
@@ -285,11 +292,11 @@ class Recommender:
         return found[0] if len(found) == 1 else joined(found)
 
     def users_at_once(self) -> int:
-        """How many users are ranked together."""
+        """The largest number of users that are ranked together."""
         return SCANNED_AT_ONCE if self.retriever == "exact" else self.engine.users_at_once(self.config)
 
     def fingerprint(self) -> str:
-        """The sha256 of all that decides what is recommended: weights, tokens, items and the search."""
+        """The sha256 of everything that recommendations depend on: weights, tokens, items and search settings."""
         arrays = {name: weight.cpu().numpy() for name, weight in self.model.state_dict().items()}
         arrays |= {"codes": self.codes_IM.cpu().numpy(), "rank": self.live.rank_I.cpu().numpy()}
         arrays["removed"] = self.live.removed_I.cpu().numpy()
@@ -299,7 +306,7 @@ class Recommender:
         return fingerprint(columns, arrays, {**settings, "category_level": self.items.category_level})
 
     def rank(self, histories: Sequences, k: int, filter_seen: bool) -> npt.NDArray[np.int32]:
-        """(B, k) item rows, best first, -1 where there are no more: what `reg4rec.evaluate` calls."""
+        """Item rows (B, k), best first, -1 after the last; `reg4rec.evaluate` calls this."""
         rows = [r.ranking.items_BN.cpu().numpy() for r in self.results(histories, k, filter_seen)]
         return np.concatenate(rows).astype(np.int32) if rows else np.empty((0, k), dtype=np.int32)
 
@@ -333,43 +340,43 @@ class Recommender:
         return ranked, details
 
     def with_search(self, **changes: Any) -> "Recommender":
-        """The same recommender (weights shared) with other fields of `SearchConfig`; its `config` is the search's."""
+        """The same recommender (weights shared) with other search settings; `changes` are fields of `SearchConfig`."""
         other = self._copy()
         other.config = override(self.config, changes)
         chosen_retriever(other.config.retriever, other.model, len(other.items))
         return other
 
     def with_model(self, model: Reg4RecModel) -> "Recommender":
-        """The same recommender with another model of the same tokens and items, on its device; `model` is shared."""
+        """The same recommender with another model for the same tokens and items; moves `model` to this device."""
         check_fit(model, self.tokenizer, self.items)
         other = copy.copy(self)
         other.model = model.to(self.device).eval()
         return other
 
     def _copy(self) -> "Recommender":
-        """A copy that shares what was made of the model and the items."""
+        """A copy that shares the item vectors computed so far."""
         if self.retriever == "exact":
             _ = self.scan
         return copy.copy(self)
 
-    def with_rows(self, rows: npt.NDArray[np.integer[Any]], passing: bool = False) -> "Recommender":
-        """The same recommender for some of its items (rows) alone; `passing` where it serves one call."""
+    def with_rows(self, rows: npt.NDArray[np.integer[Any]], one_off: bool = False) -> "Recommender":
+        """The same recommender for only these items (rows); `one_off`: it serves a single call."""
         other = self._copy()
         other.live = self.live.only(rows)
-        other._passing = self._passing or passing
+        other._one_off = self._one_off or one_off
         return other
 
     def _own_results(
         self, histories: Sequences, k: int, filter_seen: bool, own: OwnItems, with_paths: bool
     ) -> Iterator[Results]:
-        """Results of users each of whom may get other items: one after the other by paths, else in slices."""
+        """Results for users with their own filters: user by user with paths (each needs an index), else in batches."""
         by_paths = self.retriever == "paths"
         at_once = 1 if by_paths else max(1, min(SCANNED_AT_ONCE, MASKS_AT_ONCE // max(1, len(self.items))))
         for batch, some in zip(histories.batches(at_once), own.batches(at_once), strict=True):
             allowed_BI = some.allowed(len(self.items))
             if by_paths:
                 rows = np.flatnonzero(allowed_BI[0].numpy())
-                yield from self.with_rows(rows, passing=True).results(batch, k, filter_seen)
+                yield from self.with_rows(rows, one_off=True).results(batch, k, filter_seen)
             else:
                 words = ops.allowed_words(allowed_BI.to(self.device) & ~self.live.removed_I)
                 yield self._scan_batch(batch, k, filter_seen, words, with_paths)
@@ -407,7 +414,7 @@ class Recommender:
             return SearchResults(ranking, paths)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write the whole recommender, replacing what was there."""
+        """Write the whole recommender into a folder, replacing an earlier one in one step."""
         with atomic_folder(folder, "recommender.json", ["*.safetensors"]) as fresh:
             self.model.save_pretrained(fresh)
             self.live.save(fresh)
@@ -422,9 +429,9 @@ class Recommender:
     def from_pretrained(
         cls, folder: str | Path, device: str = "auto", dtype: DType = "auto", verify: bool = True
     ) -> "Recommender":
-        """The recommender saved in a folder; InputError where files are missing, damaged or do not fit together.
+        """The recommender saved in a folder; InputError if files are missing, damaged or do not fit together.
 
-        `verify` False leaves the checksums of the files unread, which takes about a second for each gigabyte.
+        `verify=False` skips the checksums, which take about a second for each gigabyte.
         """
         folder = Path(folder)
         header = read_header(folder / "recommender.json", FORMAT, VERSION, verify=verify, later=[INDEX])
@@ -432,9 +439,9 @@ class Recommender:
             config = SearchConfig.from_json(header["search"])
             level, trained_on = header["category_level"], header["trained_on"]
             if trained_on not in get_args(TrainedOn):
-                raise TypeError(f"it was trained on {trained_on!r}")
+                raise TypeError(f"trained_on in recommender.json is {trained_on!r}")
         except (KeyError, TypeError) as error:
-            raise InputError(f"{folder} does not hold a whole recommender: {error}") from None
+            raise InputError(f"{folder} does not contain a complete recommender: {error}") from None
         live = LiveItems.load(folder, level, choose_device(device), header["files"], verify)
         model = Reg4RecModel.from_pretrained(folder, verify)
         check_fit(model, live.tokenizer, live.items)
@@ -448,15 +455,15 @@ class Recommender:
 
 
 def _stored_vectors(folder: Path, model: Reg4RecModel, tokenizer: Tokenizer) -> ops.ItemVectors:
-    """The vectors of the items and their copy in 8 bits, mapped into memory."""
+    """The stored item vectors and their 8-bit copy, mapped into memory; InputError if they do not fit the weights."""
     try:
         vectors = ops.ItemVectors.restored(read_tensors(folder / VECTORS))
         some_T = torch.linspace(0, tokenizer.num_items - 1, min(SAMPLED, tokenizer.num_items)).long()
         expected_TD = item_vectors(model, tokenizer.codes_IM.long()[some_T], some_T)
         if vectors.rows_ID.shape != model.residual_ID.shape or not vectors.are(some_T, expected_TD):
-            raise ValueError("they are not those of the weights")
+            raise ValueError("the vectors were computed from other weights")
     except (KeyError, ValueError) as error:
         raise InputError(
-            f"{folder / VECTORS} does not hold the vectors of these items ({error}); save the recommender again"
+            f"{folder / VECTORS} does not contain the vectors of these items ({error}); save the recommender again"
         ) from None
     return vectors

@@ -13,12 +13,12 @@ SCORES_AT_ONCE = 1 << 24
 
 
 def nearest_items(vectors_IV: Tensor, rows: npt.NDArray[np.int32], k: int, removed_I: Tensor) -> tuple[Tensor, Tensor]:
-    """(score_BN, row_BN): the items of highest cosine to each row's, best first, ties by lowest row.
+    """(score_BN, row_BN): the items with the highest cosine to each of `rows`, best first, ties by lowest row.
 
-    They are `k`, or one less than were not removed.
+    N is `k`, or less if fewer other items are left. InputError for k below 1.
     """
     if k < 1:
-        raise InputError(f"k is the number of similar items, from 1 up, found {k}")
+        raise InputError(f"k is the number of similar items and must be at least 1, found {k}")
     unit_IV = torch.nn.functional.normalize(vectors_IV.float(), dim=-1)
     count = max(0, min(k, len(unit_IV) - int(removed_I.sum()) - 1))
     scores, found = [unit_IV.new_empty(0, count)], [torch.empty(0, count, dtype=torch.int64)]

@@ -1,4 +1,4 @@
-"""What a search found, as a table with the caller's ids."""
+"""Search results as a table with the caller's ids."""
 
 from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple, get_args
@@ -24,23 +24,23 @@ STEP = pa.struct([("token", pa.string()), ("category", pa.string()), ("confidenc
 
 
 class Results(NamedTuple):
-    """One batch of users: the ranked items, and the paths to them where there are any."""
+    """Results for one batch of users: the ranked items, and the paths to them if any were computed."""
 
     ranking: Ranking
     paths: Paths | None
 
 
 class SearchResults(NamedTuple):
-    """One batch of users: the ranked items and the paths they came from."""
+    """Results for one batch of users: the ranked items and the paths that found them."""
 
     ranking: Ranking
     paths: Paths
 
 
 def as_frame(table: pa.Table, to: Frame) -> Any:
-    """The table as it was asked for; polars is imported only then."""
+    """The table as Arrow or polars; polars is imported only if asked for."""
     if to not in get_args(Frame):
-        raise InputError(f"to is one of {get_args(Frame)}, found {to!r}")
+        raise InputError(f"to must be one of {get_args(Frame)}, found {to!r}")
     if to == "arrow":
         return table
     check_polars()
@@ -56,12 +56,12 @@ def results_arrow(
     return_paths: bool = False,
     titles: bool = False,
 ) -> pa.Table:
-    """user_id, rank (from 1), item_id, title on demand, score, path, source; a row an item.
+    """A row for each item: user_id, rank (from 1), item_id, title (if asked), score, path (if asked), source.
 
-    `users` are those of all `results`.
+    `users`: the ids of the users of all `results`.
 
-    `path` holds a step for each token, in the order of emission: the token as `<t{codebook}_{code}>`, the category
-    predicted after it (null where none was), and the probability with which it was chosen.
+    `path` has a step for each token, in the order of decoding: the token as `<t{codebook}_{code}>`, the category
+    predicted after it (null if none was), and the probability with which it was chosen.
     """
     pieces, first = [], 0
     for ranking, paths in results:
@@ -89,7 +89,7 @@ def results_arrow(
 
 
 def similar_arrow(rows: npt.NDArray[np.int32], item_ids: pa.Array, row_BN: Tensor, score_BN: Tensor) -> pa.Table:
-    """item_id, rank (from 1), similar_item_id, score; a row a neighbor of the items of these rows."""
+    """A row for each neighbor of the items in `rows`: item_id, rank (from 1), similar_item_id, score."""
     count = row_BN.shape[1]
     columns = {
         "item_id": item_ids.take(pa.array(np.repeat(rows, count))),
@@ -107,7 +107,7 @@ def _array(values_T: Tensor) -> pa.Array:
 def _path_column(
     paths: Paths | None, user_T: npt.NDArray[np.int64], path_T: npt.NDArray[np.int64], items: ItemCatalog
 ) -> pa.Array:
-    """The steps of each path, none where there is no path."""
+    """The steps of each path; empty if there is no path."""
     if paths is None:
         return pa.array([[]] * len(path_T), pa.list_(STEP))
     at = user_T, np.maximum(path_T, 0)
@@ -123,7 +123,7 @@ def _path_column(
     if category.max(initial=-1) >= len(items.category_names):
         raise InputError(
             f"the model predicts category {category.max()}, the catalog has {len(items.category_names)}; "
-            "take the items and the category level that it was trained with"
+            "use the items and the category level of its training"
         )
     names = pa.array(items.category_names, pa.string()).take(pa.array(category, mask=category < 0))
     offsets = np.concatenate([[0], np.cumsum(taken_TM.sum(1))]).astype(np.int32)

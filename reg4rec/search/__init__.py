@@ -1,4 +1,4 @@
-"""From histories to rows of items: every item by its own score, or those that reasoning paths lead to (CRSS, CORP)."""
+"""From histories to item rows: rank all items by their own score, or those that reasoning paths find (CRSS, CORP)."""
 
 from reg4rec.search.beam import Paths, search, step_indexes
 from reg4rec.search.config import RetrieverName, SearchConfig, SearchOrder

@@ -15,16 +15,16 @@ from reg4rec.search.config import SearchConfig, SearchOrder
 __all__ = ["CORP_REGION", "Living", "Paths", "corp", "search", "step_indexes"]
 
 CORP_REGION = "reg4rec.corp"
-"""What `torch.profiler` calls the time in CORP's divergences and masks, outside of `beam_step`."""
+"""The name under which `torch.profiler` reports CORP's divergences and masks outside of `beam_step`."""
 
 
 class Paths(NamedTuple):
     """The surviving paths of each user, best first; a missing path has score -inf and tokens -1.
 
     tokens_BWM: the token of each codebook, -1 where none was decoded. order_BWM: the codebook of each step, then -1.
-    scores_BW: sum of the tokens' log-probabilities. categories_BWM: the most probable category after each step, -1
-    where it was not computed: without a category head, and after the last step when CORP, which alone needs it, is off.
-    confidences_BWM: the probability with which each step's token was chosen, -1 where there was no step.
+    scores_BW: sum of the tokens' log-probabilities. categories_BWM: the most probable category after each step, -1 if
+    it was not computed: without a category head, and after the last step if CORP is off (only CORP needs that one).
+    confidences_BWM: the probability of each step's token when it was chosen, -1 where there was no step.
     first_log_probs_BMK: log-probabilities of all tokens before the first step. pruned_B: paths that CORP dropped.
     fallbacks_B: steps at which no path was consistent and the least divergent one was kept.
     """
@@ -40,10 +40,10 @@ class Paths(NamedTuple):
 
 
 class Living(NamedTuple):
-    """The paths of each user after a step, before any of them is judged; a missing one has score -inf.
+    """The paths of each user after a step, before CORP prunes them; a missing path has score -inf.
 
-    Fields as in `Paths`, steps not yet taken left out. js_BP: how far the last two category distributions diverge
-    (nats), None where there are no two or CORP is off.
+    Fields as in `Paths`, for the S steps so far. js_BP: the Jensen-Shannon divergence (nats) of the last two category
+    distributions; None if there are fewer than two or CORP is off.
     """
 
     tokens_BPM: Tensor
@@ -55,7 +55,7 @@ class Living(NamedTuple):
 
 
 def corp(model: Reg4RecModel, config: SearchConfig) -> tuple[float | None, int]:
-    """The threshold and the spares with which a model is searched: None and 0 where CORP is off or lacks categories."""
+    """CORP's threshold (nats) and number of spares; None and 0 if CORP is off or the model has no categories."""
     on = config.prune_threshold is not None and model.category_head is not None
     return (config.prune_threshold, config.num_spares) if on else (None, 0)
 
@@ -74,23 +74,26 @@ def search(
     indexes: one for each step, from `step_indexes`. With CUDA kernels nothing here waits for the GPU.
 
     Each step takes, over all unused codebooks, the tokens of highest probability within their own codebook (CRSS),
-    merges paths that hold the same set, and drops those whose category distribution jumped (CORP; not in a model
-    without categories). Items in exclude_BX (rows, -1 for none) are never reached. `trace` receives what lives after
+    merges paths that have the same token set, and drops paths whose category distribution jumped (CORP; not in a model
+    without categories). Items in exclude_BX (rows, padded with -1) are never reached. `trace` receives the paths after
     each step.
     Paper: CRSS, figure and stated, D5; CORP, stated, D10.
     """
     threshold, spares = corp(model, config)
     num_steps = min(config.num_steps or model.config.num_codebooks, model.config.num_codebooks)
+    # CORP also compares the categories before and after the last token, which takes one more decoder step
     num_decoded = num_steps + (threshold is not None)
     cache = PathCache.empty(memory, 1, num_decoded, config.num_beams + spares)
     beam = _Beam.begin(model, memory, cache)
     for step, step_index in enumerate(indexes[:num_steps], start=1):
         seen = step_index.codes_IM.shape[1]
+        # CORP prunes here: the op drops paths whose js_BP is above the threshold before it chooses their children
         parent_BP, token_BP, scores_BP, fallback_B = ops.beam_step(
             beam.logits_BPMK[:, :, :seen], beam.scores_BP, beam.tokens_BPM[:, :, :seen], beam.js_BP, step_index,
             config.num_beams, spares, threshold, exclude_BX, model.config.renormalize,
         )  # fmt: skip
         beam.count(threshold, fallback_B)
+        # a user with too few paths has parents and tokens of -1: decode a copy instead, so that shapes stay fixed
         parent_BP = parent_BP.clamp(min=0)
         beam.grow(parent_BP, token_BP.clamp(min=0), scores_BP)
         if step < num_steps or threshold is not None:
@@ -102,11 +105,11 @@ def search(
 
 @dataclass
 class _Beam:
-    """The living paths of a batch of users, and what each of them carries; a missing one is a dead copy of some other.
+    """The living paths of a batch of users; a missing path is a copy of another one with score -inf.
 
-    fed_SBP, scores_SBP, categories_SBP: the tokens (r * K + j) of every step so far, the paths' scores after it and
-    before the first, and the categories, where a step has any; where the step's paths stood then. The rows of the cache
-    say through which of them a path goes.
+    Per step, in that step's row order: fed_SBP, the tokens (r * K + j); scores_SBP, the paths' scores after the step,
+    with one entry more for the start; categories_SBP, the most probable categories, as far as they were computed.
+    `cache.rows_BPS` maps a path to its row at each step.
     """
 
     first_log_probs_BMK: Tensor
@@ -153,7 +156,7 @@ class _Beam:
             self.fallbacks_B = self.fallbacks_B + fallback_B.long()
 
     def grow(self, parent_BP: Tensor, token_BP: Tensor, scores_BP: Tensor) -> None:
-        """Replace the paths by the children of these parents."""
+        """Replace the paths by children: path p continues parent_BP[:, p] with token_BP[:, p]."""
         _, _, num_codebooks, codebook_size = self.logits_BPMK.shape
         tokens_BPM = self.tokens_BPM.gather(1, parent_BP[..., None].expand(-1, -1, num_codebooks))
         token_BP1 = token_BP[..., None]
@@ -165,7 +168,7 @@ class _Beam:
     def decode(
         self, model: Reg4RecModel, memory: Memory, parent_BP: Tensor, threshold: float | None, is_last: bool
     ) -> None:
-        """Feed the chosen tokens: distributions of the next step, categories, and their divergence from before."""
+        """Feed the chosen tokens; computes the next step's logits, categories and the divergences that CORP checks."""
         step = len(self.fed_SBP)
         logits_BPMK, logits_BPC, self.cache = search_step(
             model, memory, self.fed_SBP[-1], step, self.cache, with_logits=not is_last
@@ -185,13 +188,13 @@ class _Beam:
         return Living(self.tokens_BPM, order_BPS, self.scores_BP, categories_BPS, confidences_BPS, self.js_BP)
 
     def _rows(self) -> Tensor:
-        """rows_BPS: where each living path stood after every step."""
+        """rows_BPS: the row of each living path at every step."""
         begun_BPS = self.cache.rows_BPS
         own_BP1 = torch.arange(begun_BPS.shape[1], device=begun_BPS.device)[:, None].expand_as(begun_BPS[..., :1])
         return torch.cat([begun_BPS[..., 1:], own_BP1], dim=2)[..., : len(self.fed_SBP)]
 
     def _steps_of(self, rows_BPS: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The codebook, the category (-1 for none) and the confidence of each step of the paths of these rows."""
+        """Codebook, category (-1 for none) and confidence of each step, for paths given by their rows."""
         order_BPS = torch.stack(self.fed_SBP, dim=2).gather(1, rows_BPS) // self.logits_BPMK.shape[-1]
         scores_BPS = torch.stack(self.scores_SBP[1:], dim=2).gather(1, rows_BPS)
         confidences_BPS = scores_BPS.diff(dim=2, prepend=scores_BPS.new_zeros(1).expand_as(scores_BPS[..., :1])).exp()
@@ -202,7 +205,7 @@ class _Beam:
         return order_BPS, categories_BPS, confidences_BPS
 
     def finish(self, num_beams: int, threshold: float | None) -> Paths:
-        """Judge the last tokens too and keep the best `num_beams` paths."""
+        """Let CORP prune after the last tokens too, and return the best `num_beams` paths."""
         with record_function(CORP_REGION):
             kept_BP, fallback_B = ops.prune_paths(self.scores_BP, self.js_BP, num_beams, threshold)
             self.count(threshold, fallback_B)
@@ -228,26 +231,28 @@ class _Beam:
 
 
 def step_indexes(index: ops.TokenIndex, order: SearchOrder) -> list[ops.TokenIndex]:
-    """For each step of a search the index that it reads, which in fixed order has the codebooks up to its own alone.
+    """The index that each step of a search reads. In fixed order, step t's index has only the first t codebooks.
 
-    That makes a search in fixed order the search of a trie over the items' token sequences.
+    A search in fixed order is thus a search of the trie of the items' token sequences.
     """
     num_codebooks, codebook_size = index.counts_MK.shape
     if order == "confidence":
         return [index] * num_codebooks
-    rows = index.postings[: index.offsets[codebook_size]]  # an item has one token of the first codebook
+    # every listed item has one token of the first codebook, so the lists of that codebook name each item once
+    rows = index.postings[: index.offsets[codebook_size]]
     return [ops.TokenIndex.build(index.codes_IM[:, :m], codebook_size, rows) for m in range(1, num_codebooks + 1)]
 
 
 def _take(x: Tensor, rows_BP: Tensor) -> Tensor:
     """x[b, rows[b, p]] for x (B, P0, ...)."""
     first_B1 = torch.arange(0, len(x) * x.shape[1], x.shape[1], device=x.device)[:, None]
-    # whole rows move as blocks of memory, in half the time of indexing by two tensors
+    # index_select copies whole rows, in half the time of indexing by two tensors
     return x.flatten(0, 1).index_select(0, (first_B1 + rows_BP).flatten()).unflatten(0, rows_BP.shape)
 
 
 def _divergence(before_BPC: Tensor, after_BPC: Tensor, threshold: float) -> Tensor:
-    """js_BP, moved to the side of the threshold on which the op decided that the row lies."""
+    """js_BP (nats), on the same side of the threshold as the op's decision."""
+    # near the threshold the op decides in float64, while later steps only see the float32 divergence
     js_T, keep_T = ops.js_divergence(before_BPC.flatten(0, 1), after_BPC.flatten(0, 1), threshold)
     just_above = torch.nextafter(js_T.new_full((), threshold), js_T.new_ones(()))
     return torch.where(keep_T, js_T.clamp(max=threshold), js_T.maximum(just_above)).view(before_BPC.shape[:2])

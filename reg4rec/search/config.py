@@ -1,4 +1,4 @@
-"""The settings by which items are found."""
+"""Settings of the search for items."""
 
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -13,37 +13,41 @@ RetrieverName = Literal["auto", "exact", "paths"]
 
 @dataclass(frozen=True)
 class SearchConfig:
-    """By what items are found; how wide the search for paths is, and when a path is dropped."""
+    """Settings of the search for items: the retriever, the width of the path search, and when CORP drops a path."""
 
     num_beams: int = 75
-    """paths kept at every step, whatever the number of items that are asked for"""
+    """number of paths that the search keeps at every step; does not depend on the number of items asked for"""
     num_spares: int = 4
-    """further children decoded at every step, from which CORP replaces what it drops (D10)"""
+    """extra paths decoded at every step, which replace the paths that CORP drops (D10)"""
     prune_threshold: float | None = 0.06
-    """CORP's theta: largest Jensen-Shannon divergence (nats) of adjacent category distributions; None turns CORP off"""
+    """CORP's theta: drop a path whose category distribution changes in a step by more than this Jensen-Shannon
+    divergence (nats); None turns CORP off"""
     order: SearchOrder = "confidence"
-    """confidence: every step may take a token of any unused codebook (CRSS); fixed: step t takes codebook t's"""
+    """order in which a path takes codebooks. confidence: each step may take any unused codebook (CRSS); fixed: step t
+    takes codebook t"""
     num_steps: int | None = None
-    """tokens that a path decodes, None for all: a shorter one leads to every item that carries its tokens"""
+    """number of tokens that a path decodes, None for all M; a shorter path leads to all items that have its tokens"""
     retriever: RetrieverName = "auto"
-    """exact: all items by their own score; paths: those that paths lead to; auto: exact where the model scores items
-    and has no more than two million, else paths"""
+    """how items are found. exact: score every item; paths: search paths of tokens; auto: exact if the model scores
+    items and has at most two million of them, else paths"""
 
     def __post_init__(self) -> None:
         if self.retriever not in get_args(RetrieverName):
-            raise InputError(f"retriever is one of {get_args(RetrieverName)}, found {self.retriever!r}")
+            raise InputError(f"retriever must be one of {get_args(RetrieverName)}, found {self.retriever!r}")
         if self.num_beams < 1 or self.num_spares < 0:
-            raise InputError(f"num_beams starts at 1 and num_spares at 0, found {self.num_beams}, {self.num_spares}")
+            raise InputError(
+                f"num_beams must be at least 1 and num_spares at least 0, found {self.num_beams}, {self.num_spares}"
+            )
         if self.prune_threshold is not None and not self.prune_threshold >= 0:
-            raise InputError(f"prune_threshold is a number of nats from 0 up, or None, found {self.prune_threshold}")
+            raise InputError(f"prune_threshold must be 0 nats or more, or None, found {self.prune_threshold}")
         if self.order not in get_args(SearchOrder):
-            raise InputError(f"order is one of {get_args(SearchOrder)}, found {self.order!r}")
+            raise InputError(f"order must be one of {get_args(SearchOrder)}, found {self.order!r}")
         if self.num_steps is not None and self.num_steps < 1:
-            raise InputError(f"num_steps starts at 1, or is None for all, found {self.num_steps}")
+            raise InputError(f"num_steps must be at least 1, or None for all, found {self.num_steps}")
 
     @classmethod
     def from_json(cls, stored: dict[str, Any]) -> "SearchConfig":
-        """What `dataclasses.asdict` and JSON made of one, perhaps before it had all fields; TypeError for others."""
+        """Settings from the JSON of `dataclasses.asdict`; missing fields get defaults. TypeError for anything else."""
         if not isinstance(stored, dict):
             raise TypeError(f"search settings are {stored!r}")
         found = cls(**stored)

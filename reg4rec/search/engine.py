@@ -1,4 +1,4 @@
-"""Encoder and search over one index: a call after the other, or on a GPU as a CUDA graph."""
+"""Encoder and path search over one index: as separate kernel calls, or as one CUDA graph on a GPU."""
 
 import contextlib
 import functools
@@ -17,53 +17,54 @@ from reg4rec.search.graphs import Found, SearchGraphs
 __all__ = ["LOGITS_AT_ONCE", "SearchEngine", "precision"]
 
 LOGITS_AT_ONCE = 1 << 23
-"""Token logits held at a time, which sets how many users are searched together."""
+"""Most token logits in memory at a time; limits how many users are searched together."""
 MANY_PATHS = 512
-"""From so many in a batch a CPU is faster in bfloat16, which takes casts, also where C++ does not multiply it
-(docs/benchmarks.md)."""
+"""Number of paths in a batch from which a CPU is faster in bfloat16 despite the casts, even if the C++ kernels do not
+multiply it (docs/benchmarks.md)."""
 
 
 @functools.cache
 def keep_freed_memory() -> None:
-    """Let the C library keep what a batch frees for the next one, whose pages cost up to a sixth of a search otherwise.
+    """Make the C library keep the memory that a batch frees for the next batch.
 
-    glibc keeps twice the size of the largest block that was freed so far, up to blocks of 32 MiB (`mallopt`, dynamic
-    threshold); this one is never written to and takes no memory.
+    Fresh pages would cost up to a sixth of a search. glibc keeps twice the size of the largest block freed so far, for
+    blocks up to 32 MiB (`mallopt`, dynamic threshold), so this allocates and frees one such block. Nothing writes to
+    it, so it takes no memory.
     """
     torch.empty((1 << 25) - (1 << 16), dtype=torch.uint8, device="cpu")
 
 
 def precision(device: torch.device, dtype: torch.dtype, num_paths: int) -> contextlib.AbstractContextManager[Any]:
-    """What a batch of so many paths is computed under: few in float32 where C++ does not multiply bfloat16."""
+    """The autocast for a batch of `num_paths` paths; none for float32, or for few paths on a CPU without bfloat16."""
     few = device.type == "cpu" and num_paths < MANY_PATHS and ops.uses_cpp() and not ops.cpp_multiplies_bf16()
     if dtype == torch.float32 or few:
         return contextlib.nullcontext()
-    # without its cache: a graph may not use what was cast outside of it
+    # no cache: a CUDA graph must not read tensors that were cast outside of its capture
     return torch.autocast(device.type, dtype, cache_enabled=False)
 
 
 class SearchEngine:
-    """Encodes and searches with a model, the codes of its items, the index of those that may be found, and a dtype.
+    """Encodes histories and searches paths with a model, the codes of its items, an index of allowed items and a dtype.
 
-    Batches lie anywhere, what is found on the device of the codes. `passing`: the engine serves one call, for which no
-    graph is worth its capture.
+    Batches may be on any device; results are on the device of the codes. `one_off`: the engine serves a single call, so
+    that capturing a CUDA graph does not pay.
     """
 
     def __init__(
-        self, model: Reg4RecModel, codes_IM: Tensor, index: ops.TokenIndex, dtype: torch.dtype, passing: bool = False
+        self, model: Reg4RecModel, codes_IM: Tensor, index: ops.TokenIndex, dtype: torch.dtype, one_off: bool = False
     ):
-        self.model, self.codes_IM, self.index, self.dtype, self.passing = model, codes_IM, index, dtype, passing
+        self.model, self.codes_IM, self.index, self.dtype, self.one_off = model, codes_IM, index, dtype, one_off
         self.device = codes_IM.device
-        self.places = self._places(model)
+        self.weight_addresses = self._weight_addresses(model)
         self.graphs = SearchGraphs(self.device)
         self._indexes: dict[SearchOrder, list[ops.TokenIndex]] = {}
         self._step_objections: dict[SearchConfig, str | None] = {}
         keep_freed_memory()
 
-    def serves(self, model: Reg4RecModel, codes_IM: Tensor, index: ops.TokenIndex, dtype: torch.dtype) -> bool:
-        """Whether the engine was made of these very objects, and graphs would find the weights where they lay."""
+    def is_current(self, model: Reg4RecModel, codes_IM: Tensor, index: ops.TokenIndex, dtype: torch.dtype) -> bool:
+        """Whether the engine was made of these very objects and its graphs still hold the weights' addresses."""
         same = self.model is model and self.codes_IM is codes_IM and self.index is index and self.dtype == dtype
-        return same and self.places == self._places(model)
+        return same and self.weight_addresses == self._weight_addresses(model)
 
     def indexes(self, order: SearchOrder) -> list[ops.TokenIndex]:
         """`step_indexes`, built once."""
@@ -72,22 +73,22 @@ class SearchEngine:
         return self._indexes[order]
 
     def users_at_once(self, config: SearchConfig) -> int:
-        """How many users a batch has at most."""
+        """The largest number of users in a batch."""
         per_user = (config.num_beams + config.num_spares) * self.index.counts_MK.numel()
         return max(1, LOGITS_AT_ONCE // per_user)
 
     @torch.inference_mode()
     def run(self, batch: Batch, config: SearchConfig, trace: list[Living] | None = None) -> Found:
-        """`plain`, by a CUDA graph where there is no `graph_objection`."""
+        """The result of `plain`, by a CUDA graph unless there is a `graph_objection`."""
         if self.graph_objection(config, trace) is not None:
             return self.plain(batch.to(self.device), config, trace)
-        self.indexes(config.order)  # not within a capture
+        self.indexes(config.order)  # builds them before the capture, which could not
         decode = partial(self.plain, config=config)
         return self.graphs.run(decode, config, batch, self.users_at_once(config), self.model.config.max_history)
 
     @torch.inference_mode()
     def plain(self, batch: Batch, config: SearchConfig, trace: list[Living] | None = None) -> Found:
-        """Encode and search a batch on the device; with CUDA kernels nothing waits for the GPU."""
+        """Encode and search a batch that is on the device; with CUDA kernels nothing waits for the GPU."""
         num_paths = len(batch.item_BL) * (config.num_beams + corp(self.model, config)[1])
         with precision(self.device, self.dtype, num_paths):
             memory = encoded(self.model, self.codes_IM, batch)
@@ -95,14 +96,14 @@ class SearchEngine:
             return Found(memory.state_BD, paths)
 
     def graph_objection(self, config: SearchConfig, trace: list[Living] | None = None) -> str | None:
-        """Why a search is not run as a CUDA graph, or None."""
+        """The reason why a search does not run as a CUDA graph; None if it does."""
         forced = ops.forced_backend()
         if trace is not None:
-            return "a trace of the search was asked for, and a graph keeps its result alone"
+            return "a trace of the search was asked for, and a graph keeps only its result"
         if self.model.training:
             return "the model is in training mode, and a graph would stay in it; call eval()"
-        if self.passing:
-            return "its items were chosen for this call, and a graph pays from the second call on"
+        if self.one_off:
+            return "its items were chosen for this call, and a graph pays only from the second call on"
         if forced not in (None, "cuda"):
             return f"the backend {forced} was asked for, and a graph holds CUDA kernels"
         if self.device.type != "cuda":
@@ -112,7 +113,7 @@ class SearchEngine:
         return self._step_objections[config]
 
     def _step_objection(self, config: SearchConfig) -> str | None:
-        """Why a step runs on eager PyTorch, which waits for the GPU."""
+        """The reason why a step runs on eager PyTorch, which waits for the GPU; None if it runs on CUDA kernels."""
         num_spares = corp(self.model, config)[1]
         shape = (1, config.num_beams + num_spares)
         logits_BPMK = torch.empty(*shape, *self.index.counts_MK.shape, device=self.device)
@@ -123,8 +124,8 @@ class SearchEngine:
         )
         return None if choice.backend == "cuda" else f"beam_step runs on {choice.backend}: {choice.reasons['cuda']}"
 
-    def _places(self, model: Reg4RecModel) -> list[int]:
-        """Where the weights lie, whose addresses a graph holds."""
+    def _weight_addresses(self, model: Reg4RecModel) -> list[int]:
+        """Addresses of the weights, which a CUDA graph holds; empty on other devices."""
         if self.device.type != "cuda":
             return []
         return [tensor.data_ptr() for tensor in (*model.parameters(), *model.buffers())]

@@ -1,4 +1,4 @@
-"""Encoder and search of a batch as one CUDA graph: captured once for each bucket of shapes, replayed from then on."""
+"""Encoder and search of a batch as one CUDA graph: captured once for each bucket of shapes, then replayed."""
 
 import threading
 from collections import OrderedDict
@@ -17,22 +17,22 @@ from reg4rec.search.config import SearchConfig
 __all__ = ["Found", "SearchGraphs", "bucketed"]
 
 HISTORY_SIZES = 4
-"""How many lengths of histories graphs are made for."""
+"""Number of history lengths that have their own graphs."""
 MOST_GRAPHS = 32
-"""Graphs that are kept; the least recently used one goes."""
+"""Most graphs in memory; beyond it the least recently used one is dropped."""
 
 _ONE = threading.Lock()
-"""A process captures one graph at a time, and what a replay found must be copied before another one begins."""
+"""Held during capture and replay: a process captures one graph at a time, and the next replay overwrites a result."""
 
 
 class Found(NamedTuple):
-    """The state of the encoder after each history (see `Memory`), and the paths of the search."""
+    """Result of a search: the encoder's state after each history (see `Memory`), and the paths."""
 
     state_BD: Tensor
     paths: Paths
 
     def first(self, num_users: int) -> "Found":
-        """A copy of what was found for the first users."""
+        """A copy of the results of the first users."""
         return Found(self.state_BD[:num_users].clone(), Paths(*(x[:num_users].clone() for x in self.paths)))
 
 
@@ -40,10 +40,10 @@ Decode = Callable[[Batch], Found]
 
 
 def bucketed(batch: Batch, most_users: int, max_history: int) -> Batch:
-    """The batch in the shape of its bucket: further users have no history, further slots are hidden or exclude nothing.
+    """The batch, padded to its bucket's shape: added users have no history, added slots are hidden or exclude nothing.
 
-    Users become the next power of two, or `most_users` if that is less; slots of items the next quarter of
-    `max_history`, those of excluded items beyond it `max_history` doubled until they fit.
+    The number of users is rounded up to a power of two, at most `most_users`. Slots are rounded up to quarters of
+    `max_history`; slots of excluded items, if more than `max_history`, to `max_history` times a power of two.
     """
     num_users = len(batch.item_BL)
     more_users = max(num_users, min(most_users, 1 << (num_users - 1).bit_length())) - num_users
@@ -66,10 +66,10 @@ def _slots(needed: int, max_history: int) -> int:
 
 
 class SearchGraphs:
-    """The CUDA graphs of one way to decode: one for each search and bucket, the most recently used ones kept.
+    """CUDA graphs of a `decode` function: one for each search config and bucket; the most recently used ones are kept.
 
-    They share one memory pool, in which each overwrites what others found: replays wait for one another. A graph holds
-    addresses: what `decode` reads besides its batch must stay where it is as long as the graphs live.
+    The graphs share one memory pool, in which each overwrites the results of the others, so replays wait for one
+    another. A graph holds addresses: tensors that `decode` reads, besides its batch, must not move while graphs live.
     """
 
     def __init__(self, device: torch.device):
@@ -78,17 +78,17 @@ class SearchGraphs:
         self._graphs: OrderedDict[Hashable, _Graph] = OrderedDict()
 
     def run(self, decode: Decode, config: SearchConfig, batch: Batch, most_users: int, max_history: int) -> Found:
-        """`decode` of the batch, padded to its bucket; `config` tells apart what `decode` does."""
+        """The result of `decode` for the batch. Calls with the same `config` must pass an equivalent `decode`."""
         padded = bucketed(batch, most_users, max_history)
         key = (config, *(None if tensor is None else tensor.shape for tensor in padded))
         with _ONE, torch.cuda.device(self.device):
             if key not in self._graphs:
                 self._graphs[key] = _Graph(decode, padded, self.device, self._stream, self._pool)
                 self.num_captured += 1
-                if len(self._graphs) > MOST_GRAPHS:  # only now: a pool that no graph uses is gone
+                if len(self._graphs) > MOST_GRAPHS:  # after the capture: a memory pool without graphs is freed
                     self._graphs.popitem(last=False)
             self._graphs.move_to_end(key)
-            self._last.wait()  # for what another stream found, which is overwritten now
+            self._last.wait()  # until another stream has copied its result, which this replay overwrites
             found = self._graphs[key].replay(padded).first(len(batch.item_BL))
             self._last.record()
             return found
@@ -107,16 +107,16 @@ class SearchGraphs:
 
 
 class _Graph:
-    """One captured call: the buffers that it reads, and those that it writes."""
+    """One captured call, with the buffers that it reads and writes."""
 
     def __init__(self, decode: Decode, batch: Batch, device: torch.device, stream: torch.cuda.Stream, pool: Any):
         self.batch = batch.mapped(lambda tensor: torch.empty_like(tensor, device=device))
         self._fill(batch)
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
-            decode(self.batch)  # loads kernels and makes what is made once, which a capture may not
+            decode(self.batch)  # loads kernels and fills caches, which is not allowed during a capture
         self.graph = torch.cuda.CUDAGraph()
-        # thread_local: other threads may go on using the GPU
+        # thread_local: other threads may use the GPU during the capture
         with torch.cuda.graph(self.graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
             self.found = decode(self.batch)
 
@@ -126,7 +126,7 @@ class _Graph:
                 buffer.copy_(values, non_blocking=True)
 
     def replay(self, batch: Batch) -> Found:
-        """What the next replay of any graph of the pool overwrites."""
+        """The result for a batch; the next replay of any graph of the pool overwrites it."""
         self._fill(batch)
         self.graph.replay()
         return self.found

@@ -1,4 +1,4 @@
-"""From reasoning paths to items: exact token sets first, then what D11 puts in when these are too few."""
+"""From reasoning paths to items: exact token sets first; if these are too few, the fallbacks of D11."""
 
 from typing import NamedTuple
 
@@ -12,15 +12,15 @@ from reg4rec.search.beam import Paths
 __all__ = ["SOURCES", "Ranking", "bucket_ranks", "item_scoring", "rank_items", "ranked_by_score"]
 
 SOURCES = ("path", "relaxed", "tokens", "item score")
-"""Where an item came from: an exact path; a path with a few wrong tokens; the scores of its tokens before step 1; a
-score of the item itself."""
+"""How an item was found: by an exact path; by a path with a few wrong tokens; by the probabilities of its tokens before
+step 1; by the model's score of the item."""
 
 LISTED_AT_ONCE = 1 << 22
-"""About how many items are looked at together for relaxed matches, so that memory stays small in large catalogs."""
+"""About how many items relaxed matching examines together; keeps memory small in large catalogs."""
 
 
 class Ranking(NamedTuple):
-    """items_BN (rows, best first, -1 for none), scores_BN, source_BN (position in SOURCES, -1), path_BN (of W, -1)."""
+    """N items for each user, best first, -1 for none: rows, scores, positions in SOURCES, and numbers of paths in W."""
 
     items_BN: Tensor
     scores_BN: Tensor
@@ -29,7 +29,7 @@ class Ranking(NamedTuple):
 
 
 def ranked_by_score(scores_BN: Tensor, items_BN: Tensor) -> Ranking:
-    """The ranking of items (-1 for none) that were found by their own score, not by a path."""
+    """The ranking of items (rows, -1 for none) that the model's item score found, not a path."""
     source_BN = torch.where(items_BN < 0, -1, SOURCES.index("item score"))
     return Ranking(items_BN, scores_BN, source_BN, torch.full_like(items_BN, -1))
 
@@ -43,13 +43,14 @@ def rank_items(
     allowed_I: Tensor,
     scoring: ops.ItemScoring | None = None,
 ) -> Ranking:
-    """The best `num_items` allowed items of every user; fewer only where fewer are allowed.
+    """The best `num_items` allowed items for every user; fewer only if fewer are allowed.
 
-    A path leads to all items that carry its tokens. With `scoring` these come by their own score. Without, items of
-    better paths come first, and items of one path by rank_I (see `bucket_ranks`). Scores are these for `path`, the
-    path's for `relaxed`, the sum of the tokens' first-step log-probabilities for `tokens`, so they fall within a source
-    (`relaxed`: among items that share as many tokens) and not always across two. The index lists the allowed items and
-    no others.
+    A path leads to all items that have its tokens. With `scoring` these are sorted by the model's item score. Without,
+    items of better paths come first, and items of the same path are sorted by rank_I (see `bucket_ranks`).
+
+    The meaning of a score depends on the source: `path`, the item's score or its path's; `relaxed`, the path's score;
+    `tokens`, the sum of the tokens' first-step log-probabilities. Scores fall within a source (`relaxed`: among items
+    that share equally many tokens), not across sources. The index must list exactly the allowed items.
     Paper: CORP, ours, D3 and D11.
     """
     scores_BN, items_BN, path_BN = ops.path_topk(
@@ -57,7 +58,7 @@ def rank_items(
     )
     source_BN = torch.where(items_BN < 0, -1, SOURCES.index("path"))
     ranking = Ranking(items_BN, scores_BN, source_BN, path_BN)
-    if len(short_b := _with_open_places(ranking)):  # or splitting would give one part, of none
+    if len(short_b := _with_open_places(ranking)):  # splitting an empty tensor would give one empty part
         for some_b in short_b.split(_users_at_once(paths, index)):
             _fill_relaxed(ranking, some_b, paths, index, rank_I, exclude_BX)
     if len(short_b := _with_open_places(ranking)):
@@ -66,8 +67,8 @@ def rank_items(
 
 
 def item_scoring(model: Reg4RecModel, state_BD: Tensor, history_BX: Tensor) -> ops.ItemScoring:
-    """What orders the items of the paths of users of these states and histories (rows, -1 for none)."""
-    # half precision would make ties of what the final order must tell apart
+    """The model's item score for users with these encoder states and histories (item rows, -1 for none)."""
+    # half precision would round different scores to ties
     with torch.autocast(state_BD.device.type, enabled=False):
         state_BD = state_BD.to(model.begin.dtype)
         logits_BMK = model.token_logits(state_BD)
@@ -75,7 +76,7 @@ def item_scoring(model: Reg4RecModel, state_BD: Tensor, history_BX: Tensor) -> o
 
 
 def bucket_ranks(cosine_I: Tensor, popularity_I: Tensor) -> Tensor:
-    """rank_I, lower is earlier: cosine of item and path vector, then popularity, then lowest row (D3)."""
+    """rank_I, lower comes first: by cosine of item and path vector, then popularity, then lowest row (D3)."""
     order = popularity_I.sort(descending=True, stable=True).indices
     order = order[cosine_I[order].sort(descending=True, stable=True).indices]
     return torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
@@ -91,7 +92,8 @@ def _fill_relaxed(
 ) -> None:
     """Put items that share most of a path's tokens into the open places of some users.
 
-    Those that share more come first, then those of better paths; of an item the path with which it shares most counts.
+    Items that share more tokens come first, then items of better paths. If several paths match an item, the one that
+    shares most tokens counts.
     Paper: path-to-item matching, ours, D11.
     """
     living_bW = paths.scores_BW[short_b] > -torch.inf
@@ -112,7 +114,7 @@ def _fill_relaxed(
 
 
 def _users_at_once(paths: Paths, index: ops.TokenIndex) -> int:
-    """Of how many users the lists of their paths' tokens, or pairs, have about LISTED_AT_ONCE items."""
+    """How many users to process together, so that the lists of their paths have about LISTED_AT_ONCE items."""
     _, width, num_codebooks = paths.tokens_BWM.shape
     num_lists, offsets = num_codebooks, index.offsets
     if index.lists_pairs:
@@ -129,7 +131,7 @@ def _fill_by_tokens(
     exclude_BX: Tensor | None,
     allowed_I: Tensor,
 ) -> None:
-    """Put the items of the likeliest tokens before the first step into the open places of some users."""
+    """Fill the open places of some users with items whose tokens are most probable before the first step."""
     allowed = allowed_I.nonzero().squeeze(1)
     place_I = torch.full_like(allowed_I, -1, dtype=torch.int64)
     place_I[allowed] = torch.arange(len(allowed), device=allowed.device)
@@ -144,7 +146,7 @@ def _fill_by_tokens(
 
 
 def _not_to_rank(ranking: Ranking, exclude_BX: Tensor | None) -> Tensor:
-    """The items that a user must not get, or has got already; -1 for none."""
+    """The items that are excluded for a user or already ranked; -1 for none."""
     return ranking.items_BN if exclude_BX is None else torch.cat([exclude_BX, ranking.items_BN], dim=1)
 
 
@@ -154,7 +156,7 @@ def _with_open_places(ranking: Ranking) -> Tensor:
 
 
 def _append(ranking: Ranking, user_T: Tensor, item_T: Tensor, scores_T: Tensor, row_T: Tensor, source: int) -> None:
-    """Write items, given by user and best first, after those that users have, as far as there are places."""
+    """Append items, sorted by user and best first, to the users' lists until the lists are full."""
     batch, num_items = ranking.items_BN.shape
     begin_B = torch.searchsorted(user_T, torch.arange(batch, device=user_T.device))
     filled_B = (ranking.items_BN >= 0).sum(1)

@@ -1,4 +1,4 @@
-"""A path to every item, whatever found it: the item's own tokens, each time the one that the model is surest of."""
+"""A path to any given item: its own tokens, at each step the one to which the model gives the highest probability."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -14,10 +14,10 @@ __all__ = ["Reasons", "joined", "paths_to_items"]
 
 
 class Reasons(NamedTuple):
-    """The paths of some items of each user, place by place, and how far their categories move.
+    """A path for each item of each user, and how much its category distribution changes from step to step.
 
-    js_BNS: how far (nats) the category distribution after step s + 2 diverges from the one before; S is 0 in models
-    without categories.
+    js_BNS: Jensen-Shannon divergence (nats) between the category distributions after steps s + 1 and s + 2, s from 0;
+    S is 0 in models without categories.
     """
 
     paths: Paths
@@ -25,7 +25,7 @@ class Reasons(NamedTuple):
 
 
 def joined(parts: Sequence[Reasons]) -> Reasons:
-    """The reasons of some users after those of others."""
+    """The reasons of all parts, concatenated over users."""
     paths = (torch.cat(fields) for fields in zip(*(part.paths for part in parts), strict=True))
     return Reasons(Paths(*paths), torch.cat([part.js_BNS for part in parts]))
 
@@ -34,8 +34,8 @@ def joined(parts: Sequence[Reasons]) -> Reasons:
 def paths_to_items(model: Reg4RecModel, memory: Memory, index: ops.TokenIndex, items_BN: Tensor) -> Reasons:
     """All tokens of each item (rows, -1 for none) in the order of the model's confidence.
 
-    `index` lists these items and those that they stand among. Confidences, categories and scores are what a search
-    (`reg4rec.search.beam`) would give the same path.
+    `index` lists these items and all others that could be recommended. Confidences, categories and scores are those
+    that a search (`reg4rec.search.beam`) would give the same path.
     Paper: CRSS, ours: along the tokens of a known item.
     """
     num_users, num_items = items_BN.shape

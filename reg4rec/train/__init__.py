@@ -1,4 +1,4 @@
-"""Pre-training of the encoder-decoder, and what validation decides about the search."""
+"""Pre-training of the encoder-decoder, and calibration: the choice of search settings by validation."""
 
 from reg4rec.train.calibration import calibrate
 from reg4rec.train.config import PretrainConfig

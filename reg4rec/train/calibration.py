@@ -1,4 +1,4 @@
-"""What validation decides about the search: the number of decoded tokens and CORP's threshold."""
+"""Calibration: validation chooses the number of decoded tokens and CORP's threshold."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,9 +16,9 @@ from reg4rec.train.validation import OVERLAP
 __all__ = ["THRESHOLDS", "calibrate"]
 
 THRESHOLDS = (None, 0.04, 0.06, 0.08, 0.1, 0.2)
-"""CORP off, the paper's range, and beyond it for models whose category distributions still move."""
+"""CORP off, the paper's range, and larger values for models whose category distributions change more."""
 ERRORS = 2.5
-"""Of seven settings that change nothing one is then taken in about 4 % of all calibrations."""
+"""A setting must win by this many standard errors. One of seven without effect wins in about 4 % of calibrations."""
 
 
 def calibrate(
@@ -29,14 +29,13 @@ def calibrate(
     seed: int = 0,
     protocol: ProtocolName = "standard",
 ) -> tuple[Recommender, list[dict[str, Any]]]:
-    """The recommender with the settings of the search for paths that validation chooses, and a row for each one tried.
+    """The recommender with the path search settings that validation chooses, and a row of metrics for each one tried.
 
-    Its retriever stays what it was: where items are ranked by their own score, the settings serve those who ask for
-    paths.
+    The retriever does not change; with "exact" the chosen settings only apply when a caller asks for paths.
 
-    First, for models that score items, the number of decoded tokens, then with the best of these CORP's threshold. The
-    first values, two tokens and CORP off, stay unless another raises NDCG@10 by more than ERRORS standard errors of the
-    difference over the users. Paper: theta tuned per data set, ours, D10.
+    For models that score items, the number of decoded tokens is chosen first, then CORP's threshold with it. The first
+    values, two tokens and CORP off, stay unless another value raises NDCG@10 by more than ERRORS standard errors of the
+    paired difference. Paper: theta tuned per data set, ours, D10.
     """
     choices: dict[str, Sequence[Any]] = {"prune_threshold": thresholds}
     if recommender.model.scores_items:

@@ -1,4 +1,4 @@
-"""How a model is pre-trained: every setting, and where its default comes from."""
+"""Settings of the pre-training."""
 
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
@@ -16,55 +16,57 @@ __all__ = ["PretrainConfig"]
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    """How a model is pre-trained."""
+    """Settings of the pre-training of a model."""
 
     size: Size = "small"
-    """tiny d64, small d128, base d256, large d1024"""
+    """size of the model. tiny: width 64; small: 128; base: 256; large: 1024"""
     history_layout: HistoryLayout = "pooled"
-    """pooled: one vector an item; flat: a separator and its tokens (D14)"""
+    """encoder input for one item. pooled: one vector; flat: a separator and the item's tokens (D14)"""
     max_history: int = 50
-    """newest items of a history that the encoder reads"""
+    """the encoder reads this many of the newest items of a history"""
     dropout: float = 0.3
-    """in embeddings, sub-layers and FFNs"""
+    """dropout rate in embeddings, attention and feed-forward layers"""
     score_items: bool = True
-    """train a score of whole items beside the tokens (D11): paths find the items, the score orders them"""
+    """also train a direct score for every item, which then orders the items that paths find (D11)"""
     num_negatives: int = 512
-    """items drawn by popularity for the softmax of the item scores, where these are trained; shared by a batch"""
+    """number of negative items, drawn by popularity and shared by a batch, for the softmax loss of the item scores"""
     order: OrderPolicy = "random"
-    """order of a target's tokens: random, then crss for the last epochs; crss or fixed throughout (D4)"""
+    """order in which a target's tokens are fed. random: a random permutation; crss: most confident codebook first;
+    fixed: codebooks in order (D4)"""
     targets: StepTargets = "open"
-    """what a step predicts: the tokens of all codebooks that are still open (D4), or only the next in the order"""
+    """tokens that a step predicts. open: those of all codebooks not fed yet (D4); next: only the token fed next"""
     renormalize: bool = True
-    """a token's probability, in training and search, is among those by which its path can still become an item; False:
-    among all of its codebook"""
+    """normalize a token's probability, in training and search, over the tokens that lead to existing items, not over
+    the whole codebook"""
     crss_fraction: float = 0.0
-    """last part of the epochs that feed tokens in the model's own order, where `order` is random (D4)"""
+    """if order is random: fraction of the epochs, at the end, that use order crss instead (D4)"""
     token_weight: float = 0.3
-    """weight of the token and category losses beside the loss of the item scores, where these are trained"""
+    """weight of the token and category losses relative to the item score loss, if item scores are trained"""
     category_weight: float = 0.5
-    """alpha, the weight of the category loss beside the token loss (D6); 0 makes a model without a category head"""
+    """alpha, weight of the category loss relative to the token loss (D6); 0 makes a model without a category head"""
     decoded_fraction: float = 0.25
-    """part of a batch's targets whose tokens are decoded, drawn anew each time; item scores learn from all of them"""
+    """fraction of a batch's targets whose tokens are decoded, drawn at random; item scores learn from all targets"""
     batch_targets: int = 512
-    """target items in a batch, padding included"""
+    """number of target items in a batch, padding included"""
     num_beams: int = 75
-    """paths that the trained recommender keeps at every step of its search"""
+    """number of paths that the search of the trained recommender keeps at every step"""
     validation_users: int | None = None
-    """users on whom Recall and NDCG are measured after every epoch, by default all; the best NDCG@10 is kept"""
+    """number of users for the validation after every epoch, None for all; the epoch with the best NDCG@10 is kept"""
     protocol: ProtocolName = "standard"
-    """protocol of these measurements: standard, or filtered, without seen items and cold targets"""
+    """protocol of the validation: standard, or filtered (without seen items and cold targets)"""
     part: Literal["train", "train+validation"] = "train"
-    """train+validation is for a final fit: it has nothing to validate on and keeps the last epoch"""
+    """training data. train+validation is for a final fit: without validation it keeps the last epoch"""
     precision: Precision = "fp32"
-    """of the products in the blocks' linear layers while training: one for all, or ladq, which chooses for each"""
+    """number format of products in the blocks' linear layers during training: the same for all layers, or ladq, which
+    chooses one for each layer"""
     ladq: LadqConfig = field(default_factory=LadqConfig)
-    """how precision ladq chooses"""
+    """settings of precision ladq"""
     loop: LoopConfig = field(
         default_factory=lambda: LoopConfig(epochs=12, learning_rate=2e-3, weight_decay=0.1, patience=3)
     )
     recipe: str = "default"
-    """default: the best that we measured; paper: the paper's parts alone. All stages of a fit have the same one; on the
-    command line it sets the defaults of the other options"""
+    """default: the settings that measured best; paper: only what the paper describes. All stages of a fit need the same
+    recipe; on the command line it sets the defaults of the other options"""
 
     def __post_init__(self) -> None:
         check_settings(
@@ -88,7 +90,7 @@ class PretrainConfig:
 
     @property
     def kept(self) -> dict[str, Any]:
-        """The settings of the loss by name, which the model keeps, since alignment goes on with them."""
+        """The settings of the loss by name; they are saved with the model, because alignment uses the same loss."""
         names = (
             "order",
             "targets",
@@ -102,6 +104,6 @@ class PretrainConfig:
 
     @property
     def search(self) -> dict[str, Any]:
-        """Fields of `SearchConfig` as the trained model wants them; one that has seen one order only knows no other."""
+        """Fields of `SearchConfig` for the trained model; a model trained in fixed order can only search in it."""
         order = "fixed" if self.order == "fixed" else "confidence"
         return {"order": order, "num_beams": self.num_beams}

@@ -1,4 +1,4 @@
-"""What ails a run, read from its folder, whichever stage it is of."""
+"""Diagnosis of a run of any stage, from its folder."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,39 +21,39 @@ STAGES = ("tokenizer", "pretrain", "align")
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """A sentence for each failure that a run shows, with its remedy; none for a healthy one."""
+    """`findings`: a sentence for each failure of a run, with its remedy; empty for a healthy run."""
 
     stage: str
     state: str
-    """finished, failed, or at which step a run was when it was last seen"""
+    """finished, failed, or the last known step of the run"""
     findings: list[str]
 
 
 def diagnose(run: str | Path) -> Diagnosis:
-    """Look at the run folder of a tokenizer, a pre-training or an alignment. InputError where it is none of them."""
+    """Diagnose the run folder of a tokenizer, a pre-training or an alignment. InputError for any other folder."""
     run = Path(run)
     settings = read_settings(run)
     stage = settings.get("stage", "tokenizer")
     if stage not in STAGES:
-        raise InputError(f"{run} is a run of {stage}; the doctor knows runs of {', '.join(STAGES)}")
+        raise InputError(f"{run} is a run of {stage}; the doctor only knows runs of {', '.join(STAGES)}")
     rows = read_metrics(run)
     epochs, steps = ([row for row in rows if ("epoch" in row) == whole] for whole in (True, False))
     failure = run / "failure.json"
-    findings = [f"the run gave itself up: {read_json(failure)['reason']}"] if failure.exists() else []
+    findings = [f"the run stopped itself: {read_json(failure)['reason']}"] if failure.exists() else []
     if stage == "tokenizer":
         findings += _of_tokenizer(run / "tokenizer", settings)
     elif stage == "pretrain" and epochs:
         findings += pretrain_symptoms(epochs, steps, settings, _paths_overlap(run / "calibration.json"))
     elif stage == "align" and epochs:
         if "end_kl" not in epochs[-1]:
-            raise InputError(f"{run} holds an alignment of an earlier version; align again to have it looked at")
+            raise InputError(f"{run} is an alignment by an earlier version, without the figures needed; align again")
         record = run / "align.json"  # written at the end
         findings += align_symptoms(epochs, settings, read_json(record) if record.exists() else None)
     return Diagnosis(stage, run_state(run), findings)
 
 
 def _of_tokenizer(folder: Path, settings: dict[str, Any]) -> list[str]:
-    """What its health report says; without one the run failed or is not finished."""
+    """Findings of the tokenizer's health report; none without a report (the run failed or is not finished)."""
     if not (folder / "health.json").exists():
         return []
     stored = read_json(folder / "health.json")
@@ -63,6 +63,6 @@ def _of_tokenizer(folder: Path, settings: dict[str, Any]) -> list[str]:
 
 
 def _paths_overlap(calibration: Path) -> float:
-    """How much users' paths are alike, in the settings tried in which they are least so; 0 if none were."""
+    """The smallest overlap of users' lists among the search settings that calibration tried; 0 without calibration."""
     tried = read_json(calibration)["tried"] if calibration.exists() else []
     return min((row.get(OVERLAP, 0.0) for row in tried), default=0.0)

@@ -1,4 +1,4 @@
-"""From a dataset and its tokens to a recommender that is ready to use."""
+"""From a dataset and its tokens to a recommender that is ready for use."""
 
 from dataclasses import asdict, fields
 from typing import Any
@@ -25,7 +25,7 @@ __all__ = ["calibrated", "fit_recommender", "weights_of"]
 
 FORMAT, VERSION = "reg4rec-calibration", 1
 CALIBRATION_USERS = 2000
-"""At most so many users are searched for by each of the settings."""
+"""Most users on whom each search setting is tried."""
 
 
 def fit_recommender(
@@ -36,11 +36,11 @@ def fit_recommender(
     search: SearchConfig | None = None,
     **overrides: Any,
 ) -> Recommender:
-    """Pre-train (see `pretrain`), put the parts together, and let validation set up the search.
+    """Pre-train a model (see `pretrain`) and return a recommender whose search settings validation chose.
 
-    In the folder `run.out`, `calibration.json` lists the settings tried and `recommender/` holds the result; with
-    `run.resume`, settings that were chosen there for the same weights are taken over. `search` replaces what validation
-    would choose: a model trained on the validation items too has nothing left to choose by.
+    In the folder `run.out`, `calibration.json` lists the settings tried and `recommender/` contains the result; with
+    `run.resume`, settings in that file are used again if the weights are the same. With `search`, no validation chooses
+    settings; nor if the model was trained on the validation items too.
     """
     config = override(config or PretrainConfig(), overrides)
     model = pretrain(data, tokenizer, config, run)
@@ -59,10 +59,10 @@ def fit_recommender(
 def calibrated(
     recommender: Recommender, data: Dataset, protocol: ProtocolName, validation_users: int | None, run: Run
 ) -> Recommender:
-    """The recommender as `calibrate` sets it up, and `calibration.json` in the run folder, which lists what was tried.
+    """The recommender with the settings that `calibrate` chooses; writes `calibration.json` into the run folder.
 
-    Settings are measured under `protocol` on at most `validation_users` users. With `run.resume`, what that file says
-    of the same weights is taken over.
+    Settings are measured under `protocol` on at most `validation_users` users. With `run.resume`, the choice in that
+    file is used again if it was made for the same weights.
     """
     max_users = min(validation_users or CALIBRATION_USERS, CALIBRATION_USERS)
     kept = None if run.folder is None else run.folder / "calibration.json"
@@ -81,5 +81,5 @@ def calibrated(
 
 
 def weights_of(model: Reg4RecModel) -> dict[str, npt.NDArray[Any]]:
-    """The parameters by name, as `reg4rec.data.fingerprint` takes them."""
+    """The weights by name, for `reg4rec.data.fingerprint`."""
     return {name: weight.cpu().numpy() for name, weight in model.state_dict().items()}

@@ -1,4 +1,4 @@
-"""The item-level loss: a softmax over whole items, estimated from a sample of them."""
+"""The item-level loss: a softmax over all items, estimated from a sample of them."""
 
 from collections.abc import Callable
 
@@ -11,7 +11,7 @@ __all__ = ["draw_negatives", "item_loss", "sampled_softmax_loss"]
 
 
 def draw_negatives(weights_I: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """negatives_X (X = count) drawn in proportion to the weights, with replacement, and how often each is expected."""
+    """negatives_X (X = count), drawn in proportion to the weights with replacement, and the expected count of each."""
     probability_I = weights_I / weights_I.sum()
     generator = distributed.alike(weights_I.device)
     negatives_X = torch.multinomial(probability_I, count, replacement=True, generator=generator)
@@ -21,11 +21,11 @@ def draw_negatives(weights_I: Tensor, count: int) -> tuple[Tensor, Tensor]:
 def sampled_softmax_loss(
     states_TD: Tensor, items_ID: Tensor, targets_T: Tensor, negatives_X: Tensor, expected_X: Tensor
 ) -> Tensor:
-    """loss_T: cross-entropy of the targets among themselves and the sampled negatives, which all rows share.
+    """loss_T: cross-entropy of each row's target against the sampled negatives, which all rows share.
 
-    `expected_X` is how often each negative is expected in such a sample. Dividing by it makes the denominator an
-    unbiased estimate of the full softmax's; with every item once in `negatives_X` and 1 expected it is the full one.
-    A negative that is a row's target does not count for that row.
+    `expected_X`: the expected count of each negative in the sample. Dividing by it makes the denominator an unbiased
+    estimate of the full softmax's (exact if `negatives_X` has every item once and `expected_X` is 1). A negative that
+    is the target of a row is left out of that row.
     """
     logits_TX = states_TD @ items_ID[negatives_X].T - expected_X.log()
     logits_TX = logits_TX.masked_fill(negatives_X == targets_T[:, None], -torch.inf)
@@ -42,16 +42,15 @@ def item_loss(
     expected_X: Tensor,
     weight_BL: Tensor | None = None,
 ) -> Tensor:
-    """Mean cross-entropy of each item of the windows (padding -1) after state l, which has read the first l items.
+    """Mean cross-entropy of all items in the windows (padding -1), each predicted by the state of the items before it.
 
-    `embed` gives the vectors (T, D) of item rows (T). The denominator holds the target, every item of the history
-    exactly, with the repeat bias, and the sampled rest of the catalog, weighted as in `sampled_softmax_loss`. The
-    history is the window before the item; ranking gives the bias to all that a user has met. With `weight_BL` each
-    item's loss is multiplied by its own before the mean (`reg4rec.train.windows.target_weights`). Ours, D11:
-    docs/results.md.
+    `embed` returns the vectors (T, D) of item rows (T). The denominator has the target; every item of the history, with
+    the repeat bias; and a sample of the other items, weighted as in `sampled_softmax_loss`. The history here is the
+    window before the item, while ranking gives the bias to all items of a user. `weight_BL` multiplies the items'
+    losses before the mean (`reg4rec.train.windows.target_weights`). Ours, D11: docs/results.md.
     """
     filled_BL = items_BL >= 0
-    # one lookup: each costs a gradient as large as the table
+    # a single lookup: every lookup costs a gradient as large as the table
     rows = torch.cat([items_BL.clamp(min=0).flatten(), negatives_X])
     vectors = embed(rows)
     vectors_BLD, negatives_XD = vectors[: items_BL.numel()].view_as(states_BLD), vectors[items_BL.numel() :]
@@ -61,7 +60,7 @@ def item_loss(
 
     logits_BLL = states_BLD @ vectors_BLD.mT
     target_T = (logits_BLL.diagonal(dim1=1, dim2=2) + repeat_bias * repeated_BL)[filled_BL]
-    # an item that stands twice in the history counts once, the target in it not at all
+    # an item that is twice in the history counts once; the target, if in the history, is counted by target_T
     counted_BLL = earlier_LL & ~repeated_BL[:, None, :] & ~same_BLL
     history_TL = (logits_BLL + repeat_bias).masked_fill(~counted_BLL, -torch.inf)[filled_BL]
 

@@ -24,14 +24,14 @@ def path_losses(
     index: ops.TokenIndex | None = None,
     weight_X: Tensor | None = None,
 ) -> dict[str, Tensor]:
-    """Mean losses of X decoded targets: `token_loss`, and `category_loss` where the model has categories.
+    """Mean losses of X decoded targets: `token_loss`, and `category_loss` if the model has categories.
 
     state_XSD (S = M + 1) comes from `Reg4RecModel.decode_on`. Step t predicts the tokens of all codebooks that are
-    still open, and the loss is the mean over all these predictions: each counts the same, at whichever step it is made.
-    With `targets` "next" a step predicts only the token that is fed next, as in the usual next-token loss. With an
-    `index` of the items the probability of a token is among those by which the path can still become an item. The
-    category is predicted from every state that has consumed a token; targets of category -1 are ignored. With weights,
-    the losses of each target are multiplied by its own before the means; `category_accuracy` takes all alike.
+    still open (not fed yet); the loss is the mean over all predictions of all steps. With `targets` "next" a step
+    predicts only the token that is fed next, as in the usual next-token loss. With an `index` of the items, a token's
+    probability is normalized over the tokens with which the path can still become an item. The category is predicted
+    from every state that has consumed a token; targets of category -1 are ignored. weight_X multiplies the losses of
+    each target before the means; `category_accuracy` ignores weights.
     Paper: pre-training, ours, D4 and D6.
     """
     num_codebooks = codes_XM.shape[-1]
@@ -56,7 +56,7 @@ def path_losses(
 
 
 def _admissible_next(codes_XM: Tensor, rank_XM: Tensor, index: ops.TokenIndex) -> Tensor:
-    """(X, S, M, K): the tokens by which a target's path can still become an item after step s = 0..M-1.
+    """(X, S, M, K), bool: the tokens with which a target's path of s = 0..M-1 tokens can still become an item.
 
     rank_XM: the step at which each codebook's token is fed.
     """

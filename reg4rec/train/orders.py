@@ -1,4 +1,4 @@
-"""In which order a target's tokens are fed to the decoder while it learns them (D4)."""
+"""The order in which a target's tokens are fed to the decoder in training (D4)."""
 
 from typing import Literal
 
@@ -23,12 +23,12 @@ def draw_order(
     index: ops.TokenIndex | None = None,
     num_rows: int | None = None,
 ) -> Tensor:
-    """order_BTM: for every target the codebooks in the order of emission (arguments as `Reg4RecModel.decode_on`).
+    """order_BTM: for every target the codebooks in the order in which to feed them (arguments as in `decode_on`).
 
-    random: uniform permutations. fixed: 0..M-1. crss: the model's own, as in the search: at each step the unused
-    codebook that holds the most probable token, the true token of which is fed; with an `index`, most probable among
-    those by which the path can still become an item. No gradient flows through it. `num_rows` is B of the whole batch
-    where the rows are this process's share of it.
+    random: uniform permutations. fixed: 0..M-1. crss: the model's own order, as in the search: at each step, the unused
+    codebook with the most probable token (with an `index`, probabilities are normalized over the tokens with which the
+    path can still become an item); the target's token of that codebook is fed. The order has no gradient. `num_rows`: B
+    of the whole batch if the rows are this process's share of it.
     Paper: pre-training, ours, D4 and D5.
     """
     if policy == "random":
@@ -64,5 +64,5 @@ def _confident_order(
         used_BTM.scatter_(-1, chosen, True)
         order = torch.cat([order, chosen], dim=-1)
     model.train(was_training)
-    last = used_BTM.int().argmin(-1, keepdim=True)  # the one that is left needs no look at the model
+    last = used_BTM.int().argmin(-1, keepdim=True)  # only one codebook is left, so the model need not choose
     return torch.cat([order, last], dim=-1)

@@ -1,4 +1,4 @@
-"""Pre-training: the model learns which item comes next, its tokens in any order, and its category at each step."""
+"""Pre-training: the model learns the next item, the item's tokens in any order, and its category after each token."""
 
 import hashlib
 from collections.abc import Sequence
@@ -36,18 +36,18 @@ def pretrain(
     run: Run = Run(),
     **overrides: Any,
 ) -> Reg4RecModel:
-    """Train a model on a dataset whose items the tokenizer knows, and return it with its best weights.
+    """Train a model on the dataset of the tokenizer and return it with the weights of the best epoch.
 
-    `run.out` is the run folder (see `reg4rec.loop`); with `run.resume` a killed run goes on from its last checkpoint.
-    `overrides` replace fields of `config` or of its `loop` by name, `size="tiny"` or `epochs=5` for example. InputError
-    for tokens of another recipe.
+    `run.out` is the run folder (see `reg4rec.loop`); with `run.resume` a killed run continues from its last checkpoint.
+    `overrides` replace fields of `config` or of its `loop` by name, for example `size="tiny"` or `epochs=5`. InputError
+    for tokens of another dataset or another recipe.
     Paper: pre-training, stated, D4 and D6.
     """
     config = override(config or PretrainConfig(), overrides)
     check_same_recipe(tokenizer.config.recipe, config.recipe)
     if config.precision == "ladq" and distributed.world() > 1:
         raise InputError(
-            "precision is 'ladq', which samples and times layers in one process; choose another for several"
+            "precision is 'ladq', which works in a single process only; use another precision with several processes"
         )
     with run.seeded():
         stage = PretrainStage(data, tokenizer, config, run.seed, choose_device(run.device))
@@ -64,7 +64,7 @@ def pretrain(
 
 
 class PretrainStage:
-    """The stage that `reg4rec.loop` runs."""
+    """The pre-training stage that `reg4rec.loop` runs."""
 
     name = "pretrain"
 
@@ -77,7 +77,7 @@ class PretrainStage:
         device: torch.device,
         model: Reg4RecModel | None = None,
     ):
-        """Of a new model, or of `model`, which then goes on from where it stands."""
+        """Trains a new model, or continues to train `model`."""
         known = tokenizer.card.get("dataset")
         if known != data.card["fingerprint"]:
             raise InputError(
@@ -86,8 +86,8 @@ class PretrainStage:
             )
         if config.part == "train" and tokenizer.card.get("part", "train") != "train":
             raise InputError(
-                f"the tokenizer was fitted on {tokenizer.card['part']}, so that its tokens know what validation asks; "
-                "fit one on the training part"
+                f"the tokenizer was fitted on {tokenizer.card['part']}, so its tokens contain the validation items; "
+                "fit a tokenizer on the training part"
             )
         self.data, self.config, self.seed = data, config, seed
         self.sequences, self.weights = data.part(config.part), target_weights(data, config.part)
@@ -95,7 +95,7 @@ class PretrainStage:
         self.category_I = torch.from_numpy(data.items.categories_I).long().to(device)
         self.module: Reg4RecModel = (model or _new_model(data, tokenizer, config)).to(device)
         self.module.catalog = tokenizer.catalog(data.items)
-        # only items that were interacted with: the others keep a residual of 0 and are scored by their tokens
+        # items without interactions are never drawn as negatives: they keep a residual of 0 and count by their tokens
         self.popularity_I = torch.from_numpy(data.item_counts(config.part)).float().to(device)
         self.monitor = "validation_ndcg@10" if config.part == "train" else ""
         if self.monitor:
@@ -165,13 +165,13 @@ class PretrainStage:
         return self.module.embed_items(self.codes_IM[rows_T], rows_T)
 
     def _decoded_columns(self, length: int) -> Tensor:
-        """Places in the windows, ascending; the longest window of a batch has them all."""
+        """Random columns of the windows whose items are decoded, ascending; `length` is that of the longest window."""
         count = max(1, round(length * self.config.decoded_fraction))
         chosen = torch.randperm(length, generator=distributed.alike("cpu"))[:count].sort().values
         return chosen.to(self.codes_IM.device)
 
     def end_epoch(self, epoch: int) -> loop.Validation:
-        """With the first epoch, what popularity reaches on the same users."""
+        """Validation metrics; those of the first epoch include the NDCG@10 of popularity on the same users."""
         if not self.monitor:
             return loop.Validation({})
         found = self._validate(self.ranker)

@@ -1,4 +1,4 @@
-"""What goes wrong in training without a word, read from a run's metrics, each with its remedy."""
+"""Silent failures of training, found in a run's metrics, each with a remedy."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -7,25 +7,25 @@ from typing import Any
 __all__ = ["align_symptoms", "pretrain_symptoms"]
 
 FLAT = 0.01
-"""A reward that rose by less than this part of itself has not risen, a loss has not fallen."""
+"""A reward that rose, or a loss that fell, by less than this fraction counts as unchanged."""
 ERRORS = 2.0
-"""Standard errors beyond which a difference is none of chance."""
+"""A difference of more standard errors than this is not chance."""
 OVERFIT = 0.85
-"""Quality below this part of the best is lost."""
+"""The model overfits if its last quality is below this fraction of its best."""
 RISING = 1.05
-"""Quality that rose to this many times the epoch before's is still on its way."""
+"""Quality still rises if it is more than this many times that of the epoch before."""
 DIVERGED = 1.1
-"""A loss that rose to this many times its lowest level diverges."""
+"""A loss diverges if it rose to more than this many times its lowest level."""
 LEVELS = 8
-"""Logged steps that it takes to see levels of a loss through the noise of its batches."""
+"""Fewest logged steps from which levels of a loss are read; fewer are too noisy."""
 POPULAR = 1.1
-"""Below this many times popularity's quality histories count for nothing."""
+"""A model ignores histories if its quality is below this many times that of popularity."""
 ALIKE = 0.5
-"""Lists of which two users have more than this part in common are hardly anybody's own."""
+"""Lists are not personal if two users share more than this fraction of them."""
 UNKNOWN_CATEGORY = 0.1
-"""Accuracy below which the category predictor knows nothing worth asking."""
+"""Below this accuracy the category predictor is useless."""
 SPIKES = 2
-"""Spikes of a loss that more than bad luck explains."""
+"""More spikes of the loss than this are not bad luck."""
 
 Rows = Sequence[Mapping[str, float]]
 
@@ -33,10 +33,10 @@ Rows = Sequence[Mapping[str, float]]
 def pretrain_symptoms(
     epochs: Rows, steps: Rows = (), settings: Mapping[str, Any] | None = None, paths_overlap: float = 0.0
 ) -> list[str]:
-    """A sentence for each known failure that a pre-training shows in its metrics; none if healthy.
+    """A sentence for each known failure in the metrics of a pre-training; an empty list if it is healthy.
 
-    epochs: a row an epoch. steps: the rows of single steps. settings: those of the run, which remedies name.
-    paths_overlap: `overlap@10` of the search for paths.
+    epochs: metrics, a row for each epoch. steps: metrics of single steps. settings: the run's settings, which remedies
+    name. paths_overlap: `overlap@10` of the path search.
     """
     first, last = epochs[0], epochs[-1]
     rate = f"learning_rate{_now(settings, 'learning_rate')}"
@@ -46,8 +46,8 @@ def pretrain_symptoms(
         found.append(f"the loss rose to {risen[1]:.3f} after {risen[0]:.3f}: training diverges; lower {rate}")
     elif unlearned:
         found.append(
-            f"the loss stands at {last['loss']:.3f} after {first['loss']:.3f} in the first epoch: nothing was learned; "
-            f"change {rate}, or look at the tokens (reg4rec doctor on the tokenizer's run)"
+            f"the loss is {last['loss']:.3f} after {first['loss']:.3f} in the first epoch: nothing was learned; "
+            f"change {rate}, or check the tokens (reg4rec doctor on the tokenizer's run)"
         )
     quality = [row["validation_ndcg@10"] for row in epochs if "validation_ndcg@10" in row]
     best = max(quality, default=0.0)
@@ -55,13 +55,13 @@ def pretrain_symptoms(
     unpopular = bool(quality) and popular is not None and best < POPULAR * popular
     if unpopular:
         found.append(
-            f"NDCG@10 on validation is {best:.4f} at best, popularity's {popular:.4f}: histories count "
-            f"for nothing; lower {rate} where the loss jumped or stands still, raise it where the loss falls slowly"
+            f"NDCG@10 on validation is {best:.4f} at best, that of popularity {popular:.4f}: the model ignores "
+            f"histories; lower {rate} if the loss jumps or does not fall, raise it if the loss falls slowly"
         )
     elif quality and quality[-1] < OVERFIT * best:
         found.append(
             f"NDCG@10 on validation fell to {quality[-1]:.4f} after {best:.4f} in epoch {quality.index(best) + 1}, "
-            "whose weights were kept: the model overfits; raise dropout or weight_decay, or train for fewer epochs"
+            "whose weights were kept: the model overfits; raise dropout or weight_decay, or train fewer epochs"
         )
     elif len(quality) > 1 and quality[-1] == best > quality[-2] * RISING:
         found.append(
@@ -72,27 +72,27 @@ def pretrain_symptoms(
     name = max(alike, key=lambda name: alike[name])
     if alike[name] > ALIKE:
         found.append(
-            f"two users have {alike[name]:.0%} of their first ten items in common, as their {name} have it: they "
-            f"collapse to the same for everybody; lower {rate} or dropout, or train for more epochs"
+            f"two users share {alike[name]:.0%} of the first ten items of their {name} on average: the "
+            f"recommendations collapse to the same for everybody; lower {rate} or dropout, or train for more epochs"
         )
     if last.get("category_accuracy", 1.0) < UNKNOWN_CATEGORY:
         found.append(
-            f"the category after a token is predicted right {last['category_accuracy']:.0%} of the time; CORP and the "
-            "category rewards rest on it: raise category_weight, or choose a coarser category level"
+            f"the category after a token is right only {last['category_accuracy']:.0%} of the time, and CORP and the "
+            "category rewards depend on it; raise category_weight, or choose a coarser category level"
         )
     if last.get("loss_spikes", 0) > SPIKES:
         found.append(
-            f"the loss spiked {last['loss_spikes']:.0f} times under LADQ: its traces were sampled again each time, and "
-            f"training diverged again; lower {rate}, or sample more often (--sample-every)"
+            f"the loss spiked {last['loss_spikes']:.0f} times with LADQ, although layers returned to fp32 each time; "
+            f"lower {rate}, or sample more often (--sample-every)"
         )
     return found
 
 
 def align_symptoms(epochs: Rows, settings: Mapping[str, Any], record: Mapping[str, Any] | None = None) -> list[str]:
-    """A sentence for each known failure that an alignment shows; none if it is healthy.
+    """A sentence for each known failure of an alignment; an empty list if it is healthy.
 
-    epochs: the run's metrics, a row an epoch, the first with `start_*`, the same figures as `end_*` before any step.
-    settings: those of the run, which remedies name. record: what `align.json` holds, once the run has ended.
+    epochs: metrics, a row for each epoch; the first row has `start_*`, the figures `end_*` before training. settings:
+    the run's settings, which remedies name. record: the content of `align.json`, once the run has ended.
     """
     first, last = epochs[0], epochs[-1]
     start = {name: first[f"start_{name}"] for name in ("reward", "path_diversity", "entropy", "top_category")}
@@ -103,48 +103,49 @@ def align_symptoms(epochs: Rows, settings: Mapping[str, Any], record: Mapping[st
     collapsed = end["path_diversity"] < 0.5 * start["path_diversity"] or end["entropy"] < 0.3 * start["entropy"]
     if collapsed:
         found.append(
-            f"paths collapse: {end['path_diversity']:.0%} of a group are different after "
-            f"{start['path_diversity']:.0%}, entropy {end['entropy']:.2f} nats after {start['entropy']:.2f}; {closer}"
+            f"paths collapse: {end['path_diversity']:.0%} of a group's paths are different, "
+            f"{start['path_diversity']:.0%} before; entropy is {end['entropy']:.2f} nats, {start['entropy']:.2f} "
+            f"before; {closer}"
         )
     if last["end_kl"] > 1.0:
-        found.append(f"the policy left the pre-trained model, {last['end_kl']:.2f} nats an action away; {closer}")
+        found.append(f"the policy left the pre-trained model: {last['end_kl']:.2f} nats per action; {closer}")
     left = bool(found)
     consistent = last["end_reward_step_consistency"] > first["start_reward_step_consistency"]
     if consistent and end["top_category"] > max(0.5, 1.5 * start["top_category"]):
         found.append(
-            f"consistency is earned by predicting one category {end['top_category']:.0%} of the time; lower the weight "
-            f"of step_consistency{_now(settings, 'step_consistency')}, or {closer}"
+            f"the policy predicts one category {end['top_category']:.0%} of the time to earn the consistency "
+            f"reward; lower the weight of step_consistency{_now(settings, 'step_consistency')}, or {closer}"
         )
     if last["dead_groups"] > 0.5 and not collapsed:
         found.append(
-            f"{last['dead_groups']:.0%} of the groups earn the same reward throughout and teach nothing; "
-            "raise group_size or temperature, or weigh step_hit higher"
+            f"in {last['dead_groups']:.0%} of the groups all paths earn the same reward, which teaches nothing; "
+            "raise group_size, temperature, or the weight of step_hit"
         )
     kept = record is not None and record["kept"]
     if not (left or kept) and last["end_gain"] + ERRORS * last["end_gain_error"] < FLAT * start["reward"]:
         found.append(
-            f"the reward stands at {end['reward']:.3f} after {start['reward']:.3f}: a plateau; "
-            f"raise {rate} or the weight of rewards that still spread (spread_*)"
+            f"the reward is on a plateau: {end['reward']:.3f}, {start['reward']:.3f} before; "
+            f"raise {rate} or the weight of rewards that still differ within groups (spread_*)"
         )
     return found + ([] if record is None else _harm(record, left, closer))
 
 
 def _harm(record: Mapping[str, Any], left: bool, closer: str) -> list[str]:
-    """Whether quality fell, and why."""
+    """A finding if quality fell, with the likely reason."""
     before, after = ({k: record[when][f"validation_recall@{k}"] for k in (5, 10)} for when in ("before", "after"))
     if not record["gain"] < -ERRORS * record["gain_error"]:
         return []
     fell = f"Recall@10 on validation fell from {before[10]:.4f} to {after[10]:.4f} (± {record['gain_error']:.4f})"
     lost = {k: 1 - after[k] / max(before[k], 1e-9) for k in before}
     if left:
-        return [f"{fell}: the policy went where its rewards are and quality is not; {closer}"]
+        return [f"{fell}: the policy earns rewards that do not raise quality; {closer}"]
     if lost[10] > 1.5 * max(lost[5], 0):
-        return [f"{fell}, Recall@5 by {lost[5]:.1%}: the future is looked at too narrowly; raise window or decay"]
-    return [f"{fell}: alignment did harm; {closer}"]
+        return [f"{fell}, Recall@5 by {lost[5]:.1%}: rewards look at too few future items; raise window or decay"]
+    return [f"{fell}: alignment made the model worse; {closer}"]
 
 
 def _risen(steps: Sequence[float], epochs: Sequence[float]) -> tuple[float, float] | None:
-    """(lowest, last) level of a loss that rose again: medians of four parts of the logged steps, or means of epochs."""
+    """(lowest, last) level of a loss that diverged, else None; levels: medians of quarters of the steps, or epochs."""
     quarter = len(steps) // 4
     parts = [steps[i * quarter : (i + 1) * quarter] for i in range(3)] + [steps[3 * quarter :]]
     levels = [statistics.median(part) for part in parts] if len(steps) >= LEVELS else list(epochs)
@@ -153,7 +154,7 @@ def _risen(steps: Sequence[float], epochs: Sequence[float]) -> tuple[float, floa
 
 
 def _now(settings: Mapping[str, Any] | None, name: str) -> str:
-    """What a setting is, for a remedy: " (now 0.02)"; nothing where that is not known."""
+    """The value of a setting as remedies show it, for example " (now 0.02)"; empty if it is unknown."""
     for held in (settings or {}, *(value for value in (settings or {}).values() if isinstance(value, Mapping))):
         if name in held:
             return f" (now {held[name]:g})"

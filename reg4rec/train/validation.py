@@ -1,4 +1,4 @@
-"""What the stages measure after every epoch, and keep their best weights by."""
+"""The validation that stages run after every epoch, to keep the best weights."""
 
 from collections.abc import Sequence
 
@@ -21,11 +21,11 @@ def validate(
     seed: int,
     ks: Sequence[int] = (10,),
 ) -> Validation:
-    """Recall and NDCG at `ks`, named `validation_recall@k`, of a sample of `max_users` drawn with `seed`, or of all.
+    """Recall and NDCG at `ks`, named `validation_recall@k` and so on, of `max_users` users drawn with `seed` (or all).
 
-    `validation_list_overlap@10` tells how much their lists are alike. `monitor` is the name of the one whose value of
-    each user is given too. Where kinds of events have weights, the users are those whose target weighs most: asked
-    mostly for views, validation would choose the epoch that has learned least of the purchases (docs/data.md).
+    `validation_list_overlap@10` is the mean overlap of two users' lists. The metric `monitor` is also returned for each
+    user. If kinds of events have weights, only users whose target has the largest weight count: with mostly views as
+    targets, validation would choose the epoch that knows least about purchases (docs/data.md).
     """
     (row,) = evaluate(ranker, data, "validation", protocol, ks, max_users, seed, heaviest=True).rows
     metrics = {f"validation_{name}": value for name, value in row.metrics.items()}

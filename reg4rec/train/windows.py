@@ -1,4 +1,4 @@
-"""Training windows: pieces of user sequences, batched by length, every item of a window a target."""
+"""Training windows: pieces of user sequences, batched by length; every item of a window is a target."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -19,9 +19,9 @@ Float32 = npt.NDArray[np.float32]
 
 
 class Batch(NamedTuple):
-    """Item rows (B, L), padded at the end with -1: each item is a target whose history stands before it.
+    """Item rows (B, L), padded at the end with -1: each item is a target, the items before it are its history.
 
-    The weight of a target multiplies its losses; without weights all count alike.
+    weight_BL multiplies the losses of targets; without weights all targets count the same.
     """
 
     items_BL: Tensor
@@ -29,12 +29,12 @@ class Batch(NamedTuple):
 
 
 class WindowBatches(Sequence[Batch]):
-    """The batches of one epoch, the same for the same (seed, epoch).
+    """The batches of one epoch; equal (seed, epoch) give equal batches.
 
-    A sequence longer than `window` is cut at a random phase into pieces, so that over the epochs its items are
+    A sequence longer than `window` is cut into pieces at a random phase, so that over the epochs its items are
     predicted from histories of every length. Windows of similar length share a batch of at most `batch_targets`
     padded positions (at least one window); batches come in random order. An epoch covers every item once. `weights` of
-    the sequences' items (`target_weights`) go into the batches, and change nothing else of them.
+    the sequences' items (`target_weights`) are put into the batches; the windows do not depend on them.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class WindowBatches(Sequence[Batch]):
         self.sequences, self.weights = sequences, weights
         draw = np.random.default_rng((seed, epoch))
         self.start_X, self.length_X = cut_windows(sequences, window, draw)
-        # a little noise on the length keeps the batches of two epochs from holding the same users
+        # a little noise on the length mixes users, or batches would have the same users in every epoch
         order = np.argsort(self.length_X + draw.random(len(self.length_X)), kind="stable")
         self.groups = group_by_size(self.length_X[order], order, batch_targets)
         draw.shuffle(self.groups)
@@ -68,10 +68,10 @@ class WindowBatches(Sequence[Batch]):
 
 
 def target_weights(data: Dataset, name: PartName) -> Float32 | None:
-    """What each interaction of a part counts as a target, 1 on average; None where the data has no kinds of events.
+    """The weight of each interaction of a part as a target, 1 on average; None if the data has no kinds of events.
 
-    So the mean of weighted losses over a batch is an unbiased estimate of the weighted mean over the part, however the
-    kinds are spread over batches and processes. InputError where all weights of the part are 0.
+    With mean 1, the mean of weighted losses over a batch is an unbiased estimate of the weighted mean over the part,
+    however the kinds are spread over batches and processes. InputError if all weights of the part are 0.
     """
     if data.kinds is None:
         return None
@@ -80,14 +80,14 @@ def target_weights(data: Dataset, name: PartName) -> Float32 | None:
     weights = data.kinds.of_interactions[place]
     if not weights.any():
         raise InputError(
-            f"no interaction of {name} has a weight above 0, so that nothing is a target; the weights are "
-            f"{data.kinds.weights}; raise one, or bring more data"
+            f"no interaction of {name} has a weight above 0, so there is no target; the weights are "
+            f"{data.kinds.weights}; raise one, or add more data"
         )
     return (weights / weights.mean(dtype=np.float64)).astype(np.float32)
 
 
 def cut_windows(sequences: Sequences, window: int, draw: np.random.Generator) -> tuple[Int64, Int64]:
-    """Start (in `sequences.items`) and length of every window; the phase of a long sequence's first cut is random."""
+    """Start (in `sequences.items`) and length of every window; a long sequence's first window has a random length."""
     lengths = sequences.lengths
     phase = np.where(lengths > window, draw.integers(1, window + 1, size=len(lengths)), window)
     phase = np.minimum(phase, lengths)
@@ -100,7 +100,7 @@ def cut_windows(sequences: Sequences, window: int, draw: np.random.Generator) ->
 
 
 def group_by_size(sorted_lengths: Int64, rows: Int64, batch_targets: int) -> list[Int64]:
-    """Cut rows, sorted by length, into groups whose padded size stays within `batch_targets`."""
+    """Cut rows, sorted by length, into groups whose padded size is at most `batch_targets`."""
     groups, first = [], 0
     while first < len(rows):
         # the longest row of a group is its last: size (i - first + 1) * length[i] grows with i

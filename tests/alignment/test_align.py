@@ -216,7 +216,7 @@ def test_the_pretraining_beside_is_the_one_that_the_model_had(
     same = ("max_history", "score_items", "renormalize", *config.kept)
     assert [getattr(found, name) for name in same] == [getattr(config, name) for name in same]
     start.model.trained_by = {"category_weight": "heavy"}
-    with pytest.raises(InputError, match="pre-train it again"):
+    with pytest.raises(InputError, match="train it again"):
         AlignStage(start, shop, QUICK, 0)
 
 
@@ -228,7 +228,7 @@ def test_the_pretraining_beside_is_the_one_that_the_model_had(
         ({"rollout": "greedy"}, "rollout is 'greedy'; it must be one of"),
         ({"window": 0}, "window is 0; it must be 1 or more"),
         ({"step_hit": 0, "category_hit": 0, "global_path": 0}, "step_consistency cannot be the only reward"),
-        ({"step_hit": -1.0}, "reward weights are 0 or more"),
+        ({"step_hit": -1.0}, "reward weights must be 0 or more"),
     ],
 )
 def test_bad_settings_are_named(shop: SyntheticShop, start: Recommender, changes: dict[str, Any], words: str) -> None:
@@ -246,10 +246,10 @@ def test_another_dataset_is_refused(shop: SyntheticShop, start: Recommender) -> 
 def test_nothing_to_align_for_is_said_before_training(shop: SyntheticShop, start: Recommender) -> None:
     final = start.with_search()
     final.trained_on = "train+validation"
-    with pytest.raises(InputError, match=r"trained on train\+validation, so that validation cannot choose"):
+    with pytest.raises(InputError, match=r"trained on train\+validation, so validation cannot choose"):
         align(final, shop, QUICK)
     short = replace(shop, sequences=shop.sequences.last(3))
-    with pytest.raises(InputError, match="no user of synthetic-shop has two items to train on"):
+    with pytest.raises(InputError, match="no user of synthetic-shop has two training items"):
         align(start, short, QUICK)
 
 
@@ -257,7 +257,7 @@ def test_found_paths_are_those_of_the_search(shop: SyntheticShop, start: Recomme
     """With more steps than there are codebooks, too."""
     stage = AlignStage(start.with_search(num_steps=9), shop, QUICK, 0)
     histories = shop.part("train").take(torch.arange(40).numpy())
-    found = stage.found(histories, encoded_histories(stage.ranker.model, stage.ranker.codes_IM, histories))
+    found = stage.found(histories, encoded_histories(stage.recommender.model, stage.recommender.codes_IM, histories))
     assert isinstance(found, Rollouts)
     assert found.order_BGS.shape[2] == stage.num_steps == 3
     (searched,) = start.search(histories, 50, filter_seen=False)
@@ -279,11 +279,11 @@ def test_found_items_are_the_best_by_the_present_weights(shop: SyntheticShop, ex
     stage.policy.eval()
     for _ in range(2):
         with torch.no_grad():
-            memory = encoded_histories(stage.ranker.model, stage.ranker.codes_IM, histories)
+            memory = encoded_histories(stage.recommender.model, stage.recommender.codes_IM, histories)
             found = stage.found(histories, memory)
             pairs = everything.new_tensor(range(40)).repeat_interleave(shop.num_items), everything.repeat(40)
             scores_BI = stage.policy.score_items(
-                memory.state_BD, history_BX, pairs[0], stage.ranker.codes_IM[pairs[1]], pairs[1]
+                memory.state_BD, history_BX, pairs[0], stage.recommender.codes_IM[pairs[1]], pairs[1]
             ).view(40, -1)
             assert isinstance(found, torch.Tensor)
             torch.testing.assert_close(scores_BI.gather(1, found), scores_BI.topk(50).values)
@@ -291,5 +291,5 @@ def test_found_items_are_the_best_by_the_present_weights(shop: SyntheticShop, ex
 
 
 def test_a_search_in_fixed_order_is_refused(shop: SyntheticShop, start: Recommender) -> None:
-    with pytest.raises(InputError, match="order of confidence, found 'fixed'"):
+    with pytest.raises(InputError, match="order 'confidence', found 'fixed'"):
         align(start.with_search(order="fixed"), shop, QUICK)

@@ -27,7 +27,7 @@ def test_every_path_is_that_of_an_item(ranker: Recommender, shop: SyntheticShop,
     assert ((tokens_TM >= 0).sum(1) == num_steps).all()
     fits_TI = ((tokens_TM[:, None] == ranker.codes_IM) | (tokens_TM[:, None] < 0)).all(-1)
     assert fits_TI.any(1).all()
-    assert paths.open_BGSK.gather(3, paths.code_BGS[..., None])[paths.valid_BG].all()
+    assert paths.admissible_BGSK.gather(3, paths.code_BGS[..., None])[paths.valid_BG].all()
     if kind == "beam":
         distinct = {tuple(map(int, row)) for row in paths.tokens_BGM(3)[0][paths.valid_BG[0]]}
         assert len(distinct) == int(paths.valid_BG[0].sum())

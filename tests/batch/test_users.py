@@ -79,7 +79,7 @@ def test_a_dataset_and_its_clicks_give_what_its_histories_give(
 
 def test_a_dataset_in_place_of_a_file_is_named(recommender: Recommender, data: Dataset, tmp_path: Path) -> None:
     data.save(tmp_path / "data")
-    with pytest.raises(InputError, match=r"holds rows of its items, not ids; give that, --data .*data "):
+    with pytest.raises(InputError, match=r"contains item rows, not ids; give the dataset, --data .*data "):
         recommend_to_folder(recommender, tmp_path / "data" / "sequences.parquet", tmp_path / "out")
     with pytest.raises(InputError, match="is a dataset; give it as --data"):
         recommend_to_folder(recommender, tmp_path / "data", tmp_path / "out")
@@ -110,7 +110,8 @@ def test_a_folder_of_histories_is_one_table(recommender: Recommender, data: Data
     ]
     write_histories(tmp_path / "parts" / "4.parquet", [[1]])
     with pytest.raises(
-        InputError, match=r"4.parquet has items of .* where .*0.parquet has user_id of .*; write them alike"
+        InputError,
+        match=r"4.parquet has items of .*, but .*0.parquet has user_id of .*; all files need the same columns",
     ):
         recommend_to_folder(recommender, tmp_path / "parts", tmp_path / "out")
 
@@ -167,4 +168,4 @@ def test_ids_of_a_type_that_no_item_has_are_said(recommender: Recommender, ids: 
         recommend_to_folder(recommender, users, tmp_path / "out")
     rejected = pl.read_parquet(tmp_path / "out" / "rejected.parquet")
     assert rejected["row"].to_list() == [0, 1]
-    assert rejected["reason"].str.contains("where those of the catalog are string").all()
+    assert rejected["reason"].str.contains("but those of the catalog are string").all()

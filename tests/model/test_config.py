@@ -34,18 +34,18 @@ def test_the_encoder_and_the_decoder_have_as_many_blocks() -> None:
     [
         ({"dim": 18, "num_heads": 4}, "even multiple of num_heads"),
         ({"dim": 12, "num_heads": 4}, "even multiple of num_heads"),
-        ({"dim": 0}, "dim at 2"),
-        ({"num_heads": 0}, "all other sizes at 1"),
-        ({"ffn_dim": 0}, "all other sizes at 1"),
-        ({"num_codebooks": 0}, "all other sizes at 1"),
-        ({"codebook_size": 0}, "all other sizes at 1"),
-        ({"num_blocks": 0}, "all other sizes at 1"),
-        ({"max_history": 0}, "all other sizes at 1"),
-        ({"num_categories": -1}, "num_categories and num_items start at 0"),
-        ({"num_items": -1}, "num_categories and num_items start at 0"),
-        ({"dropout": 1.5}, "dropout lies from 0 to below 1"),
-        ({"dropout": math.nan}, "dropout lies from 0 to below 1"),
-        ({"history_layout": "round"}, "history_layout is one of"),
+        ({"dim": 0}, "dim at least 2"),
+        ({"num_heads": 0}, "other sizes at least 1"),
+        ({"ffn_dim": 0}, "other sizes at least 1"),
+        ({"num_codebooks": 0}, "other sizes at least 1"),
+        ({"codebook_size": 0}, "other sizes at least 1"),
+        ({"num_blocks": 0}, "other sizes at least 1"),
+        ({"max_history": 0}, "other sizes at least 1"),
+        ({"num_categories": -1}, "num_categories and num_items must be at least 0"),
+        ({"num_items": -1}, "num_categories and num_items must be at least 0"),
+        ({"dropout": 1.5}, "dropout must be at least 0 and below 1"),
+        ({"dropout": math.nan}, "dropout must be at least 0 and below 1"),
+        ({"history_layout": "round"}, "history_layout must be one of"),
     ],
 )
 def test_settings_that_make_no_model_are_refused(change: dict[str, object], message: str) -> None:
@@ -55,5 +55,5 @@ def test_settings_that_make_no_model_are_refused(change: dict[str, object], mess
 
 
 def test_an_unknown_size_is_refused() -> None:
-    with pytest.raises(InputError, match=r"size is one of \('tiny', 'small', 'base', 'large'\), found 'huge'"):
+    with pytest.raises(InputError, match=r"size must be one of \('tiny', 'small', 'base', 'large'\), found 'huge'"):
         sized("huge", 3, 4, 2)  # type: ignore[arg-type]

@@ -59,8 +59,8 @@ def test_they_say_what_the_layers_say(model: Reg4RecModel) -> None:
     memory, logits_BPX = logits(model)
     with ops.use_backend("eager"):
         plain, expected_BPX = logits(model)
-    assert memory.decoder is not None
-    assert plain.decoder is None
+    assert memory.packed_decoder is not None
+    assert plain.packed_decoder is None
     torch.testing.assert_close(logits_BPX, expected_BPX)
     torch.testing.assert_close(memory.state_BD, plain.state_BD)
 
@@ -98,7 +98,7 @@ def test_what_is_done_to_the_decoder_leaves_states_alone(model: Reg4RecModel) ->
     before_BD = last_states(model, *args)
     hook(model)
     assert torch.equal(last_states(model, *args), before_BD)
-    assert remember(model, args[2][None, :5], torch.tensor([5]), torch.arange(5)[None]).decoder is None
+    assert remember(model, args[2][None, :5], torch.tensor([5]), torch.arange(5)[None]).packed_decoder is None
     write(model.get_submodule("encoder.0.out"))  # type: ignore[arg-type]
     changed_BD = last_states(model, *args)
     assert not torch.allclose(changed_BD, before_BD)
@@ -144,7 +144,7 @@ def optimize(part: nn.Linear) -> None:
 def test_changed_weights_are_packed_anew(model: Reg4RecModel, change: Callable[[nn.Linear], None], name: str) -> None:
     first, before_BPX = logits(model)
     again, _ = logits(model)
-    assert again.decoder is first.decoder
+    assert again.packed_decoder is first.packed_decoder
     part = model.get_submodule(name)
     assert isinstance(part, nn.Linear)
     change(part)
@@ -241,14 +241,14 @@ def test_what_a_subclass_does_counts() -> None:
             return 2 * super().token_logits(state)
 
     memory, _ = logits(Doubled(CONFIG).eval())
-    assert memory.decoder is None
+    assert memory.packed_decoder is None
 
 
 @torch.no_grad()
 def test_dropout_of_a_block_alone_counts(model: Reg4RecModel) -> None:
-    assert logits(model)[0].decoder is not None
+    assert logits(model)[0].packed_decoder is not None
     model.get_submodule("decoder.1.dropout").train()
-    assert logits(model)[0].decoder is None
+    assert logits(model)[0].packed_decoder is None
 
 
 @torch.no_grad()
@@ -298,11 +298,11 @@ def test_in_bfloat16_where_cpp_multiplies_it(model: Reg4RecModel, isa: str) -> N
         _, expected_BPX = logits(model)
         with torch.autocast("cpu", torch.bfloat16):
             memory, logits_BPX = logits(model)
-            assert logits(model)[0].decoder is memory.decoder
+            assert logits(model)[0].packed_decoder is memory.packed_decoder
             state_BPD, _ = decode_step(model, memory, None, 0, None)  # torch's layers, on a memory of float32
         assert state_BPD.isfinite().all()
-        assert memory.decoder is not None
-        assert memory.decoder.weights_Y.dtype == torch.bfloat16
+        assert memory.packed_decoder is not None
+        assert memory.packed_decoder.weights_Y.dtype == torch.bfloat16
         assert logits_BPX.dtype == torch.float32
         assert not torch.equal(logits_BPX, expected_BPX)
         torch.testing.assert_close(logits_BPX, expected_BPX, rtol=0.02, atol=0.02 * float(expected_BPX.abs().max()))

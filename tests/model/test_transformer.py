@@ -348,7 +348,7 @@ def test_a_new_decoder_adds_nothing_to_the_state_that_scores_items(layout: Histo
 
 
 def test_a_model_that_scores_items_must_be_told_them(item_model: Reg4RecModel, case: Windows) -> None:
-    with pytest.raises(ValueError, match="reads item rows too, found codes alone"):
+    with pytest.raises(ValueError, match="needs item rows too, found only codes"):
         decode_targets(item_model, case.codes_BLM, case.order_BLM)
 
 
@@ -382,10 +382,10 @@ def test_damaged_model_folders_are_named(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=message):
             Reg4RecModel.from_pretrained(tmp_path)
 
-    refused("does not hold a whole model", config={**header["config"], "dim": 32})
-    refused("does not hold a whole model", config={"num_codebooks": 3})
-    refused("does not hold a whole model", config={**header["config"], "wings": 2})
-    refused("does not hold a whole model", config={**header["config"], "dim": "16"})
+    refused("do not fit the configuration", config={**header["config"], "dim": 32})
+    refused("does not contain a complete model", config={"num_codebooks": 3})
+    refused("does not contain a complete model", config={**header["config"], "wings": 2})
+    refused("does not contain a complete model", config={**header["config"], "dim": "16"})
     refused(r"residual_ID is \(\(11, 16\).* where \(\(12, 16\)", config={**header["config"], "num_items": I + 1})
     refused(r"refine\.bias .* where None was expected", config={**header["config"], "num_items": 0})
     refused("an even multiple of num_heads", config={**header["config"], "num_heads": 3})

@@ -121,7 +121,7 @@ def test_a_change_that_cannot_be_made_names_the_item_and_changes_nothing(
     ):
         with pytest.raises(InputError, match=message):
             changing.add_items(table)
-    with pytest.raises(InputError, match="item_ids is a list of item ids, found 'item1'"):
+    with pytest.raises(InputError, match="item_ids must be a list of item ids, found 'item1'"):
         changing.remove_items("item1")
     assert_frame_equal(changing.recommend([["item1"]], k=70, to="polars"), expected)
     changing.live = replace(changing.live, tokenizer=collision)

@@ -147,7 +147,7 @@ def test_a_word_is_said_once_and_lists_tell_how_long_they_are(explanation: Expla
     steps = [step, replace(step, words=["camping", "bags"]), replace(step, words=["bags"]), replace(step, words=[])]
     long = replace(explanation, history_length=40, newest=["a", "b"], recommended=[replace(first, path=steps)])
     text = replace(long, pruned=explanation.pruned[:1] * 12).text()
-    for words in ("tent, camping (", "> bags (", "> the same words (", "> no telling words ("):
+    for words in ("tent, camping (", "> bags (", "> the same words (", "> no typical words ("):
         assert text.count(words) == 1
     assert "newest first: a; b; ... (2 of 40)\n" in text
     assert text.endswith("\n   ... (10 of 12)")

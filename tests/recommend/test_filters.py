@@ -101,7 +101,7 @@ def test_files_with_users_give_each_of_them_a_list(
 
 def test_files_that_allow_nothing_are_refused(recommender: Recommender, users: Path, tmp_path: Path) -> None:
     for name, rows, said in (
-        ("candidates", {"item_id": ["x", "y"]}, "names no item of the catalog, for example not 'x'.*such as 'item0'"),
+        ("candidates", {"item_id": ["x", "y"]}, "lists no item of the catalog .*for example 'x'.*such as 'item0'"),
         ("candidates", {"item": ["item1"]}, "has no column item_id; it has item; "),
         ("exclude", {"sku": ["item1"]}, "has no column item_id; it has sku; "),
     ):
@@ -142,11 +142,11 @@ def test_parts_are_of_the_kind_that_was_asked_for(
 
 
 def test_forms_that_cannot_be_are_refused(recommender: Recommender, users: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="format is csv, which has no form for paths; take jsonl or parquet"):
+    with pytest.raises(InputError, match="format csv cannot contain paths; use jsonl or parquet"):
         recommend_to_folder(recommender, users, tmp_path / "out", format="csv", return_paths=True)
-    with pytest.raises(InputError, match="format is one of parquet, csv, jsonl, found 'xlsx'"):
+    with pytest.raises(InputError, match="format must be one of parquet, csv, jsonl, found 'xlsx'"):
         recommend_to_folder(recommender, users, tmp_path / "out", format="xlsx")
-    with pytest.raises(InputError, match=r"recs.csv has the name of a file, but becomes a folder.*--format csv"):
+    with pytest.raises(InputError, match=r"recs.csv looks like a file name, but the output is a folder.*--format csv"):
         recommend_to_folder(recommender, users, tmp_path / "recs.csv")
     with pytest.raises(InputError, match="JobOptions has no setting filter_sen; its settings are k, filter_seen"):
         recommend_to_folder(recommender, users, tmp_path / "out", filter_sen=False)

@@ -122,7 +122,9 @@ def test_a_matrix_of_a_catalog_with_negative_ids_is_refused(
 ) -> None:
     table = recommender.items.table.set_column(0, "item_id", pa.array(np.arange(60) - 3))
     negative = Recommender(of_any_items(model), tokenizer, ItemCatalog.from_table(table), device="cpu")
-    with pytest.raises(InputError, match=r"the catalog has negative ids such as -3; give lists of ids, one a user"):
+    with pytest.raises(
+        InputError, match=r"the catalog has negative ids such as -3; give one list of ids for each user"
+    ):
         negative.recommend(np.array([[-3, -2, -1]]))
     assert len(negative.recommend([[-3, -2, -1]], k=4)) == 4
 
@@ -143,22 +145,22 @@ def test_a_table_without_users_is_numbered_and_a_missing_history_is_empty(recomm
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        (["item1", "item2"], "list of lists"),
+        (["item1", "item2"], "one list for each user"),
         ("item1", "found str"),
         (7, "found int"),
-        (np.array([[1, 2]]), "holds item ids, which are string here; give lists"),
+        (np.array([[1, 2]]), "contains item ids, but those of the catalog are string; give lists"),
         (np.array([1, 2]), r"integers, found \(2,\) int64"),
         (torch.ones(2, 3), r"integers, found \(2, 3\) float32"),
         ({"u": [], 3: []}, "user ids must be of one type"),
         (pl.DataFrame({"user_id": ["u", None], "item_id": ["item1", "item2"]}), "no user_id or no item_id"),
         (
             pl.DataFrame({"user_id": ["u"], "item_id": ["item1"], "timestamp": ["now"]}),
-            "times of histories are .*string, 0 missing; give numbers, dates or moments",
+            "timestamp of the histories is .*string with 0 missing values; give numbers, dates or timestamps",
         ),
         ([3, 4], "must be a list of item ids"),
         ({"u": "item1"}, "must be a list of item ids"),
         (pl.DataFrame({"items": ["item1", "item2"]}), "must be a list of item ids"),
-        (pl.DataFrame({"history": [["item1"]]}), r"needs a column 'items', found \['history'\]"),
+        (pl.DataFrame({"history": [["item1"]]}), r"needs a column 'items', or .*; found \['history'\]"),
     ],
 )
 def test_other_forms_of_histories_are_refused(recommender: Recommender, wrong: Any, message: str) -> None:

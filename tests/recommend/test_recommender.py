@@ -202,7 +202,7 @@ def test_nothing_left_to_recommend_is_no_error(recommender: Recommender) -> None
 
 def test_arguments_out_of_range_are_refused(recommender: Recommender) -> None:
     for k in (0, -3):
-        with pytest.raises(InputError, match=f"from 1 up, found {k}"):
+        with pytest.raises(InputError, match=f"at least 1, found {k}"):
             recommender.recommend([["item1"]], k=k, to="polars")
     given: Any
     for role in ("exclude", "candidates"):
@@ -223,7 +223,7 @@ def test_filters_leave_out_what_the_catalog_lacks(recommender: Recommender) -> N
         assert not len(recommender.recommend(history, candidates={0: ["gone"]}))
     with pytest.raises(InputError, match="item_ids names 1 items that are not in the catalog, for example 'gone'"):
         recommender.only(stock, unknown="error")
-    with pytest.raises(InputError, match=r"unknown is one of \('ignore', 'error'\), found 'drop'"):
+    with pytest.raises(InputError, match=r"unknown must be one of \('ignore', 'error'\), found 'drop'"):
         recommender.recommend(history, exclude=stock, unknown="drop")  # type: ignore[arg-type]
 
 
@@ -231,7 +231,9 @@ def test_filters_leave_out_what_the_catalog_lacks(recommender: Recommender) -> N
 def test_a_single_id_is_no_list_of_ids(recommender: Recommender, role: str) -> None:
     given: Any
     for given, shown in (("item1", "'item1'"), (7, "7"), ({0: "item1"}, "'item1'")):
-        with pytest.raises(InputError, match=rf"{role} is a list of item ids, found {shown}; wrap it: \[{shown}\]"):
+        with pytest.raises(
+            InputError, match=rf"{role} must be a list of item ids, found {shown}; wrap it: \[{shown}\]"
+        ):
             recommender.recommend([["item1"]], **{role: given})
 
 

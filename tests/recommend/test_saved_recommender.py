@@ -145,7 +145,7 @@ def test_a_header_without_its_entries_is_refused(damaged: Path) -> None:
     header = json.loads((damaged / "recommender.json").read_text())
     for missing in ("search", "category_level", "trained_on"):
         reseal(damaged / "recommender.json", header, without=[missing])
-        with pytest.raises(InputError, match=f"does not hold a whole recommender: '{missing}'"):
+        with pytest.raises(InputError, match=f"does not contain a complete recommender: '{missing}'"):
             Recommender.from_pretrained(damaged)
 
 
@@ -171,7 +171,7 @@ def test_parts_that_do_not_fit_together_are_refused(
     for wrong in (np.ones(59), np.ones(61), np.ones((60, 1))):
         with pytest.raises(InputError, match="popularity"):
             Recommender(model, tokenizer, shop.items, wrong, device="cpu")
-    with pytest.raises(InputError, match="dtype is auto"):
+    with pytest.raises(InputError, match="dtype must be auto"):
         Recommender(model, tokenizer, shop.items, device="cpu", dtype="float16")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="no setting wings; its settings are num_beams, "):
         Recommender(model, tokenizer, shop.items, device="cpu", wings=2)
@@ -212,12 +212,14 @@ def test_files_of_another_fit_are_refused(
     other = replace(tokenizer, codes_IM=shuffled_IM)
     turned = ItemCatalog.from_table(shop.items.table.take(list(range(59, -1, -1))), shop.items.category_level)
     for tokens, items in ((other, shop.items), (tokenizer, turned)):
-        with pytest.raises(InputError, match="trained with other tokens, other items or another order of them"):
+        with pytest.raises(
+            InputError, match="trained with other tokens, other items or the same items in another order"
+        ):
             Recommender(model, tokens, items, device="cpu")
     other.save_pretrained(damaged / "tokenizer")
     with pytest.raises(InputError, match=r"tokenizer\.json is not the file that was saved with this folder"):
         Recommender.from_pretrained(damaged)
-    with pytest.raises(InputError, match="trained with other tokens, other items or another order of them"):
+    with pytest.raises(InputError, match="trained with other tokens, other items or the same items in another order"):
         Recommender.from_pretrained(damaged, verify=False)
 
 

@@ -165,9 +165,9 @@ def test_the_retriever_follows_from_model_and_catalog(
     assert chosen_retriever("auto", exact.model, exact_module.MOST_ITEMS + 1) == "paths"
     assert exact.with_search(retriever="paths").fingerprint() != exact.fingerprint()
     assert exact.with_search(retriever="exact").fingerprint() == exact.fingerprint()
-    with pytest.raises(InputError, match="'exact' needs a model that scores items; this one has paths alone"):
+    with pytest.raises(InputError, match="'exact' needs a model that scores items; this model has only paths"):
         tokens_alone.with_search(retriever="exact")
-    with pytest.raises(InputError, match=r"retriever is one of .*'exact', 'paths'.*, found 'best'"):
+    with pytest.raises(InputError, match=r"retriever must be one of .*'exact', 'paths'.*, found 'best'"):
         exact.with_search(retriever="best")
 
 
@@ -191,7 +191,7 @@ def test_large_vectors_are_stored_and_mapped(
     ):
         write_tensors(folder / "vectors.safetensors", {**stored, name: damaged})
         reseal(folder / "recommender.json")
-        with pytest.raises(InputError, match=r"vectors.safetensors does not hold the vectors of these items"):
+        with pytest.raises(InputError, match=r"vectors.safetensors does not contain the vectors of these items"):
             Recommender.from_pretrained(folder, device="cpu")
     write_tensors(folder / "vectors.safetensors", {name: stored[name] for name in stored if name != "largest"})
     reseal(folder / "recommender.json")
@@ -259,7 +259,9 @@ def test_an_explanation_says_that_paths_describe(exact: Recommender, shop: Synth
         assert item.consistent == all(js <= 0.02 for js in moved)
     dropped = sum(not item.consistent for item in found.recommended)
     assert dropped > 0
-    assert f"did not select it; CORP would drop {dropped}, whose categories move by more than 0.02 nats" in found.text()
+    assert (
+        f"did not select it; CORP would drop {dropped}, whose category changes by more than 0.02 nats" in found.text()
+    )
     assert found.text().count("(CORP would drop its path)") == dropped
     assert "did not select it; CORP would drop" in found.html()
     assert "CORP is off, so it would drop none" in explain(exact.with_search(prune_threshold=None), history).text()

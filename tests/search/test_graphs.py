@@ -162,11 +162,11 @@ def test_buckets_are_few_and_hold_what_they_were_given() -> None:
 def test_where_there_is_no_graph_it_says_why() -> None:
     recommender = random_recommender("cpu")
     engine, config = recommender.engine, recommender.config
-    passing = SearchEngine(engine.model, engine.codes_IM, engine.index, engine.dtype, passing=True)
+    one_off = SearchEngine(engine.model, engine.codes_IM, engine.index, engine.dtype, one_off=True)
     if not torch.cuda.is_available():
         assert engine.graph_objection(config) == "the recommender is on the cpu, a CUDA graph needs a GPU"
-    assert "keeps its result alone" in str(engine.graph_objection(config, []))
-    assert "chosen for this call" in str(passing.graph_objection(config))
+    assert "keeps only its result" in str(engine.graph_objection(config, []))
+    assert "chosen for this call" in str(one_off.graph_objection(config))
     with ops.use_backend("eager"):
         assert "the backend eager was asked for" in str(engine.graph_objection(config))
     engine.model.train()
@@ -174,7 +174,7 @@ def test_where_there_is_no_graph_it_says_why() -> None:
 
 
 def test_categories_that_the_catalog_lacks_are_said_to_be_another_levels() -> None:
-    with pytest.raises(InputError, match=r"the model predicts category \d+, the catalog has 0; take the items and the"):
+    with pytest.raises(InputError, match=r"the model predicts category \d+, the catalog has 0; use the items and the"):
         random_recommender("cpu").recommend([[1, 2, 3]], k=3, return_paths=True)
 
 

@@ -365,12 +365,12 @@ def test_spares_replace_what_was_dropped(shop: SyntheticShop, recommender: Recom
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"num_beams": 0}, "num_beams starts at 1"),
-        ({"num_spares": -1}, "num_spares at 0"),
-        ({"prune_threshold": -0.1}, "from 0 up"),
-        ({"prune_threshold": math.nan}, "from 0 up"),
-        ({"order": "backwards"}, "order is one of"),
-        ({"num_steps": 0}, "num_steps starts at 1"),
+        ({"num_beams": 0}, "num_beams must be at least 1"),
+        ({"num_spares": -1}, "num_spares at least 0"),
+        ({"prune_threshold": -0.1}, "must be 0 nats or more"),
+        ({"prune_threshold": math.nan}, "must be 0 nats or more"),
+        ({"order": "backwards"}, "order must be one of"),
+        ({"num_steps": 0}, "num_steps must be at least 1"),
     ],
 )
 def test_settings_out_of_range_are_refused(change: dict[str, object], message: str) -> None:

@@ -183,7 +183,7 @@ def test_a_dead_run_under_ladq_is_not_sent_to_train_on(
     monkeypatch.setenv("REG4REC_CACHE", str(tmp_path / "cache"))
     changes: dict[str, Any] = {"precision": "ladq", "ladq": LadqConfig(sample_every=5), "learning_rate": 0.3}
     found = findings_of(shop, tokenizer, tmp_path / "run", score_items=False, token_weight=1.0, **changes)
-    assert "popularity's" in found
+    assert "that of popularity" in found
     assert "lower learning_rate (now 0.3)" in found
     assert "same for everybody" in found
     assert "more epochs" not in found.replace("or train for more epochs", "")
@@ -246,7 +246,7 @@ CONSISTENT = {"step_consistency": 10.0, "step_hit": 0.01, "category_hit": 0.0, "
             {
                 "paths collapse": "raise kl_weight (now 0)",
                 "left the pre-trained model": "lower learning_rate (now 0.02)",
-                "Recall@10 on validation fell": "quality is not",
+                "Recall@10 on validation fell": "do not raise quality",
             },
         ),
         ({"learning_rate": 5e-3, **FREE, **CONSISTENT}, {"one category": "step_consistency (now 10)"}),
@@ -281,7 +281,9 @@ def test_what_is_no_run(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is no run folder"):
         diagnose(tmp_path)
     write_json(tmp_path / "config.json", {"stage": "sasrec", "seed": 0})
-    with pytest.raises(InputError, match="is a run of sasrec; the doctor knows runs of tokenizer, pretrain, align"):
+    with pytest.raises(
+        InputError, match="is a run of sasrec; the doctor only knows runs of tokenizer, pretrain, align"
+    ):
         diagnose(tmp_path)
 
 

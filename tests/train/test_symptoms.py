@@ -77,12 +77,12 @@ def pretrained(*quality: float, **last: float) -> list[dict[str, float]]:
 def test_pretraining_is_judged_by_popularity_by_lists_and_by_the_trend_of_its_loss() -> None:
     assert pretrain_symptoms(pretrained(0.10, 0.102)) == []
     (found,) = pretrain_symptoms(pretrained(0.03, 0.04), settings={"loop": {"learning_rate": 0.3}})
-    assert "0.0400 at best, popularity's 0.0500" in found
+    assert "0.0400 at best, that of popularity 0.0500" in found
     assert "learning_rate (now 0.3)" in found
     (found,) = pretrain_symptoms(pretrained(0.10, 0.102, **{"validation_list_overlap@10": 0.9}))
-    assert "90% of their first ten items in common, as their lists have it" in found
+    assert "two users share 90% of the first ten items of their lists" in found
     (found,) = pretrain_symptoms(pretrained(0.10, 0.102), paths_overlap=0.8)
-    assert "as their paths have it" in found
+    assert "the first ten items of their paths" in found
     growing = [{"loss": 2.0 * 1.03**step} for step in range(8)]
     noisy = [{"loss": 2.0 + 0.3 * (-1) ** step} for step in range(8)]
     (found,) = pretrain_symptoms(pretrained(0.10, 0.102), growing)
