@@ -75,7 +75,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         record["extra_info"].setdefault("timer", record["options"]["timer"])
     groups, kept = report.grouped(records), config.stash[KEPT]
     terminalreporter.section("reg4rec compared with eager PyTorch and the best rival (medians)")
-    for line in report.standing(groups):
+    for line in report.sentences(groups):
         terminalreporter.write_line(line)
     terminalreporter.section("this run compared with the newest saved run")
     if kept is None:

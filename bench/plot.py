@@ -4,7 +4,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.report import EAGER, Groups, Record, grouped, load, newest, ratio
+from bench.report import EAGER, Groups, Record, Standing, grouped, largest, load, median, newest, ratio
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,23 +17,20 @@ COLORS |= dict.fromkeys(("cpp", "exact", "score_topk"), CPP_COLOR) | {"paths": "
 MARKERS = dict.fromkeys(EAGER, "o") | dict.fromkeys(("cpp", "exact", "score_topk", "paths"), "s")
 MARKERS |= {"compiled": "^", "triton": "D", "cuda": "P"}
 RIVALS, DASHES = ("#D55E00", "#882255", "#999933", "#44AA99", "#AA4499"), ("-", "--", ":", "-.")
-UNITS = ("B", "kB", "MB", "GB")
 
 INTRODUCTION = """# Benchmarks
 
 `python -m bench.plot` draws this page from `bench/results/`. `make bench` measures, saves and draws;
 `make bench-compare` measures and fails if a median is more than 10 % above the saved one of the same machine.
 
-* Times are medians over the rounds (and the least). Ratios divide the median of eager PyTorch in the same run (the row
-  `eager`, `plain` or `torch float32`) by the row's: above 1 is faster. `compiled` is the eager definition under
-  `torch.compile`; other names are alternatives to the op, or to reg4rec. Every result is checked after timing.
-* Other processes make times noisy: see the load of a run. Timer `process_time` counts only the process itself.
-* % of floor: the time in which this machine moves the call's bytes once (arguments and results, at the rate of one
-  large `copy_`, reads and writes counted) or does its operations (at the rate of a float32 2048 x 2048 x 2048 product),
-  whichever is longer, divided by the median. Look-ups do not count as operations, an exponential counts as one. Data in
-  the cache and products in bfloat16 can exceed 100.
-* Peak memory: what one call adds to the process's resident pages (on a GPU: to torch's allocations), to about 100 kB.
-* First call: for `compiled` it includes compilation, parts of which may come from the cache on disk.
+* One row an op: the largest size that was measured. The JSON files also hold other sizes, alternatives and memory.
+* Times are medians. "times eager" divides the median of eager PyTorch in the same run by ours: above 1 is faster; so
+  does "times the best other", which names the fastest alternative. Every result is checked after timing.
+* Other processes make times noisy; see the load of a run. The timer `process_time` counts only the process itself.
+* % of floor: the shortest possible time divided by the median. The floor is the time in which this machine moves the
+  call's bytes once (arguments and results, at the rate of one large `copy_`) or does its operations (at the rate of a
+  float32 product of 2048 x 2048 matrices), whichever is longer. A look-up is no operation, an exponential is one. Data
+  in the cache and products in bfloat16 can exceed 100.
 """
 
 
@@ -45,7 +42,7 @@ def section(run: dict[str, Any], groups: Groups) -> str:
         f"## {name}",
         "",
         f"{machine['cpu']}, {machine['cores']} cores, {machine.get('gpu', 'no GPU')}; commit {first['commit']}, "
-        f"{run['datetime'][:10]}, Python {first['python']}, torch {first['torch']}, {first['threads']} thread(s). "
+        f"{run['datetime'][:10]}, Python {first['python']}, torch {first['torch']}, {first['threads']} thread(s).",
         f"Timer: {first['timer']}. Load of the last minute when the run began: {first['load']}. "
         f"Rates: {rates['bytes_per_s'] / 1e9:.1f} GB/s copied, {rates['operations_per_s'] / 1e9:.0f} GFLOP/s.",
         "",
@@ -53,39 +50,27 @@ def section(run: dict[str, Any], groups: Groups) -> str:
         "",
         f"![Time against size](benchmarks/{name}-curves.png)",
         "",
-        "| op | size | device | backend | median ms | least ms | times eager | % of floor | memory | first call s |",
-        "|---|---|---|---|---:|---:|---:|---:|---:|---:|",
+        "| op | size | backend | ms | times eager | times the best other | % of floor |",
+        "|---|---|---|---:|---:|---:|---:|",
+        *(_row(groups, one) for one in largest(groups)),
     ]
-    for group, backends in groups.items():
-        for backend, record in backends.items():
-            lines.append(
-                "| " + " | ".join([*group.split("/"), backend, *_figures(record, ratio(backends, backend))]) + " |"
-            )
     return "\n".join(lines) + "\n"
 
 
-def _figures(record: Record, times: float | None) -> list[str]:
-    stats, info = record["stats"], record["extra_info"]
-    floor, peak, first = (info.get(key) for key in ("percent_of_floor", "peak_bytes", "first_call_s"))
-    return [
-        _three_digits(1e3 * stats["median"]),
-        _three_digits(1e3 * stats["min"]),
-        "" if times is None else _three_digits(times),
-        "" if floor is None else _three_digits(floor),
-        "" if peak is None else _size(peak),
-        "" if first is None else _three_digits(first),
-    ]
+def _row(groups: Groups, one: Standing) -> str:
+    group, (op, size, *_) = groups[one.group], one.group.split("/")
+    times, floor = ratio(group, one.best), group[one.best]["extra_info"].get("percent_of_floor")
+    other = ""
+    if one.rival is not None:
+        ahead = median(groups, one._replace(best=one.rival)) / median(groups, one)
+        other = f"{_three_digits(ahead)} ({one.rival})"
+    cells = [op, size, one.best, _three_digits(1e3 * median(groups, one))]
+    cells += ["" if times is None else _three_digits(times), other, "" if floor is None else _three_digits(floor)]
+    return f"| {' | '.join(cells)} |"
 
 
 def _three_digits(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{float(f'{value:.3g}'):g}"
-
-
-def _size(count: float) -> str:
-    unit = 0
-    while count >= 1000 and unit < len(UNITS) - 1:
-        count, unit = count / 1000, unit + 1
-    return f"{count:.3g} {UNITS[unit]}"
 
 
 def draw_ratios(groups: Groups, title: str, path: Path) -> None:

@@ -4,9 +4,22 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-__all__ = ["EAGER", "Groups", "Record", "grouped", "load", "newest", "ratio", "slower_rows", "standing"]
+__all__ = [
+    "EAGER",
+    "Groups",
+    "Record",
+    "Standing",
+    "grouped",
+    "largest",
+    "load",
+    "median",
+    "newest",
+    "ratio",
+    "sentences",
+    "slower_rows",
+]
 
 Record = dict[str, Any]
 Groups = dict[str, dict[str, Record]]
@@ -43,21 +56,50 @@ def ratio(group: dict[str, Record], backend: str) -> float | None:
     return None if eager is None else _median(group[eager]) / _median(group[backend])
 
 
-def standing(groups: Groups) -> Iterator[str]:
-    """A line for every group with rows of ours and of others: our best row, and how many times faster it is."""
+class Standing(NamedTuple):
+    """Our best row of a group, and the best one of others; None where there is no other but eager PyTorch."""
+
+    group: str
+    best: str
+    rival: str | None
+
+
+def standing(groups: Groups) -> Iterator[Standing]:
+    """Of every group with rows of ours and of others."""
     for name, group in groups.items():
         ours = [backend for backend in group if backend in OURS]
         rivals = [b for b in group if b not in OURS + EAGER and not b.startswith(OUR_PARTS)]
-        if not ours or len(group) == len(ours):
-            continue
-        best = min(ours, key=lambda backend: _median(group[backend]))
+        if ours and len(group) > len(ours):
+            best, rival = (min(some, key=lambda b: _median(group[b]), default=None) for some in (ours, rivals))
+            assert best is not None
+            yield Standing(name, best, rival)
+
+
+def sentences(groups: Groups) -> Iterator[str]:
+    """A line for every `standing`: our best row, and how many times faster it is."""
+    for name, best, rival in standing(groups):
+        group = groups[name]
         line = f"{name}: {best} {_milliseconds(_median(group[best]))}"
         if (times := ratio(group, best)) is not None:
             line += f", {times:.2f} times as fast as eager PyTorch"
-        if rivals:
-            rival = min(rivals, key=lambda backend: _median(group[backend]))
+        if rival is not None:
             line += f", {_median(group[rival]) / _median(group[best]):.2f} times as fast as {rival}"
         yield line
+
+
+def largest(groups: Groups) -> list[Standing]:
+    """One `standing` for each op: the one whose call takes our best row longest."""
+    found: dict[str, Standing] = {}
+    for one in standing(groups):
+        op = one.group.partition("/")[0]
+        if op not in found or median(groups, one) > median(groups, found[op]):
+            found[op] = one
+    return list(found.values())
+
+
+def median(groups: Groups, one: Standing) -> float:
+    """Seconds of our best row."""
+    return _median(groups[one.group][one.best])
 
 
 def slower_rows(groups: Groups, kept: dict[str, Any], name: str) -> Iterator[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bench.machine import machine_name
-from bench.report import Record, grouped, slower_rows, standing
+from bench.report import Record, grouped, sentences, slower_rows
 
 pytest.importorskip("pytest_benchmark")
 ROOT = Path(__file__).parents[1]
@@ -62,11 +62,11 @@ def row(backend: str, seconds: float, group: str = "scan/users=1/cpu", timer: st
 def test_our_best_row_is_set_beside_eager_pytorch_and_the_best_rival() -> None:
     rows = [row("exact", 1e-3), row("paths", 4e-3), row("torch float32", 2e-3), row("faiss", 3e-3), row("onnx", 5e-3)]
     alone = [row("cpp", 1e-3, "other/x/cpu"), row("cpp bfloat16", 5e-4, "other/x/cpu")]
-    assert list(standing(grouped(rows))) == [
+    assert list(sentences(grouped(rows))) == [
         "scan/users=1/cpu: exact 2 ms, 2.00 times as fast as eager PyTorch, 3.00 times as fast as faiss"
     ]
-    assert list(standing(grouped(alone))) == ["other/x/cpu: cpp 2 ms"]
-    assert list(standing(grouped([row("faiss", 1e-3), row("onnx", 1e-3)]))) == []
+    assert list(sentences(grouped(alone))) == ["other/x/cpu: cpp 2 ms"]
+    assert list(sentences(grouped([row("faiss", 1e-3), row("onnx", 1e-3)]))) == []
 
 
 def test_a_row_is_slower_beyond_noise_and_by_the_same_timer() -> None:
