@@ -16,7 +16,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from reg4rec.batch.job import Job, JobOptions, OpenedJob, PartMaker, Record, part_name, with_retriever
+from reg4rec.batch.job import JobOptions, OpenedJob, PartMaker, with_retriever
+from reg4rec.batch.record import Job, Record, part_name
 from reg4rec.data import Dataset
 from reg4rec.errors import InputError
 from reg4rec.recommend.recommender import DType, Recommender

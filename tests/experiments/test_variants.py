@@ -135,7 +135,7 @@ def test_a_change_and_its_error_are_those_of_the_same_users() -> None:
     rows = {"first": {0: Measured({"recall@10": 3 / 8}, base)}, "second": {0: Measured({"recall@10": 0.5}, own)}}
     first, second = compared(rows)
     difference = [0, -1, 0, 1, 0, 1, 0, 0]
-    error = math.sqrt(sum((d - 1 / 8) ** 2 for d in difference) / 7 / 8)
+    error = math.sqrt(sum((d - 1 / 8) ** 2 for d in difference)) / 8
     assert first.change is None
     assert (second.change, second.change_error) == pytest.approx((1 / 3, error / (3 / 8)))
     again = {name: {0: measured[0], 1: measured[0]} for name, measured in rows.items()}
