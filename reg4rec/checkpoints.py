@@ -32,11 +32,11 @@ from reg4rec.writing import atomic_file, atomic_folder, check_own, check_replace
 
 __all__ = [
     "Progress",
+    "failure_recorded",
     "newest_progress",
     "open_folder",
     "read_metrics",
     "read_settings",
-    "recorded",
     "restore",
     "run_state",
     "save_checkpoint",
@@ -152,7 +152,7 @@ def read_metrics(run: Path) -> list[dict[str, float]]:
 
 
 @contextlib.contextmanager
-def recorded(out: str | Path | None) -> Iterator[None]:
+def failure_recorded(out: str | Path | None) -> Iterator[None]:
     """Leave why a run gave itself up in `out/failure.json`, for `reg4rec doctor`."""
     path = Path(out) / "failure.json" if out is not None and distributed.is_first() else None
     try:
@@ -216,9 +216,9 @@ def save_checkpoint(
     The weights of the best epoch, `run/best.safetensors`, are part of it, so that a run goes on from either one, and
     what that epoch was worth to each user.
     """
-    tensors = {f"module.{name}": distributed.whole(t) for name, t in module.state_dict().items()}
+    tensors = {f"module.{name}": distributed.unsharded(t) for name, t in module.state_dict().items()}
     for i, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{i}.{name}": distributed.whole(t) for name, t in state.items()}
+        tensors |= {f"optimizer.{i}.{name}": distributed.unsharded(t) for name, t in state.items()}
     tensors |= {f"random.{name}": state for name, state in distributed.random_states().items()}
     tensors |= {} if best_values_B is None else {BEST_VALUES: torch.from_numpy(best_values_B)}
     if not distributed.is_first():
@@ -295,7 +295,7 @@ def _load(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> 
         distributed.set_random_states(tensors["random"])  # refuses what it cannot use
     except (KeyError, ValueError, RuntimeError, TypeError) as error:
         raise InputError(f"{folder} is a damaged checkpoint, or one of another model: {error}") from None
-    module.load_state_dict({name: distributed.cut_like(t, present[name]) for name, t in tensors["module"].items()})
+    module.load_state_dict({name: distributed.sharded_like(t, present[name]) for name, t in tensors["module"].items()})
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     return progress, values_B
 
@@ -333,7 +333,7 @@ def _optimizer_state(tensors: Mapping[str, Tensor], optimizer: torch.optim.Optim
         number, _, key = name.partition(".")
         if key != "exp_avg" and not bool((tensor >= 0).all()):
             raise ValueError(f"{key} of parameter {number} is below 0 or not a number")
-        state.setdefault(int(number), {})[key] = distributed.cut_like(tensor, parameters[int(number)])
+        state.setdefault(int(number), {})[key] = distributed.sharded_like(tensor, parameters[int(number)])
     return state
 
 

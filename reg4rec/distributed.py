@@ -24,12 +24,10 @@ from reg4rec.errors import ProcessLostError
 __all__ = [
     "Parallel",
     "ParallelKind",
-    "agreed",
-    "alike",
     "average",
     "barrier",
     "clip_grad_norm",
-    "cut_like",
+    "decided_by_first",
     "gather",
     "is_first",
     "losses_named",
@@ -39,11 +37,13 @@ __all__ = [
     "ratio",
     "seed",
     "set_random_states",
+    "sharded_like",
     "share",
+    "shared_generator",
     "summed",
     "total",
     "uniform",
-    "whole",
+    "unsharded",
     "world",
 ]
 
@@ -171,7 +171,7 @@ def barrier() -> None:
     total(torch.zeros(1))
 
 
-def agreed(answer: bool) -> bool:
+def decided_by_first(answer: bool) -> bool:
     """What the first process answers; for what clocks decide."""
     if world() == 1:
         return answer
@@ -189,14 +189,14 @@ def seed(number: int) -> None:
         torch.manual_seed((number + (rank() + 1) * 0x9E3779B97F4A7C15) % (1 << 63))
 
 
-def alike(device: torch.device | str) -> torch.Generator | None:
+def shared_generator(device: torch.device | str) -> torch.Generator | None:
     """The generator on a device that all processes share the draws of; None, torch's own, in one that is alone."""
     return _alike.get(torch.device(device).type)
 
 
 def uniform(num_rows: int, shape: Iterable[int], device: torch.device) -> Tensor:
     """Uniform numbers for this process's share of a batch of `num_rows`: what one process alone would draw for them."""
-    return torch.rand(num_rows, *shape, device=device, generator=alike(device))[share()]
+    return torch.rand(num_rows, *shape, device=device, generator=shared_generator(device))[share()]
 
 
 def random_states() -> dict[str, Tensor]:
@@ -233,12 +233,12 @@ def set_random_states(states: Mapping[str, Tensor]) -> None:
             set_state(states[own])
 
 
-def whole(x: Tensor) -> Tensor:
+def unsharded(x: Tensor) -> Tensor:
     """A tensor that FSDP2 has cut, put together; every process must ask for it."""
     return x.full_tensor() if hasattr(x, "full_tensor") else x
 
 
-def cut_like(x: Tensor, like: Any) -> Tensor:
+def sharded_like(x: Tensor, like: Any) -> Tensor:
     """A whole tensor as this process holds `like`, which FSDP2 may have cut."""
     if like is None or not hasattr(like, "full_tensor") or x.shape != like.shape:
         return x

@@ -21,14 +21,14 @@ import torch
 from torch import Tensor, nn
 
 from reg4rec import distributed
-from reg4rec.checkpoints import Progress, open_folder, read_metrics, recorded, restore, save_checkpoint
+from reg4rec.checkpoints import Progress, failure_recorded, open_folder, read_metrics, restore, save_checkpoint
 from reg4rec.errors import InputError
 from reg4rec.progress import Bar, bar, quiet, say
 from reg4rec.run import Run
 from reg4rec.settings import check_settings
 from reg4rec.statistics import is_higher
 from reg4rec.storage import read_tensors, write_tensors
-from reg4rec.writing import atomic_file, explained, held
+from reg4rec.writing import atomic_file, disk_errors_explained, exclusive_folder
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -168,8 +168,10 @@ def train(stage: Stage, config: LoopConfig, run: Run = Run(), controller: Contro
     With `run.resume` it goes on from the newest checkpoint in the run folder, if there is one; InputError if that run
     had other settings, or another process is at work there. The global random state of torch is left as it was.
     """
-    alone = held(run.folder) if run.folder is not None and distributed.is_first() else contextlib.nullcontext()
-    with alone, recorded(run.folder), torch.random.fork_rng(), distributed.losses_named():
+    alone = (
+        exclusive_folder(run.folder) if run.folder is not None and distributed.is_first() else contextlib.nullcontext()
+    )
+    with alone, failure_recorded(run.folder), torch.random.fork_rng(), distributed.losses_named():
         distributed.seed(run.seed)
         return _Training(stage, config, run, controller).train()
 
@@ -273,7 +275,9 @@ class _Training:
                     running[name] = running.get(name, 0.0) + value.detach()
                 steps.update()
                 at_end = p.step_in_epoch == len(batches)
-                due = distributed.agreed(time.monotonic() - self.last_checkpoint >= self.config.checkpoint_seconds)
+                due = distributed.decided_by_first(
+                    time.monotonic() - self.last_checkpoint >= self.config.checkpoint_seconds
+                )
                 if p.step % self.config.log_every == 0 or at_end or due:
                     self._fold(running, values, steps)
                 if due and not at_end:
@@ -314,7 +318,7 @@ class _Training:
     def _log(self, row: dict[str, float]) -> None:
         if self.out is not None and distributed.is_first():
             path = self.out / "metrics.jsonl"
-            with explained(path), path.open("a", encoding="utf-8") as file:
+            with disk_errors_explained(path), path.open("a", encoding="utf-8") as file:
                 file.write(_line(row))
         if self.board is not None:
             for name, value in row.items():
@@ -329,7 +333,7 @@ class _Training:
             p.worse_epochs = p.worse_epochs + 1 if worse else 0
             return
         p.best_epoch, p.worse_epochs, self.best_values_B = p.epoch, 0, values_B
-        weights = {name: distributed.whole(t).detach() for name, t in self.stage.module.state_dict().items()}
+        weights = {name: distributed.unsharded(t).detach() for name, t in self.stage.module.state_dict().items()}
         if self.out is None:
             self.best = {name: t.clone() for name, t in weights.items()}
         elif distributed.is_first():

@@ -29,8 +29,8 @@ __all__ = [
     "check_own",
     "check_place",
     "check_replaceable",
-    "explained",
-    "held",
+    "disk_errors_explained",
+    "exclusive_folder",
     "is_temporary",
     "sweep",
 ]
@@ -58,7 +58,7 @@ def _make_parent(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def explained(path: Path) -> Iterator[None]:
+def disk_errors_explained(path: Path) -> Iterator[None]:
     """Answer a full disk or a forbidden place by an InputError that names `path`; every other error passes."""
     try:
         yield
@@ -79,13 +79,13 @@ class _UnwritableError(InputError):
 
 
 @contextlib.contextmanager
-def held(folder: Path) -> Iterator[None]:
+def exclusive_folder(folder: Path) -> Iterator[None]:
     """Make a folder that is filled file by file, and keep other processes of this kind out of it until the block ends.
 
     InputError where one is at work there. Where the system cannot lock a folder, all are let in.
     """
     try:
-        with explained(folder):
+        with disk_errors_explained(folder):
             folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
         where = "of that name is there" if isinstance(error, FileExistsError) else "is in its way"
@@ -174,7 +174,7 @@ def atomic_folder(path: str | Path, mark: str, also: Sequence[str] = ()) -> Iter
         raise InputError(
             f"{path} was to become a folder, but a file of that name is there; remove it or choose another name"
         )
-    with explained(path), _workshop(path) as fresh:
+    with disk_errors_explained(path), _workshop(path) as fresh:
         yield fresh
         check_replaceable(path, mark, [*also, *(entry.name for entry in fresh.iterdir())])
         _flush_all(fresh)
@@ -276,7 +276,7 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
         raise InputError(
             f"{path} was to become a file, but a folder of that name is there; remove it or choose another name"
         )
-    with explained(path), _workshop(path) as folder:
+    with disk_errors_explained(path), _workshop(path) as folder:
         fresh = folder / path.name
         yield fresh
         part_of_folder = any(map(is_temporary, path.parents))  # which reaches the disk as a whole

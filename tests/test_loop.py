@@ -21,7 +21,7 @@ from reg4rec.errors import InputError
 from reg4rec.loop import LoopConfig
 from reg4rec.run import Run
 from reg4rec.storage import read_tensors, write_tensors
-from reg4rec.writing import held
+from reg4rec.writing import exclusive_folder
 from tests.artifacts import reseal
 
 STEPS = 5  # in an epoch
@@ -195,7 +195,7 @@ def test_a_folder_of_something_else_loses_nothing(tmp_path: Path, resume: bool) 
 
 
 def test_two_processes_do_not_train_in_one_folder(tmp_path: Path) -> None:
-    with held(tmp_path), pytest.raises(InputError, match="another process is writing to"):
+    with exclusive_folder(tmp_path), pytest.raises(InputError, match="another process is writing to"):
         train(Regression(), tmp_path)
     train(Regression(), tmp_path)
 

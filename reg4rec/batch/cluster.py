@@ -23,7 +23,7 @@ from reg4rec.errors import InputError
 from reg4rec.recommend.recommender import DType, Recommender
 from reg4rec.search import RetrieverName
 from reg4rec.settings import override
-from reg4rec.writing import atomic_file, explained, held
+from reg4rec.writing import atomic_file, disk_errors_explained, exclusive_folder
 
 __all__ = ["recommend_on_cluster"]
 
@@ -114,7 +114,7 @@ def recommend_on_cluster(
     job = opened.job
     num_gpus = 1 if recommender.device.type == "cuda" else 0
     _check_room(ray, num_gpus)
-    with explained(out), held(out):
+    with disk_errors_explained(out), exclusive_folder(out):
         record = Record(out, job, opened.users.num_rows, resume)
         if (summary := record.summary()) is not None:
             return summary

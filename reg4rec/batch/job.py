@@ -32,7 +32,7 @@ from reg4rec.recommend.table import Results, as_frame, results_arrow
 from reg4rec.search import RetrieverName
 from reg4rec.settings import override
 from reg4rec.storage import sha256_of
-from reg4rec.writing import atomic_file, explained, held
+from reg4rec.writing import atomic_file, disk_errors_explained, exclusive_folder
 
 __all__ = [
     "Job",
@@ -108,7 +108,7 @@ def recommend_to_folder(
     out = Path(out)
     recommender = with_retriever(recommender, retriever, out if resume else None)
     opened = OpenedJob(recommender, users, out, override(JobOptions(k=k), options))
-    with explained(out), held(out):
+    with disk_errors_explained(out), exclusive_folder(out):
         maker = PartMaker(recommender, out, opened.job, opened.filters)
         record = Record(out, opened.job, opened.users.num_rows, resume)
         return _Run(maker, record, progress).finish(opened.users, allow_unknown)

@@ -64,7 +64,7 @@ def fit_tokenizer(
             checkpoints.open_folder(run.folder, settings, run.resume)
         with quiet(not run.progress):
             fit_by_kmeans(quantizer, vectors_IV, run.seed)
-    with checkpoints.recorded(run.folder):
+    with checkpoints.failure_recorded(run.folder):
         tokenizer = _finish(quantizer.eval(), vectors_IV, views, config, card, dataset.part(part))
     if run.folder is not None and distributed.is_first():
         tokenizer.save_pretrained(run.folder / "tokenizer")

@@ -13,7 +13,7 @@ __all__ = ["draw_negatives", "item_loss", "sampled_softmax_loss"]
 def draw_negatives(weights_I: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """negatives_X (X = count), drawn in proportion to the weights with replacement, and the expected count of each."""
     probability_I = weights_I / weights_I.sum()
-    generator = distributed.alike(weights_I.device)
+    generator = distributed.shared_generator(weights_I.device)
     negatives_X = torch.multinomial(probability_I, count, replacement=True, generator=generator)
     return negatives_X, count * probability_I[negatives_X]
 

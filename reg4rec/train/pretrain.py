@@ -167,7 +167,7 @@ class PretrainStage:
     def _decoded_columns(self, length: int) -> Tensor:
         """Random columns of the windows whose items are decoded, ascending; `length` is that of the longest window."""
         count = max(1, round(length * self.config.decoded_fraction))
-        chosen = torch.randperm(length, generator=distributed.alike("cpu"))[:count].sort().values
+        chosen = torch.randperm(length, generator=distributed.shared_generator("cpu"))[:count].sort().values
         return chosen.to(self.codes_IM.device)
 
     def end_epoch(self, epoch: int) -> loop.Validation:

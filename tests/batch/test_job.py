@@ -25,7 +25,7 @@ from reg4rec.data import Sequences
 from reg4rec.errors import InputError
 from reg4rec.recommend import Recommender
 from reg4rec.storage import new_header, write_header
-from reg4rec.writing import held
+from reg4rec.writing import exclusive_folder
 from tests.lists import check_lists
 
 TEXTS = pa.list_(pa.string())
@@ -260,7 +260,10 @@ def test_files_beside_the_parts_stay_when_a_job_starts_over(
 
 def test_two_processes_do_not_write_to_one_folder(recommender: Recommender, users: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    with held(out), pytest.raises(InputError, match=r"another process is writing to .*out; wait until it has ended"):
+    with (
+        exclusive_folder(out),
+        pytest.raises(InputError, match=r"another process is writing to .*out; wait until it has ended"),
+    ):
         recommend_to_folder(recommender, users, out, k=2)
     assert recommend_to_folder(recommender, users, out, k=2)["users"] == 31
 
