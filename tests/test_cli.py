@@ -318,7 +318,7 @@ def test_a_finished_stage_run_again_gives_the_same(chain: Chain) -> None:
         (f"{EVALUATE} --out ROOT/recs --max-users 5", "a folder of that name is there"),
         (f"{EVALUATE} --max-users 0", "--max-users is 0; it must be 1 or more"),
         (f"{EVALUATE} --ks 0", "--ks are [0]; they must be one or more whole numbers from 1 up"),
-        (f"{EVALUATE} --num-beams 0", "--num-beams starts at 1"),
+        (f"{EVALUATE} --num-beams 0", "--num-beams must be at least 1"),
         (f"{EVALUATE} --num-beams 30", "--num-beams is 30, but no path is searched; add --retriever paths"),
         (
             f"{RECOMMEND} --input ROOT/users.parquet --output ROOT/new -k 0",

@@ -118,7 +118,7 @@ def align_symptoms(epochs: Rows, settings: Mapping[str, Any], record: Mapping[st
         )
     if last["dead_groups"] > 0.5 and not collapsed:
         found.append(
-            f"in {last['dead_groups']:.0%} of the groups all paths earn the same reward, which teaches nothing; "
+            f"{last['dead_groups']:.0%} of the groups teach nothing, because all their paths earn the same reward; "
             "raise group_size, temperature, or the weight of step_hit"
         )
     kept = record is not None and record["kept"]

@@ -150,7 +150,7 @@ def test_recommendations_are_a_table_like_the_recommenders(sasrec: SASRec, recom
         {"item1", "item4"},
         {"item1", "item3", "item4"},
     ]
-    with pytest.raises(InputError, match="from 1 up"):
+    with pytest.raises(InputError, match="at least 1"):
         sasrec.recommend(histories, k=0, to="polars")
 
 

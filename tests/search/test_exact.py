@@ -195,7 +195,7 @@ def test_large_vectors_are_stored_and_mapped(
             Recommender.from_pretrained(folder, device="cpu")
     write_tensors(folder / "vectors.safetensors", {name: stored[name] for name in stored if name != "largest"})
     reseal(folder / "recommender.json")
-    with pytest.raises(InputError, match=r"vectors.safetensors does not hold .*largest"):
+    with pytest.raises(InputError, match=r"vectors.safetensors does not contain .*largest"):
         Recommender.from_pretrained(folder, device="cpu")
 
 
@@ -292,7 +292,7 @@ def test_a_job_goes_on_with_the_retriever_that_it_began_with(
 
 
 def test_an_unknown_form_of_the_table_is_refused(exact: Recommender) -> None:
-    with pytest.raises(InputError, match=r"to is one of .*'arrow', 'polars'.*, found 'pandas'"):
+    with pytest.raises(InputError, match=r"to must be one of .*'arrow', 'polars'.*, found 'pandas'"):
         exact.recommend([["item1"]], to="pandas")  # type: ignore[arg-type]
 
 

@@ -117,7 +117,7 @@ def test_tokens_that_collapse(
         fit(large_shop, tmp_path, **changes)
     found = diagnose(tmp_path)
     assert (found.stage, found.state) == ("tokenizer", "failed")
-    assert found.findings[0] == f"the run gave itself up: {raised.value}"
+    assert found.findings[0] == f"the run stopped itself: {raised.value}"
     assert sign in found.findings[0]
     with pytest.raises(SystemExit) as ended:
         main(["doctor", str(tmp_path), "--json"])
