@@ -1,4 +1,4 @@
-"""A training run's folder: whose it is, why it gave itself up, and its checkpoints, each written whole."""
+"""A training run's folder: whose it is, why the run stopped itself, and its checkpoints, each written whole."""
 
 import contextlib
 import json
@@ -153,7 +153,7 @@ def read_metrics(run: Path) -> list[dict[str, float]]:
 
 @contextlib.contextmanager
 def failure_recorded(out: str | Path | None) -> Iterator[None]:
-    """Leave why a run gave itself up in `out/failure.json`, for `reg4rec doctor`."""
+    """Write why a run stopped itself to `out/failure.json`, for `reg4rec doctor`."""
     path = Path(out) / "failure.json" if out is not None and distributed.is_first() else None
     try:
         yield

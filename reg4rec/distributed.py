@@ -190,7 +190,7 @@ def seed(number: int) -> None:
 
 
 def shared_generator(device: torch.device | str) -> torch.Generator | None:
-    """The generator on a device that all processes share the draws of; None, torch's own, in one that is alone."""
+    """The generator on a device whose draws all processes share; None (torch's own) for a single process."""
     return _alike.get(torch.device(device).type)
 
 
