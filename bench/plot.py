@@ -1,10 +1,11 @@
 """Redraws docs/benchmarks.md and its pictures from the newest results of every machine: `python -m bench.plot`."""
 
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.report import EAGER, Groups, Record, grouped, load, newest, ratio
+from bench.report import EAGER, Groups, Record, grouped, largest, load, median, newest, ratio, rows_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,24 +22,31 @@ UNITS = ("B", "kB", "MB", "GB")
 
 INTRODUCTION = """# Benchmarks
 
-Drawn by `python -m bench.plot` from `bench/results/`; `make bench` measures, keeps and redraws, `make bench-compare`
-measures and fails where a median is more than 10 % above the kept one of the same machine.
+How long each op takes, beside eager PyTorch and beside what you would run without reg4rec. `pytest bench` prints the
+same comparison for your machine. `make bench` saves every measurement as JSON in `bench/results/` and redraws this
+page; `python -m bench.plot` only redraws it. `make bench-compare` fails if a median is more than 10 % above the saved
+one of the same machine.
 
-* Times are medians over the rounds (and the least). Ratios divide the median of eager PyTorch in the same run (the row
-  `eager`, `plain` or `torch float32`) by the row's: above 1 is faster. `compiled` is the eager definition under
-  `torch.compile`; other names are what one would use without the op, or without reg4rec. Every result is asserted after
-  timing.
-* Other work beside a run makes times noisy: see its load. Timer `process_time` counts what the process itself takes.
-* % of floor: the time in which this machine moves the call's bytes once (arguments and results, at the rate of one
-  large `copy_`, reads and writes counted) or does its operations (at the rate of a float32 2048 x 2048 x 2048 product),
-  whichever is longer, over the median. Look-ups are no operations, an exponential is one. Data in the cache and
-  products in bfloat16 can pass 100.
-* Peak memory: what one call adds to the process's resident pages (on a GPU: to torch's allocations), to some 100 kB.
-* First call: for `compiled` with compilation, which may find parts in the cache on disk.
+The tables have one row per op: the size at which eager PyTorch takes longest. The pictures show more sizes, the JSON
+has them all. Ops have the names that they had at the run's commit.
+
+* **ms** is the median over the rounds of the fastest reg4rec backend. Each result is checked after timing.
+* **eager** is plain PyTorch in the same run: an op's eager definition, a product and `topk` for scans and for the
+  exact ranking, a plain fp32 trainer for `train`. **times faster** divides its median by ours.
+* **best other** is the fastest alternative. `compiled` is the eager definition under `torch.compile`; the recommenders
+  of `implicit` are other models. Where ours is empty, the op has no accelerated backend on this machine and runs eager.
+* **% of floor** compares with the least time that this machine needs to move the call's bytes once (at the rate of one
+  large `copy_`, reads and writes counted) or to do its operations (at the rate of a float32 2048 x 2048 x 2048
+  product), whichever is longer. Look-ups count as no operation, an exponential as one. Data in the cache and
+  products in bfloat16 can exceed 100 %.
+* **memory** is the peak that one call adds to the process's resident memory (on a GPU: to torch's allocations),
+  accurate to about 100 kB.
+* Load is that of the last minute before the run; with the timer `process_time` only the process's own time counts.
 """
 
 
 def section(run: dict[str, Any], groups: Groups) -> str:
+    """A machine's part of the page: its pictures and a row an op."""
     machine, first = run["machine_info"], run["benchmarks"][0]["extra_info"]
     rates = next(r["extra_info"] for r in run["benchmarks"] if "bytes_per_s" in r["extra_info"])
     name = machine["machine"]
@@ -46,36 +54,35 @@ def section(run: dict[str, Any], groups: Groups) -> str:
         f"## {name}",
         "",
         f"{machine['cpu']}, {machine['cores']} cores, {machine.get('gpu', 'no GPU')}; commit {first['commit']}, "
-        f"{run['datetime'][:10]}, Python {first['python']}, torch {first['torch']}, {first['threads']} thread(s). "
-        f"Timer: {first['timer']}. Load of the last minute when the run began: {first['load']}. "
+        f"{run['datetime'][:10]}, Python {first['python']}, torch {first['torch']}, {first['threads']} thread(s).",
+        f"Timer: {first['timer']}. Load: {first['load']}. "
         f"Rates: {rates['bytes_per_s'] / 1e9:.1f} GB/s copied, {rates['operations_per_s'] / 1e9:.0f} GFLOP/s.",
         "",
         f"![How many times faster than eager](benchmarks/{name}-ratios.png)",
-        "",
         f"![Time against size](benchmarks/{name}-curves.png)",
         "",
-        "| op | size | device | backend | median ms | least ms | times eager | % of floor | memory | first call s |",
-        "|---|---|---|---|---:|---:|---:|---:|---:|---:|",
+        "| op | size | ours | ms | eager ms | times faster | best other | its ms | % of floor | memory |",
+        "|---|---|---|---:|---:|---:|---|---:|---:|---:|",
+        *(_row(group, backends) for group, backends in largest(groups).items()),
     ]
-    for group, backends in groups.items():
-        for backend, record in backends.items():
-            lines.append(
-                "| " + " | ".join([*group.split("/"), backend, *_figures(record, ratio(backends, backend))]) + " |"
-            )
     return "\n".join(lines) + "\n"
 
 
-def _figures(record: Record, times: float | None) -> list[str]:
-    stats, info = record["stats"], record["extra_info"]
-    floor, peak, first = (info.get(key) for key in ("percent_of_floor", "peak_bytes", "first_call_s"))
-    return [
-        _three_digits(1e3 * stats["median"]),
-        _three_digits(1e3 * stats["min"]),
+def _row(name: str, group: dict[str, Record]) -> str:
+    op, size, _ = name.split("/")
+    ours, eager, rival = rows_of(group)
+    times = None if ours is None else ratio(group, ours)
+    info = group[ours or eager or ""]["extra_info"]
+    floor, peak = info.get("percent_of_floor"), info.get("peak_bytes")
+    figures = [
+        *("" if b is None else _three_digits(1e3 * median(group, b)) for b in (ours, eager)),
         "" if times is None else _three_digits(times),
-        "" if floor is None else _three_digits(floor),
+        rival or "",
+        "" if rival is None else _three_digits(1e3 * median(group, rival)),
+        _three_digits(floor) if floor else "",  # 0: nothing was counted
         "" if peak is None else _size(peak),
-        "" if first is None else _three_digits(first),
     ]
+    return "| " + " | ".join([op, size, ours or "", *figures]) + " |"
 
 
 def _three_digits(value: float) -> str:
@@ -180,19 +187,25 @@ def _draw_curve(axes: "Axes", points: list[tuple[str, int, dict[str, Record]]], 
     axes.grid(alpha=0.3)
 
 
+def newest_runs() -> Iterator[tuple[str, dict[str, Any]]]:
+    """The name of each machine and its last run."""
+    for folder in sorted(path for path in RESULTS.iterdir() if path.is_dir()):
+        if (path := newest(folder)) is not None:
+            yield folder.name, load(path)
+
+
+def page() -> str:
+    """docs/benchmarks.md."""
+    return "\n".join([INTRODUCTION, *(section(run, grouped(run["benchmarks"])) for _, run in newest_runs())])
+
+
 def main() -> None:
     (DOCS / "benchmarks").mkdir(exist_ok=True)
-    text = [INTRODUCTION]
-    for folder in sorted(path for path in RESULTS.iterdir() if path.is_dir()):
-        if (path := newest(folder)) is None:
-            continue
-        run = load(path)
-        groups = grouped(run["benchmarks"])
-        text.append(section(run, groups))
-        title = f"{folder.name}, commit {run['benchmarks'][0]['extra_info']['commit']}"
-        draw_ratios(groups, title, DOCS / "benchmarks" / f"{folder.name}-ratios.png")
-        draw_curves(groups, title, DOCS / "benchmarks" / f"{folder.name}-curves.png")
-    (DOCS / "benchmarks.md").write_text("\n".join(text), encoding="utf-8")
+    (DOCS / "benchmarks.md").write_text(page(), encoding="utf-8")
+    for name, run in newest_runs():
+        groups, title = grouped(run["benchmarks"]), f"{name}, commit {run['benchmarks'][0]['extra_info']['commit']}"
+        draw_ratios(groups, title, DOCS / "benchmarks" / f"{name}-ratios.png")
+        draw_curves(groups, title, DOCS / "benchmarks" / f"{name}-curves.png")
 
 
 if __name__ == "__main__":

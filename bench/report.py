@@ -1,27 +1,38 @@
-"""What results say: how our rows stand beside eager PyTorch and rivals, and which became slower than kept ones."""
+"""What results say: how our rows compare with eager PyTorch and rivals, and which are slower than the kept ones."""
 
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-__all__ = ["EAGER", "Groups", "Record", "grouped", "load", "newest", "ratio", "slower_rows", "standing"]
+__all__ = [
+    *("EAGER", "Groups", "Record", "Rows", "grouped", "largest", "load", "median", "newest"),
+    *("ratio", "rows_of", "slower_rows", "standing"),
+]
 
 Record = dict[str, Any]
 Groups = dict[str, dict[str, Record]]
 """group `<op>/<size>/<device>` -> backend -> what pytest-benchmark kept of it"""
 
-OURS = ("exact", "paths", "score_topk", "cuda graph", "cuda", "triton", "cpp")
+OURS = ("exact", "paths", "score_topk", "cuda graph", "cuda", "triton", "cpp", "fp32", "bf16", "ladq")
 EAGER = ("eager", "plain", "torch float32")
-"""What plain PyTorch is called; a group has one of them at most."""
+"""The names of plain PyTorch; a group has at most one of them."""
 OUR_PARTS = ("cpp bfloat16", "layers alone", "token scores of all items", "encoder, weights", "decoder, weights")
-"""How rows of ours begin that do less, or compute in less than float32."""
+"""How the names of our rows begin that do a part of the work, or compute in less than float32."""
 NOISE = 1.15
 
 
+class Rows(NamedTuple):
+    """The rows of a group that are compared: names of backends, None for one that the group lacks."""
+
+    ours: str | None
+    eager: str | None
+    rival: str | None
+
+
 def newest(folder: Path) -> Path | None:
-    """The file of a machine's last run, None where there is none."""
+    """The file of a machine's last run; None if no run is kept."""
     return max(folder.glob("*.json"), default=None)
 
 
@@ -37,31 +48,59 @@ def grouped(records: Iterable[Record]) -> Groups:
     return dict(groups)
 
 
+def median(group: dict[str, Record], backend: str) -> float:
+    """Seconds."""
+    return float(group[backend]["stats"]["median"])
+
+
+def rows_of(group: dict[str, Record]) -> Rows:
+    """Our fastest row, eager PyTorch's, and the fastest of what a user would run without reg4rec, by medians."""
+
+    def fastest(backends: Iterable[str]) -> str | None:
+        return min(backends, key=lambda backend: median(group, backend), default=None)
+
+    return Rows(
+        fastest(backend for backend in group if backend in OURS),
+        next((name for name in EAGER if name in group), None),
+        fastest(b for b in group if b not in OURS + EAGER and not b.startswith(OUR_PARTS)),
+    )
+
+
 def ratio(group: dict[str, Record], backend: str) -> float | None:
     """How many times faster than eager PyTorch, by medians."""
-    eager = next((name for name in EAGER if name in group), None)
-    return None if eager is None else _median(group[eager]) / _median(group[backend])
+    eager = rows_of(group).eager
+    return None if eager is None else median(group, eager) / median(group, backend)
+
+
+def largest(groups: Groups) -> Groups:
+    """Of each op the size at which eager PyTorch takes longest; ops without a row beside eager's are left out.
+
+    Sizes along an axis (`rows=64`) count only where an op has no others.
+    """
+    ops: dict[str, dict[tuple[bool, float], str]] = defaultdict(dict)
+    for name, group in groups.items():
+        rows = rows_of(group)
+        if rows.eager is not None and (rows.ours or rows.rival):
+            ops[name.partition("/")[0]]["=" not in name, median(group, rows.eager)] = name
+    return {name: groups[name] for sizes in ops.values() for name in [sizes[max(sizes)]]}
 
 
 def standing(groups: Groups) -> Iterator[str]:
-    """A line for every group that has a row of ours beside others: our best, and how many times faster it is."""
+    """A line for each group in which a row of ours has others beside it: our best, and how many times faster it is."""
     for name, group in groups.items():
-        ours = [backend for backend in group if backend in OURS]
-        rivals = [b for b in group if b not in OURS + EAGER and not b.startswith(OUR_PARTS)]
-        if not ours or len(group) == len(ours):
+        best, _, rival = rows_of(group)
+        if best is None or all(backend in OURS for backend in group):
             continue
-        best = min(ours, key=lambda backend: _median(group[backend]))
-        line = f"{name}: {best} {_milliseconds(_median(group[best]))}"
+        line = f"{name}: {best} {_milliseconds(median(group, best))}"
         if (times := ratio(group, best)) is not None:
             line += f", {times:.2f} times as fast as eager PyTorch"
-        if rivals:
-            rival = min(rivals, key=lambda backend: _median(group[backend]))
-            line += f", {_median(group[rival]) / _median(group[best]):.2f} times as fast as {rival}"
+        if rival is not None:
+            line += f", {median(group, rival) / median(group, best):.2f} times as fast as {rival}"
         yield line
 
 
 def slower_rows(groups: Groups, kept: dict[str, Any], name: str) -> Iterator[str]:
-    """Rows whose least time passes the kept one by more than noise, or a sentence that says why there is none."""
+    """Rows whose least time exceeds the kept one by more than noise, or a sentence that says why none was compared."""
     pairs = [
         (f"{group}: {backend}", record, before)
         for group, backends in grouped(kept["benchmarks"]).items()
@@ -81,10 +120,6 @@ def slower_rows(groups: Groups, kept: dict[str, Any], name: str) -> Iterator[str
 
 def _measured(record: Record) -> tuple[Any, ...]:
     return record["extra_info"]["threads"], record["extra_info"]["timer"]
-
-
-def _median(record: Record) -> float:
-    return float(record["stats"]["median"])
 
 
 def _least(record: Record) -> float:

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from bench.machine import machine_name
-from bench.report import Record, grouped, slower_rows, standing
+from bench.plot import DOCS, page
+from bench.report import Record, grouped, largest, slower_rows, standing
 
 pytest.importorskip("pytest_benchmark")
 ROOT = Path(__file__).parents[1]
@@ -67,6 +68,22 @@ def test_our_best_row_is_set_beside_eager_pytorch_and_the_best_rival() -> None:
     ]
     assert list(standing(grouped(alone))) == ["other/x/cpu: cpp 2 ms"]
     assert list(standing(grouped([row("faiss", 1e-3), row("onnx", 1e-3)]))) == []
+
+
+def test_the_page_has_of_each_op_the_size_that_takes_eager_pytorch_longest() -> None:
+    rows = [
+        *(row("eager", 1e-3, "topk/1q/cpu"), row("cpp", 1e-4, "topk/1q/cpu")),
+        *(row("eager", 5e-3, "topk/64q/cpu"), row("cpp", 4e-3, "topk/64q/cpu")),
+        *(row("eager", 9e-3, "topk/items=10/cpu"), row("cpp", 1e-3, "topk/items=10/cpu")),
+        *(row("torch float32", 1e-3), row("faiss", 3e-3)),
+        row("eager", 1e-3, "alone/x/cpu"),
+        row("cpp", 1e-3, "other/x/cpu"),
+    ]
+    assert list(largest(grouped(rows))) == ["topk/64q/cpu", "scan/users=1/cpu"]
+
+
+def test_the_page_is_drawn_from_the_newest_results() -> None:
+    assert (DOCS / "benchmarks.md").read_text(encoding="utf-8") == page(), "redraw it by `python -m bench.plot`"
 
 
 def test_a_row_is_slower_beyond_noise_and_by_the_same_timer() -> None:
