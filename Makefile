@@ -80,6 +80,7 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python -m tests.words
 	git ls-files 'csrc/*' 'tests/*.cpp' | xargs $(BIN)/clang-format --dry-run --Werror
 
 format: setup
