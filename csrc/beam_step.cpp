@@ -40,7 +40,7 @@ uint64_t mix(uint64_t x) {
   return x ^ (x >> 32);
 }
 
-// Children that can be among the best `count`. A histogram of how far they lie below the highest possible score tells
+// Children that can be among the best `count`. A histogram of how far they lie below the highest possible score shows
 // which cannot: those in a later bin than the count-th best so far.
 class Shortlist {
  public:

@@ -43,7 +43,7 @@ std::vector<int64_t> find_firsts(const EncodeHistories& args) {
   return firsts;
 }
 
-// Where pieces of the users begin, and the end of the last one: of as many as have at most so many rows, or of one.
+// Where pieces of the users begin, and the end of the last one. A piece has at most `most_rows` rows, or one user.
 std::vector<int64_t> cut(const std::vector<int64_t>& firsts, int64_t most_rows) {
   std::vector<int64_t> pieces{0};
   const int64_t num_users = static_cast<int64_t>(firsts.size()) - 1;

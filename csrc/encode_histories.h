@@ -36,7 +36,7 @@ struct Encoder {
   float scale;
 };
 
-// Throws std::invalid_argument where the lengths are not those of so many slots, or go beyond the positions.
+// Throws std::invalid_argument where the lengths are not those of the slots, or go beyond the positions.
 void encode_histories_cpu(const EncodeHistories& args, int num_threads);
 
 }  // namespace reg4rec

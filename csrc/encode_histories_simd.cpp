@@ -29,7 +29,7 @@ inline int64_t number_of(const EncodeHistories& args, int64_t slot) {
 }
 
 // Attention of the last slots of a user, whose queries are the rows of q, to all of its slots, whose keys and values
-// stand in the rows of kv.
+// are in the rows of kv.
 inline void attend_slots(const EncodeHistories& args, int64_t slots, float* kv, int64_t stride, float* q,
                          int64_t q_stride, int64_t num_queries, float scale, const AttentionScratch& scratch, float* to,
                          int64_t to_stride) {

@@ -48,7 +48,7 @@ struct Parts {
   }
 };
 
-// Calls task with scratch for `rows` rows of an op's layers, of which `queries` attend at once to so many `keys`;
+// Calls task with scratch for `rows` rows of an op's layers, of which `queries` attend at once to `keys` keys;
 // `outputs` are the loose panels of a row.
 template <typename Args, typename Task>
 void with_scratch(const Args& args, int64_t rows, int64_t queries, int64_t keys, int64_t outputs, Task task) {

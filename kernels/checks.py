@@ -25,7 +25,7 @@ INTEGERS = (torch.int64, torch.int32, torch.int16)
 
 
 class NegativeBitError(ValueError):
-    """An argument, of this `name`, whose numbers stand in memory with the sign turned, as those of `z.conj().imag`."""
+    """An argument, of this `name`, whose numbers are in memory with the sign turned, as those of `z.conj().imag`."""
 
     def __init__(self, op: str, name: str):
         super().__init__(f"{op}: {name} has torch's negative bit; pass {name}.resolve_neg()")

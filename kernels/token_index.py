@@ -95,7 +95,7 @@ class TokenIndex(NamedTuple):
         return self._taken_over(TokenIndex._of(self.codes_IM, self.counts_MK.shape[1], tokens, pairs))
 
     def _taken_over(self, made: "TokenIndex") -> "TokenIndex":
-        """What was made of this index, as right as it is."""
+        """An index derived from this one; as valid as this one."""
         return made._trusted() if _checked.has(self) else made
 
     def stored(self) -> dict[str, Tensor]:
@@ -178,7 +178,7 @@ class TokenIndex(NamedTuple):
     def items_sharing_tokens(self, tokens_PM: Tensor, fewest_P: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """All (path, item) pairs, by path, that share `fewest_P` (1 or more) of its tokens, and how many they share.
 
-        An item that shares f of d tokens carries one of any d - f + 1 of them, so the shortest lists of so many are
+        An item that shares f of d tokens carries one of any d - f + 1 of them, so the shortest lists of that many are
         read. With the codebooks in f - 1 groups it carries two of one group, so pairs within groups do where pairs are
         listed.
         """
@@ -198,14 +198,14 @@ class TokenIndex(NamedTuple):
         path_T = asker[at_T]
         shared_TM = self.codes_IM[item_T] == tokens_PM[path_T]
         shared_T = shared_TM.sum(1)
-        # an item that stands in several of a path's lists is taken from the first
+        # an item that is in several of a path's lists is taken from the first
         standing_TX = shared_TM[:, left_X] & shared_TM[:, right_X] & read_PX[path_T]
         first_T = standing_TX.cumsum(1).gather(1, slot[at_T, None]).squeeze(1) == 1
         taken_T = first_T & (shared_T >= fewest_P[path_T])
         return path_T[taken_T], item_T[taken_T], shared_T[taken_T]
 
     def is_excluded(self, user_T: Tensor, item_T: Tensor, exclude_BX: Tensor) -> Tensor:
-        """Which items stand in the row of exclude_BX (items, -1 for none) of the user beside them."""
+        """Which items are in the row of exclude_BX (items, -1 for none) of their user."""
         num_items = len(self.codes_IM)
         user_B1 = torch.arange(exclude_BX.shape[0], device=exclude_BX.device)[:, None]
         keys = torch.where(exclude_BX >= 0, user_B1 * num_items + exclude_BX, -1)

@@ -273,7 +273,7 @@ class _Loss(nn.Module):
 
 
 class Parallel:
-    """The loss of a stage, whose gradients are those of the whole batch: alone as it is, in a group by DDP or FSDP2.
+    """The loss of a stage, with the gradients of the whole batch: unwrapped in one process, else by DDP or FSDP2.
 
     FSDP2 cuts weights, gradients and the optimizer's state over the processes. Weights are put together for a whole
     step, since a loss calls more of a model than its forward, and for what looks at the module between two (`gather`);

@@ -38,7 +38,7 @@ __all__ = ["ERRORS", "Controller", "LoopConfig", "LoopResult", "Stage", "Validat
 WATCHING = ("log_every", "checkpoint_seconds", "tensorboard", "parallel")
 """Settings that may change when a run is resumed: they do not touch what is learned."""
 ERRORS = 2.0
-"""By so many standard errors an epoch must be below the best one to count as worse."""
+"""Standard errors by which an epoch must be below the best one to count as worse."""
 LINES_SHOWN = 12
 """Epochs of a run that print a line; metrics.jsonl has all."""
 
@@ -58,8 +58,8 @@ class LoopConfig:
     max_grad_norm: float = 1.0
     """gradients are scaled down to this norm"""
     patience: int = 0
-    """stop after so many epochs in a row that are below the best one by more than two standard errors of the paired
-    difference over the users; 0 never stops early"""
+    """stop after this number of epochs in a row that are below the best one by more than two standard errors of the
+    paired difference over the users; 0 never stops early"""
     log_every: int = 50
     """steps between two lines of metrics.jsonl"""
     updates_per_batch: int = 1
@@ -140,7 +140,7 @@ class Controller(Protocol):
     def after_backward(self, step: int, loss: Tensor) -> None: ...
 
     def report(self) -> dict[str, float]:
-        """What an epoch's line of metrics tells of it."""
+        """What an epoch adds to its line of metrics."""
         ...
 
     def state(self) -> dict[str, Any]: ...
@@ -150,7 +150,7 @@ class Controller(Protocol):
 
 @dataclass
 class LoopResult:
-    """What a finished run tells: the epoch whose weights the module now holds and one row of metrics an epoch.
+    """The result of a finished run: the epoch whose weights the module now holds and one row of metrics an epoch.
 
     `best_values_B` are the monitored values of the users in that epoch, where the stage has them.
     """

@@ -1,6 +1,6 @@
 """The accelerated ops in one flat list, what their callers make and ask, and the choice of a backend.
 
-Each op runs on the first of cuda, triton, cpp, eager that has no objection to the call; `which` tells the choice and
+Each op runs on the first of cuda, triton, cpp, eager that has no objection to the call; `which` shows the choice and
 the reasons, `use_backend` or the variable REG4REC_BACKEND (read when this module is imported) forces one.
 """
 

@@ -43,7 +43,7 @@ def say(line: str) -> None:
 
 
 class Bar(Protocol):
-    """What a work tells of itself: that it has done more, and values to show beside that."""
+    """The progress of a loop: how much it has done, and values to show with it."""
 
     def update(self, n: int = 1, /) -> Any: ...
 

@@ -191,7 +191,7 @@ def fit(
         rec = reg4rec.fit("clicks.csv", "items.csv", out="runs/shop", reading={"user": "customer"})
 
     data: a dataset, a folder or a name that `load_dataset` knows, or interactions (a file, a folder of Parquet parts, a
-    DataFrame), which `items` describes and `reading` tells how to read (arguments of `read_interactions`). A recipe
+    DataFrame), which `items` describes and `reading` says how to read (arguments of `read_interactions`). A recipe
     given by its name gets codebooks that fit the catalog: about items / 8 codewords, at most 256. `out` receives data/,
     a folder a stage, recommender/ and metrics.json, the Recall and NDCG of the test items beside popularity's; the same
     call again goes on where a killed one stopped. `progress` shows each epoch and the figures on standard error.

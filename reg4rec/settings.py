@@ -49,7 +49,7 @@ def differences(name: str, found: Any, wanted: Any) -> list[str]:
 def override(config: Config, changes: dict[str, Any]) -> Config:
     """A copy of a dataclass with `changes` to its fields, or to fields of the dataclasses that it holds.
 
-    InputError names settings that there are none of, and lists those that there are.
+    InputError names unknown settings and lists the known ones.
     """
     known = [f.name for f in fields(config)]  # type: ignore[arg-type]
     own = {name: value for name, value in changes.items() if name in known}

@@ -166,7 +166,7 @@ def atomic_folder(path: str | Path, mark: str, also: Sequence[str] = ()) -> Iter
     """Yield an empty folder that becomes `path` when the block ends without an error.
 
     It replaces a folder of its kind: one that holds the file `mark` and no others than the new one has or the patterns
-    `also` allow. InputError for a folder with anything else in it, which stays as it is.
+    `also` allow. InputError for a folder with anything else in it, which stays unchanged.
     """
     path = Path(path).resolve()
     check_place(path)

@@ -1,4 +1,4 @@
-"""Phrases that make a reader stop, and the pages that must not have them: `python -m tests.words`, in `make lint`."""
+"""Phrases that make a reader stop, and the files that must not have them: `python -m tests.words`, in `make lint`."""
 
 import re
 import sys
@@ -10,6 +10,11 @@ PLACES = (
     "README.md",
     "CONTRIBUTING.md",
     "docs/*.md",
+    "reg4rec/**/*.py",
+    "kernels/**/*.py",
+    "csrc/*.*",
+    "bench/*.py",
+    "examples/*.py",
 )
 BANNED = {
     "there are none of": "name what is missing",

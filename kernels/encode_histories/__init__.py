@@ -38,7 +38,7 @@ def encode_histories(
     A user's result depends on its own slots alone: any split of the users gives the same bits in C++, and so do states
     with and without memory. Without gradient. B may be 0. ValueError for a wrong dtype, device or shape, on the CPU
     also for lengths that do not make X slots or whose numbers have no row. Numbers that are not finite, or of 1e15 and
-    more, become NaN where they stand in x_XD or come up in attention or a norm, and so does what is made of them;
+    more, become NaN where they are in x_XD or come up in attention or a norm, and so does what is made of them;
     weights of 1e6 and more are refused.
 
     Paper: model, figure, D6: the encoder, and the memory of cross-attention.

@@ -50,7 +50,7 @@ def nearest_codes_kernel(
     latents_ptr += m * stride_xm + b[:, None] * stride_xb
     codebooks_ptr += m * stride_cm
 
-    # each lane keeps the best and second best of its own codes; lanes meet after the last tile
+    # each lane keeps the best and second best of its codes; lanes meet after the last tile
     best_BK = tl.full((BLOCK_B, BLOCK_K), float("inf"), tl.float32)
     second_BK = tl.full((BLOCK_B, BLOCK_K), float("inf"), tl.float32)
     id_BK = tl.zeros((BLOCK_B, BLOCK_K), tl.int32)

@@ -15,7 +15,7 @@ def path_attention(
     """mixed_BPAQ: softmax over the S steps of each path of q . k / sqrt(Q), applied to their values, head by head.
 
     Step s of path p has its keys and values in row rows_BPS[b, p, s] of step s: of the path itself or the one that it
-    descends from, so that nothing moves when paths are replaced by their children. S is at most T; what stands in
+    descends from, so that nothing moves when paths are replaced by their children. S is at most T; what is in
     later steps and other rows is not read. Sums are float32 (float64 for float64), the result has the dtype of q_BPAQ.
     Without gradient. B and P may be 0, S may not. ValueError for a wrong dtype, device or shape, on the CPU also for
     rows that are not 0..R-1. Numbers that are not finite, or 1e15 and more, count as NaN.

@@ -121,7 +121,7 @@ class RpgNetwork(CausalNetwork):
         return F.embedding(self.codes_IM[items] + first_M, self.tokens_MKD.flatten(0, 1)).mean(-2)
 
     def token_logits(self, states_TD: Tensor) -> Tensor:
-        """(T, M, K): the scores of all tokens after a state, each codebook's by a head of its own."""
+        """(T, M, K): the scores of all tokens after a state, each codebook has its own head."""
         heads_TMD = states_TD[:, None] + F.silu(self.heads(states_TD)).unflatten(1, (len(self.tokens_MKD), -1))
         cosines_MTK = F.normalize(heads_TMD, dim=-1).transpose(0, 1) @ F.normalize(self.tokens_MKD, dim=-1).mT
         return cosines_MTK.transpose(0, 1) / self.temperature

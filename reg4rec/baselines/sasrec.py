@@ -183,7 +183,7 @@ class SASRec:
         return torch.cat(scores), torch.cat(rows)
 
     def _vectors(self) -> ops.ItemVectors:
-        """The item embeddings as they are scanned, made anew when they have changed."""
+        """The item embeddings as they are scanned, made again when they have changed."""
         state = weights_state([self.network.items_ID])
         if self._kept is None or self._kept[0] != state:
             # they hold the weight itself, so that no other can take its address

@@ -77,7 +77,7 @@ class TigerConfig:
 class Tiger:
     """Ranks items by a beam search over the trie of their token sequences.
 
-    As Rajput et al. 2023 (arXiv 2305.05065) describe it: RQ-VAE tokens of item texts and a fourth one that tells apart
+    As Rajput et al. 2023 (arXiv 2305.05065) describe it: RQ-VAE tokens of item texts and a fourth one that separates
     items which share three; an encoder-decoder that emits them in order. Other than there, the transformer, its
     training windows and its optimizer are this library's, so that a comparison shows what tokens and decoding do;
     there is no user token; and texts enter by TF-IDF and SVD unless `tokenizer.views` names a matrix of embeddings.

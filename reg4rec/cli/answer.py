@@ -160,7 +160,7 @@ def _first_sentence(place: str) -> str:
 
 
 def _parse(name: str, words: list[str]) -> Any:
-    """The chosen command; an InputError of its settings comes as it is, not in tyro's words."""
+    """The chosen command; an InputError of its settings passes unchanged, not in tyro's words."""
     import tyro
 
     module, _, kind = COMMANDS[name].partition(".")

@@ -41,11 +41,11 @@ class FileOptions:
     """what each kind counts as a target of training, purchase=1 view=0.2 for example: 0 is history alone, rows of kinds
     that are not listed are left out"""
     title: str | None = None
-    """column of the item titles, by default `title` where there is one"""
+    """column of the item titles, by default `title` if it exists"""
     brand: str | None = None
-    """column of the item brands, by default `brand` where there is one"""
+    """column of the item brands, by default `brand` if it exists"""
     categories: str | None = None
-    """column of the category path, a list or text separated by | or >, by default `categories` where there is one"""
+    """column of the category path, a list or text separated by | or >, by default `categories` if it exists"""
     min_interactions: int = 1
     """users and items with fewer are dropped, again and again until none is left (k-core); 1 keeps all"""
     clicked_only: bool = False
@@ -144,7 +144,7 @@ class DataOptions:
 
 @contextlib.contextmanager
 def _told_at_the_end() -> Iterator[None]:
-    """Within the block nothing is warned of that another split or order of ties may mend; `describe` tells it."""
+    """Within the block nothing is warned of that another split or order of ties may mend; `describe` says it."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"reg4rec: (no user can be validated|[0-9]+% of a user's neighboring)")
         yield

@@ -35,7 +35,7 @@ class Explain:
     theta: float | None = None
     """CORP's threshold in nats, instead of the recommender's own"""
     html: Path | None = None
-    """write the explanation as a page of its own, too"""
+    """also write the explanation as a separate page"""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 ..."""
     json: bool = False

@@ -1,4 +1,4 @@
-"""`reg4rec report`: all findings, or what a run tells, on one page."""
+"""`reg4rec report`: all findings, or one run, on one page."""
 
 from dataclasses import dataclass
 from pathlib import Path

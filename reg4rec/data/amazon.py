@@ -37,7 +37,7 @@ def parse_literal(line: bytes) -> Any:
 
 @dataclass(frozen=True)
 class Release:
-    """How one release names its files and fields; `categories` tells the first path of an item."""
+    """How one release names its files and fields; `categories` gives the first path of an item."""
 
     year: int
     reviews: str

@@ -37,7 +37,7 @@ def atomic_paths(column: pl.Series) -> pl.Series:
     """Category paths as lists.
 
     The text is separated by ", ", or by spaces, where the first word is the category. Quoted labels, as in RecBole's
-    Amazon sets, stand in no order: the label of more items comes first, as on a path.
+    Amazon sets, have no order: the label of more items comes first, as on a path.
     """
     text = column.cast(pl.String)
     if (text.str.contains(r"^['\"]") | (text == "")).all():

@@ -79,7 +79,7 @@ class ItemCatalog:
     def rows(self, ids: pa.Array | pa.ChunkedArray | Sequence[Any] | npt.NDArray[Any]) -> npt.NDArray[np.int32]:
         """The item row of each id, int32; -1 for an id that is not in the catalog.
 
-        Text finds a number only as it is written plainly: of a catalog of whole numbers "7" is item 7, "007" is none.
+        Text finds a number only in its plain form: of a catalog of whole numbers "7" is item 7, "007" is none.
         """
         if len(ids) == 0:
             return np.empty(0, dtype=np.int32)
@@ -222,4 +222,4 @@ def _check_ids(ids: pa.ChunkedArray) -> None:
     if len(pc.unique(ids)) < len(ids):
         repeated = pc.value_counts(ids).to_pylist()
         example = next(entry["values"] for entry in repeated if entry["counts"] > 1)
-        raise InputError(f"item_id {example!r} stands in several rows of the item table; keep one row an item")
+        raise InputError(f"item_id {example!r} is in several rows of the item table; keep one row an item")

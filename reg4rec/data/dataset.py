@@ -133,7 +133,7 @@ class Dataset:
         return self.sequences.without_last(self.sequences.lengths - self._kept_in(name))
 
     def item_counts(self, name: PartName) -> npt.NDArray[np.int64]:
-        """How often each item stands in a part, (I,): its popularity."""
+        """How often each item occurs in a part, (I,): its popularity."""
         return np.bincount(self.part(name).items, minlength=self.num_items)
 
     def targets(self, split: SplitName) -> tuple[Int32, Int32]:

@@ -27,7 +27,7 @@ KNOWN = {
 
 EVENTS = ("event", "event_type", "event_name", "action", "action_type", "behavior", "behavior_type", "behaviour")
 FEW_TARGETS = 30
-"""Of fewer targets of the heaviest kind a dataset tells."""
+"""A dataset with fewer targets of the heaviest kind says so."""
 DIVIDERS = ("/", ", ")
 
 

@@ -43,7 +43,7 @@ class BadLines:
 
     Lines left out because they cannot be read are counted and the first ones shown; InputError above `limit`.
     `nameless` counts the rows without an id by column, `other_kinds` those of each kind without a weight, and `hints`
-    tells of columns that nothing uses.
+    names columns that nothing uses.
     """
 
     limit: int = 10
@@ -71,7 +71,7 @@ class BadLines:
 
 
 def file_kind(path: Path) -> str:
-    """The ending that tells how a file is read: ".csv" of "clicks.csv" and of "clicks.csv.gz"."""
+    """The ending that decides how a file is read: ".csv" of "clicks.csv" and of "clicks.csv.gz"."""
     return (path.with_suffix("") if path.suffix.lower() == ".gz" else path).suffix.lower()
 
 

@@ -2,7 +2,7 @@
 
 A field that begins with a quotation mark and ends with one right before a separator or the end of a line is quoted, and
 may hold both. Any other quotation mark is text: `12" pipe`, or a title that opens with one. A quoted field that would
-run over several lines is text too, if each of these lines is a row of its own: otherwise an open mark would swallow all
+run over several lines is text too, if each of these lines is a row itself: otherwise an open mark would swallow all
 rows up to the next.
 """
 
@@ -200,7 +200,7 @@ class _Reader:
         return after[:1] in (b"", b"\n", self.layout.separator) or after in (b"\r\n", b"\r")
 
     def _is_one(self, start: int, end: int) -> bool:
-        """Whether several lines are one row: valid text, and not each of them a row of its own."""
+        """Whether several lines are one row: valid text, and not each of them a row itself."""
         if not is_utf8(self.content[start:end]):
             return False
         usual = self._usual

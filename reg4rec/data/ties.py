@@ -13,7 +13,7 @@ from reg4rec.errors import InputError
 __all__ = ["shuffled_ties", "tied_times"]
 
 FEW_TIES, IN_ORDER = 20, 0.9
-"""Equal times in the order of ids are told of from so many on, if so large a share of them is in order."""
+"""Number of equal times, and share of them in the order of ids, from which a warning says so."""
 
 Numbers = npt.NDArray[Any]
 

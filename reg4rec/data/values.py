@@ -19,14 +19,14 @@ YEAR_LAST = r"^(?P<one>\d{1,2})[-/.](?P<two>\d{1,2})[-/.](?P<year>\d{4})" + CLOC
 
 
 def as_plain_ids(text: pl.Series) -> pl.Series:
-    """Whole numbers where every value is one and is written plainly, else the text as it is."""
+    """Whole numbers where every value is one and is written plainly, else the unchanged text."""
     numbers = text.cast(pl.Int64, strict=False)
     alike = numbers.null_count() == text.null_count() and (numbers.cast(pl.String) == text).all()
     return numbers if alike else text
 
 
 def plain_column(text: pl.Series) -> pl.Series:
-    """Whole numbers or numbers where every value is one, else the text as it is."""
+    """Whole numbers or numbers where every value is one, else the unchanged text."""
     whole = as_plain_ids(text)
     if whole.dtype != pl.String:
         return whole
@@ -78,7 +78,7 @@ def as_times(where: Any, time: pl.Series) -> pl.Series:
     """Times as Int64 or Float64; dates and moments, also as text, become microseconds since 1970 (UTC unless they say).
 
     InputError for missing ones, and for text that is neither number nor date or that can be read in two ways. A
-    warning tells of numbers in two units.
+    warning names numbers in two units.
     """
     if isinstance(time.dtype, pl.Time | pl.Duration):
         raise InputError(f"column {time.name} of {where} is a time of day or a duration; join it with its date")

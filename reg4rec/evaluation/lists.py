@@ -23,7 +23,7 @@ Float64 = npt.NDArray[np.float64]
 class ListMeasures:
     """Collects lists of items batch by batch; `values` are means over all of them.
 
-    `coverage@k`: the share of the catalog that is among the first k of any list; at the largest cut-off it tells which
+    `coverage@k`: the share of the catalog that is among the first k of any list; at the largest cut-off it says which
     part of the catalog a method can reach. `overlap@10`: the share of their first 10 items that two lists have in
     common, 1 where all are the same, 0 for a single one. If `whole`, of the first 10 items: `popularity@10`, training
     interactions an item; `novelty@10`, bits of surprise, -log2 of an item's share of the training interactions (one

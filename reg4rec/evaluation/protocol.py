@@ -42,7 +42,7 @@ class Ranker(Protocol):
 
 @runtime_checkable
 class DetailedRanker(Ranker, Protocol):
-    """A ranker that can say more about each user than the ranking; the means stand in the report's `extra`."""
+    """A ranker that can say more about each user than the ranking; the means are in the report's `extra`."""
 
     def rank_with_details(
         self, histories: Sequences, k: int, filter_seen: bool, targets: Int32

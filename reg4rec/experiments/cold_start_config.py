@@ -34,4 +34,4 @@ class ColdStartConfig:
             ("seed", self.seed in SEEDS, SEED_RANGE),
         )
         if {self.reg4rec.pretrain.part, self.sasrec.part} != {"train"}:
-            raise InputError("a study of cold starts trains on the training part; leave part as it is")
+            raise InputError("a study of cold starts trains on the training part; leave part unchanged")

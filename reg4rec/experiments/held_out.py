@@ -36,7 +36,7 @@ class HeldOut:
 def hold_out(data: Dataset, items: float, users: float, seed: int) -> HeldOut:
     """Hold out random parts of the items and of the users; the same seed draws the same ones.
 
-    New items stand in the order in which they were drawn, so that ties by row number favor none of them. InputError
+    New items keep the order in which they were drawn, so that ties by row number favor none of them. InputError
     where too little is left or no user's next item is new.
     """
     draw = np.random.default_rng(seed)

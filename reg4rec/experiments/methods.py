@@ -28,7 +28,7 @@ Part = Literal["train", "train+validation"]
 class Job:
     """One fit of a method, by its `settings`; fits that agree in all that decides them share a folder in `fits`.
 
-    `epochs` None chooses the epoch on validation under `protocol`; a number is a final fit of so many epochs on
+    `epochs` None chooses the epoch on validation under `protocol`; a number is a final fit of that many epochs on
     train+validation, with the search that was chosen before.
     """
 
@@ -65,7 +65,7 @@ class Job:
         }
 
     def run(self, name: str) -> Run:
-        """A folder of its own for a fit that has no stages."""
+        """A separate folder for a fit that has no stages."""
         return Run(self.fits / f"{name}-{digest_of(self.identity)}", self.seed, self.device)
 
 

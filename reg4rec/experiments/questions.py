@@ -59,7 +59,7 @@ def _labels(name: str, mislabeled: float = 0.0, **tokenizer: Any) -> tuple[Varia
 
 RQ_VAE = {"kind": "rq-vae", "codeword_dim": 32, "hidden_dim": 512}
 """With the sizes that TIGER gives it, layers of 512, 256 and 128: MPQ's would squeeze its one latent."""
-AS_IT_IS = "the recipe as it is"
+AS_IT_IS = "the recipe unchanged"
 TOKENS_ALONE = {"score_items": False, "token_weight": 1.0}
 """A model that ranks by its paths alone, as the paper's does."""
 

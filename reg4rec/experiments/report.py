@@ -18,14 +18,14 @@ from reg4rec.writing import atomic_file
 __all__ = ["SavedFinding", "gather", "write_report"]
 
 SHOWN = ("settings", "changes", "cards", "counts", "versions", "machine")
-"""Parts of a finding that tell how it was made; its rows stand in the table."""
+"""Parts of a finding that say how it was made; its rows are in the table."""
 PASSED_OVER = {"checkpoints", "fits", "runs"}
 """Folders of runs: they hold no findings, and much else."""
 
 
 @dataclass(frozen=True)
 class SavedFinding:
-    """What one comparison or study wrote: its header, its Markdown, and its picture where there is one."""
+    """What one comparison or study wrote: its header, its Markdown, and its picture if it has one."""
 
     place: str
     """its name in the folder that was searched"""

@@ -1,4 +1,4 @@
-"""What a run tells of itself, in the form that a report takes: settings, curves, tokens, figures, what ails it."""
+"""A page about one run, in the form that a report takes: settings, curves, tokens, figures, what ails it."""
 
 import io
 import json
@@ -59,7 +59,7 @@ def _of_stage(folder: Path, place: str) -> SavedFinding:
     parts += _epochs(folder, rows)
     if (folder / "align.json").is_file():
         record = read_json(folder / "align.json")
-        head = ["validation, as it is searched", "before", "after" if record["kept"] else "after (not kept)"]
+        head = ["validation, by its own search", "before", "after" if record["kept"] else "after (not kept)"]
         values = [[_short(name), value, record["after"][name]] for name, value in record["before"].items()]
         parts += ["## Alignment", _table(head, values)]
     if (folder / "calibration.json").is_file():

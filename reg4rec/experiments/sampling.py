@@ -150,8 +150,8 @@ def sampling(
 ) -> SamplingFindings:
     """Train once, sampling often, and replay controllers that sample rarely; writes `sampling.md`, `.json`, `.png`.
 
-    The run stands in `out/run`: killed, it goes on; finished, it is not trained again. Paper: LADQ, stated (sampling
-    must be frequent enough to catch phase changes).
+    The run is saved in `out/run`: a killed run continues, a finished one is not trained again.
+    Paper: LADQ, stated (sampling must be frequent enough to catch phase changes).
     """
     config, out = override(config or SamplingConfig(), overrides), Path(out)
     check_study_folder(out)
@@ -161,7 +161,7 @@ def sampling(
     history = read_ladq(out / "run").history
     if len(history) < 2 * SMOOTH:
         raise InputError(
-            f"the run has {len(history)} samples, a study needs {2 * SMOOTH}; train longer or sample oftener"
+            f"the run has {len(history)} samples, a study needs {2 * SMOOTH}; train longer or sample more often"
         )
     truth = _truth(history, config.ladq)
     findings = SamplingFindings(

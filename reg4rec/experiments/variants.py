@@ -70,11 +70,11 @@ def study_variants(
 ) -> VariantFindings:
     """Fit and measure the rows of a question of `QUESTIONS`; writes `NAME.md`, `NAME.json` and `NAME.png`.
 
-    Quality is that of `evaluate` on validation users, protocol `standard`; test is not read. Fits stand in `out/fits`,
-    named after all that decides them, so that studies in one folder share them; what is finished is not fitted or
-    measured again, what was killed goes on. The table is written anew after every row. A row whose settings this
-    dataset cannot have, or whose tokens collapse, stands as a note.
-    `overrides` replace fields of `config`. InputError for a question or rows that there are none of.
+    Quality is that of `evaluate` on validation users, protocol `standard`; test is not read. Fits are saved in
+    `out/fits`, so that studies in one folder share them. A killed study continues: what is finished is not fitted or
+    measured again. The table is written after every row. A row whose settings do not fit this dataset, or whose tokens
+    collapse, becomes a note.
+    `overrides` replace fields of `config`. InputError for an unknown question or row.
     """
     config, out = override(config or VariantConfig(), overrides), Path(out)
     check_study_folder(out)

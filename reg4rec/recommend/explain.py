@@ -202,7 +202,7 @@ def _described(
     filter_seen: bool,
     threshold: float | None,
 ) -> list[Recommended]:
-    """The items with the highest scores, each with the path of its own tokens."""
+    """The items with the highest scores, each with the path of the item's tokens."""
     sequences, words = Sequences.from_lists([history]), _Words(recommender)
     (results,) = recommender.results(sequences, k, filter_seen)
     paths, js_BNS = recommender.reasons(sequences, results.ranking.items_BN)

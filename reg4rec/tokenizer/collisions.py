@@ -74,7 +74,7 @@ def _first_free(wanted_T: npt.NDArray[np.int64], cost_T: npt.NDArray[np.floating
 
 
 def _candidates(num_books: int, num_near: int) -> npt.NDArray[np.int64]:
-    """Rows a, t, b, u: codebook a takes its t-th nearest codeword and b its u-th; u = 0 leaves b as it is."""
+    """Rows a, t, b, u: codebook a takes its t-th nearest codeword and b its u-th; u = 0 leaves b unchanged."""
     books = range(num_books)
     singles = [(a, t, a, 0) for a in books for t in range(1, num_near)]
     few = range(1, min(num_near, _PAIRS + 1))

@@ -105,7 +105,7 @@ class TokenizerConfig:
 
     @property
     def tokens_per_item(self) -> int:
-        """M, and the collision token where there is one."""
+        """M, and the collision token if there is one."""
         return self.num_codebooks + self.collision_token
 
     def steps_per_epoch(self, num_items: int) -> int:

@@ -48,7 +48,7 @@ class Health:
     moved_rate: float
     """part of the items that took a codeword which is not the nearest, to avoid a collision"""
     buckets: dict[str, int]
-    """how many token sets are shared by so many items"""
+    """number of token sets that are shared by this number of items"""
     similarity: list[list[float]]
     """(M, M) chance-corrected normalized mutual information of two codebooks: 0 independent, 1 copies"""
     gate_mean: list[float]

@@ -40,7 +40,7 @@ class TokenNames:
             self.words = []
 
     def words_of(self, codebook: int, code: int, count: int = 3) -> list[str]:
-        """The token's most telling words, at most `count`; none where no word tells it from other tokens."""
+        """The words that distinguish the token best, at most `count`; none if no word does."""
         rows = np.flatnonzero(self.codes_IM[:, codebook] == code)
         if not (self.words and len(rows)):
             return []
@@ -68,7 +68,7 @@ class TokenNames:
 def _log_likelihood_ratio(
     with_T: npt.NDArray[np.int32], items_T: npt.NDArray[np.int32], carriers: int, num_items: int
 ) -> npt.NDArray[np.float64]:
-    """G-squared of words and a token that `carriers` items have; 0 for words that they have no oftener than others."""
+    """G-squared of words and a token that `carriers` items have; 0 for words that are no more frequent there."""
     table = (
         (with_T, carriers, items_T),
         (carriers - with_T, carriers, num_items - items_T),

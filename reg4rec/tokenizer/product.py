@@ -13,7 +13,7 @@ from reg4rec.tokenizer.quantizer import Quantizer
 __all__ = ["ProductQuantizer", "balanced_rotation", "fit_product"]
 
 ROTATIONS = 20
-"""times that the rotation is learned anew"""
+"""how often the rotation is learned again"""
 
 
 class ProductQuantizer(Quantizer):

@@ -91,7 +91,7 @@ class Tokenizer:
         items of the fit have.
         """
         if self.config.collision_token:
-            raise InputError("this tokenizer numbers colliding items by a token of its own; it takes no further items")
+            raise InputError("this tokenizer numbers colliding items by an additional token; it takes no further items")
         vectors_TV = self.views.transform(table, vectors)
         codes_TM = self.encode(vectors_TV)
         mixed_TE = self.quantizer.mix(codes_TM.long(), torch.from_numpy(vectors_TV))

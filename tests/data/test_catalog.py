@@ -32,7 +32,7 @@ def test_ids_of_another_type_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("ids", "message"), [([1, None], "1 of 2 items have no item_id"), (["a", "b", "a"], "'a' stands in several rows")]
+    ("ids", "message"), [([1, None], "1 of 2 items have no item_id"), (["a", "b", "a"], "'a' is in several rows")]
 )
 def test_bad_ids_are_refused(ids: list[Any], message: str) -> None:
     with pytest.raises(InputError, match=message):

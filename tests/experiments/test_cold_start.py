@@ -203,7 +203,7 @@ def test_a_run_with_other_settings_is_refused(small: Dataset, folder: Path, find
         ({"users": 1.0}, "users is 1.0; it must be above 0 and below 1"),
         ({"newest": (0,)}, "lengths from 1 up"),
         ({"seed": -1}, "seed is -1"),
-        ({"sasrec": SASRecConfig(part="train+validation")}, "leave part as it is"),
+        ({"sasrec": SASRecConfig(part="train+validation")}, "leave part unchanged"),
     ],
 )
 def test_studies_that_make_no_sense_are_refused(wrong: dict[str, Any], said: str) -> None:

@@ -115,7 +115,7 @@ def test_a_change_that_cannot_be_made_names_the_item_and_changes_nothing(
     expected = changing.recommend([["item1"]], k=70, to="polars")
     collision = replace(changing.tokenizer, config=replace(changing.tokenizer.config, collision_token=True))
     for table, message in (
-        (pa.concat_tables([new, new.slice(2, 1)]), "item_id 'new2' stands in several rows"),
+        (pa.concat_tables([new, new.slice(2, 1)]), "item_id 'new2' is in several rows"),
         (new.drop_columns(["item_id"]), "no column item_id"),
         (new.set_column(0, "item_id", pa.array([[1]] * 10)), "item ids are of type"),
     ):
