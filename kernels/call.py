@@ -79,7 +79,7 @@ def by_name(op: str, fields: Sequence[tuple[str, str]], use: Callable[[bytes], A
         {"use": use, "pack": struct.Struct("".join(kinds for kinds, _ in words)).pack},
     )
     function.__qualname__ = op
-    return function  # type: ignore[no-any-return]
+    return function
 
 
 def _words(name: str, kind: str) -> tuple[str, str]:

@@ -49,15 +49,15 @@ def _check(call: BeamStep) -> None:
         bind("beam_step", {name: tensor}, sizes=sizes, device=device)
     tokens = {"tokens_BPM": call.tokens_BPM, "exclude_BX": call.exclude_BX}
     bind("beam_step", {}, tokens, integer_dtypes=(torch.int64,), sizes=sizes, device=device)
-    bind_index("beam_step", call.index, sizes, device)
+    bind_index("beam_step", call.token_index, sizes, device)
     check_count("beam_step", "num_beams", call.num_beams, 1)
     check_count("beam_step", "num_spares", call.num_spares, 0)
 
 
 def _values(call: BeamStep) -> None:
-    check_index("beam_step", call.index)
-    within("beam_step", "tokens_BPM", call.tokens_BPM, -1, call.index.counts_MK.shape[1] - 1)
-    within("beam_step", "exclude_BX", call.exclude_BX, -1, len(call.index.codes_IM) - 1)
+    check_index("beam_step", call.token_index)
+    within("beam_step", "tokens_BPM", call.tokens_BPM, -1, call.token_index.counts_MK.shape[1] - 1)
+    within("beam_step", "exclude_BX", call.exclude_BX, -1, len(call.token_index.codes_IM) - 1)
 
 
 OP = Op(

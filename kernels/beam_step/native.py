@@ -16,7 +16,7 @@ def objection(call: BeamStep) -> str | None:
     for name, tensor in (("scores_BP", call.scores_BP), ("js_BP", call.js_BP)):
         if tensor is not None and tensor.dtype != torch.float32:
             return f"it reads float32, {name} is {tensor.dtype}"
-    if not all(part.is_contiguous() for part in call.index):
+    if not all(part.is_contiguous() for part in call.token_index):
         return "it reads a contiguous index, as TokenIndex.build makes it"
     return None
 
@@ -29,7 +29,7 @@ def run(call: BeamStep) -> Results:
 
 def fields(call: BeamStep, results: Results) -> dict[str, Any]:
     """Those of the struct in C++ and CUDA."""
-    index, (batch, num_paths, num_codebooks, codebook_size) = call.index, call.logits_BPMK.shape
+    index, (batch, num_paths, num_codebooks, codebook_size) = call.token_index, call.logits_BPMK.shape
     parent_BP, token_BP, scores_BP, fallback_B = results
     return {
         "batch": batch,

@@ -21,7 +21,7 @@ class BeamStep(NamedTuple):
     scores_BP: Tensor
     tokens_BPM: Tensor
     js_BP: Tensor | None
-    index: TokenIndex
+    token_index: TokenIndex
     num_beams: int
     num_spares: int
     threshold: float | None = None

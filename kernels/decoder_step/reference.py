@@ -61,8 +61,8 @@ def empty_results(call: DecoderStep) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def decoder_step_reference(call: DecoderStep) -> tuple[torch.Tensor, torch.Tensor]:
-    inputs_XD, row_BP, scale, position_D, states_BD, kept_BTRZAQ, rows_BPS, memory_BZAJQ, visible_BJ, *rest = call
-    weights_Y, shape, with_logits = rest
+    inputs_XD, row_BP, scale, position_D, states_BD, kept_BTRZAQ, rows_BPS, memory_BZAJQ, visible_BJ, *_ = call
+    weights_Y, shape, with_logits = call[-3:]
     dim, num_heads, (num_paths, step) = inputs_XD.shape[1], memory_BZAJQ.shape[2], rows_BPS.shape[1:]
     own_BP1 = torch.arange(num_paths, device=row_BP.device)[:, None].expand(*row_BP.shape, 1)
     path_BPS = torch.cat([rows_BPS, own_BP1], dim=2)

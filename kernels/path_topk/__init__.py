@@ -38,7 +38,7 @@ def _check(call: PathTopk) -> None:
     rows = {"tokens_BWM": call.tokens_BWM, "rank_I": call.rank_I, "exclude_BX": call.exclude_BX}
     sizes = bind("path_topk", {"scores_BW": call.scores_BW}, rows, integer_dtypes=(torch.int64,))
     device, scoring = call.tokens_BWM.device, call.scoring
-    bind_index("path_topk", call.index, sizes, device)
+    bind_index("path_topk", call.token_index, sizes, device)
     if scoring is not None:
         floats = {"scoring.logits_BMK": scoring.logits_BMK, "scoring.states_BD": scoring.states_BD}
         floats |= {"scoring.residual_ID": scoring.residual_ID, "scoring.repeat_bias_": scoring.repeat_bias}
@@ -48,11 +48,11 @@ def _check(call: PathTopk) -> None:
 
 
 def _values(call: PathTopk) -> None:
-    check_index("path_topk", call.index)
-    within("path_topk", "tokens_BWM", call.tokens_BWM, -1, call.index.counts_MK.shape[1] - 1)
-    within("path_topk", "exclude_BX", call.exclude_BX, -1, len(call.index.codes_IM) - 1)
+    check_index("path_topk", call.token_index)
+    within("path_topk", "tokens_BWM", call.tokens_BWM, -1, call.token_index.counts_MK.shape[1] - 1)
+    within("path_topk", "exclude_BX", call.exclude_BX, -1, len(call.token_index.codes_IM) - 1)
     if call.scoring is not None:
-        within("path_topk", "scoring.repeated_BL", call.scoring.repeated_BL, -1, len(call.index.codes_IM) - 1)
+        within("path_topk", "scoring.repeated_BL", call.scoring.repeated_BL, -1, len(call.token_index.codes_IM) - 1)
 
 
 OP = Op(

@@ -13,13 +13,13 @@ def objection(call: PathTopk) -> str | None:
     for name, tensor in (("scores_BW", call.scores_BW), ("scoring.logits_BMK", logits_BMK)):
         if tensor is not None and tensor.dtype != torch.float32:
             return f"it reads float32, {name} is {tensor.dtype}"
-    if not all(part.is_contiguous() for part in call.index):
+    if not all(part.is_contiguous() for part in call.token_index):
         return "it reads a contiguous index, as TokenIndex.build makes it"
     return None
 
 
 def run(call: PathTopk) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    index, results = call.index, empty_results(call)
+    index, results = call.token_index, empty_results(call)
     logits_BMK, states_BD, residual_ID, repeated_BL, repeat_bias = call.scoring or (None,) * 5
     (num_users, num_paths, num_codebooks), (best_BN, items_BN, path_BN) = call.tokens_BWM.shape, results
     native_op("path_topk")(

@@ -34,7 +34,7 @@ class PathTopk(NamedTuple):
 
     tokens_BWM: Tensor
     scores_BW: Tensor
-    index: TokenIndex
+    token_index: TokenIndex
     rank_I: Tensor
     k: int
     exclude_BX: Tensor | None = None

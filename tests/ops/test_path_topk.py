@@ -125,4 +125,4 @@ def test_what_it_does_not_take() -> None:
     double = call._replace(scores_BW=call.scores_BW.double())
     assert "it reads float32, scores_BW is torch.float64" in str(objection(double))
     strided = args[2]._replace(postings=torch.stack([args[2].postings] * 2, 1)[:, 0])
-    assert "it reads a contiguous index" in str(objection(call._replace(index=strided)))
+    assert "it reads a contiguous index" in str(objection(call._replace(token_index=strided)))
