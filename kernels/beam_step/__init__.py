@@ -44,7 +44,8 @@ def beam_step(
 
 
 def _check(call: BeamStep) -> None:
-    device, sizes = call.logits_BPMK.device, bind("beam_step", {"logits_BPMK": call.logits_BPMK})
+    sizes = bind("beam_step", {"logits_BPMK": call.logits_BPMK})
+    device = call.logits_BPMK.device
     for name, tensor in (("scores_BP", call.scores_BP), ("js_BP", call.js_BP)):
         bind("beam_step", {name: tensor}, sizes=sizes, device=device)
     tokens = {"tokens_BPM": call.tokens_BPM, "exclude_BX": call.exclude_BX}

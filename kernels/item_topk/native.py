@@ -20,16 +20,16 @@ def objection(call: ItemTopk) -> str | None:
 
 def run(call: ItemTopk) -> tuple[torch.Tensor, torch.Tensor]:
     within_once("item_topk", "ids_IM", call.ids_IM, call.log_probs_BMK.shape[2] - 1)
-    call, results = call._replace(log_probs_BMK=call.log_probs_BMK.float()), empty_results(call)
-    native_op("item_topk")(**fields(call, results), num_ranges=0, range_size=0, capacity=0, keys=None)
+    log_probs_BMK, results = call.log_probs_BMK.float(), empty_results(call)
+    native_op("item_topk")(**fields(call, log_probs_BMK, results), num_ranges=0, range_size=0, capacity=0, keys=None)
     return results
 
 
-def fields(call: ItemTopk, results: tuple[torch.Tensor, torch.Tensor]) -> dict[str, Any]:
-    """Those of the struct in C++ and CUDA."""
-    (num_users, num_books, num_codes), (scores_BN, items_BN) = call.log_probs_BMK.shape, results
+def fields(call: ItemTopk, log_probs_BMK: torch.Tensor, results: tuple[torch.Tensor, torch.Tensor]) -> dict[str, Any]:
+    """Those of the struct in C++ and CUDA; log_probs_BMK: float32."""
+    (num_users, num_books, num_codes), (scores_BN, items_BN) = log_probs_BMK.shape, results
     return {
-        "log_probs": call.log_probs_BMK,
+        "log_probs": log_probs_BMK,
         "ids": call.ids_IM,
         "exclude": call.exclude_BX,
         "num_users": num_users,

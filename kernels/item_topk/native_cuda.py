@@ -21,8 +21,8 @@ def objection(call: ItemTopk) -> str | None:
 
 
 def run(call: ItemTopk) -> tuple[torch.Tensor, torch.Tensor]:
-    call = call._replace(log_probs_BMK=call.log_probs_BMK.float())
-    (num_users, num_books, num_codes), num_items, k = call.log_probs_BMK.shape, len(call.ids_IM), call.k
+    log_probs_BMK, num_items, k = call.log_probs_BMK.float(), len(call.ids_IM), call.k
+    num_users, num_books, num_codes = log_probs_BMK.shape
     scores_BN, items_BN = empty_results(call)
     if k == 0:
         return scores_BN, items_BN
@@ -34,7 +34,7 @@ def run(call: ItemTopk) -> tuple[torch.Tensor, torch.Tensor]:
     num_ranges = max(1, min(_BLOCKS_WANTED // max(1, groups), num_items // _SMALLEST_RANGE))
     keys_BTN = items_BN.new_empty(num_users, num_ranges, k)
     packed = cuda.packer("item_topk")(
-        **fields(call, (scores_BN, items_BN)),
+        **fields(call, log_probs_BMK, (scores_BN, items_BN)),
         num_ranges=num_ranges,
         range_size=-(-num_items // num_ranges),
         capacity=cuda.capacity_of_best(k, _BLOCK),
