@@ -149,7 +149,7 @@ def bench_forward(timed: Timed, name: str, size: str, backend: str, device: str,
     if backend == "compiled":
         torch.compiler.reset()
         op = all_ops()[name]
-        call = functools.partial(torch.compile(op.reference), *op.arguments(*args))
+        call = functools.partial(torch.compile(op.reference), op.record(*args))
     else:
         call = _on(backend, getattr(ops, name), *args)
     right = expected(name, size, device)

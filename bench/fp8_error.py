@@ -14,6 +14,9 @@ from reg4rec.data import Dataset, ViewConfig, load_dataset
 from reg4rec.kernels.fp8_linear.reference import (
     E4M3,
     E5M2,
+    Fp8Linear,
+    Fp8LinearBackward,
+    Scaling,
     fp8_linear_backward_reference,
     fp8_linear_reference,
     fp8_quantize,
@@ -76,14 +79,18 @@ def cast(tensor: Tensor, dtype: torch.dtype, rowwise: bool) -> float:
     return decibels(operand.values.double() * operand.scale.double(), tensor.double())
 
 
+def scaling_of(rowwise: bool) -> Scaling:
+    return "rowwise" if rowwise else "tensorwise"
+
+
 def product(which: int, layer: Seen, rowwise: bool) -> float:
     """Decibels of one product in fp8. which: 0 output, 1 gradient of the input, 2 gradient of the weight."""
     x_TD, weight_OD, grad_TO = layer
-    none = (None, None)
+    scaling = scaling_of(rowwise)
     if which == 0:
-        found = fp8_linear_reference(x_TD, weight_OD, None, rowwise, *none, *none)
+        found = fp8_linear_reference(Fp8Linear(x_TD, weight_OD, None, scaling))
     else:
-        found = fp8_linear_backward_reference(grad_TO, x_TD, weight_OD, rowwise, *none)[which - 1]
+        found = fp8_linear_backward_reference(Fp8LinearBackward(grad_TO, x_TD, weight_OD, scaling))[which - 1]
     x_TD, weight_OD, grad_TO = (t.double() for t in layer)
     return decibels(found, (x_TD @ weight_OD.T, grad_TO @ weight_OD, grad_TO.T @ x_TD)[which])
 
@@ -93,7 +100,7 @@ def beside_outliers(factor: float, layer: Seen, rowwise: bool) -> float:
     x_TD, weight_OD = layer.x_TD.clone(), layer.weight_OD.clone()
     x_TD[0] *= factor
     weight_OD[0] *= factor
-    found_TO = fp8_linear_reference(x_TD, weight_OD, None, rowwise, None, None, None, None)
+    found_TO = fp8_linear_reference(Fp8Linear(x_TD, weight_OD, None, scaling_of(rowwise)))
     return decibels(found_TO[1:, 1:], (x_TD.double() @ weight_OD.double().T)[1:, 1:])
 
 

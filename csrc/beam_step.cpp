@@ -9,6 +9,7 @@
 #include "isa.h"
 #include "ranges.h"
 #include "threads.h"
+#include "token_index.h"
 
 namespace reg4rec {
 
@@ -109,7 +110,7 @@ class Stepper {
  public:
   Stepper(const BeamStep& args, ExponentialSum exponential_sum)
       : args_(args),
-        index_(args.index),
+        index_(token_index(args)),
         exponential_sum_(exponential_sum),
         num_ranked_(args.width * args.num_codebooks),
         words_(args.codebook_size / 64 + 1),
@@ -141,7 +142,7 @@ class Stepper {
     float least_js = -kNever;
     for (int64_t path = 0; path < args_.num_paths; ++path) {
       if (!(args_.scores(user_, path) > kNever)) continue;
-      if (args_.js.data == nullptr || args_.js(user_, path) <= args_.threshold) {
+      if (args_.js.data == nullptr || args_.js(user_, path) <= static_cast<float>(args_.threshold)) {
         paths_.push_back(path);
       } else if (least < 0 || args_.js(user_, path) < least_js) {
         least = path;
@@ -258,7 +259,7 @@ class Stepper {
         const int64_t count = gather_open(path, r);
         sum = exponential_sum_(chosen_.data(), false, 0, 1, count, row_.data(), &largest);
       } else {
-        sum = exponential_sum_(args_.logits.data, args_.is_bf16, args_.logits.offset(user_, path, r),
+        sum = exponential_sum_(args_.logits.data, args_.logits.is_bf16(), args_.logits.offset(user_, path, r),
                                args_.logits.strides[3], args_.codebook_size, row_.data(), &largest);
       }
       // in the order of torch's log_softmax, so that ties stay ties
@@ -284,8 +285,8 @@ class Stepper {
   }
 
   float logit(int64_t offset) const {
-    return args_.is_bf16 ? float_of_bf16(static_cast<const uint16_t*>(args_.logits.data)[offset])
-                         : static_cast<const float*>(args_.logits.data)[offset];
+    return args_.logits.is_bf16() ? float_of_bf16(static_cast<const uint16_t*>(args_.logits.data)[offset])
+                                  : static_cast<const float*>(args_.logits.data)[offset];
   }
 
   // A set of t tokens has at most t parents, so that the num_ranked_ best children hold all the sets asked for.
@@ -339,7 +340,7 @@ class Stepper {
   }
 
   const BeamStep& args_;
-  const TokenIndex& index_;
+  const TokenIndex index_;
   const ExponentialSum exponential_sum_;
   const int64_t num_ranked_, words_;  // words_: of open_ per codebook
   std::vector<float> row_, chosen_, logits_;

@@ -3,6 +3,7 @@
 // be those of the exact result.
 #pragma once
 
+#include "beam_step_call.h"
 #include "device.cuh"
 
 namespace reg4rec_device {
@@ -12,7 +13,7 @@ constexpr int kMostCodebooks = 32;
 
 struct Child {
   double score;
-  long long position;  // (path * num_codebooks + codebook) * codebook_size + code
+  int64_t position;  // (path * num_codebooks + codebook) * codebook_size + code
 };
 
 __device__ inline bool better(const Child& a, const Child& b) {
@@ -21,99 +22,71 @@ __device__ inline bool better(const Child& a, const Child& b) {
 
 __device__ inline Child no_child() { return {-infinity(), 0x7fffffffffffffffll}; }
 
-struct BeamStep {
-  long long num_paths, num_codebooks, codebook_size;
-  const void* logits;
-  long long stride_lb, stride_lp, stride_lm, stride_lk;  // in elements
-  const float* scores;
-  long long stride_sb, stride_sp;
-  const long long* tokens;
-  long long stride_tb, stride_tp, stride_tm;
-  const float* js;  // null: every path is consistent
-  long long stride_jb, stride_jp;
-  double threshold;
-  const long long* exclude;
-  long long stride_xb, stride_xx, num_excluded;
-  long long renormalize;  // softmax over the tokens that a path may take, else over all of the codebook
-  const int* codes;       // the index, contiguous
-  const long long* offsets;
-  const int* postings;
-  const int* counts;
-  const long long* pair_offsets;  // null where pairs are not listed
-  const int* pair_postings;
-  long long num_beams, width;
-  Child* children;  // (users, num_paths, width), what the first kernel leaves to the second
-  long long* parent;
-  long long* token;
-  float* best_scores;
-  bool* fallback;
-  long long kept, capacity;  // of this kernel's Best
+using reg4rec::BeamStep;
 
-  __device__ float score(long long user, long long path) const { return scores[user * stride_sb + path * stride_sp]; }
+__device__ inline bool is_living(const BeamStep& args, int64_t user, int64_t path) {
+  return args.scores(user, path) > -infinity();
+}
 
-  __device__ bool is_living(long long user, long long path) const { return score(user, path) > -infinity(); }
+__device__ inline bool is_consistent(const BeamStep& args, int64_t user, int64_t path) {
+  return args.js.data == nullptr || args.js(user, path) <= (float)args.threshold;
+}
 
-  __device__ bool is_consistent(long long user, long long path) const {
-    return js == nullptr || js[user * stride_jb + path * stride_jp] <= (float)threshold;
-  }
+// Orders the paths of a user who has no consistent one: NaN and infinity come last.
+__device__ inline float divergence(const BeamStep& args, int64_t user, int64_t path) {
+  const float most = __uint_as_float(0x7f7fffffu), found = args.js(user, path);
+  return found < most ? found : most;
+}
 
-  // Orders the paths of a user who has no consistent one: NaN and infinity come last.
-  __device__ float divergence(long long user, long long path) const {
-    const float most = __uint_as_float(0x7f7fffffu), found = js[user * stride_jb + path * stride_jp];
-    return found < most ? found : most;
-  }
-
-  // The token of a child in codebook r, -1 if it has none.
-  __device__ long long code_of(long long user, long long position, long long r) const {
-    const long long token = position % (num_codebooks * codebook_size);
-    if (r == token / codebook_size) return token % codebook_size;
-    const long long path = position / (num_codebooks * codebook_size);
-    return tokens[user * stride_tb + path * stride_tp + r * stride_tm];
-  }
-};
+// The token of a child in codebook r, -1 if it has none.
+__device__ inline int64_t code_of(const BeamStep& args, int64_t user, int64_t position, int64_t r) {
+  const int64_t num_tokens = args.num_codebooks * args.codebook_size, token = position % num_tokens;
+  if (r == token / args.codebook_size) return token % args.codebook_size;
+  return args.tokens(user, position / num_tokens, r);
+}
 
 // Item rows of the lists of the index.
 struct Postings {
   const int* rows;
-  long long first, last;
+  int64_t first, last;
 
-  __device__ long long size() const { return last - first; }
+  __device__ int64_t size() const { return last - first; }
 };
 
-__device__ inline Postings posting_list(const BeamStep& args, long long r, long long code) {
-  const long long* offset = args.offsets + r * args.codebook_size + code;
+__device__ inline Postings posting_list(const BeamStep& args, int64_t r, int64_t code) {
+  const int64_t* offset = args.offsets + r * args.codebook_size + code;
   return {args.postings, offset[0], offset[1]};
 }
 
 // Of tokens (r, i) and (s, j).
-__device__ inline Postings pair_list(const BeamStep& args, long long r, long long i, long long s, long long j) {
-  const long long low = r < s ? r : s, high = r < s ? s : r;
-  const long long books = low * (2 * args.num_codebooks - low - 1) / 2 + high - low - 1;
-  const long long code = r < s ? i * args.codebook_size + j : j * args.codebook_size + i;
-  const long long* offset = args.pair_offsets + books * args.codebook_size * args.codebook_size + code;
+__device__ inline Postings pair_list(const BeamStep& args, int64_t r, int64_t i, int64_t s, int64_t j) {
+  const int64_t low = r < s ? r : s, high = r < s ? s : r;
+  const int64_t books = low * (2 * args.num_codebooks - low - 1) / 2 + high - low - 1;
+  const int64_t code = r < s ? i * args.codebook_size + j : j * args.codebook_size + i;
+  const int64_t* offset = args.pair_offsets + books * args.codebook_size * args.codebook_size + code;
   return {args.pair_postings, offset[0], offset[1]};
 }
 
 // Whether CORP keeps a path: one of the best consistent ones, or the least divergent one for lack of them.
-__device__ inline bool keeps(const BeamStep& args, long long user, long long path) {
+__device__ inline bool keeps(const BeamStep& args, int64_t user, int64_t path) {
   __shared__ int num_consistent, num_better, num_closer;
-  if (!args.is_living(user, path)) return false;
+  if (!is_living(args, user, path)) return false;
   if (threadIdx.x == 0) num_consistent = num_better = num_closer = 0;
   __syncthreads();
-  const float score = args.score(user, path);
-  for (long long other = threadIdx.x; other < args.num_paths; other += blockDim.x) {
-    if (!args.is_living(user, other)) continue;
-    if (args.is_consistent(user, other)) {
-      const float other_score = args.score(user, other);
+  const float score = args.scores(user, path);
+  for (int64_t other = threadIdx.x; other < args.num_paths; other += blockDim.x) {
+    if (!is_living(args, user, other)) continue;
+    if (is_consistent(args, user, other)) {
+      const float other_score = args.scores(user, other);
       atomicAdd(&num_consistent, 1);
       if (other_score > score || (other_score == score && other < path)) atomicAdd(&num_better, 1);
     } else if (other != path) {
-      const float other_divergence = args.divergence(user, other), divergence = args.divergence(user, path);
-      if (other_divergence < divergence || (other_divergence == divergence && other < path)) atomicAdd(&num_closer, 1);
+      const float theirs = divergence(args, user, other), own = divergence(args, user, path);
+      if (theirs < own || (theirs == own && other < path)) atomicAdd(&num_closer, 1);
     }
   }
   __syncthreads();
-  return args.is_consistent(user, path) ? num_better < args.num_beams : num_consistent == 0 && num_closer == 0;
+  return is_consistent(args, user, path) ? num_better < args.num_beams : num_consistent == 0 && num_closer == 0;
 }
 
 // The tokens by which a path can still become an existing, allowed item, as bits in shared memory.
@@ -139,8 +112,8 @@ struct OpenTokens {
       bits[word] = found;
     }
     __syncthreads();
-    for (long long i = threadIdx.x; i < excluded.count * num_books; i += blockDim.x) {
-      const long long item = excluded.at(i / num_books);
+    for (int64_t i = threadIdx.x; i < excluded.count * num_books; i += blockDim.x) {
+      const int64_t item = excluded.at(i / num_books);
       const int r = (int)(i % num_books);
       if (item < 0) continue;
       const int code = args.codes[item * num_books + r];
@@ -150,7 +123,7 @@ struct OpenTokens {
   }
 
   // After one, (book, code), where pairs are listed: those that some item beside it carries that is not excluded.
-  __device__ void begin_beside(const BeamStep& args, const Exclusions& excluded, int book, long long code) const {
+  __device__ void begin_beside(const BeamStep& args, const Exclusions& excluded, int book, int64_t code) const {
     const int num_books = (int)args.num_codebooks, size = (int)args.codebook_size;
     for (int word = threadIdx.x; word < num_books * num_words; word += blockDim.x) {
       const int r = word / num_words, first = word % num_words * 32, last = first + 32 < size ? first + 32 : size;
@@ -161,8 +134,8 @@ struct OpenTokens {
       bits[word] = found;
     }
     __syncthreads();
-    for (long long i = threadIdx.x; i < excluded.count * num_books; i += blockDim.x) {
-      const long long item = excluded.at(i / num_books);
+    for (int64_t i = threadIdx.x; i < excluded.count * num_books; i += blockDim.x) {
+      const int64_t item = excluded.at(i / num_books);
       const int r = (int)(i % num_books);
       if (item < 0 || r == book || args.codes[item * num_books + book] != code) continue;
       const int other = args.codes[item * num_books + r];
@@ -173,13 +146,13 @@ struct OpenTokens {
 
   __device__ static bool hold_all(const Exclusions& excluded, const Postings& list) {
     if (list.size() > excluded.count) return false;
-    long long at = list.first;
+    int64_t at = list.first;
     while (at < list.last && excluded.hold(list.rows[at])) ++at;
     return at == list.last;
   }
 
   // After it: those of the items in the shortest posting list that carry all tokens of the path.
-  __device__ void begin_after(const BeamStep& args, const Exclusions& excluded, const long long* codes) const {
+  __device__ void begin_after(const BeamStep& args, const Exclusions& excluded, const int64_t* codes) const {
     const int num_books = (int)args.num_codebooks;
     for (int word = threadIdx.x; word < num_books * num_words; word += blockDim.x) bits[word] = 0;
     Postings list{nullptr, 0, 0};
@@ -191,9 +164,9 @@ struct OpenTokens {
       }
     }
     __syncthreads();
-    for (long long at = list.first + threadIdx.x; at < list.last; at += blockDim.x) {
+    for (int64_t at = list.first + threadIdx.x; at < list.last; at += blockDim.x) {
       const int item = list.rows[at];
-      const int* row = args.codes + (long long)item * num_books;
+      const int* row = args.codes + (int64_t)item * num_books;
       bool fits = true;
       for (int r = 0; r < num_books; ++r) fits = fits && (codes[r] < 0 || codes[r] == row[r]);
       if (!fits || excluded.hold(item)) continue;
@@ -210,9 +183,9 @@ __device__ inline void best_of_path(const BeamStep& args) {
   REG4REC_SHARED(memory);
   __shared__ int next;
   __shared__ unsigned filter[kFilterWords];
-  __shared__ long long codes[kMostCodebooks];
+  __shared__ int64_t codes[kMostCodebooks];
   __shared__ double largest[kMostCodebooks], log_sums[kMostCodebooks];
-  const long long user = blockIdx.x / args.num_paths, path = blockIdx.x % args.num_paths;
+  const int64_t user = blockIdx.x / args.num_paths, path = blockIdx.x % args.num_paths;
   const int num_books = (int)args.num_codebooks, size = (int)args.codebook_size;
   Best<Child> best{(Child*)memory, &next, (int)args.kept, (int)args.capacity, no_child()};
   best.begin();
@@ -220,9 +193,10 @@ __device__ inline void best_of_path(const BeamStep& args) {
   if (keeps(args, user, path)) {
     int num_used = 0, last_used = 0;
     for (int r = threadIdx.x; r < num_books; r += blockDim.x) {
-      codes[r] = args.tokens[user * args.stride_tb + path * args.stride_tp + r * args.stride_tm];
+      codes[r] = args.tokens(user, path, r);
     }
-    const Exclusions excluded{{args.exclude, 8}, user * args.stride_xb, args.stride_xx, args.num_excluded, filter};
+    const Exclusions excluded{
+        {args.exclude.data, 8}, args.exclude.offset(user), args.exclude.strides[1], args.num_excluded, filter};
     excluded.begin();
     for (int r = 0; r < num_books; ++r) {
       if (codes[r] >= 0) ++num_used, last_used = r;
@@ -236,34 +210,35 @@ __device__ inline void best_of_path(const BeamStep& args) {
       open.begin_after(args, excluded, codes);
     }
 
-    const In* logits = (const In*)args.logits + user * args.stride_lb + path * args.stride_lp;
+    const In* logits = (const In*)args.logits.data + args.logits.offset(user, path);
+    const int64_t stride_m = args.logits.strides[2], stride_k = args.logits.strides[3];
     const int lane = threadIdx.x % kWarp;
     for (int r = threadIdx.x / kWarp; r < num_books; r += blockDim.x / kWarp) {
       if (codes[r] >= 0) continue;
-      const In* row = logits + r * args.stride_lm;
+      const In* row = logits + r * stride_m;
       float most = -infinity();
       for (int code = lane; code < size; code += kWarp) {
         if (args.renormalize && !open.has(r, code)) continue;
-        const float x = to_float(row[code * args.stride_lk]);
+        const float x = to_float(row[code * stride_k]);
         most = x > most ? x : most;
       }
       most = warp_max(most);
       double sum = 0;  // NaN where the row holds NaN or +inf, or -inf only
       for (int code = lane; code < size; code += kWarp) {
         if (args.renormalize && !open.has(r, code)) continue;
-        sum += exp((double)to_float(row[code * args.stride_lk]) - most);
+        sum += exp((double)to_float(row[code * stride_k]) - most);
       }
       sum = warp_sum(sum);
       if (lane == 0) largest[r] = most, log_sums[r] = log(sum);
     }
     __syncthreads();
 
-    const double path_score = args.score(user, path);
+    const double path_score = args.scores(user, path);
     for (int first = 0; first < num_books * size; first += blockDim.x) {
       const int token = first + threadIdx.x, r = token / size, code = token % size;
       Child child = no_child();
       if (token < num_books * size && open.has(r, code)) {
-        const double logit = to_float(logits[r * args.stride_lm + code * args.stride_lk]);
+        const double logit = to_float(logits[r * stride_m + code * stride_k]);
         // in the order of torch's log_softmax, so that ties stay ties
         child.score = path_score + ((logit - largest[r]) - log_sums[r]) + kGrid - kGrid;
         child.position = path * num_books * size + token;
@@ -272,7 +247,7 @@ __device__ inline void best_of_path(const BeamStep& args) {
     }
   }
   best.end();
-  Child* children = args.children + (user * args.num_paths + path) * args.width;
+  Child* children = (Child*)args.children + (user * args.num_paths + path) * args.width;
   for (int i = threadIdx.x; i < args.width; i += blockDim.x) children[i] = i < best.size ? best.keys[i] : no_child();
 }
 
@@ -284,9 +259,9 @@ __device__ inline unsigned long long mix(unsigned long long x) {
 }
 
 // Whether two children have the same tokens.
-__device__ inline bool same_set(const BeamStep& args, long long user, long long a, long long b) {
-  for (long long r = 0; r < args.num_codebooks; ++r) {
-    if (args.code_of(user, a, r) != args.code_of(user, b, r)) return false;
+__device__ inline bool same_set(const BeamStep& args, int64_t user, int64_t a, int64_t b) {
+  for (int64_t r = 0; r < args.num_codebooks; ++r) {
+    if (code_of(args, user, a, r) != code_of(args, user, b, r)) return false;
   }
   return true;
 }
@@ -295,34 +270,35 @@ __device__ inline bool same_set(const BeamStep& args, long long user, long long 
 __device__ inline void best_of_user(const BeamStep& args) {
   REG4REC_SHARED(memory);
   __shared__ int next;
-  const long long user = blockIdx.x;
+  const int64_t user = blockIdx.x;
   Best<Child> best{(Child*)memory, &next, (int)args.kept, (int)args.capacity, no_child()};
   unsigned long long* hashes = (unsigned long long*)(best.keys + args.capacity);  // of the kept children's sets
   int* is_first = (int*)(hashes + args.kept);                                     // of its set
 
-  bool is_living = false, is_consistent = false;
-  for (long long path = threadIdx.x; path < args.num_paths; path += blockDim.x) {
-    is_living = is_living || args.is_living(user, path);
-    is_consistent = is_consistent || (args.is_living(user, path) && args.is_consistent(user, path));
+  bool living = false, consistent = false;
+  for (int64_t path = threadIdx.x; path < args.num_paths; path += blockDim.x) {
+    living = living || is_living(args, user, path);
+    consistent = consistent || (is_living(args, user, path) && is_consistent(args, user, path));
   }
-  const bool any_living = __syncthreads_or(is_living), any_consistent = __syncthreads_or(is_consistent);
+  const bool any_living = __syncthreads_or(living), any_consistent = __syncthreads_or(consistent);
   if (threadIdx.x == 0) args.fallback[user] = any_living && !any_consistent;
 
   best.begin();
-  const long long num_children = args.num_paths * args.width;
-  for (long long first = 0; first < num_children; first += blockDim.x) {
-    const long long i = first + threadIdx.x;  // the best of each path come first
+  const int64_t num_children = args.num_paths * args.width;
+  for (int64_t first = 0; first < num_children; first += blockDim.x) {
+    const int64_t i = first + threadIdx.x;  // the best of each path come first
     Child child = no_child();
     if (i < num_children)
-      child = args.children[(user * args.num_paths + i % args.num_paths) * args.width + i / args.num_paths];
+      child =
+          ((const Child*)args.children)[(user * args.num_paths + i % args.num_paths) * args.width + i / args.num_paths];
     best.offer(child.score > -infinity() && best.beats(child), child);
   }
   best.end();
 
   for (int i = threadIdx.x; i < best.size; i += blockDim.x) {
     hashes[i] = 0;
-    for (long long r = 0; r < args.num_codebooks; ++r) {
-      const long long code = args.code_of(user, best.keys[i].position, r);
+    for (int64_t r = 0; r < args.num_codebooks; ++r) {
+      const int64_t code = code_of(args, user, best.keys[i].position, r);
       if (code >= 0) hashes[i] += mix(r * args.codebook_size + code);
     }
   }
@@ -335,18 +311,18 @@ __device__ inline void best_of_user(const BeamStep& args) {
     is_first[i] = !repeats;
   }
   __syncthreads();
-  const long long num_tokens = args.num_codebooks * args.codebook_size;
+  const int64_t num_tokens = args.num_codebooks * args.codebook_size;
   int rank = 0, counted = 0;
   for (int i = threadIdx.x; i < best.size; i += blockDim.x) {
     for (; counted < i; ++counted) rank += is_first[counted];
     if (!is_first[i] || rank >= args.width) continue;
-    const long long to = user * args.width + rank;
+    const int64_t to = user * args.width + rank;
     args.parent[to] = best.keys[i].position / num_tokens;
     args.token[to] = best.keys[i].position % num_tokens;
     args.best_scores[to] = (float)best.keys[i].score;
   }
   for (; counted < best.size; ++counted) rank += is_first[counted];
-  for (long long missing = rank + threadIdx.x; missing < args.width; missing += blockDim.x) {
+  for (int64_t missing = rank + threadIdx.x; missing < args.width; missing += blockDim.x) {
     args.parent[user * args.width + missing] = args.token[user * args.width + missing] = -1;
     args.best_scores[user * args.width + missing] = -infinity();
   }

@@ -1,36 +1,42 @@
 // The decoder at one step of a search: arguments and entry point (definition: kernels/decoder_step).
 #pragma once
 
-#include <cstdint>
-
+#include "call.h"
 #include "panels.h"
 
 namespace reg4rec {
 
 // Keys and values of all blocks stand together: block n's keys at 2 n, its values at 2 n + 1.
-struct DecoderStep {
-  int64_t num_users, num_paths, width, num_heads, ffn_width, num_blocks;
-  int64_t num_steps;    // before this one
-  int64_t memory_size;  // slots of a history
-  int64_t num_tokens, num_categories;
-  bool refines, writes_logits;
-  int64_t num_inputs, num_rows;  // rows of `inputs`, and of each step in `kept`
-  const float* inputs;           // num_inputs x width
-  const int64_t* input_rows;     // users x paths
-  float input_scale;
-  const float* position;    // width
-  const float* states;      // users x width, read where the decoder refines them
-  float* kept;              // what this step makes is written to its rows
-  int64_t kept_strides[5];  // of user, step, row, key or value, and head, in elements; channels lie side by side
-  const int64_t* rows;      // users x paths x steps
-  const float* memory;
-  int64_t memory_strides[4];  // of user, key or value, head, and slot
-  const bool* visible;        // users x slots
-  const void* weights;        // of a block after the other and what is around them, as kernels/panels.py packs them
-  bool is_bf16;               // the layers' weights, else float32
-  float* logits;              // users x paths x tokens
-  float* category_logits;     // users x paths x categories
-};
+#define DECODER_STEP_FIELDS(FIELD)                                                                                 \
+  FIELD(int64_t, num_users)                                                                                        \
+  FIELD(int64_t, num_paths)                                                                                        \
+  FIELD(int64_t, width)                                                                                            \
+  FIELD(int64_t, num_heads)                                                                                        \
+  FIELD(int64_t, ffn_width)                                                                                        \
+  FIELD(int64_t, num_blocks)                                                                                       \
+  FIELD(int64_t, num_steps)   /* before this one */                                                                \
+  FIELD(int64_t, memory_size) /* slots of a history */                                                             \
+  FIELD(int64_t, num_tokens)                                                                                       \
+  FIELD(int64_t, num_categories)                                                                                   \
+  FIELD(int64_t, refines)                                                                                          \
+  FIELD(int64_t, writes_logits)                                                                                    \
+  FIELD(int64_t, num_inputs)                                                                                       \
+  FIELD(int64_t, num_rows)          /* of each step in `kept` */                                                   \
+  FIELD(const float*, inputs)       /* num_inputs x width */                                                       \
+  FIELD(const int64_t*, input_rows) /* users x paths */                                                            \
+  FIELD(double, input_scale)                                                                                       \
+  FIELD(const float*, position)     /* width */                                                                    \
+  FIELD(const float*, states)       /* users x width, read where the decoder refines them */                       \
+  FIELD(View5<float>, kept)         /* user, step, row, key or value, and head; this step's rows are written to */ \
+  FIELD(const int64_t*, rows)       /* users x paths x steps */                                                    \
+  FIELD(View4<const float>, memory) /* user, key or value, head, and slot */                                       \
+  FIELD(const bool*, visible)       /* users x slots */                                                            \
+  FIELD(const void*, weights)       /* of each block and what is around them, as kernels/panels.py packs them */   \
+  FIELD(int64_t, is_bf16)           /* the layers' weights, else float32 */                                        \
+  FIELD(float*, logits)             /* users x paths x tokens */                                                   \
+  FIELD(float*, category_logits)    /* users x paths x categories */
+
+DEFINE_CALL(DecoderStep, DECODER_STEP_FIELDS)
 
 struct DecoderLayers {
   Layer qkv, out, cross_q, cross_out, up, down;

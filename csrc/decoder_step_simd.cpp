@@ -13,10 +13,10 @@ inline void attend_path(const DecoderStep& args, int64_t block, int64_t row, con
                         float* logits, float* to) {
   const int64_t width = args.width / args.num_heads, steps = args.num_steps, user = row / args.num_paths;
   const int64_t* rows = args.rows + row * steps;
-  const int64_t* strides = args.kept_strides;
+  const int64_t* strides = args.kept.strides;
   for (int64_t h = 0; h < args.num_heads; ++h) {
     const float* own = qkv + h * width;
-    const float* kept = args.kept + user * strides[0] + 2 * block * strides[3] + h * strides[4];
+    const float* kept = args.kept.data + user * strides[0] + 2 * block * strides[3] + h * strides[4];
     const auto keys = [&](int64_t s) {
       return s < steps ? kept + s * strides[1] + rows[s] * strides[2] : own + args.width;
     };
@@ -31,12 +31,12 @@ inline void attend_path(const DecoderStep& args, int64_t block, int64_t row, con
 inline void attend_history(const DecoderStep& args, int64_t block, int64_t user, const float* q, int64_t stride,
                            int64_t rows, float scale, const AttentionScratch& scratch, float* to) {
   const int64_t width = args.width / args.num_heads, slots = args.memory_size;
-  const int64_t* strides = args.memory_strides;
+  const int64_t* strides = args.memory.strides;
   const bool* visible = args.visible + user * slots;
   int64_t seen = 0;
   for (int64_t slot = 0; slot < slots; ++slot) seen += visible[slot];
   for (int64_t h = 0; h < args.num_heads; ++h) {
-    const float* keys = args.memory + user * strides[0] + 2 * block * strides[1] + h * strides[2];
+    const float* keys = args.memory.data + user * strides[0] + 2 * block * strides[1] + h * strides[2];
     for (int64_t slot = 0, n = 0; slot < slots; ++slot) {
       const float* key = keys + slot * strides[3];
       if (visible[slot]) load_key(scratch, width, seen, n++, key, scale, key + strides[1]);
@@ -49,8 +49,8 @@ inline void attend_history(const DecoderStep& args, int64_t block, int64_t user,
 // Keeps the keys and values that a row made, which stand behind its query.
 inline void keep(const DecoderStep& args, int64_t block, int64_t row, const float* qkv) {
   const int64_t width = args.width / args.num_heads, user = row / args.num_paths, path = row % args.num_paths;
-  const int64_t* strides = args.kept_strides;
-  float* kept = args.kept + user * strides[0] + args.num_steps * strides[1] + path * strides[2];
+  const int64_t* strides = args.kept.strides;
+  float* kept = args.kept.data + user * strides[0] + args.num_steps * strides[1] + path * strides[2];
   for (int64_t z = 0; z < 2; ++z) {
     for (int64_t h = 0; h < args.num_heads; ++h) {
       __builtin_memcpy(kept + (2 * block + z) * strides[3] + h * strides[4], qkv + (1 + z) * args.width + h * width,
@@ -71,7 +71,7 @@ void decoder_step_rows(const DecoderStep& args, const DecoderLayers* blocks, con
   float* hidden = added + rows * narrow;
   for (int64_t r = 0; r < rows; ++r) {
     const float* input = args.inputs + args.input_rows[begin + r] * width;
-    for (int64_t c = 0; c < width; ++c) added[c] = args.input_scale * input[c];
+    for (int64_t c = 0; c < width; ++c) added[c] = static_cast<float>(args.input_scale) * input[c];
     add_norm(ends.norm_input, added, args.position, width, state + r * narrow);
   }
   for (int64_t block = 0; block < args.num_blocks; ++block) {

@@ -1,6 +1,8 @@
 // What the CUDA kernels share, for nvcc and for NVRTC: no host headers.
 #pragma once
 
+#include "call.h"
+
 #ifndef REG4REC_SHARED  // an emulation on the CPU brings its own
 #define REG4REC_SHARED(name) extern __shared__ unsigned long long name[]
 #endif
@@ -32,10 +34,10 @@ __device__ inline T warp_sum(T x) {
 // Integers of 2, 4 or 8 bytes.
 struct Integers {
   const void* data;
-  long long bytes;
+  int64_t bytes;
 
-  __device__ long long operator[](long long at) const {
-    if (bytes == 8) return ((const long long*)data)[at];
+  __device__ int64_t operator[](int64_t at) const {
+    if (bytes == 8) return ((const int64_t*)data)[at];
     if (bytes == 4) return ((const int*)data)[at];
     return ((const short*)data)[at];
   }
@@ -44,33 +46,33 @@ struct Integers {
 // The items that a user may not get: `count` of them from `first` on, padded with negative ones.
 struct Exclusions {
   Integers items;
-  long long first, stride, count;
+  int64_t first, stride, count;
   unsigned* bits;  // kFilterWords, shared; most items are known by them not to be excluded
 
   __device__ void begin() const {
     for (int word = threadIdx.x; word < kFilterWords; word += blockDim.x) bits[word] = 0;
     __syncthreads();
-    for (long long x = threadIdx.x; x < count; x += blockDim.x) {
-      const long long item = at(x);
+    for (int64_t x = threadIdx.x; x < count; x += blockDim.x) {
+      const int64_t item = at(x);
       if (item >= 0) atomicOr(bits + word_of(item), 1u << item % 32);
     }
     __syncthreads();
   }
 
-  __device__ long long at(long long x) const { return items[first + x * stride]; }
+  __device__ int64_t at(int64_t x) const { return items[first + x * stride]; }
 
-  __device__ bool hold(long long item) const {
+  __device__ bool hold(int64_t item) const {
     if (!(bits[word_of(item)] >> item % 32 & 1)) return false;
-    for (long long x = 0; x < count; ++x) {
+    for (int64_t x = 0; x < count; ++x) {
       if (at(x) == item) return true;
     }
     return false;
   }
 
-  __device__ static int word_of(long long item) { return int(item / 32 % kFilterWords); }
+  __device__ static int word_of(int64_t item) { return int(item / 32 % kFilterWords); }
 };
 
-__device__ inline bool better(long long a, long long b) { return a > b; }
+__device__ inline bool better(int64_t a, int64_t b) { return a > b; }
 
 // The best `kept` of the keys that the threads of a block come upon. Better keys than the worst of them are appended;
 // before the next might not fit, the best are sorted to the front. All threads of the block call begin, offer and end.

@@ -1,27 +1,33 @@
 // The encoder over users' histories, packed: arguments and entry point (definition: kernels/encode_histories).
 #pragma once
 
-#include <cstdint>
-
+#include "call.h"
 #include "panels.h"
 
 namespace reg4rec {
 
 // The slots of a user lie behind those of the user before: the start, numbered 0, and slots_per_item for each item,
 // which are numbered from 1.
-struct EncodeHistories {
-  int64_t num_users, num_slots, num_positions, width, num_heads, ffn_width, num_blocks;
-  int64_t memory_width;  // keys and values, by turns, of num_heads heads each; 0: without memory
-  int64_t slots_per_item;
-  const float* x;          // slots x width
-  const int64_t* lengths;  // items of each user
-  const float* cos;        // positions x width of a head
-  const float* sin;        // likewise
-  const void* weights;     // of a block after the other, as kernels/panels.py packs them
-  bool is_bf16;            // the layers' weights, else float32
-  float* states;           // users x width
-  float* memory;           // slots x memory_width
-};
+#define ENCODE_HISTORIES_FIELDS(FIELD)                                                                     \
+  FIELD(int64_t, num_users)                                                                                \
+  FIELD(int64_t, num_slots)                                                                                \
+  FIELD(int64_t, num_positions)                                                                            \
+  FIELD(int64_t, width)                                                                                    \
+  FIELD(int64_t, num_heads)                                                                                \
+  FIELD(int64_t, ffn_width)                                                                                \
+  FIELD(int64_t, num_blocks)                                                                               \
+  FIELD(int64_t, memory_width) /* keys and values, by turns, of num_heads heads each; 0: without memory */ \
+  FIELD(int64_t, slots_per_item)                                                                           \
+  FIELD(const float*, x)         /* slots x width */                                                       \
+  FIELD(const int64_t*, lengths) /* items of each user */                                                  \
+  FIELD(const float*, cos)       /* positions x width of a head */                                         \
+  FIELD(const float*, sin)       /* likewise */                                                            \
+  FIELD(const void*, weights)    /* of a block after the other, as kernels/panels.py packs them */         \
+  FIELD(int64_t, is_bf16)        /* the layers' weights, else float32 */                                   \
+  FIELD(float*, states)          /* users x width */                                                       \
+  FIELD(float*, memory)          /* slots x memory_width */
+
+DEFINE_CALL(EncodeHistories, ENCODE_HISTORIES_FIELDS)
 
 struct EncoderLayers {
   Layer qkv, out, up, down;

@@ -60,7 +60,7 @@ void copy_scaled(const void* data, int64_t offset, int64_t stride, int64_t size,
 
 // Integers from `offset` on, `stride` apart, times `scale`.
 template <typename To>
-void copy(const Integers& from, int64_t offset, int64_t stride, int64_t size, int64_t scale, To* to) {
+void copy(const Raw& from, int64_t offset, int64_t stride, int64_t size, int64_t scale, To* to) {
   if (from.bytes == 2) copy_scaled<int16_t>(from.data, offset, stride, size, scale, to);
   if (from.bytes == 4) copy_scaled<int32_t>(from.data, offset, stride, size, scale, to);
   if (from.bytes == 8) copy_scaled<int64_t>(from.data, offset, stride, size, scale, to);
@@ -68,8 +68,7 @@ void copy(const Integers& from, int64_t offset, int64_t stride, int64_t size, in
 
 template <typename From>
 void check_rows(const ItemTopk& args) {
-  const View<const From, 2> rows{static_cast<const From*>(args.exclude.data),
-                                 {args.exclude.stride_row, args.exclude.stride_column}};
+  const View<const From, 2> rows{static_cast<const From*>(args.exclude.data), args.exclude};
   check_within("item_topk: exclude_BX", rows, {args.num_users, args.num_excluded}, -1, args.num_items - 1);
 }
 
@@ -114,8 +113,8 @@ AlignedFloats make_tables(const ItemTopk& args, int64_t first, int64_t num_users
   for (int64_t u = 0; u < num_users; ++u) {
     float* to = tables.data() + u / kUsers * args.num_books * args.num_codes * kUsers + u % kUsers;
     for (int64_t m = 0; m < args.num_books; ++m) {
-      const float* from = args.log_probs + (first + u) * args.stride_pb + m * args.stride_pm;
-      for (int64_t c = 0; c < args.num_codes; ++c, to += kUsers) *to = from[c * args.stride_pk];
+      const float* from = args.log_probs.data + args.log_probs.offset(first + u, m);
+      for (int64_t c = 0; c < args.num_codes; ++c, to += kUsers) *to = from[c * args.log_probs.strides[2]];
     }
   }
   return tables;
@@ -126,8 +125,7 @@ std::vector<int64_t> sorted_exclusions(const ItemTopk& args, int64_t first, int6
   std::vector<int64_t> lists(num_users * (args.num_excluded + 1), kAboveItems);
   for (int64_t u = 0; u < num_users; ++u) {
     int64_t* list = lists.data() + u * (args.num_excluded + 1);
-    const int64_t offset = (first + u) * args.exclude.stride_row;
-    copy(args.exclude, offset, args.exclude.stride_column, args.num_excluded, 1, list);
+    copy(args.exclude, args.exclude.offset(first + u), args.exclude.strides[1], args.num_excluded, 1, list);
     std::sort(list, list + args.num_excluded);
   }
   return lists;
@@ -135,8 +133,7 @@ std::vector<int64_t> sorted_exclusions(const ItemTopk& args, int64_t first, int6
 
 void unpack_codes(const ItemTopk& args, int64_t first, int64_t num_items, int64_t scale, int32_t* codes) {
   for (int64_t m = 0; m < args.num_books; ++m, codes += kTile) {
-    const int64_t offset = first * args.ids.stride_row + m * args.ids.stride_column;
-    copy(args.ids, offset, args.ids.stride_row, num_items, scale, codes);
+    copy(args.ids, args.ids.offset(first, m), args.ids.strides[0], num_items, scale, codes);
     std::fill(codes + num_items, codes + kTile, 0);
   }
 }
@@ -163,7 +160,7 @@ void run_job(Plan& plan, int64_t group, int64_t slice) {
   }
   for (int64_t i = begin; i < end; i += kTile) {
     const Tile tile{codes.data(), i, std::min(kTile, end - i), args.num_books};
-    unpack_codes(args, i, tile.num_items, plan.users_in_lanes ? kUsers : args.stride_pk, codes.data());
+    unpack_codes(args, i, tile.num_items, plan.users_in_lanes ? kUsers : args.log_probs.strides[2], codes.data());
     if (plan.users_in_lanes) {
       for (int64_t u = 0; u < num_users; u += kUsers) {
         const float* table = tables.data() + u * args.num_books * args.num_codes;
@@ -171,8 +168,8 @@ void run_job(Plan& plan, int64_t group, int64_t slice) {
       }
     } else {
       for (int64_t u = 0; u < num_users; ++u) {
-        const float* row = args.log_probs + (first_user + u) * args.stride_pb;
-        plan.kernels.score_items(row, args.stride_pm, tile, best[u]);
+        const float* row = args.log_probs.data + args.log_probs.offset(first_user + u);
+        plan.kernels.score_items(row, args.log_probs.strides[1], tile, best[u]);
       }
     }
   }

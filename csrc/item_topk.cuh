@@ -3,35 +3,23 @@
 #pragma once
 
 #include "device.cuh"
+#include "item_topk_call.h"
 
 namespace reg4rec_device {
 
-constexpr long long kNoItem = -0x7fffffffffffffffll - 1;
+constexpr int64_t kNoItem = -0x7fffffffffffffffll - 1;
 constexpr int kUsersAtOnce = 4;  // they share the items' codes, and have their tables in shared memory
 
-struct ItemTopk {
-  const float* log_probs;
-  long long stride_pb, stride_pm, stride_pk;  // in elements
-  const void* ids;
-  long long stride_ii, stride_im, id_bytes;
-  const void* exclude;
-  long long stride_xb, stride_xx, exclude_bytes, num_excluded;
-  long long num_users, num_books, num_codes, num_items;
-  long long num_ranges, range_size;
-  long long k, capacity;  // of Best
-  long long* keys;        // (num_users, num_ranges, k), what the first kernel leaves to the second
-  float* scores;
-  long long* items;
-};
+using reg4rec::ItemTopk;
 
 // Orders by score, then by lowest item.
-__device__ inline long long make_key(float score, long long item) {
+__device__ inline int64_t make_key(float score, int64_t item) {
   const int bits = __float_as_int(score);
   const unsigned ordered = bits < 0 ? bits ^ 0x7fffffff : bits;
-  return (long long)((unsigned long long)ordered << 32 | (0xffffffffu - (unsigned)item));
+  return (int64_t)((unsigned long long)ordered << 32 | (0xffffffffu - (unsigned)item));
 }
 
-__device__ inline float key_score(long long key) {
+__device__ inline float key_score(int64_t key) {
   const int ordered = (int)(key >> 32);
   return __int_as_float(ordered < 0 ? ordered ^ 0x7fffffff : ordered);
 }
@@ -42,41 +30,43 @@ __device__ inline void best_of_range(const ItemTopk& args) {
   REG4REC_SHARED(memory);
   __shared__ int next[kUsers];
   __shared__ unsigned filters[kUsers][kFilterWords];
-  const long long range = blockIdx.x % args.num_ranges, first_user = blockIdx.x / args.num_ranges * kUsers;
-  const long long begin = range * args.range_size, limit = begin + args.range_size;
-  const long long end = limit < args.num_items ? limit : args.num_items;
-  const Integers ids{args.ids, args.id_bytes};
+  const int64_t range = blockIdx.x % args.num_ranges, first_user = blockIdx.x / args.num_ranges * kUsers;
+  const int64_t begin = range * args.range_size, limit = begin + args.range_size;
+  const int64_t end = limit < args.num_items ? limit : args.num_items;
+  const Integers ids{args.ids.data, args.ids.bytes};
   const int table_size = (int)(args.num_books * args.num_codes);
 
-  Best<long long> best[kUsers];
+  Best<int64_t> best[kUsers];
   Exclusions excluded[kUsers];
   float* tables = (float*)(memory + kUsers * args.capacity);  // (kUsers, num_books, num_codes)
 #pragma unroll
   for (int u = 0; u < kUsers; ++u) {
-    const long long user = first_user + u;
+    const int64_t user = first_user + u;
     if (user >= args.num_users) break;
-    best[u] = {(long long*)memory + u * args.capacity, next + u, (int)args.k, (int)args.capacity, kNoItem};
+    best[u] = {(int64_t*)memory + u * args.capacity, next + u, (int)args.k, (int)args.capacity, kNoItem};
     best[u].begin();
-    excluded[u] = {
-        {args.exclude, args.exclude_bytes}, user * args.stride_xb, args.stride_xx, args.num_excluded, filters[u]};
+    excluded[u] = {{args.exclude.data, args.exclude.bytes},
+                   args.exclude.offset(user),
+                   args.exclude.strides[1],
+                   args.num_excluded,
+                   filters[u]};
     excluded[u].begin();
     if constexpr (kUsers > 1) {
       for (int i = threadIdx.x; i < table_size; i += blockDim.x) {
-        const long long book = i / args.num_codes, code = i % args.num_codes;
-        tables[u * table_size + i] =
-            args.log_probs[user * args.stride_pb + book * args.stride_pm + code * args.stride_pk];
+        const int64_t book = i / args.num_codes, code = i % args.num_codes;
+        tables[u * table_size + i] = args.log_probs(user, book, code);
       }
     }
   }
   __syncthreads();
 
-  for (long long first = begin; first < end; first += blockDim.x) {
-    const long long item = first + threadIdx.x;
+  for (int64_t first = begin; first < end; first += blockDim.x) {
+    const int64_t item = first + threadIdx.x;
     float scores[kUsers] = {};  // adding to 0 turns -0.0 into 0.0, which sorts as it compares
-    for (long long book = 0; book < args.num_books && item < end; ++book) {
-      const long long code = ids[item * args.stride_ii + book * args.stride_im];
+    for (int64_t book = 0; book < args.num_books && item < end; ++book) {
+      const int64_t code = ids[args.ids.offset(item, book)];
       if (kUsers == 1) {
-        scores[0] += args.log_probs[first_user * args.stride_pb + book * args.stride_pm + code * args.stride_pk];
+        scores[0] += args.log_probs(first_user, book, code);
       } else {
 #pragma unroll
         for (int u = 0; u < kUsers; ++u) scores[u] += tables[u * table_size + book * args.num_codes + code];
@@ -85,7 +75,7 @@ __device__ inline void best_of_range(const ItemTopk& args) {
 #pragma unroll
     for (int u = 0; u < kUsers; ++u) {
       if (first_user + u >= args.num_users) break;
-      const long long key = make_key(scores[u], item);
+      const int64_t key = make_key(scores[u], item);
       const bool is_number = item < end && scores[u] > -infinity();
       best[u].offer(is_number && best[u].beats(key) && !excluded[u].hold(item), key);
     }
@@ -94,7 +84,7 @@ __device__ inline void best_of_range(const ItemTopk& args) {
   for (int u = 0; u < kUsers; ++u) {
     if (first_user + u >= args.num_users) break;
     best[u].end();
-    long long* keys = args.keys + ((first_user + u) * args.num_ranges + range) * args.k;
+    int64_t* keys = args.keys + ((first_user + u) * args.num_ranges + range) * args.k;
     for (int i = threadIdx.x; i < args.k; i += blockDim.x) keys[i] = i < best[u].size ? best[u].keys[i] : kNoItem;
   }
 }
@@ -102,21 +92,21 @@ __device__ inline void best_of_range(const ItemTopk& args) {
 __device__ inline void best_of_ranges(const ItemTopk& args) {
   REG4REC_SHARED(memory);
   __shared__ int next;
-  const long long user = blockIdx.x, num_keys = args.num_ranges * args.k;
-  Best<long long> best{(long long*)memory, &next, (int)args.k, (int)args.capacity, kNoItem};
+  const int64_t user = blockIdx.x, num_keys = args.num_ranges * args.k;
+  Best<int64_t> best{(int64_t*)memory, &next, (int)args.k, (int)args.capacity, kNoItem};
   best.begin();
-  for (long long first = 0; first < num_keys; first += blockDim.x) {
-    const long long i = first + threadIdx.x;  // the best of each range come first
-    const long long key = i < num_keys
-                              ? args.keys[(user * args.num_ranges + i % args.num_ranges) * args.k + i / args.num_ranges]
-                              : kNoItem;
+  for (int64_t first = 0; first < num_keys; first += blockDim.x) {
+    const int64_t i = first + threadIdx.x;  // the best of each range come first
+    const int64_t key = i < num_keys
+                            ? args.keys[(user * args.num_ranges + i % args.num_ranges) * args.k + i / args.num_ranges]
+                            : kNoItem;
     best.offer(key != kNoItem && best.beats(key), key);
   }
   best.end();
   for (int i = threadIdx.x; i < args.k; i += blockDim.x) {
     const bool is_there = i < best.size;
     args.scores[user * args.k + i] = is_there ? key_score(best.keys[i]) : -infinity();
-    args.items[user * args.k + i] = is_there ? (long long)(0xffffffffu - (unsigned)best.keys[i]) : -1;
+    args.items[user * args.k + i] = is_there ? (int64_t)(0xffffffffu - (unsigned)best.keys[i]) : -1;
   }
 }
 

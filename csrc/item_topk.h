@@ -2,24 +2,9 @@
 // per instruction set share (definition: kernels/item_topk).
 #pragma once
 
-#include <cstdint>
+#include "item_topk_call.h"
 
 namespace reg4rec {
-
-struct Integers {
-  const void* data;
-  int64_t stride_row, stride_column;  // in elements
-  int bytes;                          // 2, 4 or 8 each
-};
-
-struct ItemTopk {
-  const float* log_probs;
-  int64_t stride_pb, stride_pm, stride_pk;  // in elements
-  Integers ids, exclude;
-  int64_t num_users, num_books, num_codes, num_items, num_excluded, k;
-  float* scores;
-  int64_t* items;
-};
 
 void item_topk_cpu(const ItemTopk& args, int num_threads);
 

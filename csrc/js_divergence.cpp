@@ -18,14 +18,15 @@ namespace {
 
 constexpr int64_t kGrain = 1 << 14;  // classes per range
 
-double logit(const void* logits, bool is_bf16, int64_t at) {
-  return is_bf16 ? float_of_bf16(static_cast<const uint16_t*>(logits)[at]) : static_cast<const float*>(logits)[at];
+double logit(const Raw& logits, int64_t at) {
+  return logits.is_bf16() ? float_of_bf16(static_cast<const uint16_t*>(logits.data)[at])
+                          : static_cast<const float*>(logits.data)[at];
 }
 
-void softmax(const void* logits, bool is_bf16, int64_t offset, int64_t stride, std::vector<double>& row) {
+void softmax(const RawView2& logits, int64_t n, std::vector<double>& row) {
   double largest = -std::numeric_limits<double>::infinity(), total = 0;
   for (size_t c = 0; c < row.size(); ++c) {
-    row[c] = logit(logits, is_bf16, offset + static_cast<int64_t>(c) * stride);
+    row[c] = logit(logits, logits.offset(n, static_cast<int64_t>(c)));
     largest = std::max(largest, row[c]);
   }
   for (double& x : row) total += x = std::exp(x - largest);
@@ -35,8 +36,8 @@ void softmax(const void* logits, bool is_bf16, int64_t offset, int64_t stride, s
 // The fp64 divergence that decides rows near the threshold.
 double exact_divergence(const JsDivergence& args, int64_t n) {
   std::vector<double> p(args.num_classes), q(args.num_classes);
-  softmax(args.p_logits, args.is_bf16, n * args.stride_pn, args.stride_pc, p);
-  softmax(args.q_logits, args.is_bf16, n * args.stride_qn, args.stride_qc, q);
+  softmax(args.p_logits, n, p);
+  softmax(args.q_logits, n, q);
   double js = 0;
   for (size_t c = 0; c < p.size(); ++c) {
     const double s = p[c] + q[c];

@@ -3,19 +3,11 @@
 #pragma once
 
 #include "device.cuh"
+#include "js_divergence_call.h"
 
 namespace reg4rec_device {
 
-struct JsDivergence {
-  const void* p_logits;
-  long long stride_pn, stride_pc;  // in elements
-  const void* q_logits;
-  long long stride_qn, stride_qc;
-  long long num_rows, num_classes;
-  float* js;
-  bool* keep;  // null without a threshold
-  double threshold;
-};
+using reg4rec::JsDivergence;
 
 template <typename T>
 struct SoftmaxParts {
@@ -29,25 +21,25 @@ __device__ inline double e_to(double x) { return exp(x); }
 
 // NaN in the row makes the sum NaN; so does a row of -inf only, because -inf - -inf is NaN.
 template <typename T, typename In>
-__device__ inline SoftmaxParts<T> softmax_parts(const In* row, long long stride, long long size, int lane) {
+__device__ inline SoftmaxParts<T> softmax_parts(const In* row, int64_t stride, int64_t size, int lane) {
   float largest = -infinity();
-  for (long long c = lane; c < size; c += kWarp) {
+  for (int64_t c = lane; c < size; c += kWarp) {
     const float x = to_float(row[c * stride]);
     largest = x > largest ? x : largest;
   }
   largest = warp_max(largest);
   T sum = 0;
-  for (long long c = lane; c < size; c += kWarp) sum += e_to(T(to_float(row[c * stride])) - largest);
+  for (int64_t c = lane; c < size; c += kWarp) sum += e_to(T(to_float(row[c * stride])) - largest);
   return {largest, warp_sum(sum)};
 }
 
 template <typename T, typename In>
-__device__ inline T divergence(const In* p_row, long long stride_pc, const In* q_row, long long stride_qc,
-                               long long size, int lane) {
+__device__ inline T divergence(const In* p_row, int64_t stride_pc, const In* q_row, int64_t stride_qc, int64_t size,
+                               int lane) {
   const SoftmaxParts<T> p_parts = softmax_parts<T>(p_row, stride_pc, size, lane);
   const SoftmaxParts<T> q_parts = softmax_parts<T>(q_row, stride_qc, size, lane);
   T total = 0;
-  for (long long c = lane; c < size; c += kWarp) {
+  for (int64_t c = lane; c < size; c += kWarp) {
     const T p = e_to(T(to_float(p_row[c * stride_pc])) - p_parts.largest) / p_parts.sum;
     const T q = e_to(T(to_float(q_row[c * stride_qc])) - q_parts.largest) / q_parts.sum;
     const T s = p + q;
@@ -62,15 +54,16 @@ __device__ inline T divergence(const In* p_row, long long stride_pc, const In* q
 
 template <typename In>
 __device__ inline void rows(const JsDivergence& args) {
-  const long long n = (long long)blockIdx.x * (blockDim.x / kWarp) + threadIdx.x / kWarp;
+  const int64_t n = (int64_t)blockIdx.x * (blockDim.x / kWarp) + threadIdx.x / kWarp;
   if (n >= args.num_rows) return;
   const int lane = threadIdx.x % kWarp;
-  const In* p_row = (const In*)args.p_logits + n * args.stride_pn;
-  const In* q_row = (const In*)args.q_logits + n * args.stride_qn;
-  const float found = divergence<float>(p_row, args.stride_pc, q_row, args.stride_qc, args.num_classes, lane);
+  const In* p_row = (const In*)args.p_logits.data + args.p_logits.offset(n);
+  const In* q_row = (const In*)args.q_logits.data + args.q_logits.offset(n);
+  const int64_t stride_pc = args.p_logits.strides[1], stride_qc = args.q_logits.strides[1];
+  const float found = divergence<float>(p_row, stride_pc, q_row, stride_qc, args.num_classes, lane);
   double decided = found;
   if (args.keep != nullptr && fabs(decided - args.threshold) < 1e-5) {
-    decided = divergence<double>(p_row, args.stride_pc, q_row, args.stride_qc, args.num_classes, lane);
+    decided = divergence<double>(p_row, stride_pc, q_row, stride_qc, args.num_classes, lane);
   }
   if (lane != 0) return;
   args.js[n] = found;

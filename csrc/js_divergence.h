@@ -1,21 +1,9 @@
 // Jensen-Shannon divergence of two rows of logits: arguments and entry points (definition: kernels/js_divergence).
 #pragma once
 
-#include <cstdint>
+#include "js_divergence_call.h"
 
 namespace reg4rec {
-
-struct JsDivergence {
-  const void* p_logits;
-  const void* q_logits;
-  int64_t stride_pn, stride_pc;  // in elements
-  int64_t stride_qn, stride_qc;
-  int64_t num_rows, num_classes;
-  bool is_bf16;  // else float32
-  float* js;
-  bool* keep;  // null without a threshold
-  double threshold;
-};
 
 // Rows whose divergence is this close to the threshold are decided in fp64.
 constexpr double kNear = 1e-5;

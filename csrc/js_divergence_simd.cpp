@@ -6,6 +6,10 @@ namespace {
 
 using reg4rec::JsDivergence;
 
+inline float load_logits(const reg4rec::RawView2& logits, int64_t n, int64_t size, float* row) {
+  return load_row(logits.data, logits.is_bf16(), logits.offset(n), logits.strides[1], size, row);
+}
+
 // Replaces logits by e^(logit - largest); returns one over their sum.
 inline float exponentiate(float* row, int64_t size, float largest) {
   const float total = blocked_sum(size, [&](int64_t c) {
@@ -43,8 +47,8 @@ void js_divergence_rows(const JsDivergence& args, int64_t begin, int64_t end, fl
     const int64_t num_rows = n + step < end ? step : end - n;
     for (int64_t i = 0; i < num_rows; ++i) {
       float* row = scratch + 2 * i * padded;
-      p_scale[i] = load_row(args.p_logits, args.is_bf16, (n + i) * args.stride_pn, args.stride_pc, size, row);
-      q_scale[i] = load_row(args.q_logits, args.is_bf16, (n + i) * args.stride_qn, args.stride_qc, size, row + padded);
+      p_scale[i] = load_logits(args.p_logits, n + i, size, row);
+      q_scale[i] = load_logits(args.q_logits, n + i, size, row + padded);
     }
     for (int64_t i = 0; i < num_rows; ++i) {
       float* row = scratch + 2 * i * padded;

@@ -34,8 +34,6 @@ struct Search {
   }
 };
 
-int64_t offset(const Floats& floats, int64_t i, int64_t j = 0) { return i * floats.stride[0] + j * floats.stride[1]; }
-
 // Tiles of one codebook after the other.
 void pack_tiles(Search& search, int64_t begin, int64_t end) {
   const MpqQuantize& args = search.args;
@@ -47,8 +45,8 @@ void pack_tiles(Search& search, int64_t begin, int64_t end) {
     float* minus_half = search.minus_half.data() + tile * codes_at_once;
     std::fill(minus_half, minus_half + codes_at_once, -kInfinity);
     for (int64_t j = 0; j < std::min(codes_at_once, args.num_codes - first); ++j) {
-      const int64_t from = offset(args.codebooks, m, first + j);
-      search.kernels.load_floats(args.codebooks, from, args.codebooks.stride[2], args.width, codeword.data());
+      const int64_t from = args.codebooks.offset(m, first + j);
+      search.kernels.load_floats(args.codebooks, from, args.codebooks.strides[2], args.width, codeword.data());
       double square = 0;
       for (int64_t d = 0; d < args.width; ++d) {
         to[d * codes_at_once + j] = codeword[d];
@@ -84,7 +82,7 @@ float slack(const Search& search, int64_t row, int64_t m, float squared_length) 
   if (!(largest < 0.5f * Limits::max())) return kInfinity;  // a score may overflow
   const float slack = 2 * static_cast<float>(args.width + 4) * Limits::epsilon() * largest + Limits::min();
   if (args.error.data == nullptr) return slack;
-  return slack + 2 * longest * static_cast<const float*>(args.error.data)[offset(args.error, row, m)];
+  return slack + 2 * longest * args.error(row, m);
 }
 
 // The halves are folded upon one another, as kernels/folding.py does: the same bits as there.
@@ -104,16 +102,16 @@ std::vector<double> exact_latents(const Search& search, int64_t row, int64_t m) 
   const auto load = search.kernels.load_floats;
   std::vector<float> values(args.width);
   if (args.error.data == nullptr) {
-    load(args.latents, offset(args.latents, row, m), args.latents.stride[2], args.width, values.data());
+    load(args.latents, args.latents.offset(row, m), args.latents.strides[2], args.width, values.data());
     return {values.begin(), values.end()};
   }
-  load(args.bias, offset(args.bias, m), args.bias.stride[1], args.width, values.data());
+  load(args.bias, args.bias.offset(m), args.bias.strides[1], args.width, values.data());
   std::vector<double> latents(values.begin(), values.end());
   std::vector<float> hidden(args.hidden_width), weight(args.hidden_width);
   std::vector<double> terms(args.hidden_width);
-  load(args.hidden, offset(args.hidden, row, m), args.hidden.stride[2], args.hidden_width, hidden.data());
+  load(args.hidden, args.hidden.offset(row, m), args.hidden.strides[2], args.hidden_width, hidden.data());
   for (int64_t d = 0; d < args.width; ++d) {
-    load(args.weight, offset(args.weight, m, d), args.weight.stride[2], args.hidden_width, weight.data());
+    load(args.weight, args.weight.offset(m, d), args.weight.strides[2], args.hidden_width, weight.data());
     for (int64_t h = 0; h < args.hidden_width; ++h) terms[h] = static_cast<double>(hidden[h]) * weight[h];
     latents[d] += folded_sum(terms);
   }
@@ -134,8 +132,8 @@ int64_t decide(const Search& search, int64_t row, int64_t m, const float* latent
   int64_t id = 0;
   for (int64_t k = 0; k < args.num_codes; ++k) {
     if (scores[k] < best - slack) continue;
-    const int64_t from = offset(args.codebooks, m, k);
-    search.kernels.load_floats(args.codebooks, from, args.codebooks.stride[2], args.width, codeword.data());
+    const int64_t from = args.codebooks.offset(m, k);
+    search.kernels.load_floats(args.codebooks, from, args.codebooks.strides[2], args.width, codeword.data());
     for (int64_t d = 0; d < args.width; ++d) terms[d] = codeword[d] * (codeword[d] - 2 * exact[d]);
     const double distance = folded_sum(terms);
     if (distance < shortest) {
@@ -152,13 +150,13 @@ void mix(const Search& search, int64_t row, float* codeword, float* mixed) {
   const int64_t width = args.width;
   std::fill(mixed, mixed + width, 0.0f);
   for (int64_t m = 0; m < args.num_books; ++m) {
-    const int64_t from = offset(args.codebooks, m, args.ids[row * args.num_books + m]);
+    const int64_t from = args.codebooks.offset(m, args.ids[row * args.num_books + m]);
     float gate = 1;
-    if (args.gate.data != nullptr) search.kernels.load_floats(args.gate, offset(args.gate, row, m), 1, 1, &gate);
-    search.kernels.load_floats(args.codebooks, from, args.codebooks.stride[2], width, codeword);
+    if (args.gate.data != nullptr) search.kernels.load_floats(args.gate, args.gate.offset(row, m), 1, 1, &gate);
+    search.kernels.load_floats(args.codebooks, from, args.codebooks.strides[2], width, codeword);
     search.kernels.add_scaled(codeword, gate, width, mixed);
   }
-  if (args.codebooks.is_bf16) {
+  if (args.codebooks.is_bf16()) {
     uint16_t* to = static_cast<uint16_t*>(args.mixed) + row * width;
     for (int64_t d = 0; d < width; ++d) to[d] = bf16_of_float(mixed[d]);
   } else {
@@ -176,8 +174,8 @@ void quantize_rows(const Search& search, int64_t begin, int64_t end) {
     for (int64_t r = 0; r < num_rows; ++r) {
       for (int64_t m = 0; m < args.num_books; ++m) {
         float* row = latents.data() + (m * kChunk + r) * args.width;
-        const int64_t from = offset(args.latents, first + r, m);
-        search.kernels.load_floats(args.latents, from, args.latents.stride[2], args.width, row);
+        const int64_t from = args.latents.offset(first + r, m);
+        search.kernels.load_floats(args.latents, from, args.latents.strides[2], args.width, row);
         slacks[m * kChunk + r] = slack(search, first + r, m, search.kernels.squared_length(row, args.width));
       }
     }

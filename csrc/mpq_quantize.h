@@ -2,24 +2,27 @@
 // (definition: kernels/mpq_quantize; with a projection: kernels/mpq_quantize_fused).
 #pragma once
 
-#include <cstdint>
+#include "call.h"
 
 namespace reg4rec {
 
-struct Floats {
-  const void* data;      // null for a tensor that is not there
-  int64_t stride[3];     // in elements
-  bool is_bf16 = false;  // else float32
-};
+#define MPQ_QUANTIZE_FIELDS(FIELD)                                                                              \
+  FIELD(RawView3, latents)                                                                                      \
+  FIELD(RawView3, codebooks)                                                                                    \
+  FIELD(RawView2, gate)                                                                                         \
+  FIELD(View2<const float>, error) /* bounds the error of the latents' length, where they have one */           \
+  FIELD(RawView3, hidden) /* and with weight and bias what the latents are in fp64, where they have an error */ \
+  FIELD(RawView3, weight)                                                                                       \
+  FIELD(RawView2, bias)                                                                                         \
+  FIELD(int64_t, num_rows)                                                                                      \
+  FIELD(int64_t, num_books)                                                                                     \
+  FIELD(int64_t, num_codes)                                                                                     \
+  FIELD(int64_t, width)                                                                                         \
+  FIELD(int64_t, hidden_width)                                                                                  \
+  FIELD(int64_t*, ids) /* rows x books */                                                                       \
+  FIELD(void*, mixed)  /* rows x width, as the codebooks */
 
-struct MpqQuantize {
-  Floats latents, codebooks, gate;
-  Floats error;                 // (num_rows, num_books): bounds the error of the latents' length, where they have one
-  Floats hidden, weight, bias;  // what the latents are in fp64, where they have an error
-  int64_t num_rows, num_books, num_codes, width, hidden_width;
-  int64_t* ids;  // (num_rows, num_books)
-  void* mixed;   // (num_rows, width), as the codebooks
-};
+DEFINE_CALL(MpqQuantize, MPQ_QUANTIZE_FIELDS)
 
 void mpq_quantize_cpu(const MpqQuantize& args, int num_threads);
 
@@ -44,7 +47,7 @@ struct Kernels {
   // x.c - 0.5 c.c of one row and all codes.
   void (*score_row)(const Book& book, const float* row, float* scores);
   // Copies `size` floats that are `stride` apart.
-  void (*load_floats)(const Floats& from, int64_t offset, int64_t stride, int64_t size, float* to);
+  void (*load_floats)(const Raw& from, int64_t offset, int64_t stride, int64_t size, float* to);
   float (*squared_length)(const float* row, int64_t size);
   void (*add_scaled)(float* row, float scale, int64_t size, float* to);
 };

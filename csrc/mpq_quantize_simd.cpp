@@ -64,12 +64,12 @@ void score_row(const Book& book, const float* row, float* scores) {
   }
 }
 
-void load_floats(const reg4rec::Floats& from, int64_t offset, int64_t stride, int64_t size, float* to) {
+void load_floats(const reg4rec::Raw& from, int64_t offset, int64_t stride, int64_t size, float* to) {
   const float* floats = static_cast<const float*>(from.data) + offset;
   const uint16_t* halves = static_cast<const uint16_t*>(from.data) + offset;
-  if (!from.is_bf16 && stride == 1) {
+  if (!from.is_bf16() && stride == 1) {
     __builtin_memcpy(to, floats, size * sizeof(float));
-  } else if (!from.is_bf16) {
+  } else if (!from.is_bf16()) {
     for (int64_t i = 0; i < size; ++i) to[i] = floats[i * stride];
   } else {
     for (int64_t i = 0; i < size; ++i) {

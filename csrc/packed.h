@@ -14,7 +14,7 @@ namespace reg4rec {
 // Braces around calls keep the order, which is that of kernels/panels.py.
 struct PackedWeights {
   const char* next;
-  bool is_bf16;  // the weights of layers, else float32 as all others
+  int64_t is_bf16;  // the weights of layers, else float32 as all others
 
   template <typename T>
   const T* take(int64_t size) {

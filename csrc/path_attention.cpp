@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <stdexcept>
 
 #include "isa.h"
 #include "ranges.h"
@@ -18,6 +19,7 @@ constexpr int64_t kGrain = 1 << 15;  // products per range
 }  // namespace
 
 void path_attention_cpu(const PathAttention& args, int num_threads) {
+  if (args.num_steps > kMostSteps) throw std::invalid_argument("paths have too many steps");
   check_dense<3>("path_attention: rows_BPS", args.rows, {args.num_users, args.num_paths, args.num_steps}, 0,
                  args.num_rows - 1);
   const auto attend = FOR_ISA(current_isa(), path_attention_paths);

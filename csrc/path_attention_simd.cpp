@@ -48,28 +48,29 @@ void attend(const PathAttention& args, int64_t begin, int64_t end, float scale) 
     const int64_t user = n / args.num_paths, path = n % args.num_paths;
     const int64_t* rows = args.rows + n * args.num_steps;
     for (int64_t s = 0; s < args.num_steps; ++s) {
-      keys[s] = user * args.key_strides[0] + s * args.key_strides[1] + rows[s] * args.key_strides[2];
-      values[s] = user * args.value_strides[0] + s * args.value_strides[1] + rows[s] * args.value_strides[2];
+      keys[s] = args.keys.offset(user, s, rows[s]);
+      values[s] = args.values.offset(user, s, rows[s]);
     }
     for (int64_t h = 0; h < args.num_heads; ++h) {
-      const int64_t q = user * args.q_strides[0] + path * args.q_strides[1] + h * args.q_strides[2];
+      const int64_t q = args.q.offset(user, path, h);
       for (int64_t s = 0; s < args.num_steps; ++s) {
-        weights[s] = scale * dot<Numbers>(args.q, q, args.keys, keys[s] + h * args.key_strides[3], args.width);
+        weights[s] =
+            scale * dot<Numbers>(args.q.data, q, args.keys.data, keys[s] + h * args.keys.strides[3], args.width);
       }
       softmax(weights, args.num_steps);
-      const int64_t to = (n * args.num_heads + h) * args.width, from = h * args.value_strides[3];
+      const int64_t to = (n * args.num_heads + h) * args.width, from = h * args.values.strides[3];
       int64_t c = 0;
       for (; c + SIMD_LANES <= args.width; c += SIMD_LANES) {
         Float mixed = splat(0);
         for (int64_t s = 0; s < args.num_steps; ++s) {
-          mixed += weights[s] * bounded(Numbers::vector(args.values, values[s] + from + c));
+          mixed += weights[s] * bounded(Numbers::vector(args.values.data, values[s] + from + c));
         }
         Numbers::put(args.mixed, to + c, mixed);
       }
       for (; c < args.width; ++c) {
         float mixed = 0;
         for (int64_t s = 0; s < args.num_steps; ++s) {
-          mixed += weights[s] * bounded(Numbers::scalar(args.values, values[s] + from + c));
+          mixed += weights[s] * bounded(Numbers::scalar(args.values.data, values[s] + from + c));
         }
         Numbers::put(args.mixed, to + c, mixed);
       }
@@ -82,7 +83,7 @@ void attend(const PathAttention& args, int64_t begin, int64_t end, float scale) 
 namespace reg4rec::SIMD_NAMESPACE {
 
 void path_attention_paths(const PathAttention& args, int64_t begin, int64_t end, float scale) {
-  if (args.is_bf16) return attend<Floats16>(args, begin, end, scale);
+  if (args.q.is_bf16()) return attend<Floats16>(args, begin, end, scale);
   attend<Floats32>(args, begin, end, scale);
 }
 

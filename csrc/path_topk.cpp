@@ -8,6 +8,7 @@
 #include "isa.h"
 #include "ranges.h"
 #include "threads.h"
+#include "token_index.h"
 
 namespace reg4rec {
 
@@ -35,15 +36,15 @@ bool comes_before(const Found& a, const Found& b) {
 // One user after another, in memory that they share.
 class Finder {
  public:
-  Finder(const PathTopk& args, ExactDot exact_dot) : args_(args), exact_dot_(exact_dot) {
-    while (2 * half_ < args.scoring.width) half_ *= 2;
+  Finder(const PathTopk& args, ExactDot exact_dot) : args_(args), index_(token_index(args)), exact_dot_(exact_dot) {
+    while (2 * half_ < args.width) half_ *= 2;
     scratch_.resize(half_);
   }
 
   void find(int64_t user) {
     list_rows(args_.exclude, args_.num_excluded, user, excluded_);
     find_items(user);
-    if (args_.scoring.logits != nullptr) score_items(user);
+    if (args_.logits != nullptr) score_items(user);
     write_best(user);
   }
 
@@ -64,7 +65,7 @@ class Finder {
     for (int64_t path = 0; path < args_.num_paths; ++path) {
       if (!(args_.scores(user, path) > -std::numeric_limits<float>::infinity())) continue;
       const size_t num_tokens = tokens_of(user, path);
-      lists_.push_back({path, num_tokens > 0 ? args_.index.shortest_list(tokens_.data(), num_tokens) : Postings{}});
+      lists_.push_back({path, num_tokens > 0 ? index_.shortest_list(tokens_.data(), num_tokens) : Postings{}});
       most += lists_.back().items.size();
     }
     size_t slots = 1;
@@ -76,7 +77,7 @@ class Finder {
       for (const int32_t* item = items.first; item != items.last; ++item) {
         while (excluded != excluded_.end() && *excluded < *item) ++excluded;
         if (excluded != excluded_.end() && *excluded == *item) continue;
-        if (!args_.index.carries(*item, tokens_.data(), num_tokens)) continue;
+        if (!index_.carries(*item, tokens_.data(), num_tokens)) continue;
         if (insert(*item)) found_.push_back({*item, path, args_.rank[*item], args_.scores(user, path)});
       }
     }
@@ -85,7 +86,7 @@ class Finder {
   // Sets tokens_ to those of a path and returns their number.
   size_t tokens_of(int64_t user, int64_t path) {
     tokens_.clear();
-    for (int64_t r = 0; r < args_.index.num_codebooks; ++r) {
+    for (int64_t r = 0; r < args_.num_codebooks; ++r) {
       const int64_t code = args_.tokens(user, path, r);
       if (code >= 0) tokens_.push_back({r, code});
     }
@@ -105,22 +106,22 @@ class Finder {
   }
 
   void score_items(int64_t user) {
-    const ItemScoring& scoring = args_.scoring;
-    const int64_t books = args_.index.num_codebooks, codes = args_.index.codebook_size, width = scoring.width;
-    const float* logits = scoring.logits + user * books * codes;
-    list_rows(scoring.repeated, scoring.num_repeated, user, repeated_);
-    const auto residual_of = [&](const Found& found) { return scoring.residual + found.item * width; };
+    const int64_t books = args_.num_codebooks, codes = args_.codebook_size, width = args_.width;
+    const float* logits = args_.logits + user * books * codes;
+    list_rows(args_.repeated, args_.num_repeated, user, repeated_);
+    const auto residual_of = [&](const Found& found) { return args_.residual + found.item * width; };
     for (size_t n = 0; n < found_.size(); ++n) {
       if (n + kAhead < found_.size()) {
         for (int64_t c = 0; c < width; c += 16) __builtin_prefetch(residual_of(found_[n + kAhead]) + c);
       }
       Found& found = found_[n];
-      const int32_t* own = args_.index.codes + found.item * books;
+      const int32_t* own = args_.codes + found.item * books;
       double score = 0;
       for (int64_t r = 0; r < books; ++r) score += logits[r * codes + own[r]];
       if (width > 0)
-        score += exact_dot_(scoring.states + user * width, residual_of(found), width, half_, scratch_.data());
-      if (std::binary_search(repeated_.begin(), repeated_.end(), found.item)) score += scoring.repeat_bias;
+        score += exact_dot_(args_.states + user * width, residual_of(found), width, half_, scratch_.data());
+      if (std::binary_search(repeated_.begin(), repeated_.end(), found.item))
+        score += static_cast<float>(args_.repeat_bias);
       found.score = score;
     }
   }
@@ -144,6 +145,7 @@ class Finder {
   };
 
   const PathTopk& args_;
+  const TokenIndex index_;
   const ExactDot exact_dot_;
   int64_t half_ = 1;
   std::vector<double> scratch_;
@@ -158,11 +160,10 @@ class Finder {
 
 void path_topk_cpu(const PathTopk& args, int num_threads) {
   const int64_t users = args.num_users, last_item = args.num_items - 1;
-  check_within("path_topk: tokens_BWM", args.tokens, {users, args.num_paths, args.index.num_codebooks}, -1,
-               args.index.codebook_size - 1);
+  check_within("path_topk: tokens_BWM", args.tokens, {users, args.num_paths, args.num_codebooks}, -1,
+               args.codebook_size - 1);
   check_within("path_topk: exclude_BX", args.exclude, {users, args.num_excluded}, -1, last_item);
-  check_within("path_topk: scoring.repeated_BL", args.scoring.repeated, {users, args.scoring.num_repeated}, -1,
-               last_item);
+  check_within("path_topk: scoring.repeated_BL", args.repeated, {users, args.num_repeated}, -1, last_item);
   const ExactDot dot = FOR_ISA(current_isa(), exact_dot);
   parallel_for(num_threads, args.num_users, 1, [&](int64_t begin, int64_t end) {
     Finder finder(args, dot);

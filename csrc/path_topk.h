@@ -1,39 +1,39 @@
 // The best items that reasoning paths lead to: arguments and entry point (definition: kernels/path_topk).
 #pragma once
 
-#include <array>
-#include <cstdint>
-
-#include "beam_step.h"
-#include "token_index.h"
+#include "call.h"
 
 namespace reg4rec {
 
-// Without logits an item has the score of its path.
-struct ItemScoring {
-  const float* logits;  // users x codebooks x codewords
-  const float* states;  // users x width
-  int64_t width;
-  const float* residual;  // items x width
-  View<const int64_t, 2> repeated;
-  int64_t num_repeated;
-  float repeat_bias;
-};
+#define PATH_TOPK_FIELDS(FIELD)                                                                            \
+  FIELD(int64_t, num_users)                                                                                \
+  FIELD(int64_t, num_paths)                                                                                \
+  FIELD(int64_t, num_codebooks)                                                                            \
+  FIELD(int64_t, codebook_size)                                                                            \
+  FIELD(int64_t, num_items)                                                                                \
+  FIELD(int64_t, k)                                                                                        \
+  FIELD(View3<const int64_t>, tokens)                                                                      \
+  FIELD(View2<const float>, scores)                                                                        \
+  FIELD(const int32_t*, codes) /* the index, contiguous */                                                 \
+  FIELD(const int64_t*, offsets)                                                                           \
+  FIELD(const int32_t*, postings)                                                                          \
+  FIELD(const int64_t*, pair_offsets) /* null where pairs are not listed */                                \
+  FIELD(const int32_t*, pair_postings)                                                                     \
+  FIELD(const int64_t*, rank)                                                                              \
+  FIELD(View2<const int64_t>, exclude)                                                                     \
+  FIELD(int64_t, num_excluded)                                                                             \
+  FIELD(const float*, logits) /* users x codebooks x codewords; null: an item has the score of its path */ \
+  FIELD(const float*, states) /* users x width */                                                          \
+  FIELD(int64_t, width)                                                                                    \
+  FIELD(const float*, residual) /* items x width */                                                        \
+  FIELD(View2<const int64_t>, repeated)                                                                    \
+  FIELD(int64_t, num_repeated)                                                                             \
+  FIELD(double, repeat_bias)                                                                               \
+  FIELD(float*, best_scores) /* results, contiguous */                                                     \
+  FIELD(int64_t*, items)                                                                                   \
+  FIELD(int64_t*, paths)
 
-struct PathTopk {
-  int64_t num_users, num_paths, num_items, k;
-  View<const int64_t, 3> tokens;
-  View<const float, 2> scores;
-  TokenIndex index;
-  const int64_t* rank;
-  View<const int64_t, 2> exclude;
-  int64_t num_excluded;
-  ItemScoring scoring;
-  // results, contiguous
-  float* best_scores;
-  int64_t* items;
-  int64_t* paths;
-};
+DEFINE_CALL(PathTopk, PATH_TOPK_FIELDS)
 
 void path_topk_cpu(const PathTopk& args, int num_threads);
 

@@ -8,7 +8,7 @@
 #include <stdexcept>
 #include <string>
 
-#include "beam_step.h"
+#include "call.h"
 
 namespace reg4rec {
 
@@ -17,8 +17,8 @@ struct Range {
 };
 
 template <typename Integer, size_t N>
-void widen(Range& range, const Integer* values, const std::array<int64_t, N>& shape,
-           const std::array<int64_t, N>& strides, size_t axis = 0) {
+void widen(Range& range, const Integer* values, const std::array<int64_t, N>& shape, const int64_t* strides,
+           size_t axis = 0) {
   for (int64_t i = 0; i < shape[axis]; ++i, values += strides[axis]) {
     if (axis + 1 < N) {
       widen(range, values, shape, strides, axis + 1);
@@ -44,10 +44,10 @@ void check_within(const std::string& name, const View<const Integer, N>& values,
 template <size_t N>
 void check_dense(const std::string& name, const int64_t* values, const std::array<int64_t, N>& shape, int64_t low,
                  int64_t high) {
-  std::array<int64_t, N> strides;
+  View<const int64_t, N> dense{{values}, {}};
   int64_t stride = 1;
-  for (size_t axis = N; axis-- > 0; stride *= shape[axis]) strides[axis] = stride;
-  check_within(name, View<const int64_t, N>{values, strides}, shape, low, high);
+  for (size_t axis = N; axis-- > 0; stride *= shape[axis]) dense.strides[axis] = stride;
+  check_within(name, dense, shape, low, high);
 }
 
 }  // namespace reg4rec

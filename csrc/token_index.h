@@ -59,4 +59,11 @@ struct TokenIndex {
   }
 };
 
+// Of an op's arguments.
+template <typename Args>
+TokenIndex token_index(const Args& args) {
+  return {args.num_codebooks, args.codebook_size, args.codes,        args.offsets,
+          args.postings,      args.pair_offsets,  args.pair_postings};
+}
+
 }  // namespace reg4rec

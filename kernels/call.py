@@ -1,24 +1,22 @@
 """An op's call as one typed record, and what follows from it: the schema, the flat form, the struct that C++ reads.
 
-A record is a NamedTuple whose fields are tensors, numbers, or records themselves, each of them optional or not. An op
-that has one passes it whole to its eager definition and to every implementation; only `torch.library`, which knows no
-records, sees the fields one after the other.
+A record is a NamedTuple whose fields are tensors, numbers, strings or records themselves, each of them optional or
+not. An op passes it whole to its check, its eager definition and every implementation; only `torch.library` and
+autograd, which know no records, see the fields one after the other.
 """
 
 import functools
 import itertools
+import re
 import struct
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensor
 
-from .dispatch import Op
-
-__all__ = ["RecordOp", "call_native"]
+__all__ = ["Layout", "by_name", "dense", "dense_rows", "native_op"]
 
 _KINDS = {torch.Tensor: "Tensor", int: "SymInt", float: "float", bool: "bool"}
 
@@ -29,11 +27,13 @@ class Layout:
     def __init__(self, record: type, optional: bool = False):
         self.record, self.optional = record, optional
         hints = typing.get_type_hints(record)
-        self.parts = [_part(name, hints[name], optional) for name in record._fields]  # type: ignore[attr-defined]
+        self.names: tuple[str, ...] = record._fields  # type: ignore[attr-defined]
+        self.parts = [_part(hints[name], optional) for name in self.names]
 
-    def schema(self) -> list[str]:
-        """`Tensor states_BD` and so on, as `torch.library` writes arguments."""
-        return [text for part in self.parts for text in (part.schema() if isinstance(part, Layout) else [part])]
+    def flat(self) -> Iterator[tuple[str, str]]:
+        """The name of each field and its type in schemas."""
+        for name, part in zip(self.names, self.parts, strict=True):
+            yield from part.flat() if isinstance(part, Layout) else [(name, part)]
 
     def flatten(self, call: Any) -> Iterator[Any]:
         """The values of all fields; None for each of an inner record that is not there."""
@@ -50,88 +50,55 @@ class Layout:
         return None if is_missing else self.record(*values)
 
 
-def _part(name: str, hint: Any, optional: bool) -> "Layout | str":
-    """The layout of an inner record, or the schema of a value."""
+def _part(hint: Any, optional: bool) -> "Layout | str":
+    """The layout of an inner record, or the type of a value in schemas."""
     if isinstance(hint, types.UnionType):
         hint, optional = next(one for one in typing.get_args(hint) if one is not types.NoneType), True
-    return f"{_KINDS[hint]}{'?' * optional} {name}" if hint in _KINDS else Layout(hint, optional)
-
-
-class RecordOp(Op):
-    """An op of a record: `check` makes it of the public function's arguments, and all else takes it whole.
-
-    The record's first field is a tensor, whose device is that of the call. `results`: how many tensors come out.
-    Without gradient.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        record: type,
-        results: int,
-        *,
-        check: Callable[..., Any],
-        reference: Callable[..., Any],
-        fake: Callable[..., Any],
-        values: Callable[..., None] | None = None,
-        implementations: Mapping[str, str] | None = None,
-    ) -> None:
-        self.layout = Layout(record)
-        schema = f"({', '.join(self.layout.schema())}) -> ({', '.join(['Tensor'] * results)})"
-        super().__init__(
-            name,
-            schema,
-            check=check,
-            reference=reference,
-            fake=lambda *flat: fake(self.layout.restore(iter(flat))),
-            values=values,
-            implementations=implementations,
-        )
-
-    def __call__(self, *args: Any) -> Any:
-        call = self._checked(args)
-        if torch.compiler.is_compiling() or isinstance(call[0], FakeTensor):
-            return self.library(*self.layout.flatten(call))
-        if torch.is_grad_enabled():  # asking takes a fifteenth of what turning it off does
-            with torch.no_grad():
-                return self._run((call,))
-        return self._run((call,))
-
-    def dispatch(self, *flat: Any) -> Any:
-        return super().dispatch(self.layout.restore(iter(flat)))
-
-    def arguments(self, *args: Any) -> tuple[Any, ...]:
-        return (self._checked(args),)
-
-    def flat(self, *args: Any) -> tuple[Any, ...]:
-        return tuple(self.layout.flatten(self.check(*args)))
-
-    def _device(self, flat: tuple[Any, ...]) -> str:
-        return str(flat[0][0].device.type)
-
-
-def call_native(op: str, **fields: Any) -> None:
-    """Run an op in C++ on torch's number of threads, the fields of its struct given by name.
-
-    A tensor stands for its address, so it must be contiguous and outlive the call; None for no address. TypeError
-    where the names are not those of the struct.
-    """
-    from .. import _C
-
-    names, packer = _struct(op)
-    if fields.keys() != names.keys():
-        raise TypeError(f"{op}: its struct has the fields {', '.join(names)}; found {', '.join(fields)}")
-    values = [fields[name] for name in names]
-    words = [0 if v is None else v.data_ptr() if isinstance(v, torch.Tensor) else v for v in values]
-    _C.call(op, packer.pack(*words), torch.get_num_threads())
+    kind = "str" if typing.get_origin(hint) is typing.Literal else _KINDS.get(hint)
+    return Layout(hint, optional) if kind is None else kind + "?" * optional
 
 
 @functools.cache
-def _struct(op: str) -> tuple[dict[str, None], struct.Struct]:
-    """The names of the fields of an op's struct in C++, and what packs their values: eight bytes each."""
+def native_op(op: str) -> Callable[..., None]:
+    """What runs an op in C++ on torch's number of threads, the fields of its struct (csrc/call.h) given by name."""
     from .. import _C
 
-    fields = _C.fields(op)
-    return dict.fromkeys(name for name, _ in fields), struct.Struct(
-        "".join("d" if is_float else "q" for _, is_float in fields)
+    return by_name(op, _C.fields(op), lambda packed: _C.call(op, packed, torch.get_num_threads()))
+
+
+def by_name(op: str, fields: Sequence[tuple[str, str]], use: Callable[[bytes], Any]) -> Callable[..., Any]:
+    """What packs a struct, given the name and the type in C++ of each field, and hands it on.
+
+    It takes the fields by name; TypeError where they are not those of the struct. A tensor stands for its address, and
+    where the struct has a view, for its strides too; None for no tensor. What is not a view must be contiguous.
+    """
+    words = [_words(name, kind) for name, kind in fields]
+    # one expression, since a loop over the fields takes twice as long, and the tensors live until `use` has returned
+    function = eval(
+        f"lambda *, {', '.join(name for name, _ in fields)}: use(pack({', '.join(values for _, values in words)}))",
+        {"use": use, "pack": struct.Struct("".join(kinds for kinds, _ in words)).pack},
     )
+    function.__qualname__ = op
+    return function
+
+
+def _words(name: str, kind: str) -> tuple[str, str]:
+    """What `struct` calls the eight-byte words of a field, and the expression that gives them."""
+    if (view := re.match(r"(Raw|)View(\d)", kind)) is not None:
+        size = f"{name}.element_size(), " if view[1] else ""
+        kinds = "q" * (1 + bool(size) + int(view[2]))
+        values = f"({name}.data_ptr(), {size}*{name}.stride()[:{view[2]}])"
+        return kinds, f"*(({'0, ' * len(kinds)}) if {name} is None else {values})"
+    if kind.endswith("*"):
+        return "q", f"0 if {name} is None else {name}.data_ptr()"
+    return "d" if kind == "double" else "q", name
+
+
+def dense(tensor: torch.Tensor | None) -> torch.Tensor | None:
+    """A tensor, if there is one, as a struct takes it where it has no view of it."""
+    return None if tensor is None else tensor.contiguous()
+
+
+def dense_rows(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor as a view takes it that has no stride for the last axis: with its numbers side by side there."""
+    return tensor if tensor.stride(-1) == 1 else tensor.contiguous()

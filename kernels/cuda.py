@@ -2,21 +2,19 @@
 
 import functools
 import re
-import struct
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from .call import by_name
 from .machine import native_has_cuda
 
-__all__ = ["SHARED_BYTES", "Argument", "capacity_of_best", "launch", "pack", "source"]
+__all__ = ["SHARED_BYTES", "capacity_of_best", "fields", "launch", "packer", "source"]
 
 SHARED_BYTES = 44 << 10
 """Shared memory that a launch may ask for; every GPU has 48 KiB, and the kernels hold a little of their own."""
-
-Argument = torch.Tensor | int | float | None
 
 _SOURCES = Path(__file__).parents[1] / "csrc"
 
@@ -26,14 +24,13 @@ def launch(
     entry: str,
     grid: int,
     block: int,
-    arguments: Sequence[Argument],
+    packed: bytes,
     device: torch.device,
     shared: int = 0,
 ) -> None:
-    """Run kernel `<op>_<entry>` on torch's current stream; `arguments` are the fields of its struct, in order."""
+    """Run kernel `<op>_<entry>` on torch's current stream, with what the op's `packer` made."""
     if grid == 0:
         return
-    packed = pack(arguments)
     with torch.cuda.device(device):
         stream = torch.cuda.current_stream().cuda_stream
         if native_has_cuda():
@@ -50,11 +47,16 @@ def launch(
                 _compiled(op).get_function(f"{op}_{entry}")((grid,), (block,), (by_value,), shared_mem=shared)
 
 
-def pack(arguments: Sequence[Argument]) -> bytes:
-    """Eight bytes for each: the address of a tensor (0 for None), a long long or a double."""
-    values = [argument.data_ptr() if isinstance(argument, torch.Tensor) else argument or 0 for argument in arguments]
-    kinds = "".join("d" if isinstance(argument, float) else "q" for argument in arguments)
-    return struct.pack(kinds, *values)
+@functools.cache
+def packer(op: str) -> Callable[..., bytes]:
+    """What packs an op's struct for `launch`, its fields given by name."""
+    return by_name(op, fields(op), bytes)
+
+
+def fields(op: str) -> list[tuple[str, str]]:
+    """The name and type of each field, read out of the source: where CuPy compiles that, `_C` may not be there."""
+    text = (_SOURCES / f"{op}_call.h").read_text(encoding="utf-8")
+    return [(name, kind) for kind, name in re.findall(r"FIELD\(([^()]+), (\w+)\)", text)]
 
 
 def capacity_of_best(kept: int, block: int) -> int:
@@ -71,5 +73,13 @@ def _compiled(op: str) -> Any:
 
 def source(op: str) -> str:
     """The device code of an op in one piece: CuPy's cache does not look into included files."""
-    text = (_SOURCES / f"{op}.cuh").read_text(encoding="utf-8")
-    return re.sub(r'#include "(\w+)\.cuh"|#pragma once', lambda found: source(found[1]) if found[1] else "", text)
+    seen: set[str] = set()
+
+    def whole(name: str) -> str:
+        if not name or name in seen:
+            return ""
+        seen.add(name)
+        text = (_SOURCES / name).read_text(encoding="utf-8")
+        return re.sub(r'#include (?:<\w+>|"([\w.]+)")|#pragma once', lambda found: whole(found[1] or ""), text)
+
+    return whole(f"{op}.cuh")

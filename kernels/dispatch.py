@@ -1,6 +1,6 @@
 """How an op finds its implementation: the first of cuda, triton, cpp, eager that has no objection to the call.
 
-An implementation is a module beside the op's contract with `run(*args)` and `objection(*args) -> str | None`; it is
+An implementation is a module beside the op's contract with `run(call)` and `objection(call) -> str | None`; it is
 imported when a call first reaches it. Nothing is tried and caught: what runs is decided before it runs.
 """
 
@@ -17,6 +17,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._pytree import tree_map_only
 
+from .call import Layout
 from .checks import NegativeBitError
 from .machine import backend_problem, machine_problem, native_problem
 
@@ -95,112 +96,133 @@ def cpp_multiplies_bf16() -> bool:
 class Op:
     """One op: its checks, its eager definition, its accelerated implementations and its gradient.
 
-    `check` takes the arguments of the public function, raises ValueError, and returns the flat tuple (tensors, numbers,
-    None) that `schema`, the reference and every implementation take. `values` takes that tuple before the reference
-    does, and raises ValueError for integers that it cannot read by; C++ does so itself. `save(ctx, inputs, output)`
-    and `backward(ctx, *grads)` follow `torch.library.register_autograd`; an op without them gives no gradient.
-    `mutates`: the arguments of the schema that are written to.
+    A call is a `record`, a NamedTuple whose first field is a tensor on the call's device; the public function makes it,
+    and all else takes it whole. `results`: how many tensors come out. `check` raises ValueError. `values` is called
+    before the reference, and raises ValueError for integers that it cannot read by; C++ does so itself.
+    `save(ctx, call, output)` and `backward(ctx, *grads)`, which gives gradients by the names of the record's fields,
+    are used as in `torch.library.register_autograd`; an op without them gives no gradient. `mutates`: the fields that
+    are written to.
     """
 
     def __init__(
         self,
         name: str,
-        schema: str,
+        record: type,
+        results: int,
         *,
-        check: Callable[..., tuple[Any, ...]],
         reference: Callable[..., Any],
         fake: Callable[..., Any],
+        check: Callable[..., None] = lambda call: None,
         values: Callable[..., None] | None = None,
         implementations: Mapping[str, str] | None = None,
         save: Callable[..., None] | None = None,
-        backward: Callable[..., Any] | None = None,
+        backward: Callable[..., Mapping[str, torch.Tensor | None]] | None = None,
         mutates: tuple[str, ...] = (),
     ) -> None:
         self.name = name
+        self.record = record
         self.check = check
         self.reference = reference
         self.values = values
         self.mutates = mutates
-        self.library = torch.library.custom_op(f"reg4rec::{name}", self.dispatch, mutates_args=mutates, schema=schema)
-        self.library.register_fake(fake)
-        self._package = check.__module__
+        self.layout = Layout(record)
+        self.library = torch.library.custom_op(
+            f"reg4rec::{name}", self.dispatch, mutates_args=mutates, schema=self._schema(results)
+        )
+        self.library.register_fake(lambda *flat: fake(self._restored(flat)))
+        self._package = reference.__module__.rpartition(".")[0]
         modules = implementations or {}
         self._modules = {b: modules[b] for b in BACKENDS if b in modules}
         self._loaded: dict[str, ModuleType] = {}
         self._usable: dict[str, list[ModuleType]] = {}
         self._function = None
-        if backward is not None:
-            self.library.register_autograd(backward, setup_context=save)
+        if save is not None and backward is not None:
             self._function = _autograd_function(self, save, backward)
+            self.library.register_autograd(self._function.backward_flat, setup_context=self._function.save_flat)
         _ops[name] = self
+
+    def _schema(self, results: int) -> str:
+        """`(Tensor p_logits_TC, ...) -> (Tensor, ...)`, as `torch.library` writes it."""
+        fields = [
+            f"Tensor(a{at}!) {name}" if name in self.mutates else f"{kind} {name}"
+            for at, (name, kind) in enumerate(self.layout.flat())
+        ]
+        return f"({', '.join(fields)}) -> ({', '.join(['Tensor'] * results)})"
+
+    def _restored(self, flat: tuple[Any, ...]) -> Any:
+        return self.layout.restore(iter(flat))
 
     @property
     def backends(self) -> tuple[str, ...]:
         """The backends that have an implementation of this op, in the order in which they are asked."""
         return (*self._modules, "eager")
 
-    def __call__(self, *args: Any) -> Any:
-        flat = self._checked(args)
-        if torch.compiler.is_compiling() or isinstance(flat[0], FakeTensor):
-            return self.library(*flat)
-        if torch.is_grad_enabled() and any(isinstance(a, torch.Tensor) and a.requires_grad for a in flat):
-            if self._function is not None:
-                return self._function.apply(*flat)
-            with torch.no_grad():
-                return self._run(flat)
-        return self._run(flat)
-
-    def _checked(self, args: tuple[Any, ...]) -> Any:
-        """What `check` makes of the arguments, without torch's negative bit."""
+    def __call__(self, call: Any) -> Any:
+        call = self._checked(call)
+        if torch.compiler.is_compiling() or isinstance(call[0], FakeTensor):
+            return self.library(*self.layout.flatten(call))
+        if not torch.is_grad_enabled():
+            return self._run(call)
+        if self._function is not None:
+            flat = tuple(self.layout.flatten(call))
+            wants_gradient = any(isinstance(a, torch.Tensor) and a.requires_grad for a in flat)
+            return self._function.apply(*flat) if wants_gradient else self._run(call)
+        torch.set_grad_enabled(False)  # torch.no_grad() takes two microseconds more
         try:
-            return self.check(*args)
+            return self._run(call)
+        finally:
+            torch.set_grad_enabled(True)
+
+    def _checked(self, call: Any) -> Any:
+        """The call, without torch's negative bit."""
+        try:
+            self.check(call)
         except NegativeBitError as found:
             if found.name in self.mutates:
                 raise
-        return self.check(*tree_map_only(torch.Tensor, torch.Tensor.resolve_neg, args))
+            call = tree_map_only(torch.Tensor, torch.Tensor.resolve_neg, call)
+            self.check(call)
+        return call
 
     def dispatch(self, *flat: Any) -> Any:
         """As `torch.library` calls it, which may have checked shapes without values."""
+        call = self._restored(flat)
         if self.values is not None:
-            self.values(*flat)
-        return self._run(flat)
+            self.values(call)
+        return self._run(call)
 
-    def _run(self, flat: tuple[Any, ...]) -> Any:
-        """Run the implementation that is forced, or else the first without an objection (arguments already checked)."""
-        device = self._device(flat)
+    def _run(self, call: Any) -> Any:
+        """Run the implementation that is forced, or else the first without an objection (the call is checked)."""
+        device = call[0].device.type
         if torch.is_autocast_enabled(device):
             # an op computes in the dtypes of its arguments: error bounds and fp64 decisions rest on it
             with torch.autocast(device, enabled=False):
-                return self._run(flat)
+                return self._run(call)
         forced = _forced.get()
         if forced is not None:
-            return self._forced_implementation(forced, flat)(*flat)
+            return self._forced_implementation(forced, call)(call)
         for module in self._candidates(device):
-            if module.objection(*flat) is None:
-                return module.run(*flat)
-        return self._run_eager(*flat)
+            if module.objection(call) is None:
+                return module.run(call)
+        return self._run_eager(call)
 
-    def _run_eager(self, *flat: Any) -> Any:
+    def _run_eager(self, call: Any) -> Any:
         if self.values is not None:
-            self.values(*flat)
-        return self.reference(*flat)
-
-    def arguments(self, *args: Any) -> tuple[Any, ...]:
-        """What the eager definition and every implementation take, of the public function's arguments."""
-        return self._checked(args)
+            self.values(call)
+        return self.reference(call)
 
     def flat(self, *args: Any) -> tuple[Any, ...]:
         """What `library` takes, of the public function's arguments."""
-        return self.check(*args)
+        return tuple(self.layout.flatten(self._checked(self.record(*args))))
 
     def which(self, *args: Any) -> Choice:
-        """The backend that this call would run on, and each backend's reason."""
-        flat, forced, chosen = self.arguments(*args), _forced.get(), None
+        """The backend that the public function would run on with these arguments, and each backend's reason."""
+        call, forced, chosen = self._checked(self.record(*args)), _forced.get(), None
         if self.values is not None:
-            self.values(*flat)
+            self.values(call)
         reasons: dict[str, str] = {}
         for backend in BACKENDS:
-            problem = self._objection(backend, flat, asked=backend == forced)
+            problem = self._objection(backend, call, asked=backend == forced)
             if problem is not None:
                 reasons[backend] = problem
             elif forced is not None and backend != forced:
@@ -215,9 +237,6 @@ class Op:
             )
         return Choice(chosen, reasons)
 
-    def _device(self, flat: tuple[Any, ...]) -> str:
-        return str(flat[0].device.type)
-
     def _candidates(self, device: str) -> list[ModuleType]:
         """The implementations that this machine can run on tensors of a device type, best first."""
         if device not in self._usable:
@@ -225,18 +244,18 @@ class Op:
             self._usable[device] = [self._load(b) for b in usable]
         return self._usable[device]
 
-    def _objection(self, backend: str, flat: tuple[Any, ...], asked: bool) -> str | None:
+    def _objection(self, backend: str, call: Any, asked: bool) -> str | None:
         if backend == "eager":
             return None
         if backend not in self._modules:
             return f"{self.name} has no {backend} implementation"
-        problem = backend_problem(backend, self._device(flat), asked)
-        return problem if problem is not None else self._load(backend).objection(*flat)
+        problem = backend_problem(backend, call[0].device.type, asked)
+        return problem if problem is not None else self._load(backend).objection(call)
 
-    def _forced_implementation(self, backend: str, flat: tuple[Any, ...]) -> Callable[..., Any]:
+    def _forced_implementation(self, backend: str, call: Any) -> Callable[..., Any]:
         if backend not in BACKENDS:
             raise BackendError(f"REG4REC_BACKEND={backend} is unknown; the backends are {', '.join(BACKENDS)}")
-        problem = self._objection(backend, flat, asked=True)
+        problem = self._objection(backend, call, asked=True)
         if problem is not None:
             raise BackendError(f"{self.name} cannot run on {backend}: {problem}")
         return self._run_eager if backend == "eager" else self._load(backend).run
@@ -248,22 +267,29 @@ class Op:
 
 
 def _autograd_function(
-    op: Op, save: Callable[..., None] | None, backward: Callable[..., Any]
-) -> type[torch.autograd.Function]:
-    """The same gradient formulas for calls that do not go through `torch.library`, which costs microseconds.
+    op: Op, save: Callable[..., None], backward: Callable[..., Mapping[str, torch.Tensor | None]]
+) -> Any:
+    """The gradient formulas for calls that do not go through `torch.library`, which costs microseconds, and for it.
 
     The backward pass, which may run in another thread, is forced where the forward pass was.
     """
+    names = [name for name, _ in op.layout.flat()]
+
+    def save_flat(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        save(ctx, op.layout.restore(iter(inputs)), output)
+
+    def backward_flat(ctx: Any, *grads: Any) -> tuple[torch.Tensor | None, ...]:
+        found = backward(ctx, *grads)
+        return tuple(found.get(name) for name in names)
 
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         ctx.forced = _forced.get()
-        if save is not None:
-            save(ctx, inputs, output)
+        save_flat(ctx, inputs, output)
 
     def run_backward(ctx: Any, *grads: Any) -> Any:
         token = _forced.set(ctx.forced)
         try:
-            return backward(ctx, *grads)
+            return backward_flat(ctx, *grads)
         finally:
             _forced.reset(token)
 
@@ -271,6 +297,8 @@ def _autograd_function(
         "forward": staticmethod(op.dispatch),
         "setup_context": staticmethod(setup_context),
         "backward": staticmethod(torch.autograd.function.once_differentiable(run_backward)),
+        "save_flat": staticmethod(save_flat),
+        "backward_flat": staticmethod(backward_flat),
     }
     return type(f"{op.name}_function", (torch.autograd.Function,), body)
 

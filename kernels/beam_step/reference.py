@@ -1,28 +1,44 @@
 """Eager PyTorch definition of one step of the beam search over unordered tokens."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 from ..token_index import TokenIndex
 
-__all__ = ["beam_step_reference", "prune_paths"]
+__all__ = ["BeamStep", "Results", "beam_step_reference", "empty_results", "prune_paths"]
 
+Results = tuple[Tensor, Tensor, Tensor, Tensor]
 GRID = 1.5 * 2.0**18
 """Added and taken off, it leaves multiples of 2^-34: scores that are equal but for the order of sums tie."""
 
 
-def beam_step_reference(
-    logits_BPMK: Tensor,
-    scores_BP: Tensor,
-    tokens_BPM: Tensor,
-    js_BP: Tensor | None,
-    index: TokenIndex,
-    num_beams: int,
-    num_spares: int,
-    threshold: float | None = None,
-    exclude_BX: Tensor | None = None,
-    renormalize: bool = False,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+class BeamStep(NamedTuple):
+    """A call of `beam_step`."""
+
+    logits_BPMK: Tensor
+    scores_BP: Tensor
+    tokens_BPM: Tensor
+    js_BP: Tensor | None
+    token_index: TokenIndex
+    num_beams: int
+    num_spares: int
+    threshold: float | None = None
+    exclude_BX: Tensor | None = None
+    renormalize: bool = False
+
+
+def empty_results(call: BeamStep) -> Results:
+    """(parent_BP, token_BP, scores_BP, fallback_B), not yet written to"""
+    like, batch, width = call.tokens_BPM, call.tokens_BPM.shape[0], call.num_beams + call.num_spares
+    scores_BP = like.new_empty(batch, width, dtype=torch.float32)
+    fallback_B = like.new_empty(batch, dtype=torch.bool)
+    return like.new_empty(batch, width), like.new_empty(batch, width), scores_BP, fallback_B
+
+
+def beam_step_reference(call: BeamStep) -> Results:
+    logits_BPMK, scores_BP, tokens_BPM, js_BP, index, num_beams, num_spares, threshold, exclude_BX, renormalize = call
     num_codebooks, codebook_size = logits_BPMK.shape[2:]
     kept_BP, fallback_B = prune_paths(scores_BP, js_BP, num_beams, threshold)
     open_BPMK = index.admissible_tokens(tokens_BPM, kept_BP, exclude_BX)

@@ -1,14 +1,12 @@
 """`decoder_step`: the decoder for the new tokens of a search's paths, from embeddings to logits."""
 
-from typing import Any
-
 import torch
 
 from ..bounds import check_weights
 from ..checks import bind, within
 from ..dispatch import Op
 from ..panels import num_weights
-from .reference import DecoderShape, decoder_step_reference
+from .reference import DecoderShape, DecoderStep, decoder_step_reference, empty_results
 
 __all__ = ["DecoderShape", "decoder_step"]
 
@@ -48,38 +46,24 @@ def decoder_step(
 
     Paper: model, figure, D6: the decoder with its heads.
     """
-    return OP(
-        *(inputs_XD, row_BP, scale, position_D, states_BD, kept_BTRZAQ, rows_BPS, memory_BZAJQ, visible_BJ),
-        *(weights_Y, shape, with_logits),
-    )
+    paths = inputs_XD, row_BP, float(scale), position_D, states_BD, kept_BTRZAQ, rows_BPS, memory_BZAJQ, visible_BJ
+    return OP(DecoderStep(*paths, weights_Y, shape, with_logits))
 
 
-def _check(
-    inputs_XD: torch.Tensor,
-    row_BP: torch.Tensor,
-    scale: float,
-    position_D: torch.Tensor,
-    states_BD: torch.Tensor,
-    kept_BTRZAQ: torch.Tensor,
-    rows_BPS: torch.Tensor,
-    memory_BZAJQ: torch.Tensor,
-    visible_BJ: torch.Tensor,
-    weights_Y: torch.Tensor,
-    shape: DecoderShape,
-    with_logits: bool = True,
-) -> tuple:
-    floats = {"inputs_XD": inputs_XD, "position_D": position_D, "states_BD": states_BD}
-    floats |= {"kept_BTRZAQ": kept_BTRZAQ, "memory_BZAJQ": memory_BZAJQ}
-    integers, bools = {"row_BP": row_BP, "rows_BPS": rows_BPS}, {"visible_BJ": visible_BJ}
+def _check(call: DecoderStep) -> None:
+    floats = {"inputs_XD": call.inputs_XD, "position_D": call.position_D, "states_BD": call.states_BD}
+    floats |= {"kept_BTRZAQ": call.kept_BTRZAQ, "memory_BZAJQ": call.memory_BZAJQ}
+    integers, bools = {"row_BP": call.row_BP, "rows_BPS": call.rows_BPS}, {"visible_BJ": call.visible_BJ}
     sizes = bind("decoder_step", floats, integers, bools, integer_dtypes=(torch.int64,))
-    weight_dtypes = (inputs_XD.dtype, torch.bfloat16)
-    bind("decoder_step", {"weights_Y": weights_Y}, float_dtypes=weight_dtypes, sizes=sizes, device=inputs_XD.device)
+    weights_Y, dtype, device = call.weights_Y, call.inputs_XD.dtype, call.inputs_XD.device
+    bind("decoder_step", {"weights_Y": weights_Y}, float_dtypes=(dtype, torch.bfloat16), sizes=sizes, device=device)
     if sizes["S"] >= sizes["T"] or sizes["P"] > sizes["R"]:
         raise ValueError(
             f"decoder_step: kept_BTRZAQ has {sizes['T']} steps of {sizes['R']} rows, without room for "
             f"step {sizes['S']} (from 0) of {sizes['P']} paths"
         )
-    dim, fits = sizes["D"], sizes["Z"] == 2 * shape.num_blocks and min(shape[:3]) > 0 and shape.num_categories >= 0
+    dim, shape = sizes["D"], call.shape
+    fits = sizes["Z"] == 2 * shape.num_blocks and min(shape[:3]) > 0 and shape.num_categories >= 0
     if not dim or dim != sizes["A"] * sizes["Q"] or not fits:
         raise ValueError(
             "decoder_step: D = A x Q > 0, Z = 2 x blocks, 1 or more blocks, FFN channels and tokens, and 0 or more "
@@ -88,55 +72,23 @@ def _check(
     if sizes["Y"] != (wanted := num_weights(shape, dim, weights_Y.dtype)):
         raise ValueError(f"decoder_step: weights_Y has {sizes['Y']} numbers where {wanted} were expected")
     check_weights("decoder_step", weights_Y)
-    return (
-        *(inputs_XD, row_BP, float(scale), position_D, states_BD, kept_BTRZAQ, rows_BPS, memory_BZAJQ, visible_BJ),
-        *(weights_Y, *shape, with_logits),
-    )
 
 
-def _values(inputs_XD: torch.Tensor, row_BP: torch.Tensor, *rest: Any) -> None:
-    kept_BTRZAQ, rows_BPS, _, visible_BJ = rest[3:7]
-    within("decoder_step", "row_BP", row_BP, 0, len(inputs_XD) - 1)
-    within("decoder_step", "rows_BPS", rows_BPS, 0, kept_BTRZAQ.shape[2] - 1)
-    if visible_BJ.is_cpu and not bool((sees_B := visible_BJ.any(1)).all()):
+def _values(call: DecoderStep) -> None:
+    within("decoder_step", "row_BP", call.row_BP, 0, len(call.inputs_XD) - 1)
+    within("decoder_step", "rows_BPS", call.rows_BPS, 0, call.kept_BTRZAQ.shape[2] - 1)
+    if call.visible_BJ.is_cpu and not bool((sees_B := call.visible_BJ.any(1)).all()):
         blind = int((~sees_B).nonzero()[0])
         raise ValueError(f"decoder_step: visible_BJ must show each user a slot, user {blind} sees none")
 
 
-def _reference(
-    inputs_XD: torch.Tensor,
-    row_BP: torch.Tensor,
-    scale: float,
-    position_D: torch.Tensor,
-    states_BD: torch.Tensor,
-    kept_BTRZAQ: torch.Tensor,
-    rows_BPS: torch.Tensor,
-    memory_BZAJQ: torch.Tensor,
-    visible_BJ: torch.Tensor,
-    weights_Y: torch.Tensor,
-    *rest: Any,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    *shape, with_logits = rest
-    paths = kept_BTRZAQ, rows_BPS, memory_BZAJQ, visible_BJ
-    return decoder_step_reference(
-        inputs_XD, row_BP, scale, position_D, states_BD, *paths, weights_Y, DecoderShape(*shape), with_logits
-    )
-
-
-def _fake(inputs_XD: torch.Tensor, row_BP: torch.Tensor, *rest: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    _, _, num_tokens, num_categories, _, with_logits = rest[8:]
-    num_logits = num_tokens if with_logits else 0
-    return inputs_XD.new_empty(*row_BP.shape, num_logits), inputs_XD.new_empty(*row_BP.shape, num_categories)
-
-
 OP = Op(
     "decoder_step",
-    "(Tensor inputs_XD, Tensor row_BP, float scale, Tensor position_D, Tensor states_BD, Tensor(a!) kept_BTRZAQ,"
-    " Tensor rows_BPS, Tensor memory_BZAJQ, Tensor visible_BJ, Tensor weights_Y, int num_blocks, int ffn_dim,"
-    " int num_tokens, int num_categories, bool refines, bool with_logits) -> (Tensor, Tensor)",
+    DecoderStep,
+    2,
     check=_check,
-    reference=_reference,
-    fake=_fake,
+    reference=decoder_step_reference,
+    fake=empty_results,
     values=_values,
     implementations={"cpp": "native"},
     mutates=("kept_BTRZAQ",),

@@ -9,7 +9,7 @@ from ..bounds import bounded, bounded_norm
 from ..panels import Shapes, affine, unpack_weights
 from ..path_attention.reference import attend_to_paths
 
-__all__ = ["DecoderShape", "decoder_step_reference"]
+__all__ = ["DecoderShape", "DecoderStep", "decoder_step_reference", "empty_results"]
 
 
 class DecoderShape(NamedTuple):
@@ -36,21 +36,33 @@ class DecoderShape(NamedTuple):
         return [*[(block, 3)] * self.num_blocks, (heads, 1)]
 
 
-def decoder_step_reference(
-    inputs_XD: torch.Tensor,
-    row_BP: torch.Tensor,
-    scale: float,
-    position_D: torch.Tensor,
-    states_BD: torch.Tensor,
-    kept_BTRZAQ: torch.Tensor,
-    rows_BPS: torch.Tensor,
-    memory_BZAJQ: torch.Tensor,
-    visible_BJ: torch.Tensor,
-    weights_Y: torch.Tensor,
-    shape: DecoderShape,
-    with_logits: bool,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """(logits_BPO, categories_BPC)"""
+class DecoderStep(NamedTuple):
+    """A call of `decoder_step`."""
+
+    inputs_XD: torch.Tensor
+    row_BP: torch.Tensor
+    scale: float
+    position_D: torch.Tensor
+    states_BD: torch.Tensor
+    kept_BTRZAQ: torch.Tensor
+    rows_BPS: torch.Tensor
+    memory_BZAJQ: torch.Tensor
+    visible_BJ: torch.Tensor
+    weights_Y: torch.Tensor
+    shape: DecoderShape
+    with_logits: bool = True
+
+
+def empty_results(call: DecoderStep) -> tuple[torch.Tensor, torch.Tensor]:
+    """(logits_BPO, categories_BPC), not yet written to"""
+    like, paths = call.inputs_XD, call.row_BP.shape
+    logits_BPO = like.new_empty(*paths, call.shape.num_tokens if call.with_logits else 0)
+    return logits_BPO, like.new_empty(*paths, call.shape.num_categories)
+
+
+def decoder_step_reference(call: DecoderStep) -> tuple[torch.Tensor, torch.Tensor]:
+    inputs_XD, row_BP, scale, position_D, states_BD, kept_BTRZAQ, rows_BPS, memory_BZAJQ, visible_BJ, *_ = call
+    weights_Y, shape, with_logits = call[-3:]
     dim, num_heads, (num_paths, step) = inputs_XD.shape[1], memory_BZAJQ.shape[2], rows_BPS.shape[1:]
     own_BP1 = torch.arange(num_paths, device=row_BP.device)[:, None].expand(*row_BP.shape, 1)
     path_BPS = torch.cat([rows_BPS, own_BP1], dim=2)

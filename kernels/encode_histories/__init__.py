@@ -1,14 +1,12 @@
 """`encode_histories`: the encoder over users' histories without padding, and what the decoder needs of it."""
 
-from typing import Any
-
 import torch
 
 from ..bounds import check_weights
 from ..checks import bind, check_count, within
 from ..dispatch import Op
 from ..panels import num_weights
-from .reference import EncoderShape, encode_histories_reference
+from .reference import EncodeHistories, EncoderShape, empty_results, encode_histories_reference
 
 __all__ = ["EncoderShape", "encode_histories"]
 
@@ -43,24 +41,15 @@ def encode_histories(
 
     Paper: model, figure, D6: the encoder, and the memory of cross-attention.
     """
-    return OP(x_XD, length_B, slots_per_item, cos_TQ, sin_TQ, weights_Y, shape, with_memory)
+    return OP(EncodeHistories(x_XD, length_B, slots_per_item, cos_TQ, sin_TQ, weights_Y, shape, with_memory))
 
 
-def _check(
-    x_XD: torch.Tensor,
-    length_B: torch.Tensor,
-    slots_per_item: int,
-    cos_TQ: torch.Tensor,
-    sin_TQ: torch.Tensor,
-    weights_Y: torch.Tensor,
-    shape: EncoderShape,
-    with_memory: bool = True,
-) -> tuple:
-    floats = {"x_XD": x_XD, "cos_TQ": cos_TQ, "sin_TQ": sin_TQ}
-    sizes = bind("encode_histories", floats, {"length_B": length_B}, integer_dtypes=(torch.int64,))
-    weight_dtypes = (x_XD.dtype, torch.bfloat16)
-    bind("encode_histories", {"weights_Y": weights_Y}, float_dtypes=weight_dtypes, sizes=sizes, device=x_XD.device)
-    dim, head_dim = sizes["D"], sizes["Q"]
+def _check(call: EncodeHistories) -> None:
+    floats = {"x_XD": call.x_XD, "cos_TQ": call.cos_TQ, "sin_TQ": call.sin_TQ}
+    sizes = bind("encode_histories", floats, {"length_B": call.length_B}, integer_dtypes=(torch.int64,))
+    weights_Y, dtype, device = call.weights_Y, call.x_XD.dtype, call.x_XD.device
+    bind("encode_histories", {"weights_Y": weights_Y}, float_dtypes=(dtype, torch.bfloat16), sizes=sizes, device=device)
+    dim, head_dim, slots_per_item, shape = sizes["D"], sizes["Q"], call.slots_per_item, call.shape
     fits = dim and head_dim and head_dim % 2 == 0 and dim % head_dim == 0 and shape.num_both % 2 == 0
     if not fits or min(*shape, slots_per_item) < 1 or shape.num_blocks > sizes["Y"]:
         raise ValueError(
@@ -71,48 +60,24 @@ def _check(
     if sizes["Y"] != (wanted := num_weights(shape, dim, weights_Y.dtype)):
         raise ValueError(f"encode_histories: weights_Y has {sizes['Y']} numbers where {wanted} were expected")
     check_weights("encode_histories", weights_Y)
-    return x_XD, length_B, slots_per_item, cos_TQ, sin_TQ, weights_Y, *shape, with_memory
 
 
-def _values(x_XD: torch.Tensor, length_B: torch.Tensor, slots_per_item: int, cos_TQ: torch.Tensor, *rest: Any) -> None:
+def _values(call: EncodeHistories) -> None:
+    x_XD, length_B = call.x_XD, call.length_B
     # the last item stands one position before the next one, which the keys of the memory count from
-    within("encode_histories", "length_B", length_B, 0, len(cos_TQ) - (2 if rest[-1] else 1))
-    num_slots = len(length_B) + slots_per_item * int(length_B.sum()) if length_B.is_cpu else len(x_XD)
+    within("encode_histories", "length_B", length_B, 0, len(call.cos_TQ) - (2 if call.with_memory else 1))
+    num_slots = len(length_B) + call.slots_per_item * int(length_B.sum()) if length_B.is_cpu else len(x_XD)
     if num_slots != len(x_XD):
         raise ValueError(f"encode_histories: x_XD must have {num_slots} slots by these lengths, found {len(x_XD)}")
 
 
-def _reference(
-    x_XD: torch.Tensor,
-    length_B: torch.Tensor,
-    slots_per_item: int,
-    cos_TQ: torch.Tensor,
-    sin_TQ: torch.Tensor,
-    weights_Y: torch.Tensor,
-    *rest: Any,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    *shape, with_memory = rest
-    turns = cos_TQ, sin_TQ
-    return encode_histories_reference(
-        x_XD, length_B, slots_per_item, *turns, weights_Y, EncoderShape(*shape), with_memory
-    )
-
-
-def _fake(
-    x_XD: torch.Tensor, length_B: torch.Tensor, _: int, cos_TQ: torch.Tensor, *rest: Any
-) -> tuple[torch.Tensor, torch.Tensor]:
-    (num_slots, dim), head_dim, (num_both, with_memory) = x_XD.shape, cos_TQ.shape[1], rest[-2:]
-    memory_XZAQ = x_XD.new_empty(num_slots, num_both if with_memory else 0, dim // head_dim, head_dim)
-    return x_XD.new_empty(length_B.shape[0], dim), memory_XZAQ
-
-
 OP = Op(
     "encode_histories",
-    "(Tensor x_XD, Tensor length_B, int slots_per_item, Tensor cos_TQ, Tensor sin_TQ, Tensor weights_Y,"
-    " int num_blocks, int ffn_dim, int num_both, bool with_memory) -> (Tensor, Tensor)",
+    EncodeHistories,
+    2,
     check=_check,
-    reference=_reference,
-    fake=_fake,
+    reference=encode_histories_reference,
+    fake=empty_results,
     values=_values,
     implementations={"cpp": "native"},
 )

@@ -2,39 +2,39 @@
 
 import torch
 
+from ..call import native_op
 from ..panels import weights_objection
+from .reference import EncodeHistories, empty_results
 
 __all__ = ["objection", "run"]
 
 
-def objection(x_XD: torch.Tensor, *rest: object) -> str | None:
-    if x_XD.dtype != torch.float32:
-        return f"it computes float32, this is {x_XD.dtype}"
-    return weights_objection(rest[4])  # type: ignore[arg-type]
+def objection(call: EncodeHistories) -> str | None:
+    if call.x_XD.dtype != torch.float32:
+        return f"it computes float32, this is {call.x_XD.dtype}"
+    return weights_objection(call.weights_Y)
 
 
-def run(
-    x_XD: torch.Tensor,
-    length_B: torch.Tensor,
-    slots_per_item: int,
-    cos_TQ: torch.Tensor,
-    sin_TQ: torch.Tensor,
-    weights_Y: torch.Tensor,
-    num_blocks: int,
-    ffn_dim: int,
-    num_both: int,
-    with_memory: bool,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    from ... import _C
-
-    num_users, (num_slots, dim), (num_positions, head_dim) = len(length_B), x_XD.shape, cos_TQ.shape
-    num_heads, num_both = dim // head_dim, num_both if with_memory else 0
-    dense = [x.contiguous() for x in (x_XD, length_B, cos_TQ, sin_TQ, weights_Y)]
-    states_BD = x_XD.new_empty(num_users, dim)
-    memory_XZAQ = x_XD.new_empty(num_slots, num_both, num_heads, head_dim)
-    sizes = num_users, num_slots, num_positions, dim, num_heads, ffn_dim, num_blocks, num_both * dim, slots_per_item
-    _C.encode_histories_cpu(
-        *(sizes, *(x.data_ptr() for x in dense), weights_Y.dtype == torch.bfloat16),
-        *(states_BD.data_ptr(), memory_XZAQ.data_ptr(), torch.get_num_threads()),
+def run(call: EncodeHistories) -> tuple[torch.Tensor, torch.Tensor]:
+    (num_slots, dim), (num_positions, head_dim), shape = call.x_XD.shape, call.cos_TQ.shape, call.shape
+    states_BD, memory_XZAQ = empty_results(call)
+    native_op("encode_histories")(
+        num_users=states_BD.shape[0],
+        num_slots=num_slots,
+        num_positions=num_positions,
+        width=dim,
+        num_heads=dim // head_dim,
+        ffn_width=shape.ffn_dim,
+        num_blocks=shape.num_blocks,
+        memory_width=memory_XZAQ.shape[1] * dim,
+        slots_per_item=call.slots_per_item,
+        x=call.x_XD.contiguous(),
+        lengths=call.length_B.contiguous(),
+        cos=call.cos_TQ.contiguous(),
+        sin=call.sin_TQ.contiguous(),
+        weights=call.weights_Y.contiguous(),
+        is_bf16=call.weights_Y.dtype == torch.bfloat16,
+        states=states_BD,
+        memory=memory_XZAQ,
     )
     return states_BD, memory_XZAQ

@@ -7,7 +7,7 @@ import torch
 from ..bounds import bounded, bounded_norm
 from ..panels import Shapes, affine, unpack_weights
 
-__all__ = ["EncoderShape", "encode_histories_reference"]
+__all__ = ["EncodeHistories", "EncoderShape", "empty_results", "encode_histories_reference"]
 
 
 class EncoderShape(NamedTuple):
@@ -23,17 +23,32 @@ class EncoderShape(NamedTuple):
         return [*[(block, 2)] * self.num_blocks, ([(self.num_both * dim, dim)], 0)]
 
 
-def encode_histories_reference(
-    x_XD: torch.Tensor,
-    length_B: torch.Tensor,
-    slots_per_item: int,
-    cos_TQ: torch.Tensor,
-    sin_TQ: torch.Tensor,
-    weights_Y: torch.Tensor,
-    shape: EncoderShape,
-    with_memory: bool = True,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """(states_BD, memory_XZAQ), by padding, which no slot sees: what stands behind has a higher number"""
+class EncodeHistories(NamedTuple):
+    """A call of `encode_histories`."""
+
+    x_XD: torch.Tensor
+    length_B: torch.Tensor
+    slots_per_item: int
+    cos_TQ: torch.Tensor
+    sin_TQ: torch.Tensor
+    weights_Y: torch.Tensor
+    shape: EncoderShape
+    with_memory: bool = True
+
+
+def empty_results(call: EncodeHistories) -> tuple[torch.Tensor, torch.Tensor]:
+    """(states_BD, memory_XZAQ), not yet written to"""
+    (num_slots, dim), head_dim = call.x_XD.shape, call.cos_TQ.shape[1]
+    states_BD, num_both = (
+        call.x_XD.new_empty(call.length_B.shape[0], dim),
+        call.shape.num_both if call.with_memory else 0,
+    )
+    return states_BD, call.x_XD.new_empty(num_slots, num_both, dim // head_dim, head_dim)
+
+
+def encode_histories_reference(call: EncodeHistories) -> tuple[torch.Tensor, torch.Tensor]:
+    """By padding, which no slot sees: what stands behind has a higher number."""
+    x_XD, length_B, slots_per_item, cos_TQ, sin_TQ, weights_Y, shape, with_memory = call
     dim, head_dim = x_XD.shape[1], cos_TQ.shape[1]
     *blocks, ((to_memory,), _) = unpack_weights(weights_Y, shape.part_shapes(dim), dim, x_XD.dtype)
     num_slots_B = 1 + length_B * slots_per_item

@@ -1,19 +1,24 @@
 """The definition of `fp8_linear` in PyTorch: a scale per tensor, or per row of every operand; real fp8 products."""
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch.nn.functional import pad
 
 __all__ = [
+    "Fp8Linear",
+    "Fp8LinearBackward",
+    "Fp8Weight",
+    "MakeFp8Weight",
     "Operand",
+    "Scaling",
     "fp8_linear_backward_reference",
     "fp8_linear_reference",
     "fp8_quantize",
     "fp8_weight_reference",
-    "kept",
 ]
 
+Scaling = Literal["tensorwise", "rowwise"]
 E4M3, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2
 
 
@@ -39,37 +44,64 @@ def fp8_quantize(tensor_TD: torch.Tensor, dtype: torch.dtype, rowwise: bool) -> 
     return Operand((tensor_TD.float() / _scale(largest, dtype)).to(dtype).contiguous(), largest)
 
 
-def fp8_weight_reference(weight_OD: torch.Tensor, rowwise: bool) -> tuple[torch.Tensor, ...]:
+class Fp8Weight(NamedTuple):
+    """A weight in e4m3 for the forward and for the backward product, each with the magnitudes that were largest."""
+
+    rows8_OD: torch.Tensor
+    rows_largest: torch.Tensor
+    columns8_DO: torch.Tensor
+    columns_largest: torch.Tensor
+
+
+class MakeFp8Weight(NamedTuple):
+    """A call of `fp8_weight`."""
+
+    weight_OD: torch.Tensor
+    scaling: Scaling = "tensorwise"
+
+
+class Fp8Linear(NamedTuple):
+    """A call of `fp8_linear`."""
+
+    x_TD: torch.Tensor
+    weight_OD: torch.Tensor
+    bias_O: torch.Tensor | None = None
+    scaling: Scaling = "tensorwise"
+    weight8: Fp8Weight | None = None
+
+
+class Fp8LinearBackward(NamedTuple):
+    """What the gradients of `fp8_linear` are computed of; columns8: of its `weight8`."""
+
+    grad_TO: torch.Tensor
+    x_TD: torch.Tensor
+    weight_OD: torch.Tensor
+    scaling: Scaling
+    columns8: Operand | None = None
+
+
+def fp8_weight_reference(call: MakeFp8Weight) -> tuple[torch.Tensor, ...]:
     """The fields of `Fp8Weight`"""
-    return *fp8_quantize(weight_OD, E4M3, rowwise), *fp8_quantize(weight_OD.T, E4M3, rowwise)
+    rowwise = call.scaling == "rowwise"
+    return *fp8_quantize(call.weight_OD, E4M3, rowwise), *fp8_quantize(call.weight_OD.T, E4M3, rowwise)
 
 
-def fp8_linear_reference(
-    x_TD: torch.Tensor,
-    weight_OD: torch.Tensor,
-    bias_O: torch.Tensor | None,
-    rowwise: bool,
-    *weight8: torch.Tensor | None,
-) -> torch.Tensor:
-    """y_TO; weight8: the fields of `Fp8Weight`, or None for each"""
-    right = kept(*weight8[:2]) or fp8_quantize(weight_OD, E4M3, rowwise)
+def fp8_linear_reference(call: Fp8Linear) -> torch.Tensor:
+    """y_TO"""
+    x_TD, rowwise = call.x_TD, call.scaling == "rowwise"
+    right = Operand(*call.weight8[:2]) if call.weight8 else fp8_quantize(call.weight_OD, E4M3, rowwise)
     y_TO = _product(fp8_quantize(x_TD, E4M3, rowwise), right, x_TD.dtype)
-    return y_TO if bias_O is None else y_TO + bias_O
+    return y_TO if call.bias_O is None else y_TO + call.bias_O
 
 
-def fp8_linear_backward_reference(
-    grad_TO: torch.Tensor, x_TD: torch.Tensor, weight_OD: torch.Tensor, rowwise: bool, *columns8: torch.Tensor | None
-) -> tuple[torch.Tensor, torch.Tensor]:
+def fp8_linear_backward_reference(call: Fp8LinearBackward) -> tuple[torch.Tensor, torch.Tensor]:
     """(x_grad_TD, weight_grad_OD); a row of an operand is a row of the result, so that no scale changes inside a sum"""
-    right = kept(*columns8) or fp8_quantize(weight_OD.T, E4M3, rowwise)
+    grad_TO, x_TD, weight_OD, scaling, columns8 = call
+    rowwise = scaling == "rowwise"
+    right = columns8 or fp8_quantize(weight_OD.T, E4M3, rowwise)
     x_grad_TD = _product(fp8_quantize(grad_TO, E5M2, rowwise), right, x_TD.dtype)
     weight_grad_OD = _product(fp8_quantize(grad_TO.T, E5M2, rowwise), fp8_quantize(x_TD.T, E4M3, rowwise), x_TD.dtype)
     return x_grad_TD, weight_grad_OD
-
-
-def kept(values: torch.Tensor | None, largest: torch.Tensor | None) -> Operand | None:
-    """A layout of the weight that the caller gives."""
-    return None if values is None or largest is None else Operand(values, largest)
 
 
 def _scale(largest: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

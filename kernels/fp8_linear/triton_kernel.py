@@ -7,7 +7,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from ..machine import interpreted
 from ..triton_parts import cast, dot, on_device
-from .reference import E4M3, Operand, kept
+from .reference import E4M3, Fp8Linear, Fp8LinearBackward, MakeFp8Weight, Operand
 
 __all__ = [
     "QUANTIZE_TILES",
@@ -112,24 +112,20 @@ def product_kernel(
     y_desc.store([start_a, start_b], cast(y_TO, y_desc.dtype, INTERPRETED))
 
 
-def objection(x_TD: torch.Tensor, *_: object) -> str | None:
-    if not interpreted() and torch.cuda.get_device_capability(x_TD.device) < (9, 0):
+def objection(call: Fp8Linear | Fp8LinearBackward | MakeFp8Weight) -> str | None:
+    if not interpreted() and torch.cuda.get_device_capability(call[0].device) < (9, 0):
         return "it multiplies on fp8 matrix units, and needs a GPU of compute capability 9.0 or higher"
     return None
 
 
-def run(
-    x_TD: torch.Tensor,
-    weight_OD: torch.Tensor,
-    bias_O: torch.Tensor | None,
-    rowwise: bool,
-    *weight8: torch.Tensor | None,
-) -> torch.Tensor:
+def run(call: Fp8Linear) -> torch.Tensor:
+    x_TD, weight_OD, bias_O, scaling, weight8 = call
+    rowwise = scaling == "rowwise"
     if len(x_TD) == 0:
         return x_TD.new_empty(0, len(weight_OD))
     with on_device(x_TD):
         (x8_TD,) = quantize(x_TD, E4M3, rowwise, rows=True)
-        weight8_OD = kept(*weight8[:2]) or quantize(weight_OD, E4M3, rowwise, rows=True)[0]
+        weight8_OD = Operand(*weight8[:2]) if weight8 else quantize(weight_OD, E4M3, rowwise, rows=True)[0]
         return multiply(x8_TD, weight8_OD, x_TD.dtype, bias_O)
 
 

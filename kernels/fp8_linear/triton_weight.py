@@ -3,14 +3,14 @@
 import torch
 
 from ..triton_parts import on_device
-from .reference import E4M3
+from .reference import E4M3, MakeFp8Weight
 from .triton_kernel import objection, quantize
 
 __all__ = ["objection", "run"]
 
 
-def run(weight_OD: torch.Tensor, rowwise: bool) -> tuple[torch.Tensor, ...]:
-    with on_device(weight_OD):
-        rows, columns = quantize(weight_OD, E4M3, rowwise, rows=True, columns=True)
+def run(call: MakeFp8Weight) -> tuple[torch.Tensor, ...]:
+    with on_device(call.weight_OD):
+        rows, columns = quantize(call.weight_OD, E4M3, call.scaling == "rowwise", rows=True, columns=True)
         # the results of an op are tensors of their own
         return *rows, columns.values, columns.largest.clone()

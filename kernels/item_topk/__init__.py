@@ -4,7 +4,7 @@ import torch
 
 from ..checks import bind, check_count, within, within_once
 from ..dispatch import Op
-from .reference import item_topk_reference
+from .reference import ItemTopk, empty_results, item_topk_reference
 
 __all__ = ["item_topk"]
 
@@ -24,34 +24,27 @@ def item_topk(
 
     Paper: item-level score, ours, D11
     """
-    return OP(log_probs_BMK, ids_IM, k, exclude_BX)
+    return OP(ItemTopk(log_probs_BMK, ids_IM, k, exclude_BX))
 
 
-def _check(log_probs_BMK: torch.Tensor, ids_IM: torch.Tensor, k: int, exclude_BX: torch.Tensor | None = None) -> tuple:
-    integers = {"ids_IM": ids_IM, "exclude_BX": exclude_BX}
-    bind("item_topk", {"log_probs_BMK": log_probs_BMK}, integers, float_dtypes=_DTYPES)
-    check_count("item_topk", "k", k, 0)
-    return log_probs_BMK, ids_IM, k, exclude_BX
+def _check(call: ItemTopk) -> None:
+    integers = {"ids_IM": call.ids_IM, "exclude_BX": call.exclude_BX}
+    bind("item_topk", {"log_probs_BMK": call.log_probs_BMK}, integers, float_dtypes=_DTYPES)
+    check_count("item_topk", "k", call.k, 0)
 
 
-def _values(log_probs_BMK: torch.Tensor, ids_IM: torch.Tensor, k: int, exclude_BX: torch.Tensor | None) -> None:
-    within_once("item_topk", "ids_IM", ids_IM, log_probs_BMK.shape[2] - 1)
-    within("item_topk", "exclude_BX", exclude_BX, -1, len(ids_IM) - 1)
-
-
-def _fake(
-    log_probs_BMK: torch.Tensor, ids_IM: torch.Tensor, k: int, exclude_BX: torch.Tensor | None
-) -> tuple[torch.Tensor, torch.Tensor]:
-    shape = (log_probs_BMK.shape[0], k)
-    return log_probs_BMK.new_empty(shape, dtype=torch.float32), log_probs_BMK.new_empty(shape, dtype=torch.int64)
+def _values(call: ItemTopk) -> None:
+    within_once("item_topk", "ids_IM", call.ids_IM, call.log_probs_BMK.shape[2] - 1)
+    within("item_topk", "exclude_BX", call.exclude_BX, -1, len(call.ids_IM) - 1)
 
 
 OP = Op(
     "item_topk",
-    "(Tensor log_probs_BMK, Tensor ids_IM, SymInt k, Tensor? exclude_BX) -> (Tensor, Tensor)",
+    ItemTopk,
+    2,
     check=_check,
     reference=item_topk_reference,
-    fake=_fake,
+    fake=empty_results,
     values=_values,
     implementations={"cuda": "native_cuda", "cpp": "native"},
 )

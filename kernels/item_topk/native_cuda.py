@@ -3,6 +3,8 @@
 import torch
 
 from .. import cuda
+from .native import fields
+from .reference import ItemTopk, empty_results
 
 __all__ = ["objection", "run"]
 
@@ -12,23 +14,18 @@ _BLOCKS_WANTED = 1024  # keep a large GPU busy
 _SMALLEST_RANGE = 2048
 
 
-def objection(log_probs_BMK: torch.Tensor, ids_IM: torch.Tensor, k: int, exclude_BX: torch.Tensor | None) -> str | None:
-    if (needed := _best_bytes(k)) > cuda.SHARED_BYTES:
-        return f"it needs {needed} bytes of shared memory for {k} items, there are {cuda.SHARED_BYTES}"
+def objection(call: ItemTopk) -> str | None:
+    if (needed := _best_bytes(call.k)) > cuda.SHARED_BYTES:
+        return f"it needs {needed} bytes of shared memory for {call.k} items, there are {cuda.SHARED_BYTES}"
     return None
 
 
-def run(
-    log_probs_BMK: torch.Tensor, ids_IM: torch.Tensor, k: int, exclude_BX: torch.Tensor | None
-) -> tuple[torch.Tensor, torch.Tensor]:
-    floats_BMK, device = log_probs_BMK.float(), log_probs_BMK.device
-    (num_users, num_books, num_codes), num_items = floats_BMK.shape, len(ids_IM)
-    scores_BN = torch.empty(num_users, k, dtype=torch.float32, device=device)
-    items_BN = torch.empty(num_users, k, dtype=torch.int64, device=device)
+def run(call: ItemTopk) -> tuple[torch.Tensor, torch.Tensor]:
+    log_probs_BMK, num_items, k = call.log_probs_BMK.float(), len(call.ids_IM), call.k
+    num_users, num_books, num_codes = log_probs_BMK.shape
+    scores_BN, items_BN = empty_results(call)
     if k == 0:
         return scores_BN, items_BN
-    if exclude_BX is None:
-        exclude_BX = ids_IM.new_empty(num_users, 0)
     with_tables = _USERS * (_best_bytes(k) + 4 * num_books * num_codes)
     users, entry, shared = (_USERS, "tables", with_tables)
     if with_tables > cuda.SHARED_BYTES:
@@ -36,15 +33,15 @@ def run(
     groups = -(-num_users // users)
     num_ranges = max(1, min(_BLOCKS_WANTED // max(1, groups), num_items // _SMALLEST_RANGE))
     keys_BTN = items_BN.new_empty(num_users, num_ranges, k)
-    arguments: tuple[cuda.Argument, ...] = (
-        *(floats_BMK.data_ptr(), *floats_BMK.stride()),
-        *(ids_IM.data_ptr(), *ids_IM.stride(), ids_IM.element_size()),
-        *(exclude_BX.data_ptr(), *exclude_BX.stride(), exclude_BX.element_size(), exclude_BX.shape[1]),
-        *(num_users, num_books, num_codes, num_items, num_ranges, -(-num_items // num_ranges)),
-        *(k, cuda.capacity_of_best(k, _BLOCK), keys_BTN, scores_BN, items_BN),
+    packed = cuda.packer("item_topk")(
+        **fields(call, log_probs_BMK, (scores_BN, items_BN)),
+        num_ranges=num_ranges,
+        range_size=-(-num_items // num_ranges),
+        capacity=cuda.capacity_of_best(k, _BLOCK),
+        keys=keys_BTN,
     )
-    cuda.launch("item_topk", entry, groups * num_ranges, _BLOCK, arguments, device, shared)
-    cuda.launch("item_topk", "merge", num_users, _BLOCK, arguments, device, _best_bytes(k))
+    cuda.launch("item_topk", entry, groups * num_ranges, _BLOCK, packed, items_BN.device, shared)
+    cuda.launch("item_topk", "merge", num_users, _BLOCK, packed, items_BN.device, _best_bytes(k))
     return scores_BN, items_BN
 
 

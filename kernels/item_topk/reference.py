@@ -1,8 +1,10 @@
 """The definition of `item_topk` in PyTorch."""
 
+from typing import NamedTuple
+
 import torch
 
-__all__ = ["item_topk_reference"]
+__all__ = ["ItemTopk", "empty_results", "item_topk_reference"]
 
 _TILE = 1 << 22
 """Scores held at a time: (B, items) never exceeds this many, whatever I is."""
@@ -11,10 +13,24 @@ _LOW = (1 << 32) - 1
 _NO_ITEM = torch.iinfo(torch.int64).min
 
 
-def item_topk_reference(
-    log_probs_BMK: torch.Tensor, ids_IM: torch.Tensor, k: int, exclude_BX: torch.Tensor | None
-) -> tuple[torch.Tensor, torch.Tensor]:
+class ItemTopk(NamedTuple):
+    """A call of `item_topk`."""
+
+    log_probs_BMK: torch.Tensor
+    ids_IM: torch.Tensor
+    k: int
+    exclude_BX: torch.Tensor | None = None
+
+
+def empty_results(call: ItemTopk) -> tuple[torch.Tensor, torch.Tensor]:
+    """(scores_BN, items_BN), not yet written to"""
+    like, batch, k = call.log_probs_BMK, call.log_probs_BMK.shape[0], call.k
+    return like.new_empty(batch, k, dtype=torch.float32), like.new_empty(batch, k, dtype=torch.int64)
+
+
+def item_topk_reference(call: ItemTopk) -> tuple[torch.Tensor, torch.Tensor]:
     """(scores_BN, items_BN)"""
+    log_probs_BMK, ids_IM, k, exclude_BX = call
     num_users, num_items = len(log_probs_BMK), len(ids_IM)
     log_probs_MBK = log_probs_BMK.float().transpose(0, 1)
     best_BN = torch.full((num_users, k), _NO_ITEM, dtype=torch.int64, device=log_probs_BMK.device)

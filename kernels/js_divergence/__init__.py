@@ -6,7 +6,7 @@ import torch
 
 from ..checks import bind
 from ..dispatch import Op
-from .reference import js_divergence_reference
+from .reference import JsDivergence, empty_results, js_divergence_reference
 
 __all__ = ["js_divergence"]
 
@@ -33,33 +33,23 @@ def js_divergence(
 
     Paper: CORP, stated (divergence in nats: ours, D10)
     """
-    js_T, keep_T = OP(p_logits_TC, q_logits_TC, threshold)
+    js_T, keep_T = OP(JsDivergence(p_logits_TC, q_logits_TC, None if threshold is None else float(threshold)))
     return js_T if threshold is None else (js_T, keep_T)
 
 
-def _check(p_logits_TC: torch.Tensor, q_logits_TC: torch.Tensor, threshold: float | None = None) -> tuple:
+def _check(call: JsDivergence) -> None:
+    p_logits_TC, q_logits_TC, _ = call
     sizes = bind("js_divergence", {"p_logits_TC": p_logits_TC, "q_logits_TC": q_logits_TC})
     if sizes["C"] == 0:
         raise ValueError(f"js_divergence: at least one class is needed, found shape {tuple(p_logits_TC.shape)}")
-    return p_logits_TC, q_logits_TC, None if threshold is None else float(threshold)
-
-
-def _fake(
-    p_logits_TC: torch.Tensor, q_logits_TC: torch.Tensor, threshold: float | None
-) -> tuple[torch.Tensor, torch.Tensor]:
-    dtype = torch.float64 if p_logits_TC.dtype == torch.float64 else torch.float32
-    rows = p_logits_TC.shape[0]
-    return (
-        p_logits_TC.new_empty(rows, dtype=dtype),
-        p_logits_TC.new_empty(0 if threshold is None else rows, dtype=torch.bool),
-    )
 
 
 OP = Op(
     "js_divergence",
-    "(Tensor p_logits_TC, Tensor q_logits_TC, float? threshold) -> (Tensor, Tensor)",
+    JsDivergence,
+    2,
     check=_check,
     reference=js_divergence_reference,
-    fake=_fake,
+    fake=empty_results,
     implementations={"cuda": "native_cuda", "triton": "triton_kernel", "cpp": "native"},
 )

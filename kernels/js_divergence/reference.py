@@ -1,17 +1,32 @@
 """The definition of `js_divergence` in PyTorch."""
 
+from typing import NamedTuple
+
 import torch
 
-__all__ = ["NEAR", "js_divergence_reference"]
+__all__ = ["NEAR", "JsDivergence", "empty_results", "js_divergence_reference"]
 
 NEAR = 1e-5
 """Rows whose divergence is this close to the threshold are decided in fp64, the same way on every device."""
 
 
-def js_divergence_reference(
-    p_logits_TC: torch.Tensor, q_logits_TC: torch.Tensor, threshold: float | None
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """(js_T, keep_T); keep_T is empty without a threshold."""
+class JsDivergence(NamedTuple):
+    """A call of `js_divergence`."""
+
+    p_logits_TC: torch.Tensor
+    q_logits_TC: torch.Tensor
+    threshold: float | None = None
+
+
+def empty_results(call: JsDivergence) -> tuple[torch.Tensor, torch.Tensor]:
+    """(js_T, keep_T), not yet written to; keep_T is empty without a threshold."""
+    logits_TC, num_rows = call.p_logits_TC, call.p_logits_TC.shape[0]
+    js_T = logits_TC.new_empty(num_rows, dtype=torch.float64 if logits_TC.dtype == torch.float64 else torch.float32)
+    return js_T, logits_TC.new_empty(0 if call.threshold is None else num_rows, dtype=torch.bool)
+
+
+def js_divergence_reference(call: JsDivergence) -> tuple[torch.Tensor, torch.Tensor]:
+    p_logits_TC, q_logits_TC, threshold = call
     work_dtype = torch.float64 if p_logits_TC.dtype == torch.float64 else torch.float32
     js_T = _divergence(p_logits_TC, q_logits_TC, work_dtype)
     if threshold is None:

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 
 from ..machine import interpreted
-from .reference import NEAR
+from .reference import NEAR, JsDivergence, empty_results
 
 __all__ = ["js_divergence_kernel", "objection", "run", "tile"]
 
@@ -84,18 +84,16 @@ def js_divergence_kernel(
         tl.store(keep_ptr + n, decided <= threshold)
 
 
-def objection(p_logits_TC: torch.Tensor, q_logits_TC: torch.Tensor, threshold: float | None) -> str | None:
-    if p_logits_TC.dtype not in _DTYPES:
-        return f"it computes float32, bfloat16 and float16 logits, these are {p_logits_TC.dtype}"
+def objection(call: JsDivergence) -> str | None:
+    if call.p_logits_TC.dtype not in _DTYPES:
+        return f"it computes float32, bfloat16 and float16 logits, these are {call.p_logits_TC.dtype}"
     return None
 
 
-def run(
-    p_logits_TC: torch.Tensor, q_logits_TC: torch.Tensor, threshold: float | None
-) -> tuple[torch.Tensor, torch.Tensor]:
+def run(call: JsDivergence) -> tuple[torch.Tensor, torch.Tensor]:
+    p_logits_TC, q_logits_TC, threshold = call
     num_rows, num_classes = p_logits_TC.shape
-    js_T = torch.empty(num_rows, dtype=torch.float32, device=p_logits_TC.device)
-    keep_T = torch.empty(0 if threshold is None else num_rows, dtype=torch.bool, device=p_logits_TC.device)
+    js_T, keep_T = empty_results(call)
     if num_rows == 0:
         return js_T, keep_T
     with contextlib.nullcontext() if interpreted() else torch.cuda.device(p_logits_TC.device):

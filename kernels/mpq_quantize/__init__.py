@@ -4,7 +4,7 @@ import torch
 
 from ..checks import bind
 from ..dispatch import Op
-from .reference import mpq_quantize_backward, mpq_quantize_reference, mpq_quantize_save
+from .reference import MpqQuantize, empty_results, mpq_quantize_backward, mpq_quantize_reference, mpq_quantize_save
 
 __all__ = ["mpq_quantize"]
 
@@ -26,7 +26,7 @@ def mpq_quantize(
 
     Paper: MPQ, stated (straight-through gate: ours, D2)
     """
-    return OP(latents_BME, codebooks_MKE, gate_BM)
+    return OP(MpqQuantize(latents_BME, codebooks_MKE, gate_BM))
 
 
 def check_codebooks(op: str, sizes: dict[str, int]) -> None:
@@ -35,25 +35,17 @@ def check_codebooks(op: str, sizes: dict[str, int]) -> None:
             raise ValueError(f"{op}: at least one {what} is needed, found {letter} = 0")
 
 
-def _check(latents_BME: torch.Tensor, codebooks_MKE: torch.Tensor, gate_BM: torch.Tensor | None = None) -> tuple:
-    floats = {"latents_BME": latents_BME, "codebooks_MKE": codebooks_MKE, "gate_BM": gate_BM}
-    check_codebooks("mpq_quantize", bind("mpq_quantize", floats))
-    return latents_BME, codebooks_MKE, gate_BM
-
-
-def _fake(
-    latents_BME: torch.Tensor, codebooks_MKE: torch.Tensor, gate_BM: torch.Tensor | None
-) -> tuple[torch.Tensor, torch.Tensor]:
-    rows, books, width = latents_BME.shape
-    return latents_BME.new_empty(rows, books, dtype=torch.int64), latents_BME.new_empty(rows, width)
+def _check(call: MpqQuantize) -> None:
+    check_codebooks("mpq_quantize", bind("mpq_quantize", call._asdict()))
 
 
 OP = Op(
     "mpq_quantize",
-    "(Tensor latents_BME, Tensor codebooks_MKE, Tensor? gate_BM) -> (Tensor, Tensor)",
+    MpqQuantize,
+    2,
     check=_check,
     reference=mpq_quantize_reference,
-    fake=_fake,
+    fake=empty_results,
     implementations={"triton": "triton_kernel", "cpp": "native"},
     save=mpq_quantize_save,
     backward=mpq_quantize_backward,

@@ -2,42 +2,37 @@
 
 import torch
 
-from .reference import Projection
+from ..call import native_op
+from .reference import MpqQuantize, Projection, empty_results
 
-__all__ = ["objection", "quantize", "run"]
+__all__ = ["objection", "run"]
 
 
-def objection(latents_BME: torch.Tensor, *_: torch.Tensor | None) -> str | None:
-    if latents_BME.dtype not in (torch.float32, torch.bfloat16):
-        return f"it computes float32 and bfloat16 tensors, these are {latents_BME.dtype}"
+def objection(call: MpqQuantize) -> str | None:
+    if call.latents_BME.dtype not in (torch.float32, torch.bfloat16):
+        return f"it computes float32 and bfloat16 tensors, these are {call.latents_BME.dtype}"
     return None
 
 
-def run(
-    latents_BME: torch.Tensor, codebooks_MKE: torch.Tensor, gate_BM: torch.Tensor | None
-) -> tuple[torch.Tensor, torch.Tensor]:
-    return quantize(latents_BME, codebooks_MKE, gate_BM, None)
-
-
-def quantize(
-    latents_BME: torch.Tensor,
-    codebooks_MKE: torch.Tensor,
-    gate_BM: torch.Tensor | None,
-    projection: Projection | None,
-) -> tuple[torch.Tensor, torch.Tensor]:
+def run(call: MpqQuantize, projection: Projection | None = None) -> tuple[torch.Tensor, torch.Tensor]:
     """(ids_BM, mixed_BE); latents that come from a projection are compared with what it gives in fp64."""
-    from ... import _C
-
-    num_rows, num_books, width = latents_BME.shape
-    ids_BM = torch.empty(num_rows, num_books, dtype=torch.int64, device="cpu")
-    mixed_BE = codebooks_MKE.new_empty(num_rows, width)
-    _C.mpq_quantize_cpu(
-        *map(_view, (latents_BME, codebooks_MKE, gate_BM, *(projection or (None,) * 4))),
-        *(num_rows, num_books, codebooks_MKE.shape[1], width, projection.hidden_BMH.shape[2] if projection else 0),
-        *(ids_BM.data_ptr(), mixed_BE.data_ptr(), torch.get_num_threads()),
+    num_rows, num_books, width = call.latents_BME.shape
+    error_BM, hidden_BMH, weight_MEH, bias_ME = projection or (None,) * 4
+    ids_BM, mixed_BE = empty_results(call)
+    native_op("mpq_quantize")(
+        latents=call.latents_BME,
+        codebooks=call.codebooks_MKE,
+        gate=call.gate_BM,
+        error=error_BM,
+        hidden=hidden_BMH,
+        weight=weight_MEH,
+        bias=bias_ME,
+        num_rows=num_rows,
+        num_books=num_books,
+        num_codes=call.codebooks_MKE.shape[1],
+        width=width,
+        hidden_width=0 if hidden_BMH is None else hidden_BMH.shape[2],
+        ids=ids_BM,
+        mixed=mixed_BE,
     )
     return ids_BM, mixed_BE
-
-
-def _view(tensor: torch.Tensor | None) -> tuple[int, tuple[int, ...], bool] | None:
-    return None if tensor is None else (tensor.data_ptr(), tensor.stride(), tensor.dtype == torch.bfloat16)

@@ -7,7 +7,15 @@ import torch
 
 from ..folding import folded_sum
 
-__all__ = ["Projection", "mix_codewords", "mpq_quantize_reference", "nearest_codes", "product_error"]
+__all__ = [
+    "MpqQuantize",
+    "Projection",
+    "empty_results",
+    "mix_codewords",
+    "mpq_quantize_reference",
+    "nearest_codes",
+    "product_error",
+]
 
 _TILE = 1 << 22
 """Scores held at a time: (rows, M, K) never exceeds this many, whatever B is."""
@@ -22,10 +30,24 @@ class Projection(NamedTuple):
     bias_ME: torch.Tensor
 
 
-def mpq_quantize_reference(
-    latents_BME: torch.Tensor, codebooks_MKE: torch.Tensor, gate_BM: torch.Tensor | None
-) -> tuple[torch.Tensor, torch.Tensor]:
+class MpqQuantize(NamedTuple):
+    """A call of `mpq_quantize`."""
+
+    latents_BME: torch.Tensor
+    codebooks_MKE: torch.Tensor
+    gate_BM: torch.Tensor | None = None
+
+
+def empty_results(call: MpqQuantize) -> tuple[torch.Tensor, torch.Tensor]:
+    """(ids_BM, mixed_BE), not yet written to"""
+    num_rows, num_books, width = call.latents_BME.shape
+    ids_BM = call.latents_BME.new_empty(num_rows, num_books, dtype=torch.int64)
+    return ids_BM, call.codebooks_MKE.new_empty(num_rows, width)
+
+
+def mpq_quantize_reference(call: MpqQuantize) -> tuple[torch.Tensor, torch.Tensor]:
     """(ids_BM, mixed_BE)"""
+    latents_BME, codebooks_MKE, gate_BM = call
     work_BME = latents_BME.to(work_dtype(latents_BME))
     ids_BM = nearest_codes(work_BME, codebooks_MKE, None, lambda row_X, book_X: work_BME[row_X, book_X].double())
     return ids_BM, mix_codewords(ids_BM, codebooks_MKE, gate_BM)
@@ -109,17 +131,15 @@ def mix_codewords(ids_BM: torch.Tensor, codebooks_MKE: torch.Tensor, gate_BM: to
     return mixed_BE.to(codebooks_MKE.dtype)
 
 
-def mpq_quantize_save(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, torch.Tensor]) -> None:
-    _, codebooks_MKE, gate_BM = inputs
-    ctx.save_for_backward(output[0], codebooks_MKE, gate_BM)
+def mpq_quantize_save(ctx: Any, call: MpqQuantize, output: tuple[torch.Tensor, torch.Tensor]) -> None:
+    ctx.save_for_backward(output[0], call.codebooks_MKE, call.gate_BM)
     ctx.mark_non_differentiable(output[0])
 
 
-def mpq_quantize_backward(ctx: Any, _: Any, grad_BE: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+def mpq_quantize_backward(ctx: Any, _: Any, grad_BE: torch.Tensor) -> dict[str, torch.Tensor]:
     ids_BM, codebooks_MKE, gate_BM = ctx.saved_tensors
-    latents_BME = latent_gradient(grad_BE, ids_BM, gate_BM)
-    gate_grad_BM = gate_gradient(grad_BE, ids_BM, codebooks_MKE) if gate_BM is not None else None
-    return latents_BME, None, gate_grad_BM
+    latents = {"latents_BME": latent_gradient(grad_BE, ids_BM, gate_BM)}
+    return latents | gate_gradient(grad_BE, ids_BM, codebooks_MKE, gate_BM)
 
 
 def latent_gradient(grad_BE: torch.Tensor, ids_BM: torch.Tensor, gate_BM: torch.Tensor | None) -> torch.Tensor:
@@ -129,7 +149,11 @@ def latent_gradient(grad_BE: torch.Tensor, ids_BM: torch.Tensor, gate_BM: torch.
     return gate_BM.unsqueeze(2) * grad_BE.unsqueeze(1)
 
 
-def gate_gradient(grad_BE: torch.Tensor, ids_BM: torch.Tensor, codebooks_MKE: torch.Tensor) -> torch.Tensor:
-    """gate_BM receive the inner product of the gradient and the selected codeword."""
+def gate_gradient(
+    grad_BE: torch.Tensor, ids_BM: torch.Tensor, codebooks_MKE: torch.Tensor, gate_BM: torch.Tensor | None
+) -> dict[str, torch.Tensor]:
+    """gate_BM, if it is there, receives the inner product of the gradient and the selected codeword."""
+    if gate_BM is None:
+        return {}
     columns = [(grad_BE * book_KE[id_B]).sum(1) for book_KE, id_B in zip(codebooks_MKE, ids_BM.unbind(1), strict=True)]
-    return torch.stack(columns, dim=1)
+    return {"gate_BM": torch.stack(columns, dim=1)}

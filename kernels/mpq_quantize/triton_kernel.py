@@ -6,9 +6,9 @@ import triton.language as tl
 
 from ..machine import interpreted
 from ..triton_parts import cast, dot, on_device
-from .reference import Projection
+from .reference import MpqQuantize, Projection, empty_results
 
-__all__ = ["decide_and_mix_kernel", "mix_tiles", "nearest_codes_kernel", "objection", "quantize", "run", "search_tiles"]
+__all__ = ["decide_and_mix_kernel", "mix_tiles", "nearest_codes_kernel", "objection", "run", "search_tiles"]
 
 _MAX_WIDTH = 1024
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -214,30 +214,19 @@ def decide_and_mix_kernel(
     tl.store(mixed_ptr + b[:, None] * width + e, cast(mixed_BE, mixed_ptr.dtype.element_ty, INTERPRETED), mask=ok_BE)
 
 
-def objection(latents_BME: torch.Tensor, codebooks_MKE: torch.Tensor, *_: torch.Tensor | None) -> str | None:
-    if latents_BME.dtype not in _DTYPES:
-        return f"it computes float32, bfloat16 and float16 tensors, these are {latents_BME.dtype}"
-    if codebooks_MKE.shape[2] > _MAX_WIDTH:
-        return f"it computes codewords of up to {_MAX_WIDTH} dimensions, these have {codebooks_MKE.shape[2]}"
+def objection(call: MpqQuantize) -> str | None:
+    if call.latents_BME.dtype not in _DTYPES:
+        return f"it computes float32, bfloat16 and float16 tensors, these are {call.latents_BME.dtype}"
+    if call.codebooks_MKE.shape[2] > _MAX_WIDTH:
+        return f"it computes codewords of up to {_MAX_WIDTH} dimensions, these have {call.codebooks_MKE.shape[2]}"
     return None
 
 
-def run(
-    latents_BME: torch.Tensor, codebooks_MKE: torch.Tensor, gate_BM: torch.Tensor | None
-) -> tuple[torch.Tensor, torch.Tensor]:
-    return quantize(latents_BME, codebooks_MKE, gate_BM, None)
-
-
-def quantize(
-    latents_BME: torch.Tensor,
-    codebooks_MKE: torch.Tensor,
-    gate_BM: torch.Tensor | None,
-    projection: Projection | None,
-) -> tuple[torch.Tensor, torch.Tensor]:
+def run(call: MpqQuantize, projection: Projection | None = None) -> tuple[torch.Tensor, torch.Tensor]:
     """(ids_BM, mixed_BE); latents that come from a projection are compared with what it gives in fp64."""
+    latents_BME, codebooks_MKE, gate_BM = call
     num_rows, num_books, width = latents_BME.shape
-    ids_BM = torch.empty(num_rows, num_books, dtype=torch.int64, device=latents_BME.device)
-    mixed_BE = torch.empty(num_rows, width, dtype=codebooks_MKE.dtype, device=latents_BME.device)
+    ids_BM, mixed_BE = empty_results(call)
     if num_rows == 0:
         return ids_BM, mixed_BE
     gate = gate_BM if gate_BM is not None else latents_BME[:, :, 0]

@@ -5,7 +5,12 @@ import torch
 from ..checks import bind
 from ..dispatch import Op
 from ..mpq_quantize import check_codebooks
-from .reference import mpq_quantize_fused_backward, mpq_quantize_fused_reference, mpq_quantize_fused_save
+from .reference import (
+    MpqQuantizeFused,
+    mpq_quantize_fused_backward,
+    mpq_quantize_fused_reference,
+    mpq_quantize_fused_save,
+)
 
 __all__ = ["mpq_quantize_fused"]
 
@@ -25,44 +30,24 @@ def mpq_quantize_fused(
 
     Paper: MPQ, stated
     """
-    return OP(hidden_BMH, weight_MEH, bias_ME, codebooks_MKE, gate_BM)
+    return OP(MpqQuantizeFused(hidden_BMH, weight_MEH, bias_ME, codebooks_MKE, gate_BM))
 
 
-def _check(
-    hidden_BMH: torch.Tensor,
-    weight_MEH: torch.Tensor,
-    bias_ME: torch.Tensor,
-    codebooks_MKE: torch.Tensor,
-    gate_BM: torch.Tensor | None = None,
-) -> tuple:
-    sizes = bind(
-        "mpq_quantize_fused",
-        {
-            "hidden_BMH": hidden_BMH,
-            "weight_MEH": weight_MEH,
-            "bias_ME": bias_ME,
-            "codebooks_MKE": codebooks_MKE,
-            "gate_BM": gate_BM,
-        },
+def _check(call: MpqQuantizeFused) -> None:
+    check_codebooks("mpq_quantize_fused", bind("mpq_quantize_fused", call._asdict()))
+
+
+def _fake(call: MpqQuantizeFused) -> tuple[torch.Tensor, torch.Tensor]:
+    rows, books, _ = call.hidden_BMH.shape
+    return call.hidden_BMH.new_empty(rows, books, dtype=torch.int64), call.hidden_BMH.new_empty(
+        rows, call.bias_ME.shape[1]
     )
-    check_codebooks("mpq_quantize_fused", sizes)
-    return hidden_BMH, weight_MEH, bias_ME, codebooks_MKE, gate_BM
-
-
-def _fake(
-    hidden_BMH: torch.Tensor,
-    weight_MEH: torch.Tensor,
-    bias_ME: torch.Tensor,
-    codebooks_MKE: torch.Tensor,
-    gate_BM: torch.Tensor | None,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    rows, books, _ = hidden_BMH.shape
-    return hidden_BMH.new_empty(rows, books, dtype=torch.int64), hidden_BMH.new_empty(rows, bias_ME.shape[1])
 
 
 OP = Op(
     "mpq_quantize_fused",
-    "(Tensor hidden_BMH, Tensor weight_MEH, Tensor bias_ME, Tensor codebooks_MKE, Tensor? gate_BM) -> (Tensor, Tensor)",
+    MpqQuantizeFused,
+    2,
     check=_check,
     reference=mpq_quantize_fused_reference,
     fake=_fake,

@@ -1,10 +1,17 @@
 """`mpq_quantize_fused` on the CPU: torch projects, then the search of `mpq_quantize` in C++."""
 
-from functools import partial
+import torch
 
-from ..mpq_quantize.native import objection, quantize
-from .reference import quantize_projected
+from ..mpq_quantize import native
+from ..mpq_quantize.reference import MpqQuantize
+from .reference import MpqQuantizeFused, projected
 
 __all__ = ["objection", "run"]
 
-run = partial(quantize_projected, quantize)
+
+def objection(call: MpqQuantizeFused) -> str | None:
+    return native.objection(MpqQuantize(call.hidden_BMH, call.codebooks_MKE))
+
+
+def run(call: MpqQuantizeFused) -> tuple[torch.Tensor, torch.Tensor]:
+    return native.run(*projected(call))

@@ -1,12 +1,12 @@
 """The definition of `mpq_quantize_fused` in PyTorch."""
 
-from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from ..folding import folded_sum
 from ..mpq_quantize.reference import (
+    MpqQuantize,
     Projection,
     gate_gradient,
     latent_gradient,
@@ -17,24 +17,30 @@ from ..mpq_quantize.reference import (
 )
 
 __all__ = [
+    "MpqQuantizeFused",
     "mpq_quantize_fused_backward",
     "mpq_quantize_fused_reference",
     "mpq_quantize_fused_save",
-    "quantize_projected",
+    "projected",
 ]
 
 _TILE = 1 << 22
 """Products held at a time where latents are computed in fp64."""
 
 
-def mpq_quantize_fused_reference(
-    hidden_BMH: torch.Tensor,
-    weight_MEH: torch.Tensor,
-    bias_ME: torch.Tensor,
-    codebooks_MKE: torch.Tensor,
-    gate_BM: torch.Tensor | None,
-) -> tuple[torch.Tensor, torch.Tensor]:
+class MpqQuantizeFused(NamedTuple):
+    """A call of `mpq_quantize_fused`."""
+
+    hidden_BMH: torch.Tensor
+    weight_MEH: torch.Tensor
+    bias_ME: torch.Tensor
+    codebooks_MKE: torch.Tensor
+    gate_BM: torch.Tensor | None = None
+
+
+def mpq_quantize_fused_reference(call: MpqQuantizeFused) -> tuple[torch.Tensor, torch.Tensor]:
     """(ids_BM, mixed_BE)"""
+    hidden_BMH, weight_MEH, bias_ME, codebooks_MKE, gate_BM = call
     latents_BME, error_BM = project(hidden_BMH, weight_MEH, bias_ME)
 
     def exact(row_X: torch.Tensor, book_X: torch.Tensor) -> torch.Tensor:
@@ -63,32 +69,23 @@ def project(
     return latents_MBE.transpose(0, 1), product_error(hidden_MBH.shape[2], dtype) * reach_MB.T
 
 
-def quantize_projected(
-    quantize: Callable[..., tuple[torch.Tensor, torch.Tensor]],
-    hidden_BMH: torch.Tensor,
-    weight_MEH: torch.Tensor,
-    bias_ME: torch.Tensor,
-    codebooks_MKE: torch.Tensor,
-    gate_BM: torch.Tensor | None,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """(ids_BM, mixed_BE) by the `quantize` of a backend, which takes latents and what they were computed from."""
+def projected(call: MpqQuantizeFused) -> tuple[MpqQuantize, Projection]:
+    """The call of `mpq_quantize` for the latents, and what they were computed from."""
+    hidden_BMH, weight_MEH, bias_ME, codebooks_MKE, gate_BM = call
     latents_BME, error_BM = project(hidden_BMH, weight_MEH, bias_ME)
-    return quantize(latents_BME, codebooks_MKE, gate_BM, Projection(error_BM, hidden_BMH, weight_MEH, bias_ME))
+    return MpqQuantize(latents_BME, codebooks_MKE, gate_BM), Projection(error_BM, hidden_BMH, weight_MEH, bias_ME)
 
 
-def mpq_quantize_fused_save(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, torch.Tensor]) -> None:
-    hidden_BMH, weight_MEH, _, codebooks_MKE, gate_BM = inputs
-    ctx.save_for_backward(output[0], hidden_BMH, weight_MEH, codebooks_MKE, gate_BM)
+def mpq_quantize_fused_save(ctx: Any, call: MpqQuantizeFused, output: tuple[torch.Tensor, torch.Tensor]) -> None:
+    ctx.save_for_backward(output[0], call.hidden_BMH, call.weight_MEH, call.codebooks_MKE, call.gate_BM)
     ctx.mark_non_differentiable(output[0])
 
 
-def mpq_quantize_fused_backward(ctx: Any, _: Any, grad_BE: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+def mpq_quantize_fused_backward(ctx: Any, _: Any, grad_BE: torch.Tensor) -> dict[str, torch.Tensor]:
     ids_BM, hidden_BMH, weight_MEH, codebooks_MKE, gate_BM = ctx.saved_tensors
     latents_MBE = latent_gradient(grad_BE, ids_BM, gate_BM).transpose(0, 1)
-    return (
-        torch.bmm(latents_MBE, weight_MEH).transpose(0, 1),
-        torch.bmm(latents_MBE.mT, hidden_BMH.transpose(0, 1)),
-        latents_MBE.sum(1),
-        None,
-        gate_gradient(grad_BE, ids_BM, codebooks_MKE) if gate_BM is not None else None,
-    )
+    return {
+        "hidden_BMH": torch.bmm(latents_MBE, weight_MEH).transpose(0, 1),
+        "weight_MEH": torch.bmm(latents_MBE.mT, hidden_BMH.transpose(0, 1)),
+        "bias_ME": latents_MBE.sum(1),
+    } | gate_gradient(grad_BE, ids_BM, codebooks_MKE, gate_BM)

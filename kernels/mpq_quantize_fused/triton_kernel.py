@@ -1,24 +1,17 @@
 """`mpq_quantize_fused` in Triton: torch projects, then the search of `mpq_quantize`."""
 
-from functools import partial
-
 import torch
 
-from ..mpq_quantize.triton_kernel import objection as _objection
-from ..mpq_quantize.triton_kernel import quantize
-from .reference import quantize_projected
+from ..mpq_quantize import triton_kernel
+from ..mpq_quantize.reference import MpqQuantize
+from .reference import MpqQuantizeFused, projected
 
 __all__ = ["objection", "run"]
 
 
-def objection(
-    hidden_BMH: torch.Tensor,
-    weight_MEH: torch.Tensor,
-    bias_ME: torch.Tensor,
-    codebooks_MKE: torch.Tensor,
-    gate_BM: torch.Tensor | None,
-) -> str | None:
-    return _objection(hidden_BMH, codebooks_MKE)
+def objection(call: MpqQuantizeFused) -> str | None:
+    return triton_kernel.objection(MpqQuantize(call.hidden_BMH, call.codebooks_MKE))
 
 
-run = partial(quantize_projected, quantize)
+def run(call: MpqQuantizeFused) -> tuple[torch.Tensor, torch.Tensor]:
+    return triton_kernel.run(*projected(call))

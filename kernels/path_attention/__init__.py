@@ -4,7 +4,7 @@ import torch
 
 from ..checks import bind, within
 from ..dispatch import Op
-from .reference import gather_paths, path_attention_reference
+from .reference import PathAttention, gather_paths, path_attention_reference
 
 __all__ = ["gather_paths", "path_attention"]
 
@@ -22,33 +22,27 @@ def path_attention(
 
     Paper: decoding, ours: the decoder's cache is indexed by path, never copied.
     """
-    return OP(q_BPAQ, keys_BTRAQ, values_BTRAQ, rows_BPS)
+    return OP(PathAttention(q_BPAQ, keys_BTRAQ, values_BTRAQ, rows_BPS))
 
 
-def _check(q_BPAQ: torch.Tensor, keys_BTRAQ: torch.Tensor, values_BTRAQ: torch.Tensor, rows_BPS: torch.Tensor) -> tuple:
-    floats = {"q_BPAQ": q_BPAQ, "keys_BTRAQ": keys_BTRAQ, "values_BTRAQ": values_BTRAQ}
-    sizes = bind("path_attention", floats, {"rows_BPS": rows_BPS}, integer_dtypes=(torch.int64,))
+def _check(call: PathAttention) -> None:
+    floats = {"q_BPAQ": call.q_BPAQ, "keys_BTRAQ": call.keys_BTRAQ, "values_BTRAQ": call.values_BTRAQ}
+    sizes = bind("path_attention", floats, {"rows_BPS": call.rows_BPS}, integer_dtypes=(torch.int64,))
     if not 1 <= sizes["S"] <= sizes["T"]:
         raise ValueError(f"path_attention: rows_BPS names {sizes['S']} steps, 1 to {sizes['T']} are there")
-    return q_BPAQ, keys_BTRAQ, values_BTRAQ, rows_BPS
 
 
-def _values(q_BPAQ: torch.Tensor, keys_BTRAQ: torch.Tensor, values_BTRAQ: torch.Tensor, rows_BPS: torch.Tensor) -> None:
-    within("path_attention", "rows_BPS", rows_BPS, 0, keys_BTRAQ.shape[2] - 1)
-
-
-def _fake(
-    q_BPAQ: torch.Tensor, keys_BTRAQ: torch.Tensor, values_BTRAQ: torch.Tensor, rows_BPS: torch.Tensor
-) -> torch.Tensor:
-    return q_BPAQ.new_empty(q_BPAQ.shape)
+def _values(call: PathAttention) -> None:
+    within("path_attention", "rows_BPS", call.rows_BPS, 0, call.keys_BTRAQ.shape[2] - 1)
 
 
 OP = Op(
     "path_attention",
-    "(Tensor q_BPAQ, Tensor keys_BTRAQ, Tensor values_BTRAQ, Tensor rows_BPS) -> Tensor",
+    PathAttention,
+    1,
     check=_check,
     reference=path_attention_reference,
-    fake=_fake,
+    fake=lambda call: call.q_BPAQ.new_empty(call.q_BPAQ.shape),
     values=_values,
     implementations={"cpp": "native"},
 )

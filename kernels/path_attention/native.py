@@ -2,40 +2,36 @@
 
 import torch
 
+from ..call import dense_rows, native_op
+from .reference import PathAttention
+
 __all__ = ["objection", "run"]
 
 MOST_STEPS = 64
 
 
-def objection(
-    q_BPAQ: torch.Tensor, keys_BTRAQ: torch.Tensor, values_BTRAQ: torch.Tensor, rows_BPS: torch.Tensor
-) -> str | None:
-    if q_BPAQ.dtype not in (torch.float32, torch.bfloat16):
-        return f"it computes float32 and bfloat16, these are {q_BPAQ.dtype}"
-    if rows_BPS.shape[2] > MOST_STEPS:
-        return f"it takes paths of up to {MOST_STEPS} steps, these have {rows_BPS.shape[2]}"
+def objection(call: PathAttention) -> str | None:
+    if call.q_BPAQ.dtype not in (torch.float32, torch.bfloat16):
+        return f"it computes float32 and bfloat16, these are {call.q_BPAQ.dtype}"
+    if call.rows_BPS.shape[2] > MOST_STEPS:
+        return f"it takes paths of up to {MOST_STEPS} steps, these have {call.rows_BPS.shape[2]}"
     return None
 
 
-def run(
-    q_BPAQ: torch.Tensor, keys_BTRAQ: torch.Tensor, values_BTRAQ: torch.Tensor, rows_BPS: torch.Tensor
-) -> torch.Tensor:
-    from ... import _C
-
-    q_BPAQ, keys_BTRAQ, values_BTRAQ = (_dense(x) for x in (q_BPAQ, keys_BTRAQ, values_BTRAQ))
-    rows_BPS = rows_BPS.contiguous()
-    mixed_BPAQ = q_BPAQ.new_empty(q_BPAQ.shape)
-    _C.path_attention_cpu(
-        (*q_BPAQ.shape, rows_BPS.shape[2], keys_BTRAQ.shape[2]),
-        (q_BPAQ.data_ptr(), *q_BPAQ.stride()),
-        (keys_BTRAQ.data_ptr(), *keys_BTRAQ.stride()),
-        (values_BTRAQ.data_ptr(), *values_BTRAQ.stride()),
-        q_BPAQ.dtype == torch.bfloat16,
-        *(rows_BPS.data_ptr(), mixed_BPAQ.data_ptr(), torch.get_num_threads()),
+def run(call: PathAttention) -> torch.Tensor:
+    num_users, num_paths, num_heads, width = call.q_BPAQ.shape
+    mixed_BPAQ = call.q_BPAQ.new_empty(call.q_BPAQ.shape)
+    native_op("path_attention")(
+        num_users=num_users,
+        num_paths=num_paths,
+        num_heads=num_heads,
+        width=width,
+        num_steps=call.rows_BPS.shape[2],
+        num_rows=call.keys_BTRAQ.shape[2],
+        q=dense_rows(call.q_BPAQ),
+        keys=dense_rows(call.keys_BTRAQ),
+        values=dense_rows(call.values_BTRAQ),
+        rows=call.rows_BPS.contiguous(),
+        mixed=mixed_BPAQ,
     )
     return mixed_BPAQ
-
-
-def _dense(x: torch.Tensor) -> torch.Tensor:
-    """With the channels of a head side by side."""
-    return x if x.stride(-1) == 1 else x.contiguous()

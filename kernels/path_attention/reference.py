@@ -1,17 +1,26 @@
 """The definition of `path_attention` in PyTorch."""
 
+from typing import NamedTuple
+
 import torch
 
 from ..bounds import bounded
 
-__all__ = ["attend_to_paths", "gather_paths", "path_attention_reference"]
+__all__ = ["PathAttention", "attend_to_paths", "gather_paths", "path_attention_reference"]
 
 
-def path_attention_reference(
-    q_BPAQ: torch.Tensor, keys_BTRAQ: torch.Tensor, values_BTRAQ: torch.Tensor, rows_BPS: torch.Tensor
-) -> torch.Tensor:
+class PathAttention(NamedTuple):
+    """A call of `path_attention`."""
+
+    q_BPAQ: torch.Tensor
+    keys_BTRAQ: torch.Tensor
+    values_BTRAQ: torch.Tensor
+    rows_BPS: torch.Tensor
+
+
+def path_attention_reference(call: PathAttention) -> torch.Tensor:
     """mixed_BPAQ"""
-    return attend_to_paths(q_BPAQ, keys_BTRAQ, values_BTRAQ, rows_BPS).to(q_BPAQ.dtype)
+    return attend_to_paths(*call).to(call.q_BPAQ.dtype)
 
 
 def attend_to_paths(

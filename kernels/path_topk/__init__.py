@@ -1,13 +1,11 @@
 """`path_topk`: the best items that reasoning paths lead to."""
 
-from typing import Any
-
 import torch
 
 from ..checks import bind, check_count, within
 from ..dispatch import Op
 from ..token_index import TokenIndex, bind_index, check_index
-from .reference import ItemScoring, path_topk_reference
+from .reference import ItemScoring, PathTopk, empty_results, path_topk_reference
 
 __all__ = ["ItemScoring", "path_topk"]
 
@@ -33,69 +31,37 @@ def path_topk(
 
     Paper: path-to-item matching, ours, D3 and D11
     """
-    return OP(tokens_BWM, scores_BW, index, rank_I, k, exclude_BX, scoring)
+    return OP(PathTopk(tokens_BWM, scores_BW, index, rank_I, k, exclude_BX, scoring))
 
 
-def _check(
-    tokens_BWM: torch.Tensor,
-    scores_BW: torch.Tensor,
-    index: TokenIndex,
-    rank_I: torch.Tensor,
-    k: int,
-    exclude_BX: torch.Tensor | None = None,
-    scoring: ItemScoring | None = None,
-) -> tuple:
-    rows = {"tokens_BWM": tokens_BWM, "rank_I": rank_I, "exclude_BX": exclude_BX}
-    sizes = bind("path_topk", {"scores_BW": scores_BW}, rows, integer_dtypes=(torch.int64,))
-    bind_index("path_topk", index, sizes, tokens_BWM.device)
+def _check(call: PathTopk) -> None:
+    rows = {"tokens_BWM": call.tokens_BWM, "rank_I": call.rank_I, "exclude_BX": call.exclude_BX}
+    sizes = bind("path_topk", {"scores_BW": call.scores_BW}, rows, integer_dtypes=(torch.int64,))
+    device, scoring = call.tokens_BWM.device, call.scoring
+    bind_index("path_topk", call.token_index, sizes, device)
     if scoring is not None:
-        logits_BMK, states_BD, residual_ID, repeated_BL, repeat_bias = scoring
-        floats = {"scoring.logits_BMK": logits_BMK, "scoring.states_BD": states_BD}
-        floats |= {"scoring.residual_ID": residual_ID, "scoring.repeat_bias_": repeat_bias}
-        repeated = {"scoring.repeated_BL": repeated_BL}
-        bind("path_topk", floats, repeated, integer_dtypes=(torch.int64,), sizes=sizes, device=tokens_BWM.device)
-    check_count("path_topk", "k", k, 1)
-    return tokens_BWM, scores_BW, *index, rank_I, k, exclude_BX, *(scoring or (None,) * 5)
+        floats = {"scoring.logits_BMK": scoring.logits_BMK, "scoring.states_BD": scoring.states_BD}
+        floats |= {"scoring.residual_ID": scoring.residual_ID, "scoring.repeat_bias_": scoring.repeat_bias}
+        repeated = {"scoring.repeated_BL": scoring.repeated_BL}
+        bind("path_topk", floats, repeated, integer_dtypes=(torch.int64,), sizes=sizes, device=device)
+    check_count("path_topk", "k", call.k, 1)
 
 
-def _reference(
-    tokens_BWM: torch.Tensor,
-    scores_BW: torch.Tensor,
-    *rest: Any,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    index, (rank_I, k, exclude_BX), scoring = TokenIndex(*rest[:6]), rest[6:9], rest[9:]
-    own = None if scoring[0] is None else ItemScoring(*scoring)
-    return path_topk_reference(tokens_BWM, scores_BW, index, rank_I, k, exclude_BX, own)
-
-
-def _values(tokens_BWM: torch.Tensor, scores_BW: torch.Tensor, *rest: Any) -> None:
-    index, exclude_BX, repeated_BL = TokenIndex(*rest[:6]), rest[8], rest[12]
-    check_index("path_topk", index)
-    within("path_topk", "tokens_BWM", tokens_BWM, -1, index.counts_MK.shape[1] - 1)
-    within("path_topk", "exclude_BX", exclude_BX, -1, len(index.codes_IM) - 1)
-    within("path_topk", "scoring.repeated_BL", repeated_BL, -1, len(index.codes_IM) - 1)
-
-
-def _fake(
-    tokens_BWM: torch.Tensor, scores_BW: torch.Tensor, *rest: Any
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    shape = len(tokens_BWM), rest[7]
-    return (
-        scores_BW.new_empty(shape, dtype=torch.float32),
-        tokens_BWM.new_empty(shape),
-        tokens_BWM.new_empty(shape),
-    )
+def _values(call: PathTopk) -> None:
+    check_index("path_topk", call.token_index)
+    within("path_topk", "tokens_BWM", call.tokens_BWM, -1, call.token_index.counts_MK.shape[1] - 1)
+    within("path_topk", "exclude_BX", call.exclude_BX, -1, len(call.token_index.codes_IM) - 1)
+    if call.scoring is not None:
+        within("path_topk", "scoring.repeated_BL", call.scoring.repeated_BL, -1, len(call.token_index.codes_IM) - 1)
 
 
 OP = Op(
     "path_topk",
-    "(Tensor tokens_BWM, Tensor scores_BW, Tensor codes_IM, Tensor offsets, Tensor postings, Tensor counts_MK,"
-    " Tensor pair_offsets, Tensor pair_postings, Tensor rank_I, SymInt k, Tensor? exclude_BX, Tensor? logits_BMK,"
-    " Tensor? states_BD, Tensor? residual_ID, Tensor? repeated_BL, Tensor? repeat_bias)"
-    " -> (Tensor, Tensor, Tensor)",
+    PathTopk,
+    3,
     check=_check,
-    reference=_reference,
-    fake=_fake,
+    reference=path_topk_reference,
+    fake=empty_results,
     values=_values,
     implementations={"cpp": "native"},
 )

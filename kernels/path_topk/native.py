@@ -2,68 +2,52 @@
 
 import torch
 
-from ..beam_step.native import view
+from ..call import dense, native_op
+from .reference import PathTopk, empty_results
 
 __all__ = ["objection", "run"]
 
 
-def objection(
-    _: torch.Tensor,
-    scores_BW: torch.Tensor,
-    codes_IM: torch.Tensor,
-    offsets: torch.Tensor,
-    postings: torch.Tensor,
-    counts_MK: torch.Tensor,
-    pair_offsets: torch.Tensor,
-    pair_postings: torch.Tensor,
-    rank_I: torch.Tensor,
-    k: int,
-    exclude_BX: torch.Tensor | None,
-    logits_BMK: torch.Tensor | None,
-    *rest: object,
-) -> str | None:
-    for name, tensor in (("scores_BW", scores_BW), ("scoring.logits_BMK", logits_BMK)):
+def objection(call: PathTopk) -> str | None:
+    logits_BMK = None if call.scoring is None else call.scoring.logits_BMK
+    for name, tensor in (("scores_BW", call.scores_BW), ("scoring.logits_BMK", logits_BMK)):
         if tensor is not None and tensor.dtype != torch.float32:
             return f"it reads float32, {name} is {tensor.dtype}"
-    if not all(tensor.is_contiguous() for tensor in (codes_IM, offsets, postings, pair_offsets, pair_postings)):
+    if not all(part.is_contiguous() for part in call.token_index):
         return "it reads a contiguous index, as TokenIndex.build makes it"
     return None
 
 
-def run(
-    tokens_BWM: torch.Tensor,
-    scores_BW: torch.Tensor,
-    codes_IM: torch.Tensor,
-    offsets: torch.Tensor,
-    postings: torch.Tensor,
-    counts_MK: torch.Tensor,
-    pair_offsets: torch.Tensor,
-    pair_postings: torch.Tensor,
-    rank_I: torch.Tensor,
-    k: int,
-    exclude_BX: torch.Tensor | None,
-    logits_BMK: torch.Tensor | None,
-    states_BD: torch.Tensor | None,
-    residual_ID: torch.Tensor | None,
-    repeated_BL: torch.Tensor | None,
-    repeat_bias: torch.Tensor | None,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    from ... import _C
-
-    batch = len(tokens_BWM)
-    best_BN, items_BN, path_BN = scores_BW.new_empty(batch, k), rank_I.new_empty(batch, k), rank_I.new_empty(batch, k)
-    rank_I = rank_I.contiguous()
-    dense = [None if x is None else x.contiguous() for x in (logits_BMK, states_BD, residual_ID)]
-    logits, states, residual = (0 if x is None else x.data_ptr() for x in dense)
-    shape = batch, tokens_BWM.shape[1], len(codes_IM), k
-    _C.path_topk_cpu(
-        *(shape, tuple(counts_MK.shape), view(tokens_BWM, 3), view(scores_BW, 2)),
-        tuple(part.data_ptr() for part in (codes_IM, offsets, postings, pair_offsets, pair_postings)),
-        *(rank_I.data_ptr(), view(exclude_BX, 2), 0 if exclude_BX is None else exclude_BX.shape[1]),
-        *(logits, states, 0 if states_BD is None else states_BD.shape[1], residual),
-        *(view(repeated_BL, 2), 0 if repeated_BL is None else repeated_BL.shape[1]),
-        0.0 if repeat_bias is None else float(repeat_bias),
-        *(best_BN.data_ptr(), items_BN.data_ptr(), path_BN.data_ptr()),
-        torch.get_num_threads(),
+def run(call: PathTopk) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    index, results = call.token_index, empty_results(call)
+    logits_BMK, states_BD, residual_ID, repeated_BL, repeat_bias = call.scoring or (None,) * 5
+    (num_users, num_paths, num_codebooks), (best_BN, items_BN, path_BN) = call.tokens_BWM.shape, results
+    native_op("path_topk")(
+        num_users=num_users,
+        num_paths=num_paths,
+        num_codebooks=num_codebooks,
+        codebook_size=index.counts_MK.shape[1],
+        num_items=index.codes_IM.shape[0],
+        k=call.k,
+        tokens=call.tokens_BWM,
+        scores=call.scores_BW,
+        codes=index.codes_IM,
+        offsets=index.offsets,
+        postings=index.postings,
+        pair_offsets=index.pair_offsets,
+        pair_postings=index.pair_postings,
+        rank=call.rank_I.contiguous(),
+        exclude=call.exclude_BX,
+        num_excluded=0 if call.exclude_BX is None else call.exclude_BX.shape[1],
+        logits=dense(logits_BMK),
+        states=dense(states_BD),
+        width=0 if states_BD is None else states_BD.shape[1],
+        residual=dense(residual_ID),
+        repeated=repeated_BL,
+        num_repeated=0 if repeated_BL is None else repeated_BL.shape[1],
+        repeat_bias=0.0 if repeat_bias is None else float(repeat_bias),
+        best_scores=best_BN,
+        items=items_BN,
+        paths=path_BN,
     )
-    return best_BN, items_BN, path_BN
+    return results

@@ -9,7 +9,7 @@ from ..folding import exact_dot
 from ..sorting import first_of_each, lexsort
 from ..token_index import TokenIndex
 
-__all__ = ["ItemScoring", "path_topk_reference"]
+__all__ = ["ItemScoring", "PathTopk", "empty_results", "path_topk_reference"]
 
 
 SCORED_AT_ONCE = 1 << 16
@@ -29,16 +29,27 @@ class ItemScoring(NamedTuple):
     repeat_bias: Tensor
 
 
-def path_topk_reference(
-    tokens_BWM: Tensor,
-    scores_BW: Tensor,
-    index: TokenIndex,
-    rank_I: Tensor,
-    k: int,
-    exclude_BX: Tensor | None,
-    scoring: ItemScoring | None,
-) -> tuple[Tensor, Tensor, Tensor]:
+class PathTopk(NamedTuple):
+    """A call of `path_topk`."""
+
+    tokens_BWM: Tensor
+    scores_BW: Tensor
+    token_index: TokenIndex
+    rank_I: Tensor
+    k: int
+    exclude_BX: Tensor | None = None
+    scoring: ItemScoring | None = None
+
+
+def empty_results(call: PathTopk) -> tuple[Tensor, Tensor, Tensor]:
+    """(scores_BN, items_BN, path_BN), not yet written to"""
+    rows, batch, k = call.tokens_BWM, call.tokens_BWM.shape[0], call.k
+    return rows.new_empty(batch, k, dtype=torch.float32), rows.new_empty(batch, k), rows.new_empty(batch, k)
+
+
+def path_topk_reference(call: PathTopk) -> tuple[Tensor, Tensor, Tensor]:
     """(scores_BN, items_BN, path_BN)"""
+    tokens_BWM, scores_BW, index, rank_I, k, exclude_BX, scoring = call
     batch, device = len(tokens_BWM), rank_I.device
     user_P, row_P = (scores_BW > -torch.inf).nonzero(as_tuple=True)
     path_T, item_T = index.items_with_tokens(tokens_BWM[user_P, row_P])

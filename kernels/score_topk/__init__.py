@@ -2,8 +2,8 @@
 
 import torch
 
-from ..call import RecordOp
 from ..checks import bind, check_count, within, within_once
+from ..dispatch import Op
 from .reference import (
     PANEL,
     CodeTables,
@@ -12,6 +12,7 @@ from .reference import (
     allowed_words,
     bind_vectors,
     check_vectors,
+    empty_results,
     score_topk_reference,
 )
 
@@ -42,18 +43,11 @@ def score_topk(
 
     Paper: item-level score, ours, D11.
     """
-    return OP(states_BD, items, k, allowed, seen_BL, seen_bias, codes)
+    return OP(ScoreTopk(states_BD, items, k, allowed, seen_BL, seen_bias, codes))
 
 
-def _check(
-    states_BD: torch.Tensor,
-    items: ItemVectors,
-    k: int,
-    allowed: torch.Tensor | None = None,
-    seen_BL: torch.Tensor | None = None,
-    seen_bias: float | None = None,
-    codes: CodeTables | None = None,
-) -> ScoreTopk:
+def _check(call: ScoreTopk) -> None:
+    states_BD, items, k, allowed, seen_BL, _, codes = call
     states, seen = {"states_BD": states_BD}, {"seen_BL": seen_BL}
     only_f32, only_i64, only_i32 = (torch.float32,), (torch.int64,), (torch.int32,)
     sizes = bind("score_topk", states, seen, float_dtypes=only_f32, integer_dtypes=only_i64)
@@ -70,7 +64,6 @@ def _check(
         bind("score_topk", tables, columns, float_dtypes=only_f32, integer_dtypes=only_i32, sizes=sizes, device=device)
     check_count("score_topk", "k", k, 0)
     check_count("score_topk", "D", sizes["D"], 1)
-    return ScoreTopk(states_BD, items, k, allowed, seen_BL, seen_bias, codes)
 
 
 def _values(call: ScoreTopk) -> None:
@@ -80,18 +73,13 @@ def _values(call: ScoreTopk) -> None:
     within("score_topk", "seen_BL", call.seen_BL, -1, len(call.items.rows_ID) - 1)
 
 
-def _fake(call: ScoreTopk) -> tuple[torch.Tensor, torch.Tensor]:
-    shape = len(call.states_BD), call.k
-    return call.states_BD.new_empty(shape, dtype=torch.float64), call.states_BD.new_empty(shape, dtype=torch.int64)
-
-
-OP = RecordOp(
+OP = Op(
     "score_topk",
     ScoreTopk,
     2,
     check=_check,
     reference=score_topk_reference,
-    fake=_fake,
+    fake=empty_results,
     values=_values,
     implementations={"cpp": "native"},
 )

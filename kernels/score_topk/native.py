@@ -2,9 +2,9 @@
 
 import torch
 
-from ..call import call_native
+from ..call import dense, native_op
 from ..checks import within_once
-from .reference import ScoreTopk
+from .reference import ScoreTopk, empty_results
 
 __all__ = ["objection", "run"]
 
@@ -26,12 +26,8 @@ def run(call: ScoreTopk) -> tuple[torch.Tensor, torch.Tensor]:
     if codes is not None:
         within_once("score_topk", "codes.codes_IT", codes.codes_IT, codes.tables_BTK.shape[2] - 1)
     tables_BTK = None if codes is None else codes.tables_BTK.contiguous()
-    allowed = None if call.allowed is None else call.allowed.contiguous()
-    seen_BL = None if call.seen_BL is None else call.seen_BL.contiguous()
-    scores_BN = torch.empty(batch, call.k, dtype=torch.float64, device="cpu")
-    rows_BN = torch.empty(batch, call.k, dtype=torch.int64, device="cpu")
-    call_native(
-        "score_topk",
+    allowed, seen_BL, (scores_BN, rows_BN) = dense(call.allowed), dense(call.seen_BL), empty_results(call)
+    native_op("score_topk")(
         num_users=batch,
         num_items=len(items.rows_ID),
         width=width,

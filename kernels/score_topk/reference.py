@@ -17,6 +17,7 @@ __all__ = [
     "allowed_words",
     "bind_vectors",
     "check_vectors",
+    "empty_results",
     "exact_dot",
     "score_topk_reference",
 ]
@@ -133,10 +134,16 @@ class ScoreTopk(NamedTuple):
     states_BD: Tensor
     items: ItemVectors
     k: int
-    allowed: Tensor | None
-    seen_BL: Tensor | None
-    seen_bias: float | None
-    codes: CodeTables | None
+    allowed: Tensor | None = None
+    seen_BL: Tensor | None = None
+    seen_bias: float | None = None
+    codes: CodeTables | None = None
+
+
+def empty_results(call: ScoreTopk) -> tuple[Tensor, Tensor]:
+    """(scores_BN, rows_BN), not yet written to"""
+    like, batch, k = call.states_BD, call.states_BD.shape[0], call.k
+    return like.new_empty(batch, k, dtype=torch.float64), like.new_empty(batch, k, dtype=torch.int64)
 
 
 def bind_vectors(op: str, items: ItemVectors, sizes: dict[str, int], device: torch.device) -> None:

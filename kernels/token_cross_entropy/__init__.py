@@ -6,7 +6,12 @@ import torch
 
 from ..checks import bind, within
 from ..dispatch import Op
-from .reference import token_cross_entropy_backward_reference, token_cross_entropy_reference
+from .reference import (
+    TokenCrossEntropy,
+    TokenCrossEntropyBackward,
+    token_cross_entropy_backward_reference,
+    token_cross_entropy_reference,
+)
 
 __all__ = ["token_cross_entropy"]
 
@@ -28,65 +33,48 @@ def token_cross_entropy(
 
     Paper: pre-training token loss over all remaining target tokens, ours, D4
     """
-    return OP(hidden_TD, weight_MKD, ids_TM, open_TM, among_TMK)[0]
+    return OP(TokenCrossEntropy(hidden_TD, weight_MKD, ids_TM, open_TM, among_TMK))[0]
 
 
-def _check(
-    hidden_TD: torch.Tensor,
-    weight_MKD: torch.Tensor,
-    ids_TM: torch.Tensor,
-    open_TM: torch.Tensor,
-    among_TMK: torch.Tensor | None = None,
-) -> tuple:
-    floats = {"hidden_TD": hidden_TD, "weight_MKD": weight_MKD}
-    masks = {"open_TM": open_TM, "among_TMK": among_TMK}
-    sizes = bind("token_cross_entropy", floats, {"ids_TM": ids_TM}, masks)
+def _check(call: TokenCrossEntropy) -> None:
+    floats = {"hidden_TD": call.hidden_TD, "weight_MKD": call.weight_MKD}
+    masks = {"open_TM": call.open_TM, "among_TMK": call.among_TMK}
+    sizes = bind("token_cross_entropy", floats, {"ids_TM": call.ids_TM}, masks)
     if sizes["K"] == 0:
         raise ValueError("token_cross_entropy: at least one codeword is needed, found K = 0")
-    return hidden_TD, weight_MKD, ids_TM, open_TM, among_TMK
 
 
-def _values(_: torch.Tensor, weight_MKD: torch.Tensor, ids_TM: torch.Tensor, *rest: torch.Tensor | None) -> None:
-    if ids_TM.is_cpu and rest[0] is not None:
-        within("token_cross_entropy", "ids_TM", ids_TM.masked_fill(~rest[0], 0), 0, weight_MKD.shape[1] - 1)
+def _values(call: TokenCrossEntropy) -> None:
+    if call.ids_TM.is_cpu:
+        open_ids_TM = call.ids_TM.masked_fill(~call.open_TM, 0)
+        within("token_cross_entropy", "ids_TM", open_ids_TM, 0, call.weight_MKD.shape[1] - 1)
 
 
-def _fake(
-    hidden_TD: torch.Tensor,
-    weight_MKD: torch.Tensor,
-    ids_TM: torch.Tensor,
-    open_TM: torch.Tensor,
-    among_TMK: torch.Tensor | None,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    dtype = torch.float64 if hidden_TD.dtype == torch.float64 else torch.float32
-    rows, books = ids_TM.shape
-    return hidden_TD.new_empty(rows, dtype=dtype), hidden_TD.new_empty(rows, books, dtype=dtype)
+def _fake(call: TokenCrossEntropy) -> tuple[torch.Tensor, torch.Tensor]:
+    dtype = torch.float64 if call.hidden_TD.dtype == torch.float64 else torch.float32
+    rows, books = call.ids_TM.shape
+    return call.hidden_TD.new_empty(rows, dtype=dtype), call.hidden_TD.new_empty(rows, books, dtype=dtype)
 
 
-def _save(ctx: Any, inputs: tuple[torch.Tensor, ...], output: tuple[torch.Tensor, torch.Tensor]) -> None:
-    ctx.save_for_backward(*inputs, output[1])
+def _save(ctx: Any, call: TokenCrossEntropy, output: tuple[torch.Tensor, torch.Tensor]) -> None:
+    ctx.save_for_backward(*call, output[1])
     ctx.mark_non_differentiable(output[1])
 
 
-def _backward(ctx: Any, grad_T: torch.Tensor, _: Any) -> tuple[torch.Tensor | None, ...]:
-    return (*BACKWARD.library(grad_T, *ctx.saved_tensors), None, None, None)
+def _backward(ctx: Any, grad_T: torch.Tensor, _: Any) -> dict[str, torch.Tensor]:
+    hidden_grad_TD, weight_grad_MKD = BACKWARD.library(grad_T, *ctx.saved_tensors)
+    return {"hidden_TD": hidden_grad_TD, "weight_MKD": weight_grad_MKD}
 
 
-def _backward_fake(
-    grad_T: torch.Tensor,
-    hidden_TD: torch.Tensor,
-    weight_MKD: torch.Tensor,
-    ids_TM: torch.Tensor,
-    open_TM: torch.Tensor,
-    among_TMK: torch.Tensor | None,
-    lse_TM: torch.Tensor,
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _backward_fake(call: TokenCrossEntropyBackward) -> tuple[torch.Tensor, torch.Tensor]:
+    hidden_TD, weight_MKD, *_ = call.forward
     return hidden_TD.new_empty(hidden_TD.shape), weight_MKD.new_empty(weight_MKD.shape)
 
 
 OP = Op(
     "token_cross_entropy",
-    "(Tensor hidden_TD, Tensor weight_MKD, Tensor ids_TM, Tensor open_TM, Tensor? among_TMK) -> (Tensor, Tensor)",
+    TokenCrossEntropy,
+    2,
     check=_check,
     reference=token_cross_entropy_reference,
     fake=_fake,
@@ -97,10 +85,8 @@ OP = Op(
 )
 BACKWARD = Op(
     "token_cross_entropy_backward",
-    "(Tensor grad_T, Tensor hidden_TD, Tensor weight_MKD, Tensor ids_TM, Tensor open_TM,"
-    " Tensor? among_TMK, Tensor lse_TM)"
-    " -> (Tensor, Tensor)",
-    check=lambda *flat: flat,
+    TokenCrossEntropyBackward,
+    2,
     reference=token_cross_entropy_backward_reference,
     fake=_backward_fake,
     implementations={"triton": "triton_backward"},

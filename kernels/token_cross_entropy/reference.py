@@ -1,23 +1,42 @@
 """The definition of `token_cross_entropy` in PyTorch: open pairs only, a tile of logits at a time."""
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 
-__all__ = ["token_cross_entropy_backward_reference", "token_cross_entropy_reference"]
+__all__ = [
+    "TokenCrossEntropy",
+    "TokenCrossEntropyBackward",
+    "token_cross_entropy_backward_reference",
+    "token_cross_entropy_reference",
+]
 
 _TILE = 1 << 19
 """Logits held at a time, whatever T is."""
 
 
-def token_cross_entropy_reference(
-    hidden_TD: torch.Tensor,
-    weight_MKD: torch.Tensor,
-    ids_TM: torch.Tensor,
-    open_TM: torch.Tensor,
-    among_TMK: torch.Tensor | None,
-) -> tuple[torch.Tensor, torch.Tensor]:
+class TokenCrossEntropy(NamedTuple):
+    """A call of `token_cross_entropy`."""
+
+    hidden_TD: torch.Tensor
+    weight_MKD: torch.Tensor
+    ids_TM: torch.Tensor
+    open_TM: torch.Tensor
+    among_TMK: torch.Tensor | None = None
+
+
+class TokenCrossEntropyBackward(NamedTuple):
+    """What the gradients of a call are computed of."""
+
+    grad_T: torch.Tensor
+    forward: TokenCrossEntropy
+    lse_TM: torch.Tensor
+
+
+def token_cross_entropy_reference(call: TokenCrossEntropy) -> tuple[torch.Tensor, torch.Tensor]:
     """(loss_T, lse_TM); lse is the log-sum-exp of the logits where open, else 0."""
+    hidden_TD, weight_MKD, ids_TM, open_TM, among_TMK = call
     dtype = _work_dtype(hidden_TD)
     lse_TM = torch.zeros(open_TM.shape, dtype=dtype, device=hidden_TD.device)
     loss_T = torch.zeros(len(hidden_TD), dtype=dtype, device=hidden_TD.device)
@@ -31,16 +50,9 @@ def token_cross_entropy_reference(
     return loss_T / open_TM.sum(1).clamp_min(1), lse_TM
 
 
-def token_cross_entropy_backward_reference(
-    grad_T: torch.Tensor,
-    hidden_TD: torch.Tensor,
-    weight_MKD: torch.Tensor,
-    ids_TM: torch.Tensor,
-    open_TM: torch.Tensor,
-    among_TMK: torch.Tensor | None,
-    lse_TM: torch.Tensor,
-) -> tuple[torch.Tensor, torch.Tensor]:
+def token_cross_entropy_backward_reference(call: TokenCrossEntropyBackward) -> tuple[torch.Tensor, torch.Tensor]:
     """(hidden_grad_TD, weight_grad_MKD); the logits are computed again rather than kept."""
+    grad_T, (hidden_TD, weight_MKD, ids_TM, open_TM, among_TMK), lse_TM = call
     dtype = _work_dtype(hidden_TD)
     hidden_grad_TD = torch.zeros(hidden_TD.shape, dtype=dtype, device=hidden_TD.device)
     weight_grad_MKD = torch.zeros(weight_MKD.shape, dtype=dtype, device=hidden_TD.device)

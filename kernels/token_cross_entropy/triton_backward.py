@@ -6,6 +6,7 @@ import triton.language as tl
 
 from ..machine import interpreted
 from ..triton_parts import cast, dot, on_device
+from .reference import TokenCrossEntropyBackward
 from .triton_kernel import objection as _objection
 from .triton_kernel import product, rows_by_pattern
 
@@ -160,19 +161,12 @@ def weight_grad_kernel(
     tl.store(to_ptr, grad_KD, mask=ok_k[:, None] & (g < width))
 
 
-def objection(grad_T: torch.Tensor, hidden_TD: torch.Tensor, *_: torch.Tensor | None) -> str | None:
-    return _objection(hidden_TD)
+def objection(call: TokenCrossEntropyBackward) -> str | None:
+    return _objection(call.forward)
 
 
-def run(
-    grad_T: torch.Tensor,
-    hidden_TD: torch.Tensor,
-    weight_MKD: torch.Tensor,
-    ids_TM: torch.Tensor,
-    open_TM: torch.Tensor,
-    among_TMK: torch.Tensor | None,
-    lse_TM: torch.Tensor,
-) -> tuple[torch.Tensor, torch.Tensor]:
+def run(call: TokenCrossEntropyBackward) -> tuple[torch.Tensor, torch.Tensor]:
+    grad_T, (hidden_TD, weight_MKD, ids_TM, open_TM, among_TMK), lse_TM = call
     num_rows, (num_books, num_codes, width) = len(hidden_TD), weight_MKD.shape
     of_hidden, of_weight = backward_tiles(hidden_TD.dtype, width)
     tiles_g = triton.cdiv(width, of_hidden["BLOCK_G"])

@@ -6,6 +6,7 @@ import triton.language as tl
 
 from ..machine import interpreted
 from ..triton_parts import dot, on_device
+from .reference import TokenCrossEntropy
 
 __all__ = ["forward_tiles", "objection", "product", "rows_by_pattern", "run", "token_cross_entropy_kernel"]
 
@@ -103,19 +104,14 @@ def token_cross_entropy_kernel(
     tl.store(loss_ptr + pair, lse_T - right_T, mask=lane_t < num_rows)
 
 
-def objection(hidden_TD: torch.Tensor, *_: torch.Tensor | None) -> str | None:
-    if hidden_TD.dtype not in _DTYPES:
-        return f"it computes float32, bfloat16 and float16 tensors, these are {hidden_TD.dtype}"
+def objection(call: TokenCrossEntropy) -> str | None:
+    if call.hidden_TD.dtype not in _DTYPES:
+        return f"it computes float32, bfloat16 and float16 tensors, these are {call.hidden_TD.dtype}"
     return None
 
 
-def run(
-    hidden_TD: torch.Tensor,
-    weight_MKD: torch.Tensor,
-    ids_TM: torch.Tensor,
-    open_TM: torch.Tensor,
-    among_TMK: torch.Tensor | None,
-) -> tuple[torch.Tensor, torch.Tensor]:
+def run(call: TokenCrossEntropy) -> tuple[torch.Tensor, torch.Tensor]:
+    hidden_TD, weight_MKD, ids_TM, open_TM, among_TMK = call
     (num_rows, num_books), (_, num_codes, width) = open_TM.shape, weight_MKD.shape
     loss_TM = torch.empty(num_rows, num_books, dtype=torch.float32, device=hidden_TD.device)
     lse_TM = torch.empty_like(loss_TM)

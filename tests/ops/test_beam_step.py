@@ -6,9 +6,13 @@ import pytest
 import torch
 
 from reg4rec import ops
-from reg4rec.kernels.beam_step.reference import beam_step_reference
+from reg4rec.kernels.beam_step.reference import BeamStep, beam_step_reference
 
 NEVER = -math.inf
+
+
+def beam_step(*args):
+    return beam_step_reference(BeamStep(*args))
 
 
 def exhaustive_step(logits, scores, tokens, js, codes, allowed, num_beams, num_spares, threshold, renormalize):
@@ -62,7 +66,7 @@ def test_whole_search_equals_exhaustive_search(seed, threshold, items, renormali
     for _ in range(num_codebooks):
         paths = scores.shape[1]
         logits = torch.randn(batch, paths, num_codebooks, codebook_size, generator=draw)
-        parent, token, new_scores, fallback = beam_step_reference(
+        parent, token, new_scores, fallback = beam_step(
             logits, scores, tokens, js, index, num_beams, num_spares, threshold, exclude, renormalize
         )
         assert parent.shape == token.shape == new_scores.shape == (batch, num_beams + num_spares)
@@ -94,7 +98,7 @@ def test_whole_search_equals_exhaustive_search(seed, threshold, items, renormali
 
 def test_equal_scores_go_to_the_lowest_child():
     index = ops.TokenIndex.build(torch.tensor([[0, 0], [1, 1], [2, 2]]), 3)
-    parent, token, scores, _ = beam_step_reference(
+    parent, token, scores, _ = beam_step(
         torch.zeros(1, 1, 2, 3), torch.zeros(1, 1), torch.full((1, 1, 2), -1), None, index, 2, 0
     )
     assert token.tolist() == [[0, 1]]
@@ -105,7 +109,7 @@ def test_equal_scores_go_to_the_lowest_child():
 def test_two_orders_of_one_set_are_merged_and_the_better_one_stays():
     index = ops.TokenIndex.build(torch.tensor([[0, 1]]), 2)
     tokens = torch.tensor([[[0, -1], [-1, 1]]])
-    parent, token, scores, _ = beam_step_reference(
+    parent, token, scores, _ = beam_step(
         torch.zeros(1, 2, 2, 2), torch.tensor([[-2.0, -1.0]]), tokens, None, index, 2, 0
     )
     assert parent.tolist() == [[1, -1]]
@@ -115,7 +119,7 @@ def test_two_orders_of_one_set_are_merged_and_the_better_one_stays():
 
 def test_a_user_for_whom_everything_is_excluded_gets_no_path():
     index = ops.TokenIndex.build(torch.tensor([[0, 1], [1, 1]]), 2)
-    parent, token, scores, fallback = beam_step_reference(
+    parent, token, scores, fallback = beam_step(
         torch.zeros(2, 1, 2, 2), torch.zeros(2, 1), torch.full((2, 1, 2), -1), None, index, 3, 0, None,
         torch.tensor([[0, 1, 1], [-1, 0, 0]]),
     )  # fmt: skip

@@ -20,6 +20,7 @@ from torch import Tensor
 from reg4rec import ops
 from reg4rec.kernels import cuda, dispatch, machine
 from reg4rec.kernels.beam_step import native_cuda as beam_step_cuda
+from reg4rec.kernels.call import by_name
 from reg4rec.kernels.item_topk import native_cuda as item_topk_cuda
 from tests.ops.cases import CASES, as_tuple, inputs, truth
 from tests.ops.test_beam_step_cpp import random_call
@@ -56,9 +57,8 @@ def emulated(emulator: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch) -> Iterator
     launched: list[str] = []
 
     def launch(
-        op: str, entry: str, grid: int, block: int, arguments: tuple, device: torch.device, shared: int = 0
+        op: str, entry: str, grid: int, block: int, packed: bytes, device: torch.device, shared: int = 0
     ) -> None:
-        packed = cuda.pack(arguments)
         sizes = (ctypes.c_size_t(shared), packed, ctypes.c_size_t(len(packed)))
         problem = emulator.launch(f"{op}_{entry}".encode(), grid, block, *sizes)
         assert problem is None, problem.decode()
@@ -255,17 +255,27 @@ def test_cupy_launches_what_the_extension_does_not_have(monkeypatch: pytest.Monk
     monkeypatch.setattr(torch.cuda, "device", contextlib.nullcontext)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda: SimpleNamespace(cuda_stream=7))
     cuda._compiled.cache_clear()
-    cuda.launch("item_topk", "merge", 3, 128, (1, 0.5), torch.device("cuda", 0), 64)
-    cuda.launch("item_topk", "merge", 0, 128, (1, 0.5), torch.device("cuda", 0), 64)
+    cuda.launch("item_topk", "merge", 3, 128, b"struct", torch.device("cuda", 0), 64)
+    cuda.launch("item_topk", "merge", 0, 128, b"struct", torch.device("cuda", 0), 64)
     cuda._compiled.cache_clear()
-    assert calls == [("item_topk_merge", (3,), (128,), [(1, cuda.pack((1, 0.5)))], 64)]
+    assert calls == [("item_topk_merge", (3,), (128,), [(1, b"struct")], 64)]
 
 
-def test_kernels_take_structs_of_eight_byte_fields() -> None:
-    values = (torch.zeros(1), None, 7, True, 0.5, 0.0)
-    words = torch.frombuffer(bytearray(cuda.pack(values)), dtype=torch.int64).tolist()
-    assert words[:4] == [values[0].data_ptr(), 0, 7, 1]
-    assert torch.tensor(words[4:]).view(torch.float64).tolist() == [0.5, 0.0]
+@pytest.mark.skipif(machine.native_problem() is not None, reason="no extension")
+@pytest.mark.parametrize("op", OPS)
+def test_the_source_tells_the_fields_that_the_extension_has(op: str) -> None:
+    from reg4rec import _C
+
+    assert cuda.fields(op) == _C.fields(op)
+
+
+def test_a_struct_takes_the_strides_of_its_views() -> None:
+    fields = [("x", "const float*"), ("y", "View2<const float>"), ("z", "RawView2"), ("n", "int64_t"), ("t", "double")]
+    pack, x, y = by_name("op", fields, bytes), torch.zeros(1), torch.zeros(3, 5, 7, dtype=torch.bfloat16)
+    for z, expected in ((y, [y.data_ptr(), 2, 35, 7]), (None, [0] * 4)):
+        words = torch.frombuffer(bytearray(pack(t=0.5, n=True, x=x, y=y, z=z)), dtype=torch.int64)
+        assert words[:-1].tolist() == [x.data_ptr(), y.data_ptr(), 35, 7, *expected, 1]
+        assert words[-1:].view(torch.float64).item() == 0.5
 
 
 @pytest.mark.skipif(NVCC is None, reason="needs nvcc")

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from reg4rec import ops
 from reg4rec.kernels.dispatch import all_ops
-from reg4rec.kernels.fp8_linear.reference import E4M3, E5M2, Operand, fp8_quantize
+from reg4rec.kernels.fp8_linear.reference import E4M3, E5M2, Fp8Linear, Operand, fp8_quantize
 from tests.ops.cases import exact, fp8_units, inputs
 from tests.ops.test_ops import DEVICE, OPCHECKS, call, gradients, largest_error, unit_error
 
@@ -149,8 +149,10 @@ def test_a_kept_weight_is_checked_and_compiled(rowwise: int) -> None:
     with pytest.raises(ValueError, match="fp8_weight: scaling must be one of tensorwise, rowwise, found 'columns'"):
         ops.fp8_weight(weight_OD, "columns")  # type: ignore[arg-type]
     checks = OPCHECKS[1:]  # the first compares tensors by sums, which torch does not have in fp8
-    torch.library.opcheck(all_ops()["fp8_weight"].library, (weight_OD, bool(rowwise)), test_utils=checks)
-    flat = all_ops()["fp8_linear"].check(x_TD.requires_grad_(), weight_OD, bias_O, scaling, weight8)
+    torch.library.opcheck(
+        all_ops()["fp8_weight"].library, all_ops()["fp8_weight"].flat(weight_OD, scaling), test_utils=checks
+    )
+    flat = all_ops()["fp8_linear"].flat(x_TD.requires_grad_(), weight_OD, bias_O, scaling, weight8)
     torch.library.opcheck(all_ops()["fp8_linear"].library, flat, test_utils=checks)
 
 
@@ -188,9 +190,9 @@ def test_an_older_gpu_is_objected_to(monkeypatch: pytest.MonkeyPatch) -> None:
     kernel = pytest.importorskip("reg4rec.kernels.fp8_linear.triton_kernel")
     monkeypatch.setattr(kernel, "interpreted", lambda: False)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
-    assert "compute capability 9.0" in kernel.objection(*inputs("fp8_linear", (1, 16, 16, 0)))
+    assert "compute capability 9.0" in kernel.objection(Fp8Linear(*inputs("fp8_linear", (1, 16, 16, 0))))
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
-    assert kernel.objection(*inputs("fp8_linear", (1, 16, 16, 0))) is None
+    assert kernel.objection(Fp8Linear(*inputs("fp8_linear", (1, 16, 16, 0)))) is None
 
 
 def test_operands_are_rounded_as_torch_rounds(rowwise: int) -> None:

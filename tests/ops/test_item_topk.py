@@ -9,6 +9,7 @@ from torch import Tensor
 
 from reg4rec import ops
 from reg4rec.kernels.item_topk.native import objection
+from reg4rec.kernels.item_topk.reference import ItemTopk
 from reg4rec.kernels.machine import native_problem
 from tests.ops.cases import inputs
 
@@ -83,4 +84,4 @@ def test_any_number_of_threads_gives_the_same_bytes(sizes: tuple[int, ...]) -> N
 
 def test_more_codes_than_32_bits_index_are_refused() -> None:
     log_probs_BMK, ids_IM = torch.empty(1, 1, 2**31 + 1, device="meta"), torch.zeros(1, 1, dtype=torch.int64)
-    assert "2147483649 codes" in str(objection(log_probs_BMK, ids_IM, 1, None))
+    assert "2147483649 codes" in str(objection(ItemTopk(log_probs_BMK, ids_IM, 1)))

@@ -7,6 +7,7 @@ from torch import Tensor
 from reg4rec import ops
 from reg4rec.kernels.machine import native_problem
 from reg4rec.kernels.path_attention.native import objection
+from reg4rec.kernels.path_attention.reference import PathAttention
 from reg4rec.model.layers import attend_gathered
 from tests.ops.cases import inputs, truth
 
@@ -70,10 +71,10 @@ def test_threads_do_not_change_a_bit() -> None:
 
 
 def test_what_it_does_not_take() -> None:
-    assert objection(*inputs("path_attention", (1, 2, 1, 4, 64))) is None
-    assert "up to 64 steps, these have 65" in str(objection(*inputs("path_attention", (1, 2, 1, 4, 65))))
+    assert objection(PathAttention(*inputs("path_attention", (1, 2, 1, 4, 64)))) is None
+    assert "up to 64 steps, these have 65" in str(objection(PathAttention(*inputs("path_attention", (1, 2, 1, 4, 65)))))
     q_BPAQ, keys, values, rows_BPS = inputs("path_attention", (1, 2, 1, 4, 3))
-    assert "float16" in str(objection(q_BPAQ.half(), keys.half(), values.half(), rows_BPS))
+    assert "float16" in str(objection(PathAttention(q_BPAQ.half(), keys.half(), values.half(), rows_BPS)))
     with pytest.raises(ValueError, match="names 5 steps, 1 to 4 are there"):
         ops.path_attention(q_BPAQ, keys, values, torch.zeros(1, 2, 5, dtype=torch.int64))
     with pytest.raises(ValueError, match="names 0 steps"):

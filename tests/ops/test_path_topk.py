@@ -10,6 +10,7 @@ from torch import Tensor
 from reg4rec import ops
 from reg4rec.kernels.machine import native_problem
 from reg4rec.kernels.path_topk.native import objection
+from reg4rec.kernels.path_topk.reference import PathTopk
 from tests.ops.cases import CASES, inputs
 
 Args = tuple[Any, ...]
@@ -120,8 +121,8 @@ def test_what_it_does_not_take() -> None:
     for at, value, message in refused:
         with pytest.raises(ValueError, match=rf"path_topk: {message}"):
             ops.path_topk(*(value if place == at else arg for place, arg in enumerate(args)))
-    flat = ops.ItemScoring(*(None,) * 5)  # type: ignore[arg-type]
-    double = [args[0], args[1].double(), *args[2], *args[3:6], *flat]
-    assert "it reads float32, scores_BW is torch.float64" in str(objection(*double))
+    call = PathTopk(*args)
+    double = call._replace(scores_BW=call.scores_BW.double())
+    assert "it reads float32, scores_BW is torch.float64" in str(objection(double))
     strided = args[2]._replace(postings=torch.stack([args[2].postings] * 2, 1)[:, 0])
-    assert "it reads a contiguous index" in str(objection(args[0], args[1], *strided, *args[3:6], *flat))
+    assert "it reads a contiguous index" in str(objection(call._replace(token_index=strided)))
