@@ -81,7 +81,7 @@ class BuildNative(build_ext):
 
 setup(
     packages=find_namespace_packages(include=["reg4rec", "reg4rec.*"]),
-    package_data={"reg4rec.csrc": ["*.cuh", "call.h", "*_call.h"]},
+    package_data={"reg4rec": ["py.typed"], "reg4rec.csrc": ["*.cuh", "call.h", "*_call.h"]},
     ext_modules=[Extension("reg4rec._C", sources=[])],
     cmdclass={"build_ext": BuildNative},
 )

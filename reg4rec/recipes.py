@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import yaml
+
 from reg4rec import distributed
 from reg4rec.alignment import AlignConfig, align
 from reg4rec.checkpoints import open_folder, read_settings
@@ -22,11 +24,11 @@ from reg4rec.progress import say
 from reg4rec.recommend import Recommender
 from reg4rec.run import Run
 from reg4rec.search import SearchConfig
-from reg4rec.settings import check_same_recipe, differences, override
+from reg4rec.settings import changed_by, check_same_recipe, differences, override, read_settings_file
 from reg4rec.storage import new_header, read_header, read_json, to_json, write_header
 from reg4rec.tokenizer import TokenizerConfig, fit_tokenizer, suggested_codebook_size
 from reg4rec.train import PretrainConfig, fit_recommender
-from reg4rec.writing import check_own
+from reg4rec.writing import atomic_file, check_own
 
 __all__ = ["RECIPES", "Recipe", "RecipeName", "fit", "fit_and_evaluate", "recipe_named"]
 
@@ -58,6 +60,18 @@ class Recipe:
         tokenizer = fit_tokenizer(data, self.tokenizer, run.stage("tokenizer"), self.pretrain.part)
         recommender = fit_recommender(data, tokenizer, self.pretrain, run.stage("model"), search)
         return align(recommender, data, self.align, run.stage("aligned")) if aligned else recommender
+
+    def save(self, path: str | Path) -> None:
+        """Write all settings as a YAML file, which `changed_by_file` and `reg4rec fit --config` read."""
+        with atomic_file(path) as fresh:
+            fresh.write_text(yaml.safe_dump(json.loads(to_json(asdict(self))), sort_keys=False), encoding="utf-8")
+
+    def changed_by_file(self, path: str | Path) -> "Recipe":
+        """This recipe with the settings in a YAML or JSON file, which may name all of them or a few.
+
+        InputError for unknown settings and for values of another type.
+        """
+        return changed_by(self, read_settings_file(path))
 
     def sized_for(self, num_items: int) -> "Recipe":
         """This recipe with codebooks that fit a catalog: about items / 8 codewords, at most 256."""
@@ -228,6 +242,7 @@ def fit_and_evaluate(
     if run.folder is not None and distributed.is_first():
         recommender.save_pretrained(run.folder / "recommender")
         report.save(run.folder / "metrics.json")
+        recipe.save(run.folder / "recipe.yaml")
     return recommender, report
 
 

@@ -1,11 +1,25 @@
 """Checking and changing the fields of configuration dataclasses by name."""
 
+import types
 from dataclasses import fields, is_dataclass, replace
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import yaml
 
 from reg4rec.errors import InputError
 
-__all__ = ["SEEDS", "SEED_RANGE", "check_same_recipe", "check_seed", "check_settings", "differences", "override"]
+__all__ = [
+    "SEEDS",
+    "SEED_RANGE",
+    "changed_by",
+    "check_same_recipe",
+    "check_seed",
+    "check_settings",
+    "differences",
+    "override",
+    "read_settings_file",
+]
 
 Config = TypeVar("Config")
 
@@ -65,3 +79,63 @@ def override(config: Config, changes: dict[str, Any]) -> Config:
         hint = " (out, seed, device, resume and progress belong to run=reg4rec.Run(...))" if rest.keys() & RUN else ""
         raise InputError(f"{type(config).__name__} has no setting {wrong}{hint}; its settings are {', '.join(known)}")
     return replace(config, **own)  # type: ignore[type-var]
+
+
+def read_settings_file(path: str | Path) -> dict[str, Any]:
+    """The settings in a YAML or JSON file; InputError if it is not a mapping of names."""
+    try:
+        found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"{path} cannot be read as YAML or JSON: {error}") from None
+    if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
+        raise InputError(f"{path} must be a mapping of settings, found {type(found).__name__}")
+    return found
+
+
+def changed_by(config: Config, values: dict[str, Any], where: str = "") -> Config:
+    """A copy of a dataclass with the values of a nested mapping, as `dataclasses.asdict` writes it.
+
+    Lists become tuples; a number may stand for a float, also as YAML's text (`2e-3`). InputError, with the dotted name
+    (after `where`), for unknown settings and for values of another type.
+    """
+    hints = get_type_hints(type(config))
+    known = [f.name for f in fields(config)]  # type: ignore[arg-type]
+    changes: dict[str, Any] = {}
+    for name, value in values.items():
+        if name not in known:
+            raise InputError(f"there is no setting {where}{name}; known here: {', '.join(known)}")
+        inner = getattr(config, name)
+        if is_dataclass(inner) and not isinstance(inner, type):
+            if not isinstance(value, dict):
+                raise InputError(f"{where}{name} must be a mapping of settings, found {value!r}")
+            changes[name] = changed_by(inner, value, f"{where}{name}.")
+        else:
+            changes[name] = _as_hinted(hints[name], value, f"{where}{name}")
+    return replace(config, **changes)  # type: ignore[type-var]
+
+
+def _as_hinted(hint: Any, value: Any, name: str) -> Any:
+    """The value as the type that a setting is declared with; InputError if it is none of that type."""
+    choices = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    for choice in choices:
+        if choice is type(None) or choice is None:
+            if value is None:
+                return None
+        elif get_origin(choice) is tuple:
+            if isinstance(value, list | tuple):
+                return tuple(_as_hinted(get_args(choice)[0], one, name) for one in value)
+        elif choice is float:
+            number = _as_float(value)
+            if number is not None:
+                return number
+        elif isinstance(value, str) if not isinstance(choice, type) else type(value) is choice:  # a Literal
+            return value
+    wanted = " or ".join("a text" if not isinstance(c, type) else c.__name__ for c in choices)
+    raise InputError(f"{name} is {value!r}; it must be {wanted}")
+
+
+def _as_float(value: Any) -> float | None:
+    try:
+        return None if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        return None

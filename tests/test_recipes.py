@@ -218,3 +218,40 @@ def test_what_does_not_go_together_is_named(files: tuple[Path, Path], fitted: tu
         reg4rec.fit("nowhere")
     with pytest.raises(InputError, match="PretrainConfig has no setting wings"):
         SMALL.change(pretrain={"wings": 2})
+
+
+def test_settings_go_out_and_come_back_as_a_file(tmp_path: Path) -> None:
+    for recipe in RECIPES.values():
+        recipe.save(tmp_path / "recipe.yaml")
+        assert RECIPES["default"].changed_by_file(tmp_path / "recipe.yaml") == recipe
+
+
+def test_a_file_may_name_a_few_settings(tmp_path: Path) -> None:
+    (tmp_path / "few.yaml").write_text("pretrain:\n  size: tiny\n  loop: {learning_rate: 1e-3, epochs: 3}\n")
+    recipe = RECIPES["default"].changed_by_file(tmp_path / "few.yaml")
+    assert recipe == RECIPES["default"].change(pretrain={"size": "tiny", "learning_rate": 1e-3, "epochs": 3})
+    (tmp_path / "few.json").write_text('{"tokenizer": {"views": {"text_columns": ["title"]}}}')
+    recipe = RECIPES["default"].changed_by_file(tmp_path / "few.json")
+    assert recipe.tokenizer.views.text_columns == ("title",)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("pretrian: {}", "no setting pretrian; known here: tokenizer, pretrain, align"),
+        ("pretrain: {loop: {epoch: 3}}", r"no setting pretrain\.loop\.epoch; known"),
+        ("pretrain: {loop: {epochs: many}}", r"pretrain\.loop\.epochs is 'many'; it must be int"),
+        ("pretrain: {loop: {epochs: 2.5}}", "it must be int"),
+        ("pretrain: {loop: {learning_rate: [1]}}", "it must be float"),
+        ("pretrain: {size: 3}", "it must be a text"),
+        ("pretrain: {size: vast}", "size"),
+        ("pretrain: 3", "must be a mapping of settings, found 3"),
+        ("- 1", "must be a mapping of settings, found list"),
+        ("a: [", "cannot be read as YAML or JSON"),
+        ("pretrain: {recipe: paper}", "recipe"),
+    ],
+)
+def test_a_file_that_cannot_be_settings_is_refused(tmp_path: Path, text: str, sentence: str) -> None:
+    (tmp_path / "wrong.yaml").write_text(text)
+    with pytest.raises(InputError, match=sentence):
+        RECIPES["default"].changed_by_file(tmp_path / "wrong.yaml")

@@ -2,5 +2,6 @@
 
 from reg4rec.alignment.align import align
 from reg4rec.alignment.config import AlignConfig, RewardWeights
+from reg4rec.alignment.rewards import Reward, RewardedPaths
 
-__all__ = ["AlignConfig", "RewardWeights", "align"]
+__all__ = ["AlignConfig", "Reward", "RewardWeights", "RewardedPaths", "align"]

@@ -1,13 +1,16 @@
 """Post-training: PARS rewards reasoning paths, MSRA rewards several future items, GRPO updates the policy."""
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
 from reg4rec import distributed, loop
 from reg4rec.alignment.config import AlignConfig
+from reg4rec.alignment.rewards import REWARDS, Reward
 from reg4rec.alignment.stage import AlignStage
 from reg4rec.data import Dataset
+from reg4rec.errors import InputError
 from reg4rec.recommend import Recommender
 from reg4rec.run import Run
 from reg4rec.settings import check_same_recipe, override
@@ -24,6 +27,7 @@ def align(
     data: Dataset,
     config: AlignConfig | None = None,
     run: Run = Run(),
+    own_rewards: Mapping[str, tuple[float, Reward]] | None = None,
     **overrides: Any,
 ) -> Recommender:
     """Align a pre-trained recommender on the training part of `data` and return the better one of the two.
@@ -35,14 +39,19 @@ def align(
     `run.out` is the run folder (see `reg4rec.loop`): `align.json` contains the validation metrics before and after, and
     the gain of Recall@10 with its standard error; `recommender/` contains the result. Training runs on the device of
     `recommender`, not on `run.device`. `overrides` replace fields of `config`, of its `rewards` or its `loop` by name.
-    InputError for a recommender of another recipe.
+
+    own_rewards: further rewards, for each name a weight and a function of `RewardedPaths`; they are mixed with the four
+    of `config.rewards` by weight (examples/extend.py). A killed run resumes only with the same names and weights; it is
+    up to you that the functions are the same. InputError for a recommender of another recipe, and for values outside
+    0..1.
     Paper: PARS and MSRA, stated, D7 to D9.
     """
     config = override(config or AlignConfig(), overrides)
     check_same_recipe(recommender.tokenizer.config.recipe, config.recipe)
-    folder = run.folder
+    folder, own = run.folder, dict(own_rewards or {})
+    _check_rewards(own)
     with run.seeded():
-        stage = AlignStage(recommender, data, config, run.seed)
+        stage = AlignStage(recommender, data, config, run.seed, own)
     before = stage.validate()
     assert before.values_B is not None
     result = loop.train(stage, config.loop, run)
@@ -66,3 +75,13 @@ def align(
         write_json(folder / "align.json", record)
         aligned.save_pretrained(folder / "recommender")
     return aligned
+
+
+def _check_rewards(own: Mapping[str, tuple[float, Reward]]) -> None:
+    for name, (weight, reward) in own.items():
+        if name in REWARDS or not name.isidentifier():
+            raise InputError(f"own_rewards has the name {name!r}; choose an identifier other than {', '.join(REWARDS)}")
+        if not weight > 0 or not callable(reward):
+            raise InputError(
+                f"own_rewards[{name!r}] must be (weight above 0, function), found ({weight!r}, {reward!r})"
+            )

@@ -4,11 +4,18 @@ Paths (..., S): the tokens of S steps and the category predicted after each. All
 Paper: PARS and MSRA, figure (worked examples) and stated; normalization and weights ours, D7 and D9.
 """
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
+from reg4rec.data import Sequences
+
 __all__ = [
     "REWARDS",
+    "Reward",
+    "RewardedPaths",
     "category_hit",
     "future_weights",
     "global_path",
@@ -19,6 +26,28 @@ __all__ = [
 ]
 
 REWARDS = ("step_hit", "category_hit", "step_consistency", "global_path")
+
+
+class RewardedPaths(NamedTuple):
+    """Input of your own rewards: G rollouts for each of B users.
+
+    histories: item rows before the cut, oldest first. futures_BF: rows of the next items, -1 after the last;
+    weights_BF: their weights, which sum to 1. tokens_BGM: the token of each codebook, -1 if it was not decoded.
+    categories_BGS: the category predicted after each step, -1 without categories. js_BGS: Jensen-Shannon divergence
+    (nats) of the S - 1 pairs of adjacent steps. valid_BG: whether a rollout is a path; others earn nothing.
+    """
+
+    histories: Sequences
+    futures_BF: Tensor
+    weights_BF: Tensor
+    tokens_BGM: Tensor
+    categories_BGS: Tensor
+    js_BGS: Tensor
+    valid_BG: Tensor
+
+
+Reward = Callable[[RewardedPaths], Tensor]
+"""Returns the reward (B, G) of each path, from 0 to 1."""
 
 
 def matched_tokens(tokens: Tensor, targets: Tensor) -> Tensor:

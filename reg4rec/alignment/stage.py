@@ -3,9 +3,10 @@
 import copy
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -17,6 +18,8 @@ from reg4rec.alignment.futures import Cut, CutBatches
 from reg4rec.alignment.grpo import distance, group_advantages, policy_loss
 from reg4rec.alignment.rewards import (
     REWARDS,
+    Reward,
+    RewardedPaths,
     category_hit,
     future_weights,
     global_path,
@@ -51,7 +54,7 @@ class AlignBatch(NamedTuple):
     """Input of one training step: cut histories, rollouts for them, and a batch of pre-training (`anchor`).
 
     recorded: the policy at rollout time. reference_BGS: log-probabilities of the actions under the pre-trained model.
-    rewards_XBG: each of REWARDS for each path. found: the recommended items, rows (B, N; -1 for none), if the model
+    rewards_XBG: each reward of each path. found: the recommended items, rows (B, N; -1 for none), if the model
     scores items, else the paths whose probabilities rank them. seconds: time by part.
     """
 
@@ -82,7 +85,15 @@ class AlignStage:
     name = "align"
     monitor = "validation_recall@10"
 
-    def __init__(self, recommender: Recommender, data: Dataset, config: AlignConfig, seed: int):
+    def __init__(
+        self,
+        recommender: Recommender,
+        data: Dataset,
+        config: AlignConfig,
+        seed: int,
+        own: Mapping[str, tuple[float, Reward]] = MappingProxyType({}),
+    ):
+        """`own`: see `own_rewards` of `align`."""
         if recommender.config.order != "confidence":
             raise InputError(f"alignment needs a search with order 'confidence', found {recommender.config.order!r}")
         if not recommender.items.ids.equals(data.items.ids):
@@ -105,11 +116,15 @@ class AlignStage:
         weights = {name: getattr(config.rewards, name) for name in REWARDS}
         if policy.category_head is None:
             weights |= {"category_hit": 0.0, "step_consistency": 0.0}
+        weights |= {name: weight for name, (weight, _) in own.items()}
+        self.own, self.reward_names = own, list(weights)
         self.share_X = (torch.tensor(list(weights.values())) / sum(weights.values())).to(self.device)
         self.module = policy
+        weights_of_own = {"own_rewards": {name: weight for name, (weight, _) in own.items()}} if own else {}
         self.settings: dict[str, Any] = {
             **self.anchor.settings,
             "stage": self.name,
+            **weights_of_own,
             **{name: value for name, value in asdict(config).items() if name != "loop"},
             "search": asdict(recommender.config),
             "start": fingerprint({}, weights_of(recommender.model), {}),
@@ -157,7 +172,7 @@ class AlignStage:
         }
 
     def _mixed(self, rewards_XBG: Tensor) -> Tensor:
-        """The reward (B, G) of each path: the weighted sum of REWARDS."""
+        """The reward (B, G) of each path: the weighted sum of all rewards."""
         return (self.share_X[:, None, None] * rewards_XBG).sum(0)
 
     def end_epoch(self, epoch: int) -> Validation:
@@ -228,7 +243,7 @@ class AlignStage:
     def _statistics(self, batch: AlignBatch) -> dict[str, Tensor]:
         """Batch means of rewards and of signs that the training goes wrong."""
         rollouts, values = batch.rollouts, {}
-        for name, reward_BG in zip(REWARDS, batch.rewards_XBG, strict=True):
+        for name, reward_BG in zip(self.reward_names, batch.rewards_XBG, strict=True):
             dead_B = group_advantages(reward_BG, rollouts.valid_BG)[1]
             values[f"reward_{name}"] = mean(reward_BG[rollouts.valid_BG])
             values[f"spread_{name}"] = mean(reward_BG.std(1, correction=0))
@@ -248,7 +263,7 @@ class AlignStage:
         count_C = total(categories.bincount(minlength=len(self.data.items.category_names) or 1))
         return {
             "reward": mean(self._mixed(rewards_XBG)[valid_BG]),
-            "reward_step_consistency": mean(rewards_XBG[REWARDS.index("step_consistency")][valid_BG]),
+            "reward_step_consistency": mean(rewards_XBG[self.reward_names.index("step_consistency")][valid_BG]),
             "entropy": mean(recorded.entropy_BGS[valid_BG]),
             "path_diversity": ratio(*(torch.tensor(len(x), device=self.device) for x in (different, tokens_TM))),
             "top_category": count_C.max() / count_C.sum(),
@@ -291,7 +306,7 @@ class AlignStage:
 
     @torch.no_grad()
     def rewards(self, cut: Cut, rollouts: Rollouts, recorded: Policy) -> Tensor:
-        """rewards_XBG in the order of REWARDS: weighted sums over future items, consistency once for each path (D9)."""
+        """rewards_XBG in the order of `reward_names`: weighted sums over future items, consistency once a path (D9)."""
         item_BF = padded(cut.futures, -1).to(self.device)
         weight_B1F = self._weights(item_BF)[:, None]
         tokens_BGM = rollouts.tokens_BGM(self.policy.config.num_codebooks)
@@ -305,7 +320,29 @@ class AlignStage:
             "step_consistency": step_consistency(recorded.js_BGS, self.config.consistency_threshold),
             "global_path": (weight_B1F * global_path(matched_BGF, self.num_steps)).sum(-1),
         }
-        return torch.stack([each[name] for name in REWARDS])
+        paths = RewardedPaths(
+            cut.histories,
+            item_BF,
+            weight_B1F[:, 0],
+            tokens_BGM,
+            recorded.category_BGS,
+            recorded.js_BGS,
+            rollouts.valid_BG,
+        )
+        each |= {name: _checked(name, reward(paths), rollouts.valid_BG) for name, (_, reward) in self.own.items()}
+        return torch.stack([each[name] for name in self.reward_names])
+
+
+def _checked(name: str, reward_BG: Tensor, valid_BG: Tensor) -> Tensor:
+    """The values of a caller's reward, 0 for rollouts that are no path; InputError if they cannot be rewards."""
+    if not isinstance(reward_BG, Tensor) or reward_BG.shape != valid_BG.shape:
+        found = tuple(reward_BG.shape) if isinstance(reward_BG, Tensor) else type(reward_BG).__name__
+        raise InputError(f"reward {name!r} must return a tensor of shape {tuple(valid_BG.shape)}, found {found}")
+    reward_BG = reward_BG.to(valid_BG.device, torch.float32).masked_fill(~valid_BG, 0)
+    if not bool(((reward_BG >= 0) & (reward_BG <= 1)).all()):
+        low, high = float(reward_BG.min()), float(reward_BG.max())
+        raise InputError(f"reward {name!r} must lie in 0..1, so that no reward dominates; found {low:g}..{high:g}")
+    return reward_BG
 
 
 class _OnPolicy(Sequence[AlignBatch]):

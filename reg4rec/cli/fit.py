@@ -34,6 +34,9 @@ class Fit:
     """with a file of interactions: the file that describes the items, a row an item"""
     recipe: RecipeName = "default"
     """default: the best that we measured; paper: the paper's parts alone"""
+    config: Path | None = None
+    """YAML or JSON file with settings of tokenizer, pretrain and align, all or a few, which replace the recipe's; every
+    fit writes its own as recipe.yaml"""
     align: bool = False
     """align the paths by rewards after pre-training"""
     codebook_size: int | None = None
@@ -57,11 +60,12 @@ class Fit:
         run = Run(self.out, self.seed, self.device, self.resume)
         dials = {"size": self.size, "epochs": self.epochs}
         given = {name: value for name, value in dials.items() if value is not None}
-        recipe = recipe_named(self.recipe).change(pretrain=given)
         data = self._dataset()
-        if self.codebook_size is None:
-            recipe = recipe.sized_for(data.num_items)
-        else:
+        recipe = recipe_named(self.recipe).sized_for(data.num_items)
+        if self.config is not None:
+            recipe = recipe.changed_by_file(self.config)
+        recipe = recipe.change(pretrain=given)
+        if self.codebook_size is not None:
             recipe = recipe.change(tokenizer={"codebook_size": self.codebook_size})
         recommender, report = fit_and_evaluate(data, recipe, run, self.align)
         lines = [describe(data, self.out / "data"), recommender.tokenizer.describe(), "", report.table()]

@@ -112,6 +112,16 @@ class Dataset:
         full_card["fingerprint"] = dataset.fingerprint()
         return dataset
 
+    def __repr__(self) -> str:
+        counts = {
+            "users": self.num_users,
+            "items": self.num_items,
+            "interactions": len(self.sequences.items),
+            "categories": len(self.items.category_names),
+        }
+        matrices = "".join(f", matrix {name!r}" for name in self.vectors)
+        return f"Dataset({self.name!r}: {', '.join(f'{n:,} {what}' for what, n in counts.items())}{matrices})"
+
     @property
     def num_users(self) -> int:
         return len(self.sequences)

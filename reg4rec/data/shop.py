@@ -21,7 +21,7 @@ LIKELY = 0.8
 """Chance with which a facet's value is followed by its successor, beside an even part of the rest."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class SyntheticShop(Dataset):
     """A dataset drawn from a known law, which `best_next` and `oracle` use.
 

@@ -1,5 +1,6 @@
 """What an evaluation found: one row a ranker, and the protocol it was found under."""
 
+import html
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,14 @@ class Report:
 
     rows: list[ReportRow]
     card: dict[str, Any]
+
+    def __repr__(self) -> str:
+        shown = next((name for name in self.rows[0].metrics if name == "ndcg@10"), next(iter(self.rows[0].metrics)))
+        rows = ", ".join(f"{row.name} {_short(row.metrics[shown])}" for row in self.rows)
+        return f"Report({self.card['dataset']!r}, {self.card['split']}, {self.card['protocol']}, {shown}: {rows})"
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(self.table())}</pre>"
 
     def save(self, path: str | Path) -> None:
         """Write everything as JSON (`metrics.json` by habit)."""

@@ -131,6 +131,13 @@ class Reg4RecModel(nn.Module):
         separators = (self.separator + own * scale).expand(*codes.shape[:-1], -1)
         return torch.cat([separators[..., None, :], self.embed_tokens(codes, codebooks)], dim=-2).flatten(-3, -2)
 
+    def forward(self, codes_BLM: Tensor, items_BL: Tensor | None = None) -> Tensor:
+        """The state (B, J, D) after each slot: the user before the first item, after it, and so on.
+
+        The product of a state and `embed_items` scores items. Training by your own loop: examples/extend.py.
+        """
+        return self.encode(codes_BLM, items_BL)[0]
+
     def encode(self, codes_BLM: Tensor, items_BL: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Encoder output (B, J, D) and the item number of every slot (J,); an item sees itself and earlier items."""
         x_BJD, number_J = self.embed_history(codes_BLM, items_BL)

@@ -92,6 +92,13 @@ class Explanation:
     threshold: float | None
     retriever: str = "paths"
 
+    def __repr__(self) -> str:
+        return f"Explanation(user {self.user!r}: {len(self.recommended)} items, retriever {self.retriever!r})"
+
+    def _repr_html_(self) -> str:
+        page = html.escape(self.html())
+        return f'<iframe srcdoc="{page}" style="width: 100%; height: 32rem; border: 0"></iframe>'
+
     def as_dict(self) -> dict[str, Any]:
         """The explanation as a dictionary of JSON values."""
         return asdict(self)

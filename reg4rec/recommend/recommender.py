@@ -93,6 +93,13 @@ class Recommender:
         self._one_off = False
         chosen_retriever(config.retriever, model, len(self.items))  # InputError if the model cannot rank like that
 
+    def __repr__(self) -> str:
+        size, tokens = self.model.config, self.tokenizer.config.tokens_per_item
+        return (
+            f"Recommender({len(self.items):,} items, {tokens} tokens each, width {size.dim}, {size.num_blocks} blocks, "
+            f"retriever {self.retriever!r}, {self.device})"
+        )
+
     @property
     def items(self) -> ItemCatalog:
         return self.live.items
@@ -290,6 +297,33 @@ class Recommender:
             for some, items_bN in zip([*histories.batches(size)] or [histories], items_BN.split(size), strict=True)
         ]
         return found[0] if len(found) == 1 else joined(found)
+
+    def item_vectors(self) -> npt.NDArray[np.float32]:
+        """The vectors (I, D) of all items, in the order of `items`; removed items keep theirs.
+
+        An item's score is its product with the user's vector, plus `model.repeat_bias` for items of the history.
+        InputError for models that do not score items.
+        """
+        self._check_scores_items("item_vectors")
+        return self.scan.vectors.rows_ID.float().cpu().numpy()
+
+    def user_vectors(self, histories: Any) -> npt.NDArray[np.float32]:
+        """The vectors (users, D) of users by their histories (as in `recommend`), for `item_vectors`.
+
+        InputError for models that do not score items.
+        """
+        self._check_scores_items("user_vectors")
+        _, sequences = read_histories(histories, self.items)
+        return self.states(sequences)
+
+    def states(self, histories: Sequences) -> npt.NDArray[np.float32]:
+        """`user_vectors` for histories of item rows."""
+        parts = [self.scan.states(batch).float().cpu().numpy() for batch in histories.batches(SCANNED_AT_ONCE)]
+        return np.concatenate(parts) if parts else np.empty((0, self.model.config.dim), dtype=np.float32)
+
+    def _check_scores_items(self, what: str) -> None:
+        if not self.model.scores_items:
+            raise InputError(f"{what} needs a model that scores items; this one ranks them by paths")
 
     def users_at_once(self) -> int:
         """The largest number of users that are ranked together."""

@@ -63,13 +63,19 @@ class ExactScan:
     def rank(self, batch: Sequences, k: int, filter_seen: bool, allowed: Tensor | None) -> Ranking:
         """The best `k` allowed items of each user (`allowed` as in `reg4rec.ops.score_topk`)."""
         # the encoder reads the newest items; the repeat bias and `filter_seen` count the whole history (seen_BL)
+        bias = None if filter_seen else float(self.model.repeat_bias)
+        seen_BL = padded(batch, -1).to(self.codes_IM.device)
+        scores_BN, items_BN = ops.score_topk(self.states(batch), self.vectors, k, allowed, seen_BL, bias)
+        return ranked_by_score(scores_BN, items_BN)
+
+    @torch.inference_mode()
+    def states(self, batch: Sequences) -> Tensor:
+        """The encoder's state (B, D), float32, after the last item of each history."""
         device, newest = self.codes_IM.device, batch.last(self.model.config.max_history)
         item_T, length_B = torch.from_numpy(newest.items).long(), torch.from_numpy(newest.lengths)
-        state_BD = last_states(self.model, item_T.to(device), length_B.to(device), self.codes_IM, self.vectors.rows_ID)
-        bias = None if filter_seen else float(self.model.repeat_bias)
-        seen_BL = padded(batch, -1).to(device)
-        scores_BN, items_BN = ops.score_topk(state_BD.float(), self.vectors, k, allowed, seen_BL, bias)
-        return ranked_by_score(scores_BN, items_BN)
+        return last_states(
+            self.model, item_T.to(device), length_B.to(device), self.codes_IM, self.vectors.rows_ID
+        ).float()
 
     def _present_state(self) -> tuple[object, ...]:
         return self.model.training, *weights_state([self.model.tokens_MKD, self.model.residual_ID])

@@ -12,7 +12,7 @@ __all__ = ["Floors", "Kind", "OrthogonalityForm", "TokenizerConfig", "suggested_
 _LEAST_STEPS = 12
 _SMALLEST_BATCH = 16
 
-Kind = Literal["mpq", "rq-vae", "residual-k-means", "product-k-means"]
+Kind = Literal["mpq", "rq-vae", "residual-k-means", "product-k-means", "given"]
 OrthogonalityForm = Literal["weight", "latent", "codeword", "decorrelation"]
 
 
@@ -43,7 +43,8 @@ class TokenizerConfig:
 
     kind: Kind = "mpq"
     """mpq: trained experts with a codebook each, as the paper has them; product-k-means (OPQ) or residual-k-means of
-    item vectors, without epochs, E and H; rq-vae as in TIGER. MPQ recommends best (measured: docs/results.md)"""
+    item vectors, without epochs, E and H; rq-vae as in TIGER. MPQ recommends best (measured: docs/results.md). given:
+    codes made elsewhere (`Tokenizer.from_codes`)"""
     num_codebooks: int = 4
     """M, tokens of an item (ours for public data, studied over 2 to 16: D2; large catalogs: 8)"""
     codebook_size: int = 256

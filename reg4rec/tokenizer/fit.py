@@ -46,6 +46,8 @@ def fit_tokenizer(
     Paper: MPQ, stated, D2
     """
     config = override(config or TokenizerConfig(), overrides)
+    if config.kind == "given":
+        raise InputError("kind 'given' is for codes made elsewhere: use Tokenizer.from_codes(codes, dataset)")
     config.check_catalog(dataset.num_items)
     card = {"dataset": dataset.card.get("fingerprint"), "part": part, "seed": run.seed}
     if (finished := _finished(run, config, card)) is not None:

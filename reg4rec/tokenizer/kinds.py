@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from reg4rec.tokenizer.codebooks import cluster_centers
 from reg4rec.tokenizer.config import TokenizerConfig
+from reg4rec.tokenizer.given import GivenCodes
 from reg4rec.tokenizer.mpq import MPQ
 from reg4rec.tokenizer.product import ProductQuantizer, fit_product
 from reg4rec.tokenizer.quantizer import Quantizer
@@ -22,6 +23,8 @@ def build_quantizer(config: TokenizerConfig, vector_dim: int, generator: torch.G
     M, K, E, H = config.num_codebooks, config.codebook_size, config.codeword_dim, config.hidden_dim
     if config.kind == "mpq":
         return MPQ(vector_dim, M, K, E, H, generator=generator).eval()
+    if config.kind == "given":
+        return GivenCodes(vector_dim, M, K).eval()
     if config.kind == "product-k-means":
         return ProductQuantizer(vector_dim, M, K).eval()
     if config.kind == "residual-k-means":

@@ -1,5 +1,6 @@
 """A fitted tokenizer: the tokens of every item, and the means to give tokens to new ones."""
 
+import html
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -11,7 +12,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from reg4rec.data import ItemCatalog, ItemViews
+from reg4rec.data import Dataset, ItemCatalog, ItemViews, ViewConfig
 from reg4rec.data.fingerprint import fingerprint
 from reg4rec.errors import InputError
 from reg4rec.storage import (
@@ -25,10 +26,11 @@ from reg4rec.storage import (
     write_tensors,
 )
 from reg4rec.tokenizer.config import TokenizerConfig
-from reg4rec.tokenizer.health import Health
+from reg4rec.tokenizer.given import GivenCodes
+from reg4rec.tokenizer.health import Health, shared_tokens
 from reg4rec.tokenizer.kinds import build_quantizer
 from reg4rec.tokenizer.quantizer import Quantizer
-from reg4rec.tokenizer.stage import encode_all
+from reg4rec.tokenizer.stage import encode_all, health_of
 from reg4rec.tokenizer.verdict import warnings
 from reg4rec.writing import atomic_folder
 
@@ -53,6 +55,61 @@ class Tokenizer:
     quantized_IE: Tensor
     health: Health
     card: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    @torch.no_grad()
+    def from_codes(
+        cls,
+        codes_IM: npt.ArrayLike,
+        dataset: Dataset,
+        codebook_size: int | None = None,
+        *,
+        views: ViewConfig | None = None,
+        recipe: str = "default",
+    ) -> "Tokenizer":
+        """A tokenizer with codes from elsewhere: whole numbers, one row per item of `dataset`, one column per codebook.
+
+        `codebook_size`: K, the largest code plus one if None. Items may share all codes. New items take, in each
+        codebook, the code whose items are nearest on average in the item vectors that `views` describes. `recipe`: of
+        the models that will be trained on the codes. InputError for codes of another shape or range.
+        """
+        codes_IM = np.asarray(codes_IM)
+        if codes_IM.ndim != 2 or len(codes_IM) != dataset.num_items or not codes_IM.shape[1]:
+            raise InputError(
+                f"codes must have a row for each of the {dataset.num_items} items and a column for each codebook; "
+                f"found shape {codes_IM.shape}"
+            )
+        if not np.issubdtype(codes_IM.dtype, np.integer):
+            raise InputError(f"codes must be whole numbers; found {codes_IM.dtype}")
+        size = int(codes_IM.max()) + 1 if codebook_size is None else codebook_size
+        if codes_IM.min() < 0 or codes_IM.max() >= size:
+            raise InputError(f"codes must lie in 0..{size - 1}; found {codes_IM.min()}..{codes_IM.max()}")
+        config = TokenizerConfig(
+            kind="given",
+            num_codebooks=codes_IM.shape[1],
+            codebook_size=size,
+            separate_collisions=False,
+            views=views or ViewConfig(),
+            recipe=recipe,
+        )
+        fitted = ItemViews.fit(dataset, config.views)
+        vectors_IV, ids_IM = torch.from_numpy(fitted.vectors_IV), torch.from_numpy(codes_IM.astype(np.int64))
+        quantizer = GivenCodes(fitted.dim, config.num_codebooks, config.codebook_size)
+        quantizer.learn(vectors_IV, ids_IM)
+        by_neighbors, by_chance = shared_tokens(codes_IM, dataset.part("train"))
+        health = replace(
+            health_of(quantizer, vectors_IV, ids_IM), shared_by_neighbors=by_neighbors, shared_by_chance=by_chance
+        )
+        mixed_IE = quantizer.mix(ids_IM, vectors_IV)
+        card = {"dataset": dataset.card.get("fingerprint"), "part": "train", "seed": 0}
+        return cls(config, quantizer.eval(), fitted, ids_IM.to(torch.int32), mixed_IE, health, card)
+
+    def __repr__(self) -> str:
+        c = self.config
+        return f"Tokenizer({c.kind}: {self.num_items:,} items, {c.tokens_per_item} tokens each of {c.codebook_size})"
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(self.describe())}</pre>"
 
     @property
     def num_items(self) -> int:

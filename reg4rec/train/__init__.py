@@ -3,6 +3,6 @@
 from reg4rec.train.calibration import calibrate
 from reg4rec.train.config import PretrainConfig
 from reg4rec.train.fit import fit_recommender
-from reg4rec.train.pretrain import pretrain
+from reg4rec.train.pretrain import PretrainStage, pretrain
 
-__all__ = ["PretrainConfig", "calibrate", "fit_recommender", "pretrain"]
+__all__ = ["PretrainConfig", "PretrainStage", "calibrate", "fit_recommender", "pretrain"]

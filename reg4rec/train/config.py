@@ -71,6 +71,8 @@ class PretrainConfig:
     def __post_init__(self) -> None:
         check_settings(
             self,
+            ("size", self.size in get_args(Size), f"one of {', '.join(get_args(Size))}"),
+            ("history_layout", self.history_layout in get_args(HistoryLayout), "pooled or flat"),
             ("order", self.order in get_args(OrderPolicy), f"one of {get_args(OrderPolicy)}"),
             ("targets", self.targets in get_args(StepTargets), f"one of {get_args(StepTargets)}"),
             ("precision", self.precision in get_args(Precision), f"one of {get_args(Precision)}"),

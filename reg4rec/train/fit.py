@@ -19,7 +19,7 @@ from reg4rec.storage import new_header, read_header, write_header
 from reg4rec.tokenizer import Tokenizer
 from reg4rec.train.calibration import calibrate
 from reg4rec.train.config import PretrainConfig
-from reg4rec.train.pretrain import pretrain
+from reg4rec.train.pretrain import PretrainStage, pretrain
 
 __all__ = ["calibrated", "fit_recommender", "weights_of"]
 
@@ -34,16 +34,17 @@ def fit_recommender(
     config: PretrainConfig | None = None,
     run: Run = Run(),
     search: SearchConfig | None = None,
+    stage: type[PretrainStage] | None = None,
     **overrides: Any,
 ) -> Recommender:
     """Pre-train a model (see `pretrain`) and return a recommender whose search settings validation chose.
 
     In the folder `run.out`, `calibration.json` lists the settings tried and `recommender/` contains the result; with
     `run.resume`, settings in that file are used again if the weights are the same. With `search`, no validation chooses
-    settings; nor if the model was trained on the validation items too.
+    settings; nor if the model was trained on the validation items too. `stage`: see `pretrain`.
     """
     config = override(config or PretrainConfig(), overrides)
-    model = pretrain(data, tokenizer, config, run)
+    model = pretrain(data, tokenizer, config, run, stage)
     popularity_I = data.item_counts(config.part)
     settings = config.search if search is None else asdict(search)
     recommender = Recommender(

@@ -34,12 +34,14 @@ def pretrain(
     tokenizer: Tokenizer,
     config: PretrainConfig | None = None,
     run: Run = Run(),
+    stage: "type[PretrainStage] | None" = None,
     **overrides: Any,
 ) -> Reg4RecModel:
     """Train a model on the dataset of the tokenizer and return it with the weights of the best epoch.
 
     `run.out` is the run folder (see `reg4rec.loop`); with `run.resume` a killed run continues from its last checkpoint.
-    `overrides` replace fields of `config` or of its `loop` by name, for example `size="tiny"` or `epochs=5`. InputError
+    `overrides` replace fields of `config` or of its `loop` by name, for example `size="tiny"` or `epochs=5`. `stage`: a
+    subclass of `PretrainStage` with another `name` and, for example, another `loss` (examples/extend.py). InputError
     for tokens of another dataset or another recipe.
     Paper: pre-training, stated, D4 and D6.
     """
@@ -50,21 +52,25 @@ def pretrain(
             "precision is 'ladq', which works in a single process only; use another precision with several processes"
         )
     with run.seeded():
-        stage = PretrainStage(data, tokenizer, config, run.seed, choose_device(run.device))
-    layers = linear_layers(stage.module)
+        trained = (stage or PretrainStage)(data, tokenizer, config, run.seed, choose_device(run.device))
+    layers = linear_layers(trained.module)
     controller: loop.Controller | None = None
     if config.precision == "ladq":
-        controller = Ladq(stage.module, config.ladq)
+        controller = Ladq(trained.module, config.ladq)
     elif config.precision == "fp8":
         controller = Fp8Watch(layers, config.ladq.sample_every)
     set_formats(layers, "fp32" if config.precision == "ladq" else config.precision)
-    loop.train(stage, config.loop, run, controller)
+    loop.train(trained, config.loop, run, controller)
     set_formats(layers, "fp32")
-    return stage.module.eval()
+    return trained.module.eval()
 
 
 class PretrainStage:
-    """The pre-training stage that `reg4rec.loop` runs."""
+    """The pre-training stage that `reg4rec.loop` runs.
+
+    `module` is the model. `loss` returns the loss of a batch (item rows, padded with -1), and further values to log, by
+    name. Give a subclass that changes the training another `name`: run folders of other names are refused.
+    """
 
     name = "pretrain"
 

@@ -1,0 +1,31 @@
+"""Codes that were made elsewhere: a codeword is the mean vector of the items that have it."""
+
+import torch
+from torch import Tensor
+
+from reg4rec.tokenizer.codebooks import cluster_means
+from reg4rec.tokenizer.quantizer import Quantizer
+
+__all__ = ["GivenCodes"]
+
+
+class GivenCodes(Quantizer):
+    """Knows given codes by the mean item vector of each codeword; a new item takes the nearest one in each codebook."""
+
+    def __init__(self, vector_dim: int, num_codebooks: int, codebook_size: int):
+        super().__init__()
+        self.register_buffer("codebooks_MKE", torch.zeros(num_codebooks, codebook_size, vector_dim))
+
+    def learn(self, vectors_IV: Tensor, codes_IM: Tensor) -> None:
+        """Take the means; an unused codeword becomes the mean of all items."""
+        unused_MKE = vectors_IV.mean(0).expand_as(self.codebooks_MKE)
+        self.codebooks_MKE.copy_(cluster_means(self.latents(vectors_IV), codes_IM, unused_MKE))
+
+    def latents(self, vectors_BV: Tensor) -> Tensor:
+        return vectors_BV[:, None].expand(-1, len(self.codebooks_MKE), -1)
+
+    def gate(self, vectors_BV: Tensor) -> Tensor:
+        return super().gate(vectors_BV) / len(self.codebooks_MKE)
+
+    def decode(self, mixed_BE: Tensor) -> Tensor:
+        return mixed_BE
