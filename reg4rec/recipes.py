@@ -7,6 +7,7 @@ Items become tokens, a model learns to decode them, validation sets up the searc
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -239,6 +240,11 @@ def fit_and_evaluate(
         _open(run.folder, data, {**asdict(recipe), "aligned": aligned, "seed": run.seed}, run.resume)
     recommender = recipe.fit(data, run, aligned)
     report = evaluate([Popularity.fit(data, recommender.trained_on), recommender], data)
+    recommender.card |= {
+        "date": f"{datetime.now(UTC):%Y-%m-%d}",
+        "measured": f"{report.card['split']}, {report.card['protocol']} protocol",
+        "metrics": report.rows[1].metrics,
+    }
     if run.folder is not None and distributed.is_first():
         recommender.save_pretrained(run.folder / "recommender")
         report.save(run.folder / "metrics.json")

@@ -1,6 +1,7 @@
 """The road from files to an evaluated recommender: what its stages give, killed and resumed, never half applied."""
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ import reg4rec
 from reg4rec import recipes
 from reg4rec.alignment import AlignConfig, align
 from reg4rec.alignment.stage import AlignStage
+from reg4rec.cli import main
 from reg4rec.data import Dataset, ViewConfig, synthetic_shop
 from reg4rec.errors import InputError
 from reg4rec.loop import LoopConfig
@@ -90,6 +92,30 @@ def test_the_road_is_its_stages(fitted: tuple[Path, Recommender], tmp_path: Path
     rows = json.loads((out / "metrics.json").read_text())["rows"]
     report = reg4rec.evaluate([reg4rec.Popularity.fit(data), by_stages], data)
     assert [row["metrics"] for row in rows] == [row.metrics for row in report.rows]
+    assert SMALL.changed_by_file(out / "recipe.yaml") == SMALL
+    card = Recommender.from_pretrained(out / "recommender").card
+    assert card == recommender.card
+    assert (card["reg4rec"], card["dataset"]) == (reg4rec.__version__, data.name)
+    assert card["metrics"] == report.rows[1].metrics
+
+
+def test_the_command_takes_settings_from_a_file(
+    files: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    SMALL.save(tmp_path / "small.yaml")
+    out = tmp_path / "fit"
+    given = ["--data", str(files[0]), "--items", str(files[1]), "--user", "customer", "--out", str(out)]
+    main(["fit", *given, "--config", str(tmp_path / "small.yaml"), "--epochs", "1"])
+    assert Recipe().changed_by_file(out / "recipe.yaml") == SMALL.change(pretrain={"epochs": 1})
+    capsys.readouterr()
+    main(["info", str(out / "recommender")])
+    shown = capsys.readouterr().out
+    assert re.search(r"^dataset +clicks$", shown, re.M)
+    assert re.search(r"^metrics +recall@5 ", shown, re.M)
+    (tmp_path / "wrong.yaml").write_text("pretrain: {sise: tiny}")
+    with pytest.raises(SystemExit, match="2"):
+        main(["fit", *given, "--config", str(tmp_path / "wrong.yaml")])
+    assert "there is no setting pretrain.sise; known here: " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

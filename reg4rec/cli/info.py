@@ -29,7 +29,7 @@ class Info:
 
     run_folder: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="[RUN]")] = None
     """run folder: how far it is, its best epoch, a tokenizer's health, LADQ's number formats, what fp8 lost; or the
-    folder of a recommender: its items, what finds them, and the memory that this takes"""
+    folder of a recommender: where it comes from, its items, what finds them, and the memory that this takes"""
     plot: Path | None = None
     """with RUN: draw LADQ's formats over the steps into this PNG"""
     json: bool = False
@@ -56,7 +56,7 @@ class Info:
     def _run(self, folder: Path) -> None:
         if (folder / "recommender.json").exists():
             about = _recommender(Recommender.from_pretrained(folder, device="cpu"))
-            show("\n".join(f"{name:10} {value}" for name, value in about.items()), about, self.json)
+            show("\n".join(f"{name:11} {value}" for name, value in about.items()), about, self.json)
             return
         settings, progress = read_settings(folder), newest_progress(folder)
         stage = settings.get("stage", "tokenizer")
@@ -85,7 +85,10 @@ class Info:
 def _recommender(recommender: Recommender) -> dict[str, Any]:
     """What a recommender ranks, and how."""
     asked, found = recommender.config.retriever, recommender.retriever
-    facts = {
+    facts = {name: value for name, value in recommender.card.items() if isinstance(value, str)}
+    if metrics := recommender.card.get("metrics"):
+        facts["metrics"] = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+    facts |= {
         "items": f"{len(recommender.items):,}, {int(recommender.live.removed_I.sum()):,} of them removed",
         "retriever": found if asked == found else f"{found} (chosen by the setting {asked})",
     }

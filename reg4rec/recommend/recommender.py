@@ -60,7 +60,8 @@ class Recommender:
     item in training) orders items that share all tokens. InputError if model, tokens and items do not fit together.
 
     `live` contains the items, `model` the weights, `config` the settings of the search. A change of the items replaces
-    `live` and, in models that score items, `model`.
+    `live` and, in models that score items, `model`. `card` says where it comes from: library version, dataset, and
+    what `reg4rec.fit` measured.
     """
 
     name = "reg4rec"
@@ -88,6 +89,7 @@ class Recommender:
         self.dtype = chosen_dtype(dtype, self.device)
         self.model, self.live, self.config = model.to(self.device).eval(), live, config
         self.trained_on: TrainedOn = trained_on
+        self.card: dict[str, Any] = {}
         self._scan: ExactScan | None = None
         self._engine: SearchEngine | None = None
         self._one_off = False
@@ -454,7 +456,7 @@ class Recommender:
             self.live.save(fresh)
             if self.live.are_many and self.model.scores_items:
                 write_tensors(fresh / VECTORS, self.scan.vectors.stored())
-            header = new_header(FORMAT, VERSION, trained_on=self.trained_on)
+            header = new_header(FORMAT, VERSION, trained_on=self.trained_on, card=self.card)
             header |= {"search": asdict(self.config), "category_level": self.items.category_level}
             others = [file.name for file in fresh.iterdir() if file.is_file() and file.name != "model.safetensors"]
             write_header(fresh / "recommender.json", header, [*others, "tokenizer/tokenizer.json"])
@@ -474,6 +476,9 @@ class Recommender:
             level, trained_on = header["category_level"], header["trained_on"]
             if trained_on not in get_args(TrainedOn):
                 raise TypeError(f"trained_on in recommender.json is {trained_on!r}")
+            card = header.get("card", {})  # older folders have none
+            if not isinstance(card, dict):
+                raise TypeError(f"card in recommender.json is {card!r}")
         except (KeyError, TypeError) as error:
             raise InputError(f"{folder} does not contain a complete recommender: {error}") from None
         live = LiveItems.load(folder, level, choose_device(device), header["files"], verify)
@@ -482,6 +487,7 @@ class Recommender:
         vectors = _stored_vectors(folder, model, live.tokenizer) if VECTORS in header["files"] else None
         recommender = cls.__new__(cls)
         recommender._begin(model, live, trained_on, dtype, config)
+        recommender.card = card
         if vectors is not None:
             recommender._scan = ExactScan(recommender.model, live.codes_IM, vectors.to(recommender.device))
         recommender.prepare()

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy.typing as npt
 
-from reg4rec import distributed
+from reg4rec import __version__, distributed
 from reg4rec.data import Dataset
 from reg4rec.data.fingerprint import fingerprint
 from reg4rec.evaluation import ProtocolName
@@ -50,6 +50,7 @@ def fit_recommender(
     recommender = Recommender(
         model, tokenizer, data.items, popularity_I, trained_on=config.part, device=run.device, **settings
     )
+    recommender.card = {"reg4rec": __version__, "dataset": data.name, "fingerprint": data.card["fingerprint"]}
     if search is None and config.part == "train":
         recommender = calibrated(recommender, data, config.protocol, config.validation_users, run)
     if run.folder is not None and distributed.is_first():
