@@ -1,4 +1,4 @@
-// Scratch that starts on a cache line, so that no vector of it lies across two.
+// Scratch that starts on a cache line, so that no aligned vector in it straddles two.
 #pragma once
 
 #include <cstdint>

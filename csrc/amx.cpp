@@ -13,17 +13,17 @@ namespace {
 
 constexpr int64_t kTileInputs = 32, kTileFours = 16;
 
-// A tile has 16 rows of 64 bytes: of 32 rounded inputs, of the weights of a pair of inputs for 16 outputs, or of 16
-// sums.
+// A tile has 16 rows of 64 bytes. A row holds 32 rounded inputs, or the weights of a pair of inputs for 16 outputs, or
+// 16 sums.
 struct alignas(64) TileConfig {
   uint8_t palette = 1, start_row = 0, reserved[14] = {};
   uint16_t bytes[16] = {};
   uint8_t rows[16] = {};
 };
 
-// tmm0 to tmm3: sums of the upper rows' two halves of the outputs, then of the lower rows'; tmm4 and 5: inputs of upper
-// and lower rows; tmm6 and 7: weights of the two halves. Each statement reads or writes memory that the compiler does
-// not see.
+// tmm0 and 1: sums of the upper rows, for the two halves of the outputs; tmm2 and 3: the same for the lower rows; tmm4
+// and 5: inputs of the upper and the lower rows; tmm6 and 7: weights of the two halves. All statements are volatile,
+// because the compiler knows neither tiles nor the memory that they read and write.
 #define TILE_LOAD(tile, from, stride) \
   asm volatile("tileloadd (%0,%1,1), %%tmm" #tile::"r"(from), "r"(static_cast<int64_t>(stride)) : "memory")
 #define TILE_STORE(tile, to, stride) \
@@ -45,7 +45,7 @@ void configure(int64_t upper, int64_t lower) {
   load_config(config);
 }
 
-// Outputs of one panel for as many rows as are configured, the lower ones among them where `has_lower`.
+// Outputs of one panel for the configured rows, including the lower ones if `has_lower`.
 template <bool has_lower>
 void panel_rows(const uint16_t* x, int64_t in, const uint16_t* panel, const float* bias, float* y, int64_t y_stride) {
   const int64_t x_bytes = in * sizeof(uint16_t), y_bytes = y_stride * sizeof(float), panel_bytes = 2 * kTileBytes;
@@ -78,7 +78,7 @@ void panel_rows(const uint16_t* x, int64_t in, const uint16_t* panel, const floa
 }  // namespace
 
 bool may_use_tiles() {
-  // Linux gives a process the tiles' state when it asks for it: ARCH_REQ_XCOMP_PERM of XTILEDATA
+  // Linux lets a process use tiles only after it asked: ARCH_REQ_XCOMP_PERM (0x1023) for XTILEDATA (18)
   static const bool granted = __builtin_cpu_supports("amx-bf16") && __builtin_cpu_supports("amx-int8") &&
                               __builtin_cpu_supports("avx512bf16") && syscall(SYS_arch_prctl, 0x1023, 18) == 0;
   return granted;
@@ -87,7 +87,7 @@ bool may_use_tiles() {
 void linear_by_tiles(const Layer& layer, const uint16_t* rounded, int64_t rows, float* y, int64_t y_stride) {
   if (rows == 0) return;
   const int64_t in = whole_panels(layer.in);
-  // equal groups, of which the last begins as early as it must: all have one configuration
+  // equal groups need one tile configuration; if they do not divide the rows, the last overlaps the one before
   const int64_t num_groups = (rows + 2 * kTileRows - 1) / (2 * kTileRows), size = (rows + num_groups - 1) / num_groups;
   const bool has_lower = size > kTileRows;
   configure(has_lower ? kTileRows : size, has_lower ? size - kTileRows : 0);
@@ -102,7 +102,7 @@ void linear_by_tiles(const Layer& layer, const uint16_t* rounded, int64_t rows, 
   asm volatile("tilerelease");
 }
 
-// tmm0 and 1: sums of the columns' two halves; tmm4: rows; tmm6 and 7: the two halves.
+// tmm0 and 1: sums for the two halves of the columns; tmm4: rows; tmm6 and 7: the two halves.
 void begin_products(int64_t rows) {
   TileConfig config;
   config.rows[0] = config.rows[1] = config.rows[4] = rows;

@@ -21,7 +21,7 @@ namespace {
 using ExponentialSum = double (*)(const void*, bool, int64_t, int64_t, int64_t, float*, float*);
 
 constexpr int64_t kGrain = 1 << 14;  // logits per range
-constexpr double kGrid = 0x1.8p18;   // added and taken off, it leaves multiples of 2^-34: ties that sums had torn
+constexpr double kGrid = 0x1.8p18;   // adding and subtracting it rounds to multiples of 2^-34, see GRID in reference.py
 constexpr float kNever = -std::numeric_limits<float>::infinity();
 
 struct Child {
@@ -34,15 +34,15 @@ constexpr auto worse = [](const Child& a, const Child& b) {
   return a.score < b.score || (a.score == b.score && a.position > b.position);
 };
 
-// Spreads a token over 64 bits, so that sums of a few tell sets apart.
+// Spreads a token over 64 bits, so that different sets have different sums.
 uint64_t mix(uint64_t x) {
   x = (x + 1) * 0x9e3779b97f4a7c15u;
   x = (x ^ (x >> 32)) * 0xd6e8feb86659fd93u;
   return x ^ (x >> 32);
 }
 
-// Children that can be among the best `count`. A histogram of how far they lie below the highest possible score shows
-// which cannot: those in a later bin than the count-th best so far.
+// The children that can be among the best `count`. A histogram of their distances below the highest possible score
+// rules out the others: those in a later bin than the count-th best so far.
 class Shortlist {
  public:
   void begin(double highest, int64_t count) {
@@ -56,8 +56,8 @@ class Shortlist {
 
   bool is_hopeless(double score) const { return bin(score) > last_bin_; }
 
-  // Adds the children score_of(code), first + code for the codes whose bits are set in `open`, but for hopeless ones
-  // and scores of -inf and NaN; without a branch, because which these are cannot be predicted.
+  // Adds a child {score_of(code), first + code} for each code whose bit is set in `open`, except hopeless ones and
+  // scores of -inf or NaN. There is no branch on the score, because the processor could not predict it.
   template <typename ScoreOf>
   void add(const uint64_t* open, int64_t num_words, int64_t first, ScoreOf score_of) {
     if (children_.size() < static_cast<size_t>(size_ + 64 * num_words)) children_.resize(2 * size_ + 64 * num_words);
@@ -95,7 +95,7 @@ class Shortlist {
  private:
   static constexpr int64_t kBins = 512;
 
-  // Sixteenths of a nat below the highest score; all that is far below it shares the last one.
+  // Sixteenths of a nat below the highest score; everything far below shares the last bin.
   int64_t bin(double score) const { return static_cast<int64_t>(std::min<double>(kBins - 1, (highest_ - score) * 16)); }
 
   std::vector<Child> children_;
@@ -105,7 +105,7 @@ class Shortlist {
   int32_t histogram_[kBins];
 };
 
-// The step of one user after another, in memory that they share.
+// Computes the step of one user after another in the same buffers.
 class Stepper {
  public:
   Stepper(const BeamStep& args, ExponentialSum exponential_sum)
@@ -135,7 +135,7 @@ class Stepper {
   }
 
  private:
-  // Sets paths_ to those that CORP keeps; returns whether it is the least divergent one for lack of consistent ones.
+  // Sets paths_ to those that CORP keeps; returns whether none is consistent and the least divergent one is kept.
   bool choose_paths() {
     paths_.clear();
     int64_t least = -1;
@@ -171,7 +171,7 @@ class Stepper {
     excluded_.erase(std::unique(excluded_.begin(), excluded_.end()), excluded_.end());
   }
 
-  // Sets the bits in open_ of the tokens by which a path can still become an existing, allowed item.
+  // Sets the bits in open_ of the tokens with which a path can still reach an existing, allowed item.
   void open_tokens(int64_t path) {
     used_.clear();
     unused_.clear();
@@ -189,13 +189,13 @@ class Stepper {
     }
   }
 
-  // Before the first token: those that more items carry than are excluded.
+  // Before the first token: opens the tokens that more items carry than are excluded.
   void open_at_root() {
     counts_.assign(args_.counts, args_.counts + args_.num_codebooks * args_.codebook_size);
     for (int64_t item : excluded_) {
       const int32_t* codes = index_.codes + item * args_.num_codebooks;
       const Postings list = index_.posting_list({0, codes[0]});
-      if (!std::binary_search(list.first, list.last, item)) continue;  // an index over some items leaves it out
+      if (!std::binary_search(list.first, list.last, item)) continue;  // the index does not list this item
       for (int64_t r = 0; r < args_.num_codebooks; ++r) --counts_[r * args_.codebook_size + codes[r]];
     }
     for (int64_t r = 0; r < args_.num_codebooks; ++r) {
@@ -205,7 +205,7 @@ class Stepper {
     }
   }
 
-  // After one, where pairs are listed: those that more items carry beside it than are excluded.
+  // After one token, if pairs are listed: opens the tokens whose pair with it has an item that is not excluded.
   void open_beside(const Token& token) {
     for (int64_t r : unused_) {
       for (int64_t code = 0; code < args_.codebook_size; ++code) {
@@ -226,7 +226,7 @@ class Stepper {
     }
   }
 
-  // After it: those of the items in the shortest posting list that carry all tokens of the path.
+  // Otherwise: opens the tokens of the items that carry all tokens of the path, found in its shortest posting list.
   void open_of_items() {
     const auto [first, last] = index_.shortest_list(used_.data(), used_.size());
     auto excluded = excluded_.begin();
@@ -262,7 +262,7 @@ class Stepper {
         sum = exponential_sum_(args_.logits.data, args_.logits.is_bf16(), args_.logits.offset(user_, path, r),
                                args_.logits.strides[3], args_.codebook_size, row_.data(), &largest);
       }
-      // in the order of torch's log_softmax, so that ties stay ties
+      // in the order of torch's log_softmax, so that the same children tie
       const double log_sum = std::log(sum);
       const float* logits = args_.renormalize ? logits_.data() : row_.data();
       const auto score_of = [row = logits, largest = static_cast<double>(largest), log_sum, path_score](int64_t code) {
@@ -272,7 +272,7 @@ class Stepper {
     }
   }
 
-  // Copies the logits of the open tokens of a codebook to chosen_, side by side, and to logits_, each at its code.
+  // Copies the logits of a codebook's open tokens to chosen_, contiguously, and to logits_, each at its code.
   int64_t gather_open(int64_t path, int64_t r) {
     int64_t count = 0;
     for (int64_t w = 0; w < words_; ++w) {
@@ -289,7 +289,7 @@ class Stepper {
                                   : static_cast<const float*>(args_.logits.data)[offset];
   }
 
-  // A set of t tokens has at most t parents, so that the num_ranked_ best children hold all the sets asked for.
+  // A set of t tokens has at most t parents, so the num_ranked_ best children contain `width` different sets.
   void write_best() {
     shortlist_.make_heap();
     size_t slots = 1;
@@ -310,7 +310,7 @@ class Stepper {
     std::fill(args_.best_scores + at, args_.best_scores + end, kNever);
   }
 
-  // Whether the set of a child's tokens is not yet in sets_, a hash table of positions; it is then.
+  // Adds a child's token set to sets_, a hash table of positions; returns false if it was there.
   bool insert_set(int64_t position) {
     uint64_t hash = 0;
     for (int64_t r = 0; r < args_.num_codebooks; ++r) {

@@ -1,6 +1,6 @@
 // Device code of beam_step, for nvcc and for NVRTC (definition: kernels/beam_step).
-// A block per path finds its best children, then a block per user the best of all paths. Scores are fp64: integers must
-// be those of the exact result.
+// A block per path finds its best children, then a block per user the best of all paths. Scores are fp64, because
+// parents and tokens must be those of the exact result.
 #pragma once
 
 #include "beam_step_call.h"
@@ -45,7 +45,7 @@ __device__ inline int64_t code_of(const BeamStep& args, int64_t user, int64_t po
   return args.tokens(user, position / num_tokens, r);
 }
 
-// Item rows of the lists of the index.
+// A list of the index: item rows, ascending.
 struct Postings {
   const int* rows;
   int64_t first, last;
@@ -58,7 +58,7 @@ __device__ inline Postings posting_list(const BeamStep& args, int64_t r, int64_t
   return {args.postings, offset[0], offset[1]};
 }
 
-// Of tokens (r, i) and (s, j).
+// The list of tokens (r, i) and (s, j).
 __device__ inline Postings pair_list(const BeamStep& args, int64_t r, int64_t i, int64_t s, int64_t j) {
   const int64_t low = r < s ? r : s, high = r < s ? s : r;
   const int64_t books = low * (2 * args.num_codebooks - low - 1) / 2 + high - low - 1;
@@ -67,7 +67,7 @@ __device__ inline Postings pair_list(const BeamStep& args, int64_t r, int64_t i,
   return {args.pair_postings, offset[0], offset[1]};
 }
 
-// Whether CORP keeps a path: one of the best consistent ones, or the least divergent one for lack of them.
+// Whether CORP keeps a path: one of the best consistent ones, or the least divergent one if there are none.
 __device__ inline bool keeps(const BeamStep& args, int64_t user, int64_t path) {
   __shared__ int num_consistent, num_better, num_closer;
   if (!is_living(args, user, path)) return false;
@@ -89,7 +89,7 @@ __device__ inline bool keeps(const BeamStep& args, int64_t user, int64_t path) {
   return is_consistent(args, user, path) ? num_better < args.num_beams : num_consistent == 0 && num_closer == 0;
 }
 
-// The tokens by which a path can still become an existing, allowed item, as bits in shared memory.
+// The tokens with which a path can still reach an existing, allowed item, as bits in shared memory.
 struct OpenTokens {
   unsigned* bits;  // (num_codebooks, num_words)
   int num_words;
@@ -100,7 +100,7 @@ struct OpenTokens {
 
   __device__ void close(int r, int code) const { atomicAnd(bits + r * num_words + code / 32, ~(1u << code % 32)); }
 
-  // Before the first token: those of which some item is not excluded.
+  // Before the first token: the tokens with an item that is not excluded.
   __device__ void begin_at_root(const BeamStep& args, const Exclusions& excluded) const {
     const int num_books = (int)args.num_codebooks, size = (int)args.codebook_size;
     for (int word = threadIdx.x; word < num_books * num_words; word += blockDim.x) {
@@ -122,7 +122,7 @@ struct OpenTokens {
     __syncthreads();
   }
 
-  // After one, (book, code), where pairs are listed: those that some item beside it carries that is not excluded.
+  // After one token (book, code), if pairs are listed: the tokens whose pair with it has an item that is not excluded.
   __device__ void begin_beside(const BeamStep& args, const Exclusions& excluded, int book, int64_t code) const {
     const int num_books = (int)args.num_codebooks, size = (int)args.codebook_size;
     for (int word = threadIdx.x; word < num_books * num_words; word += blockDim.x) {
@@ -151,7 +151,7 @@ struct OpenTokens {
     return at == list.last;
   }
 
-  // After it: those of the items in the shortest posting list that carry all tokens of the path.
+  // Otherwise: the tokens of the items that carry all tokens of the path, found in its shortest posting list.
   __device__ void begin_after(const BeamStep& args, const Exclusions& excluded, const int64_t* codes) const {
     const int num_books = (int)args.num_codebooks;
     for (int word = threadIdx.x; word < num_books * num_words; word += blockDim.x) bits[word] = 0;
@@ -239,7 +239,7 @@ __device__ inline void best_of_path(const BeamStep& args) {
       Child child = no_child();
       if (token < num_books * size && open.has(r, code)) {
         const double logit = to_float(logits[r * stride_m + code * stride_k]);
-        // in the order of torch's log_softmax, so that ties stay ties
+        // in the order of torch's log_softmax, so that the same children tie
         child.score = path_score + ((logit - largest[r]) - log_sums[r]) + kGrid - kGrid;
         child.position = path * num_books * size + token;
       }
@@ -251,7 +251,7 @@ __device__ inline void best_of_path(const BeamStep& args) {
   for (int i = threadIdx.x; i < args.width; i += blockDim.x) children[i] = i < best.size ? best.keys[i] : no_child();
 }
 
-// Spreads a token over 64 bits, so that sums of a few tell sets apart.
+// Spreads a token over 64 bits, so that different sets have different sums.
 __device__ inline unsigned long long mix(unsigned long long x) {
   x = (x + 1) * 0x9e3779b97f4a7c15ull;
   x = (x ^ (x >> 32)) * 0xd6e8feb86659fd93ull;
@@ -266,7 +266,7 @@ __device__ inline bool same_set(const BeamStep& args, int64_t user, int64_t a, i
   return true;
 }
 
-// A set of t tokens has at most t parents, so that width * num_codebooks children hold all the sets asked for.
+// A set of t tokens has at most t parents, so width * num_codebooks children contain `width` different sets.
 __device__ inline void best_of_user(const BeamStep& args) {
   REG4REC_SHARED(memory);
   __shared__ int next;

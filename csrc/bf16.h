@@ -1,4 +1,4 @@
-// bfloat16 as the upper half of a float32; static, so that no unit takes the code of another instruction set.
+// bfloat16 as the upper half of a float32; static, so that no unit links to code for another instruction set.
 #pragma once
 
 #include <cstdint>

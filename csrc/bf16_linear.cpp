@@ -16,7 +16,7 @@ namespace {
 
 constexpr int kRowsAtOnce = 8, kLanes = 16;
 
-// rounded: rows x whole_panels(in), zeros behind a row's end.
+// rounded: rows x whole_panels(in), each row padded with zeros.
 AVX512BF16 void round_rows(const float* x, int64_t x_stride, int64_t rows, int64_t in, uint16_t* rounded) {
   for (int64_t r = 0; r < rows; ++r, x += x_stride, rounded += whole_panels(in)) {
     for (int64_t c = 0; c < whole_panels(in); c += kLanes) {
@@ -28,7 +28,7 @@ AVX512BF16 void round_rows(const float* x, int64_t x_stride, int64_t rows, int64
   }
 }
 
-// Outputs of one panel for R rows; a lane has the sum of an output, to which a pair of inputs is added at a time.
+// Outputs of one panel for R rows; each lane sums one output, and each instruction adds the products of two inputs.
 template <int R>
 AVX512BF16 inline void panel_rows(const uint16_t* x, int64_t in, const uint16_t* panel, const float* bias, float* y,
                                   int64_t y_stride) {

@@ -1,4 +1,4 @@
-// An op's arguments as one struct, which Python fills by the names of its fields: for the host, nvcc and NVRTC.
+// An op's arguments as one struct, which Python fills by field name. For the host compiler, nvcc and NVRTC.
 #pragma once
 
 #ifdef __CUDACC_RTC__  // has no headers
@@ -17,7 +17,7 @@ typedef long long int64_t;
 
 namespace reg4rec {
 
-// In elements, of the first axes of a tensor.
+// The strides of a tensor's first axes, in elements.
 template <size_t N>
 struct Strides {
   int64_t strides[N];
@@ -50,7 +50,7 @@ struct View : Address<T>, Strides<N> {
 struct Raw : Address<const void> {
   int64_t bytes;
 
-  REG4REC_ANYWHERE bool is_bf16() const { return bytes == 2; }  // if it holds floats; else float32
+  REG4REC_ANYWHERE bool is_bf16() const { return bytes == 2; }  // for floats; else they are float32
 };
 
 template <size_t N>

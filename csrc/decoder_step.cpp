@@ -32,9 +32,9 @@ DecoderEnds take_ends(const DecoderStep& args, PackedWeights& packed) {
           packed.layer(width, args.num_categories), packed.norm(width)};
 }
 
-// How many rows share one pass over the weights: of whole users, or equal parts of a user's, so that each history is
-// loaded for as many as can be. Their states stay in the second-level cache beside a layer's weights, which tiles read
-// so fast that fewer rows are better.
+// How many rows share one pass over the weights: those of whole users, or an equal part of one user's, so that a
+// history is loaded for many rows. Their states and a layer's weights must fit into the second-level cache together;
+// tiles read weights so fast that fewer rows are better.
 int64_t rows_at_once(const DecoderStep& args) {
   const int64_t paths = std::max<int64_t>(args.num_paths, 1), most = args.is_bf16 ? 32 : 64;
   if (paths <= most) return most / paths * paths;

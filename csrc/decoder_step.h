@@ -6,7 +6,7 @@
 
 namespace reg4rec {
 
-// Keys and values of all blocks stand together: block n's keys at 2 n, its values at 2 n + 1.
+// Keys and values of all blocks share an axis: block n's keys are at 2 n, its values at 2 n + 1.
 #define DECODER_STEP_FIELDS(FIELD)                                                                                 \
   FIELD(int64_t, num_users)                                                                                        \
   FIELD(int64_t, num_paths)                                                                                        \
@@ -26,13 +26,13 @@ namespace reg4rec {
   FIELD(const int64_t*, input_rows) /* users x paths */                                                            \
   FIELD(double, input_scale)                                                                                       \
   FIELD(const float*, position)     /* width */                                                                    \
-  FIELD(const float*, states)       /* users x width, read where the decoder refines them */                       \
+  FIELD(const float*, states)       /* users x width, read if the decoder refines them */                          \
   FIELD(View5<float>, kept)         /* user, step, row, key or value, and head; this step's rows are written to */ \
   FIELD(const int64_t*, rows)       /* users x paths x steps */                                                    \
   FIELD(View4<const float>, memory) /* user, key or value, head, and slot */                                       \
   FIELD(const bool*, visible)       /* users x slots */                                                            \
-  FIELD(const void*, weights)       /* of each block and what is around them, as kernels/panels.py packs them */   \
-  FIELD(int64_t, is_bf16)           /* the layers' weights, else float32 */                                        \
+  FIELD(const void*, weights)       /* of all layers and norms, packed by kernels/panels.py */                     \
+  FIELD(int64_t, is_bf16)           /* whether layers' weights are, else float32 */                                \
   FIELD(float*, logits)             /* users x paths x tokens */                                                   \
   FIELD(float*, category_logits)    /* users x paths x categories */
 
@@ -43,7 +43,7 @@ struct DecoderLayers {
   Norm norm_self, norm_cross, norm_ffn;
 };
 
-// What is before and behind the blocks; a layer that there is none of has no outputs.
+// The layers and the norm around the blocks; a layer that the model lacks has no outputs.
 struct DecoderEnds {
   Layer refine, tokens, categories;
   Norm norm_input;

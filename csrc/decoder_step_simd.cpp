@@ -8,7 +8,7 @@ using reg4rec::DecoderEnds;
 using reg4rec::DecoderLayers;
 using reg4rec::DecoderStep;
 
-// Attention of a row to its path: keys and values of the earlier steps where they were made, its own behind its query.
+// Attention of a row to its path: the keys and values of earlier steps are read in place, its own follow the query.
 inline void attend_path(const DecoderStep& args, int64_t block, int64_t row, const float* qkv, float scale,
                         float* logits, float* to) {
   const int64_t width = args.width / args.num_heads, steps = args.num_steps, user = row / args.num_paths;
@@ -27,7 +27,7 @@ inline void attend_path(const DecoderStep& args, int64_t block, int64_t row, con
   }
 }
 
-// Attention of some rows of one user to what they may see of its history.
+// Attention of some rows of one user to the visible slots of the history, which is loaded once for all of them.
 inline void attend_history(const DecoderStep& args, int64_t block, int64_t user, const float* q, int64_t stride,
                            int64_t rows, float scale, const AttentionScratch& scratch, float* to) {
   const int64_t width = args.width / args.num_heads, slots = args.memory_size;
@@ -46,7 +46,7 @@ inline void attend_history(const DecoderStep& args, int64_t block, int64_t user,
   }
 }
 
-// Keeps the keys and values that a row made, which stand behind its query.
+// Writes a row's keys and values, which follow its query in qkv, to the cache.
 inline void keep(const DecoderStep& args, int64_t block, int64_t row, const float* qkv) {
   const int64_t width = args.width / args.num_heads, user = row / args.num_paths, path = row % args.num_paths;
   const int64_t* strides = args.kept.strides;

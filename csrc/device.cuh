@@ -3,14 +3,14 @@
 
 #include "call.h"
 
-#ifndef REG4REC_SHARED  // an emulation on the CPU brings its own
+#ifndef REG4REC_SHARED  // the emulation on the CPU defines another
 #define REG4REC_SHARED(name) extern __shared__ unsigned long long name[]
 #endif
 
 namespace reg4rec_device {
 
 constexpr int kWarp = 32;
-constexpr int kFilterWords = 128;  // of the bits into which the items that a user may not get are hashed
+constexpr int kFilterWords = 128;  // words of the bit set into which a user's excluded items are hashed
 
 __device__ inline float infinity() { return __uint_as_float(0x7f800000u); }
 
@@ -43,11 +43,11 @@ struct Integers {
   }
 };
 
-// The items that a user may not get: `count` of them from `first` on, padded with negative ones.
+// A user's excluded items: `count` entries from `first` on; negative ones are padding.
 struct Exclusions {
   Integers items;
   int64_t first, stride, count;
-  unsigned* bits;  // kFilterWords, shared; most items are known by them not to be excluded
+  unsigned* bits;  // kFilterWords, shared; an item whose bit is clear is not excluded
 
   __device__ void begin() const {
     for (int word = threadIdx.x; word < kFilterWords; word += blockDim.x) bits[word] = 0;
@@ -74,8 +74,9 @@ struct Exclusions {
 
 __device__ inline bool better(int64_t a, int64_t b) { return a > b; }
 
-// The best `kept` of the keys that the threads of a block come upon. Better keys than the worst of them are appended;
-// before the next might not fit, the best are sorted to the front. All threads of the block call begin, offer and end.
+// The best `kept` of the keys that the threads of a block offer. Keys better than the worst kept one are appended;
+// before the next ones might not fit, the best are sorted to the front. All threads of the block must call begin, offer
+// and end.
 template <typename Key>
 struct Best {
   Key* keys;  // shared, `capacity` of them: a power of two, at least kept + blockDim.x
@@ -83,7 +84,7 @@ struct Best {
   int kept, capacity;
   Key nothing;  // worse than every key
   int size = 0;
-  bool full = false;  // with `kept` at least, the worst of them last
+  bool full = false;  // there are `kept` keys, sorted: the worst is the last
 
   __device__ void begin() {
     if (threadIdx.x == 0) *next = 0;
@@ -92,14 +93,14 @@ struct Best {
 
   __device__ bool beats(const Key& key) const { return !full || better(key, keys[kept - 1]); }
 
-  // One key of each thread that has one, `taken` by the answer of beats.
+  // Appends this thread's key if `taken`, which the caller computes by beats.
   __device__ void offer(bool taken, const Key& key) {
     if (taken) keys[atomicAdd(next, 1)] = key;
     size += __syncthreads_count(taken);
     if (size + (int)blockDim.x > capacity) end();
   }
 
-  // Leaves the `size` best in order.
+  // Leaves the best `size` keys, sorted.
   __device__ void end() {
     sort();
     full = size >= kept;
@@ -109,7 +110,7 @@ struct Best {
   }
 
  private:
-  // Bitonic: pairs `step` apart within runs of alternating order.
+  // Bitonic sort: compares pairs `step` apart, within runs of alternating order.
   __device__ void sort() {
     int length = 1;
     while (length < size) length *= 2;

@@ -16,7 +16,7 @@ DECLARE_FOR_ISAS(void encode_users(const Encoder& encoder, int64_t begin, int64_
 
 namespace {
 
-constexpr int64_t kMostRows = 64;  // of whole users, which share one pass over the weights
+constexpr int64_t kMostRows = 64;  // of whole users that share one pass over the weights
 
 std::vector<EncoderLayers> take_blocks(const EncodeHistories& args, PackedWeights& packed) {
   const int64_t width = args.width;
@@ -29,7 +29,7 @@ std::vector<EncoderLayers> take_blocks(const EncodeHistories& args, PackedWeight
 }
 
 std::vector<int64_t> find_firsts(const EncodeHistories& args) {
-  // the last item stands one position before the next one, which the keys of the memory count from
+  // the memory rotates the start's keys by length + 1, the number of the next item
   const int64_t longest = args.num_positions - (args.memory_width > 0 ? 2 : 1);
   check_dense<1>("encode_histories: length_B", args.lengths, {args.num_users}, 0, longest);
   std::vector<int64_t> firsts{0};
@@ -43,7 +43,7 @@ std::vector<int64_t> find_firsts(const EncodeHistories& args) {
   return firsts;
 }
 
-// Where pieces of the users begin, and the end of the last one. A piece has at most `most_rows` rows, or one user.
+// The first user of each piece, then num_users. A piece has at most `most_rows` rows, or one user.
 std::vector<int64_t> cut(const std::vector<int64_t>& firsts, int64_t most_rows) {
   std::vector<int64_t> pieces{0};
   const int64_t num_users = static_cast<int64_t>(firsts.size()) - 1;

@@ -6,25 +6,24 @@
 
 namespace reg4rec {
 
-// The slots of a user lie behind those of the user before: the start, numbered 0, and slots_per_item for each item,
-// which are numbered from 1.
-#define ENCODE_HISTORIES_FIELDS(FIELD)                                                                     \
-  FIELD(int64_t, num_users)                                                                                \
-  FIELD(int64_t, num_slots)                                                                                \
-  FIELD(int64_t, num_positions)                                                                            \
-  FIELD(int64_t, width)                                                                                    \
-  FIELD(int64_t, num_heads)                                                                                \
-  FIELD(int64_t, ffn_width)                                                                                \
-  FIELD(int64_t, num_blocks)                                                                               \
-  FIELD(int64_t, memory_width) /* keys and values, by turns, of num_heads heads each; 0: without memory */ \
-  FIELD(int64_t, slots_per_item)                                                                           \
-  FIELD(const float*, x)         /* slots x width */                                                       \
-  FIELD(const int64_t*, lengths) /* items of each user */                                                  \
-  FIELD(const float*, cos)       /* positions x width of a head */                                         \
-  FIELD(const float*, sin)       /* likewise */                                                            \
-  FIELD(const void*, weights)    /* of a block after the other, as kernels/panels.py packs them */         \
-  FIELD(int64_t, is_bf16)        /* the layers' weights, else float32 */                                   \
-  FIELD(float*, states)          /* users x width */                                                       \
+// x has the slots of one user after another: the start, number 0, then slots_per_item for each item, numbered from 1.
+#define ENCODE_HISTORIES_FIELDS(FIELD)                                                                      \
+  FIELD(int64_t, num_users)                                                                                 \
+  FIELD(int64_t, num_slots)                                                                                 \
+  FIELD(int64_t, num_positions)                                                                             \
+  FIELD(int64_t, width)                                                                                     \
+  FIELD(int64_t, num_heads)                                                                                 \
+  FIELD(int64_t, ffn_width)                                                                                 \
+  FIELD(int64_t, num_blocks)                                                                                \
+  FIELD(int64_t, memory_width) /* alternating keys and values of num_heads heads each; 0: without memory */ \
+  FIELD(int64_t, slots_per_item)                                                                            \
+  FIELD(const float*, x)         /* slots x width */                                                        \
+  FIELD(const int64_t*, lengths) /* items of each user */                                                   \
+  FIELD(const float*, cos)       /* positions x width of a head */                                          \
+  FIELD(const float*, sin)       /* likewise */                                                             \
+  FIELD(const void*, weights)    /* of all layers and norms, packed by kernels/panels.py */                 \
+  FIELD(int64_t, is_bf16)        /* whether layers' weights are, else float32 */                            \
+  FIELD(float*, states)          /* users x width */                                                        \
   FIELD(float*, memory)          /* slots x memory_width */
 
 DEFINE_CALL(EncodeHistories, ENCODE_HISTORIES_FIELDS)
@@ -42,7 +41,7 @@ struct Encoder {
   float scale;
 };
 
-// Throws std::invalid_argument where the lengths are not those of the slots, or go beyond the positions.
+// Throws std::invalid_argument if the lengths do not add up to the slots, or need more positions than there are.
 void encode_histories_cpu(const EncodeHistories& args, int num_threads);
 
 }  // namespace reg4rec

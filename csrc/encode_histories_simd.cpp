@@ -8,7 +8,7 @@ using reg4rec::EncodeHistories;
 using reg4rec::Encoder;
 using reg4rec::EncoderLayers;
 
-// Rotates pairs of channels, which stand half a head apart; back where `sign` is -1.
+// Rotates pairs of channels that are half a head apart, backwards if `sign` is -1.
 inline void rotate(const float* cos, const float* sin, float sign, int64_t width, float* x) {
   const int64_t half = width / 2;
   for (int64_t c = 0; c < half; ++c) {
@@ -23,13 +23,13 @@ inline void rotate_to(const EncodeHistories& args, int64_t number, float* x) {
   rotate(args.cos + number * width, args.sin + number * width, 1, width, x);
 }
 
-// The number of a slot of a user.
+// The number of a slot: 0 for the start, then that of its item.
 inline int64_t number_of(const EncodeHistories& args, int64_t slot) {
   return (slot + args.slots_per_item - 1) / args.slots_per_item;
 }
 
-// Attention of the last slots of a user, whose queries are the rows of q, to all of its slots, whose keys and values
-// are in the rows of kv.
+// Attention of a user's last num_queries slots, the rows of q, to all of the user's slots, whose keys and values are
+// the rows of kv.
 inline void attend_slots(const EncodeHistories& args, int64_t slots, float* kv, int64_t stride, float* q,
                          int64_t q_stride, int64_t num_queries, float scale, const AttentionScratch& scratch, float* to,
                          int64_t to_stride) {
@@ -49,8 +49,8 @@ inline void attend_slots(const EncodeHistories& args, int64_t slots, float* kv, 
   }
 }
 
-// The keys and values of some users' slots as the decoder takes them: keys turned back by the distance to the next
-// item.
+// Writes the keys and values of some users' slots for the decoder. Keys are rotated back by their distance to the next
+// item, so that the decoder's queries need no rotation.
 inline void write_memory(const Encoder& encoder, const float* state, int64_t stride, int64_t begin, int64_t end,
                          const LayersScratch& scratch) {
   const EncodeHistories& args = encoder.args;
@@ -93,7 +93,7 @@ void encode_users(const Encoder& encoder, int64_t begin, int64_t end, const Laye
         attend_slots(args, size, qkv + width, wide, qkv, wide, size, encoder.scale, scratch.attention,
                      mixed + row * narrow, narrow);
       }
-    } else {  // no one reads but the users' last rows, which move to the front
+    } else {  // only the users' last rows are read later: they move to the front
       const int64_t from = width / kPanel * kPanel;
       linear(outputs_of(layers.qkv, from, 3 * width), state, narrow, slots, hidden + from, wide, scratch.rounded);
       rows = users;

@@ -10,14 +10,14 @@ enum class Isa { kBase, kAvx2, kAvx512, kAmx };  // the last one is AVX-512 with
 // The best one of this machine, or the one that REG4REC_ISA or select_isa names.
 Isa current_isa();
 std::string isa_name(Isa isa);
-// The same for score_topk, whose unit for AVX-512 takes the products of 8 bits (VNNI) that not all such machines have.
+// The same for score_topk, but kAvx2 if the machine has AVX-512 without the 8-bit products (VNNI) that its unit needs.
 Isa score_topk_isa();
 // Throws std::invalid_argument if the name is unknown or the machine lacks it; "" selects the best again.
 void select_isa(const std::string& name);
 
 }  // namespace reg4rec
 
-// Declares in the namespace of every instruction set what a unit compiled for it defines.
+// Declares functions in the namespace of every instruction set; the unit compiled for it defines them.
 #define DECLARE_FOR_ISAS(...) \
   namespace base {            \
   __VA_ARGS__                 \

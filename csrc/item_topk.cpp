@@ -30,7 +30,7 @@ constexpr int64_t kAboveItems = std::numeric_limits<int64_t>::max();
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr int64_t kUsersAtOnce = 64;         // they share the unpacked codes
 constexpr int64_t kKeysAtOnce = 1 << 22;     // of all users at once
-constexpr int64_t kSmallestSlice = 1 << 15;  // items that are worth a slice of their own
+constexpr int64_t kSmallestSlice = 1 << 15;  // items that are worth a separate slice
 
 template <typename Value>
 Value bits_as(const void* bits) {
@@ -39,6 +39,8 @@ Value bits_as(const void* bits) {
   return value;
 }
 
+// Keys sort by score, then by lowest item: a float sorts as its bits do, once the lower bits of negative ones are
+// flipped.
 int64_t make_key(float score, int64_t item) {
   const int32_t bits = bits_as<int32_t>(&score);
   const int64_t ordered = bits < 0 ? bits ^ 0x7fffffff : bits;
@@ -58,7 +60,7 @@ void copy_scaled(const void* data, int64_t offset, int64_t stride, int64_t size,
   for (int64_t i = 0; i < size; ++i) to[i] = static_cast<To>(from[i * stride] * scale);
 }
 
-// Integers from `offset` on, `stride` apart, times `scale`.
+// Copies integers from `offset` on, `stride` apart, times `scale`.
 template <typename To>
 void copy(const Raw& from, int64_t offset, int64_t stride, int64_t size, int64_t scale, To* to) {
   if (from.bytes == 2) copy_scaled<int16_t>(from.data, offset, stride, size, scale, to);
@@ -79,8 +81,7 @@ void shrink(Best& best) {
   best.threshold = key_score(best.keys[best.k - 1]);
 }
 
-// Jobs are pairs of some users and a slice of the items; each leaves its best k of each user in `keys`, which is
-// (num_users, num_slices, k).
+// A job scores a slice of the items for some users, and writes each user's best k to `keys` (num_users, num_slices, k).
 struct Plan {
   const ItemTopk& args;
   Kernels kernels;
@@ -106,7 +107,7 @@ Plan make_plan(const ItemTopk& args, int num_threads) {
   return plan;
 }
 
-// The tables (num_books, num_codes, kUsers) of `num_users` users from `first` on, block after block.
+// The tables (num_books, num_codes, kUsers) of `num_users` users from `first` on, in blocks of kUsers.
 AlignedFloats make_tables(const ItemTopk& args, int64_t first, int64_t num_users) {
   const int64_t num_blocks = (num_users + kUsers - 1) / kUsers;
   AlignedFloats tables(num_blocks * args.num_books * args.num_codes * kUsers);
@@ -120,7 +121,7 @@ AlignedFloats make_tables(const ItemTopk& args, int64_t first, int64_t num_users
   return tables;
 }
 
-// The excluded items of each user in ascending order, each list closed by kAboveItems.
+// The excluded items of each user in ascending order; each list ends in kAboveItems.
 std::vector<int64_t> sorted_exclusions(const ItemTopk& args, int64_t first, int64_t num_users) {
   std::vector<int64_t> lists(num_users * (args.num_excluded + 1), kAboveItems);
   for (int64_t u = 0; u < num_users; ++u) {

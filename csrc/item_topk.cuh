@@ -24,7 +24,7 @@ __device__ inline float key_score(int64_t key) {
   return __int_as_float(ordered < 0 ? ordered ^ 0x7fffffff : ordered);
 }
 
-// With one user at a time the log-probabilities are read where they are, else from tables in shared memory.
+// With one user at a time the log-probabilities are read in place, else from tables in shared memory.
 template <int kUsers>
 __device__ inline void best_of_range(const ItemTopk& args) {
   REG4REC_SHARED(memory);
@@ -62,7 +62,7 @@ __device__ inline void best_of_range(const ItemTopk& args) {
 
   for (int64_t first = begin; first < end; first += blockDim.x) {
     const int64_t item = first + threadIdx.x;
-    float scores[kUsers] = {};  // adding to 0 turns -0.0 into 0.0, which sorts as it compares
+    float scores[kUsers] = {};  // sums start at 0, since a key of -0.0 would sort below one of 0.0
     for (int64_t book = 0; book < args.num_books && item < end; ++book) {
       const int64_t code = ids[args.ids.offset(item, book)];
       if (kUsers == 1) {

@@ -39,7 +39,8 @@ inline Float term(Float p, Float q) {
 
 namespace reg4rec::SIMD_NAMESPACE {
 
-// A few short rows at a time, phase by phase, so that the processor overlaps the end of one row with the next.
+// A few short rows at a time, phase by phase, so that the processor overlaps the end of one row with the start of the
+// next.
 void js_divergence_rows(const JsDivergence& args, int64_t begin, int64_t end, float* scratch) {
   const int64_t size = args.num_classes, padded = padded_classes(size), step = rows_at_once(size);
   float p_scale[kMostRows], q_scale[kMostRows];

@@ -1,4 +1,4 @@
-// All kernels by name, for those who launch them.
+// All kernels by name, for the code that launches them.
 #pragma once
 
 #include "beam_step.cuh"

@@ -18,7 +18,7 @@ using reg4rec::whole_panels;
 constexpr int kVectors = kPanel / SIMD_LANES;
 constexpr int kRowsAtOnce = SIMD_LANES == 16 ? 8 : SIMD_LANES == 8 ? 3 : 1;  // sums and factors fit into registers
 
-// Outputs of one panel for R rows of x.
+// Outputs of one panel for R rows of x: each weight is loaded once for R rows.
 template <int R>
 inline void panel_rows(const float* x, int64_t x_stride, int64_t in, const float* panel, const float* bias, float* y,
                        int64_t y_stride) {
@@ -51,8 +51,8 @@ inline void panel_all_rows(const float* x, int64_t x_stride, int64_t rows, int64
   }
 }
 
-// y = x W' + b; rows of y have room for whole panels. Sums run over the channels in order, whatever the number of rows.
-// A layer of bfloat16 writes to `rounded`, which has room for rows x whole_panels(in).
+// y = x W' + b; rows of y have room for whole panels. Sums run over the channels in order, so they do not depend on
+// the number of rows. A bfloat16 layer writes to `rounded`, which has room for rows x whole_panels(in).
 inline void linear(const Layer& layer, const float* x, int64_t x_stride, int64_t rows, float* y, int64_t y_stride,
                    uint16_t* rounded = nullptr) {
   if (layer.pairs != nullptr) return reg4rec::linear_bf16(layer, x, x_stride, rows, rounded, y, y_stride);
@@ -62,7 +62,7 @@ inline void linear(const Layer& layer, const float* x, int64_t x_stride, int64_t
   }
 }
 
-// The same with the outputs of a row right behind those of the row before; `scratch` has room for whole panels of them.
+// The same with the rows of y contiguous, without padding; `scratch` has room for rows of whole panels.
 inline void linear_dense(const Layer& layer, const float* x, int64_t x_stride, int64_t rows, float* y, float* scratch,
                          uint16_t* rounded) {
   const int64_t wide = whole_panels(layer.out);
@@ -83,7 +83,7 @@ inline void relu(float* x, int64_t size) {
   for (int64_t c = 0; c < size; ++c) x[c] = x[c] < 0 ? 0 : x[c];  // NaN stays
 }
 
-// to = norm(x + y) for one row; NaN where its mean square is not in bounds.
+// to = norm(x + y) for one row; NaN if its root mean square is not in bounds.
 inline void add_norm(const Norm& norm, const float* x, const float* y, int64_t width, float* to) {
   Float totals = splat(0);
   float total = 0;
@@ -108,7 +108,7 @@ inline void add_norm(const Norm& norm, const float* x, const float* y, int64_t w
     square += to[c] * to[c];
     rest += to[c];
   }
-  // what the mean is off by, which a row of equal numbers would be left with
+  // the rounding error of the mean, which is all that remains of a row of equal numbers
   const float shift = (sum(rests) + rest) / width, rounded = (sum(squares) + square) / width - shift * shift;
   const float variance = rounded < 0 ? 0 : rounded;
   const float size = bounded(__builtin_sqrtf(variance + mean * mean));
@@ -127,7 +127,7 @@ inline void add_norm_rows(const Norm& norm, float* state, const float* added, in
   }
 }
 
-// Numbers of both must be in bounds.
+// NaN if a number is not in bounds.
 inline float dot(const float* a, const float* b, int64_t size) {
   Float totals = splat(0);
   int64_t c = 0;
@@ -153,8 +153,8 @@ inline void mix(const float* weights, int64_t size, Values values, int64_t width
   }
 }
 
-// Loads the n-th of `size` keys and values, of `width` channels, as weights of two layers: queries to logits, logits to
-// values.
+// Loads the n-th of `size` keys and values, of `width` channels, as weights of two layers, queries to logits and logits
+// to values: so attention runs as products of many rows with packed weights.
 inline void load_key(const AttentionScratch& scratch, int64_t width, int64_t size, int64_t n, const float* key,
                      float scale, const float* value) {
   float* column = scratch.keys + n / kPanel * kPanel * width + n % kPanel;

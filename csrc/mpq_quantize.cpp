@@ -34,7 +34,7 @@ struct Search {
   }
 };
 
-// Tiles of one codebook after the other.
+// Packs the tiles begin..end-1 of all codebooks, one codebook after another.
 void pack_tiles(Search& search, int64_t begin, int64_t end) {
   const MpqQuantize& args = search.args;
   const int64_t codes_at_once = search.kernels.codes_at_once;
@@ -74,7 +74,7 @@ Search make_search(const MpqQuantize& args, int num_threads) {
   return search;
 }
 
-// Two scores further apart than this are in the right order despite rounding (twice what the sums can be wrong by).
+// Two scores further apart than this are in the right order despite rounding (twice the error of a sum).
 float slack(const Search& search, int64_t row, int64_t m, float squared_length) {
   using Limits = std::numeric_limits<float>;
   const MpqQuantize& args = search.args;
@@ -85,7 +85,7 @@ float slack(const Search& search, int64_t row, int64_t m, float squared_length) 
   return slack + 2 * longest * args.error(row, m);
 }
 
-// The halves are folded upon one another, as kernels/folding.py does: the same bits as there.
+// Adds the second half to the first, and so on: the same bits as in kernels/folding.py.
 double folded_sum(std::vector<double>& terms) {
   const auto size = static_cast<int64_t>(terms.size());
   int64_t half = 1;
@@ -118,8 +118,8 @@ std::vector<double> exact_latents(const Search& search, int64_t row, int64_t m) 
   return latents;
 }
 
-// The nearest in fp64 of the codes whose scores come within the slack of the best, lowest index first: by |c|^2 - 2
-// x.c, which orders as distances do.
+// The nearest, in fp64, of the codes whose scores are within the slack of the best; ties go to the lowest index.
+// |c|^2 - 2 x.c orders codes as their distances do.
 int64_t decide(const Search& search, int64_t row, int64_t m, const float* latents, float slack) {
   const MpqQuantize& args = search.args;
   std::vector<float> scores(search.num_tiles * search.kernels.codes_at_once), codeword(args.width);
@@ -144,7 +144,7 @@ int64_t decide(const Search& search, int64_t row, int64_t m, const float* latent
   return id;
 }
 
-// Adds in the order of the codebooks.
+// The gated sum of a row's codewords, added in the order of the codebooks.
 void mix(const Search& search, int64_t row, float* codeword, float* mixed) {
   const MpqQuantize& args = search.args;
   const int64_t width = args.width;

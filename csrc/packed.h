@@ -1,4 +1,4 @@
-// Reads packed weights and hands out scratch, one part behind the other.
+// Reads packed weights one after another, and splits scratch memory into parts.
 #pragma once
 
 #include <algorithm>
@@ -11,10 +11,11 @@
 
 namespace reg4rec {
 
-// Braces around calls keep the order, which is that of kernels/panels.py.
+// Gives layers and norms in the order of kernels/panels.py. Several calls in one expression need braces around them,
+// which evaluate from left to right; function arguments do not.
 struct PackedWeights {
   const char* next;
-  int64_t is_bf16;  // the weights of layers, else float32 as all others
+  int64_t is_bf16;  // whether the layers' weights are; all others are float32
 
   template <typename T>
   const T* take(int64_t size) {
@@ -31,7 +32,7 @@ struct PackedWeights {
   }
 };
 
-// Parts of a buffer; without a buffer it adds up their sizes.
+// Takes parts of a buffer; without a buffer it only adds up their sizes.
 struct Parts {
   float* next;
   int64_t size = 0;
@@ -65,7 +66,7 @@ void with_scratch(const Args& args, int64_t rows, int64_t queries, int64_t keys,
   task(lay_out(parts));
 }
 
-// What products of queries and keys are multiplied with.
+// The factor of products of queries and keys, 1 / sqrt(width of a head).
 inline float head_scale(int64_t width, int64_t num_heads) {
   return static_cast<float>(1 / std::sqrt(static_cast<double>(width) / static_cast<double>(num_heads)));
 }

@@ -18,14 +18,14 @@ namespace {
 
 using ExactDot = double (*)(const float*, const float*, int64_t, int64_t, double*);
 
-constexpr int64_t kAhead = 4;  // items whose residuals are on their way while one is scored
+constexpr int64_t kAhead = 4;  // items whose residuals are prefetched while one is scored
 
 struct Found {
   int64_t item, path, rank;
   double score;
 };
 
-// Higher scores, then better paths, then lower ranks, then lower items; NaN last, as torch sorts the negative.
+// Higher scores first, then lower paths, ranks and items; NaN last, as torch sorts it.
 bool comes_before(const Found& a, const Found& b) {
   if (std::isnan(a.score) != std::isnan(b.score)) return std::isnan(b.score);
   if (a.score != b.score && !std::isnan(a.score)) return a.score > b.score;
@@ -33,7 +33,7 @@ bool comes_before(const Found& a, const Found& b) {
   return a.rank != b.rank ? a.rank < b.rank : a.item < b.item;
 }
 
-// One user after another, in memory that they share.
+// Finds the items of one user after another in the same buffers.
 class Finder {
  public:
   Finder(const PathTopk& args, ExactDot exact_dot) : args_(args), index_(token_index(args)), exact_dot_(exact_dot) {
@@ -57,7 +57,7 @@ class Finder {
     std::sort(to.begin(), to.end());
   }
 
-  // Sets found_ to the items of the paths, each with its first.
+  // Sets found_ to the items of all paths, each with the first path that leads to it.
   void find_items(int64_t user) {
     found_.clear();
     lists_.clear();
@@ -93,7 +93,7 @@ class Finder {
     return tokens_.size();
   }
 
-  // Whether an item is not yet in seen_, a hash table; it is then.
+  // Adds an item to seen_, a hash table; returns false if it was there.
   bool insert(int32_t item) {
     const size_t mask = seen_.size() - 1;
     for (size_t slot = item * size_t{0x9e3779b97f4a7c15} >> 32 & mask;; slot = (slot + 1) & mask) {

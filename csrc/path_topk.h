@@ -1,4 +1,4 @@
-// The best items that reasoning paths lead to: arguments and entry point (definition: kernels/path_topk).
+// The best items that paths lead to: arguments and entry point (definition: kernels/path_topk).
 #pragma once
 
 #include "call.h"
@@ -17,7 +17,7 @@ namespace reg4rec {
   FIELD(const int32_t*, codes) /* the index, contiguous */                                                 \
   FIELD(const int64_t*, offsets)                                                                           \
   FIELD(const int32_t*, postings)                                                                          \
-  FIELD(const int64_t*, pair_offsets) /* null where pairs are not listed */                                \
+  FIELD(const int64_t*, pair_offsets) /* null if pairs are not listed */                                   \
   FIELD(const int32_t*, pair_postings)                                                                     \
   FIELD(const int64_t*, rank)                                                                              \
   FIELD(View2<const int64_t>, exclude)                                                                     \

@@ -1,4 +1,4 @@
-// Integers that an op reads by, looked at before it reads: the same errors as kernels/checks.py raises.
+// Checks integers before an op uses them as indices, with the errors of kernels/checks.py.
 #pragma once
 
 #include <algorithm>
@@ -29,7 +29,7 @@ void widen(Range& range, const Integer* values, const std::array<int64_t, N>& sh
   }
 }
 
-// Throws std::invalid_argument, which is Python's ValueError, unless all values are some of low..high.
+// Throws std::invalid_argument, which is Python's ValueError, unless all values lie in low..high.
 template <typename Integer, size_t N>
 void check_within(const std::string& name, const View<const Integer, N>& values, const std::array<int64_t, N>& shape,
                   int64_t low, int64_t high) {

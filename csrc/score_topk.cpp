@@ -30,12 +30,12 @@ namespace {
 using ScorePanels = void (*)(const ScoreTopk&, int64_t, int64_t, Query*, int64_t);
 using ExactDot = double (*)(const float*, const float*, int64_t, int64_t, double*);
 
-constexpr int64_t kUsers = 64;                       // that share a pass over a tile
+constexpr int64_t kUsers = 64;                       // share a pass over a tile
 constexpr int64_t kTileBytes = 1 << 17;              // of panels, which stay in a core's cache
-constexpr int64_t kSlice = 64;                       // panels at least that a thread scans of few users
+constexpr int64_t kSlice = 64;                       // least panels per thread, if users are few
 constexpr int64_t kMostDigit = 63;                   // see add_products
-constexpr int64_t kAhead = 4;                        // items whose rows are on their way while one is scored
-constexpr double kSmall = 0x1p-40, kLarge = 0x1p40;  // within, no product of a score over- or underflows float32
+constexpr int64_t kAhead = 4;                        // items whose rows are prefetched while one is scored
+constexpr double kSmall = 0x1p-40, kLarge = 0x1p40;  // between them, no product of a score over- or underflows float32
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 struct Candidate {
@@ -59,7 +59,7 @@ struct Scored {
 
 bool comes_before(const Scored& a, const Scored& b) { return a.score != b.score ? a.score > b.score : a.item < b.item; }
 
-// Raises the threshold to the k-th best of what is certain, and drops what cannot reach it.
+// Raises the threshold to the k-th best lower bound, and drops the items that cannot reach it.
 void shrink(Query& query) {
   Found& found = *static_cast<Found*>(query.found);
   if (static_cast<int64_t>(found.items.size()) > found.k) {
@@ -115,14 +115,14 @@ Plan make_plan(const ScoreTopk& args, int num_threads) {
           std::vector<Found>(args.num_users * slices)};
 }
 
-// Writes a state's digits; what is left of the query has no digits where the bounds would not hold.
+// Writes a state's digits. Where the bounds would not hold, slack stays infinite and every item is scored.
 Query make_query(const Plan& plan, int64_t user, Digits* digits) {
   const ScoreTopk& args = plan.args;
   const float* state = args.states + user * args.width;
   float largest = 0;
   double squares = 0;
   for (int64_t c = 0; c < args.width; ++c) {
-    largest = std::max(largest, std::fabs(state[c]));  // a NaN stays out here and makes `squares` one
+    largest = std::max(largest, std::fabs(state[c]));  // skips a NaN, which makes `squares` NaN
     squares += static_cast<double>(state[c]) * state[c];
   }
   Query query{digits, 0, 0, 0, 0, kInfinity, nullptr, nullptr, -kInfinity, nullptr};
@@ -153,7 +153,7 @@ Query make_query(const Plan& plan, int64_t user, Digits* digits) {
     sum += digit;
     digits[c / kChannels] |= static_cast<Digits>(static_cast<uint32_t>(digit & 0xff) << 8 * (c % kChannels));
   }
-  // rounding of the scan itself: four operations, and one more a table
+  // the rounding of the scan itself: four operations, and one more per table
   constexpr double kUp = 1 + 0x1p-18, kRounding = 0x1p-21;
   query.offset = static_cast<float>(128 * sum);
   query.scale = scale;

@@ -8,29 +8,29 @@
 
 namespace reg4rec {
 
-#define SCORE_TOPK_FIELDS(FIELD)                                                                                \
-  FIELD(int64_t, num_users)                                                                                     \
-  FIELD(int64_t, num_items)                                                                                     \
-  FIELD(int64_t, width)                                                                                         \
-  FIELD(int64_t, k)                                                                                             \
-  FIELD(const float*, states)     /* users x width */                                                           \
-  FIELD(const float*, rows)       /* items x width */                                                           \
-  FIELD(const uint8_t*, panels)   /* panels of 32 items x whole fours of the width x 32 x 4, each offset 128 */ \
-  FIELD(const float*, scales)     /* of the numbers in panels */                                                \
-  FIELD(const float*, errors)     /* at least |row - its copy| */                                               \
-  FIELD(const float*, norms)      /* at least |copy| */                                                         \
-  FIELD(double, largest)          /* length of a row */                                                         \
-  FIELD(const uint32_t*, allowed) /* a bit an item; null: all are */                                            \
-  FIELD(int64_t, words_of_user)   /* 0: the users share the bits */                                             \
-  FIELD(const int64_t*, seen)     /* users x num_seen, -1 for none */                                           \
-  FIELD(int64_t, num_seen)                                                                                      \
-  FIELD(int64_t, scores_seen) /* whether seen items are scored, with the bias, or left out */                   \
-  FIELD(double, seen_bias)                                                                                      \
-  FIELD(const int32_t*, codes) /* items x tables */                                                             \
-  FIELD(const float*, tables)  /* users x tables x size */                                                      \
-  FIELD(int64_t, num_tables)                                                                                    \
-  FIELD(int64_t, table_size)                                                                                    \
-  FIELD(double*, best_scores) /* users x k, results */                                                          \
+#define SCORE_TOPK_FIELDS(FIELD)                                                                  \
+  FIELD(int64_t, num_users)                                                                       \
+  FIELD(int64_t, num_items)                                                                       \
+  FIELD(int64_t, width)                                                                           \
+  FIELD(int64_t, k)                                                                               \
+  FIELD(const float*, states)     /* users x width */                                             \
+  FIELD(const float*, rows)       /* items x width */                                             \
+  FIELD(const uint8_t*, panels)   /* panels x groups of 4 channels x 32 items x 4, codes + 128 */ \
+  FIELD(const float*, scales)     /* the factor of an item's codes */                             \
+  FIELD(const float*, errors)     /* at least |row - its copy| */                                 \
+  FIELD(const float*, norms)      /* at least |copy| */                                           \
+  FIELD(double, largest)          /* length of the longest row */                                 \
+  FIELD(const uint32_t*, allowed) /* one bit per item; null: all are */                           \
+  FIELD(int64_t, words_of_user)   /* 0: the users share the bits */                               \
+  FIELD(const int64_t*, seen)     /* users x num_seen, -1 for none */                             \
+  FIELD(int64_t, num_seen)                                                                        \
+  FIELD(int64_t, scores_seen) /* whether seen items are scored, with the bias, or left out */     \
+  FIELD(double, seen_bias)                                                                        \
+  FIELD(const int32_t*, codes) /* items x tables */                                               \
+  FIELD(const float*, tables)  /* users x tables x size */                                        \
+  FIELD(int64_t, num_tables)                                                                      \
+  FIELD(int64_t, table_size)                                                                      \
+  FIELD(double*, best_scores) /* users x k, results */                                            \
   FIELD(int64_t*, best_rows)
 
 DEFINE_CALL(ScoreTopk, SCORE_TOPK_FIELDS)
@@ -44,19 +44,19 @@ constexpr int64_t kItems = 32, kChannels = 4;
 // Four channels of a state, the first in the lowest byte.
 using Digits = int32_t;
 
-// What the scan knows of one user. The score of an item lies within its error of
+// One user's state for the scan. An item's score is
 //   scale * item scale * (sum of products - offset) + its tables' values
-// and the error is |state| * item error + |state - its digits| * item norm + slack, all rounded up.
+// up to an error of |state| * item error + |state - its digits| * item norm + slack, all rounded up.
 struct Query {
-  const Digits* digits;  // whole fours of the width
+  const Digits* digits;  // ceil(width / 4)
   float offset, scale, item_error, own_error, slack;
   const float* tables;
   const uint32_t* allowed;
-  float threshold;  // what an item must be able to reach
+  float threshold;  // the score that an item must be able to reach
   void* found;
 };
 
-// An item that may reach the threshold.
+// Adds an item that may reach the threshold.
 void keep(Query& query, int64_t item, float score, float error);
 
 }  // namespace scoring

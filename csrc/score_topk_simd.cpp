@@ -11,8 +11,8 @@ using reg4rec::ScoreTopk;
 constexpr int kVectors = kItems / SIMD_LANES;
 constexpr int kUsersAtOnce = SIMD_LANES == 16 ? 8 : SIMD_LANES == 8 ? 3 : 1;  // sums fit into registers
 
-// sums + the products of SIMD_LANES items' four channels and the state's, which is from -63 to 63: so that two products
-// fit into the 16 bits that AVX2 adds them up in.
+// sums + the products of four channels of SIMD_LANES items and of a state. The state's digits lie in -63..63, so that
+// two products fit into the 16 bits in which AVX2 adds them.
 inline Int add_products(Int sums, const uint8_t* items, Digits digits) {
 #if SIMD_LANES == 16
   return (Int)_mm512_dpbusd_epi32((__m512i)sums, _mm512_loadu_si512(items), _mm512_set1_epi32(digits));
@@ -30,7 +30,7 @@ inline Int add_products(Int sums, const uint8_t* items, Digits digits) {
 #endif
 }
 
-// What the tables of a user say of the items of a panel.
+// The sums of a user's table entries for the items of a panel.
 inline void add_tables(const ScoreTopk& args, const float* tables, int64_t first, int64_t size, float* to) {
   for (int64_t i = 0; i < size; ++i) {
     const int32_t* codes = args.codes + (first + i) * args.num_tables;
@@ -39,7 +39,7 @@ inline void add_tables(const ScoreTopk& args, const float* tables, int64_t first
   }
 }
 
-// Numbers of the items of a panel, zeros behind the last one.
+// Scales and bounds of a panel's items, zeros after the last one.
 struct Numbers {
   const float *scale, *error, *norm;
   int64_t size;
@@ -73,7 +73,7 @@ inline void judge(const ScoreTopk& args, int64_t first, const Numbers& numbers, 
         load(numbers.error + at) * query.item_error + load(numbers.norm + at) * query.own_error + query.slack;
     store(score + at, found);
     store(off + at, bound);
-    below |= lanes_above(splat(query.threshold), found + bound) << at;  // not where it is no number
+    below |= lanes_above(splat(query.threshold), found + bound) << at;  // a NaN is not below, so its item is kept
   }
   for (uint32_t lanes = ~below & open; __builtin_expect(lanes != 0, 0); lanes &= lanes - 1) {
     const int i = __builtin_ctz(lanes);
@@ -133,7 +133,7 @@ void score_panels(const ScoreTopk& args, int64_t begin, int64_t end, scoring::Qu
 }
 
 #if SIMD_LANES == 16
-// The same with matrix tiles, for a whole number of their columns of fours. The digits of the users are neighbors.
+// The same with matrix tiles; a width of whole tiles only. The users' digits are contiguous.
 void score_panels_by_tiles(const ScoreTopk& args, int64_t begin, int64_t end, scoring::Query* queries,
                            int64_t num_queries) {
   const int64_t fours = (args.width + kChannels - 1) / kChannels;
@@ -157,8 +157,8 @@ void score_panels_by_tiles(const ScoreTopk& args, int64_t begin, int64_t end, sc
 }
 #endif
 
-// The halves of the products are folded upon one another, as the definition does; they need not be rounded themselves,
-// so it is the same whether the compiler fuses them with the sums. `scratch` has room for half a power of 2.
+// Adds the second half of the products to the first, and so on, as kernels/folding.py does. Products are exact in
+// float64, so the compiler may fuse them with the sums. `scratch` has room for `half` numbers.
 double exact_dot(const float* a, const float* b, int64_t width, int64_t half, double* scratch) {
   const int64_t both = width - half;
   for (int64_t c = 0; c < both; ++c) {

@@ -1,5 +1,5 @@
-// Vectors of SIMD_LANES floats for one instruction set per translation unit; no STL here, or a unit compiled for a
-// newer machine would leak its instructions into the others. NaN passes through every function.
+// Vectors of SIMD_LANES floats for one instruction set per translation unit; no STL here: the linker keeps one copy of
+// its inline functions, which could then run instructions that the machine lacks. NaN passes through every function.
 #pragma once
 
 #include <cstdint>
@@ -120,18 +120,18 @@ inline Float exp_negative(Float x) {
   return y * (Float)(((Int)shifted - (Int)magic + 127) << 23);
 }
 
-// In attention and norms numbers as large as this become NaN: their products would overflow, in one order of sums
-// before another (kernels/bounds.py).
+// Numbers of this magnitude or more become NaN in attention and norms: whether their products overflow depends on the
+// order of sums (kernels/bounds.py).
 constexpr float kMost = 1e15f;
 
 inline float bounded(float x) { return x < kMost && x > -kMost ? x : __builtin_nanf(""); }
 
 inline Float bounded(Float x) {
-  const Int magnitude = (Int)x & 0x7fffffff;  // orders as the magnitudes do, infinity and NaN last
+  const Int magnitude = (Int)x & 0x7fffffff;  // sorts as the magnitudes do, infinity and NaN last
   return magnitude < (Int)splat(kMost) ? x : splat(__builtin_nanf(""));
 }
 
-// Replaces logits by their softmax; there is room for whole vectors.
+// Replaces logits by their softmax; the buffer has room for whole vectors.
 inline void softmax(float* logits, int64_t size) {
   float largest = logits[0], total = 0;
   for (int64_t n = 1; n < size; ++n) largest = logits[n] > largest ? logits[n] : largest;
@@ -154,7 +154,7 @@ inline Float log_positive(Float x) {
   return __builtin_convertvector(exponent, Float) * 0.693147181f + (r + r * r * y);
 }
 
-// The sum of term(c) over c = 0, SIMD_LANES, ... < size, in blocks so that rounding errors do not add up.
+// The sum of term(c) over c = 0, SIMD_LANES, ... < size, in blocks, so that rounding errors stay small.
 template <typename Term>
 inline float blocked_sum(int64_t size, Term term) {
   Float total = splat(0);

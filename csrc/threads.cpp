@@ -35,7 +35,8 @@ struct Job {
 
 class ThreadPool {
  public:
-  // Helpers that wake after the last range was taken are not waited for.
+  // Does not wait for helpers that wake after the last range was taken. While another job runs, this thread works
+  // alone.
   void run(int num_helpers, Job& job) {
     std::unique_lock<std::mutex> entry(entry_, std::try_to_lock);
     if (!entry.owns_lock()) return job.drain();

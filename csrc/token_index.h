@@ -9,7 +9,7 @@ struct Token {
   int64_t codebook, code;
 };
 
-// Ascending items.
+// A list of items, ascending.
 struct Postings {
   const int32_t *first, *last;
 
@@ -22,7 +22,7 @@ struct TokenIndex {
   const int32_t* codes;  // items x codebooks
   const int64_t* offsets;
   const int32_t* postings;
-  const int64_t* pair_offsets;  // null where pairs are not listed
+  const int64_t* pair_offsets;  // null if pairs are not listed
   const int32_t* pair_postings;
 
   Postings posting_list(const Token& token) const {
@@ -37,7 +37,7 @@ struct TokenIndex {
     return {pair_postings + offset[0], pair_postings + offset[1]};
   }
 
-  // Of some tokens, one at least, or of their pairs where these are listed.
+  // The shortest list of one or more tokens, or of their pairs if these are listed.
   Postings shortest_list(const Token* tokens, int64_t count) const {
     const bool by_pairs = count > 1 && pair_offsets != nullptr;
     Postings shortest = by_pairs ? pair_list(tokens[0], tokens[1]) : posting_list(tokens[0]);
@@ -59,7 +59,7 @@ struct TokenIndex {
   }
 };
 
-// Of an op's arguments.
+// The index in an op's arguments.
 template <typename Args>
 TokenIndex token_index(const Args& args) {
   return {args.num_codebooks, args.codebook_size, args.codes,        args.offsets,

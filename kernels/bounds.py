@@ -1,4 +1,4 @@
-"""Numbers in attention and norms beyond bounds become NaN: what would overflow depends on the order of sums."""
+"""Bounds on numbers in attention and norms. Beyond them results are NaN, since overflow depends on a sum's order."""
 
 import torch
 from torch import Tensor
@@ -17,9 +17,9 @@ _checked = Checked()
 
 
 def check_weights(op: str, weights: Tensor) -> None:
-    """ValueError where a weight on the CPU is not finite, or as large as `MOST_WEIGHT`; looks once at each tensor.
+    """ValueError if a weight on the CPU is not finite or is `MOST_WEIGHT` or more in magnitude; checks a tensor once.
 
-    In bfloat16 they are not looked at, since biases stand between them in another format.
+    bfloat16 weights are not checked: biases are stored among them as the bits of float32 numbers.
     """
     if torch.compiler.is_compiling() or _checked.has((weights,)) or not has_values(weights):
         return
@@ -31,11 +31,11 @@ def check_weights(op: str, weights: Tensor) -> None:
 
 
 def bounded(x: Tensor) -> Tensor:
-    """x, with NaN for each number that is not finite, or as large as `MOST`."""
+    """x, with NaN for each number that is not finite or is `MOST` or more in magnitude."""
     return torch.where(x.abs() < MOST, x, torch.nan)
 
 
 def bounded_norm(x: Tensor, norm: Affine) -> Tensor:
-    """The layer norm of rows; NaN for those whose mean square is not in bounds."""
+    """The layer norm of each row; NaN if the row's root mean square is not below `MOST`."""
     size = x.square().mean(-1, keepdim=True).sqrt()
     return torch.where(size < MOST, F.layer_norm(x, x.shape[-1:], *norm), torch.nan)

@@ -1,8 +1,8 @@
 """An op's call as one typed record, and what follows from it: the schema, the flat form, the struct that C++ reads.
 
-A record is a NamedTuple whose fields are tensors, numbers, strings or records themselves, each of them optional or
-not. An op passes it whole to its check, its eager definition and every implementation; only `torch.library` and
-autograd, which know no records, see the fields one after the other.
+A record is a NamedTuple whose fields are tensors, numbers, strings or other records; any of them may be optional. An op
+passes it whole to its check, its eager definition and every implementation. Only `torch.library` and autograd, which
+cannot take records, get the fields as flat arguments.
 """
 
 import functools
@@ -22,7 +22,7 @@ _KINDS = {torch.Tensor: "Tensor", int: "SymInt", float: "float", bool: "bool"}
 
 
 class Layout:
-    """The fields of a record in order, those of inner records among them."""
+    """The fields of a record in order, with the fields of inner records in their place."""
 
     def __init__(self, record: type, optional: bool = False):
         self.record, self.optional = record, optional
@@ -31,12 +31,12 @@ class Layout:
         self.parts = [_part(hints[name], optional) for name in self.names]
 
     def flat(self) -> Iterator[tuple[str, str]]:
-        """The name of each field and its type in schemas."""
+        """The name of each field and its type in a `torch.library` schema."""
         for name, part in zip(self.names, self.parts, strict=True):
             yield from part.flat() if isinstance(part, Layout) else [(name, part)]
 
     def flatten(self, call: Any) -> Iterator[Any]:
-        """The values of all fields; None for each of an inner record that is not there."""
+        """The values of all fields; an inner record that is None gives None for each of its fields."""
         for part, value in zip(self.parts, itertools.repeat(None) if call is None else call, strict=False):
             if isinstance(part, Layout):
                 yield from part.flatten(value)
@@ -44,14 +44,14 @@ class Layout:
                 yield value
 
     def restore(self, flat: Iterator[Any]) -> Any:
-        """The record of which these are the next values."""
+        """The record made of the next values of `flat`."""
         values = [part.restore(flat) if isinstance(part, Layout) else next(flat) for part in self.parts]
         is_missing = self.optional and all(value is None for value in values)
         return None if is_missing else self.record(*values)
 
 
 def _part(hint: Any, optional: bool) -> "Layout | str":
-    """The layout of an inner record, or the type of a value in schemas."""
+    """The layout of an inner record, or the schema type of any other field."""
     if isinstance(hint, types.UnionType):
         hint, optional = next(one for one in typing.get_args(hint) if one is not types.NoneType), True
     kind = "str" if typing.get_origin(hint) is typing.Literal else _KINDS.get(hint)
@@ -60,20 +60,20 @@ def _part(hint: Any, optional: bool) -> "Layout | str":
 
 @functools.cache
 def native_op(op: str) -> Callable[..., None]:
-    """What runs an op in C++ on torch's number of threads, the fields of its struct (csrc/call.h) given by name."""
+    """A function that runs an op in C++ on torch's number of threads, given the fields of its struct by name."""
     from .. import _C
 
     return by_name(op, _C.fields(op), lambda packed: _C.call(op, packed, torch.get_num_threads()))
 
 
 def by_name(op: str, fields: Sequence[tuple[str, str]], use: Callable[[bytes], Any]) -> Callable[..., Any]:
-    """What packs a struct, given the name and the type in C++ of each field, and hands it on.
+    """A function that takes the fields of a struct (csrc/call.h) by name, packs them and passes the bytes to `use`.
 
-    It takes the fields by name; TypeError where they are not those of the struct. A tensor stands for its address, and
-    where the struct has a view, for its strides too; None for no tensor. What is not a view must be contiguous.
+    fields: the name and the C++ type of each. TypeError if the names are not those of the struct. A tensor is packed as
+    its address, for a view also its strides; None as zeros. A tensor for a field that is no view must be contiguous.
     """
     words = [_words(name, kind) for name, kind in fields]
-    # one expression, since a loop over the fields takes twice as long, and the tensors live until `use` has returned
+    # one expression: a loop over the fields takes twice as long, and the arguments keep the tensors alive during `use`
     function = eval(
         f"lambda *, {', '.join(name for name, _ in fields)}: use(pack({', '.join(values for _, values in words)}))",
         {"use": use, "pack": struct.Struct("".join(kinds for kinds, _ in words)).pack},
@@ -83,7 +83,7 @@ def by_name(op: str, fields: Sequence[tuple[str, str]], use: Callable[[bytes], A
 
 
 def _words(name: str, kind: str) -> tuple[str, str]:
-    """What `struct` calls the eight-byte words of a field, and the expression that gives them."""
+    """The `struct` format of a field's eight-byte words, and the expression that computes them."""
     if (view := re.match(r"(Raw|)View(\d)", kind)) is not None:
         size = f"{name}.element_size(), " if view[1] else ""
         kinds = "q" * (1 + bool(size) + int(view[2]))
@@ -95,10 +95,10 @@ def _words(name: str, kind: str) -> tuple[str, str]:
 
 
 def dense(tensor: torch.Tensor | None) -> torch.Tensor | None:
-    """A tensor, if there is one, as a struct takes it where it has no view of it."""
+    """The tensor, contiguous, for a field that is a plain pointer; None stays None."""
     return None if tensor is None else tensor.contiguous()
 
 
 def dense_rows(tensor: torch.Tensor) -> torch.Tensor:
-    """A tensor as a view takes it that has no stride for the last axis: with its numbers side by side there."""
+    """The tensor with a last axis of stride 1, for a view that has no stride for that axis."""
     return tensor if tensor.stride(-1) == 1 else tensor.contiguous()

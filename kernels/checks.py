@@ -1,4 +1,4 @@
-"""What every op checks on every call: dtype, device and shape, and on the CPU the integers that it reads by."""
+"""What every op checks on every call: dtype, device and shape, and on the CPU the integers that it uses as indices."""
 
 import functools
 import operator
@@ -25,7 +25,7 @@ INTEGERS = (torch.int64, torch.int32, torch.int16)
 
 
 class NegativeBitError(ValueError):
-    """An argument, of this `name`, whose numbers are in memory with the sign turned, as those of `z.conj().imag`."""
+    """The argument `name` has torch's negative bit: memory holds its numbers negated, as for `z.conj().imag`."""
 
     def __init__(self, op: str, name: str):
         super().__init__(f"{op}: {name} has torch's negative bit; pass {name}.resolve_neg()")
@@ -46,11 +46,11 @@ def bind(
     sizes: dict[str, int] | None = None,
     device: torch.device | None = None,
 ) -> dict[str, int]:
-    """The size of each letter in the names' suffixes (`ids_IM`); tensors that are None are left out.
+    """The size of each letter in the names' suffixes (`ids_IM`); tensors that are None are skipped.
 
-    `sizes` and `device` continue an earlier call. ValueError when a tensor is sparse or of another layout without
-    strides, when a dtype is not one of its group, when the floating-point tensors differ in dtype, when devices differ,
-    or when a shape does not fit its suffix.
+    `sizes` and `device` are those of an earlier call, which this one must agree with. ValueError if a tensor has no
+    strides (sparse and other layouts), if a dtype is not one of its group, if floating-point tensors differ in dtype,
+    if devices differ, or if a shape does not fit its suffix.
     """
     sizes, compiles = {} if sizes is None else sizes, torch.compiler.is_compiling()
     shared: torch.dtype | None = None
@@ -70,10 +70,10 @@ def bind(
             if group is floats:
                 shared = shared or dtype
                 if dtype is not shared:
-                    raise ValueError(f"{op}: {name} is {dtype} beside {shared}; convert one of them")
+                    raise ValueError(f"{op}: {name} is {dtype}, other tensors are {shared}; convert one of them")
             device = device or place
             if place != device:
-                raise ValueError(f"{op}: {name} is on {place} beside tensors on {device}")
+                raise ValueError(f"{op}: {name} is on {place}, other tensors are on {device}")
             if len(shape) != len(letters):
                 raise ValueError(f"{op}: {name} must have {len(letters)} axes ({letters}), found shape {tuple(shape)}")
             for letter, size in zip(letters, shape, strict=True):
@@ -89,20 +89,20 @@ def _letters(name: str) -> str:
 
 
 def check_count(op: str, name: str, count: int, least: int) -> None:
-    """ValueError where a number of results, say, is below `least` or needs more than 31 bits."""
+    """ValueError if `count` is below `least` or needs more than 31 bits."""
     if count < least or count >= 2**31:
         raise ValueError(f"{op}: {name} must lie in {least}..{2**31 - 1}, found {count}")
 
 
 def has_values(tensor: torch.Tensor) -> bool:
-    """Whether a call that is being checked has numbers, not the shapes alone that a compiler asks about."""
+    """Whether the tensor holds numbers; a compiler passes tensors that have shapes alone."""
     return not (torch.compiler.is_compiling() or isinstance(tensor, FakeTensor))
 
 
 def within(op: str, name: str, tensor: torch.Tensor | None, low: int, high: int) -> None:
-    """ValueError where an integer of a tensor on the CPU is not one of low..high; others are not read.
+    """ValueError if a tensor on the CPU holds an integer outside low..high.
 
-    To read them would wait for the GPU. C++ looks at its arguments itself (csrc/ranges.h).
+    A tensor on a GPU is not read, since that would wait for the GPU. C++ checks its arguments itself (csrc/ranges.h).
     """
     if tensor is None or not tensor.is_cpu or not tensor.numel():
         return
@@ -112,7 +112,7 @@ def within(op: str, name: str, tensor: torch.Tensor | None, low: int, high: int)
 
 
 def within_once(op: str, name: str, codes: torch.Tensor, high: int) -> None:
-    """`within` 0..high for the codes of a whole catalog, which are read again only after they were written to."""
+    """`within` 0..high for the codes of a whole catalog; codes that passed are read again only after a write."""
     if not codes.is_cpu or _codes.has((codes,), high):
         return
     within(op, name, codes, 0, high)
@@ -121,9 +121,9 @@ def within_once(op: str, name: str, codes: torch.Tensor, high: int) -> None:
 
 
 class Checked:
-    """Groups of tensors, and a number beside each, that were found right; they are until torch counts a write to one.
+    """Groups of tensors that passed a check, each with a number; a group counts until torch records a write to one.
 
-    It counts none through numpy or `.data`, nor to what was made in inference mode.
+    torch records no write through numpy or `.data`, and none to a tensor that was made in inference mode.
     """
 
     def __init__(self) -> None:
@@ -139,7 +139,7 @@ class Checked:
         key = tuple(map(id, parts))
 
         def forget(_: weakref.ref[torch.Tensor]) -> None:
-            self._known.pop(key, None)  # before another tensor can have the same id
+            self._known.pop(key, None)  # a later tensor may get the same id
 
         counts = None if any(part.is_inference() for part in parts) else tuple(map(_version, parts))
         self._known[key] = [weakref.ref(part, forget) for part in parts], counts, number

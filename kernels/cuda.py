@@ -1,4 +1,4 @@
-"""How a CUDA kernel is launched: out of `_C` where that was built with CUDA, else compiled from csrc/ by CuPy."""
+"""Launches CUDA kernels: those in `_C` if it was built with CUDA, else those that CuPy compiles from csrc/."""
 
 import functools
 import re
@@ -14,7 +14,7 @@ from .machine import native_has_cuda
 __all__ = ["SHARED_BYTES", "capacity_of_best", "fields", "launch", "packer", "source"]
 
 SHARED_BYTES = 44 << 10
-"""Shared memory that a launch may ask for; every GPU has 48 KiB, and the kernels hold a little of their own."""
+"""Shared memory that a launch may ask for: every GPU has 48 KiB, and the kernels also declare a little themselves."""
 
 _SOURCES = Path(__file__).parents[1] / "csrc"
 
@@ -28,7 +28,7 @@ def launch(
     device: torch.device,
     shared: int = 0,
 ) -> None:
-    """Run kernel `<op>_<entry>` on torch's current stream, with what the op's `packer` made."""
+    """Run kernel `<op>_<entry>` on torch's current stream; `packed` comes from the op's `packer`."""
     if grid == 0:
         return
     with torch.cuda.device(device):
@@ -49,18 +49,18 @@ def launch(
 
 @functools.cache
 def packer(op: str) -> Callable[..., bytes]:
-    """What packs an op's struct for `launch`, its fields given by name."""
+    """A function that takes the fields of an op's struct by name and packs them for `launch`."""
     return by_name(op, fields(op), bytes)
 
 
 def fields(op: str) -> list[tuple[str, str]]:
-    """The name and type of each field, read out of the source: where CuPy compiles that, `_C` may not be there."""
+    """The name and C++ type of each field, read from the source, since `_C` may be missing where CuPy compiles it."""
     text = (_SOURCES / f"{op}_call.h").read_text(encoding="utf-8")
     return [(name, kind) for kind, name in re.findall(r"FIELD\(([^()]+), (\w+)\)", text)]
 
 
 def capacity_of_best(kept: int, block: int) -> int:
-    """How many keys the struct `Best` of device.cuh needs: a power of two, `kept` and one for each thread."""
+    """How many keys the struct `Best` of device.cuh needs: `kept` and one for each thread, rounded to a power of 2."""
     return 1 << (kept + block - 1).bit_length()
 
 
@@ -72,7 +72,7 @@ def _compiled(op: str) -> Any:
 
 
 def source(op: str) -> str:
-    """The device code of an op in one piece: CuPy's cache does not look into included files."""
+    """The device code of an op as one text, since CuPy's cache would miss a change in an included file."""
     seen: set[str] = set()
 
     def whole(name: str) -> str:

@@ -1,7 +1,7 @@
 """How an op finds its implementation: the first of cuda, triton, cpp, eager that has no objection to the call.
 
-An implementation is a module beside the op's contract with `run(call)` and `objection(call) -> str | None`; it is
-imported when a call first reaches it. Nothing is tried and caught: what runs is decided before it runs.
+An implementation is a module in the op's package with `run(call)` and `objection(call) -> str | None`; it is imported
+when a call first reaches it. Nothing is tried and caught: the choice is made before anything runs.
 """
 
 import contextlib
@@ -43,11 +43,11 @@ _ops: dict[str, "Op"] = {}
 
 
 class BackendError(RuntimeError):
-    """A backend was asked for that cannot answer this call; the message says why."""
+    """The backend that was asked for cannot run this call; the message says why."""
 
 
 class Choice(NamedTuple):
-    """What a call would run on: the backend, and for each of the four why it is or is not the one."""
+    """The backend that a call would run on, and for each of the four why it is chosen or not."""
 
     backend: str
     reasons: dict[str, str]
@@ -66,17 +66,17 @@ def use_backend(backend: str) -> Iterator[None]:
 
 
 def forced_backend() -> str | None:
-    """The backend that calls are forced to, None where each op chooses its own."""
+    """The backend that calls are forced to; None if each op chooses."""
     return _forced.get()
 
 
 def uses_cpp() -> bool:
-    """Whether calls on the CPU run in C++ where an op has no objection."""
+    """Whether calls on the CPU run in C++ if the op has no objection."""
     return forced_backend() in (None, "cpp") and backend_problem("cpp", "cpu", asked=False) is None
 
 
 def native_isa() -> str | None:
-    """The instruction set that the extension uses, None where it is not there."""
+    """The instruction set that the extension uses; None without the extension."""
     if native_problem() is not None:
         return None
     from .. import _C
@@ -85,7 +85,7 @@ def native_isa() -> str | None:
 
 
 def cpp_multiplies_bf16() -> bool:
-    """Whether C++ has fast products of bfloat16: AMX's tiles or AVX512-BF16; it has no other ones."""
+    """Whether C++ can multiply bfloat16 here, by AMX tiles or AVX512-BF16."""
     if native_problem() is not None:
         return False
     from .. import _C
@@ -96,12 +96,12 @@ def cpp_multiplies_bf16() -> bool:
 class Op:
     """One op: its checks, its eager definition, its accelerated implementations and its gradient.
 
-    A call is a `record`, a NamedTuple whose first field is a tensor on the call's device; the public function makes it,
-    and all else takes it whole. `results`: how many tensors come out. `check` raises ValueError. `values` is called
-    before the reference, and raises ValueError for integers that it cannot read by; C++ does so itself.
-    `save(ctx, call, output)` and `backward(ctx, *grads)`, which gives gradients by the names of the record's fields,
-    are used as in `torch.library.register_autograd`; an op without them gives no gradient. `mutates`: the fields that
-    are written to.
+    The public function makes a `record` of its arguments, a NamedTuple whose first field is a tensor on the call's
+    device; everything else takes this record. `results`: the number of tensors returned. `check` raises ValueError for
+    wrong dtypes, devices and shapes. `values` runs before the reference and raises ValueError for integers that are no
+    valid indices; C++ checks these itself. `save(ctx, call, output)` and `backward(ctx, *grads)` are used as in
+    `torch.library.register_autograd`, but `backward` returns gradients by field name; without them the op has no
+    gradient. `mutates`: the fields that are written to.
     """
 
     def __init__(
@@ -174,7 +174,7 @@ class Op:
             torch.set_grad_enabled(True)
 
     def _checked(self, call: Any) -> Any:
-        """The call, without torch's negative bit."""
+        """The call, checked and with torch's negative bit resolved."""
         try:
             self.check(call)
         except NegativeBitError as found:
@@ -185,17 +185,17 @@ class Op:
         return call
 
     def dispatch(self, *flat: Any) -> Any:
-        """As `torch.library` calls it, which may have checked shapes without values."""
+        """The body of the `torch.library` op; it checks values, since a compiler had shapes alone to check."""
         call = self._restored(flat)
         if self.values is not None:
             self.values(call)
         return self._run(call)
 
     def _run(self, call: Any) -> Any:
-        """Run the implementation that is forced, or else the first without an objection (the call is checked)."""
+        """Run a checked call on the forced backend, or else on the first without an objection."""
         device = call[0].device.type
         if torch.is_autocast_enabled(device):
-            # an op computes in the dtypes of its arguments: error bounds and fp64 decisions rest on it
+            # error bounds and fp64 decisions rely on an op computing in the dtypes of its arguments
             with torch.autocast(device, enabled=False):
                 return self._run(call)
         forced = _forced.get()
@@ -212,11 +212,11 @@ class Op:
         return self.reference(call)
 
     def flat(self, *args: Any) -> tuple[Any, ...]:
-        """What `library` takes, of the public function's arguments."""
+        """The public function's arguments, checked, as `library` takes them."""
         return tuple(self.layout.flatten(self._checked(self.record(*args))))
 
     def which(self, *args: Any) -> Choice:
-        """The backend that the public function would run on with these arguments, and each backend's reason."""
+        """The backend that the public function would run on with these arguments, and why each is chosen or not."""
         call, forced, chosen = self._checked(self.record(*args)), _forced.get(), None
         if self.values is not None:
             self.values(call)
@@ -269,9 +269,9 @@ class Op:
 def _autograd_function(
     op: Op, save: Callable[..., None], backward: Callable[..., Mapping[str, torch.Tensor | None]]
 ) -> Any:
-    """The gradient formulas for calls that do not go through `torch.library`, which costs microseconds, and for it.
+    """The op's gradient, for `torch.library` and for calls that bypass it, which saves microseconds.
 
-    The backward pass, which may run in another thread, is forced where the forward pass was.
+    The backward pass may run in another thread; it is forced to the backend that the forward pass was forced to.
     """
     names = [name for name, _ in op.layout.flat()]
 
@@ -314,12 +314,12 @@ def all_ops() -> dict[str, Op]:
 
 
 def _note(backend: str) -> str:
-    """What there is to say of a backend that this machine has."""
+    """What `status` says of a backend that this machine has."""
     if backend != "cpp":
         return "available"
     try:
         return f"available, on {native_isa()}"
-    except ValueError as error:  # REG4REC_ISA names none
+    except ValueError as error:  # REG4REC_ISA names no instruction set of this machine
         return str(error)
 
 

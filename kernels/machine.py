@@ -1,4 +1,4 @@
-"""Which backends this machine has: a sentence for each one it lacks, found without importing or touching anything."""
+"""Which backends this machine has, and why it lacks the others, found without importing triton or cupy."""
 
 import functools
 import importlib.util
@@ -14,13 +14,13 @@ _PACKAGE = __name__.split(".", maxsplit=1)[0]
 
 @functools.cache
 def interpreted() -> bool:
-    """Whether Triton kernels run in the interpreter (TRITON_INTERPRET=1 when the first one was needed)."""
+    """Whether Triton kernels run in the interpreter (TRITON_INTERPRET=1 when this was first asked)."""
     return os.environ.get("TRITON_INTERPRET", "0") == "1"
 
 
 @functools.cache
 def native_problem() -> str | None:
-    """Why the extension `_C` cannot be used here, or None; a build that failed left its reason beside it."""
+    """Why the extension `_C` cannot be used here, or None; a failed build leaves its reason in `_C.missing.txt`."""
     if importlib.util.find_spec(f"{_PACKAGE}._C") is not None:
         return None
     note = Path(__file__).parents[1] / "_C.missing.txt"
@@ -30,7 +30,7 @@ def native_problem() -> str | None:
 
 @functools.cache
 def native_has_cuda() -> bool:
-    """Whether the extension `_C` is there and was built with CUDA."""
+    """Whether the extension `_C` exists and was built with CUDA."""
     return native_problem() is None and bool(importlib.import_module(f"{_PACKAGE}._C").has_cuda)
 
 
@@ -48,7 +48,7 @@ def _triton_problem() -> str | None:
 
 
 def backend_problem(backend: str, device: str, asked: bool) -> str | None:
-    """Why `backend` cannot work on tensors of this device type, or None; `asked` says that it was forced."""
+    """Why `backend` cannot work on tensors of this device type, or None. asked: whether it was forced."""
     if backend == "eager":
         return None
     if backend == "cpp":
@@ -56,7 +56,7 @@ def backend_problem(backend: str, device: str, asked: bool) -> str | None:
     if backend == "cuda":
         return _cuda_problem() if device == "cuda" else f"the tensors are on the {device}, it needs a GPU"
     if interpreted() and not asked:
-        return "the kernels are interpreted, which has to be asked for"
+        return "the kernels are interpreted, and run only if this backend is forced"
     if device != "cuda" and not interpreted():
         return f"the tensors are on the {device}, it needs a GPU (or TRITON_INTERPRET=1 set at the start)"
     return _triton_problem()

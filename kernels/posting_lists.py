@@ -11,7 +11,7 @@ __all__ = ["PostingLists"]
 class PostingLists(NamedTuple):
     """List n is `postings[offsets[n] : offsets[n + 1]]`, item rows ascending; offsets int64, postings int32.
 
-    Who asks for lists by number may ask for -1, which is empty.
+    Methods that take list numbers read -1 as an empty list.
     """
 
     offsets: Tensor
@@ -19,7 +19,7 @@ class PostingLists(NamedTuple):
 
     @classmethod
     def build(cls, keys: list[Tensor], num_keys: int, rows_T: Tensor) -> "PostingLists":
-        """The lists of the rows by each of `keys` (T,) in turn, which lie in 0..num_keys-1."""
+        """For each tensor of `keys` in turn, num_keys lists: row rows_T[t] is in list key[t], 0..num_keys-1."""
         postings = torch.empty(len(keys), len(rows_T), dtype=torch.int32, device=rows_T.device)
         lengths = [rows_T.new_zeros(1)]
         for key_T, list_T in zip(keys, postings, strict=True):
@@ -42,7 +42,7 @@ class PostingLists(NamedTuple):
         return PostingLists(offsets + added_offsets, merged)
 
     def without(self, is_removed_I: Tensor) -> "PostingLists":
-        """These lists without some rows."""
+        """These lists without the rows marked in is_removed_I."""
         is_lost = is_removed_I[self.postings]
         lost_T = is_lost.nonzero().squeeze(1)
         return PostingLists(self.offsets - torch.searchsorted(lost_T, self.offsets), self.postings[~is_lost])
@@ -52,20 +52,20 @@ class PostingLists(NamedTuple):
         return (self.offsets[slots + 1] - self.offsets[slots]).masked_fill(slots < 0, missing)
 
     def rows(self, slot_X: Tensor) -> tuple[Tensor, Tensor]:
-        """(place in slot_X, row) of all rows in these lists."""
+        """(place in slot_X, row) for every row of the lists slot_X."""
         length_X = self.lengths(slot_X, 0)
         place_T = torch.repeat_interleave(length_X)
         begin_X = self.offsets[slot_X] - (length_X.cumsum(0) - length_X)
         return place_T, self.postings[torch.arange(len(place_T), device=slot_X.device) + begin_X[place_T]].long()
 
     def shortest(self, slots_TX: Tensor) -> tuple[Tensor, Tensor]:
-        """(t, row) of all rows in the shortest of each t's lists, -1 aside."""
+        """(t, row) for every row of the shortest list in slots_TX[t]; lists -1 do not count."""
         shortest_T1 = self.lengths(slots_TX, 2**62).argmin(1, keepdim=True)
         return self.rows(slots_TX.gather(1, shortest_T1).squeeze(1))
 
 
 def _lower_bound(postings: Tensor, first_T: Tensor, last_T: Tensor, row_T: Tensor) -> Tensor:
-    """The first place of each list first..last-1 whose row is not below, by bisection."""
+    """The first place in each list first..last-1 whose row is not below row_T, else last; by bisection."""
     low_T, high_T = first_T, last_T
     for _ in range(int((last_T - first_T).max()).bit_length() if len(row_T) else 0):
         middle_T = (low_T + high_T) // 2

@@ -1,4 +1,4 @@
-"""Flat tensors in order of several keys, equal ones as they stand."""
+"""Stable sorting of flat tensors by several keys."""
 
 import torch
 from torch import Tensor
@@ -7,7 +7,7 @@ __all__ = ["first_of_each", "lexsort"]
 
 
 def lexsort(*keys_T: Tensor) -> Tensor:
-    """Places in ascending order of the last key, equal ones of the one before it, and so on; then as they stand."""
+    """The indices that sort by the last key, then by the one before it, and so on; equal entries keep their order."""
     order = torch.arange(len(keys_T[0]), device=keys_T[0].device)
     for key_T in keys_T:
         order = order[key_T[order].sort(stable=True).indices]
@@ -15,7 +15,7 @@ def lexsort(*keys_T: Tensor) -> Tensor:
 
 
 def first_of_each(key_T: Tensor, *values_T: Tensor) -> list[Tensor]:
-    """The values at the first place of every key, by key."""
+    """The values at the first place of every distinct key, in the order of the keys."""
     sorted_T, order = key_T.sort(stable=True)
     first = order[torch.nn.functional.pad(sorted_T[1:] != sorted_T[:-1], (1, 0), value=True)[: len(key_T)]]
     return [value_T[first] for value_T in values_T]

@@ -1,4 +1,4 @@
-"""The index over existing items: which of them carry which tokens, and what a path can still become."""
+"""The index over existing items: which of them carry which tokens, and which tokens a path can still take."""
 
 from itertools import combinations
 from typing import NamedTuple
@@ -12,7 +12,7 @@ from .posting_lists import PostingLists
 __all__ = ["TokenIndex", "bind_index", "check_index", "pair_slot"]
 
 MOST_PAIRED = 8
-"""Codebooks up to which pairs are listed: they take 2 M (M - 1) bytes an item."""
+"""The most codebooks with which pairs are listed by default: they take 2 M (M - 1) bytes per item."""
 LISTS = ("offsets", "postings", "pair_offsets", "pair_postings")
 
 _checked = Checked()
@@ -26,7 +26,7 @@ class TokenIndex(NamedTuple):
     counts_MK: int32, the length of every list. pair_offsets: int64 (M (M - 1) / 2 * K * K + 1,), pair_postings: int32,
     the same for two tokens (`pair_slot`); both empty where pairs are not listed.
 
-    `build` makes one. Paths that it is asked about have a token for each codebook, -1 where they have none yet.
+    `build` makes one. Methods take a path as one token per codebook, -1 where it has none yet.
     """
 
     codes_IM: Tensor
@@ -40,10 +40,10 @@ class TokenIndex(NamedTuple):
     def build(
         cls, codes_IM: Tensor, codebook_size: int, items: Tensor | None = None, pairs: bool | None = None
     ) -> "TokenIndex":
-        """Index all items, or only the rows in `items` (distinct): the others can then never be reached.
+        """Index all items, or only the rows in `items` (distinct), so that a search never reaches the others.
 
-        `pairs` lists pairs of tokens too; None decides by size: where their lists hold an item on average, for up to 8
-        codebooks. ValueError for codes outside 0..codebook_size-1, and for rows that are not distinct or not there.
+        `pairs`: whether to list pairs of tokens too. None does so for up to 8 codebooks if a pair's list has at least
+        one item on average. ValueError for codes outside 0..codebook_size-1, and for rows that repeat or do not exist.
         """
         num_items, num_codebooks = codes_IM.shape
         if num_items and (int(codes_IM.min()) < 0 or int(codes_IM.max()) >= codebook_size):
@@ -75,7 +75,7 @@ class TokenIndex(NamedTuple):
     def with_items(self, codes_IM: Tensor, rows_T: Tensor) -> "TokenIndex":
         """The index with the rows `rows_T` (distinct, not in it yet) of `codes_IM`, which begins with its own codes.
 
-        Merges in linear time what `build` would sort; pairs stay listed or not, as they are.
+        Takes linear time, since it merges lists where `build` sorts. Pairs are listed if they were before.
         """
         size, is_listed = self.counts_MK.shape[1], self.listed_items()
         if not torch.equal(codes_IM[: len(is_listed)].int(), self.codes_IM):
@@ -88,23 +88,23 @@ class TokenIndex(NamedTuple):
         return self._taken_over(TokenIndex._of(codes_IM, size, tokens, pairs))
 
     def without_items(self, rows_T: Tensor) -> "TokenIndex":
-        """The index without the rows `rows_T` (distinct), in linear time; their codes stay where they are."""
+        """The index without the rows `rows_T` (distinct), in linear time; their codes stay in codes_IM."""
         is_removed_I = torch.zeros(len(self.codes_IM), dtype=torch.bool, device=rows_T.device)
         is_removed_I[rows_T] = True
         tokens, pairs = self._tokens.without(is_removed_I), self._pairs.without(is_removed_I)
         return self._taken_over(TokenIndex._of(self.codes_IM, self.counts_MK.shape[1], tokens, pairs))
 
     def _taken_over(self, made: "TokenIndex") -> "TokenIndex":
-        """An index derived from this one; as valid as this one."""
+        """`made`, which was derived from this index: marked as checked if this one is."""
         return made._trusted() if _checked.has(self) else made
 
     def stored(self) -> dict[str, Tensor]:
-        """What `restored` needs beside the codes."""
+        """The tensors that `restored` needs besides the codes."""
         return {name: getattr(self, name) for name in LISTS}
 
     @classmethod
     def restored(cls, stored: dict[str, Tensor], codes_IM: Tensor, codebook_size: int, num_items: int) -> "TokenIndex":
-        """The index of `num_items` of the items; KeyError or ValueError where the lists cannot be theirs."""
+        """The index saved by `stored`, of `num_items` items; KeyError or ValueError if the lists do not fit them."""
         num_codebooks = codes_IM.shape[1]
         num_pairs = num_codebooks * (num_codebooks - 1) // 2
         offsets, postings, pair_offsets, pair_postings = (stored[name] for name in LISTS)
@@ -139,9 +139,9 @@ class TokenIndex(NamedTuple):
         return torch.zeros(len(self.codes_IM), dtype=torch.bool, device=rows.device).index_fill_(0, rows.long(), True)
 
     def admissible_tokens(self, tokens_BPM: Tensor, live_BP: Tensor, exclude_BX: Tensor | None = None) -> Tensor:
-        """open_BPMK: the tokens of unused codebooks by which a live path can still become an item.
+        """open_BPMK: the tokens of unused codebooks with which a live path can still reach an item.
 
-        That is a listed one which is not in the user's row of exclude_BX (padded with -1).
+        That is a listed item that is not in the user's row of exclude_BX (padded with -1).
         """
         batch, paths, num_codebooks = tokens_BPM.shape
         codebook_size = self.counts_MK.shape[1]
@@ -161,9 +161,10 @@ class TokenIndex(NamedTuple):
         return open_BPMK & (tokens_BPM < 0)[..., None]
 
     def items_with_tokens(self, tokens_PM: Tensor) -> tuple[Tensor, Tensor]:
-        """All (path, item) pairs where the item carries every token of the path: its shortest list, filtered."""
+        """All (path, item) pairs where the item carries every token of the path; filters the path's shortest list."""
         slots_PM = self._token_slots(tokens_PM)
         if self.lists_pairs:
+            # the list of a pair is never longer than those of its tokens, so only paths of one token read the latter
             slots_PX, _ = self._pair_slots(tokens_PM)
             paired_P1 = (slots_PX >= 0).any(1, keepdim=True)
             alone_T, alone_item_T = self._tokens.shortest(slots_PM.masked_fill(paired_P1, -1))
@@ -178,9 +179,9 @@ class TokenIndex(NamedTuple):
     def items_sharing_tokens(self, tokens_PM: Tensor, fewest_P: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """All (path, item) pairs, by path, that share `fewest_P` (1 or more) of its tokens, and how many they share.
 
-        An item that shares f of d tokens carries one of any d - f + 1 of them, so the shortest lists of that many are
-        read. With the codebooks in f - 1 groups it carries two of one group, so pairs within groups do where pairs are
-        listed.
+        An item that shares f of d tokens carries at least one of any d - f + 1 tokens, so the shortest d - f + 1 lists
+        are read. If pairs are listed, the codebooks are split into f - 1 groups: two of the f shared tokens are then in
+        the same group, so the lists of pairs within groups are enough.
         """
         if self.lists_pairs and bool((fewest_P > 1).all()):
             lists = self._pairs
@@ -199,13 +200,13 @@ class TokenIndex(NamedTuple):
         shared_TM = self.codes_IM[item_T] == tokens_PM[path_T]
         shared_T = shared_TM.sum(1)
         # an item that is in several of a path's lists is taken from the first
-        standing_TX = shared_TM[:, left_X] & shared_TM[:, right_X] & read_PX[path_T]
-        first_T = standing_TX.cumsum(1).gather(1, slot[at_T, None]).squeeze(1) == 1
+        found_TX = shared_TM[:, left_X] & shared_TM[:, right_X] & read_PX[path_T]
+        first_T = found_TX.cumsum(1).gather(1, slot[at_T, None]).squeeze(1) == 1
         taken_T = first_T & (shared_T >= fewest_P[path_T])
         return path_T[taken_T], item_T[taken_T], shared_T[taken_T]
 
     def is_excluded(self, user_T: Tensor, item_T: Tensor, exclude_BX: Tensor) -> Tensor:
-        """Which items are in the row of exclude_BX (items, -1 for none) of their user."""
+        """Which items are in their user's row of exclude_BX (items, -1 for none)."""
         num_items = len(self.codes_IM)
         user_B1 = torch.arange(exclude_BX.shape[0], device=exclude_BX.device)[:, None]
         keys = torch.where(exclude_BX >= 0, user_B1 * num_items + exclude_BX, -1)
@@ -220,13 +221,13 @@ class TokenIndex(NamedTuple):
         return PostingLists(self.pair_offsets, self.pair_postings)
 
     def _token_slots(self, tokens_PM: Tensor) -> Tensor:
-        """slots_PM: the posting lists of a path's tokens, -1 for none."""
+        """slots_PM: the numbers of the lists of a path's tokens, -1 where it has no token."""
         num_codebooks, codebook_size = self.counts_MK.shape
         first_M = torch.arange(num_codebooks, device=tokens_PM.device) * codebook_size
         return (tokens_PM + first_M).masked_fill(tokens_PM < 0, -1)
 
     def _pair_slots(self, tokens_PM: Tensor) -> tuple[Tensor, Tensor]:
-        """slots_PX: the lists of the pairs of a path's tokens, -1 for none, and the codebooks of each pair (2, X)."""
+        """(slots_PX, books_2X): the numbers of the lists of a path's token pairs, -1 for none, and their codebooks."""
         num_codebooks, codebook_size = self.counts_MK.shape
         books_2X = torch.combinations(torch.arange(num_codebooks, device=tokens_PM.device)).T
         first_X = torch.tensor([pair_slot(num_codebooks, codebook_size, r, s) for r, s in books_2X.T.tolist()])
@@ -235,7 +236,7 @@ class TokenIndex(NamedTuple):
         return slots_PX.masked_fill((left_PX < 0) | (right_PX < 0), -1), books_2X
 
     def _open_at_root(self, batch: int, exclude_BX: Tensor | None) -> Tensor:
-        """open_BMK before the first token: tokens that more items carry than are excluded."""
+        """open_BMK before the first token: the tokens that more items carry than the user excludes."""
         num_codebooks, codebook_size = self.counts_MK.shape
         counts = self.counts_MK.reshape(1, -1).repeat(batch, 1)
         if exclude_BX is not None and exclude_BX.shape[1]:
@@ -251,12 +252,12 @@ class TokenIndex(NamedTuple):
 
 
 def pair_slot(num_codebooks: int, codebook_size: int, r: int, s: int) -> int:
-    """Where the lists of codebooks r < s begin: that of tokens (r, i) and (s, j) is i * K + j places behind."""
+    """The number of the first list of codebooks r < s; that of tokens (r, i) and (s, j) is i * K + j more."""
     return (r * (2 * num_codebooks - r - 1) // 2 + s - r - 1) * codebook_size**2
 
 
 def bind_index(op: str, index: TokenIndex, sizes: dict[str, int], device: torch.device) -> None:
-    """`checks.bind` of an op's index, and `check_index` where there are values."""
+    """`checks.bind` for an op's index, and `check_index` if it has values."""
     if not torch.compiler.is_compiling() and _checked.has(index) and device == index.codes_IM.device:
         own = zip("IMK", (*index.codes_IM.shape, index.counts_MK.shape[1]), strict=True)
         if all(sizes.setdefault(letter, size) == size for letter, size in own):
@@ -278,7 +279,7 @@ def bind_index(op: str, index: TokenIndex, sizes: dict[str, int], device: torch.
 
 
 def check_index(op: str, index: TokenIndex) -> None:
-    """ValueError for an index on the CPU that is not as `TokenIndex.build` makes it; looks once at each."""
+    """ValueError for an index on the CPU that `TokenIndex.build` would not have made; checks each index once."""
     if _checked.has(index) or not index.offsets.is_cpu:
         return
     codebook_size = index.counts_MK.shape[1]

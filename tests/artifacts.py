@@ -1,4 +1,4 @@
-"""Artifacts that are whole by their checksums, and yet hold what no writer of ours would put there."""
+"""Artifacts whose checksums are right, but whose content none of our writers would produce."""
 
 import copy
 import json
@@ -13,14 +13,14 @@ from reg4rec.storage import write_header
 
 
 def reseal(path: Path, changes: dict[str, Any] | None = None, without: Sequence[str] = ()) -> None:
-    """Write a header again, with other entries and the checksums of the files as they are now."""
+    """Rewrite a header with other entries and the checksums of the present files."""
     header = json.loads(path.read_text()) | (changes or {})
     kept = {name: value for name, value in header.items() if name not in without}
     write_header(path, kept, [name for name in header["files"] if (path.parent / name).exists()])
 
 
 def of_any_items(model: Reg4RecModel) -> Reg4RecModel:
-    """The model, its weights shared, as if made by hand: for tokens and items that it was not trained on."""
+    """The model with shared weights but no catalog: it accepts tokens and items that it was not trained on."""
     model = copy.copy(model)
     model.catalog = None
     return model

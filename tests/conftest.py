@@ -42,7 +42,7 @@ def tokenizer(shop: SyntheticShop) -> Tokenizer:
 
 @pytest.fixture(scope="session")
 def model_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run folder of the model, once that is there."""
+    """The run folder of the model, which is trained first."""
     return tmp_path_factory.mktemp("model")
 
 
@@ -61,20 +61,20 @@ def model(shop: SyntheticShop, tokenizer: Tokenizer, model_run: Path) -> Reg4Rec
 
 @pytest.fixture(scope="session")
 def token_model(shop: SyntheticShop, tokenizer: Tokenizer) -> Reg4RecModel:
-    """Without a score of whole items; knows the shop a little, and is read-only too."""
+    """A model without a score of whole items; knows the shop a little; read-only too."""
     config = PretrainConfig(size="tiny", score_items=False, validation_users=10, loop=LoopConfig(epochs=2))
     return pretrain(shop, tokenizer, config, Run(device="cpu", progress=False))
 
 
 @pytest.fixture(scope="session")
 def exact(shop: SyntheticShop, tokenizer: Tokenizer, model: Reg4RecModel) -> Recommender:
-    """As users get it: items are ranked by their own score."""
+    """The recommender that users get: it ranks items by their own score."""
     return Recommender(model, tokenizer, shop.items, shop.item_counts("train"), device="cpu")
 
 
 @pytest.fixture(scope="session")
 def recommender(exact: Recommender) -> Recommender:
-    """The same with a search for paths, with fewer beams than the shop has items."""
+    """The same, but it searches paths, with fewer beams than the shop has items."""
     return exact.with_search(retriever="paths", num_beams=37)
 
 

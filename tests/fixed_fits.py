@@ -6,7 +6,7 @@
 
 `demo` is `reg4rec demo` with 2 epochs, `paper` that recipe with 2 epochs, both on MovieLens-100K with one thread.
 Rounding differs between processors and between versions of the libraries that multiply, so `fixed_fits.json` holds
-a set of hashes for each combination that somebody has kept; on any other machine there is nothing to compare with.
+a set of hashes for each combination that somebody has kept; other machines have nothing to compare with.
 """
 
 import argparse
@@ -40,7 +40,7 @@ def sha256(*parts: bytes) -> str:
 
 
 def hashes(folder: Path, data: reg4rec.Dataset) -> dict[str, str]:
-    """Of the recommender in a folder: its weights, the tokens of its items, and what it recommends to some users."""
+    """Hashes of a saved recommender: its weights, its items' tokens, and its recommendations for some users."""
     recommender = reg4rec.Recommender.from_pretrained(folder, "cpu", "float32")
     weights = sorted(recommender.model.state_dict().items())
     ids, users = data.items.ids.to_pylist(), data.user_ids[:USERS].to_pylist()
@@ -61,7 +61,7 @@ def fit_paper(data: reg4rec.Dataset, out: Path) -> Path:
 
 
 def processor() -> str:
-    """Vendor, family, model, and the instruction set that torch takes."""
+    """Vendor, family, model, and the instruction set that torch uses."""
     facts = Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").exists() else ""
     found = [re.search(rf"^{name}\s*:\s*(.+)$", facts, re.MULTILINE) for name in ("vendor_id", "cpu family", "model")]
     return " ".join([*(match[1] for match in found if match), torch.backends.cpu.get_cpu_capability()])

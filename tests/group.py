@@ -1,4 +1,4 @@
-"""What the tests of several processes run: in one process or, by `torchrun tests/group.py FOLDER OUT NAME ...`, in two.
+"""Tasks for tests with several processes: run in one, or by `torchrun tests/group.py FOLDER OUT NAME ...` in two.
 
 NAME is a function of this file, which writes into a folder of its name.
 """
@@ -36,7 +36,7 @@ from reg4rec.train.pretrain import PretrainStage
 from tests.artifacts import of_kinds
 
 LOOP = LoopConfig(epochs=3, learning_rate=3e-3, log_every=1, checkpoint_seconds=0.0)
-# windows in the last batches are fewer than two, so that one process has no row
+# the last batches have fewer than two windows, so one process has no row
 PRETRAIN = PretrainConfig(
     size="tiny", max_history=4, batch_targets=999, validation_users=31, crss_fraction=0.34, dropout=0.0, loop=LOOP
 )
@@ -62,7 +62,7 @@ class Stopped(BaseException):
 def whole(folder: Path, out: Path, parallel: Any = "ddp", killed_at: int = -1, by_signal: bool = False) -> Reg4RecModel:
     """Pre-training without dropout in float64; the last process ends before step `killed_at`.
 
-    In float32 sums of another order may decide near ties: which codebook comes first in the model's own order.
+    In float32 the order of sums could decide near ties: which codebook comes first in the model's own order.
     """
     loss, steps = PretrainStage.loss, 0
 
@@ -86,7 +86,7 @@ def whole(folder: Path, out: Path, parallel: Any = "ddp", killed_at: int = -1, b
 
 
 def weighed(folder: Path, out: Path) -> Reg4RecModel:
-    """The same, a third of the interactions bought and the others looked at."""
+    """The same; a third of the interactions are purchases, the others views."""
     data, tokenizer = Dataset.load(folder / "data"), Tokenizer.from_pretrained(folder / "tokenizer")
     rows = (np.arange(len(data.sequences.items)) % 3 > 0).astype(np.uint8)
     data = of_kinds(data, Kinds({"buy": 1.0, "look": 0.25}, rows))
@@ -104,7 +104,7 @@ def killed(folder: Path, out: Path) -> Reg4RecModel:
 
 
 def kept_fp8(folder: Path, out: Path) -> None:
-    """FSDP2 writes new weights where the old ones were: those that layers keep in fp8 must be the new ones."""
+    """FSDP2 writes new weights into the old memory: the fp8 copies that layers keep must follow."""
     fp8_linear = ops.fp8_linear
 
     def compared(x_TD: Tensor, weight_OD: Tensor, bias_O: Tensor | None, weight8: ops.Fp8Weight) -> Tensor:

@@ -1,4 +1,4 @@
-"""The extension on one instruction set after the other."""
+"""Runs the extension on a chosen instruction set."""
 
 import contextlib
 from collections.abc import Iterator
@@ -9,12 +9,12 @@ from reg4rec import ops
 from reg4rec.kernels.machine import native_problem
 
 BF16_ISAS = ("avx512", "amx")
-"""Those on which some processors have products of bfloat16."""
+"""Instruction sets on which some processors multiply bfloat16."""
 
 
 @contextlib.contextmanager
 def selected_isa(name: str) -> Iterator[None]:
-    """The extension on one instruction set; a test is skipped where the machine or the extension lacks it."""
+    """The extension on one instruction set; skips the test if the machine or the extension lacks it."""
     if (problem := native_problem()) is not None:
         pytest.skip(problem)
     from reg4rec import _C
@@ -31,7 +31,7 @@ def selected_isa(name: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def selected_bf16(name: str) -> Iterator[None]:
-    """`selected_isa`; a test is skipped where the processor has no products of bfloat16 there, too."""
+    """`selected_isa`; also skips the test if the processor cannot multiply bfloat16 on it."""
     with selected_isa(name):
         if not ops.cpp_multiplies_bf16():
             pytest.skip(f"this processor has no products of bfloat16 on {name}")

@@ -1,4 +1,4 @@
-"""The benches keep what they promise, a loss against the kept result fails by name, the summary says who is ahead."""
+"""The benches keep their promises, a loss against a saved result fails by name, the summary shows the best row."""
 
 import json
 import os
@@ -19,7 +19,7 @@ BENCHES = [f"bench/bench_ops.py::bench_forward[js_divergence-rows={rows}-eager]"
 def run_bench(storage: Path, *options: str) -> subprocess.CompletedProcess[str]:
     short = ("--benchmark-max-time=0.01", f"--benchmark-storage=file://{storage}")
     command = [sys.executable, "-m", "pytest", "-q", *BENCHES, "--device=cpu", *short, *options]
-    # within a worker of pytest-xdist benches would switch themselves off
+    # benches switch themselves off in a worker of pytest-xdist
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
@@ -59,7 +59,7 @@ def row(backend: str, seconds: float, group: str = "scan/users=1/cpu", timer: st
     return {"group": group, "extra_info": extra_info, "stats": {"min": seconds, "median": 2 * seconds}}
 
 
-def test_our_best_row_is_set_beside_eager_pytorch_and_the_best_rival() -> None:
+def test_our_best_row_is_compared_with_eager_pytorch_and_the_best_rival() -> None:
     rows = [row("exact", 1e-3), row("paths", 4e-3), row("torch float32", 2e-3), row("faiss", 3e-3), row("onnx", 5e-3)]
     alone = [row("cpp", 1e-3, "other/x/cpu"), row("cpp bfloat16", 5e-4, "other/x/cpu")]
     assert list(sentences(grouped(rows))) == [

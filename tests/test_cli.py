@@ -48,7 +48,7 @@ HUGE = 1 << 64
 
 @dataclass(frozen=True)
 class Chain:
-    """The folder in which the commands wrote one from the other, and what each of them printed."""
+    """The folder in which each command read what an earlier one wrote, and what they printed."""
 
     root: Path
     printed: dict[str, str]
@@ -56,7 +56,7 @@ class Chain:
 
 @pytest.fixture(scope="module")
 def chain(shop: SyntheticShop, tmp_path_factory: pytest.TempPathFactory) -> Chain:
-    """Every stage once, from a CSV file of 200 users with column names of its own."""
+    """Every stage once, from a CSV file of 200 users with unusual column names."""
     root = tmp_path_factory.mktemp("chain")
     write_tables(shop, root)
     return Chain(root, {name: printed_by(command, root) for name, command in STAGES.items()})
@@ -103,7 +103,7 @@ def test_each_stage_says_where_its_result_is(chain: Chain) -> None:
     assert chain.printed["evaluate"].endswith(f"metrics: {chain.root / 'metrics.json'}")
 
 
-def test_evaluation_stands_in_a_file_and_on_the_console(chain: Chain) -> None:
+def test_evaluation_is_written_to_a_file_and_the_console(chain: Chain) -> None:
     metrics = json.loads(Path(chain.root / "metrics.json").read_text())
     assert [row["name"] for row in metrics["rows"]] == ["popularity", "reg4rec"]
     assert metrics["card"]["protocol"] == "filtered"
@@ -131,7 +131,7 @@ def test_evaluation_without_a_file_writes_none(chain: Chain, tmp_path: Path, mon
         ("info", "backends"),
     ],
 )
-def test_json_is_all_that_stands_on_standard_output(chain: Chain, command: str, key: str) -> None:
+def test_standard_output_holds_json_alone(chain: Chain, command: str, key: str) -> None:
     assert key in json.loads(printed_by(f"{command} --json", chain.root))
 
 
@@ -165,7 +165,7 @@ def test_a_shop_is_fitted_by_one_command_that_goes_on(chain: Chain) -> None:
     assert prepared["rows"][1]["metrics"] == again["rows"][1]["metrics"]
 
 
-def test_a_problem_of_the_data_is_said_once_in_one_plain_line(tmp_path: Path) -> None:
+def test_a_problem_of_the_data_is_one_plain_line(tmp_path: Path) -> None:
     (tmp_path / "clicks.csv").write_text("user_id,item_id,timestamp\nu1,i1,1\nu1,i2,2\n,i1,3\nu2,i1\n")
     command = [sys.executable, "-m", "reg4rec.cli", "data", "prepare", "clicks.csv", "--out", "data"]
     environment = os.environ | {"PYTHONPATH": os.getcwd()}
@@ -174,7 +174,7 @@ def test_a_problem_of_the_data_is_said_once_in_one_plain_line(tmp_path: Path) ->
     lines = zip(done.stderr.splitlines(), warned, strict=True)
     assert all(line.startswith(f"reg4rec: {of}") for line, of in lines)
     assert not any(of in done.stdout for of in warned)
-    assert done.stdout.count("no user can be validated or tested") == 1  # another split may mend it, so it comes last
+    assert done.stdout.count("no user can be validated or tested") == 1  # last: another split may help
 
 
 def test_recommendations_are_parquet_parts(chain: Chain) -> None:
@@ -185,7 +185,7 @@ def test_recommendations_are_parquet_parts(chain: Chain) -> None:
     assert chain.printed["recommend"].startswith("3 users, 12 recommendations, 0 rows rejected")
 
 
-def test_a_dataset_or_clicks_are_recommended_for_as_asked(chain: Chain) -> None:
+def test_recommendations_for_a_dataset_or_a_file_of_clicks(chain: Chain) -> None:
     said = printed_by(f"{RECOMMEND} --data ROOT/data --output ROOT/of-data -k 2 --titles --format csv", chain.root)
     assert said.startswith("200 users, 400 recommendations, 0 rows rejected, 0 unknown history items")
     whole = pl.read_csv(chain.root / "of-data" / "part-00000.csv")
@@ -219,7 +219,7 @@ def test_histories_of_unknown_items_end_in_one_sentence(chain: Chain, capsys: py
     assert printed.err == f"reg4rec: {json.loads(printed.out)['warning']}\n"
 
 
-def test_paths_are_searched_where_they_are_asked_for(chain: Chain) -> None:
+def test_paths_are_searched_on_request(chain: Chain) -> None:
     rows = {}
     for retriever in ("exact", "paths"):
         command = f"{EVALUATE} --out ROOT/metrics-{retriever}.json --max-users 50 --retriever {retriever} --json"
@@ -359,7 +359,7 @@ def test_mistakes_get_one_sentence(
     assert stopped.value.code == 2
     shown = capsys.readouterr().err
     assert "Traceback" not in shown
-    sentence = re.split(r"[\r\n]", shown.strip())[-1]  # a progress bar may stand before it
+    sentence = re.split(r"[\r\n]", shown.strip())[-1]  # a progress bar may come before it
     assert sentence.startswith("reg4rec: ")
     assert said in sentence
     assert not (chain.root / "new").exists()
@@ -376,7 +376,7 @@ def test_mistakes_get_one_sentence(
         ["demo", "--epochs", "many"],
     ],
 )
-def test_words_that_make_no_command_exit_with_2(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_unknown_commands_exit_with_2(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         main(command)
     assert stopped.value.code == 2
@@ -433,7 +433,7 @@ def test_a_setting_out_of_range_is_named_as_it_was_typed(
         ("study fly", ["there is no command 'study fly'", "cold-start, corp, retrievers, sampling, tokenizers"]),
     ],
 )
-def test_a_wrong_word_is_named_beside_what_is_allowed(
+def test_a_wrong_choice_is_named_with_the_allowed_ones(
     command: str, said: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "160")
@@ -572,7 +572,7 @@ def test_output_that_nobody_reads_ends_quietly(command: str, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("error", [PermissionError(13, "Permission denied"), IsADirectoryError(21, "Is a directory")])
-def test_what_the_system_refuses_is_one_sentence(
+def test_errors_of_the_system_are_one_sentence(
     error: OSError, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refused(path: Path) -> None:
@@ -616,7 +616,7 @@ WRITERS = (
 def test_no_command_writes_where_others_keep_their_files(
     command: str, chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Not into the root, the present folder or one above it, and not among foreign files, nor over them."""
+    """Not into the root, the current folder or one above it, not among foreign files, and not over them."""
     here = tmp_path / "mine" / "below"
     here.mkdir(parents=True)
     (here / "notes.txt").write_text("mine")
@@ -653,11 +653,11 @@ def test_a_stopped_process_says_one_sentence_and_leaves_no_litter(
     said = process.communicate()[1]
     assert process.returncode == 128 + number, said
     assert said.splitlines()[-1] == f"reg4rec: {word}; run the same command again to go on from the last checkpoint"
-    assert "Traceback" not in said or "Exception ignored" in said  # of a destructor; then it is stopped again
+    assert "Traceback" not in said or "Exception ignored" in said  # a destructor may swallow the first stop
     assert not list(tmp_path.rglob(".*"))
 
 
-def test_an_interrupt_that_is_swallowed_comes_again(chain: Chain, tmp_path: Path) -> None:
+def test_a_swallowed_interrupt_is_raised_again(chain: Chain, tmp_path: Path) -> None:
     code = (
         "import os, signal, time, reg4rec.cli as c, reg4rec.cli.answer as a\n"
         "class Deaf:\n"

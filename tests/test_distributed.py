@@ -24,9 +24,9 @@ from tests import group
 
 ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
 SECONDS = 300
-"""no test waits longer for processes"""
+"""a test waits at most this long for processes"""
 ONE_USER = 1 / 31
-"""what it changes that one of the validation users is ranked otherwise"""
+"""how much a metric changes if one validation user is ranked differently"""
 
 pytestmark = pytest.mark.filterwarnings("ignore:reg4rec align")
 
@@ -76,7 +76,7 @@ def alone(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def together(folder: Path) -> Path:
-    """The runs of two processes, which take longer to start than to do what they are for."""
+    """The runs of two processes, started once for all tests, since starting takes longest."""
     out = folder / "together"
     with pytest.raises(group.Stopped):
         group.whole(folder, out / "sharded", killed_at=9)
@@ -124,8 +124,8 @@ def test_tokens_alignment_and_evaluation_are_those_of_one_process(folder: Path, 
     check_same_curve(two / "tokenizer", one / "tokenizer", 1e-3)
     codes_IM = [Tokenizer.from_pretrained(out / "tokenizer" / "tokenizer").codes_IM for out in (one, two)]
     assert (codes_IM[0] == codes_IM[1]).float().mean() > 0.99
-    # the anchor has weight 0 here: before its first loss other draws were made; sums of another order decide near ties
-    # of the beams, and so what two of the 333 users of a batch are rewarded for
+    # the anchor has weight 0: its draws differ before its first loss. The order of sums decides near ties between
+    # beams, which changes the rewards of two of the 333 users of a batch
     check_same_curve(two / "align", one / "align", 7e-3, ("anchor_loss",), validation=ONE_USER)
     reports = [json.loads((out / "metrics.json").read_text())["rows"] for out in (one, two)]
     for row, other in zip(*reports, strict=True):
@@ -141,7 +141,7 @@ def free_port() -> int:
 
 @pytest.mark.slow
 def test_the_processes_that_are_left_say_that_one_is_gone(folder: Path, tmp_path: Path) -> None:
-    """Without torchrun's agent, which would end them: as on another machine."""
+    """Without torchrun's agent, which would end them; on another machine there is none."""
     command = [sys.executable, "-m", "reg4rec.cli", "pretrain", "--data", str(folder / "data"), "--device", "cpu"]
     command += ["--tokens", str(folder / "tokenizer"), "--out", str(tmp_path), "--size", "tiny", "--log-every", "1"]
     place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}

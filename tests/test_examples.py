@@ -45,7 +45,7 @@ def test_own_files_then_cold_start_then_batch(
 
 
 class SparkTable:
-    """As much of a DataFrame of Spark as the example asks for: one batch, through `mapInArrow`."""
+    """The part of Spark's DataFrame that the example uses: one batch, through `mapInArrow`."""
 
     def __init__(self, table: pa.Table):
         self.table = table
@@ -57,7 +57,7 @@ class SparkTable:
         return pa.Table.from_batches(function(iter(self.table.to_batches()))), schema
 
 
-def test_spark_gets_batches_of_the_schema_that_it_is_told(exact: Recommender, tmp_path: Path) -> None:
+def test_spark_gets_batches_of_the_declared_schema(exact: Recommender, tmp_path: Path) -> None:
     exact.save_pretrained(tmp_path)
     table = pa.table({"items": [["item1", "item2"], []], "user_id": ["a", "b"], "age": [1, 2]})
     found, schema = example("spark")(SparkTable(table), str(tmp_path), k=4)

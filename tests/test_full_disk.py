@@ -32,7 +32,7 @@ Writer = Callable[[Path], object]
 
 @pytest.fixture(scope="module")
 def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A file system of 16 MiB of its own."""
+    """A separate file system of 16 MiB."""
     folder = tmp_path_factory.mktemp("disk")
     mounting = ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(folder)]
     try:
@@ -47,7 +47,7 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture
 def writers(shop: SyntheticShop, tokenizer: Tokenizer, recommender: Recommender) -> dict[str, Writer]:
-    """All that the library writes, by name."""
+    """Everything that the library writes, by name."""
     report = evaluate(Popularity.fit(shop), shop, max_users=20)
     metrics = {name: [value] for name, value in report.rows[0].metrics.items()}
     row = Row("popularity", "standard", "train", [0], metrics, [1.0], [0.0], {"1": [1.0], "64": [1.0]}, [0], 0)
@@ -67,7 +67,7 @@ def writers(shop: SyntheticShop, tokenizer: Tokenizer, recommender: Recommender)
 
 @contextmanager
 def full(disk: Path, spare_pages: int) -> Iterator[None]:
-    """No more than so many pages are free."""
+    """Fill the disk, except for some free pages."""
     with (disk / FILLER).open("wb", buffering=0) as file:
         with suppress(OSError):
             while True:
@@ -89,7 +89,7 @@ def content(disk: Path) -> dict[Path, bytes | None]:
         (kind, pages) for kind in KINDS for pages in (0, 1) if (kind, pages) != ("metrics.json", 1)
     ],  # it fits into a page
 )
-def test_a_full_disk_is_said_and_leaves_what_was_there(
+def test_a_full_disk_is_reported_and_keeps_old_files(
     disk: Path, writers: dict[str, Writer], kind: str, spare_pages: int
 ) -> None:
     path = disk / kind
@@ -103,7 +103,9 @@ def test_a_full_disk_is_said_and_leaves_what_was_there(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_read_only_file_system_is_said_and_left_as_it_is(disk: Path, writers: dict[str, Writer], kind: str) -> None:
+def test_a_read_only_file_system_is_reported_and_left_unchanged(
+    disk: Path, writers: dict[str, Writer], kind: str
+) -> None:
     path = disk / kind
     writers[kind](path)
     before = content(disk)

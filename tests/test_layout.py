@@ -1,4 +1,4 @@
-"""What holds the library together: who may import whom, what is never used, what every public name carries."""
+"""The layout of the library: which imports are allowed, what is never used, what every public name must have."""
 
 import ast
 import importlib
@@ -33,7 +33,7 @@ def names_of(path: Path) -> str:
 
 
 def imported(path: Path, in_functions: bool = True) -> Iterator[str]:
-    """The absolute names of all modules that a file imports, wherever in the file or outside of its functions."""
+    """The absolute names of all modules that a file imports, anywhere in it or only outside its functions."""
     package = module_of(path.with_name("__init__.py")).split(".")
     for node in nodes_of(ast.parse(path.read_text(encoding="utf-8")), in_functions):
         if isinstance(node, ast.Import):
@@ -64,7 +64,7 @@ def room_of(module: str) -> str | None:
 
 
 def reached(start: str, arrows: dict[str, set[str]]) -> set[str]:
-    """The module and all that it imports, at first hand or through others."""
+    """The module and everything that it imports, directly or through others."""
     found, left = {start}, [start]
     while left:
         new = arrows[left.pop()] - found
@@ -103,7 +103,7 @@ def test_a_later_room_imports_earlier_ones_never_the_other_way() -> None:
 
 
 def deep_imports(path: Path) -> Iterator[str]:
-    """What of the kernels a module reaches; names in strings, for `importlib`, count as imports."""
+    """The parts of the kernels that a module imports; names in strings, for `importlib`, count too."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     named = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
     found = {name for name in (*imported(path), *named) if re.search(r"\breg4rec\.kernels\b", name)}
@@ -116,7 +116,7 @@ def test_the_ops_alone_import_the_kernels_and_what_their_packages_export() -> No
 
 
 def test_no_module_imports_itself_through_others() -> None:
-    """Imports inside of functions do not count, those under TYPE_CHECKING do."""
+    """Imports inside functions do not count, those under TYPE_CHECKING do."""
     modules = {module_of(path): path for path in SOURCES}
     arrows: dict[str, set[str]] = {}
     for module, path in modules.items():
@@ -208,7 +208,7 @@ LETTERS_AT_HOME = {
     "FG": r"reg4rec/alignment",
     "V": r"reg4rec/(data|tokenizer|recommend|evaluation|experiments|baselines)",
 }
-"""Shape letters that one subject needs: elsewhere they would have a second meaning."""
+"""Shape letters that only these files may use: elsewhere they have another meaning."""
 
 
 def wrong_letters(path: Path) -> Iterator[str]:

@@ -117,7 +117,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(tmp_path: Path, kill: dict[str, i
     killed = Regression(**kill)  # type: ignore[arg-type]
     with pytest.raises(Killed):
         train(killed, tmp_path / "killed", config)
-    # a process that starts again has other weights until it reads the checkpoint, except where there is none
+    # a restarted process has other weights until it reads the checkpoint, unless there is none
     resumed = Regression(init=0 if not list((tmp_path / "killed").glob("checkpoints/step-*")) else 9)
     found = train(resumed, tmp_path / "killed", config)
 
@@ -267,7 +267,7 @@ def wrong_checkpoints() -> dict[str, tuple[dict[str, Any], dict[str, Tensor | No
 
 @pytest.mark.parametrize("wrong", wrong_checkpoints())
 def test_a_checkpoint_is_refused_before_it_is_loaded(tmp_path: Path, wrong: str) -> None:
-    """Though its checksums fit: the fused AdamW would write outside moments of a wrong shape."""
+    """Even if its checksums fit: with moments of a wrong shape, the fused AdamW would write outside them."""
     train(Regression(), tmp_path)
     counts, tensors = wrong_checkpoints()[wrong]
     for folder in tmp_path.glob("checkpoints/step-*"):
@@ -376,7 +376,7 @@ def test_weight_decay_shrinks_matrices_only() -> None:
 
 
 def test_gradients_are_scaled_down_to_the_limit() -> None:
-    """One step a million times as steep is, once cut to the same norm, a step like the others."""
+    """A step that is a million times as steep is a step like the others once it is scaled to the same norm."""
     moved = []
     for steep in (1.0, 1e6):
         stage = Regression(after_loss=lambda step, loss, steep=steep: loss * steep if step == 3 else loss)  # type: ignore[misc]

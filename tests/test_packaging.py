@@ -32,7 +32,7 @@ import torch
 print("CUDA:", torch.cuda.is_initialized())
 """
 
-# an editable install would lend its extension to the unpacked wheel
+# an editable install would provide its extension to the unpacked wheel
 REPORT = """
 import sys
 sys.meta_path[:] = [finder for finder in sys.meta_path if "editable" not in repr(finder).lower()]

@@ -1,4 +1,4 @@
-"""What a long work says where standard error is no terminal."""
+"""Progress messages of long work if standard error is no terminal."""
 
 from types import SimpleNamespace
 
@@ -10,7 +10,7 @@ from reg4rec.progress import bar, counted, quiet, say
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """A clock that moves when it is told to, an hour after the last work."""
+    """A clock that the test moves; it starts an hour after the last work."""
     clock = SimpleNamespace(now=progress._Lines.busy + 3600)
     clock.monotonic = lambda: clock.now
     monkeypatch.setattr(progress, "time", clock)

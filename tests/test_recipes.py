@@ -1,4 +1,4 @@
-"""The road from files to an evaluated recommender: what its stages give, killed and resumed, never half applied."""
+"""A fit from files to an evaluated recommender: its stages, kill and resume, and recipes applied as a whole."""
 
 import json
 import re
@@ -50,7 +50,7 @@ class Killed(BaseException):
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Interactions and items of a shop as CSV, with column names of its own."""
+    """Interactions and items of a shop as CSV, with unusual column names."""
     folder, shop = tmp_path_factory.mktemp("files"), synthetic_shop(num_users=120, num_items=60, num_facets=3, seed=0)
     ids = shop.items.ids.to_pylist()
     rows = [(f"u{u}", ids[i], t) for u in range(shop.num_users) for t, i in enumerate(shop.sequences[u])]
@@ -234,7 +234,9 @@ def test_a_named_recipe_gets_codebooks_that_fit_the_catalog() -> None:
     assert recipe_named("default").sized_for(10**6) == RECIPES["default"]
 
 
-def test_what_does_not_go_together_is_named(files: tuple[Path, Path], fitted: tuple[Path, Recommender]) -> None:
+def test_inputs_that_contradict_each_other_are_named(
+    files: tuple[Path, Path], fitted: tuple[Path, Recommender]
+) -> None:
     data = Dataset.load(fitted[0] / "data")
     with pytest.raises(InputError, match="data is a dataset already"):
         reg4rec.fit(data, items=files[1])

@@ -1,4 +1,4 @@
-"""How sure means and differences are."""
+"""Standard errors of means and differences."""
 
 import numpy as np
 import pytest

@@ -74,7 +74,7 @@ def test_a_link_to_a_folder_stays_one_and_the_present_folder_is_no_artifact(
     assert (tmp_path / "disk" / "a.txt").read_text() == "new"
 
 
-def test_tensors_may_be_read_by_whom_other_files_may(tmp_path: Path) -> None:
+def test_tensors_have_the_permissions_of_other_files(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", {})
     write_tensors(tmp_path / "a.safetensors", {"x": torch.zeros(2)})
     assert (tmp_path / "a.safetensors").stat().st_mode == (tmp_path / "a.json").stat().st_mode
@@ -253,7 +253,7 @@ def test_what_a_killed_writer_left_goes_and_a_living_one_keeps_its_own(tmp_path:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="nothing is swept where folders cannot be locked")
-def test_where_names_cannot_be_exchanged_an_old_folder_gets_its_name_back(
+def test_if_names_cannot_be_exchanged_an_old_folder_gets_its_name_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(writing, "_exchanged", lambda one, other: False)
@@ -269,7 +269,7 @@ def test_where_names_cannot_be_exchanged_an_old_folder_gets_its_name_back(
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names are not exchanged")
 @pytest.mark.parametrize("replaces", [False, True])
-def test_all_is_on_the_disk_before_it_gets_its_name(
+def test_files_are_synced_to_disk_before_they_are_renamed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, replaces: bool
 ) -> None:
     flushed: list[str] = []

@@ -15,6 +15,8 @@ PLACES = (
     "csrc/*.*",
     "bench/*.py",
     "examples/*.py",
+    "tests/**/*.py",
+    "tests/**/*.cpp",
 )
 BANNED = {
     "there are none of": "name what is missing",
@@ -41,5 +43,6 @@ def hits(path: Path) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    found = [hit for place in PLACES for path in sorted(ROOT.glob(place)) for hit in hits(path)]
+    paths = [path for place in PLACES for path in sorted(ROOT.glob(place)) if path != Path(__file__).resolve()]
+    found = [hit for path in paths for hit in hits(path)]
     sys.exit("\n".join(found) or 0)

@@ -22,19 +22,21 @@ def beam_step(
     exclude_BX: torch.Tensor | None = None,
     renormalize: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(parent_BP, token_BP, scores_BP, fallback_B): the best children of the paths, no two of one token set.
+    """(parent_BP, token_BP, scores_BP, fallback_B): the best children of the paths, all with different token sets.
 
-    tokens_BPM holds each path's token per codebook, -1 where unused; scores_BP are its log-probabilities so far, -inf
-    for a dead path. Of the living paths those with JS <= threshold are kept, the best W of them; a user for whom none
-    is left keeps the least divergent one and is flagged in fallback_B. Without js_BP or threshold nothing is dropped. A
-    child adds a token (r, j), written r * K + j, of an unused codebook r, such that some indexed item that is not in
-    exclude_BX (padded with -1) carries all its tokens; its score adds log softmax of logits[r] at j, over all tokens of
-    the codebook, or with `renormalize` over those that the path may take. Of children with equal sets the best stays.
-    Children come best first by score, rounded to 2^-34, ties by lowest parent and token; missing ones have parent and
-    token -1 and score -inf. A path whose score is NaN is dead, a JS of NaN is the largest; tokens of a codebook of
-    which the softmax reads NaN or +inf, and those with a logit of -inf, are never chosen. Integers are int64, scores
-    float32, without gradient. ValueError for a wrong dtype, device, shape or count, on the CPU also for tokens that are
-    not -1..K-1, rows that are not -1..I-1, and an index whose parts do not belong together.
+    tokens_BPM holds each path's token per codebook, -1 if unused; scores_BP the sum of their log-probabilities, -inf or
+    NaN for a dead path. Living paths are kept if JS <= threshold (NaN counts as the largest), at most the num_beams
+    best. A user with none left keeps the least divergent path and is flagged in fallback_B. Without js_BP or threshold
+    every path passes.
+
+    A child adds a token (r, j), written r * K + j, of an unused codebook r, such that some indexed item outside
+    exclude_BX (padded with -1) carries all of its tokens. Its score adds the log softmax of logits[r] at j, over all
+    tokens of the codebook, or with `renormalize` over those that the path may take. Of children with equal token sets
+    the best remains. Children are sorted by score, best first, rounded to 2^-34; ties go to the lowest parent, then
+    the lowest token; missing children have parent and token -1 and score -inf. A token with logit -inf is never chosen,
+    nor is any token of a codebook whose softmax reads NaN or +inf. Integers are int64, scores float32, without
+    gradient. ValueError for a wrong dtype, device, shape or count, on the CPU also for tokens outside -1..K-1, rows
+    outside -1..I-1, and an index whose parts do not match.
 
     Paper: CRSS, stated (merging: ours, D5) and CORP, stated (spares: ours, D10); constrained decoding: ours, D11
     """

@@ -28,7 +28,7 @@ def run(call: BeamStep) -> Results:
 
 
 def fields(call: BeamStep, results: Results) -> dict[str, Any]:
-    """Those of the struct in C++ and CUDA."""
+    """The fields of the struct that C++ and CUDA take."""
     index, (batch, num_paths, num_codebooks, codebook_size) = call.token_index, call.logits_BPMK.shape
     parent_BP, token_BP, scores_BP, fallback_B = results
     return {

@@ -42,16 +42,16 @@ def run(call: BeamStep) -> Results:
 
 
 def _num_ranked(num_paths: int, num_codebooks: int, width: int) -> int:
-    """Children that hold `width` sets: one set has at most as many parents as tokens, or as there are paths."""
+    """How many children contain `width` different sets: a set has at most one parent per token, and per path."""
     return width * min(num_codebooks, num_paths)
 
 
 def _path_bytes(num_codebooks: int, codebook_size: int, width: int) -> int:
-    """Children of 16 bytes, and a bit for each token."""
+    """Shared memory of `path`: children of 16 bytes, and a bit for each token."""
     return 16 * cuda.capacity_of_best(width, _PATH_BLOCK) + 4 * num_codebooks * -(-codebook_size // 32)
 
 
 def _user_bytes(num_paths: int, num_codebooks: int, width: int) -> int:
-    """Children of 16 bytes, and 12 more for those that are ranked."""
+    """Shared memory of `user`: children of 16 bytes, and 12 more for those that are ranked."""
     num_ranked = _num_ranked(num_paths, num_codebooks, width)
     return 16 * cuda.capacity_of_best(num_ranked, _USER_BLOCK) + 12 * num_ranked

@@ -11,7 +11,7 @@ __all__ = ["BeamStep", "Results", "beam_step_reference", "empty_results", "prune
 
 Results = tuple[Tensor, Tensor, Tensor, Tensor]
 GRID = 1.5 * 2.0**18
-"""Added and taken off, it leaves multiples of 2^-34: scores that are equal but for the order of sums tie."""
+"""Adding and subtracting it rounds to multiples of 2^-34, so that scores that differ only by the order of sums tie."""
 
 
 class BeamStep(NamedTuple):
@@ -47,7 +47,7 @@ def beam_step_reference(call: BeamStep) -> Results:
     children = children + GRID - GRID
     children = torch.where(open_BPMK & (children > -torch.inf), children, -torch.inf).flatten(1)  # NaN is no child
 
-    # a set of t tokens has at most t parents, so this many children hold all the distinct sets that are asked for
+    # a set of t tokens has at most t parents, so this many children contain `width` different sets
     width = num_beams + num_spares
     num_ranked = min(width * num_codebooks, children.shape[1])
     scores_BT, flat_BT = top_children(children, num_ranked)
@@ -71,7 +71,7 @@ def prune_paths(
 ) -> tuple[Tensor, Tensor]:
     """The paths that CORP keeps: JS <= threshold, the best `num_beams` of them by score (ties: lowest path).
 
-    A user of whose living paths none is consistent keeps the least divergent one (NaN last) and is flagged.
+    A user without such a path keeps the least divergent living one (NaN last) and is flagged.
     Returns kept_BP (bool) and fallback_B (bool). Paths of score -inf are dead.
     """
     kept_BP = scores_BP > -torch.inf
@@ -79,7 +79,7 @@ def prune_paths(
     if js_BP is not None and threshold is not None and scores_BP.shape[1]:
         consistent_BP = kept_BP & (js_BP <= threshold)
         fallback_B = kept_BP.any(1) & ~consistent_BP.any(1)
-        # torch.min takes the first of equal values only on some devices: an explicit order by (js, path) does not
+        # a stable sort, since torch.min takes the first of equal values only on some devices
         js_BP = js_BP.nan_to_num(torch.finfo(js_BP.dtype).max).masked_fill(~kept_BP, torch.inf)
         least = js_BP.sort(dim=1, stable=True).indices[:, :1]
         rescued_BP = torch.zeros_like(kept_BP).scatter_(1, least, fallback_B[:, None])
@@ -99,7 +99,7 @@ def top_children(scores_BT: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def repeats_better(tokens_BTM: Tensor, codebook_size: int) -> Tensor:
-    """Which rows, given best first, hold the same set of tokens as a better one."""
+    """Which rows, sorted best first, have the same token set as a better one."""
     shift = torch.arange(tokens_BTM.shape[2], device=tokens_BTM.device) * codebook_size
     mixed = _mix(torch.where(tokens_BTM >= 0, tokens_BTM + shift + 1, 0))
     order = mixed.sum(-1).sort(dim=1, stable=True).indices
@@ -110,7 +110,7 @@ def repeats_better(tokens_BTM: Tensor, codebook_size: int) -> Tensor:
 
 
 def _mix(x: Tensor) -> Tensor:
-    """Spread small integers over 64 bits (the multiplications wrap), so that sums of a few tell sets apart."""
+    """Spread small integers over 64 bits (the multiplications wrap), so that different sets have different sums."""
     x = (x ^ (x >> 30)) * -4658895280553007687
     x = (x ^ (x >> 27)) * -7723592293110705685
     return x ^ (x >> 31)

@@ -1,4 +1,4 @@
-"""`decoder_step`: the decoder for the new tokens of a search's paths, from embeddings to logits."""
+"""`decoder_step`: runs the decoder on the newest token of each path, from embeddings to logits."""
 
 import torch
 
@@ -25,24 +25,24 @@ def decoder_step(
     shape: DecoderShape,
     with_logits: bool = True,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(logits_BPO, categories_BPC): logits of all tokens and of the categories after one more token of each path.
+    """(logits_BPO, categories_BPC): each path's logits of all tokens and of the categories after its newest token.
 
-    A path's input is the layer norm of scale x inputs_XD[row_BP] + position_D. Then each of the blocks: attention to
-    the path's own S earlier steps and this one, attention to the visible slots of the user's history, FFN with ReLU,
-    each followed by addition and layer norm (epsilon 1e-5). Where the shape refines, a layer's output for that is added
-    to the user's row of states_BD. Two more layers give the logits; there are none (O = 0) without `with_logits`.
+    A path's input is the layer norm of scale x inputs_XD[row_BP] + position_D. Each block applies attention to the
+    path's own S earlier steps and this one, attention to the visible slots of the user's history, and an FFN with ReLU,
+    each followed by addition and layer norm (epsilon 1e-5). If the shape refines, one more layer maps the output, and
+    the user's row of states_BD is added. Two last layers give the logits of tokens (O = 0 without `with_logits`) and of
+    categories.
 
-    kept_BTRZAQ holds what earlier steps made: step s of path p is row rows_BPS[b, p, s] of step s, as in
-    `path_attention`, keys of block n at 2 n, values at 2 n + 1 (Z in all); **this step's are written to** row p of step
-    S, so T > S and R >= P. S may be 0. Each user must see a slot; what is hidden or not named is not read. weights_Y:
-    what `pack_weights` makes of all (`DecoderShape.part_shapes`), in the dtype of the inputs or in bfloat16: then the
-    operands of the layers' products are rounded to that and nothing else is. D = A x Q.
+    kept_BTRZAQ is the cache of keys and values: those of path p at step s are in row rows_BPS[b, p, s] of step s, as
+    in `path_attention`, keys of block n at 2 n, values at 2 n + 1 of Z. **This step's are written to** row p of step S,
+    so T > S and R >= P. S may be 0. Each user must see a slot. Hidden slots, and rows that no path names, are not read.
+    weights_Y: all weights by `pack_weights` in the order of `DecoderShape.part_shapes`, in the dtype of the inputs or
+    in bfloat16, which rounds the operands of the layers' products to bfloat16 and nothing else. D = A x Q.
 
-    A path's result depends on its own row alone: any split of users or paths gives the same bits in C++. Without
-    gradient. B and P may be 0. ValueError for a wrong dtype, device or shape, on the CPU also for rows that are not
-    0..R-1, those of row_BP not 0..X-1, and users that see no slot. A path for which a number that is not finite, or of
-    1e15 and more, comes up in attention, a norm, or its refined state, has NaN for results; weights of 1e6 and more
-    are refused.
+    A path's result depends on its own row alone, so in C++ any split of users or paths gives the same bits. Without
+    gradient. B and P may be 0. A path's results are NaN if a number in its attention, its norms or its refined state is
+    not finite or is 1e15 or more in magnitude. ValueError for a wrong dtype, device or shape, on the CPU also for rows
+    outside 0..R-1 (row_BP: 0..X-1), users that see no slot, and weights of 1e6 or more.
 
     Paper: model, figure, D6: the decoder with its heads.
     """

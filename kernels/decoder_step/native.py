@@ -1,4 +1,4 @@
-"""`decoder_step` in C++: paths are independent, so each thread takes some of them through the decoder at a time."""
+"""`decoder_step` in C++: each thread takes a few paths at a time through the whole decoder."""
 
 import torch
 
@@ -48,6 +48,6 @@ def run(call: DecoderStep) -> tuple[torch.Tensor, torch.Tensor]:
         logits=logits_BPO,
         category_logits=categories_BPC,
     )
-    if kept is not call.kept_BTRZAQ:
+    if kept is not call.kept_BTRZAQ:  # C++ wrote into a copy
         call.kept_BTRZAQ[:, num_steps, :num_paths] = kept[:, num_steps, :num_paths]
     return logits_BPO, categories_BPC

@@ -13,7 +13,7 @@ __all__ = ["DecoderShape", "DecoderStep", "decoder_step_reference", "empty_resul
 
 
 class DecoderShape(NamedTuple):
-    """What the sizes of a decoder's tensors do not tell; num_tokens of all codebooks, num_categories 0 for none."""
+    """The sizes of a decoder. num_tokens: of all codebooks together; num_categories: 0 without a category head."""
 
     num_blocks: int
     ffn_dim: int
@@ -22,10 +22,9 @@ class DecoderShape(NamedTuple):
     refines: bool
 
     def part_shapes(self, dim: int) -> list[Shapes]:
-        """Of each block: queries, keys and values of the path; out; queries to the history; out; up; down; 3 norms.
+        """Each block: queries, keys and values of the path; out; queries to the history; out; up; down; 3 norms.
 
-        Then of what is around them: the layer that refines states, if any; tokens; categories, if any; the inputs'
-        norm.
+        The last part: the layer that refines states, if any; tokens; categories, if any; the norm of the inputs.
         """
         block = [(3 * dim, dim), (dim, dim), (dim, dim), (dim, dim), (self.ffn_dim, dim), (dim, self.ffn_dim)]
         heads = (

@@ -1,4 +1,4 @@
-"""`encode_histories`: the encoder over users' histories without padding, and what the decoder needs of it."""
+"""`encode_histories`: the encoder over users' histories without padding, and the decoder's keys and values."""
 
 import torch
 
@@ -21,23 +21,22 @@ def encode_histories(
     shape: EncoderShape,
     with_memory: bool = True,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(states_BD, memory_XZAQ): the state of each user's last slot after all blocks, the decoder's keys and values.
+    """(states_BD, memory_XZAQ): the state of each user's last slot after all blocks, and the decoder's keys and values.
 
-    The slots of a user lie behind those of the user before: the start, whose number is 0, then slots_per_item for each
-    of its length_B items, which are numbered from 1. Each of the blocks: attention of a slot to the slots of its user
-    whose number is not higher, by queries and keys that row n of cos_TQ and sin_TQ rotates at number n (halves of a
-    head's Q channels are the pairs, Q is even), FFN with ReLU, each followed by addition and layer norm (epsilon 1e-5).
-    One more layer makes the memory: keys at even z, rotated back by the row of how far before the next item they stand
-    (length + 1 - number), values at odd ones. Without `with_memory` there is none (Z = 0), and the last block computes
-    only what the last slots need. weights_Y: what `pack_weights` makes of all (`EncoderShape.part_shapes`), in
-    the dtype of x or in bfloat16: then the operands of the layers' products are rounded to that and nothing else is.
-    D = A x Q.
+    x_XD has the slots of one user after another: the start, number 0, then slots_per_item slots for each of the user's
+    length_B items, which are numbered from 1. Each block applies attention of a slot to its user's slots whose number
+    is not higher, with queries and keys at number n rotated by row n of cos_TQ and sin_TQ (Q is even, channel i of a
+    head pairs with i + Q / 2), and an FFN with ReLU, each followed by addition and layer norm (epsilon 1e-5). One more
+    layer makes the memory: keys at even z, rotated back by the distance to the next item (row length + 1 - number),
+    values at odd z. Without `with_memory` Z = 0, and the last block computes only what the last slots need. weights_Y:
+    all weights by `pack_weights` in the order of `EncoderShape.part_shapes`, in the dtype of x or in bfloat16, which
+    rounds the operands of the layers' products to bfloat16 and nothing else. D = A x Q.
 
-    A user's result depends on its own slots alone: any split of the users gives the same bits in C++, and so do states
-    with and without memory. Without gradient. B may be 0. ValueError for a wrong dtype, device or shape, on the CPU
-    also for lengths that do not make X slots or whose numbers have no row. Numbers that are not finite, or of 1e15 and
-    more, become NaN where they are in x_XD or come up in attention or a norm, and so does what is made of them;
-    weights of 1e6 and more are refused.
+    A user's result depends on its own slots alone, so in C++ any split of the users gives the same bits; states are the
+    same bits with and without memory. Without gradient. B may be 0. Numbers in x_XD, attention or a norm that are not
+    finite or are 1e15 or more in magnitude become NaN, as does everything computed from them. ValueError for a wrong
+    dtype, device or shape, on the CPU also for lengths that do not add up to X slots or need more rows than cos_TQ has,
+    and for weights of 1e6 or more.
 
     Paper: model, figure, D6: the encoder, and the memory of cross-attention.
     """
@@ -53,8 +52,8 @@ def _check(call: EncodeHistories) -> None:
     fits = dim and head_dim and head_dim % 2 == 0 and dim % head_dim == 0 and shape.num_both % 2 == 0
     if not fits or min(*shape, slots_per_item) < 1 or shape.num_blocks > sizes["Y"]:
         raise ValueError(
-            "encode_histories: an even Q > 0, D > 0 in multiples of it, 1 or more slots an item and of everything in "
-            f"the shape, keys and values in pairs, were expected, found {sizes}, {slots_per_item} slots and {shape}"
+            "encode_histories: an even Q > 0, D > 0 in multiples of Q, 1 or more slots per item, an even num_both and "
+            f"every number of the shape 1 or more were expected, found {sizes}, {slots_per_item} slots and {shape}"
         )
     check_count("encode_histories", "slots_per_item", slots_per_item, 1)
     if sizes["Y"] != (wanted := num_weights(shape, dim, weights_Y.dtype)):
@@ -64,7 +63,7 @@ def _check(call: EncodeHistories) -> None:
 
 def _values(call: EncodeHistories) -> None:
     x_XD, length_B = call.x_XD, call.length_B
-    # the last item stands one position before the next one, which the keys of the memory count from
+    # the memory rotates the start's keys by length + 1, the number of the next item
     within("encode_histories", "length_B", length_B, 0, len(call.cos_TQ) - (2 if call.with_memory else 1))
     num_slots = len(length_B) + call.slots_per_item * int(length_B.sum()) if length_B.is_cpu else len(x_XD)
     if num_slots != len(x_XD):

@@ -1,4 +1,4 @@
-"""`encode_histories` in C++: each thread takes some users through all blocks at a time."""
+"""`encode_histories` in C++: each thread takes a few users at a time through all blocks."""
 
 import torch
 

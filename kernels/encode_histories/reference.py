@@ -11,14 +11,14 @@ __all__ = ["EncodeHistories", "EncoderShape", "empty_results", "encode_histories
 
 
 class EncoderShape(NamedTuple):
-    """What the sizes of an encoder's tensors do not tell; num_both: keys and values of all of the decoder's blocks."""
+    """The sizes of an encoder. num_both: keys and values that the memory has per slot, 2 per block of the decoder."""
 
     num_blocks: int
     ffn_dim: int
     num_both: int
 
     def part_shapes(self, dim: int) -> list[Shapes]:
-        """Of each block: queries, keys and values; out; up; down; norms after attention and FFN. Then of the memory."""
+        """Each block: queries, keys and values; out; up; down; norms after attention and FFN. Last: the memory."""
         block = [(3 * dim, dim), (dim, dim), (self.ffn_dim, dim), (dim, self.ffn_dim)]
         return [*[(block, 2)] * self.num_blocks, ([(self.num_both * dim, dim)], 0)]
 
@@ -47,7 +47,7 @@ def empty_results(call: EncodeHistories) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def encode_histories_reference(call: EncodeHistories) -> tuple[torch.Tensor, torch.Tensor]:
-    """By padding, which no slot sees: what stands behind has a higher number."""
+    """Pads the histories; no slot sees the padding, because its numbers are higher."""
     x_XD, length_B, slots_per_item, cos_TQ, sin_TQ, weights_Y, shape, with_memory = call
     dim, head_dim = x_XD.shape[1], cos_TQ.shape[1]
     *blocks, ((to_memory,), _) = unpack_weights(weights_Y, shape.part_shapes(dim), dim, x_XD.dtype)
@@ -58,7 +58,7 @@ def encode_histories_reference(call: EncodeHistories) -> tuple[torch.Tensor, tor
     x_BJD = x_XD.new_zeros(*filled_BJ.shape, dim)
     x_BJD[filled_BJ] = bounded(x_XD)
     for (qkv, out, up, down), (norm_attention, norm_ffn) in blocks:
-        x_BJD = x_BJD.masked_fill(~filled_BJ[..., None], 0)  # NaN there would spoil what gives it no weight
+        x_BJD = x_BJD.masked_fill(~filled_BJ[..., None], 0)  # NaN would spread, since 0 * NaN is NaN
         heads = affine(x_BJD, qkv).unflatten(-1, (3, -1, head_dim)).permute(2, 0, 3, 1, 4)
         q_BAJQ, k_BAJQ = (bounded(_rotated(x, *turn_J)) for x in heads[:2])
         scores_BAJJ = q_BAJQ * head_dim**-0.5 @ k_BAJQ.mT

@@ -33,19 +33,18 @@ def fp8_linear(
 ) -> torch.Tensor:
     """y_TO = x @ weight.T + bias with fp8 operands: e4m3 for x and weight, e5m2 for gradients.
 
-    Forward and both backward products come back in the dtype of x, which weight and bias share (float32 or bfloat16).
-    They are summed in float32 on the CPU. A GPU adds 128 terms at a time in float32, each 128 on units that keep about
-    13 bits below the leading one of the largest: expect errors of up to 2^-12 times the sum of the terms' magnitudes.
-    D and O must be multiples of 16; T is free, may be 0, and is padded inside. ValueError for a wrong dtype, device or
-    shape.
+    The forward and both backward products have the dtype of x, which weight and bias share (float32 or bfloat16). The
+    CPU sums in float32. A GPU sums 128 terms on units that keep about 13 bits below the leading one of the largest, and
+    adds these sums in float32: expect errors of up to 2^-12 times the sum of the terms' magnitudes. D and O must be
+    multiples of 16; T may be any number, also 0. ValueError for a wrong dtype, device or shape.
 
     `scaling` tensorwise: one scale per operand; that of x comes from the whole batch, so a split batch gives slightly
-    other numbers, and NaN or inf in x or weight spreads to every row. rowwise: one scale per row of each operand of
-    each product, which is along the axis that is not summed (forward: per row of x and of weight); a row of y depends
-    on its row of x alone, NaN or inf in x spreads to its row, in weight to its column of y.
+    different numbers, and NaN or inf in x or weight spreads to every row. rowwise: in each product, one scale per index
+    of an operand's axis that is not summed (forward: per row of x and of weight); a row of y depends on its row of x
+    alone, NaN or inf in x spreads to its row of y, in weight to its column.
 
-    `weight8` is what `fp8_weight` made of the same weight with the same scaling, which forward and backward then take
-    for it; without it each quantizes the weight again.
+    `weight8`: the result of `fp8_weight` for the same weight and scaling, used by forward and backward; without it each
+    quantizes the weight again.
 
     Paper: LADQ, stated (formats: ours, D12)
     """
@@ -53,10 +52,7 @@ def fp8_linear(
 
 
 def fp8_weight(weight_OD: torch.Tensor, scaling: Scaling = "tensorwise") -> Fp8Weight:
-    """The weight as `fp8_linear` multiplies it, to be used until the weight changes; gives no gradient.
-
-    ValueError as `fp8_linear`.
-    """
+    """The weight in fp8 for `fp8_linear`, valid until the weight changes; without gradient. ValueError as there."""
     return Fp8Weight(*WEIGHT(MakeFp8Weight(weight_OD, scaling)))
 
 

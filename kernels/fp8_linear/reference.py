@@ -30,12 +30,12 @@ class Operand(NamedTuple):
 
     @property
     def scale(self) -> torch.Tensor:
-        """float32, what turns the values back: the largest magnitude is the format's largest."""
+        """The float32 factor that turns the values back; it maps the format's largest number to `largest`."""
         return _scale(self.largest, self.values.dtype)
 
 
 def fp8_quantize(tensor_TD: torch.Tensor, dtype: torch.dtype, rowwise: bool) -> Operand:
-    """The tensor as `values` of a format of fp8, with one `scale` that turns them back, or one for each row."""
+    """The tensor in an fp8 dtype, with one `scale` for all values or one per row."""
     tensor_TD = tensor_TD.detach()
     if tensor_TD.numel():
         largest = tensor_TD.abs().amax(1 if rowwise else (0, 1), keepdim=True)
@@ -45,7 +45,7 @@ def fp8_quantize(tensor_TD: torch.Tensor, dtype: torch.dtype, rowwise: bool) -> 
 
 
 class Fp8Weight(NamedTuple):
-    """A weight in e4m3 for the forward and for the backward product, each with the magnitudes that were largest."""
+    """A weight in e4m3 for the forward and for the backward product, each with its largest magnitudes."""
 
     rows8_OD: torch.Tensor
     rows_largest: torch.Tensor
@@ -71,7 +71,7 @@ class Fp8Linear(NamedTuple):
 
 
 class Fp8LinearBackward(NamedTuple):
-    """What the gradients of `fp8_linear` are computed of; columns8: of its `weight8`."""
+    """A call of the backward op of `fp8_linear`; columns8: the columns of its `weight8`."""
 
     grad_TO: torch.Tensor
     x_TD: torch.Tensor
@@ -95,7 +95,7 @@ def fp8_linear_reference(call: Fp8Linear) -> torch.Tensor:
 
 
 def fp8_linear_backward_reference(call: Fp8LinearBackward) -> tuple[torch.Tensor, torch.Tensor]:
-    """(x_grad_TD, weight_grad_OD); a row of an operand is a row of the result, so that no scale changes inside a sum"""
+    """(x_grad_TD, weight_grad_OD); each row of an operand has one scale, so no scale changes within a sum"""
     grad_TO, x_TD, weight_OD, scaling, columns8 = call
     rowwise = scaling == "rowwise"
     right = columns8 or fp8_quantize(weight_OD.T, E4M3, rowwise)
@@ -124,6 +124,6 @@ def _product(left: Operand, right: Operand, dtype: torch.dtype) -> torch.Tensor:
 
 
 def _filled(values_TD: torch.Tensor) -> torch.Tensor:
-    """Zeros up to a multiple of 16 along the axis that is summed, which GPUs need."""
+    """The values, padded with zeros along the summed axis to a multiple of 16, as GPUs require."""
     missing = -values_TD.shape[1] % 16
     return pad(values_TD.view(torch.uint8), (0, missing)).view(values_TD.dtype) if missing else values_TD

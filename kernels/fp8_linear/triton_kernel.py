@@ -1,4 +1,4 @@
-"""`fp8_linear` in Triton: a pass writes fp8 along the axis that is summed, then a product of tiles that TMA fetches."""
+"""`fp8_linear` in Triton: one pass writes fp8 along the summed axis, then tiles fetched by TMA are multiplied."""
 
 import torch
 import triton
@@ -27,7 +27,7 @@ _MULTIPROCESSORS = 132
 
 @triton.jit
 def load_scale(largest_ptr, ok, HIGHEST: tl.constexpr):
-    """What turns fp8 back; NaN where a tensor or row has a NaN or inf."""
+    """The factor that turns fp8 back; NaN if the tensor or row has a NaN or inf."""
     largest = tl.load(largest_ptr, mask=ok, other=0.0).to(tl.float32)
     scale = tl.where(largest > 0, tl.div_rn(largest, HIGHEST), 1.0)
     return tl.where(largest < float("inf"), scale, float("nan"))
@@ -53,9 +53,9 @@ def quantize_kernel(
     BLOCK_T: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """x / scale in fp8 as rows (T, D), as columns (D, T), or both; columns end in zeros up to their stride.
+    """x / scale in fp8 as rows (T, D), as columns (D, T), or both; columns are padded with zeros to their stride.
 
-    Where all share one scale, its strides are 0.
+    The stride of a scale is 0 if all rows or columns share it.
     """
     t = tl.program_id(0).to(tl.int64) * BLOCK_T + tl.arange(0, BLOCK_T)
     d = tl.program_id(1).to(tl.int64) * BLOCK_D + tl.arange(0, BLOCK_D)
@@ -93,7 +93,7 @@ def product_kernel(
     BLOCK_B: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """A tile of y_TO = a_TD @ b_OD.T with their scales, plus bias_O."""
+    """A tile of y_TO = a_TD @ b_OD.T, times the scales, plus bias_O."""
     # tiles that run at the same time share rows of both operands in the L2
     tile_a, tile_b = tl.swizzle2d(tl.program_id(0), tl.program_id(1), tl.num_programs(0), tl.num_programs(1), 8)
     start_a, start_b = tile_a * BLOCK_A, tile_b * BLOCK_B
@@ -101,7 +101,7 @@ def product_kernel(
     for start_d in range(0, depth, BLOCK_D):
         a_TD = a_desc.load([start_a, start_d])
         b_OD = b_desc.load([start_b, start_d])
-        # matrix units keep few bits of an fp8 sum, so that each tile is added outside of them
+        # matrix units keep few bits of an fp8 sum, so each tile is added outside of them
         y_TO += dot(a_TD, b_OD.T, INTERPRETED)
     a, b = start_a + tl.arange(0, BLOCK_A), start_b + tl.arange(0, BLOCK_B)
     a_scale_T = load_scale(a_largest_ptr + a * stride_a, a < num_rows, A_HIGHEST)
@@ -186,7 +186,7 @@ def multiply(a: Operand, b: Operand, dtype: torch.dtype, bias_O: torch.Tensor | 
 
 
 def product_tiles(num_rows: int, num_columns: int) -> dict[str, int]:
-    """Large tiles where there are enough of them to fill a GPU."""
+    """Large tiles if there are enough of them to fill a GPU, else small ones."""
     if triton.cdiv(num_rows, 128) * triton.cdiv(num_columns, 128) >= _MULTIPROCESSORS:
         return {"BLOCK_A": 128, "BLOCK_B": 128, "BLOCK_D": 128, "num_warps": 8, "num_stages": 4}
     return {"BLOCK_A": 64, "BLOCK_B": 64, "BLOCK_D": 128, "num_warps": 4, "num_stages": 4}

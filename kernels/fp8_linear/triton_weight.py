@@ -12,5 +12,5 @@ __all__ = ["objection", "run"]
 def run(call: MakeFp8Weight) -> tuple[torch.Tensor, ...]:
     with on_device(call.weight_OD):
         rows, columns = quantize(call.weight_OD, E4M3, call.scaling == "rowwise", rows=True, columns=True)
-        # the results of an op are tensors of their own
+        # an op may not return one tensor twice, and one scale serves both layouts
         return *rows, columns.values, columns.largest.clone()

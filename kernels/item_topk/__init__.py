@@ -20,7 +20,7 @@ def item_topk(
     to the lowest item. Items whose score is -inf or NaN and items in exclude_BX (padded with -1) are left out; a user
     with fewer than k items left is padded with item -1 and score -inf. items are int64, scores float32, without
     gradient. B, I, X and k may be 0. ValueError for a negative k and for a wrong dtype, device or shape, on the CPU
-    also for ids that are not 0..K-1 and rows in exclude_BX that are not -1..I-1.
+    also for ids outside 0..K-1 and rows in exclude_BX outside -1..I-1.
 
     Paper: item-level score, ours, D11
     """

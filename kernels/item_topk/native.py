@@ -26,7 +26,7 @@ def run(call: ItemTopk) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def fields(call: ItemTopk, log_probs_BMK: torch.Tensor, results: tuple[torch.Tensor, torch.Tensor]) -> dict[str, Any]:
-    """Those of the struct in C++ and CUDA; log_probs_BMK: float32."""
+    """The fields of the struct that C++ and CUDA take; log_probs_BMK: float32."""
     (num_users, num_books, num_codes), (scores_BN, items_BN) = log_probs_BMK.shape, results
     return {
         "log_probs": log_probs_BMK,

@@ -1,4 +1,4 @@
-"""`item_topk` in CUDA: a block per range of items and few users finds their best, then a block per user merges them."""
+"""`item_topk` in CUDA: each block finds a few users' best items in a range, then a block per user merges them."""
 
 import torch
 

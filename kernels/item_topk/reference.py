@@ -7,7 +7,7 @@ import torch
 __all__ = ["ItemTopk", "empty_results", "item_topk_reference"]
 
 _TILE = 1 << 22
-"""Scores held at a time: (B, items) never exceeds this many, whatever I is."""
+"""Scores held at a time, users times items of a tile, whatever I is."""
 
 _LOW = (1 << 32) - 1
 _NO_ITEM = torch.iinfo(torch.int64).min
@@ -45,7 +45,7 @@ def item_topk_reference(call: ItemTopk) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _scores(log_probs_MBK: torch.Tensor, ids_Mi: torch.Tensor) -> torch.Tensor:
-    """Sums in the order of the codebooks; adding to 0 turns -0.0 into 0.0, which sorts as it compares."""
+    """Sums in the order of the codebooks; they start at 0, since a sum of -0.0 would sort below 0.0 by its bits."""
     scores_Bi = log_probs_MBK.new_zeros(log_probs_MBK.shape[1], ids_Mi.shape[1])
     for log_probs_BK, id_i in zip(log_probs_MBK, ids_Mi, strict=True):
         scores_Bi += log_probs_BK.index_select(1, id_i)
@@ -53,7 +53,10 @@ def _scores(log_probs_MBK: torch.Tensor, ids_Mi: torch.Tensor) -> torch.Tensor:
 
 
 def _keys(scores_Bi: torch.Tensor, start: int) -> torch.Tensor:
-    """One int64 per item whose order is (score, then lowest item); items that no one can reach get the lowest."""
+    """One int64 per item that sorts by score, then by lowest item; the lowest key means a score of -inf or NaN.
+
+    Floats sort as their bits do, once the lower bits of negative ones are flipped.
+    """
     bits_Bi = scores_Bi.view(torch.int32).long()
     ordered_Bi = torch.where(bits_Bi < 0, bits_Bi ^ 0x7FFFFFFF, bits_Bi)
     item_i = torch.arange(start, start + scores_Bi.shape[1], device=scores_Bi.device)

@@ -28,7 +28,7 @@ def js_divergence(
 
     Returns js_T, or with a threshold (js_T, keep_T) where keep_T is JS <= threshold; rows within 1e-5 of it are
     decided in fp64, so that every backend keeps the same rows. js_T is float32 (float64 for float64 logits),
-    without gradient. A logit of -inf has probability 0; a row that holds NaN or +inf, or -inf only, gives NaN and is
+    without gradient. A logit of -inf has probability 0; a row with a NaN or +inf, or with -inf only, gives NaN and is
     not kept. T may be 0, C may not. ValueError for a wrong dtype, device or shape.
 
     Paper: CORP, stated (divergence in nats: ours, D10)

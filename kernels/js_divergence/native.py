@@ -23,7 +23,7 @@ def run(call: JsDivergence) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def fields(call: JsDivergence, results: tuple[torch.Tensor, torch.Tensor]) -> dict[str, Any]:
-    """Those of the struct in C++ and CUDA."""
+    """The fields of the struct that C++ and CUDA take."""
     (num_rows, num_classes), (js_T, keep_T) = call.p_logits_TC.shape, results
     return {
         "p_logits": call.p_logits_TC,

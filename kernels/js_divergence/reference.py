@@ -40,13 +40,13 @@ def js_divergence_reference(call: JsDivergence) -> tuple[torch.Tensor, torch.Ten
 
 
 def _divergence(p_logits_TC: torch.Tensor, q_logits_TC: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Each term is 1/4 (p + q) [(1 + t) ln(1 + t) + (1 - t) ln(1 - t)]: never negative, exact for tiny divergences."""
+    """Sums 1/4 (p + q) [(1 + t) ln(1 + t) + (1 - t) ln(1 - t)]: never negative, accurate for tiny divergences."""
     p_TC, q_TC = p_logits_TC.to(dtype).softmax(1), q_logits_TC.to(dtype).softmax(1)
-    t_TC = (p_TC - q_TC) / (p_TC + q_TC).clamp_min(torch.finfo(dtype).tiny)  # 0 where both probabilities are
+    t_TC = (p_TC - q_TC) / (p_TC + q_TC).clamp_min(torch.finfo(dtype).tiny)  # 0 if p = q = 0
     entropy_TC = (1 + t_TC) * _log1p(t_TC) + (1 - t_TC) * _log1p(-t_TC)
     return 0.25 * ((p_TC + q_TC) * entropy_TC.clamp_min(0)).sum(1)
 
 
 def _log1p(t_TC: torch.Tensor) -> torch.Tensor:
-    """ln(1 + t), finite at t = -1, where what it multiplies is 0."""
+    """ln(1 + t), but finite at t = -1, where it is multiplied by 0."""
     return t_TC.clamp_min(torch.finfo(t_TC.dtype).eps - 1).log1p()

@@ -16,7 +16,7 @@ _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 @triton.jit
 def softmax_parts(logits_ptr, stride_c, num_classes, BLOCK_C: tl.constexpr, DTYPE: tl.constexpr):
-    """(maximum, sum of exponentials) of one row; NaN or a maximum of +-inf makes the sum NaN."""
+    """(maximum, sum of exponentials) of one row; the sum is NaN if the row has a NaN or its maximum is infinite."""
     largest = tl.full((), float("-inf"), tl.float32)
     for start in range(0, num_classes, BLOCK_C):
         c = start + tl.arange(0, BLOCK_C)

@@ -15,10 +15,9 @@ def mpq_quantize(
     """(ids_BM, mixed_BE): ids of the codewords nearest in L2, and mixed = sum over m of gate x selected codeword.
 
     Without a gate every weight is 1. ids are int64; of equal distances the lowest index wins, and distances too close
-    to tell apart are compared in fp64, so that ids do not depend on backend or batch. A codeword whose
-    distance is NaN or infinite is the nearest of none, and a row that has no other gets id 0. mixed has the dtype of
-    the codebooks, which latents and gate share; sums are formed in float32 (float64 for float64). B may be 0, M, K and
-    E may not.
+    for float32 are compared in fp64, so that ids do not depend on backend or batch. A codeword at a NaN or infinite
+    distance is never the nearest; a row without any other gets id 0. mixed has the dtype of the codebooks, which
+    latents and gate share; it is summed in float32 (float64 for float64). B may be 0, M, K and E may not.
 
     Gradients are straight-through: latents receive gate x the gradient of mixed, the gate its inner product with the
     selected codewords, and the codebooks nothing (st(z) = e + sg(z - e)): they learn from their own loss terms.

@@ -15,7 +15,7 @@ def objection(call: MpqQuantize) -> str | None:
 
 
 def run(call: MpqQuantize, projection: Projection | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-    """(ids_BM, mixed_BE); latents that come from a projection are compared with what it gives in fp64."""
+    """(ids_BM, mixed_BE); with a projection, near-ties are decided by the latents that it gives in fp64."""
     num_rows, num_books, width = call.latents_BME.shape
     error_BM, hidden_BMH, weight_MEH, bias_ME = projection or (None,) * 4
     ids_BM, mixed_BE = empty_results(call)

@@ -18,11 +18,11 @@ __all__ = [
 ]
 
 _TILE = 1 << 22
-"""Scores held at a time: (rows, M, K) never exceeds this many, whatever B is."""
+"""Scores held at a time, (rows of a tile, M, K), whatever B is."""
 
 
 class Projection(NamedTuple):
-    """What latents were computed from, and a bound on the error of their length."""
+    """What latents were computed from; error_BM bounds the length of their error vectors."""
 
     error_BM: torch.Tensor
     hidden_BMH: torch.Tensor
@@ -54,12 +54,12 @@ def mpq_quantize_reference(call: MpqQuantize) -> tuple[torch.Tensor, torch.Tenso
 
 
 def work_dtype(tensor: torch.Tensor) -> torch.dtype:
-    """float64 stays, everything else is computed in float32."""
+    """float64 for float64, else float32."""
     return torch.float64 if tensor.dtype == torch.float64 else torch.float32
 
 
 def product_error(size: int, dtype: torch.dtype) -> float:
-    """Bound on the relative error of an inner product of `size` terms, under the process's matmul precision."""
+    """A bound on the relative error of an inner product of `size` terms, under torch's matmul precision setting."""
     operands = {"highest": 0.0, "high": 2.0**-10, "medium": 2.0**-7}[torch.get_float32_matmul_precision()]
     return (size + 4) * torch.finfo(dtype).eps + (operands if dtype == torch.float32 else 0.0)
 
@@ -70,14 +70,14 @@ def nearest_codes(
     error_BM: torch.Tensor | None,
     exact: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
 ) -> torch.Tensor:
-    """ids_BM of the nearest codewords; codewords too close to tell apart are compared in fp64, lowest index first.
+    """ids_BM of the nearest codewords; those with scores too close are compared in fp64, ties go to the lowest index.
 
-    All are, where a score may overflow or is NaN. `error_BM` bounds the error of the latents' length, `exact(row_X,
-    book_X)` gives the latents_XE in fp64.
+    All are compared in fp64 if a score may overflow or is NaN. `error_BM` bounds the length of the latents' error
+    vectors, `exact(row_X, book_X)` gives latents_XE in fp64.
     """
     num_rows, num_books, _ = latents_BME.shape
     books_MKE = codebooks_MKE.to(latents_BME.dtype)
-    half_MK = 0.5 * books_MKE.square().sum(-1)
+    half_MK = 0.5 * books_MKE.square().sum(-1)  # |c|^2 / 2 - x.c orders codewords c as |x - c| does
     longest_M = books_MKE.double().square().sum(-1).amax(1).sqrt().to(half_MK.dtype)  # squares may underflow float32
     ids_BM = torch.empty(num_rows, num_books, dtype=torch.int64, device=latents_BME.device)
     step = max(1, _TILE // half_MK.numel())
@@ -107,10 +107,10 @@ def _slack(latents_bME: torch.Tensor, longest_M: torch.Tensor, error_bM: torch.T
 def _decide(
     candidates_XK: torch.Tensor, latents_XE: torch.Tensor, book_X: torch.Tensor, codebooks_MKE: torch.Tensor
 ) -> torch.Tensor:
-    """The nearest of the candidates in fp64, lowest index first; NaN is as far as can be.
+    """The nearest of the candidates in fp64, ties to the lowest index; NaN counts as infinitely far.
 
-    |c|^2 - 2 x.c orders as distances do, and tells codewords apart that are short beside x; ties in the middle of two
-    stay ties.
+    |c|^2 - 2 x.c orders codewords as distances do, and still distinguishes them where |x| is much larger; it keeps the
+    tie of an x halfway between two.
     """
     distance_XK = torch.full(candidates_XK.shape, torch.inf, dtype=torch.float64, device=candidates_XK.device)
     pair_T, code_T = candidates_XK.nonzero(as_tuple=True)
@@ -152,7 +152,7 @@ def latent_gradient(grad_BE: torch.Tensor, ids_BM: torch.Tensor, gate_BM: torch.
 def gate_gradient(
     grad_BE: torch.Tensor, ids_BM: torch.Tensor, codebooks_MKE: torch.Tensor, gate_BM: torch.Tensor | None
 ) -> dict[str, torch.Tensor]:
-    """gate_BM, if it is there, receives the inner product of the gradient and the selected codeword."""
+    """gate_BM, if given, receives the inner product of the gradient and the selected codeword."""
     if gate_BM is None:
         return {}
     columns = [(grad_BE * book_KE[id_B]).sum(1) for book_KE, id_B in zip(codebooks_MKE, ids_BM.unbind(1), strict=True)]

@@ -41,7 +41,7 @@ def nearest_codes_kernel(
     BLOCK_K: tl.constexpr,
     BLOCK_E: tl.constexpr,
 ):
-    """ids_BM of the lowest scores 0.5 c.c - x.c, or -1 where a second score is too close to tell."""
+    """ids_BM of the lowest scores 0.5 c.c - x.c, or -1 if the second lowest is too close."""
     b = tl.program_id(0).to(tl.int64) * BLOCK_B + tl.arange(0, BLOCK_B)
     m = tl.program_id(1).to(tl.int64)
     ok_b = b < num_rows
@@ -50,7 +50,7 @@ def nearest_codes_kernel(
     latents_ptr += m * stride_xm + b[:, None] * stride_xb
     codebooks_ptr += m * stride_cm
 
-    # each lane keeps the best and second best of its codes; lanes meet after the last tile
+    # each lane keeps the best and second best of its codes; lanes are compared after the last tile
     best_BK = tl.full((BLOCK_B, BLOCK_K), float("inf"), tl.float32)
     second_BK = tl.full((BLOCK_B, BLOCK_K), float("inf"), tl.float32)
     id_BK = tl.zeros((BLOCK_B, BLOCK_K), tl.int32)
@@ -84,7 +84,7 @@ def nearest_codes_kernel(
             tl.float32
         )
         square_B += tl.sum(x_BE * x_BE, axis=1)
-    # squares that underflow were a length of less than `lost`
+    # squares that underflowed add less than `lost` to a length
     longest = tl.sqrt(tl.max(longest_K, axis=0)) + lost
     reach_B = tl.sqrt(square_B) + lost + 0.5 * longest
     slack_B = relative * longest * reach_B + smallest
@@ -105,7 +105,7 @@ def load_codewords(codebook_ptr, stride_ck, stride_ce, k, num_codes, width, BLOC
 def decide(
     x_E, codebook_ptr, stride_ck, stride_ce, num_codes, width, relative, BLOCK_K: tl.constexpr, BLOCK_E: tl.constexpr
 ):
-    """The codeword nearest to an fp64 latent by its score, of equal scores by its distance, then its index; or 0."""
+    """The codeword nearest to an fp64 latent: by score, near ties by distance, then by lowest index; 0 if none is."""
     best = tl.full((), float("inf"), tl.float64)
     longest = tl.full((), 0.0, tl.float64)
     for start in range(0, num_codes, BLOCK_K):
@@ -223,7 +223,7 @@ def objection(call: MpqQuantize) -> str | None:
 
 
 def run(call: MpqQuantize, projection: Projection | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-    """(ids_BM, mixed_BE); latents that come from a projection are compared with what it gives in fp64."""
+    """(ids_BM, mixed_BE); with a projection, near-ties are decided by the latents that it gives in fp64."""
     latents_BME, codebooks_MKE, gate_BM = call
     num_rows, num_books, width = latents_BME.shape
     ids_BM, mixed_BE = empty_results(call)
@@ -256,7 +256,7 @@ def run(call: MpqQuantize, projection: Projection | None = None) -> tuple[torch.
 
 
 def slack_terms(width: int) -> tuple[float, float, float]:
-    """(relative, lost, smallest): what rounding and underflow may do to the difference of two scores.
+    """(relative, lost, smallest): how far rounding and underflow may change the difference of two scores.
 
     Matrix units truncate where float32 rounds, so the relative error is twice that of the eager definition.
     """
@@ -264,13 +264,13 @@ def slack_terms(width: int) -> tuple[float, float, float]:
 
 
 def search_tiles(dtype: torch.dtype, width: int) -> dict[str, int]:
-    """float32 products run on the ordinary units, whose operands have to fit in registers."""
+    """float32 products do not run on matrix units, so their operands must fit in registers."""
     block_e = 16 if dtype == torch.float32 else min(max(triton.next_power_of_2(width), 16), 64)
     return {"BLOCK_B": 64, "BLOCK_K": 64, "BLOCK_E": block_e, "num_warps": 8}
 
 
 def mix_tiles(width: int) -> dict[str, int]:
-    """A codeword is one tile; the limit of registers keeps ptxas from spilling to fit in fewer."""
+    """A codeword fits in one tile; maxnreg keeps ptxas from spilling in order to use fewer registers."""
     block_e = max(triton.next_power_of_2(width), 16)
     tiles = {"BLOCK_B": min(2048 // block_e, 32), "BLOCK_K": 2048 // block_e, "BLOCK_E": block_e}
     return tiles | {"num_warps": 4, "maxnreg": 248}

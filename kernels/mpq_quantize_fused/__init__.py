@@ -25,7 +25,7 @@ def mpq_quantize_fused(
     """(ids_BM, mixed_BE) of `mpq_quantize` for the latents hidden @ weight.T + bias of each codebook.
 
     Ties, NaN, dtypes, empty input and straight-through gradients are those of `mpq_quantize`; hidden, weight and bias
-    receive the gradient of the latents. Codewords too close to tell apart are compared with latents computed in fp64.
+    receive the gradient of the latents. Distances too close for float32 are compared with latents computed in fp64.
     ValueError for a wrong dtype, device or shape.
 
     Paper: MPQ, stated

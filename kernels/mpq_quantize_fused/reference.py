@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 _TILE = 1 << 22
-"""Products held at a time where latents are computed in fp64."""
+"""Products held at a time while latents are computed in fp64."""
 
 
 class MpqQuantizeFused(NamedTuple):
@@ -61,7 +61,7 @@ def _exact_latents(hidden_XH: torch.Tensor, weight_XEH: torch.Tensor, bias_XE: t
 def project(
     hidden_BMH: torch.Tensor, weight_MEH: torch.Tensor, bias_ME: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(latents_BME, error_BM): hidden @ weight.T + bias of each codebook, and a bound on the error of its length."""
+    """(latents_BME, error_BM): hidden @ weight.T + bias of each codebook, and a bound on the length of its error."""
     dtype = work_dtype(hidden_BMH)
     hidden_MBH, weight_MEH, bias_ME = hidden_BMH.to(dtype).transpose(0, 1), weight_MEH.to(dtype), bias_ME.to(dtype)
     latents_MBE = torch.baddbmm(bias_ME.unsqueeze(1), hidden_MBH, weight_MEH.mT)

@@ -1,4 +1,4 @@
-"""`path_attention`: each path of a search attends to its own steps, whose keys and values stay where they were made."""
+"""`path_attention`: each path of a search attends to its own steps, whose keys and values are never moved."""
 
 import torch
 
@@ -14,11 +14,11 @@ def path_attention(
 ) -> torch.Tensor:
     """mixed_BPAQ: softmax over the S steps of each path of q . k / sqrt(Q), applied to their values, head by head.
 
-    Step s of path p has its keys and values in row rows_BPS[b, p, s] of step s: of the path itself or the one that it
-    descends from, so that nothing moves when paths are replaced by their children. S is at most T; what is in
-    later steps and other rows is not read. Sums are float32 (float64 for float64), the result has the dtype of q_BPAQ.
-    Without gradient. B and P may be 0, S may not. ValueError for a wrong dtype, device or shape, on the CPU also for
-    rows that are not 0..R-1. Numbers that are not finite, or 1e15 and more, count as NaN.
+    Path p's keys and values of step s are in row rows_BPS[b, p, s] of step s: the path's own row or its ancestor's, so
+    nothing is copied when children replace paths. S is at most T; later steps and other rows are not read. Sums are
+    float32 (float64 for float64), the result has the dtype of q_BPAQ. Without gradient. B and P may be 0, S may not.
+    ValueError for a wrong dtype, device or shape, on the CPU also for rows outside 0..R-1. Numbers that are not finite
+    or are 1e15 or more in magnitude count as NaN.
 
     Paper: decoding, ours: the decoder's cache is indexed by path, never copied.
     """
@@ -29,7 +29,7 @@ def _check(call: PathAttention) -> None:
     floats = {"q_BPAQ": call.q_BPAQ, "keys_BTRAQ": call.keys_BTRAQ, "values_BTRAQ": call.values_BTRAQ}
     sizes = bind("path_attention", floats, {"rows_BPS": call.rows_BPS}, integer_dtypes=(torch.int64,))
     if not 1 <= sizes["S"] <= sizes["T"]:
-        raise ValueError(f"path_attention: rows_BPS names {sizes['S']} steps, 1 to {sizes['T']} are there")
+        raise ValueError(f"path_attention: rows_BPS has {sizes['S']} steps where 1 to {sizes['T']} were expected")
 
 
 def _values(call: PathAttention) -> None:

@@ -1,4 +1,4 @@
-"""`path_attention` in C++: a path after the other in float32 vectors, spread over torch's number of threads."""
+"""`path_attention` in C++: one path after another in float32 vectors, spread over torch's number of threads."""
 
 import torch
 

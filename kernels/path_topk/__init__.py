@@ -1,4 +1,4 @@
-"""`path_topk`: the best items that reasoning paths lead to."""
+"""`path_topk`: the best items that the paths of a search lead to."""
 
 import torch
 
@@ -22,12 +22,12 @@ def path_topk(
     """(scores_BN, items_BN, path_BN), N = k: the best items, and the path that leads to each.
 
     A path leads to the indexed items that carry all of its tokens (tokens_BWM, -1 where it has none) and are not in
-    exclude_BX (padded with -1); one of score -inf or NaN is dead, and one without tokens leads nowhere. An item belongs
-    to the first path that leads to it. Its score is that path's, or with `scoring` (see `ItemScoring`) its own, summed
-    in float64. Best items come first, equal scores by path, then by rank_I, then by row; missing ones have item
-    and path -1 and score -inf. NaN is the worst score. Integers are int64, scores float32, without gradient; B and W
-    may be 0. ValueError for a wrong dtype, device, shape or count, on the CPU also for tokens that are not -1..K-1,
-    rows that are not -1..I-1, and an index whose parts do not belong together.
+    exclude_BX (padded with -1). A path with score -inf or NaN is dead, and one without tokens leads nowhere. An item
+    belongs to the first path that leads to it. Its score is the path's, or with `scoring` the item's own (see
+    `ItemScoring`), summed in float64. Items come best first; ties go to the lowest path, then the lowest rank_I, then
+    the lowest row; missing items have item and path -1 and score -inf. NaN is the worst score. Integers are int64,
+    scores float32, without gradient; B and W may be 0. ValueError for a wrong dtype, device, shape or count, on the CPU
+    also for tokens outside -1..K-1, rows outside -1..I-1, and an index whose parts do not match.
 
     Paper: path-to-item matching, ours, D3 and D11
     """

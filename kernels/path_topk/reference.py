@@ -13,13 +13,13 @@ __all__ = ["ItemScoring", "PathTopk", "empty_results", "path_topk_reference"]
 
 
 SCORED_AT_ONCE = 1 << 16
-"""Items, so that memory stays bounded."""
+"""Items scored at a time, which bounds the memory."""
 
 
 class ItemScoring(NamedTuple):
-    """What scores an item for a user: the sum of its tokens' logits and of state times residual, and a bias.
+    """An item's score for a user: the logits of its tokens + state . residual, + repeat_bias if it is repeated.
 
-    The bias counts for items in repeated_BL, the user's history (-1 for none).
+    repeated_BL: the rows of the items in the user's history, -1 for none.
     """
 
     logits_BMK: Tensor
@@ -56,7 +56,7 @@ def path_topk_reference(call: PathTopk) -> tuple[Tensor, Tensor, Tensor]:
     if exclude_BX is not None:
         keep_T = ~index.is_excluded(user_P[path_T], item_T, exclude_BX)
         path_T, item_T = path_T[keep_T], item_T[keep_T]
-    order = lexsort(path_T, user_P[path_T] * len(rank_I) + item_T)  # of an item, its first path before the others
+    order = lexsort(path_T, user_P[path_T] * len(rank_I) + item_T)  # the first path of an item comes first
     path_T, item_T = first_of_each((user_P[path_T] * len(rank_I) + item_T)[order], path_T[order], item_T[order])
     user_T, row_T = user_P[path_T], row_P[path_T]
     scores_T = scores_BW[user_T, row_T].double()

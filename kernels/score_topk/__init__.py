@@ -30,16 +30,16 @@ def score_topk(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(scores_BN, rows_BN) with N = k: each user's best items, best first.
 
-    An item's score is the inner product of the user's state and its vector, both float32, summed up in float64
-    (`exact_dot`), plus what the tables of `codes` say of its codes. Ties go to the lowest row. The answer is exact:
-    the same rows and the same scores on every backend, for any number of threads and any split of the users.
+    An item's score is the inner product of the user's state and its vector, both float32, summed in float64
+    (`exact_dot`), plus the entries for its codes in the user's tables (`codes`). Ties go to the lowest row. The answer
+    is exact: the same rows and scores on every backend, for any number of threads and any split of the users.
 
-    allowed: `allowed_words` of a mask of the items that may be returned, one (1, ...) for all users or one for each;
-    None allows all. seen_BL: rows of the user's own items, -1 for none; they are left out, or with `seen_bias` gain
-    that. A user with fewer than k items left is filled up with row -1 and score -inf, and so are items whose score is
-    -inf or NaN. scores are float64, rows int64, without gradient. B, I and k may be 0. ValueError for a negative k and
-    for a wrong dtype, device or shape, on the CPU also for rows that are not -1..I-1, codes that are not 0..K-1, and
-    items whose parts do not belong together.
+    allowed: `allowed_words` of a mask of the items that may be returned, one row for all users or one for each; None
+    allows all. seen_BL: rows of the items in the user's history, -1 for none; they are left out, or with `seen_bias`
+    it is added to their scores. Items with score -inf or NaN are left out; a user with fewer than k items left is
+    padded with row -1 and score -inf. scores are float64, rows int64, without gradient. B, I and k may be 0. ValueError
+    for a negative k and for a wrong dtype, device or shape, on the CPU also for rows outside -1..I-1, codes outside
+    0..K-1, and items whose parts do not match.
 
     Paper: item-level score, ours, D11.
     """

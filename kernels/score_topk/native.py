@@ -1,4 +1,4 @@
-"""`score_topk` in C++: a scan of the copy in 8 bits, many users a pass, then exact scores of the few that may win."""
+"""`score_topk` in C++: a scan of the 8-bit copy, many users per pass, then exact scores of the items that may win."""
 
 import torch
 
@@ -9,12 +9,12 @@ from .reference import ScoreTopk, empty_results
 __all__ = ["objection", "run"]
 
 MOST_WIDTH = 1 << 16
-"""Sums of products of 8 bits must fit into 32."""
+"""Sums of 8-bit products must fit into 32 bits."""
 
 
 def objection(call: ScoreTopk) -> str | None:
     if call.states_BD.shape[1] > MOST_WIDTH:
-        return f"it sums up {MOST_WIDTH} channels at most, found {call.states_BD.shape[1]}"
+        return f"it sums {MOST_WIDTH} channels at most, found {call.states_BD.shape[1]}"
     if not all(part.is_contiguous() for part in (*call.items[:5], *(call.codes or ())[:1])):
         return "it reads contiguous items, as ItemVectors.build makes them"
     return None

@@ -23,21 +23,21 @@ __all__ = [
 ]
 
 PANEL = 32
-"""Items whose numbers of 8 bits lie side by side, four channels of an item together (csrc/score_topk.h)."""
+"""Items per panel of the 8-bit copy; a panel has four channels of each item, then the next four (csrc/score_topk.h)."""
 CHANNELS = 4
 LARGEST_CODE, OFFSET = 127, 128
-"""A number from -127 to 127 is kept as itself + 128, without a sign."""
+"""Codes -127..127 are stored without a sign, as code + 128."""
 SCORES_AT_ONCE, ROWS_AT_ONCE, BUILT_AT_ONCE = 1 << 24, 1 << 16, 1 << 11
 
 _checked = Checked()
 
 
 class ItemVectors(NamedTuple):
-    """The vectors of a catalog's items, and a copy in 8 bits by which most of them are passed over.
+    """The vectors of a catalog's items, and an 8-bit copy that rules most of them out.
 
-    rows_ID: float32. panels_X: uint8, the copy. scales_I: what a number of the copy is multiplied by. errors_I: at
-    least the length of an item's vector minus its copy. norms_I: at least the length of the copy. largest: the length
-    of the longest vector.
+    rows_ID: float32. panels_X: uint8, the codes of the copy. scales_I: the factor of an item's codes. errors_I: an
+    upper bound on the length of vector minus copy. norms_I: an upper bound on the length of the copy. largest: the
+    length of the longest vector.
     """
 
     rows_ID: Tensor
@@ -49,7 +49,7 @@ class ItemVectors(NamedTuple):
 
     @classmethod
     def build(cls, rows_ID: Tensor) -> "ItemVectors":
-        """Of float32 vectors, which are kept as they are; ValueError for numbers that are not finite."""
+        """From float32 vectors, which are kept unchanged; ValueError for numbers that are not finite."""
         if rows_ID.dtype != torch.float32 or rows_ID.ndim != 2 or not rows_ID.shape[1]:
             raise ValueError(f"item vectors are float32 (items, width), found {rows_ID.dtype} {tuple(rows_ID.shape)}")
         parts = [_quantized(some_TD) for some_TD in rows_ID.split(BUILT_AT_ONCE)] or [_quantized(rows_ID)]
@@ -60,8 +60,8 @@ class ItemVectors(NamedTuple):
         return cls(rows_ID, panels, scales, errors, norms, largest)._trusted()
 
     def extended(self, rows_TD: Tensor) -> "ItemVectors":
-        """With further items behind the last one."""
-        whole = len(self.rows_ID) // PANEL * PANEL
+        """With further items after the last one."""
+        whole = len(self.rows_ID) // PANEL * PANEL  # a panel that is not full is made again
         rows_ID = torch.cat([self.rows_ID, rows_TD])
         tail = ItemVectors.build(rows_ID[whole:])
         size = panel_bytes(whole, rows_ID.shape[1])
@@ -73,12 +73,12 @@ class ItemVectors(NamedTuple):
         return self._taken_over(ItemVectors(rows_ID, panels_X, scales_I, errors_I, norms_I, largest))
 
     def stored(self) -> dict[str, Tensor]:
-        """What `restored` takes, by name."""
+        """The tensors that `restored` takes, by name."""
         return {**dict(zip(self._fields, self[:5], strict=False)), "largest": torch.tensor([self.largest]).double()}
 
     @classmethod
     def restored(cls, stored: dict[str, Tensor]) -> "ItemVectors":
-        """What `stored` gave; KeyError or ValueError where it is not that."""
+        """The vectors saved by `stored`; KeyError or ValueError if a name, dtype or shape is wrong."""
         vectors = cls._make([*(stored[name] for name in cls._fields[:5]), float(stored["largest"])])
         count, width = vectors.rows_ID.shape
         expected = {
@@ -93,7 +93,7 @@ class ItemVectors(NamedTuple):
         return vectors._trusted()
 
     def are(self, row_T: Tensor, vectors_TD: Tensor) -> bool:
-        """Whether the items of these rows have these vectors, and the copies that belong to them."""
+        """Whether these rows hold these vectors and the 8-bit copies of them."""
         panels, *numbers = _quantized(vectors_TD)
         fours = panels.view(-1, panel_bytes(PANEL, vectors_TD.shape[1]) // (PANEL * CHANNELS), PANEL, CHANNELS)
         kept = self.panels_X.view(-1, *fours.shape[1:])[row_T // PANEL, :, row_T % PANEL]
@@ -109,17 +109,17 @@ class ItemVectors(NamedTuple):
         return self
 
     def _taken_over(self, made: "ItemVectors") -> "ItemVectors":
-        """What was made of these, as right as they are."""
+        """`made`, which was derived from these vectors: marked as checked if they are."""
         return made._trusted() if _checked.has(self[:5], self.largest) else made
 
     @property
     def copy_bytes(self) -> int:
-        """Of the copy and what belongs to it, without the vectors themselves."""
+        """Bytes of the copy with its scales and bounds, without the vectors themselves."""
         return sum(part.nbytes for part in self[1:5])
 
 
 class CodeTables(NamedTuple):
-    """Further columns of codes of the items, and for each user a table that scores the codes of every column.
+    """T more columns of item codes, and for each user and column a table with the score of each code.
 
     codes_IT: int32, 0 to K - 1. tables_BTK: float32.
     """
@@ -147,7 +147,7 @@ def empty_results(call: ScoreTopk) -> tuple[Tensor, Tensor]:
 
 
 def bind_vectors(op: str, items: ItemVectors, sizes: dict[str, int], device: torch.device) -> None:
-    """`checks.bind` of an op's items, and `check_vectors` where there are values."""
+    """`checks.bind` for an op's items, and `check_vectors` if they have values."""
     known = not torch.compiler.is_compiling() and _checked.has(items[:5], items.largest)
     if known and items.rows_ID.device == device:
         own = zip("ID", items.rows_ID.shape, strict=True)
@@ -162,12 +162,12 @@ def bind_vectors(op: str, items: ItemVectors, sizes: dict[str, int], device: tor
 
 
 def check_vectors(op: str, items: ItemVectors) -> None:
-    """ValueError for items on the CPU that are not as `ItemVectors.build` makes them; looks once at each."""
+    """ValueError for items on the CPU that `ItemVectors.build` would not have made; checks them once."""
     if _checked.has(items[:5], items.largest) or not items.rows_ID.is_cpu:
         return
     right = ItemVectors.build(items.rows_ID)
     for name, found, expected in zip(items._fields, items[:5], right[:5], strict=False):
-        # strides change the last bit of a length
+        # the last bit of a length depends on the strides
         if not torch.allclose(found, expected, 1e-6 if found.is_floating_point() else 0, 0):
             raise ValueError(f"{op}: items.{name} does not belong to its rows_ID; take items of ItemVectors.build")
     if not math.isclose(items.largest, right.largest):
@@ -176,7 +176,7 @@ def check_vectors(op: str, items: ItemVectors) -> None:
 
 
 def panel_bytes(num_items: int, width: int) -> int:
-    """The size of `ItemVectors.panels_X`: whole panels of items, whole fours of channels."""
+    """The size of `ItemVectors.panels_X`: items are padded to whole panels, channels to multiples of four."""
     return (num_items + -num_items % PANEL) * (width + -width % CHANNELS)
 
 
@@ -194,12 +194,12 @@ def _quantized(rows_TD: Tensor) -> tuple[Tensor, ...]:
 
 
 def _above(x: Tensor) -> Tensor:
-    """float32 that is no smaller, rounding of the sums included."""
+    """An upper bound in float32, which also covers the rounding of the sums."""
     return torch.nextafter((x * (1 + 1e-9)).float(), torch.tensor(torch.inf, device=x.device))
 
 
 def allowed_words(allowed_TI: Tensor) -> Tensor:
-    """What `score_topk` takes as `allowed`, of a mask (T, I): int32 (T, ceil(I / 32)), a bit an item, lowest first."""
+    """A mask (T, I) as `score_topk` takes it: int32 (T, ceil(I / 32)), one bit per item, lowest bit first."""
     filled = torch.nn.functional.pad(allowed_TI, (0, -allowed_TI.shape[1] % PANEL)).unflatten(1, (-1, PANEL))
     bits = torch.arange(PANEL, device=allowed_TI.device)
     words = (filled.long() << bits).sum(2)
@@ -213,7 +213,7 @@ def allowed_mask(words_TX: Tensor, num_items: int) -> Tensor:
 
 
 def score_topk_reference(call: ScoreTopk) -> tuple[Tensor, Tensor]:
-    """(scores_BN, rows_BN): by a product in float32 and a bound of its error, whatever passes scored exactly."""
+    """(scores_BN, rows_BN): a float32 product and a bound on its error select candidates, which are scored exactly."""
     batch, (rows_ID, *_), k = len(call.states_BD), call.items, call.k
     scores_BN = call.states_BD.new_full((batch, k), -torch.inf, dtype=torch.float64)
     rows_BN = torch.full((batch, k), -1, dtype=torch.int64, device=scores_BN.device)
@@ -224,7 +224,7 @@ def score_topk_reference(call: ScoreTopk) -> tuple[Tensor, Tensor]:
 
 
 def _score_some(call: ScoreTopk, user_b: Tensor, scores_BN: Tensor, rows_BN: Tensor) -> None:
-    """Write the best items of some users."""
+    """Write the best items of the users `user_b` into scores_BN and rows_BN."""
     num_items = len(call.items.rows_ID)
     open_bI = torch.ones(len(user_b), num_items, dtype=torch.bool, device=user_b.device)
     if call.allowed is not None:
@@ -252,7 +252,7 @@ def _score_some(call: ScoreTopk, user_b: Tensor, scores_BN: Tensor, rows_BN: Ten
 
 
 def _may_be_best(call: ScoreTopk, user_b: Tensor, open_bI: Tensor) -> Tensor:
-    """Which open items may be among a user's best k: those whose bound reaches the k-th best that is certain."""
+    """Which open items may be among a user's best k: those whose upper bound reaches the k-th best lower bound."""
     rows_ID = call.items.rows_ID
     states_bD = call.states_BD[user_b]
     scores_bI = states_bD @ rows_ID.T
@@ -261,7 +261,7 @@ def _may_be_best(call: ScoreTopk, user_b: Tensor, open_bI: Tensor) -> Tensor:
         for table_BK, code_I in zip(call.codes.tables_BTK.unbind(1), call.codes.codes_IT.T.long(), strict=True):
             own_bI = table_BK[user_b][:, code_I]
             scores_bI, size_bI = scores_bI + own_bI, size_bI + own_bI.abs()
-    # of products in less than float32 the operands are rounded to bfloat16 at worst
+    # at a precision below "highest", torch rounds the operands to bfloat16 at worst
     unit = 2.0**-23 * (rows_ID.shape[1] + 8) if torch.get_float32_matmul_precision() == "highest" else 2.0**-6
     bound_bI = unit * size_bI + 2.0**-120
     certain_bI = torch.where(scores_bI.isfinite() & open_bI, scores_bI - bound_bI, -torch.inf)

@@ -27,9 +27,9 @@ def token_cross_entropy(
 
     A row without an open codebook has loss 0; ids are not read where open is False. With `among_TMK` only the tokens
     marked there take part in the softmax; an open id must be one of them, which is not checked. The logits (T, M, K)
-    are never held as a whole, forward or backward; closed pairs cost nothing. hidden and weight share a dtype and both
-    receive gradients; loss is float32 (float64 for float64). T may be 0, K may not. ValueError for a wrong dtype,
-    device or shape, on the CPU also for open ids that are not 0..K-1.
+    are never held as a whole, forward or backward; closed codebooks cost nothing. hidden and weight share a dtype and
+    both receive gradients; loss is float32 (float64 for float64). T may be 0, K may not. ValueError for a wrong dtype,
+    device or shape, on the CPU also for open ids outside 0..K-1.
 
     Paper: pre-training token loss over all remaining target tokens, ours, D4
     """

@@ -27,7 +27,7 @@ class TokenCrossEntropy(NamedTuple):
 
 
 class TokenCrossEntropyBackward(NamedTuple):
-    """What the gradients of a call are computed of."""
+    """A call of the backward op: the gradient of loss_T, the forward call and its lse_TM."""
 
     grad_T: torch.Tensor
     forward: TokenCrossEntropy
@@ -51,7 +51,7 @@ def token_cross_entropy_reference(call: TokenCrossEntropy) -> tuple[torch.Tensor
 
 
 def token_cross_entropy_backward_reference(call: TokenCrossEntropyBackward) -> tuple[torch.Tensor, torch.Tensor]:
-    """(hidden_grad_TD, weight_grad_MKD); the logits are computed again rather than kept."""
+    """(hidden_grad_TD, weight_grad_MKD); recomputes the logits."""
     grad_T, (hidden_TD, weight_MKD, ids_TM, open_TM, among_TMK), lse_TM = call
     dtype = _work_dtype(hidden_TD)
     hidden_grad_TD = torch.zeros(hidden_TD.shape, dtype=dtype, device=hidden_TD.device)
@@ -75,7 +75,7 @@ def _work_dtype(tensor: torch.Tensor) -> torch.dtype:
 
 
 def _open_tiles(open_TM: torch.Tensor, num_codewords: int) -> Iterator[tuple[int, torch.Tensor]]:
-    """Per codebook, the rows where it is open, a tile of logits at a time."""
+    """(codebook, rows where it is open), for one tile of logits after another."""
     for book, open_T in enumerate(open_TM.unbind(1)):
         for row_X in open_T.nonzero().squeeze(1).split(max(1, _TILE // num_codewords)):
             if len(row_X):

@@ -1,4 +1,4 @@
-"""The gradients of `token_cross_entropy` in Triton: each product computes the logits again, tile by tile."""
+"""The gradients of `token_cross_entropy` in Triton: each product recomputes the logits, tile by tile."""
 
 import torch
 import triton
@@ -13,12 +13,12 @@ from .triton_kernel import product, rows_by_pattern
 __all__ = ["backward_tiles", "hidden_grad_kernel", "objection", "run", "weight_grad_kernel"]
 
 _PROGRAMS = 256
-"""Programs that fill a GPU; where a weight has fewer tiles, each is summed in that many parts of the rows."""
+"""Programs that fill a GPU; if a weight has fewer tiles, each is summed in several parts of the rows to get as many."""
 
 
 @triton.jit
 def logit_grad(logits, lse, share, ok, right, DTYPE: tl.constexpr, INTERPRETED: tl.constexpr):
-    """share x (probability - 1 at the id), in the dtype of the products."""
+    """share x (probability, minus 1 at the id), in the dtype of the products."""
     probability = tl.where(ok, tl.exp(logits - lse), 0.0)
     return cast(share * (probability - right.to(tl.float32)), DTYPE, INTERPRETED)
 
@@ -192,9 +192,9 @@ def run(call: TokenCrossEntropyBackward) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def backward_tiles(dtype: torch.dtype, width: int) -> tuple[dict[str, int], dict[str, int]]:
-    """(of the hidden, of the weight): long along the axis that stays, short along the one that is summed.
+    """Tiles for the gradients of (hidden, weight): long along the axis that remains, short along the summed one.
 
-    The limit of registers keeps ptxas from spilling to fit in fewer.
+    maxnreg keeps ptxas from spilling in order to use fewer registers.
     """
     block_g, block_d = (64, 16) if dtype == torch.float32 else (256, 32)
     block_g = min(max(triton.next_power_of_2(width), 16), block_g)

@@ -27,7 +27,7 @@ def product(
     BLOCK_B: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """a_TD @ b_KD.T of the rows that the pointers begin."""
+    """a_TD @ b_KD.T, with a pointer to each row."""
     product_TK = tl.zeros((BLOCK_A, BLOCK_B), tl.float32)
     for start in range(0, width, BLOCK_D):
         d = start + tl.arange(0, BLOCK_D)
@@ -130,15 +130,15 @@ def run(call: TokenCrossEntropy) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def rows_by_pattern(open_TM: torch.Tensor) -> torch.Tensor:
-    """The rows in an order that puts those which are open in the same codebooks side by side."""
+    """An order of the rows in which those with the same open codebooks are adjacent."""
     bit_M = torch.arange(open_TM.shape[1], device=open_TM.device) % 63
     return (open_TM << bit_M).sum(1).argsort(stable=True)
 
 
 def forward_tiles(dtype: torch.dtype) -> dict[str, int]:
-    """float32 products run on the ordinary units, whose operands have to fit in registers.
+    """float32 products do not run on matrix units, so their operands must fit in registers.
 
-    With a third stage triton 3.6 has too few of these on sm_80.
+    With a third pipeline stage triton 3.6 runs out of registers on sm_80.
     """
     if dtype == torch.float32:
         return {"BLOCK_T": 32, "BLOCK_K": 64, "BLOCK_D": 16, "num_warps": 4, "num_stages": 2}

@@ -29,7 +29,7 @@ class Packed(NamedTuple):
     shape: Any
 
 
-class _Kept(NamedTuple):
+class _Cached(NamedTuple):
     sources: tuple[Source, ...]
     dtype: torch.dtype
     modules: list[nn.Module]
@@ -38,6 +38,10 @@ class _Kept(NamedTuple):
     """keeps the weights' memory alive, so that no other tensor can get its addresses and pass for an old weight"""
     state: tuple[object, ...]
     packed: Packed
+
+    def serves(self, sources: tuple[Source, ...], dtype: torch.dtype) -> bool:
+        is_same = self.dtype == dtype and _same(self.sources, sources)
+        return is_same and self.state == _state(self.modules, self.weights)
 
 
 class PackedWeights:
@@ -48,7 +52,7 @@ class PackedWeights:
 
     def __init__(self, pack: Callable[..., Packed | None]) -> None:
         self._pack = pack
-        self._kept: _Kept | None = None
+        self._cached: _Cached | None = None
 
     def of(self, *sources: Source) -> Packed | None:
         """The packed weights of these modules and parameters, or None if torch's layers must run instead.
@@ -63,13 +67,13 @@ class PackedWeights:
         dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
         if dtype != torch.float32 and not (dtype == torch.bfloat16 and ops.cpp_multiplies_bf16()):
             return None
-        kept = self._kept
+        cached = self._cached
         # comparing states at each call is cheap against packing, and no event reports a write to a parameter
-        if kept is None or kept.dtype != dtype or not _same(kept.sources, sources) or kept.state != _state(*kept[2:4]):
-            self._kept = kept = self._packed(sources, dtype)
-        return None if kept is None else kept.packed
+        if cached is None or not cached.serves(sources, dtype):
+            self._cached = cached = self._packed(sources, dtype)
+        return None if cached is None else cached.packed
 
-    def _packed(self, sources: tuple[Source, ...], dtype: torch.dtype) -> _Kept | None:
+    def _packed(self, sources: tuple[Source, ...], dtype: torch.dtype) -> _Cached | None:
         packed = self._pack(dtype, *sources)
         if packed is None:
             return None
@@ -77,7 +81,7 @@ class PackedWeights:
         weights = [weight for module in modules for weight in module.parameters(recurse=False)]
         weights += [source for source in sources if isinstance(source, nn.Parameter)]
         held = [weight.detach() for weight in weights]
-        return _Kept(sources, dtype, modules, weights, held, _state(modules, weights), packed)
+        return _Cached(sources, dtype, modules, weights, held, _state(modules, weights), packed)
 
 
 def _same(some: Sequence[object], others: Sequence[object]) -> bool:

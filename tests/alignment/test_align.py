@@ -63,13 +63,13 @@ align(recommender, Dataset.load(folder + "/data"), config, Run(folder + "/run", 
 """
 
 
-# runs of a few steps show symptoms of their shortness; what these are is tested in test_symptoms.py
+# runs of a few steps show symptoms; these are tested in test_symptoms.py
 pytestmark = pytest.mark.filterwarnings("ignore:reg4rec align")
 
 
 @pytest.fixture
 def start(shop: SyntheticShop, tokenizer: Tokenizer, token_model: Reg4RecModel) -> Recommender:
-    """One that knows the shop only a little."""
+    """A recommender that knows the shop only a little."""
     return Recommender(token_model, tokenizer, shop.items, device="cpu").with_search(prune_threshold=None)
 
 
@@ -121,7 +121,7 @@ def test_an_alignment_that_does_not_help_gives_back_what_came_in(
 
 
 @pytest.mark.slow
-def test_a_process_that_was_killed_goes_on_to_the_same_bits(
+def test_a_killed_process_resumes_to_the_same_bits(
     few: SyntheticShop, start_of_few: Recommender, tmp_path: Path
 ) -> None:
     start, config = start_of_few, replace(QUICK, batch_users=64)
@@ -177,9 +177,7 @@ def test_the_order_of_paths_is_rewarded_by_the_scores_of_the_search(shop: Synthe
     torch.testing.assert_close(reward_B.double(), torch.stack(rewards), atol=1e-4, rtol=1e-4)
 
 
-def test_a_batch_of_whom_no_one_is_found_an_item_learns_without_the_order(
-    shop: SyntheticShop, start: Recommender
-) -> None:
+def test_a_batch_without_found_items_learns_without_the_order_reward(shop: SyntheticShop, start: Recommender) -> None:
     stage = AlignStage(start, shop, QUICK, 0)
     batch = stage.batches(0)[0]
     assert isinstance(batch.found, Rollouts)
@@ -202,7 +200,7 @@ def test_a_model_without_categories_is_rewarded_for_its_tokens(shop: SyntheticSh
     assert stage.loss(stage.batches(0)[0])["loss"].isfinite()
 
 
-def test_the_pretraining_beside_is_the_one_that_the_model_had(
+def test_the_anchor_keeps_the_pretraining_settings_of_the_model(
     shop: SyntheticShop, tokenizer: Tokenizer, tmp_path: Path
 ) -> None:
     config = PretrainConfig(
@@ -243,7 +241,7 @@ def test_another_dataset_is_refused(shop: SyntheticShop, start: Recommender) -> 
         align(more, shop, QUICK)
 
 
-def test_nothing_to_align_for_is_said_before_training(shop: SyntheticShop, start: Recommender) -> None:
+def test_data_that_cannot_align_is_refused_before_training(shop: SyntheticShop, start: Recommender) -> None:
     final = start.with_search()
     final.trained_on = "train+validation"
     with pytest.raises(InputError, match=r"trained on train\+validation, so validation cannot choose"):

@@ -29,7 +29,7 @@ def test_histories_and_futures_are_neighbors_in_the_sequence(
             assert any(rest[:window] == future for rest in after)
 
 
-def test_every_epoch_cuts_anew_and_the_same_epoch_alike(shop: SyntheticShop) -> None:
+def test_cuts_differ_between_epochs_and_repeat_for_the_same_epoch(shop: SyntheticShop) -> None:
     first, again, other = (CutBatches(shop.part("train"), 3, 64, 0, epoch) for epoch in (0, 0, 1))
     assert first[0].histories.items.tolist() == again[0].histories.items.tolist()
     assert first[0].histories.items.tolist() != other[0].histories.items.tolist()

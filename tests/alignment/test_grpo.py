@@ -76,7 +76,7 @@ def test_the_first_update_is_plain_policy_gradient() -> None:
 
 
 def test_equal_rewards_are_dead_however_large() -> None:
-    """The rounding of their mean is no advantage."""
+    """The rounding error of their mean must not become an advantage."""
     equal_BG = (torch.rand(4000, 1, generator=torch.Generator().manual_seed(0)) * 1000).expand(-1, 8)
     valid_BG = torch.ones(4000, 8, dtype=torch.bool)
     valid_BG[::2, 5:] = False

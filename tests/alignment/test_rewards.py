@@ -84,7 +84,7 @@ def test_the_order_is_rewarded_by_what_a_draw_would_earn() -> None:
 
 
 @pytest.mark.parametrize("found", [True, False])
-def test_a_user_for_whom_no_future_item_was_found_teaches_no_order(found: bool) -> None:
+def test_a_user_without_found_future_items_has_no_order_reward(found: bool) -> None:
     scores_BN = torch.zeros(1, 3, requires_grad=True)
     reward_B = order_reward(scores_BN, torch.zeros(1, 3), torch.full((1, 3), found))
     reward_B.sum().backward()

@@ -1,6 +1,6 @@
 """The whole campaign: `python -m tests.attacks --kills 500 --mutations 5000 --calls 200000 --out reliability.json`.
 
-Prints what was done as JSON and ends with 1 where a fault was found, in words and with the seed that shows it again.
+Prints a summary as JSON. If a fault was found, prints it with the seed that repeats it and exits with 1.
 """
 
 import argparse
@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def _ops(calls: int, seed: int) -> dict[str, Any]:
-    """Calls of the C++ ops beside the eager definition, a half of them without any vector instructions."""
+    """Calls of the C++ ops, compared with the eager definition, half of them without vector instructions."""
     from reg4rec import _C
 
     found, faults, half = {}, [], calls // 2

@@ -30,8 +30,8 @@ def _questions(ids: list[Any], draw: random.Random) -> list[dict[str, Any]]:
 
 
 def attack(material: Material, calls: int, forks: int, seed: int = 0) -> dict[str, Any]:
-    """So many calls by eight threads, half of them by paths, while children are forked that ask the same."""
-    torch.set_num_threads(1)  # as a forked child has: with more, the last bits of path scores would tell them apart
+    """Eight threads make the calls, half of them by paths, while forked children ask the same."""
+    torch.set_num_threads(1)  # like a forked child: with more threads, path scores differ in the last bits
     recommender = Recommender.from_pretrained(material.folder / "model" / "recommender", device="cpu")
     both = recommender, recommender.with_search(retriever="paths")
     questions = _questions(recommender.items.ids.to_pylist(), random.Random(seed))

@@ -1,7 +1,7 @@
-"""Kill every command at random moments and at every file operation, fill its disk, run it twice: what is left?
+"""Kill every command at random moments and at every file operation, fill its disk, run it twice; check what remains.
 
-An uninterrupted run says what a result holds. A run that was killed, any number of times, and started again must end
-with the same, without litter; a folder that it was to replace must be whole at every moment.
+An uninterrupted run shows the right result. A run that was killed any number of times and restarted must end with the
+same result and no litter; a folder that it replaces must be whole at every moment.
 """
 
 import functools
@@ -21,7 +21,7 @@ from tests.attacks.workload import TASKS, Ended, Material, Task, child, contents
 __all__ = ["Operations", "attack"]
 
 CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.truncate", "shutil.rmtree"}
-"""Audit events that change a file system; so does `open` for writing."""
+"""Audit events that change a file system, besides `open` for writing."""
 
 
 class Operations:
@@ -45,7 +45,7 @@ def _writes(mode: Any, flags: Any) -> bool:
 
 
 class _Attacked:
-    """One task, what its uninterrupted runs leave, and the faults found so far."""
+    """One task, the result of its uninterrupted runs, and the faults found so far."""
 
     def __init__(self, name: str, task: Task, material: Material, faults: list[str]):
         self.name, self.task, self.material, self.faults = name, task, material, faults
@@ -73,7 +73,7 @@ class _Attacked:
         self.task.run(self.material, out)
 
     def kill(self, draw: random.Random) -> int:
-        """Kill it once to three times in one folder and let it finish; how often it was killed."""
+        """Kill it one to three times in one folder and let it finish; returns how often it was killed."""
         kills = 0
         with scratch() as out:
             if self.task.replaces:
@@ -96,7 +96,7 @@ class _Attacked:
         return kills
 
     def fill(self, draw: random.Random) -> None:
-        """Let no file grow beyond some bytes, as on a full disk; then give it room."""
+        """Let no file grow beyond some bytes, as on a full disk; then lift the limit and run again."""
         limit = int(10 ** draw.uniform(0, 6))
 
         def starved() -> None:
@@ -147,7 +147,7 @@ class _Attacked:
 
             ended = child(stopped)
             told = ended.status == 128 + number and ended.said.count("reg4rec: ") == 1 and "Traceback" not in ended.said
-            # Python swallows what a signal raises in a destructor, and says so: then the command goes on
+            # Python reports and ignores an exception in a destructor, so the command goes on
             done = ended.status == 0 and ("Traceback" not in ended.said or "Exception ignored in" in ended.said)
             if not (told or done) or litter(out):
                 self._fault(f"{number.name}, litter {litter(out)}", ended)
@@ -173,7 +173,7 @@ class _Attacked:
 
 
 def attack(material: Material, kills: int, seed: int = 0, tasks: tuple[str, ...] = tuple(TASKS)) -> dict[str, Any]:
-    """Attack all tasks in turn until so many kills have hit; what was done, and the faults in words."""
+    """Attack all tasks in turn until this number of kills has hit; returns a summary and the faults."""
     draw, counts = random.Random(seed), Counter[str]()
     faults: list[str] = []
     attacked = [_Attacked(name, TASKS[name], material, faults) for name in tasks]

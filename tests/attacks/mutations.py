@@ -1,4 +1,4 @@
-"""Damage a file of a folder at random and use the folder: the answer must be the same, or an InputError."""
+"""Damage a random file of a folder and use the folder: the result must be the same, or an InputError."""
 
 import contextlib
 import functools
@@ -56,7 +56,7 @@ def _of_run(folder: Path) -> Any:
 
 
 def _by_command(words: str, result: Callable[[Path], Any]) -> Callable[[Path], Any]:
-    """What a command makes of a folder in which it had begun, or was done."""
+    """The result of a command in a folder in which it had begun or finished."""
 
     def use(folder: Path) -> Any:
         with contextlib.redirect_stderr(io.StringIO()) as said, contextlib.redirect_stdout(io.StringIO()):
@@ -72,7 +72,7 @@ def _by_command(words: str, result: Callable[[Path], Any]) -> Callable[[Path], A
 
 
 def _parts(folder: Path) -> Any:
-    own = [*folder.glob("part-*.parquet"), folder / "rejected.parquet"]  # foreign files may lie beside them
+    own = [*folder.glob("part-*.parquet"), folder / "rejected.parquet"]  # there may be foreign files too
     recommended = json.loads((folder / "summary.json").read_text())["recommendations"]
     return {path.name: sha256_of(path) for path in own}, recommended
 
@@ -90,11 +90,11 @@ USES: dict[str, tuple[str, str, Callable[[Path], Any]]] = {
     "begun run": ("begun/model", "model-b", _by_command(PRETRAIN, _of_run)),
     "job": ("recs", "", _by_command(TASKS["recommend"].words, _parts)),
 }
-"""By kind of artifact: where it lies in the material, where another of its kind, and what is asked of it."""
+"""By kind of artifact: its place in the material, the place of another of its kind, and how it is used."""
 
 
 def _mutated(draw: random.Random, content: bytes) -> bytes:
-    """Some bytes changed, cut out, put in, or all of them gone."""
+    """Some bytes changed, removed or inserted, or all of them removed."""
     place = draw.randrange(len(content) + 1)
     other = min(len(content), place + draw.choice((1, 2, 8, 64, 1024)))
     kind = draw.randrange(8)
@@ -108,7 +108,7 @@ def _mutated(draw: random.Random, content: bytes) -> bytes:
 
 
 def _changed(draw: random.Random, value: Any) -> Any:
-    """JSON with one value changed, taken away or put in."""
+    """JSON with one value changed, removed or added."""
     if isinstance(value, dict) and value and draw.random() < 0.85:
         name = draw.choice(list(value))
         if draw.random() < 0.15:
@@ -123,7 +123,7 @@ def _changed(draw: random.Random, value: Any) -> Any:
 
 
 def _mutate(draw: random.Random, folder: Path, sibling: Path | None) -> str:
-    """Damage one file of a folder; what was done, in words."""
+    """Damage one file of a folder; returns a description."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     path = draw.choice(files)
     place, kind = path.relative_to(folder), draw.random()
@@ -157,7 +157,7 @@ def _hang(*_: Any) -> None:
 
 
 def _verdict(use: Callable[[Path], Any], folder: Path, expected: Any) -> str:
-    """same, refused, or in words what is wrong."""
+    """The verdict: same, refused, or a description of the fault."""
     signal.signal(signal.SIGALRM, _hang)
     signal.alarm(PATIENCE)
     try:
@@ -202,7 +202,7 @@ def _copied(source: Path, out: Path, material: Path) -> Path:
 
 
 def prepare(material: Material) -> None:
-    """What the commands of the material did not make: the result of a job, a SASRec, a run that was killed."""
+    """Make what the material lacks: the result of a job, a SASRec, a run that was killed."""
     folder = material.folder
 
     def fit_sasrec() -> None:
@@ -226,13 +226,13 @@ def prepare(material: Material) -> None:
 
 
 def attack(material: Material, mutations: int, seed: int = 0) -> dict[str, Any]:
-    """So many mutations, spread over all kinds of folders; how they ended, and the faults in words."""
+    """Spread the mutations over all kinds of folders; returns how they ended, and the faults."""
     prepare(material)
     totals, faults = Counter[str](), []
     for number, kind in enumerate(USES):
         share = mutations * (number + 1) // len(USES) - mutations * number // len(USES)
         done = 0
-        while done < share:  # a crash ends only the rest of some
+        while done < share:  # a crash loses only the rest of one batch
             some = min(200, share - done)
             ended = child(functools.partial(_some, material.folder, kind, some, seed + done), patience=3600)
             lines = [line for line in ended.said.splitlines() if line.startswith('{"counts"')]

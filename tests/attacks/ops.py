@@ -1,4 +1,4 @@
-"""Random calls of every op that C++ computes, hostile ones too, beside the eager definition: equal, or refused alike.
+"""Random and hostile calls of every C++ op, compared with the eager definition: equal results, or the same refusal.
 
 `python -m tests.attacks.ops --calls 10000 --seed 0 --isa avx2` prints one line of JSON: how many calls there were, how
 many were answered and refused, and each that differed with the seed that draws it again (`--seed N --calls 1`).
@@ -28,20 +28,20 @@ Draw = random.Random
 
 OPS = [name for name in CASES if "cpp" in all_ops()[name].backends]
 KEPT = {"decoder_step": 5}
-"""Where an op writes to an argument."""
+"""The position of the argument that an op writes to."""
 HOSTILE = (-(2**63), -(2**40), -(2**31), -2, -1, 0, 1, 7, 1000, 2**31 - 1, 2**31, 2**40, 2**62, 2**63 - 1)
 COUNTS = (-(2**63), -(2**40), -1, 0, 1, 2, 2**62, 2**63 - 1)
-"""Those between would be granted, in gigabytes."""
+"""Counts in between are valid, but would take gigabytes."""
 EXTREME = (
     *(float("nan"), float("inf"), -float("inf"), 0.0, -0.0, 1e-45, 1e-38, 3.5e-9, 1e9, 3e16, 1e20, -3e20),
     *(1e30, 3e38, -3e38),
 )
 SPOILS = 0.4
-"""Of the calls, how many get hostile arguments."""
+"""The share of calls with hostile arguments."""
 
 
 def sizes_of(name: str, draw: Draw) -> tuple[int, ...]:
-    """Small sizes for the case of an op; each may be 0 where the op allows it."""
+    """Small sizes for the case of an op; each may be 0 if the op allows it."""
     few, some, many = (lambda low=0: draw.randint(low, 3)), (lambda low=0: draw.randint(low, 7)), draw.randint(1, 40)
     users, several = few(), lambda: (some(1), some(1), some(1))
     rows = {
@@ -99,7 +99,7 @@ def movable(x: Tensor, draw: Draw) -> bool:
 
 
 def strided(x: Tensor, draw: Draw) -> Tensor:
-    """The same numbers elsewhere in memory: transposed, with gaps, or one row for all where they are equal anyway."""
+    """The same numbers with other strides: transposed, with gaps, or one row for all if the rows are equal."""
     kind = draw.choice(("transposed", "gaps", "expanded"))
     if kind == "transposed" and x.ndim > 1:
         return x.transpose(0, -1).contiguous().transpose(0, -1)
@@ -116,7 +116,7 @@ def negated(x: Tensor, draw: Draw) -> Tensor:
 
 
 def spoiled(value: Any, draw: Draw) -> Any:
-    """An argument that no contract allows, or hardly so."""
+    """An argument that the contract forbids, or barely allows."""
     if isinstance(value, bool) or value is None:
         return value
     if isinstance(value, int):
@@ -142,7 +142,7 @@ def spoiled(value: Any, draw: Draw) -> Any:
 
 
 def outcome(name: str, args: Args, backend: str) -> tuple[Tensor, ...] | Exception:
-    """The results, what the op wrote to among them, or what it raised."""
+    """The results, with the argument that the op wrote to, or the exception that it raised."""
     own = list(args)
     if name in KEPT:
         own[KEPT[name]] = own[KEPT[name]].clone()
@@ -155,7 +155,7 @@ def outcome(name: str, args: Args, backend: str) -> tuple[Tensor, ...] | Excepti
 
 
 def difference(name: str, args: Args) -> tuple[str, str | None]:
-    """(what the call came to, in what the backends differ or None)"""
+    """(how the call ended, how the backends differ or None)"""
     eager, cpp = outcome(name, args, "eager"), outcome(name, args, "cpp")
     if isinstance(cpp, ops.BackendError):
         return "objected", None
@@ -174,7 +174,7 @@ def told(result: Any) -> str:
 
 
 def exact_result(name: str, args: Args, at: int, shift: float = 0.0) -> Tensor | None:
-    """A result of the eager definition in fp64, where it has one; of arguments that are off by so much, if asked."""
+    """A result of the eager definition in fp64, if it has one; `shift`: relative change of the arguments."""
     g = torch.Generator().manual_seed(0)
 
     def widened(x: Tensor) -> Tensor:
@@ -187,10 +187,10 @@ def exact_result(name: str, args: Args, at: int, shift: float = 0.0) -> Tensor |
 
 
 def mismatch(one: Tensor, eager: Tensor, exact: Callable[..., Tensor | None]) -> str | None:
-    """In what the results differ: integers at all, floats in what is no number, or by more than twice eager's error.
+    """How the results differ, or None: integers and NaN must be equal, floats may err at most twice as much as eager.
 
-    Floats may differ also by what rounding the arguments otherwise changes: eager is exact by chance, now and then,
-    where a row's deviation is all rounding.
+    Floats may also differ by as much as a rounding of the arguments changes them, since eager is sometimes exact by
+    chance.
     """
     if one.shape != eager.shape or one.dtype != eager.dtype:
         return f"{one.dtype} {tuple(one.shape)} where eager has {eager.dtype} {tuple(eager.shape)}"
@@ -218,7 +218,7 @@ def mismatch(one: Tensor, eager: Tensor, exact: Callable[..., Tensor | None]) ->
 
 @dataclass
 class Counts:
-    """What calls came to."""
+    """How calls ended."""
 
     calls: int = 0
     outcomes: Counter[str] = field(default_factory=Counter)

@@ -1,4 +1,4 @@
-"""A minute of the campaign that `make attack` runs for an hour, in a process of its own, since it forks."""
+"""A minute of the campaign that `make attack` runs for an hour, in a separate process, since it forks."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Some random calls of every op; `python -m tests.attacks.ops --calls N` makes as many as one likes."""
+"""Some random calls of every op; `python -m tests.attacks.ops --calls N` makes more."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""What is attacked: every command that writes, on a small shop, and every kind of folder that they write."""
+"""The targets of the attacks: every command that writes, on a small shop, and every kind of folder that they write."""
 
 import contextlib
 import functools
@@ -29,7 +29,7 @@ from reg4rec.writing import is_temporary
 __all__ = ["TASKS", "Ended", "Material", "Task", "child", "contents", "litter", "scratch"]
 
 CLOCK = re.compile(r"second|latency|_ms$|^sha256$|^files$|resumed|^time")
-"""Entries of JSON that tell of the clock, or of files that do."""
+"""JSON entries that depend on the clock, or on files that do."""
 SHAPE = "--size tiny --max-history 12 --validation-users 20"
 TOKENS = (
     "--num-codebooks 3 --codebook-size 8 --hidden-dim 16 --codeword-dim 8 --epochs 3 --autoencoder-epochs 1 "
@@ -46,7 +46,7 @@ class Material:
     @classmethod
     @contextlib.contextmanager
     def made(cls) -> Iterator["Material"]:
-        """All of it, in a folder that goes afterwards."""
+        """All material, in a temporary folder."""
         _import_all()
         with tempfile.TemporaryDirectory(prefix="reg4rec-attacks-") as name:
             material = cls(Path(name))
@@ -83,14 +83,14 @@ class Task:
 
     words: str
     replaces: bool = False
-    """whether it writes over the result of an earlier run, which must be whole at every moment"""
+    """whether it replaces the result of an earlier run, which must be whole at every moment"""
 
     def run(self, material: Material, out: Path) -> None:
         main(self.words.format(m=material.folder, o=out).split())
 
 
 def _import_all() -> None:
-    """What commands import when they first need it, PyTorch's optimizers some seconds of it."""
+    """Import what commands import late; PyTorch's optimizers alone take seconds."""
     for name in ("polars", "tqdm.auto", "sklearn.feature_extraction.text", "sklearn.cluster", "matplotlib.pyplot"):
         importlib.import_module(name)
     layer = torch.nn.Linear(2, 2)
@@ -134,14 +134,14 @@ TASKS = {
 
 @dataclass(frozen=True)
 class Ended:
-    """How a child ended: its status (negative: by a signal; None: it hung and was killed) and what it said."""
+    """How a child ended: its status (negative: by a signal; None: it hung and was killed) and its output."""
 
     status: int | None
     said: str
 
 
 def child(work: Callable[[], None], killed_after: float | None = None, patience: float = 120.0) -> Ended:
-    """Do some work in a forked process, which has all modules already; it can be killed after some seconds."""
+    """Do some work in a forked process, which has imported everything; it can be killed after some seconds."""
     descriptor, name = tempfile.mkstemp(prefix="reg4rec-said-")
     said = Path(name)
     process = os.fork()
@@ -188,7 +188,7 @@ def _wait(process: int, killed_after: float | None, patience: float) -> int | No
 
 
 def contents(out: Path) -> dict[str, str]:
-    """A digest of every file of a result, less what the clock writes; checkpoints and logs are a run's own affair."""
+    """A digest of every file of a result, without times, checkpoints and logs."""
     found = {}
     for path in sorted(out.rglob("*")):
         place = str(path.relative_to(out))
@@ -208,13 +208,13 @@ def _timeless(value: Any) -> Any:
 
 
 def litter(out: Path) -> list[str]:
-    """What was left under temporary names."""
+    """Files left under temporary names."""
     return [str(path.relative_to(out)) for path in out.rglob("*") if is_temporary(path) or path.name.startswith(".tmp")]
 
 
 @contextlib.contextmanager
 def scratch() -> Iterator[Path]:
-    """An empty folder that goes afterwards."""
+    """A temporary empty folder."""
     folder = Path(tempfile.mkdtemp(prefix="reg4rec-attacked-"))
     try:
         yield folder

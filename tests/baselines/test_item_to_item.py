@@ -26,7 +26,7 @@ Float64 = npt.NDArray[np.float64]
 
 @pytest.fixture(scope="module")
 def data() -> Dataset:
-    """Random histories in which items come again, and two items that nobody took."""
+    """Random histories with repeated items, and two items that nobody took."""
     draw = np.random.default_rng(0)
     histories = [draw.integers(I - 2, size=draw.integers(1, 12)).tolist() for _ in range(40)]
     items = ItemCatalog.from_table(pa.table({"item_id": list(range(I))}))

@@ -55,7 +55,7 @@ def same_bits(a: Rpg, b: Rpg) -> bool:
 
 
 def token_log_probs(rpg: Rpg, history: list[int]) -> list[torch.Tensor]:
-    """Of every codebook, head by head."""
+    """Log-probabilities of every codebook's tokens, head by head."""
     network, dim = rpg.network, CONFIG.dim
     state_D = network(torch.tensor([history], dtype=torch.int64))[0, -1]
     found = []

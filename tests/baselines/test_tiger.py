@@ -51,7 +51,7 @@ def histories(shop: SyntheticShop) -> Sequences:
 
 
 def item_scores(recommender: Recommender, histories: Sequences) -> Tensor:
-    """scores_BI: every item's sequence of tokens, fed one after the other to the model."""
+    """scores_BI: every item's tokens, fed to the model one by one."""
     model, codes_IM = recommender.model, recommender.codes_IM
     num_users, (num_items, num_codebooks) = len(histories), codes_IM.shape
     memory = encoded_histories(recommender.model, recommender.codes_IM, histories)
@@ -68,7 +68,7 @@ def item_scores(recommender: Recommender, histories: Sequences) -> Tensor:
     return scores_BI
 
 
-def test_every_item_has_a_token_sequence_of_its_own(tiger: Tiger, shop: SyntheticShop) -> None:
+def test_every_item_has_a_unique_token_sequence(tiger: Tiger, shop: SyntheticShop) -> None:
     codes_IM = tiger.recommender.tokenizer.codes_IM
     assert codes_IM.shape == (shop.num_items, 4)
     assert len(codes_IM.unique(dim=0)) == shop.num_items

@@ -21,12 +21,12 @@ from reg4rec.errors import InputError
 from reg4rec.recommend import Recommender
 
 SECONDS = 150
-"""no test waits longer for the cluster"""
+"""a test waits at most this long for the cluster"""
 
 
 @pytest.fixture(scope="module")
 def users(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Users of 40 parts, a row of which cannot be used."""
+    """Users for 40 parts; one row cannot be used."""
     rng = np.random.default_rng(0)
     lists: list[Any] = [[f"item{i}" for i in rng.integers(0, 60, rng.integers(0, 30))] for _ in range(2000)]
     lists[777] = None
@@ -37,7 +37,7 @@ def users(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
-    """A head that computes nothing and two workers of one CPU each, as two machines would be."""
+    """A head that computes nothing and two workers of one CPU each, like two machines."""
     pytest.importorskip("ray", reason="ray is not installed (extra `ray`)")
     from ray.cluster_utils import Cluster
 

@@ -46,7 +46,7 @@ def recommended(out: Path) -> pl.DataFrame:
 
 
 def contents(out: Path) -> dict[str, bytes]:
-    """All that a job writes but the times it took."""
+    """Everything that a job writes, except the times."""
     return {path.name: path.read_bytes() for path in out.iterdir() if path.name != "summary.json"}
 
 
@@ -142,7 +142,7 @@ def test_text_that_is_not_utf8_and_ids_of_another_kind_are_rejected(
 def test_columns_of_categories_are_cut_into_the_same_parts(
     recommender: Recommender, histories: dict[str, list[str]], users: Path, tmp_path: Path
 ) -> None:
-    """Readers end a batch of dictionaries where a row group ends."""
+    """Readers end a batch of dictionaries at the end of a row group."""
     categories = pl.DataFrame({"user_id": list(histories), "items": list(histories.values())}).cast(
         {"user_id": pl.Categorical, "items": pl.List(pl.Categorical)}
     )
@@ -193,7 +193,7 @@ def test_a_killed_job_goes_on_and_ends_with_the_same_bytes(saved: Path, tmp_path
     manifest = json.loads((tmp_path / "killed" / "manifest.json").read_text())
     assert 4 <= len(manifest["parts"]) < 50
     assert not (tmp_path / "killed" / "summary.json").exists()
-    (tmp_path / "killed" / "part-00001.parquet").write_bytes(b"half a part")  # as a power cut may leave it
+    (tmp_path / "killed" / "part-00001.parquet").write_bytes(b"half a part")  # as after a power cut
 
     done = subprocess.run(call, env=environment, check=True, capture_output=True, text=True)
     assert f"{len(manifest['parts']) - 1} of 50 parts were there" in done.stdout
@@ -312,7 +312,7 @@ def test_files_that_hold_no_histories_are_refused(
     assert not out.exists()
 
 
-def test_a_file_that_breaks_off_is_said_and_what_was_found_stays(
+def test_a_truncated_file_is_reported_and_finished_parts_stay(
     recommender: Recommender, users: Path, tmp_path: Path
 ) -> None:
     whole = users.read_bytes()
@@ -332,7 +332,7 @@ def test_a_part_of_another_job_is_named(recommender: Recommender, users: Path, t
     before = contents(out)
     for resume in (True, False):
         (out / "part-00099.parquet").write_bytes(before["part-00001.parquet"])
-        if not resume:  # what is started over is written anew, and nothing stays
+        if not resume:  # a job that starts over removes every part and writes all again
             recommend_to_folder(recommender, users, out, k=2, users_in_part=10, resume=False)
             break
         with pytest.raises(InputError, match=r"part-00099\.parquet, which this job of 4 parts did not write"):

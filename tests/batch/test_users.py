@@ -1,4 +1,4 @@
-"""Where the users of a job come from, and what becomes of histories that the catalog does not know."""
+"""The sources of a job's users, and histories with items that the catalog does not know."""
 
 import json
 from collections.abc import Sequence
@@ -23,13 +23,13 @@ SOME = 25
 
 @pytest.fixture(scope="module")
 def data(shop: SyntheticShop) -> Dataset:
-    """Some users of the shop, as a dataset of their own."""
+    """Some users of the shop as a separate dataset."""
     return Dataset.build("some", shop.user_ids.slice(0, SOME), shop.sequences.take(range(SOME)), shop.items)
 
 
 @pytest.fixture(scope="module")
 def clicks(data: Dataset) -> pl.DataFrame:
-    """The same as a row a click, in no order."""
+    """The same with one row per click, shuffled."""
     ids, users = data.items.ids.to_pylist(), data.user_ids.to_pylist()
     rows = [(users[u], ids[i], t) for u in range(SOME) for t, i in enumerate(data.sequences[u])]
     return pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp"], orient="row").sample(
@@ -162,7 +162,7 @@ def test_a_job_of_unknown_items_does_not_end_well(recommender: Recommender, tmp_
 
 
 @pytest.mark.parametrize("ids", [[1, 2], [1.0, 2.0]])
-def test_ids_of_a_type_that_no_item_has_are_said(recommender: Recommender, ids: list[Any], tmp_path: Path) -> None:
+def test_ids_of_a_type_that_no_item_has_are_reported(recommender: Recommender, ids: list[Any], tmp_path: Path) -> None:
     users = write_histories(tmp_path / "u.parquet", [ids, ids[:1]])
     with pytest.raises(InputError, match=r"3 of 3 history items \(100%\) are not in the catalog"):
         recommend_to_folder(recommender, users, tmp_path / "out")

@@ -1,4 +1,4 @@
-"""What is wrong with a file is said, small damage is counted, and nothing is left half written."""
+"""Faults of a file are named, small damage is counted, and nothing is left half written."""
 
 import json
 import resource
@@ -130,7 +130,7 @@ def data() -> Dataset:
 
 @contextmanager
 def small_files() -> Iterator[None]:
-    """No file can grow beyond 256 bytes: what a full disk does, without one."""
+    """No file can grow beyond 256 bytes, as on a full disk."""
     old = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (256, old[1]))
     try:
@@ -156,7 +156,7 @@ def test_a_full_disk_leaves_the_old_artifact_whole(tmp_path: Path, data: Dataset
     assert {file: file.read_bytes() for file in sorted(tmp_path.rglob("*")) if file.is_file()} == before
 
 
-def test_a_folder_that_may_not_be_written_is_said(
+def test_a_folder_that_may_not_be_written_is_reported(
     data: Dataset, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def refuse(*_: Any, **__: Any) -> None:

@@ -1,4 +1,4 @@
-"""Kinds of events: what is read, left out and refused, and that kinds stay with their interactions."""
+"""Kinds of events: which are read, skipped or refused; each kind stays with its interaction."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -97,7 +97,7 @@ def test_kinds_may_be_numbers_and_the_order_of_weights_does_not_matter(data: Dat
         (None, r"no kind has a weight; give some .* \(--events KIND=WEIGHT \.\.\.\): view \(6\), purchase"),
     ],
 )
-def test_weights_that_are_none_are_refused(events: Any, message: str) -> None:
+def test_values_that_are_no_weights_are_refused(events: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         read_interactions(log(), event="event_type", events=events)
 

@@ -1,7 +1,7 @@
 """Readers and loaders meet arbitrary files: only the library's own errors come out.
 
-Each example starts from files that are right and damages one: bytes are changed, cut, repeated or replaced, or a value
-of a JSON header becomes another one. The examples are the same in every run.
+Each example starts from valid files and damages one: bytes are changed, cut, repeated or replaced, or a value of a
+JSON header is changed. The examples are the same in every run.
 """
 
 import contextlib
@@ -61,7 +61,7 @@ SEEDS: dict[str, dict[str, Any]] = {
         ),
     },
 }
-# One number among the damages would be enough to ask for a model of terabytes; loaders must notice.
+# One of these numbers would be enough to ask for a model of terabytes; loaders must notice.
 ODD_VALUES: list[Any] = [None, True, -1, 0, 7, 2**40, 1.5, "x", "", [], [1], ["x", None], {}, {"a": 1}, [[[]]]]
 VALUES = st.sampled_from(ODD_VALUES)
 DAMAGE = st.tuples(st.integers(0, 5), st.floats(0, 1, exclude_max=True), st.binary(min_size=1, max_size=6), VALUES)
@@ -117,7 +117,7 @@ def _changed(header: dict[str, Any], place: float, value: Any) -> dict[str, Any]
 
 
 def survive(read: Callable[[], Any]) -> None:
-    """Run a reader; whatever it answers, it is an answer of ours."""
+    """Run a reader: it must return, or raise one of our errors."""
     with warnings.catch_warnings(), contextlib.suppress(InputError):
         warnings.simplefilter("ignore")
         read()

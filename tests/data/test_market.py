@@ -1,4 +1,4 @@
-"""The synthetic market: its law is the one that it says, and its log has the habits of real ones."""
+"""The synthetic market: it follows the law that it states, and its log looks like real ones."""
 
 from collections import Counter
 from pathlib import Path
@@ -29,7 +29,7 @@ def data(market: Market) -> Dataset:
 
 
 def drawn_next(market: Market, history: list[int], count: int) -> npt.NDArray[np.int64]:
-    """Ids that follow a history of ids, drawn by the market itself on the last day."""
+    """Ids that the market itself draws after a history of ids on the last day."""
     rng, rows_L = np.random.default_rng(1), np.argsort(market.id_I)[history]
     rows_BL = np.tile(rows_L, (count, 1))
     found = market._mixed(rng, rows_BL)
@@ -39,7 +39,7 @@ def drawn_next(market: Market, history: list[int], count: int) -> npt.NDArray[np
 
 
 def test_items_follow_by_the_law(market: Market) -> None:
-    """Chi square of what is drawn after a history, over the 60 likeliest items and all others."""
+    """Chi square of the draws after a history, over the 60 likeliest items and all others together."""
     history = [7, 300, 41, 7 + 90]
     law_I = market.next_probabilities(history, day=SMALL.days)
     ids = drawn_next(market, history, 400_000)
@@ -47,7 +47,7 @@ def test_items_follow_by_the_law(market: Market) -> None:
     expected = np.append(law_I[likely], 1 - law_I[likely].sum()) * len(ids)
     counts = np.bincount(ids, minlength=SMALL.num_items)
     found = np.append(counts[likely], len(ids) - counts[likely].sum())
-    assert ((found - expected) ** 2 / expected).sum() < 100  # 60 degrees of freedom: beyond it in one case of 1,000
+    assert ((found - expected) ** 2 / expected).sum() < 100  # 60 degrees of freedom: exceeded in one case of 1,000
     assert law_I[history].sum() == 0
     assert counts[history].sum() == 0
     assert law_I.sum() == pytest.approx(1)

@@ -1,4 +1,4 @@
-"""Sequences alone, gzipped files, and folders that are read otherwise."""
+"""Files of sequences, gzipped files, and folders that another command reads."""
 
 from pathlib import Path
 

@@ -15,7 +15,7 @@ from reg4rec.errors import InputError
 
 
 def titles(path: Path, *titles: str, separator: str = ",", title: str = "title") -> dict[str, Any]:
-    """The titles that are read of an items file whose last column holds them as they stand."""
+    """The titles read from an items file that holds them unquoted in its last column."""
     rows = [f"i{n}{separator}{text}" for n, text in enumerate(titles)]
     path.write_text("\n".join([f"item_id{separator}{title}", *rows]) + "\n", newline="")
     table = read_items_table(path, "item_id", None, None, None, BadLines())

@@ -1,4 +1,4 @@
-"""Where interactions and items come from: parts, patterns, tables in memory, packed files; and what is said of them."""
+"""Sources of interactions and items: parts, patterns, tables in memory, packed files; and the messages about them."""
 
 import gzip
 from pathlib import Path
@@ -70,7 +70,7 @@ def test_other_folders_are_refused(tmp_path: Path, files: list[str], held: str) 
 
 
 class Streamed:
-    """What any library can offer that speaks Arrow."""
+    """A table of any library that supports the Arrow stream interface."""
 
     def __init__(self, table: pa.Table):
         self.table = table
@@ -135,7 +135,7 @@ def test_own_files_keep_every_user_and_item() -> None:
     assert read_interactions(LOG, ITEMS, min_interactions=2).num_items == 10
 
 
-def test_ties_in_the_order_of_ids_are_told_of() -> None:
+def test_ties_in_the_order_of_ids_are_reported() -> None:
     rows = [(user, item) for item in range(30) for user in range(item % 3, 12, 3)]
     users, items = [u for u, _ in rows], [f"i{i}" for _, i in rows]
     log: dict[str, list[Any]] = {"user_id": users, "item_id": items, "timestamp": [1] * len(rows)}
@@ -146,7 +146,7 @@ def test_ties_in_the_order_of_ids_are_told_of() -> None:
     assert read_interactions(LOG).card["tied_times"]["share"] == 0
 
 
-def test_users_too_short_to_be_tested_are_told_of() -> None:
+def test_users_with_too_few_items_for_a_test_are_reported() -> None:
     with pytest.warns(UserWarning, match="no user can be validated or tested: .* three or more .* split by time"):
         read_interactions({"user_id": [1, 2], "item_id": [1, 2], "timestamp": [1, 2]})
 

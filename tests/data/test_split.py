@@ -1,4 +1,4 @@
-"""What is held back: leave-one-out and cuts in time."""
+"""Held-back items: leave-one-out and splits by time."""
 
 from pathlib import Path
 from typing import Any
@@ -108,7 +108,7 @@ def test_shuffled_ties_stay_at_their_times(tmp_path: Path) -> None:
         make_dataset(None, rows).with_shuffled_ties()
 
 
-def test_ties_in_the_order_of_ids_are_counted_and_told() -> None:
+def test_ties_in_the_order_of_ids_are_counted_and_reported() -> None:
     rows = [sorted(np.random.default_rng(u).permutation(10)[:6].tolist()) for u in range(9)]
     dataset = make_dataset([[0, 0, 0, 1, 1, 1]] * 9, rows)
     assert dataset.card["tied_times"] == {"share": 0.8, "in_order_of_ids": True}

@@ -1,4 +1,4 @@
-"""Ids, times and categories in whatever form a column has them."""
+"""Ids, times and categories in any form that a column may have."""
 
 import csv
 import datetime as dt
@@ -34,7 +34,7 @@ def read(path: Path, bad: BadLines | None = None) -> pl.DataFrame:
 
 
 @pytest.mark.parametrize("ending", [".csv", ".jsonl", ".parquet"])
-def test_a_mix_of_seconds_and_milliseconds_is_told_of(tmp_path: Path, ending: str) -> None:
+def test_a_mix_of_seconds_and_milliseconds_is_reported(tmp_path: Path, ending: str) -> None:
     times = [1_600_000_000, 1_600_000_000_000, 1_600_000_001]
     log = {"user_id": ["a"] * 3, "item_id": ["x", "y", "z"], "timestamp": times}
     with pytest.warns(UserWarning, match="timestamp of .* mixes .* 2 numbers are below .* and 1 above .*; write all"):
@@ -83,7 +83,7 @@ def test_times_of_mixed_precision(tmp_path: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("ending", [".csv", ".jsonl"])
-def test_times_that_are_none_are_named(tmp_path: Path, ending: str, times: list[str], message: str) -> None:
+def test_values_that_are_no_times_are_named(tmp_path: Path, ending: str, times: list[str], message: str) -> None:
     columns = {"user_id": ["u", "v"], "item_id": ["a", "b"], "timestamp": times}
     with pytest.raises(InputError, match=message):
         read(write(tmp_path, ending, columns))

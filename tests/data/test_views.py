@@ -1,4 +1,4 @@
-"""Item views: what goes in, what stays out, and vectors of unseen items."""
+"""Item views: which data they use and ignore, and vectors of unseen items."""
 
 import os
 import time
@@ -77,7 +77,7 @@ def test_unseen_items_get_the_collaborative_view_of_items_like_them(shop: Datase
     assert views.transform(table.slice(0, 0), {"image": np.ones((0, 5))}).shape == (0, 29)
 
 
-def test_items_without_interactions_do_not_say_what_to_expect() -> None:
+def test_items_without_interactions_do_not_count_in_expectations() -> None:
     """Of the items called `red`, only those that were bought count."""
     items = {"item_id": [*"abcdef"], "title": ["red hat", "red shoe", "red bag", "blue hat", "blue shoe", "blue bag"]}
     data = Dataset.build(
@@ -90,7 +90,7 @@ def test_items_without_interactions_do_not_say_what_to_expect() -> None:
     assert other == 0
 
 
-def test_without_a_collaborative_view_all_items_say_what_to_expect(shop: Dataset) -> None:
+def test_without_a_collaborative_view_all_items_count_in_expectations(shop: Dataset) -> None:
     views = ItemViews.fit(shop, ViewConfig(text_dim=16, collaborative_dim=0))
     again = views.transform(shop.items.table)
     np.testing.assert_array_equal(again, views.vectors_IV)
@@ -182,5 +182,5 @@ def test_beauty_takes_seconds() -> None:
 
 
 @pytest.mark.parametrize("texts", [["", ""], ["red", "red"]], ids=["no term", "one term"])
-def test_texts_that_tell_nothing_make_no_view(texts: list[str]) -> None:
+def test_texts_without_information_make_no_view(texts: list[str]) -> None:
     assert TextView.fit(texts, 8, 0) is None

@@ -1,4 +1,4 @@
-"""What lists are like, against a count by hand; groups of targets, errors and ranks of a report."""
+"""Measures of lists against a count by hand; groups of targets, errors and ranks in a report."""
 
 from itertools import combinations, permutations
 

@@ -18,7 +18,7 @@ from reg4rec.evaluation import Popularity, Ranker, evaluate
 
 @dataclass
 class Spy:
-    """Always ranks item 3 first and remembers what it was asked."""
+    """Always ranks item 3 first and records its calls."""
 
     name: str = "spy"
     trained_on: str = "train"

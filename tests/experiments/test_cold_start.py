@@ -1,4 +1,4 @@
-"""The study of cold starts: what is held out stays unseen, new items join unchanged ones, one command does it all."""
+"""The study of cold starts: held-out items stay unseen, new items leave old ones unchanged, one command does it all."""
 
 import contextlib
 import io

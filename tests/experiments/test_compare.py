@@ -1,4 +1,4 @@
-"""A comparison from one command: a row a method, folders that are not run twice, three files."""
+"""A comparison by one command: a row per method, folders that are not run twice, three files."""
 
 import contextlib
 import importlib.util
@@ -136,7 +136,7 @@ def test_the_files_say_what_was_compared(comparison: Comparison, folder: Path) -
     text = (folder / "compare.md").read_text()
     assert text == comparison.markdown()
     lines = [line for line in text.splitlines() if line.startswith("| sasrec")]
-    assert len(lines) == 4  # under each protocol its quality, and what its lists are like
+    assert len(lines) == 4  # under each protocol: quality, and measures of the lists
     assert str(next(row for row in comparison.rows if row.method == "sasrec").spread("recall@10")) in lines[0]
     assert Comparison.read(folder).markdown() == text
     assert "seen items removed" in text
@@ -269,7 +269,7 @@ def test_draws_are_different_and_no_more_than_there_are() -> None:
     drawn = draw_changes({"dim": (32, 64), "num_heads": (1, 2)}, 12, begin)
     made = [changed(begin, changes) for changes in drawn]
     assert drawn[0] == {}
-    assert len(drawn) == 4  # one of the four is what it began with
+    assert len(drawn) == 4  # one of the four is the first setting
     assert all(made.count(settings) == 1 for settings in made)
     space = SPACES["sparse"]["sasrec"]
     assert draw_changes(space, 12, begin)[:5] == draw_changes(space, 5, begin)

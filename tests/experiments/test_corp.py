@@ -1,4 +1,4 @@
-"""The study of CORP: figures of the library's own protocol, nothing measured twice, other settings refused."""
+"""The study of CORP: the figures of an evaluation, nothing measured twice, other settings refused."""
 
 import contextlib
 import importlib
@@ -138,7 +138,7 @@ def test_studies_that_make_no_sense_are_refused(wrong: dict[str, Any], said: str
 
 
 def test_the_command_line_runs_the_study(exact: Recommender, shop: SyntheticShop, tmp_path: Path) -> None:
-    """Of paths, though the recommender ranks without them."""
+    """It measures paths, though the recommender ranks without them."""
     exact.save_pretrained(tmp_path / "model")
     shop.save(tmp_path / "data")
     where = ["--model", str(tmp_path / "model"), "--data", str(tmp_path / "data"), "--out", str(tmp_path / "out")]

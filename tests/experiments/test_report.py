@@ -1,4 +1,4 @@
-"""The report: every finding with its table, picture and settings on one page that asks nothing of anyone else."""
+"""The report: every finding with its table, picture and settings on one page without external resources."""
 
 import contextlib
 import io
@@ -45,9 +45,9 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A comparison, two studies, and the runs beside them."""
+    """A comparison, two studies, and their runs."""
     out = tmp_path_factory.mktemp("runs")
-    measured = {"as it is": {0: Measured(dict(METRICS), np.array([0, 60]))}}
+    measured = {"unchanged": {0: Measured(dict(METRICS), np.array([0, 60]))}}
     settings = {"seeds": (0,), "max_users": None, "recipe": {"size": "tiny"}}
     VariantFindings(
         "<script>alert(1)</script>", "sizes", "a question", compared(measured), (), settings, {}, {}, []
@@ -94,7 +94,7 @@ def test_everything_that_was_found_is_on_the_page(folder: Path, tmp_path: Path) 
         "shop: cold starts",
     ]
     assert {"standard", "New items", "New users"} == set(page.texts["h3"])
-    assert {"popularity", "0.2000", "as it is", "0.2500"} <= set(page.texts["td"])
+    assert {"popularity", "0.2000", "unchanged", "0.2500"} <= set(page.texts["td"])
     assert any('"seed": 7' in block for block in page.texts["pre"])
     assert any('"size": "tiny"' in block for block in page.texts["pre"])
 

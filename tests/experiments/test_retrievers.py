@@ -1,4 +1,4 @@
-"""The study of retrievers: the exact list is that of the recommender, and theta moves what it says."""
+"""The study of retrievers: the exact list is the recommender's, and theta has its effect."""
 
 import json
 from pathlib import Path

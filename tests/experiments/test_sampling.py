@@ -1,4 +1,4 @@
-"""The study of LADQ's sampling period: a replayed controller is the real one, and rarer samples follow later."""
+"""The study of LADQ's sampling period: a replay equals the real controller, and rarer samples react later."""
 
 import os
 from collections.abc import Iterator
@@ -46,7 +46,7 @@ def findings(shop: SyntheticShop, tokenizer: Tokenizer, folder: Path) -> Samplin
 def test_a_replayed_controller_is_the_one_that_trains(
     findings: SamplingFindings, shop: SyntheticShop, tokenizer: Tokenizer, folder: Path, cache: Path, tmp_path: Path
 ) -> None:
-    """Where fp32 is the fastest, so that both runs see the same weights."""
+    """fp32 is the fastest format here, so both runs see the same weights."""
     costs = {m: {size: {"fp32": 1.0, "bf16": 2.0} for size in sizes} for m, sizes in read_json(cache).items()}
     write_json(cache, costs)
     training = replace(TRAINING, precision="ladq", ladq=LadqConfig(sample_every=4))

@@ -1,4 +1,4 @@
-"""Studies of variants: figures of the library's own protocol, fits shared and never made twice, honest differences."""
+"""Studies of variants: the figures of an evaluation, fits shared and never repeated, differences with errors."""
 
 import contextlib
 import io

@@ -1,4 +1,4 @@
-"""The layer that multiplies in fp8 quantizes its weight once, until the weight changes, and to the same bits."""
+"""The fp8 layer quantizes its weight once, again only after a change of the weight, and always to the same bits."""
 
 import copy
 from collections.abc import Callable
@@ -58,7 +58,7 @@ OPTIMIZERS: dict[str, Callable[[Linear], torch.optim.Optimizer]] = {
 
 
 @pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS.keys())
-def test_an_optimizer_step_makes_it_anew(
+def test_an_optimizer_step_quantizes_again(
     layer: Linear, quantized: Callable[[Linear], int], make: Callable[[Linear], torch.optim.Optimizer]
 ) -> None:
     optimizer = make(layer)
@@ -87,7 +87,7 @@ def replace_parameter(layer: Linear) -> None:
 
 
 def drop_then_replace(layer: Linear) -> None:
-    del layer.weight  # its memory may be taken by the next one
+    del layer.weight  # the next one may get its memory
     layer.weight = torch.nn.Parameter(torch.randn(48, 32))
 
 
@@ -98,7 +98,7 @@ def load(layer: Linear) -> None:
 @pytest.mark.parametrize(
     "change", [copy_in_place, set_format_after_a_write, replace_data, replace_parameter, drop_then_replace, load]
 )
-def test_any_other_change_makes_it_anew(layer: Linear, change: Callable[[Linear], None]) -> None:
+def test_every_other_change_quantizes_again(layer: Linear, change: Callable[[Linear], None]) -> None:
     step(layer)
     change(layer)
     x_TD = torch.randn(4, 32)

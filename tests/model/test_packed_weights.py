@@ -1,4 +1,4 @@
-"""Fused blocks take the model's weights as they are at the moment, and torch's layers run where they must."""
+"""Fused blocks follow every change of the model's weights, and torch's layers run where the ops cannot."""
 
 import copy
 import dataclasses
@@ -35,7 +35,7 @@ CONFIG = ModelConfig(num_codebooks=3, codebook_size=7, num_categories=4, dim=16,
 def model() -> Reg4RecModel:
     torch.manual_seed(0)
     made = Reg4RecModel(CONFIG).eval()
-    nn.init.normal_(made.refine.weight)  # which is 0 at first and would hide the decoder
+    nn.init.normal_(made.refine.weight)  # a new one is 0 and would hide the decoder
     return made
 
 
@@ -55,7 +55,7 @@ def logits(model: Reg4RecModel) -> tuple[Memory, Tensor]:
 
 
 @torch.no_grad()
-def test_they_say_what_the_layers_say(model: Reg4RecModel) -> None:
+def test_fused_blocks_give_the_results_of_the_layers(model: Reg4RecModel) -> None:
     memory, logits_BPX = logits(model)
     with ops.use_backend("eager"):
         plain, expected_BPX = logits(model)
@@ -78,9 +78,9 @@ def test_states_alone_are_those_of_the_memory(layout: HistoryLayout) -> None:
 @torch.inference_mode()
 def check_states(model: Reg4RecModel, codes_IM: Tensor, item_BL: Tensor, length_B: Tensor) -> None:
     memory = remember(model, codes_IM[item_BL], length_B, item_BL)
-    packed, item_T = model.encoder_weights._kept, item_BL[torch.arange(6) < length_B[:, None]]
+    packed, item_T = model.encoder_weights._cached, item_BL[torch.arange(6) < length_B[:, None]]
     state_BD = last_states(model, item_T, length_B, codes_IM)
-    assert model.encoder_weights._kept is packed is not None
+    assert model.encoder_weights._cached is packed is not None
     assert torch.equal(state_BD, memory.state_BD)
     vectors_ID = model.embed_items(codes_IM, torch.arange(30))
     torch.testing.assert_close(last_states(model, item_T, length_B, codes_IM, vectors_ID), state_BD)
@@ -93,7 +93,7 @@ def check_states(model: Reg4RecModel, codes_IM: Tensor, item_BL: Tensor, length_
 
 
 @torch.inference_mode()
-def test_what_is_done_to_the_decoder_leaves_states_alone(model: Reg4RecModel) -> None:
+def test_changes_of_the_decoder_do_not_change_states(model: Reg4RecModel) -> None:
     args = torch.arange(7), torch.tensor([5, 2]), torch.zeros(30, 3, dtype=torch.int64)
     before_BD = last_states(model, *args)
     hook(model)
@@ -106,8 +106,8 @@ def test_what_is_done_to_the_decoder_leaves_states_alone(model: Reg4RecModel) ->
         torch.testing.assert_close(last_states(model, *args), changed_BD)
 
 
-def check_it_counts(model: Reg4RecModel, before_BPX: Tensor) -> None:
-    """Whether a change of the model shows, as it does in torch's layers."""
+def check_change_shows(model: Reg4RecModel, before_BPX: Tensor) -> None:
+    """Check that a change of the model shows in the fused blocks as in torch's layers."""
     _, logits_BPX = logits(model)
     with ops.use_backend("eager"):
         _, expected_BPX = logits(model)
@@ -141,22 +141,22 @@ def optimize(part: nn.Linear) -> None:
     ],
 )
 @torch.no_grad()
-def test_changed_weights_are_packed_anew(model: Reg4RecModel, change: Callable[[nn.Linear], None], name: str) -> None:
+def test_changed_weights_are_packed_again(model: Reg4RecModel, change: Callable[[nn.Linear], None], name: str) -> None:
     first, before_BPX = logits(model)
     again, _ = logits(model)
     assert again.packed_decoder is first.packed_decoder
     part = model.get_submodule(name)
     assert isinstance(part, nn.Linear)
     change(part)
-    check_it_counts(model, before_BPX)
+    check_change_shows(model, before_BPX)
 
 
 @pytest.mark.parametrize("name", ["tokens_MKD", "norm_path.bias", "steps"])
 @torch.no_grad()
-def test_changed_parameters_count(model: Reg4RecModel, name: str) -> None:
+def test_changed_parameters_are_noticed(model: Reg4RecModel, name: str) -> None:
     _, before_BPX = logits(model)
     model.get_parameter(name).mul_(-3).add_(0.1)
-    check_it_counts(model, before_BPX)
+    check_change_shows(model, before_BPX)
 
 
 @torch.no_grad()
@@ -215,14 +215,14 @@ CHANGES = (change_layer, change_block, parametrize, hook, hook_a_head, hook_a_gr
 
 @pytest.mark.parametrize("change", [*CHANGES, change_ffn, drop_blocks])
 @torch.no_grad()
-def test_whatever_is_done_to_a_layer_counts(model: Reg4RecModel, change: Callable[[Reg4RecModel], None]) -> None:
+def test_every_change_of_a_layer_is_noticed(model: Reg4RecModel, change: Callable[[Reg4RecModel], None]) -> None:
     _, before_BPX = logits(model)
     change(model)
-    check_it_counts(model, before_BPX)
+    check_change_shows(model, before_BPX)
 
 
 @torch.no_grad()
-def test_another_category_head_counts(model: Reg4RecModel) -> None:
+def test_another_category_head_is_noticed(model: Reg4RecModel) -> None:
     model.category_head = nn.Linear(16, 9)
     _, logits_BPX = logits(model)
     assert logits_BPX.shape[2] == 3 * 7 + 9
@@ -235,7 +235,7 @@ def test_another_category_head_counts(model: Reg4RecModel) -> None:
 
 
 @torch.no_grad()
-def test_what_a_subclass_does_counts() -> None:
+def test_a_subclass_runs_its_own_methods() -> None:
     class Doubled(Reg4RecModel):
         def token_logits(self, state: Tensor) -> Tensor:
             return 2 * super().token_logits(state)
@@ -245,7 +245,7 @@ def test_what_a_subclass_does_counts() -> None:
 
 
 @torch.no_grad()
-def test_dropout_of_a_block_alone_counts(model: Reg4RecModel) -> None:
+def test_dropout_of_a_single_block_is_noticed(model: Reg4RecModel) -> None:
     assert logits(model)[0].packed_decoder is not None
     model.get_submodule("decoder.1.dropout").train()
     assert logits(model)[0].packed_decoder is None
@@ -267,7 +267,7 @@ def readers(model: Reg4RecModel) -> list[nn.Module]:
     return [model.get_submodule(f"decoder.{n}.cross_kv") for n in range(2)]
 
 
-def test_where_torch_decodes(model: Reg4RecModel) -> None:
+def test_cases_in_which_torch_decodes(model: Reg4RecModel) -> None:
     weights = PackedWeights(packed_encoder)
 
     def packed() -> Packed | None:
@@ -287,13 +287,13 @@ def test_where_torch_decodes(model: Reg4RecModel) -> None:
         assert packed() is None
         model.eval().double()
         assert packed() is None
-    with torch.inference_mode():  # whose tensors do not tell of writes
+    with torch.inference_mode():  # whose tensors do not record writes
         made = Reg4RecModel(CONFIG).eval()
         assert weights.of(made.encoder, *readers(made)) is None
 
 
 @pytest.mark.parametrize("isa", BF16_ISAS)
-def test_in_bfloat16_where_cpp_multiplies_it(model: Reg4RecModel, isa: str) -> None:
+def test_bfloat16_if_cpp_multiplies_it(model: Reg4RecModel, isa: str) -> None:
     with selected_bf16(isa):
         _, expected_BPX = logits(model)
         with torch.autocast("cpu", torch.bfloat16):

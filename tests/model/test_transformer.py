@@ -51,7 +51,7 @@ class Windows(NamedTuple):
 
 @pytest.fixture(params=KINDS, ids=str)
 def model(request: pytest.FixtureRequest) -> Reg4RecModel:
-    """Of both layouts, of tokens alone and with a score of whole items."""
+    """Models of both layouts, of tokens alone and with a score of whole items."""
     layout, num_items = request.param
     return make_model(replace(CONFIG, history_layout=layout, num_items=num_items))
 
@@ -70,7 +70,7 @@ def case() -> Windows:
 
 
 def make_model(config: ModelConfig) -> Reg4RecModel:
-    """Random weights in float64, all of them away from their neutral starting values."""
+    """Random weights in float64, none at its neutral starting value."""
     with torch.random.fork_rng():
         torch.manual_seed(1)
         model = Reg4RecModel(config).double().eval()
@@ -144,7 +144,7 @@ def test_many_paths_of_many_users_equal_each_path_alone(model: Reg4RecModel, cas
 
 @torch.no_grad()
 def test_fewer_paths_go_on_where_the_cache_must_grow(model: Reg4RecModel, case: Windows) -> None:
-    """After step 4 there is no room left; rows of paths that ended are kept for those that go through them."""
+    """After step 4 the cache is full; rows of ended paths are kept for the paths that go through them."""
     block, g = model.decoder[0], torch.Generator().manual_seed(0)
     assert isinstance(block, DecoderBlock)
     memory = remember(model, case[0], torch.tensor([5, 0, 3]), case[2])
@@ -347,7 +347,7 @@ def test_a_new_decoder_adds_nothing_to_the_state_that_scores_items(layout: Histo
     close(decode_targets(model, *case), state_BL1D.expand(-1, -1, M + 1, -1))
 
 
-def test_a_model_that_scores_items_must_be_told_them(item_model: Reg4RecModel, case: Windows) -> None:
+def test_a_model_that_scores_items_needs_item_rows(item_model: Reg4RecModel, case: Windows) -> None:
     with pytest.raises(ValueError, match="needs item rows too, found only codes"):
         decode_targets(item_model, case.codes_BLM, case.order_BLM)
 
@@ -363,7 +363,7 @@ def test_a_saved_model_comes_back_as_the_same_bits(model: Reg4RecModel, case: Wi
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
-def test_a_loaded_model_is_mapped_from_its_file_which_stays_as_it_is(tmp_path: Path) -> None:
+def test_a_loaded_model_is_mapped_from_its_file_which_stays_unchanged(tmp_path: Path) -> None:
     make_model(replace(CONFIG, num_items=I)).float().save_pretrained(tmp_path)
     before = (tmp_path / "model.safetensors").read_bytes()
     loaded = Reg4RecModel.from_pretrained(tmp_path)

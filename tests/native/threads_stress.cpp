@@ -1,5 +1,5 @@
 // Several threads call the pool at once, as several Python threads do; ThreadSanitizer watches. Exit status 1: a range
-// was missed or visited twice, or what a task threw did not arrive.
+// was missed or visited twice, or an exception of a task was lost.
 #include <atomic>
 #include <cstdint>
 #include <cstdio>

@@ -1,4 +1,4 @@
-"""One case per op: how its inputs are made, at which sizes it is tested and timed, and what is true of its results."""
+"""One case per op: how its inputs are made, its sizes in tests and benches, and its exact results."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ F32, BF16 = torch.float32, torch.bfloat16
 class Case:
     """`truth` computes the result in fp64; `gradients` are the positions of the arguments that receive one, `batched`
     of those whose first axis is the batch; `surrogate` has the gradients of a straight-through op by plain autograd;
-    `units` is what the matrix units of a GPU may err at each place of the result."""
+    `units` bounds the error of a GPU's matrix units at each place of the result."""
 
     make: Make
     sizes: tuple[Sizes, ...]
@@ -42,7 +42,7 @@ def inputs(name: str, sizes: Sizes, dtype: torch.dtype = F32, seed: int = 0) -> 
 
 
 def moved(args: tuple[Any, ...], device: str) -> tuple[Any, ...]:
-    """The arguments on the device, the tensors inside of an index or a weight too."""
+    """The arguments on the device, including the tensors of an index or a weight."""
     there: tuple[Any, ...] = tree_map_only(Tensor, lambda tensor: tensor.to(device), args)
     return there
 
@@ -174,7 +174,7 @@ def _weights(shapes: Sequence[Shapes], dim: int, dtype: torch.dtype, g: Generato
 
 
 def history_lengths(users: int, longest: int) -> list[int]:
-    """The longest, then none, one, two, ..."""
+    """Lengths of histories: the longest, then 0, 1, 2, ..."""
     return [(user - 1) % (longest + 1) for user in range(users)]
 
 
@@ -213,7 +213,7 @@ def _decoder(sizes: Sizes, dtype: torch.dtype, g: Generator) -> tuple[Any, ...]:
 
 
 def _path_topk(sizes: Sizes, dtype: torch.dtype, g: Generator) -> tuple[Any, ...]:
-    """Items of few distinct codes, so that paths of some tokens meet in them; every other user's are scored."""
+    """Items with few different codes, so that several paths lead to one item; without scores of items if width is 0."""
     users, paths, books, codes, items, width, k = sizes
     codes_IM = _integers(codes, (items, books), g)
     tokens_BWM = codes_IM[_integers(items, (users, paths), g)] if items else _integers(codes, (users, paths, books), g)
@@ -241,7 +241,7 @@ def _path_topk(sizes: Sizes, dtype: torch.dtype, g: Generator) -> tuple[Any, ...
 
 
 def _score_topk(sizes: Sizes, dtype: torch.dtype, g: Generator) -> tuple[Any, ...]:
-    """`masks`: of how many users the allowed items are, 0 for all; then tables of two columns of codes come too."""
+    """`masks`: the number of masks of allowed items, 0 for none; with several there are also two columns of codes."""
     users, items, width, k, masks = sizes
     allowed = torch.rand(masks, items, generator=g) < 0.7
     codes = ops.CodeTables(_integers(5, (items, 2), g).int(), _normal((users, 2, 5), dtype, g))

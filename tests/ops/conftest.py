@@ -1,4 +1,4 @@
-"""Triton kernels run interpreted where there is no GPU, and fresh memory is NaN in every test of an op."""
+"""Triton kernels are interpreted without a GPU, and fresh memory is NaN in every test of an op."""
 
 import os
 from collections.abc import Iterator
@@ -8,8 +8,8 @@ import torch
 
 from tests.isa import selected_isa
 
-# deterministic algorithms, which `poisoned_memory` needs, warn of every product by cuBLAS without a workspace of fixed
-# size, and read this once, at the first of them; a warning from a module of reg4rec is an error
+# under deterministic algorithms, which `poisoned_memory` needs, every product by cuBLAS warns unless this sets a
+# workspace of fixed size; it is read once, at the first product; a warning from a module of reg4rec is an error
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
@@ -19,7 +19,7 @@ if not torch.cuda.is_available():
 def poisoned_memory() -> Iterator[None]:
     """`torch.empty` returns NaN (the largest integer, True), so a result that was not written shows.
 
-    torch fills fresh memory under deterministic algorithms alone; those it lacks are computed as ever.
+    torch fills fresh memory only under deterministic algorithms; ops without one run as usual.
     """
     torch.use_deterministic_algorithms(True, warn_only=True)
     yield

@@ -1,5 +1,5 @@
-// Runs the CUDA kernels on the CPU. The threads of a block are fibers that take turns between barriers, in an order
-// that is drawn anew each time; shared memory starts as NaN and is guarded.
+// Runs the CUDA kernels on the CPU. The threads of a block are fibers that take turns between barriers, in a new
+// random order each time; shared memory starts as NaN and is guarded.
 #include <math.h>
 #include <setjmp.h>
 #include <string.h>
@@ -106,7 +106,7 @@ static void atomicAnd(unsigned* at, unsigned x) { *at &= x; }
 
 namespace emulation {
 
-// Lets those go on for whom all others have come; false when nobody can.
+// Resumes the threads whose barrier all others have reached; false if there are none.
 bool release() {
   bool any = false;
   const auto all = [](auto begin, auto end, State state) {

@@ -30,7 +30,7 @@ def assert_as_defined(args: tuple[Any, ...]) -> None:
 
 
 def random_logits(draw: random.Random, shape: tuple[int, ...], g: torch.Generator) -> Tensor:
-    """Ordinary ones, ties within and between paths, -inf beside NaN and +inf, bfloat16, a slice of more codebooks."""
+    """Ordinary logits, ties within and between paths, -inf with NaN and +inf, bfloat16, a slice of more codebooks."""
     kind = draw.randrange(6)
     logits_BPMK = draw.choice((0.1, 1.0, 30.0)) * torch.randn(shape, generator=g)
     if kind == 0:
@@ -108,7 +108,7 @@ def test_any_number_of_threads_gives_the_same_bytes() -> None:
         ({4: INDEX._replace(counts_MK=INDEX.counts_MK.T.contiguous().T)}, "a contiguous index"),
     ],
 )
-def test_what_it_does_not_compute_it_says(change: dict[int, Any], reason: str) -> None:
+def test_objections_name_the_reason(change: dict[int, Any], reason: str) -> None:
     args: list[Any] = [torch.zeros(1, 1, 2, 3), torch.zeros(1, 1), torch.full((1, 1, 2), -1), None, INDEX, 2, 0]
     args = [change.get(at, value) for at, value in enumerate(args)]
     assert reason in ops.which("beam_step", *args).reasons["cpp"]

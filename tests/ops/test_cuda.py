@@ -143,7 +143,7 @@ def test_near_ties_are_decided_in_fp64(emulated: list[str]) -> None:
     assert token_BP[0].tolist() == list(range(63, -1, -1))
 
 
-def test_of_equally_divergent_paths_the_first_is_kept(emulated: list[str]) -> None:
+def test_the_first_of_equally_divergent_paths_is_kept(emulated: list[str]) -> None:
     js_BP = torch.tensor([[math.nan, math.inf, math.nan], [0.4, 0.3, 0.3]])
     scores_BP = torch.tensor([[-1.0, 0, 0], [0, -1, 0]])
     paths = (torch.zeros(2, 3, 2, 4), scores_BP, torch.full((2, 3, 2), -1), js_BP)
@@ -156,7 +156,7 @@ def test_of_equally_divergent_paths_the_first_is_kept(emulated: list[str]) -> No
 
 @pytest.mark.parametrize("pairs", [False, True])
 @pytest.mark.parametrize("path", [(-1, -1, -1), (-1, -1, 3)], ids=["root", "one token"])
-def test_a_user_from_whom_a_whole_token_is_excluded(path: tuple[int, ...], pairs: bool, emulated: list[str]) -> None:
+def test_a_user_who_excludes_all_items_of_a_token(path: tuple[int, ...], pairs: bool, emulated: list[str]) -> None:
     codes_IM = torch.randint(5, (300, 3))
     exclude_BX = (codes_IM[:, 1] == 2).nonzero().T.contiguous()
     args = (torch.randn(1, 1, 3, 5), torch.zeros(1, 1), torch.tensor(path).view(1, 1, 3), None)
@@ -202,14 +202,14 @@ def test_items_with_ties_and_scores_that_are_no_numbers(emulated: list[str]) -> 
 
 
 def test_items_in_ascending_order_of_score(emulated: list[str]) -> None:
-    """Every item beats those before it, and there are more seen items than bits tell apart."""
+    """Every item beats those before it, and there are more seen items than bits of the filter."""
     scores_BMI, seen_BX = torch.randn(1, 1, 5003).sort(-1).values, torch.randint(-1, 5003, (1, 1500))
     for k in (0, 1, 100):
         assert_item_bytes(scores_BMI, torch.arange(5003)[:, None], k, seen_BX)
         assert_item_bytes(scores_BMI, torch.arange(5003)[:, None], k, None)
 
 
-def test_what_it_does_not_compute_it_says(emulated: list[str]) -> None:
+def test_objections_name_the_reason(emulated: list[str]) -> None:
     def step(books: int, width: int, dtype: torch.dtype = torch.float32) -> tuple[Any, ...]:
         index = ops.TokenIndex.build(torch.zeros(4, books), 3)
         tokens_BPM = torch.full((1, 40, books), -1)
@@ -263,7 +263,7 @@ def test_cupy_launches_what_the_extension_does_not_have(monkeypatch: pytest.Monk
 
 @pytest.mark.skipif(machine.native_problem() is not None, reason="no extension")
 @pytest.mark.parametrize("op", OPS)
-def test_the_source_tells_the_fields_that_the_extension_has(op: str) -> None:
+def test_the_source_has_the_fields_of_the_extension(op: str) -> None:
     from reg4rec import _C
 
     assert cuda.fields(op) == _C.fields(op)

@@ -1,4 +1,4 @@
-"""The eager definitions against the plainest PyTorch that says the same, written independently of them."""
+"""The eager definitions against the plainest PyTorch with the same meaning, written independently."""
 
 import math
 
@@ -48,7 +48,7 @@ def test_mpq_quantize_ties_go_to_the_lowest_index() -> None:
     assert mixed_BE.tolist() == [[1.0, 2.0], [2.0, 1.0]]
 
 
-def test_mpq_quantize_tells_codewords_apart_that_float32_products_cannot() -> None:
+def test_mpq_quantize_distinguishes_codewords_that_float32_products_cannot() -> None:
     latents_BME = torch.full((64, 1, 32), 100.0)
     codebooks_MKE = torch.full((1, 8, 32), 100.0)
     codebooks_MKE[0, :, 0] += torch.tensor([6, 5, 4, 3, 1, 2, 7, 8]) * 1e-4

@@ -1,4 +1,4 @@
-"""The choice of a backend: order, reasons, forcing, and what a call may not do."""
+"""The choice of a backend: order, reasons, forcing, and errors."""
 
 import os
 import subprocess

@@ -24,13 +24,13 @@ NAMES = ["encode_histories", "decoder_step"]
 SIZES = {"encode_histories": (5, 20, 1, 2, 4, 32, 100, 1), "decoder_step": (4, 23, 2, 4, 32, 3, 37, 100, 70, 40)}
 ODD = {"encode_histories": (4, 3, 3, 2, 3, 10, 37, 1), "decoder_step": (2, 5, 2, 3, 7, 3, 5, 37, 65, 3)}
 BATCHED = (1, 4, 5, 6, 7, 8)
-"""Where the arguments of decoder_step have a row a user."""
+"""Positions of the arguments of decoder_step with one row per user."""
 KEPT = 5
-"""Where the arguments of decoder_step have what it writes to."""
+"""The position of the argument that decoder_step writes to."""
 
 
 def drawn(kind: type[Block]) -> list[Block]:
-    """Two blocks, with every bias and gain drawn too: those of fresh layers would hide a mistake."""
+    """Two blocks with random biases and gains, since those of new layers would hide a mistake."""
     blocks = [kind(12, 3, 20, 0.1).double().eval() for _ in range(2)]
     for block in blocks:
         draw(block)
@@ -99,7 +99,7 @@ def test_the_decoder_is_that_of_the_model(refines: bool, num_categories: int) ->
         x_BPD = block.step(x_BPD, kept[:, :, :, 2 * i : 2 * i + 2], path_BPS, seen, visible_BJ[:, None, None])
     state_BPD = states[:, None] + refine(x_BPD) if refines else x_BPD
     torch.testing.assert_close(logits, tokens(state_BPD))
-    torch.testing.assert_close(written, kept)  # where `step` writes what a step makes
+    torch.testing.assert_close(written, kept)  # where `step` writes its keys and values
     if categories is None:
         assert of_categories.shape == (2, 5, 0)
     else:
@@ -107,7 +107,7 @@ def test_the_decoder_is_that_of_the_model(refines: bool, num_categories: int) ->
 
 
 def run(name: str, args: Args, backend: str = "cpp") -> tuple[Tensor, ...]:
-    """The results, and what decoder_step wrote; the arguments stay as they are."""
+    """The results, and the cache that decoder_step wrote; the arguments stay unchanged."""
     fresh = tuple(a.clone() if name == "decoder_step" and at == KEPT else a for at, a in enumerate(args))
     with ops.use_backend(backend):
         found = as_tuple(getattr(ops, name)(*fresh))
@@ -117,7 +117,7 @@ def run(name: str, args: Args, backend: str = "cpp") -> tuple[Tensor, ...]:
 @pytest.mark.parametrize("sizes", [SIZES, ODD], ids=["whole", "odd"])
 @pytest.mark.parametrize("name", NAMES)
 def test_every_instruction_set(isa: str, name: str, sizes: dict[str, tuple[int, ...]]) -> None:
-    """Odd widths leave channels over that no vector holds."""
+    """Odd widths leave channels that do not fill a vector."""
     args = inputs(name, sizes[name])
     for one, exact in zip(run(name, args), run(name, doubled(args), "eager"), strict=True):
         assert (one.double() - exact).abs().max() < 1e-4 * exact.abs().max()
@@ -127,7 +127,7 @@ def test_every_instruction_set(isa: str, name: str, sizes: dict[str, tuple[int, 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("isa", BF16_ISAS)
 def test_weights_in_bfloat16(isa: str, name: str, sizes: dict[str, tuple[int, ...]]) -> None:
-    """Between C++ and definition a value may be rounded the other way, here and there."""
+    """C++ and the definition may round some values differently."""
     args = inputs(name, sizes[name])
     with selected_bf16(isa):
         found = run(name, in_bf16(name, args))
@@ -241,7 +241,7 @@ def test_no_path_changes_a_bit_of_another() -> None:
 
 
 @pytest.mark.parametrize("backend", ["cpp", "eager"])
-def test_what_is_hidden_or_not_named_is_not_read(backend: str) -> None:
+def test_hidden_slots_and_unnamed_rows_are_not_read(backend: str) -> None:
     if backend == "cpp" and native_problem() is not None:
         pytest.skip("needs the extension")
     args = inputs("decoder_step", SIZES["decoder_step"])
@@ -290,7 +290,7 @@ def changed(args: Args, at: int, value: Any) -> Args:
     return *args[:at], value, *args[at + 1 :]
 
 
-def test_what_they_do_not_take() -> None:
+def test_wrong_arguments_are_refused() -> None:
     encoder, decoder = (inputs(name, SIZES[name]) for name in NAMES)
     call = DecoderStep(*decoder)
     assert objection(call) is None
@@ -303,9 +303,9 @@ def test_what_they_do_not_take() -> None:
 
     refused: list[tuple[str, Args, str]] = [
         ("encode_histories", without_a_channel(encoder), "'Q': 31"),
-        ("encode_histories", changed(encoder, 2, 0), "1 or more slots an item"),
-        ("encode_histories", changed(encoder, 6, ops.EncoderShape(0, 100, 4)), "and of everything in the shape"),
-        ("encode_histories", changed(encoder, 6, ops.EncoderShape(2, 100, 3)), "keys and values in pairs"),
+        ("encode_histories", changed(encoder, 2, 0), "1 or more slots per item"),
+        ("encode_histories", changed(encoder, 6, ops.EncoderShape(0, 100, 4)), "every number of the shape 1 or more"),
+        ("encode_histories", changed(encoder, 6, ops.EncoderShape(2, 100, 3)), "an even num_both"),
         ("encode_histories", changed(encoder, 0, encoder[0][..., :0]), "an even Q > 0, D > 0"),
         ("encode_histories", changed(encoder, 6, ops.EncoderShape(2, 300, 4)), "numbers where .* were expected"),
         (

@@ -1,4 +1,4 @@
-"""fp8_linear on every backend: its gradients in fp64, NaN, the kept weight, and which GPUs it asks for."""
+"""fp8_linear on every backend: its gradients in fp64, NaN, the quantized weight, and the GPUs that it needs."""
 
 import math
 from typing import get_args
@@ -58,8 +58,8 @@ def test_gradients_are_the_products_of_quantized_operands(
 
 
 def summed_by_few_bits(left: Operand, right: Operand) -> Tensor:
-    """left @ right.T as an H800 is said to sum it (DeepSeek-V3, 3.5.2): of 32 terms and the sum before them each keeps
-    13 bits below the leading one of the largest; 128 terms are then added in float32."""
+    """left @ right.T as an H800 reportedly sums it (DeepSeek-V3, 3.5.2): 32 terms and the sum so far each keep 13 bits
+    below the leading one of the largest; sums of 128 terms are added in float32."""
     terms_ABD = left.values.double()[:, None] * right.values.double()
     y_AB = torch.zeros(terms_ABD.shape[:2])
     for tile_ABD in terms_ABD.split(128, 2):
@@ -74,7 +74,7 @@ def summed_by_few_bits(left: Operand, right: Operand) -> Tensor:
 
 @pytest.mark.parametrize("sizes", [*SIZES, (37, 32, 80), (16, 16, 4096)], ids=str)
 def test_the_bits_that_a_gpu_keeps_are_enough_for_what_is_asked_of_it(rowwise: int, sizes: tuple[int, ...]) -> None:
-    """And too few for what is asked of the CPU."""
+    """And not enough for the error bound of the CPU."""
     x_TD, weight_OD, *_ = inputs("fp8_linear", (*sizes, rowwise))
     grad_TO = torch.arange(sizes[0] * sizes[1]).cos().view(sizes[:2])
     forward = fp8_quantize(x_TD, E4M3, bool(rowwise)), fp8_quantize(weight_OD, E4M3, bool(rowwise))
@@ -114,11 +114,11 @@ def test_strided_inputs_and_gradients_give_the_same(backend: str, rowwise: int) 
         torch.testing.assert_close(one, other)
 
 
-def test_rows_with_scales_of_their_own_do_not_depend_on_the_batch(backend: str) -> None:
+def test_rows_with_separate_scales_do_not_depend_on_the_batch(backend: str) -> None:
     x_TD, *rest = inputs("fp8_linear", (37, 32, 80, 1))
     parts = [call("fp8_linear", backend, (part_TD, *rest))[0] for part_TD in (x_TD[:5], x_TD[5:])]
     (whole_TO,) = call("fp8_linear", backend, (x_TD, *rest))
-    may_err = 2 * unit_error("fp8_linear", (x_TD, *rest))  # either of the two
+    may_err = 2 * unit_error("fp8_linear", (x_TD, *rest))  # both may err
     assert largest_error(torch.cat(parts).cpu(), whole_TO.double().cpu(), may_err) <= 1e-5
 
 
@@ -126,7 +126,7 @@ def test_a_kept_weight_changes_no_bit(backend: str, rowwise: int) -> None:
     args = inputs("fp8_linear", (37, 32, 80, rowwise))
     kept = call("fp8_weight", backend, (args[1], args[3]))
     for one, other in zip(kept, call("fp8_weight", "eager", (args[1], args[3])), strict=True):
-        assert torch.equal(one.float(), other.float())  # made by any backend, for any
+        assert torch.equal(one.float(), other.float())  # a weight made on any backend serves any other
     assert torch.equal(
         call("fp8_linear", backend, (*args, ops.Fp8Weight(*kept)))[0], call("fp8_linear", backend, args)[0]
     )
@@ -148,7 +148,7 @@ def test_a_kept_weight_is_checked_and_compiled(rowwise: int) -> None:
         ops.fp8_linear(x_TD, weight_OD[:16], None, scaling, weight8)
     with pytest.raises(ValueError, match="fp8_weight: scaling must be one of tensorwise, rowwise, found 'columns'"):
         ops.fp8_weight(weight_OD, "columns")  # type: ignore[arg-type]
-    checks = OPCHECKS[1:]  # the first compares tensors by sums, which torch does not have in fp8
+    checks = OPCHECKS[1:]  # the first one compares tensors by sums, which torch cannot compute in fp8
     torch.library.opcheck(
         all_ops()["fp8_weight"].library, all_ops()["fp8_weight"].flat(weight_OD, scaling), test_utils=checks
     )
@@ -166,14 +166,14 @@ def test_nothing_saturates_and_casts_stay_above_25_decibels(rowwise: int, dtype:
 
 
 def decibels(found: Tensor, right: Tensor) -> float:
-    """The signal against what rounding did to it."""
+    """The ratio of signal to rounding error."""
     noise = (found - right).square().sum().clamp_min(1e-30)
     return float(10 * torch.log10(right.square().sum() / noise))
 
 
 @pytest.mark.parametrize("outlier", [1.0, 1e3, 1e6])
 def test_scales_per_row_keep_small_rows_beside_large_ones(outlier: float) -> None:
-    """One row of x and of weight are so many times as large; what is measured is the rest of y."""
+    """One row of x and one of weight are `outlier` times as large; measures the rest of y."""
     x_TD, weight_OD, _, _ = inputs("fp8_linear", (65, 48, 256, 1))
     x_TD[0] *= outlier
     weight_OD[0] *= outlier

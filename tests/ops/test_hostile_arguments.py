@@ -1,4 +1,4 @@
-"""Arguments that C++ could not read: a ValueError before it does, the same one on every backend."""
+"""Arguments that would make C++ read wrong memory: the same ValueError on every backend."""
 
 from collections.abc import Callable
 from typing import Any
@@ -159,7 +159,7 @@ READ_BY = {
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", READ_BY)
 def test_a_compiled_call_refuses_too(name: str, backend: str) -> None:
-    """torch.library is handed flat arguments, whose values no check has seen."""
+    """torch.library gets flat arguments, whose values no check has seen."""
     op = all_ops()[name]
     flat = op.flat(*inputs(name, SIZES[name]))
     names = [argument.name for argument in op.library._opoverload._schema.arguments]
@@ -204,7 +204,7 @@ def test_gradients_pass_the_negative_bit() -> None:
 
 @pytest.mark.parametrize("name", CASES)
 def test_other_layouts_are_refused(name: str) -> None:
-    """Before a backend is chosen, so by all of them."""
+    """They are refused before a backend is chosen."""
     args = inputs(name, CASES[name].sizes[2])
     layouts = (Tensor.to_sparse, Tensor.to_mkldnn) if args[0].is_floating_point() else (Tensor.to_sparse,)
     for layout in layouts:

@@ -1,4 +1,4 @@
-"""mpq_quantize and its fused form in C++ and Triton: the ids of the fp64 definition, however close."""
+"""mpq_quantize and its fused form in C++ and Triton: the ids of the fp64 definition, also for near ties."""
 
 import math
 from collections.abc import Iterator
@@ -48,9 +48,9 @@ def test_the_lowest_of_equal_codewords_is_taken(backend: str) -> None:
 
 @pytest.mark.parametrize("scale", [1e-22, 1.0, 1e15, 1.5e18, 3e18, 1e19, 1e30])
 def test_near_ties_are_decided_in_fp64(backend: str, scale: float) -> None:
-    """Latents next to the middle of two codewords; scales whose squares underflow and overflow float32."""
+    """Latents close to halfway between two codewords; scales whose squares underflow or overflow float32."""
     _, codebooks_MKE, _ = inputs("mpq_quantize", (1, 2, 70, 24))
-    num = 7 if backend == "triton" else 23  # one after the other, which the interpreter is slow at
+    num = 7 if backend == "triton" else 23  # one after another, which is slow in the interpreter
     middle_BME = (codebooks_MKE[:, 1 : num + 1] + codebooks_MKE[:, :num]).transpose(0, 1) / 2
     close_MKE = torch.cat([codebooks_MKE, codebooks_MKE * (1 + 2e-7)], dim=1)
     assert_exact_ids(backend, scale * middle_BME, scale * codebooks_MKE)

@@ -27,13 +27,13 @@ SLOPES = [
     value
     for value in VALUES
     if value.values[0] in {*GRADIENTS} - {"fp8_linear"} and value.values[1] != "eager"
-    # a backward pass that every backend shares shows at one size that it is reached
+    # all backends share this backward pass, so one size is enough
     if f"{value.values[0]}_backward" in all_ops() or value.values[2] == CASES[str(value.values[0])].sizes[2]
 ]
 
 
 def unusable(backend: str) -> str | None:
-    """Why this machine cannot run `backend` at all; Triton counts as usable where its interpreter is on."""
+    """Why this machine cannot run `backend` at all; Triton counts as usable if its interpreter is on."""
     if backend == "triton" and DEVICE == "cpu":
         return None if interpreted() else "there is no GPU and no TRITON_INTERPRET=1"
     return machine_problem(backend)
@@ -48,13 +48,13 @@ def call(name: str, backend: str, args: tuple[Any, ...]) -> tuple[Tensor, ...]:
 
 
 def largest_error(found: Tensor, right: Tensor, excused: Tensor | float = 0.0) -> float:
-    """Beyond what is excused at each place."""
+    """The largest error beyond the one allowed at each place."""
     difference = (found.double() - right).masked_fill(found == right, 0)
     return float((difference.abs() - excused).clamp_min(0).max()) if difference.numel() else 0.0
 
 
 def unit_error(name: str, args: tuple[Any, ...]) -> Tensor | float:
-    """What the units of this machine may err."""
+    """The error that the matrix units of this machine may make."""
     units = CASES[name].units
     return 0.0 if DEVICE == "cpu" or units is None else units(*args)
 
@@ -138,7 +138,7 @@ def test_bad_calls_raise(name: str) -> None:
 
 @pytest.mark.parametrize("name", CASES)
 def test_shapes_are_known_where_there_are_no_values(name: str) -> None:
-    """Every tensor of a call moves to another device, an index's too."""
+    """Every tensor of a call moves to another device, also those of an index."""
     op, args = all_ops()[name], middle_inputs(name)
     found = as_tuple(op.library(*op.flat(*moved(args, "meta"))))
     for one, other in zip(found, call(name, "eager", args), strict=False):  # the public function may return fewer
@@ -162,7 +162,7 @@ def test_gradients(name: str) -> None:
 
 
 def gradients(name: str, backend: str, args: tuple[Any, ...]) -> tuple[Tensor, ...]:
-    """Of an arbitrary weighting of the results, which the dtype of the arguments does not change."""
+    """Gradients of an arbitrary weighted sum of the results, whose weights are the same for every dtype."""
     leaves = [a.clone().requires_grad_() if at in CASES[name].gradients else a for at, a in enumerate(args)]
     outputs = [one.double() for one in call(name, backend, tuple(leaves)) if one.is_floating_point()]
     total = torch.stack([(one * torch.arange(one.numel()).cos().to(one).view_as(one)).sum() for one in outputs]).sum()
@@ -196,7 +196,7 @@ def test_library_registration(name: str) -> None:
 
 @pytest.mark.parametrize("name", CASES)
 def test_compiles_to_one_graph(name: str) -> None:
-    torch.compiler.reset()  # which compiles a function anew so often, and there are more ops
+    torch.compiler.reset()  # torch compiles one function only a few times, and there are more ops
     args, wanted = list(middle_inputs(name)), CASES[name].gradients
     for at in wanted:
         args[at].requires_grad_()

@@ -1,4 +1,4 @@
-"""path_attention: what is not a path's own is not read, on every instruction set, for any number of threads."""
+"""path_attention: reads a path's own steps alone, on every instruction set, for any number of threads."""
 
 import pytest
 import torch
@@ -39,7 +39,7 @@ def test_other_rows_and_later_steps_are_not_read(backend: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_what_a_gpu_runs_in_its_place_says_the_same(dtype: torch.dtype) -> None:
+def test_the_fallback_of_a_gpu_gives_the_same(dtype: torch.dtype) -> None:
     args = inputs("path_attention", (4, 6, 2, 8, 3), dtype)
     assert error(attend_gathered(*args), ops.path_attention(*args).double()) < 8 * torch.finfo(dtype).eps
 
@@ -75,7 +75,7 @@ def test_what_it_does_not_take() -> None:
     assert "up to 64 steps, these have 65" in str(objection(PathAttention(*inputs("path_attention", (1, 2, 1, 4, 65)))))
     q_BPAQ, keys, values, rows_BPS = inputs("path_attention", (1, 2, 1, 4, 3))
     assert "float16" in str(objection(PathAttention(q_BPAQ.half(), keys.half(), values.half(), rows_BPS)))
-    with pytest.raises(ValueError, match="names 5 steps, 1 to 4 are there"):
+    with pytest.raises(ValueError, match="has 5 steps where 1 to 4 were expected"):
         ops.path_attention(q_BPAQ, keys, values, torch.zeros(1, 2, 5, dtype=torch.int64))
-    with pytest.raises(ValueError, match="names 0 steps"):
+    with pytest.raises(ValueError, match="has 0 steps"):
         ops.path_attention(q_BPAQ, keys, values, rows_BPS[:, :, :0])

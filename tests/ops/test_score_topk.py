@@ -21,13 +21,13 @@ BACKENDS = ("eager", pytest.param("cpp", marks=pytest.mark.skipif(native_problem
 
 @pytest.fixture(params=["base", "avx2", "avx512", "amx"])
 def isa(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Each instruction set that this machine has; only this op has tiles of its own."""
+    """Each instruction set that this machine has, also amx, since this op has code for tiles."""
     with selected_isa(request.param):
         yield request.param
 
 
 def every_score(states_BD, items, k, allowed=None, seen_BL=None, seen_bias=None, codes=None):
-    """All items, one user after another, as the contract says it."""
+    """The scores of all items, one user after another, straight from the contract."""
     num_items, rows = len(items.rows_ID), []
     for user, state_D in enumerate(states_BD):
         score_I = exact_dot(state_D.expand(num_items, -1), items.rows_ID)

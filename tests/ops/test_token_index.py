@@ -1,4 +1,4 @@
-"""The index over items: its lists, and that a changed one is the one built from scratch."""
+"""The index over items: its lists, and that a changed index equals one built from scratch."""
 
 import pytest
 import torch

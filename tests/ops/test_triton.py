@@ -10,7 +10,7 @@ import pytest
 
 pytestmark = pytest.mark.skipif(find_spec("triton") is None, reason="needs triton")
 
-# in a process of its own: the interpreter, which the other tests use, is chosen when the kernel is decorated
+# in a separate process: the interpreter, which the other tests use, is chosen when the kernel is decorated
 COMPILE = """
 import itertools, json, os, re, subprocess, tempfile
 import torch, triton

@@ -1,4 +1,4 @@
-"""What fp8 did to a layer's values: counted right, at sampled steps alone, and told by runs."""
+"""What fp8 did to a layer's values: counted correctly, at sampled steps only, and logged by runs."""
 
 import json
 import math
@@ -36,7 +36,7 @@ def layer() -> Linear:
     layer.format = "fp8"
     with torch.no_grad():
         layer.weight.copy_(torch.eye(16))
-        layer.weight[0, 1] = 1e-7  # less than e4m3 holds beside 1
+        layer.weight[0, 1] = 1e-7  # too small for e4m3 if 1 is the largest
     return layer
 
 
@@ -95,7 +95,7 @@ def test_metrics_are_the_largest_shares_and_all_that_was_no_number() -> None:
     }
 
 
-def test_a_run_in_fp8_tells_of_them(
+def test_a_run_in_fp8_logs_the_counts(
     shop: SyntheticShop, tokenizer: Tokenizer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = pretrain(shop, tokenizer, RUN, Run(tmp_path / "run", device="cpu", progress=False))

@@ -48,7 +48,7 @@ QUICK = PretrainConfig(
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Costs are measured into a folder of the test's own."""
+    """Costs are measured into a folder of this test."""
     folder = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("REG4REC_CACHE", str(folder))
     return folder
@@ -72,7 +72,7 @@ def sample(ladq: Ladq, module: nn.Module, x: Tensor, loss_of: Any) -> dict[str, 
 
 
 def known_costs(cache: Path, seconds: dict[Format, float]) -> None:
-    """Replace what was measured by these times."""
+    """Replace the measured times by these."""
     path = cache / "format-costs.json"
     table = {machine: dict.fromkeys(sizes, seconds) for machine, sizes in read_json(path).items()}
     write_json(path, table)
@@ -133,7 +133,7 @@ def test_classes_follow_the_ranking_and_keep_near_a_border() -> None:
     first = classes_of(cost, {}, config)
     assert list(first.values()) == ["fp32"] + ["bf16"] * 4 + ["fp8"] * 5
     swapped = {**cost, "l0": cost["l1"], "l1": cost["l0"], "l4": cost["l5"], "l5": cost["l4"]}
-    assert classes_of(swapped, first, config) == first  # one place beyond the border
+    assert classes_of(swapped, first, config) == first  # one rank beyond the border
     assert classes_of(swapped, {}, config) != first
     reversed_cost = {name: -value for name, value in cost.items()}
     assert classes_of(reversed_cost, first, config)["l9"] == "fp32"
@@ -169,7 +169,7 @@ def test_a_format_is_given_only_where_it_is_faster(
     ("slowdown", "expected"),
     [
         (0.0, ["bf16", "bf16", "bf16", "bf16"]),
-        (0.02, ["bf16", "fp32", "bf16", "bf16"]),  # what the first takes is beyond the limit, what the second is not
+        (0.02, ["bf16", "fp32", "bf16", "bf16"]),  # the first takes more than the limit, the second does not
         (0.3, ["fp32", "bf16", "bf16", "bf16"]),  # the first is the more sensitive and leaves nothing
         (1.0, ["fp32", "fp32", "bf16", "bf16"]),
     ],
@@ -200,7 +200,7 @@ def test_what_fp8_saves_pays_for_fp32() -> None:
     assert formats_of(classes, {"a": 2.0, "b": 1.0}, seconds, 0.25) == {"a": "fp32", "b": "fp8"}
 
 
-def test_a_sample_tells_what_fp8_did_to_layers_that_were_in_it(cache: Path) -> None:
+def test_a_sample_counts_what_fp8_did_to_its_layers(cache: Path) -> None:
     module, config = network((16,) * 5), LadqConfig(fp32_share=0.25, fp8_share=0.5)
     x, loss_of = torch.randn(8, 16), lambda y: y.square().sum(1).mean()
     sample(Ladq(module, config), module, x, loss_of)

@@ -30,7 +30,7 @@ def changing(recommender: Recommender) -> Recommender:
 
 
 def from_scratch(recommender: Recommender, table: pa.Table) -> Recommender:
-    """All items, known and new, in one catalog, with the residual to expect of the new ones."""
+    """All items, known and new, in one catalog, with the expected residual for the new ones."""
     tokenizer, model = recommender.tokenizer, recommender.model
     vectors_TV = tokenizer.views.transform(table)
     codes_TM, mixed_TE = tokenizer.quantizer.encode(torch.from_numpy(vectors_TV))

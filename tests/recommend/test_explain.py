@@ -1,4 +1,4 @@
-"""Explanations: the same items and paths as without, what was dropped judged anew, words a page cannot run."""
+"""Explanations: the items and paths that are recommended, dropped paths checked independently, safe HTML."""
 
 import contextlib
 import io
@@ -62,7 +62,7 @@ def test_a_trace_changes_nothing(strict: Recommender, shop: SyntheticShop) -> No
     assert len(trace) == 3 * len(plain)
 
 
-def test_what_was_pruned_diverged_and_all_of_it_is_told(
+def test_pruned_paths_diverged_and_all_are_shown(
     explanation: Explanation, strict: Recommender, history: list[str]
 ) -> None:
     rows = Sequences.from_lists([strict.items.rows(history)])
@@ -141,7 +141,7 @@ def test_because_names_the_click_without_which_the_score_is_lowest(
     assert not any(item.because for item in explain(exact, []).recommended)
 
 
-def test_a_word_is_said_once_and_lists_tell_how_long_they_are(explanation: Explanation) -> None:
+def test_a_word_is_shown_once_and_lists_show_their_length(explanation: Explanation) -> None:
     first = explanation.recommended[0]
     step = replace(first.path[0], words=["tent", "camping"])
     steps = [step, replace(step, words=["camping", "bags"]), replace(step, words=["bags"]), replace(step, words=[])]

@@ -1,4 +1,4 @@
-"""Filters of a job by files, and the forms in which it writes."""
+"""Filters of a job from files, and its output formats."""
 
 import json
 from collections.abc import Callable
@@ -43,7 +43,7 @@ def rows_of(out: Path) -> list[dict[str, Any]]:
 
 
 def expected(recommender: Recommender, histories: dict[str, list[str]], **filters: Any) -> list[dict[str, Any]]:
-    """What each user gets alone, as the files of a job have it."""
+    """The recommendations of each user alone, in the form of a job's files."""
     found = []
     for user, items in histories.items():
         own = {name: lists.get(user, []) if isinstance(lists, dict) else lists for name, lists in filters.items()}

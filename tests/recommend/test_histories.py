@@ -1,4 +1,4 @@
-"""What users may hand over as histories: many forms, unknown and repeated items, ids of their own."""
+"""Histories as users may pass them: many forms, unknown and repeated items, their own ids."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""The recommender: always N items that exist and are allowed, the same alone and in company."""
+"""The recommender: always N existing, allowed items, the same for a user alone and in a batch."""
 
 import copy
 import warnings
@@ -58,7 +58,7 @@ def test_the_extension_recommends_what_eager_does(
         assert_frame_equal(table, chosen.recommend(histories, k=10, to="polars"))
 
 
-def test_seen_items_stay_where_they_are_wanted(recommender: Recommender, histories: dict[str, list[str]]) -> None:
+def test_seen_items_stay_on_request(recommender: Recommender, histories: dict[str, list[str]]) -> None:
     table = recommender.recommend(histories, k=60, filter_seen=False, to="polars")
     for items in items_by_user(table).values():
         assert sorted(items) == sorted(recommender.items.ids.to_pylist())
@@ -101,10 +101,10 @@ def test_paths_are_the_tokens_of_the_items(recommender: Recommender, histories: 
         assert len(shared) == {"path": 3, "relaxed": 2, "tokens": 0}[row["source"]]
         assert len(tokens) == (0 if row["source"] == "tokens" else 3)
         orders.add(tuple(token[2] for token in tokens))
-    assert len(orders) > 2  # the order is chosen anew for each path
+    assert len(orders) > 2  # each path has its own order
 
 
-def test_a_path_tells_category_and_confidence_of_each_step(
+def test_a_path_shows_category_and_confidence_of_each_step(
     recommender: Recommender, shop: SyntheticShop, histories: dict[str, list[str]]
 ) -> None:
     judged = recommender.with_search(prune_threshold=0.5)
@@ -124,7 +124,7 @@ def test_a_path_tells_category_and_confidence_of_each_step(
     assert [step["category"] is None for step in open_ended] == [False, False, True]
 
 
-def test_paths_are_left_out_where_they_are_not_wanted(recommender: Recommender) -> None:
+def test_paths_are_given_on_request_only(recommender: Recommender) -> None:
     table = recommender.recommend([["item1"]], k=4, return_paths=True, to="polars")
     assert_frame_equal(recommender.recommend([["item1"]], k=4, to="polars"), table.drop("path"))
 
@@ -142,7 +142,7 @@ def test_shorter_paths_have_fewer_tokens(recommender: Recommender, histories: di
 
 
 def with_repeat_bias(recommender: Recommender, bias: float) -> Recommender:
-    """The same recommender but for a model of another repeat bias."""
+    """The same recommender with another repeat bias in the model."""
     model = copy.deepcopy(recommender.model)
     with torch.no_grad():
         model.repeat.mul_(bias / model.repeat_bias)
@@ -155,7 +155,7 @@ def with_repeat_bias(recommender: Recommender, bias: float) -> Recommender:
 def test_items_have_the_scores_that_training_gave_them(
     recommender: Recommender, shop: SyntheticShop, bias: float, num_steps: int | None
 ) -> None:
-    """State times vector, and the repeat bias where the history holds the item."""
+    """State times vector, plus the repeat bias if the history holds the item."""
     biased = with_repeat_bias(recommender, bias)
     wide = biased.with_search(num_steps=num_steps, prune_threshold=None)
     histories = shop.part("train").take(range(20))

@@ -193,7 +193,7 @@ def test_half_precision_on_the_cpu_recommends_much_the_same(
 
 
 def test_a_model_of_other_interactions_is_warned_of(shop: SyntheticShop, saved: Path, tmp_path: Path) -> None:
-    """It may know what a split of its own would hold back."""
+    """It may have seen items that another split holds back."""
     shop.save(tmp_path / "own")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -206,7 +206,7 @@ def test_a_model_of_other_interactions_is_warned_of(shop: SyntheticShop, saved: 
 def test_files_of_another_fit_are_refused(
     damaged: Path, model: Reg4RecModel, tokenizer: Tokenizer, shop: SyntheticShop
 ) -> None:
-    """Of the same sizes, as a copy that broke off leaves them: they would recommend something, and nothing right."""
+    """Files of the same sizes, as after an interrupted copy: without a check they would give wrong recommendations."""
     generator = torch.Generator().manual_seed(1)
     shuffled_IM = tokenizer.codes_IM[torch.randperm(60, generator=generator)]
     other = replace(tokenizer, codes_IM=shuffled_IM)
@@ -235,7 +235,7 @@ def test_a_bit_that_flipped_is_found(damaged: Path, histories: dict[str, list[st
     assert Recommender.from_pretrained(damaged, device="cpu").recommend(histories).equals(expected)
 
 
-def test_a_recommender_with_more_items_is_one_of_its_own(
+def test_a_saved_recommender_with_more_items_has_its_own_catalog(
     exact: Recommender, tmp_path: Path, histories: dict[str, list[str]]
 ) -> None:
     grown = exact.with_search()

@@ -26,7 +26,7 @@ from tests.artifacts import reseal
 
 
 def brute_force(recommender: Recommender, histories: Sequences, filter_seen: bool, allowed_I: Tensor) -> Tensor:
-    """(B, I): the score of every item by the model's own definition, in float64, -inf where it must not come."""
+    """(B, I): the score of every item by the model's own definition, in float64, -inf if it must not be recommended."""
     num_items = len(recommender.items)
     with torch.inference_mode():
         state_BD = encoded_histories(recommender.model, recommender.codes_IM, histories).state_BD.double()
@@ -39,7 +39,7 @@ def brute_force(recommender: Recommender, histories: Sequences, filter_seen: boo
 
 
 def assert_best(ranked_BN: np.ndarray, scores_BI: Tensor) -> None:
-    """The ranked items are the best ones; the order is open where scores differ by rounding alone."""
+    """The ranked items are the best ones; the order is free where scores differ by rounding alone."""
     items_BN = torch.from_numpy(ranked_BN).long()
     best_BN = scores_BI.sort(1, descending=True).values[:, : items_BN.shape[1]]
     found_BN = scores_BI.gather(1, items_BN.clamp(min=0)).masked_fill(items_BN < 0, -torch.inf)
@@ -132,7 +132,7 @@ def test_items_come_and_go(exact: Recommender, shop: SyntheticShop) -> None:
     table = exact.items.table.slice(0, 40).set_column(0, "item_id", pa.array([f"new{n}" for n in range(40)]))
     before = changing.scan.vectors
     changing.add_items(table)
-    assert changing.scan.vectors is not before  # new rows behind the old ones, which were not made again
+    assert changing.scan.vectors is not before  # new rows follow the old ones, which were not made again
     assert torch.equal(changing.scan.vectors.panels_X[: 32 * 64], before.panels_X[: 32 * 64])
     changing.add_items(exact.items.table.slice(7, 1))
     allowed_I = torch.ones(100, dtype=torch.bool)

@@ -1,4 +1,4 @@
-"""What CUDA graphs need of a search (nothing waits, few shapes), tried on the CPU; that they repeat it, on a GPU."""
+"""What CUDA graphs need from a search (nothing waits, few shapes), on the CPU; on a GPU, that they repeat it."""
 
 from dataclasses import replace
 from itertools import product
@@ -45,7 +45,7 @@ def random_recommender(device: str, dtype: DType = "float32") -> Recommender:
         codes_IM, quantized_IE = torch.randint(0, K, (I, M)).int(), torch.randn(I, config.codeword_dim)
         quantizer = build_quantizer(config, 8)
     views = ItemViews(ViewConfig(), np.zeros((I, 8), dtype=np.float32), None, {}, {})
-    health = cast("Any", None)  # nothing here looks at it
+    health = cast("Any", None)  # not used here
     tokenizer = Tokenizer(config, quantizer, views, codes_IM, quantized_IE, health)
     items = ItemCatalog.from_table(pa.table({"item_id": np.arange(I)}))
     return Recommender(model, tokenizer, items, device=device, dtype=dtype, num_beams=6, num_spares=2)
@@ -86,7 +86,7 @@ class NothingFromTheHost(TorchDispatchMode):
 def test_encoder_and_search_need_no_value_on_the_host(
     order: SearchOrder, layout: HistoryLayout, num_items: int, threshold: float | None
 ) -> None:
-    """By torch's layers, as on a GPU; in C++ the encoder packs histories by their lengths, which the host has."""
+    """With torch's layers, as on a GPU; in C++ the encoder packs histories by their lengths, which the host knows."""
     whole = step_indexes(ops.TokenIndex.build(torch.randint(0, K, (I, M)), K), order)
     config = SearchConfig(6, 2, threshold, order)
     with FakeTensorMode() as fake, torch.inference_mode(), ops.use_backend("eager"):
@@ -159,7 +159,7 @@ def test_buckets_are_few_and_hold_what_they_were_given() -> None:
     assert bucketed(batch._replace(exclude_BX=None), MOST_USERS, LONGEST).exclude_BX is None
 
 
-def test_where_there_is_no_graph_it_says_why() -> None:
+def test_the_reason_for_no_graph_is_named() -> None:
     recommender = random_recommender("cpu")
     engine, config = recommender.engine, recommender.config
     one_off = SearchEngine(engine.model, engine.codes_IM, engine.index, engine.dtype, one_off=True)
@@ -173,7 +173,7 @@ def test_where_there_is_no_graph_it_says_why() -> None:
     assert "training mode" in str(engine.graph_objection(config))
 
 
-def test_categories_that_the_catalog_lacks_are_said_to_be_another_levels() -> None:
+def test_categories_that_the_catalog_lacks_are_refused() -> None:
     with pytest.raises(InputError, match=r"the model predicts category \d+, the catalog has 0; use the items and the"):
         random_recommender("cpu").recommend([[1, 2, 3]], k=3, return_paths=True)
 
@@ -194,7 +194,7 @@ def test_graphs_are_those_of_the_present_model_and_items(device: str) -> None:
     engine = recommender.engine
     recommender.model.load_state_dict(random_model().state_dict())
     assert recommender.engine is engine
-    recommender.model.load_state_dict(random_model().to(device).state_dict(), assign=True)  # these lie elsewhere
+    recommender.model.load_state_dict(random_model().to(device).state_dict(), assign=True)  # these have other addresses
     assert (recommender.engine is engine) == (device == "cpu")  # without graphs no address is kept
 
 

@@ -24,7 +24,7 @@ def paths_of(tokens: list[list[int]], scores: list[float], first_log_probs: Tens
 
 
 def scoring(scores_BI: Tensor, num_codebooks: int) -> ops.ItemScoring:
-    """That of these scores: each user's state picks a column of the items' residuals."""
+    """Scoring that gives these scores: each user's state picks a column of the items' residuals."""
     users = len(scores_BI)
     nothing = torch.zeros(users, num_codebooks, K), torch.full((users, 1), -1), torch.zeros(())
     return ops.ItemScoring(nothing[0], torch.eye(users), scores_BI.T, *nothing[1:])
@@ -176,7 +176,7 @@ def test_equal_scores_go_by_path_then_by_the_order_of_a_bucket() -> None:
     assert [(item, path) for item, _, path, _ in found] == [(4, 1), (3, 0), (1, 0), (2, 1), (0, 1)]
 
 
-def test_every_user_has_item_scores_of_his_own() -> None:
+def test_every_user_has_separate_item_scores() -> None:
     none = torch.zeros(2, dtype=torch.int64)
     tokens_BWM = torch.tensor([[[0]], [[0]]])
     paths = Paths(

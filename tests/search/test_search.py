@@ -1,4 +1,4 @@
-"""The search against a plain one that decodes every path anew, and what it promises on a trained model."""
+"""The search against a plain one that decodes every path from its start, and its promises on a trained model."""
 
 import copy
 import math
@@ -23,7 +23,7 @@ NEVER = -math.inf
 
 
 class Path(NamedTuple):
-    """One path of the plain search: (codebook, code) in the order of emission, and what it has come to."""
+    """One path of the plain search: its tokens (codebook, code) in order, and its state."""
 
     tokens: tuple[tuple[int, int], ...]
     score: float
@@ -136,7 +136,7 @@ def small_model(
 
 
 def steps_of(codes_IM: Tensor, codebook_size: int = K, order: SearchOrder = "confidence") -> list[ops.TokenIndex]:
-    """What each step of a search over all items reads."""
+    """The index that each step of a search over all items reads."""
     return step_indexes(ops.TokenIndex.build(codes_IM, codebook_size), order)
 
 
@@ -352,7 +352,7 @@ def test_a_threshold_of_zero_is_a_fallback_for_everyone(users: Users, recommende
 
 
 def test_spares_replace_what_was_dropped(shop: SyntheticShop, recommender: Recommender) -> None:
-    """Over many users: one user's later steps may go another way and keep fewer."""
+    """Counted over many users, since one user's later steps may differ and keep fewer."""
     histories = shop.part("train").take(range(200))
 
     def living(spares: int) -> int:

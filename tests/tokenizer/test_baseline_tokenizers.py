@@ -63,8 +63,8 @@ def test_residual_codes_by_hand(by_hand: ResidualQuantizer) -> None:
     assert by_hand.decode(mixed_BE).tolist() == [[5.0, 0.0], [0.0, 1.0]]
 
 
-def test_wanted_tells_the_whole_error_of_another_codeword(by_hand: ResidualQuantizer) -> None:
-    """Where other codebooks keep their codewords, a change in one costs what the sum then misses."""
+def test_wanted_gives_the_whole_error_of_another_codeword(by_hand: ResidualQuantizer) -> None:
+    """If other codebooks keep their codewords, changing one costs the error of the new sum."""
     vectors_BV, ids_BM = torch.tensor([[5.0, 0.5]]), torch.tensor([[1, 0]])
     wanted_BME = by_hand.wanted(vectors_BV, ids_BM)
     assert wanted_BME.tolist() == [[[4.0, 0.5], [1.0, 0.5]]]
@@ -108,7 +108,7 @@ def test_the_gradient_passes_straight_through_to_the_encoder() -> None:
 
 
 def correlated(num_items: int = 400, dim: int = 10) -> Tensor:
-    """Vectors whose first dimensions carry nearly everything, and the same thing twice."""
+    """Vectors whose first dimensions carry nearly all variance, and are correlated."""
     generator = torch.Generator().manual_seed(0)
     scale = torch.linspace(1, 0.05, dim)
     base = torch.randn(num_items, dim, generator=generator) * scale

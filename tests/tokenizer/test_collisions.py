@@ -50,7 +50,7 @@ def test_a_full_space_keeps_its_buckets() -> None:
     assert codes_IM.tolist() == [[0], [0], [0], [1], [1]]
 
 
-def test_random_items_end_up_with_sets_of_their_own() -> None:
+def test_random_items_end_up_with_unique_sets() -> None:
     generator = torch.Generator().manual_seed(0)
     books_MKE = torch.randn(3, 8, 2, generator=generator)
     latents_IME = torch.randn(300, 3, 2, generator=generator)

@@ -35,7 +35,7 @@ def decode(mpq: MPQ, q_E: Tensor) -> Tensor:
 
 
 def slow_loss(mpq: MPQ, vectors_BV: Tensor, orthogonality_weight: float, commitment: float) -> Tensor:
-    """D2 as it is written, an item and an expert at a time."""
+    """D2 as written, one item and one expert at a time."""
     total = vectors_BV.new_zeros(())
     for v_V in vectors_BV:
         gate_M = torch.exp(v_V @ mpq.gate_VM + mpq.gate_bias_M)

@@ -1,4 +1,4 @@
-"""Names of tokens: the words that tell their items from others, by the textbook's statistic."""
+"""Names of tokens: the words that distinguish their items from others, by a textbook statistic."""
 
 from dataclasses import replace
 
@@ -27,7 +27,7 @@ def test_a_token_is_named_by_what_its_items_share_and_others_lack(tokenizer: Tok
     names = named(tokenizer, shop, titles, [0, 0, 0, 1, 1, 1, 2])
     assert names.words_of(0, 0)[0] == "red"
     assert names.words_of(0, 1)[0] == "blue"
-    assert names.words_of(0, 2) == []  # one item alone says nothing that two would
+    assert names.words_of(0, 2) == []  # a word of one item alone is no name
     assert names.words_of(0, 7) == []  # no item has it
     assert "the" not in names.words_of(0, 0, count=50)  # a stop word
 

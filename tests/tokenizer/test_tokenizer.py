@@ -72,7 +72,7 @@ def test_quantized_is_the_gated_sum_of_the_items_codewords(tokenizer: Tokenizer)
         torch.testing.assert_close(tokenizer.quantized_IE[item], torch.stack(parts).sum(0))
 
 
-def test_describe_tells_sizes_and_health(tokenizer: Tokenizer) -> None:
+def test_describe_shows_sizes_and_health(tokenizer: Tokenizer) -> None:
     text = tokenizer.describe()
     for words in ("200 items", "3 tokens each of 16", "usage", "collisions", "similarity"):
         assert words in text

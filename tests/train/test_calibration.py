@@ -1,4 +1,4 @@
-"""What validation decides about the search."""
+"""Settings of the search that validation chooses."""
 
 from dataclasses import replace
 from typing import Any

@@ -1,4 +1,4 @@
-"""The doctor on runs that were made to be ill, and on healthy ones."""
+"""The doctor on runs that fail on purpose, and on healthy ones."""
 
 import json
 from dataclasses import replace
@@ -46,7 +46,7 @@ TRAINING = PretrainConfig(
 
 @pytest.fixture(scope="module")
 def large_shop() -> SyntheticShop:
-    """Of enough items that tokens are shared."""
+    """A shop with enough items that they share tokens."""
     return synthetic_shop(num_users=300, num_items=400, num_facets=4, seed=0)
 
 
@@ -142,8 +142,8 @@ def test_ill_pretraining(
 
 
 def without_order(shop: SyntheticShop) -> Dataset:
-    """Users who buy at random, now and then something popular and in the end nothing else: that is soon learned, and
-    then only what each of them bought can be learned by heart."""
+    """Users who buy at random, sometimes a popular item and at the end only popular ones: this is learned soon, and
+    after that the model can only memorize what each of them bought."""
     rng, lists = np.random.default_rng(0), []
     for _ in range(60):
         popular, others = rng.permutation(6).tolist(), rng.permutation(np.arange(6, shop.num_items)).tolist()
@@ -171,7 +171,7 @@ def test_a_loss_that_is_no_number(shop: SyntheticShop, tokenizer: Tokenizer, tmp
 
 
 def findings_of(data: Dataset, tokens: Tokenizer, out: Path, **changes: Any) -> str:
-    """What the doctor says of a short pre-training with these settings."""
+    """The doctor's findings about a short pre-training with these settings."""
     training = override(TRAINING, {"epochs": 3, "log_every": 5, "batch_targets": 128, **changes})
     pretrain(data, tokens, training, Run(out, device="cpu", progress=False))
     return "\n".join(diagnose(out).findings)
@@ -221,7 +221,7 @@ def test_lists_that_are_the_same_for_everybody(shop: SyntheticShop, tokenizer: T
 
 @pytest.fixture(scope="module")
 def start(shop: SyntheticShop, tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Recommender:
-    """One without item scores that knows the shop, and was healthy while it learned that."""
+    """A recommender without item scores, from a healthy run, that knows the shop."""
     out = tmp_path_factory.mktemp("start")
     loop = LoopConfig(epochs=10, learning_rate=6e-3)
     training = replace(TRAINING, score_items=False, max_history=20, decoded_fraction=1.0, loop=loop)
@@ -231,7 +231,7 @@ def start(shop: SyntheticShop, tokenizer: Tokenizer, tmp_path_factory: pytest.Te
 
 
 FREE = {"order_weight": 0.0, "kl_weight": 0.0, "anchor_weight": 0.0}
-"""Nothing holds the policy where it began."""
+"""Nothing keeps the policy near its start."""
 CONSISTENT = {"step_consistency": 10.0, "step_hit": 0.01, "category_hit": 0.0, "global_path": 0.0}
 
 

@@ -1,4 +1,4 @@
-"""Weights of kinds of events: they scale what a target teaches, in all losses, and choose what validation asks for."""
+"""Weights of kinds of events: they scale a target's loss, in all losses, and choose the targets of validation."""
 
 import sys
 from dataclasses import replace
@@ -170,7 +170,7 @@ def test_a_target_of_weight_0_teaches_nothing(
     stage = stage_of(shop, tokenizer, order="fixed")
     weight_BL = torch.tensor([[1.0, 0.5, 2.0, 0.0]])
     last = [gradients(stage, torch.tensor([[5, 8, 8, item]]), weight_BL) for item in (2, 30)]
-    assert all(torch.equal(a, b) for a, b in zip(*last, strict=True))  # the last one is no history of any
+    assert all(torch.equal(a, b) for a, b in zip(*last, strict=True))  # the last item is in no history
     context = [gradients(stage, torch.tensor([[5, item, 8, 2]]), weight_BL.roll(2, 1)) for item in (8, 30)]
     assert not all(torch.equal(a, b) for a, b in zip(*context, strict=True))  # history counts, whatever its weight
 

@@ -1,4 +1,4 @@
-"""From tokens to a recommender whose search is set up, by validation or by an earlier fit."""
+"""From tokens to a recommender with a configured search, by validation or from an earlier fit."""
 
 import json
 from dataclasses import asdict
@@ -54,7 +54,7 @@ def test_a_final_fit_takes_over_the_search_of_an_earlier_one(
     assert Recommender.from_pretrained(tmp_path / "recommender", device="cpu").config == earlier
 
 
-def test_a_final_fit_of_its_own_has_nothing_to_choose_by(
+def test_a_final_fit_without_an_earlier_one_keeps_the_default_search(
     shop: SyntheticShop, tokenizer: Tokenizer, tmp_path: Path
 ) -> None:
     recommender = fit(shop, tokenizer, tmp_path, part="train+validation", order="fixed")

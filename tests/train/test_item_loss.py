@@ -13,7 +13,7 @@ from reg4rec.train.item_loss import draw_negatives, item_loss
 
 M, K, I, D = 2, 4, 12, 8  # noqa: E741
 SEEN = [3, 5, 3, 3, 7, 5, 1], [9, 9, 2], [4]
-"""Windows with items that come again, once and twice, at once and later."""
+"""Windows with items that repeat, once and twice, at once and later."""
 
 
 class Case(NamedTuple):
@@ -92,7 +92,7 @@ def test_items_neither_met_nor_drawn_get_a_gradient_of_exactly_zero(case: Case) 
     case.loss(negatives_X, torch.ones(3).double()).backward()
     met = {i for items in SEEN for i in items} | set(negatives_X.tolist())
     assert case.model.residual_ID.grad is not None
-    for i, gradient in enumerate(case.model.residual_ID.grad):  # item 0 stands for the padding too
+    for i, gradient in enumerate(case.model.residual_ID.grad):  # item 0 is also the padding
         assert bool(gradient.abs().max() > 0) == (i in met), i
 
 

@@ -87,9 +87,7 @@ def test_the_shop_is_learned(shop: SyntheticShop, recommender: Recommender) -> N
 
 
 @pytest.mark.slow
-def test_a_process_that_was_killed_goes_on_to_the_same_bits(
-    shop: SyntheticShop, tokenizer: Tokenizer, tmp_path: Path
-) -> None:
+def test_a_killed_process_resumes_to_the_same_bits(shop: SyntheticShop, tokenizer: Tokenizer, tmp_path: Path) -> None:
     whole = train(shop, tokenizer, QUICK, tmp_path / "whole")
     steps_of_epoch = next(int(row["step"]) for row in rows_of(tmp_path / "whole") if "epoch" in row)
     shop.save(tmp_path / "data")
@@ -174,7 +172,7 @@ def test_padding_of_a_batch_changes_no_loss(
         torch.testing.assert_close(value, wide[name])
 
 
-def test_a_part_of_the_targets_is_decoded_drawn_anew(
+def test_each_batch_decodes_a_new_random_part_of_the_targets(
     shop: SyntheticShop, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     columns: list[list[int]] = []
@@ -261,6 +259,6 @@ def test_tokens_of_another_recipe_are_refused(shop: SyntheticShop, tokenizer: To
         pretrain(shop, tokenizer, RECIPES["paper"].pretrain)
 
 
-def test_what_belongs_to_a_run_is_told_so(shop: SyntheticShop, tokenizer: Tokenizer) -> None:
+def test_arguments_that_belong_to_run_are_named(shop: SyntheticShop, tokenizer: Tokenizer) -> None:
     with pytest.raises(InputError, match=r"no setting out \(out, seed, device, resume and progress belong to run="):
         pretrain(shop, tokenizer, out="runs/mine")

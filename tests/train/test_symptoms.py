@@ -1,4 +1,4 @@
-"""Where the borders of the signs lie; that training really shows them is in test_doctor.py."""
+"""The thresholds of the symptoms; that training really shows them is tested in test_doctor.py."""
 
 from typing import Any
 

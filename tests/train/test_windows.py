@@ -24,7 +24,7 @@ def windows_of(batches: WindowBatches) -> list[list[int]]:
 
 @pytest.mark.parametrize("batch_targets", [1, 7, 30, 10**6])
 @pytest.mark.parametrize("epoch", range(4))
-def test_every_item_stands_in_one_window(sequences: Sequences, batch_targets: int, epoch: int) -> None:
+def test_every_item_is_in_one_window(sequences: Sequences, batch_targets: int, epoch: int) -> None:
     windows = windows_of(WindowBatches(sequences, WINDOW, batch_targets, seed=3, epoch=epoch))
     assert sorted(item for window in windows for item in window) == list(range(sum(LENGTHS)))
     owners = sequences.owners()
@@ -34,7 +34,7 @@ def test_every_item_stands_in_one_window(sequences: Sequences, batch_targets: in
         assert len(set(owners[window])) == 1
 
 
-def test_padding_stands_at_the_end(sequences: Sequences) -> None:
+def test_padding_is_at_the_end(sequences: Sequences) -> None:
     for batch in WindowBatches(sequences, WINDOW, 40, seed=0, epoch=0):
         filled = (batch.items_BL >= 0).long()
         assert (filled.diff(dim=1) <= 0).all()
@@ -49,7 +49,7 @@ def test_a_batch_stays_within_its_size(sequences: Sequences, batch_targets: int)
     assert len(sizes) < 2.5 * sum(LENGTHS) / batch_targets + 1  # and is not much smaller than it may be
 
 
-def test_a_window_larger_than_a_batch_is_a_batch_of_its_own(sequences: Sequences) -> None:
+def test_a_window_larger_than_a_batch_is_a_separate_batch(sequences: Sequences) -> None:
     batches = WindowBatches(sequences, WINDOW, 2, seed=0, epoch=0)
     assert all(len(batch.items_BL) == 1 for batch in batches if batch.items_BL.shape[1] > 1)
 
