@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from reg4rec.baselines import SASRec
 from reg4rec.data import Cases, Dataset, Sequences
-from reg4rec.evaluation import Popularity, ndcg_at, recall_at
+from reg4rec.evaluation import Popularity, hit_ranks, rank_metrics
 from reg4rec.experiments.cold_start_config import ColdStartConfig
 from reg4rec.experiments.cold_start_finding import ColdStartFindings, Row
 from reg4rec.experiments.compare import versions
@@ -25,7 +25,7 @@ from reg4rec.tokenizer import Tokenizer
 
 __all__ = ["cold_start"]
 
-METRICS = {"recall@10": (recall_at, 10), "recall@50": (recall_at, 50), "ndcg@10": (ndcg_at, 10)}
+METRICS = ("recall@10", "recall@50", "ndcg@10")
 DEPTH = 50
 
 Int32 = npt.NDArray[np.int32]
@@ -71,7 +71,8 @@ def _new_items(held: HeldOut, recommender: Recommender) -> list[Row]:
     groups = {f"among all {len(rows_I):,} items": rows_I, new: rows_I[held.seen.num_items :]}
     found = []
     for group, allowed in groups.items():
-        found.append(Row("items", group, "chance", "all", _by_chance(len(allowed))))
+        chance = _means(np.arange(len(allowed)))  # in a random order each place is as likely as another
+        found.append(Row("items", group, "chance", "all", chance))
         for method, rank in methods.items():
             found.append(Row("items", group, method, "all", _measured(rank, held.new_item_cases, allowed)))
     return found
@@ -125,14 +126,10 @@ def _searching(recommender: Recommender) -> Rank:
 
 
 def _measured(rank: Rank, cases: Cases, allowed: Int32) -> dict[str, float]:
-    ranked_BN = rank(cases.histories, allowed)
-    return {name: float(metric(ranked_BN, cases.targets_B, k).mean()) for name, (metric, k) in METRICS.items()}
+    return _means(hit_ranks(rank(cases.histories, allowed), cases.targets_B))
 
 
-def _by_chance(num_items: int) -> dict[str, float]:
-    """What a random order of that many items is expected to reach."""
-    places_1N, some_1 = np.arange(num_items, dtype=np.int32)[None, :DEPTH], np.zeros(1, dtype=np.int32)
-    return {
-        name: sum(float(metric(places_1N, some_1 + place, k)[0]) for place in range(min(k, num_items))) / num_items
-        for name, (metric, k) in METRICS.items()
-    }
+def _means(rank_B: npt.NDArray[np.int64]) -> dict[str, float]:
+    """Metrics of targets that have these 0-based ranks."""
+    values = rank_metrics(rank_B, (10, DEPTH))
+    return {name: float(values[name].mean()) for name in METRICS}

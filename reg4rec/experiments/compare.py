@@ -14,9 +14,9 @@ import reg4rec
 from reg4rec.checkpoints import training_seconds
 from reg4rec.data import Dataset
 from reg4rec.errors import InputError
-from reg4rec.evaluation import ProtocolName, evaluate
+from reg4rec.evaluation import ProtocolName, evaluate, rank_metrics
 from reg4rec.experiments.compare_config import CompareConfig, TableProtocol
-from reg4rec.experiments.comparison import Comparison, Row, Try, beyond
+from reg4rec.experiments.comparison import Comparison, Row, Try, beyond, reference_among
 from reg4rec.experiments.latency import BATCHES, latencies
 from reg4rec.experiments.methods import METHODS, Fitted, Job, plain
 from reg4rec.experiments.spaces import SPACES, Changes, changed, draw_changes
@@ -60,8 +60,12 @@ def compare(
         for protocol in config.protocols
     }
     rows = [_row(name, protocol, measured[protocol, name]) for protocol in config.protocols for name in config.methods]
+    reference = reference_among(config.methods)
     for row in rows:
-        row.beyond.update(_beyond(row, measured, config.methods))
+        if row.method != reference:
+            own, other = measured[row.protocol, row.method], measured[row.protocol, reference]
+            mine, theirs = ({seed: one.metrics for seed, one in fits.items()} for fits in (own, other))
+            row.beyond.update(beyond(mine, theirs, next(iter(own.values())).users_B))
     firsts = {protocol: next(iter(measured[protocol, config.methods[0]].values())) for protocol in config.protocols}
     cards: dict[str, Any] = {protocol: first.found["report"]["card"] for protocol, first in firsts.items()}
     chosen, tries = work.chosen, work.tries
@@ -151,14 +155,6 @@ class _Comparing:
         return _Measured(name, Job(self.data, settings, self.out / "fits", seed, self.device, protocol), self.out)
 
 
-def _beyond(
-    row: Row, measured: Mapping[tuple[str, str], Mapping[int, "_Measured"]], methods: Sequence[str]
-) -> dict[str, tuple[float, float, float]]:
-    of_methods = {name: measured[row.protocol, name] for name in methods}
-    ranks = {name: {seed: one.ranks for seed, one in fits.items()} for name, fits in of_methods.items()}
-    return beyond(ranks, next(iter(of_methods[row.method].values())).users_B, row.method, methods)
-
-
 class _Measured:
     """One fit of a method and what was measured of it, read back from its folder in `results` where it was before."""
 
@@ -203,10 +199,10 @@ class _Measured:
     def _tensors(self) -> dict[str, Any]:
         return {name: t.numpy() for name, t in read_tensors(self.path.with_name("ranks.safetensors")).items()}
 
-    @property
-    def ranks(self) -> "np.ndarray[Any, Any]":
-        """The 0-based ranks of the test targets."""
-        return self._tensors["rank_B"]
+    @cached_property
+    def metrics(self) -> "dict[str, np.ndarray[Any, Any]]":
+        """What each test target adds to the metrics at 10."""
+        return rank_metrics(self._tensors["rank_B"], (10,))
 
     @property
     def users_B(self) -> "np.ndarray[Any, Any]":  # noqa: N802

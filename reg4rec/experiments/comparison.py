@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from reg4rec.evaluation import rank_metrics
 from reg4rec.experiments.finding import Finding, markdown_table
 from reg4rec.statistics import by_user, paired_interval
 from reg4rec.storage import entries, new_header, read_header
@@ -19,7 +18,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["Comparison", "Row", "Spread", "Try", "beyond"]
+__all__ = ["Comparison", "Row", "Spread", "Try", "beyond", "reference_among"]
+
+Float64 = npt.NDArray[np.float64]
 
 REFERENCE = "reg4rec"
 """The row that the others are held against, else the last one."""
@@ -129,9 +130,10 @@ class Comparison(Finding):
             parts += [f"{_lists_table(rows, card)}\n"] if rows[0].lists else []
         if self.tries:
             parts += ["## Settings tried on validation\n", f"{_tries_table(self.tries)}\n"]
+        reference = reference_among([row.method for row in self.rows])
         versions = ", ".join(f"{name} {value}" for name, value in self.versions.items())
         parts.append(
-            f"Mean ± sample standard deviation over the seeds; gains over {_reference(self.rows)} are means over the "
+            f"Mean ± sample standard deviation over the seeds; gains over {reference} are means over the "
             f"seeds with 95 % intervals of a paired bootstrap over users. {versions}."
         )
         return "\n".join([*parts, *self.notes]) + "\n"
@@ -160,33 +162,26 @@ def _describe(card: dict[str, Any], rows: list[Row]) -> str:
     )
 
 
-def _reference(rows: Sequence[Row]) -> str:
-    methods = [row.method for row in rows]
+def reference_among(methods: Sequence[str]) -> str:
+    """The method that the others are held against."""
     return REFERENCE if REFERENCE in methods else methods[-1]
 
 
 def beyond(
-    ranks: Mapping[str, Mapping[int, npt.NDArray[np.int64]]],
-    users_B: npt.NDArray[np.int32],
-    method: str,
-    methods: Sequence[str],
+    own: Mapping[int, Mapping[str, Float64]], other: Mapping[int, Mapping[str, Float64]], users_B: npt.NDArray[np.int32]
 ) -> dict[str, tuple[float, float, float]]:
-    """Gains of a method's targets, of these users, over those of `reg4rec`, else the last method, by their ranks."""
-    reference = REFERENCE if REFERENCE in methods else methods[-1]
-    if method == reference:
-        return {}
-    own, other = ranks[method], ranks[reference]
+    """Gains of a method over another, from what the targets of these users add to the metrics, by seed."""
     pairs = [(own[seed], other[seed]) for seed in own if seed in other] or [(own[min(own)], other[min(other)])]
-    gains = [(rank_metrics(mine, (10,)), rank_metrics(theirs, (10,))) for mine, theirs in pairs]
     found = {}
-    for name in ("recall@10", "ndcg@10"):
-        mine, theirs = (by_user(np.mean([gain[side][name] for gain in gains], axis=0), users_B) for side in (0, 1))
+    for name in DRAWN:
+        sides = (np.mean([metrics[name] for metrics in side], axis=0) for side in zip(*pairs, strict=True))
+        mine, theirs = (by_user(values_B, users_B) for values_B in sides)
         found[name] = paired_interval(mine, theirs)
     return found
 
 
 def _table(rows: list[Row]) -> str:
-    gain = f"Recall@10 over {_reference(rows)} (95 %)"
+    gain = f"Recall@10 over {reference_among([row.method for row in rows])} (95 %)"
     lines = [["method", *SHOWN, gain, "parameters", "epochs", "training s", "users/s", "ms for 1", "ms for 64"]]
     for row in rows:
         sizes = [f"{row.parameters:,}", f"{statistics.fmean(row.epochs):.3g}"]
