@@ -217,7 +217,7 @@ def _default(name: str, command: Any, words: list[str]) -> tuple[Any, str | None
         from reg4rec.experiments import QUESTIONS, VariantConfig, recipe_of_studies
 
         config = VariantConfig(recipe=recipe_of_studies(_recipe_in(words)))
-        return command(missing, missing, question, config), QUESTIONS[question].title
+        return command(data=missing, out=missing, study=question, config=config), QUESTIONS[question].title
     return None, None
 
 

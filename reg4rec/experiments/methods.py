@@ -1,7 +1,7 @@
 """The methods that can be compared: how each is fitted, and how large it is."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -12,6 +12,7 @@ from reg4rec.checkpoints import newest_progress
 from reg4rec.data import Dataset
 from reg4rec.evaluation import Popularity, ProtocolName, Ranker
 from reg4rec.experiments.compare_config import CompareConfig
+from reg4rec.experiments.job import plain
 from reg4rec.experiments.spaces import Changes, changed
 from reg4rec.recipes import Recipe
 from reg4rec.recommend import Recommender
@@ -19,13 +20,13 @@ from reg4rec.run import Run, SharedRun, digest_of
 from reg4rec.search import SearchConfig
 from reg4rec.tokenizer import TokenizerConfig
 
-__all__ = ["METHODS", "Fitted", "Job", "Method", "plain"]
+__all__ = ["METHODS", "Fitted", "Method"]
 
 Part = Literal["train", "train+validation"]
 
 
 @dataclass(frozen=True)
-class Job:
+class Fit:
     """One fit of a method, by its `settings`; fits that agree in all that decides them share a folder in `fits`.
 
     `epochs` None chooses the epoch on validation under `protocol`; a number is a final fit of that many epochs on
@@ -86,24 +87,24 @@ class Method(NamedTuple):
     A method that is not `seeded` comes out the same for every seed and is fitted once, as seed 0.
     """
 
-    fit: Callable[[Job], Fitted]
+    fit: Callable[[Fit], Fitted]
     settings: Callable[[CompareConfig], Any] = lambda _: {}
     seeded: bool = True
     tuned_as: str = ""
 
 
-def _counted(fit: Callable[..., Ranker]) -> Callable[[Job], Fitted]:
+def _counted(fit: Callable[..., Ranker]) -> Callable[[Fit], Fitted]:
     """A method that counts and learns nothing."""
     return lambda job: Fitted(fit(job.data, changed(job.settings, {"part": job.part})))
 
 
-def _fit_sasrec(job: Job) -> Fitted:
+def _fit_sasrec(job: Fit) -> Fitted:
     run = job.run("sasrec")
     model = SASRec.fit(job.data, changed(job.settings, job.plan), run)
     return Fitted(model, _size(model.network), (Path(run.out or ""),), _best_epochs(run))
 
 
-def _fit_rpg(job: Job) -> Fitted:
+def _fit_rpg(job: Fit) -> Fitted:
     settings = changed(job.settings, job.plan)
     stages = {**_of_tokens(job, settings.tokenizer), "model": {"rpg": plain(settings), "seed": job.seed}}
     run = SharedRun(job.fits, job.seed, job.device, decided_by=stages)
@@ -112,14 +113,14 @@ def _fit_rpg(job: Job) -> Fitted:
     return Fitted(model, _size(model.network), folders, _best_epochs(run.stage("model")))
 
 
-def _fit_tiger(job: Job) -> Fitted:
+def _fit_tiger(job: Fit) -> Fitted:
     settings = changed(job.settings, {f"pretrain.{name}": value for name, value in job.plan.items()})
     run = _shared(job, settings)
     model = Tiger.fit(job.data, settings, run)
     return _generative(model, model.recommender, run, ("tokenizer", "model"))
 
 
-def _fit_recipe(job: Job, aligned: bool = False) -> Fitted:
+def _fit_recipe(job: Fit, aligned: bool = False) -> Fitted:
     recipe = changed(job.settings, {f"pretrain.{name}": value for name, value in job.plan.items()})
     if aligned:
         recipe = recipe.change(align={"protocol": job.protocol})
@@ -128,20 +129,20 @@ def _fit_recipe(job: Job, aligned: bool = False) -> Fitted:
     return _generative(model, model, run, ("tokenizer", "model", "aligned") if aligned else ("tokenizer", "model"))
 
 
-def _fit_paths(job: Job) -> Fitted:
+def _fit_paths(job: Fit) -> Fitted:
     fitted = _fit_recipe(job)
     assert isinstance(fitted.ranker, Recommender)
     return fitted._replace(ranker=fitted.ranker.with_search(retriever="paths"))
 
 
-def _shared(job: Job, settings: Recipe | TigerConfig) -> SharedRun:
+def _shared(job: Fit, settings: Recipe | TigerConfig) -> SharedRun:
     stages = _of_tokens(job, settings.tokenizer)
     stages |= {"model": plain(settings.pretrain) | {"search": plain(job.search)}}
     stages |= {"aligned": plain(settings.align)} if isinstance(settings, Recipe) else {}
     return SharedRun(job.fits, job.seed, job.device, decided_by=stages)
 
 
-def _of_tokens(job: Job, config: TokenizerConfig) -> dict[str, Any]:
+def _of_tokens(job: Fit, config: TokenizerConfig) -> dict[str, Any]:
     """What decides the tokens of a fit."""
     seeded = plain(config) | {"seed": job.seed, "part": job.part}
     return {"dataset": job.identity["dataset"], "tokenizer": seeded}
@@ -163,15 +164,6 @@ def _size(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
-def plain(settings: Any) -> Any:
-    """Settings as JSON gives them back."""
-    if is_dataclass(settings) and not isinstance(settings, type):
-        return plain(asdict(settings))
-    if isinstance(settings, dict):
-        return {name: plain(value) for name, value in settings.items()}
-    return [plain(value) for value in settings] if isinstance(settings, list | tuple) else settings
-
-
 METHODS: dict[str, Method] = {
     "popularity": Method(lambda job: Fitted(Popularity.fit(job.data, job.part)), seeded=False),
     "transitions": Method(_counted(Transitions.fit), lambda config: config.transitions, seeded=False),
@@ -191,4 +183,4 @@ METHODS: dict[str, Method] = {
         lambda job: _fit_recipe(job, aligned=True), lambda config: config.reg4rec, tuned_as="reg4rec"
     ),
 }
-"""By name; what a fit is decided by (`Job.identity`) is what makes two of them the same."""
+"""By name; what a fit is decided by (`Fit.identity`) is what makes two of them the same."""

@@ -1,8 +1,8 @@
 """Whether items are better ranked by their own score or found by paths, and whether CORP helps the former."""
 
-import os
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,13 +13,13 @@ import torch
 from reg4rec.data import Dataset, Sequences
 from reg4rec.errors import InputError
 from reg4rec.evaluation import ProtocolName, evaluate, gains, hit_ranks
-from reg4rec.experiments.compare import versions
-from reg4rec.experiments.finding import Finding, check_study_folder, markdown_table
+from reg4rec.experiments.finding import Finding, Table, check_study_folder, versions
+from reg4rec.experiments.job import Job
 from reg4rec.recommend import Recommender
 from reg4rec.settings import SEED_RANGE, SEEDS, check_settings, override
 from reg4rec.statistics import paired_interval
 
-__all__ = ["RetrieverConfig", "RetrieverFindings", "Row", "retrievers"]
+__all__ = ["RetrieverConfig", "Row", "retrievers"]
 
 DEPTH = 50
 SPLITS: tuple[Literal["validation", "test"], ...] = ("validation", "test")
@@ -59,50 +59,6 @@ class Row:
     users_per_second: float | None
 
 
-@dataclass(frozen=True)
-class RetrieverFindings(Finding):
-    """All rows, the settings, and the machine and versions that ran them."""
-
-    dataset: str
-    rows: list[Row]
-    users: dict[str, int]
-    settings: dict[str, Any]
-    machine: dict[str, Any]
-    notes: list[str] = field(default_factory=list)
-    FORMAT = "reg4rec-retrievers", 1
-
-    @property
-    def name(self) -> str:
-        return "retrievers"
-
-    def markdown(self) -> str:
-        """A table a split, and what it was measured under."""
-        parts = [f"# {self.dataset}: retrievers\n"]
-        for split in SPLITS:
-            names = list(self.rows[0].metrics[split])
-            head = ["", *(title for name in names for title in (name, "beyond exact")), "users per second"]
-            lines = [head]
-            for row in self.rows:
-                cells = [row.way]
-                for name in names:
-                    mean, low, high = row.beyond_exact[split][name]
-                    is_exact = row.way == "exact"
-                    cells += [
-                        f"{row.metrics[split][name]:.4f}",
-                        "" if is_exact else f"{mean:+.4f} ({low:+.4f} to {high:+.4f})",
-                    ]
-                lines.append([*cells, "" if row.users_per_second is None else f"{row.users_per_second:,.0f}"])
-            parts += [f"## {split}, {self.users[split]:,} users\n", f"{markdown_table(lines)}\n"]
-        study, models = self.settings["study"], self.settings["models"]
-        machine = ", ".join(f"{name} {value}" for name, value in self.machine.items())
-        parts.append(
-            f"Means over {models} fits of the same data; protocol {study['protocol']}; differences to "
-            "the row `exact` with 95 % intervals of a bootstrap over users. Rows `theta` put items of the first "
-            f"{DEPTH} behind the others where the categories along their paths move by more. {machine}."
-        )
-        return "\n".join(parts) + "\n"
-
-
 def retrievers(
     recommenders: Sequence[Recommender],
     data: Dataset,
@@ -110,48 +66,97 @@ def retrievers(
     *,
     out: str | Path,
     **overrides: Any,
-) -> RetrieverFindings:
+) -> Finding[Row]:
     """Rank by paths and exactly with the same weights; writes `retrievers.md` and `retrievers.json`.
 
-    Several recommenders of the same data, of other seeds say, are averaged user by user. `overrides` replace fields of
-    `config`. InputError for models that do not score items.
+    Several recommenders of the same data, of other seeds say, are averaged user by user. The ranks of each are saved in
+    `out/results`: started again, the study continues with the next one. `overrides` replace fields of `config`.
+    InputError for models that do not score items.
     Paper: CORP, and item-level score, ours, D11.
     """
-    config = override(config or RetrieverConfig(), overrides)
-    check_study_folder(Path(out))
+    config, out = override(config or RetrieverConfig(), overrides), Path(out)
+    check_study_folder(out)
     if not recommenders or not all(one.model.scores_items for one in recommenders):
         raise InputError("a model without item scores has one retriever; give recommenders that score items")
     thetas = config.thetas if all(one.model.category_head is not None for one in recommenders) else ()
-    ways = ["paths", "exact", *(f"theta {theta:g}" for theta in thetas)]
-    ranks: dict[str, dict[str, list[Ranks]]] = {split: {way: [] for way in ways} for split in SPLITS}
-    speeds: dict[Literal["paths", "exact"], list[float]] = {"paths": [], "exact": []}
-    for recommender in recommenders:
+    jobs = [_Ranked(one, data, replace(config, thetas=thetas), out) for one in recommenders]
+    speeds = [job.once("speeds", job.rank) for job in jobs]
+
+    def metrics(split: str, way: str) -> dict[str, npt.NDArray[np.float64]]:
+        return _metrics([job.ranks[f"{split} {way}"] for job in jobs])
+
+    exact = {split: metrics(split, "exact") for split in SPLITS}
+    rows = []
+    for way in ("paths", "exact", *map(_name_of, thetas)):
+        own = {split: metrics(split, way) for split in SPLITS}
+        means = {split: {name: float(of.mean()) for name, of in own[split].items()} for split in SPLITS}
+        gained = {
+            split: {name: paired_interval(of, exact[split][name], config.seed) for name, of in own[split].items()}
+            for split in SPLITS
+        }
+        taken = [speed for of_one in speeds for speed in of_one.get(way, [])]
+        rows.append(Row(way, means, gained, float(np.mean(taken)) if taken else None))
+    users = {split: len(jobs[0].ranks[f"{split} exact"]) for split in SPLITS}
+    return Finding(
+        "retrievers",
+        ("reg4rec-retrievers", 2),
+        data.name,
+        "retrievers",
+        rows,
+        [Table(rows, _columns(rows[0], split), f"{split}, {users[split]:,} users") for split in SPLITS],
+        f"Means over {len(jobs)} fits of the same data; protocol {config.protocol}; differences to the row `exact` "
+        f"with 95 % intervals of a bootstrap over users. Rows `theta` put items of the first {DEPTH} behind the others "
+        "where the categories along their paths move by more.",
+        {"study": asdict(config), "models": len(jobs), "search": asdict(recommenders[0].config)},
+        versions(recommenders[0].device.type),
+        {"users": users},
+    ).save(out)
+
+
+def _name_of(theta: float) -> str:
+    return f"theta {theta:g}"
+
+
+def _columns(row: Row, split: str) -> dict[str, str | Callable[[Row], str]]:
+    """Two columns for each metric of a split."""
+    columns: dict[str, str | Callable[[Row], str]] = {"": "{row.way}"}
+    for name in row.metrics[split]:
+        columns[name] = f"{{row.metrics[{split}][{name}]:.4f}}"
+        columns[f"{name} beyond exact"] = partial(_gain, split, name)
+    return {**columns, "users per second": lambda row: f"{row.users_per_second:,.0f}" if row.users_per_second else ""}
+
+
+def _gain(split: str, name: str, row: Row) -> str:
+    mean, low, high = row.beyond_exact[split][name]
+    return "" if row.way == "exact" else f"{mean:+.4f} ({low:+.4f} to {high:+.4f})"
+
+
+class _Ranked(Job):
+    """The ranks of all targets by one recommender, each way."""
+
+    def __init__(self, recommender: Recommender, data: Dataset, config: RetrieverConfig, out: Path):
+        self.recommender, self.data, self.config = recommender, data, config
+        model = {"recommender": recommender.fingerprint(), "device": recommender.device.type}
+        dataset = {"dataset": data.card["fingerprint"], "dtype": str(recommender.dtype)}
+        super().__init__(out / "results", "retrievers", {**dataset, **model, **asdict(config)})
+
+    def rank(self) -> dict[str, list[float]]:
+        """Users per second of each retriever; the ranks are kept."""
+        ranks: dict[str, Ranks] = {}
+        speeds: dict[Literal["paths", "exact"], list[float]] = {"paths": [], "exact": []}
+        config = self.config
         for split in SPLITS:
-            asked = data, split, config.protocol, (10, DEPTH), config.max_users, config.seed
+            asked = self.data, split, config.protocol, (10, DEPTH), config.max_users, config.seed
             for way, taken in speeds.items():
-                (row,) = evaluate(recommender.with_search(retriever=way), *asked).rows
-                ranks[split][way].append(row.ranks_B)
+                (row,) = evaluate(self.recommender.with_search(retriever=way), *asked).rows
+                ranks[f"{split} {way}"] = row.ranks_B
                 taken.append(row.users_per_second)
-            if thetas:
-                judged = _Judged(recommender.with_search(retriever="exact"), thetas)
+            if config.thetas:
+                judged = _Judged(self.recommender.with_search(retriever="exact"), config.thetas)
                 evaluate(judged, *asked)
-                for theta in thetas:
-                    ranks[split][f"theta {theta:g}"].append(judged.ranks_of(theta))
-    rows = [
-        Row(
-            way,
-            {split: {name: float(of.mean()) for name, of in _metrics(ranks[split][way]).items()} for split in SPLITS},
-            {split: _beyond(ranks[split][way], ranks[split]["exact"], config.seed) for split in SPLITS},
-            float(np.mean(speeds[way])) if way in speeds else None,
-        )
-        for way in ways
-    ]
-    users: dict[str, int] = {split: len(ranks[split]["exact"][0]) for split in SPLITS}
-    machine = {"cores": os.cpu_count(), "threads": torch.get_num_threads(), **versions(recommenders[0].device.type)}
-    settings = {"study": asdict(config), "models": len(recommenders), "search": asdict(recommenders[0].config)}
-    findings = RetrieverFindings(data.name, rows, users, settings, machine)
-    findings.save(Path(out))
-    return findings
+                ranks |= {f"{split} {_name_of(theta)}": judged.ranks_of(theta) for theta in config.thetas}
+        self.keep(**ranks)
+        return dict(speeds)
 
 
 class _Judged:
@@ -191,8 +196,3 @@ def _metrics(ranks: Sequence[Ranks]) -> dict[str, npt.NDArray[np.float64]]:
         "NDCG@10": gains(ranks_XB, 10).mean(0),
         f"Recall@{DEPTH}": (ranks_XB < DEPTH).mean(0),
     }
-
-
-def _beyond(ranks: Sequence[Ranks], exact: Sequence[Ranks], seed: int) -> dict[str, tuple[float, float, float]]:
-    values, than = _metrics(ranks), _metrics(exact)
-    return {name: paired_interval(values[name], than[name], seed) for name in values}

@@ -18,8 +18,9 @@ from reg4rec.cli import main
 from reg4rec.data import Dataset, synthetic_shop
 from reg4rec.errors import InputError
 from reg4rec.evaluation import Popularity, evaluate
-from reg4rec.experiments import CompareConfig, Comparison, compare, methods
-from reg4rec.experiments.comparison import Spread
+from reg4rec.experiments import CompareConfig, Finding, compare, methods
+from reg4rec.experiments.finding import Spread
+from reg4rec.experiments.job import plain
 from reg4rec.experiments.spaces import SPACES, changed, draw_changes
 from reg4rec.loop import LoopConfig
 from reg4rec.recipes import RECIPES, Recipe, RecipeName
@@ -90,16 +91,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def comparison(small: Dataset, folder: Path) -> Comparison:
+def comparison(small: Dataset, folder: Path) -> Finding[Any]:
     return compare(small, CONFIG, out=folder, device="cpu")
 
 
-def no_fit(job: methods.Job) -> methods.Fitted:
-    raise AssertionError(f"{job.identity} was fitted again")
+def no_fit(fit: methods.Fit) -> methods.Fitted:
+    raise AssertionError(f"{fit.identity} was fitted again")
 
 
 @pytest.mark.slow
-def test_every_method_has_a_row_under_every_protocol(comparison: Comparison) -> None:
+def test_every_method_has_a_row_under_every_protocol(comparison: Finding[Any]) -> None:
     assert [(row.protocol, row.method) for row in comparison.rows] == [
         (protocol, method) for protocol in ("standard", "filtered") for method in METHOD_NAMES
     ]
@@ -113,7 +114,7 @@ def test_every_method_has_a_row_under_every_protocol(comparison: Comparison) -> 
 
 
 @pytest.mark.slow
-def test_the_figures_are_those_of_the_methods_alone(small: Dataset, comparison: Comparison) -> None:
+def test_the_figures_are_those_of_the_methods_alone(small: Dataset, comparison: Finding[Any]) -> None:
     rows = {(row.protocol, row.method): row for row in comparison.rows}
     popular = evaluate(Popularity.fit(small), small, protocol="filtered").rows[0].metrics
     assert {name: [value] for name, value in popular.items()} == rows["filtered", "popularity"].metrics
@@ -123,7 +124,7 @@ def test_the_figures_are_those_of_the_methods_alone(small: Dataset, comparison: 
 
 
 @pytest.mark.slow
-def test_the_files_say_what_was_compared(comparison: Comparison, folder: Path) -> None:
+def test_the_files_say_what_was_compared(comparison: Finding[Any], folder: Path) -> None:
     stored = json.loads((folder / "compare.json").read_text())
     assert stored["cards"]["filtered"]["filter_seen"]
     assert stored["settings"]["sasrec"]["num_negatives"] == 20
@@ -137,8 +138,7 @@ def test_the_files_say_what_was_compared(comparison: Comparison, folder: Path) -
     assert text == comparison.markdown()
     lines = [line for line in text.splitlines() if line.startswith("| sasrec")]
     assert len(lines) == 4  # under each protocol its quality, and what its lists are like
-    assert str(next(row for row in comparison.rows if row.method == "sasrec").spread("recall@10")) in lines[0]
-    assert Comparison.read(folder).markdown() == text
+    assert str(next(row for row in comparison.rows if row.method == "sasrec").spread["recall@10"]) in lines[0]
     assert "seen items removed" in text
     if importlib.util.find_spec("matplotlib"):
         assert (folder / "compare.png").read_bytes().startswith(b"\x89PNG")
@@ -146,7 +146,7 @@ def test_the_files_say_what_was_compared(comparison: Comparison, folder: Path) -
 
 @pytest.mark.slow
 def test_the_command_runs_nothing_twice_and_adds_what_is_new(
-    small: Dataset, folder: Path, comparison: Comparison, monkeypatch: pytest.MonkeyPatch
+    small: Dataset, folder: Path, comparison: Finding[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small.save(folder / "data")
     data = ["--data", str(folder / "data"), "--out", str(folder), "--device", "cpu", "--size", "tiny", *FLAGS]
@@ -169,7 +169,7 @@ def test_the_command_runs_nothing_twice_and_adds_what_is_new(
 
 @pytest.mark.slow
 def test_a_final_fit_trains_on_more_for_as_long_as_validation_chose(
-    small: Dataset, folder: Path, comparison: Comparison, tmp_path: Path
+    small: Dataset, folder: Path, comparison: Finding[Any], tmp_path: Path
 ) -> None:
     out = shutil.copytree(folder, tmp_path / "there")
     found = compare(small, CONFIG, out=out, device="cpu", seeds=(0,), protocols=("filtered", "final"))
@@ -178,8 +178,8 @@ def test_a_final_fit_trains_on_more_for_as_long_as_validation_chose(
         before, final = rows["filtered", method], rows["final", method]
         assert (before.trained_on, final.trained_on) == ("train", "train+validation")
         assert before.epochs == final.epochs
-    assert found.cards["final"]["filter_seen"]
-    assert rows["final", "sasrec"].spread("recall@10").std is None
+    assert found.facts["cards"]["final"]["filter_seen"]
+    assert rows["final", "sasrec"].spread["recall@10"].std is None
 
 
 def test_a_final_fit_searches_as_validation_chose_before(
@@ -208,7 +208,7 @@ def test_rows_that_begin_alike_share_their_fits(small: Dataset, tmp_path: Path) 
     (record,) = (json.loads(path.read_text()) for path in (tmp_path / "fits").glob("aligned-*/align.json"))
     whole, paths, aligned = found.rows
     assert (whole.epochs, whole.parameters) == (paths.epochs, paths.parameters)
-    assert found.cards["filtered"]["retrievers"] == {"reg4rec": "exact"}
+    assert found.facts["cards"]["filtered"]["retrievers"] == {"reg4rec": "exact"}
     assert (aligned.metrics == whole.metrics) == (not record["kept"])
     assert aligned.train_seconds[0] > whole.train_seconds[0]
     model = Recommender.from_pretrained(next((tmp_path / "fits").glob("model-*/recommender")), "cpu")
@@ -220,29 +220,31 @@ def test_the_best_of_the_tries_is_fitted(small: Dataset, tmp_path: Path) -> None
     asked: dict[str, Any] = {"methods": ("item-knn", "sasrec"), "seeds": (0, 1), "protocols": ("filtered",), "tries": 3}
     found = compare(small, CONFIG, out=tmp_path, device="cpu", **asked)
     for name in ("item-knn", "sasrec"):
-        tried = [one for one in found.tries if one.method == name]
+        tried = [one for one in found.facts["tries"] if one.method == name]
         own = CONFIG.sasrec if name == "sasrec" else CONFIG.item_knn
         assert [one.changes for one in tried] == draw_changes(SPACES["sparse"][name], 3, own)
         assert tried[0].changes == {}
         best = max(tried, key=lambda one: one.validation["ndcg@10"])
-        assert found.chosen[name] == best.changes
-        assert found.settings[name] == methods.plain(changed(own, best.changes))
+        assert found.facts["chosen"][name] == best.changes
+        assert found.settings[name] == plain(changed(own, best.changes))
     assert "| item-knn |" in found.markdown()
     row = found.rows[1]
     model = SASRec.fit(
-        small, changed(CONFIG.sasrec, found.chosen["sasrec"] | {"protocol": "filtered"}), Run(seed=1, progress=False)
+        small,
+        changed(CONFIG.sasrec, found.facts["chosen"]["sasrec"] | {"protocol": "filtered"}),
+        Run(seed=1, progress=False),
     )
     assert evaluate(model, small, protocol="filtered").rows[0].metrics["ndcg@10"] == row.metrics["ndcg@10"][1]
 
     for out in (tmp_path / "more", tmp_path):  # another folder, and the same one without tries
         winners = None if out == tmp_path else tmp_path
         again = compare(small, CONFIG, out=out, winners=winners, methods=("sasrec", "popularity"), seeds=(0,))
-        assert again.chosen["sasrec"] == found.chosen["sasrec"]
+        assert again.facts["chosen"]["sasrec"] == found.facts["chosen"]["sasrec"]
         assert again.settings["sasrec"] == found.settings["sasrec"]
     with pytest.raises(InputError, match="holds no settings of ease"):
         compare(small, CONFIG, out=tmp_path / "other", winners=tmp_path, methods=("ease",))
     tuned = compare(small, CONFIG, out=tmp_path / "three", methods=("popularity",), seeds=(0,), tries=3)
-    assert [one.changes for one in tuned.tries] == [{}]
+    assert [one.changes for one in tuned.facts["tries"]] == [{}]
 
 
 def test_rpg_is_fitted_once_a_seed_and_in_the_end_on_more(small: Dataset, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from reg4rec.cli import main
 from reg4rec.data.shop import SyntheticShop
 from reg4rec.errors import InputError
 from reg4rec.evaluation import evaluate
-from reg4rec.experiments import CorpConfig, CorpFindings, corp
+from reg4rec.experiments import CorpConfig, Finding, corp
 from reg4rec.experiments.corp import rows_decoded
 from reg4rec.model import ModelConfig, Reg4RecModel, search_step
 from reg4rec.recommend import Recommender
@@ -30,12 +30,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def findings(recommender: Recommender, shop: SyntheticShop, folder: Path) -> CorpFindings:
+def findings(recommender: Recommender, shop: SyntheticShop, folder: Path) -> Finding[Any]:
     return corp(recommender, shop, CONFIG, out=folder)
 
 
 def test_every_setting_has_the_figures_of_an_evaluation(
-    findings: CorpFindings, recommender: Recommender, shop: SyntheticShop, folder: Path
+    findings: Finding[Any], recommender: Recommender, shop: SyntheticShop, folder: Path
 ) -> None:
     assert [row.setting for row in findings.rows] == ["off", "0.02", "0.1"]
     for row in findings.rows:
@@ -52,7 +52,7 @@ def test_every_setting_has_the_figures_of_an_evaluation(
     assert (folder / "corp.md").read_text() == findings.markdown()
     assert (folder / "corp.png").stat().st_size > 0
     stored = json.loads((folder / "corp.json").read_text())
-    assert (stored["settings"]["study"]["repeats"], stored["machine"]["torch"]) == (2, torch.__version__)
+    assert (stored["settings"]["study"]["repeats"], stored["versions"]["torch"]) == (2, torch.__version__)
 
 
 @pytest.mark.parametrize("threshold", [None, 0.05])
@@ -79,15 +79,16 @@ def test_rows_decoded_are_those_of_a_search(
 
 
 def test_what_is_finished_is_not_measured_again(
-    findings: CorpFindings,
+    findings: Finding[Any],
     recommender: Recommender,
     shop: SyntheticShop,
     folder: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    measured = read_json(folder / "measured.json")
-    lost = measured["test"].pop("0.1")
-    write_header(folder / "measured.json", measured)
+    (path,) = folder.glob("results/corp-*/result.json")
+    measured = read_json(path)
+    lost = measured.pop("test 0.1")
+    write_header(path, measured)
     splits = []
 
     def counted(*arguments: Any) -> Any:
@@ -97,17 +98,16 @@ def test_what_is_finished_is_not_measured_again(
     monkeypatch.setattr(importlib.import_module("reg4rec.experiments.corp"), "evaluate", counted)
     again = corp(recommender, shop, CONFIG, out=folder)
     assert splits == ["test"]
-    assert read_json(folder / "measured.json")["test"]["0.1"] == lost
+    assert read_json(path)["test 0.1"] == lost
     assert again.rows == findings.rows
 
 
-def test_another_study_is_refused(
-    findings: CorpFindings, recommender: Recommender, shop: SyntheticShop, folder: Path
+def test_other_settings_are_measured_beside(
+    findings: Finding[Any], recommender: Recommender, shop: SyntheticShop, folder: Path
 ) -> None:
-    with pytest.raises(InputError, match=r"other settings \(seed, thetas differ\)"):
-        corp(recommender, shop, CONFIG, out=folder, seed=1, thetas=(0.02,))
-    with pytest.raises(InputError, match="recommender differ"):
-        corp(recommender.with_search(num_beams=30), shop, CONFIG, out=folder)
+    other = corp(recommender.with_search(num_beams=10), shop, CONFIG, out=folder)
+    assert other.rows[0].measured != findings.rows[0].measured
+    assert corp(recommender, shop, CONFIG, out=folder).rows == findings.rows
 
 
 def test_a_model_without_categories_is_refused(
