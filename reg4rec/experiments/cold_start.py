@@ -16,18 +16,18 @@ from reg4rec.evaluation import Popularity, hit_ranks, rank_metrics
 from reg4rec.experiments.finding import Finding, Table, check_study_folder, versions
 from reg4rec.experiments.held_out import HeldOut, hold_out
 from reg4rec.experiments.job import Job, plain
-from reg4rec.experiments.text_neighbor import TextNeighbor
 from reg4rec.recipes import RECIPES, Recipe
 from reg4rec.recommend import Recommender
 from reg4rec.run import SharedRun
 from reg4rec.settings import SEED_RANGE, SEEDS, check_settings, override
 from reg4rec.tokenizer import Tokenizer
 
-__all__ = ["ColdStartConfig", "Row", "cold_start"]
+__all__ = ["ColdStartConfig", "Row", "TextNeighbor", "cold_start"]
 
 TITLES = {"items": "New items", "users": "New users"}
 METRICS = ("recall@10", "recall@50", "ndcg@10")
 DEPTH = 50
+USERS_AT_ONCE = 512
 
 Int32 = npt.NDArray[np.int32]
 Rank = Callable[[Sequences, Int32], Int32]
@@ -188,11 +188,10 @@ def _untrained(seen: Dataset, tokenizer: Tokenizer) -> dict[str, Rank]:
 
 
 def _searching(recommender: Recommender) -> Rank:
-    def rank(histories: Sequences, allowed: Int32) -> Int32:
-        ids = recommender.items.ids.take(pa.array(allowed)).to_pylist()
-        return recommender.only(ids).rank(histories, DEPTH, True)
-
-    return rank
+    ids = recommender.items.ids
+    return lambda histories, allowed: recommender.only(ids.take(pa.array(allowed)).to_pylist()).rank(
+        histories, DEPTH, True
+    )
 
 
 def _measured(rank: Rank, cases: Cases, allowed: Int32) -> dict[str, float]:
@@ -203,3 +202,33 @@ def _means(rank_B: npt.NDArray[np.int64]) -> dict[str, float]:
     """Metrics of targets that have these 0-based ranks."""
     values = rank_metrics(rank_B, (10, DEPTH))
     return {name: float(values[name].mean()) for name in METRICS}
+
+
+@dataclass(frozen=True, eq=False)
+class TextNeighbor:
+    """Ranks items by the cosine of their text and the mean text of a history's newest items.
+
+    `text_IV` has unit rows; `newest` None takes all items of the history.
+    """
+
+    text_IV: npt.NDArray[np.float32]
+    newest: int | None = None
+
+    def rank(self, histories: Sequences, k: int, allowed: Int32) -> Int32:
+        """(B, k) rows of the `allowed` items, best first, ties by place in `allowed`; items of the history never."""
+        ranked = [self._ranked(batch, k, allowed) for batch in histories.batches(USERS_AT_ONCE)]
+        return np.concatenate(ranked) if ranked else np.empty((0, k), dtype=np.int32)
+
+    def _ranked(self, histories: Sequences, k: int, allowed: Int32) -> Int32:
+        read = histories if self.newest is None else histories.last(self.newest)
+        query_BV = np.zeros((len(histories), self.text_IV.shape[1]), dtype=np.float32)
+        np.add.at(query_BV, read.owners(), self.text_IV[read.items])
+        scores_BI = np.full((len(histories), len(self.text_IV)), -np.inf, dtype=np.float32)
+        scores_BI[:, allowed] = query_BV @ self.text_IV[allowed].T
+        scores_BI[histories.owners(), histories.items] = -np.inf
+        scores_BX = scores_BI[:, allowed]
+        best_BN = np.argsort(-scores_BX, axis=1, kind="stable")[:, :k]
+        open_BN = np.isfinite(np.take_along_axis(scores_BX, best_BN, axis=1))
+        ranked_BN = np.full((len(histories), k), -1, dtype=np.int32)
+        ranked_BN[:, : best_BN.shape[1]] = np.where(open_BN, allowed[best_BN], -1)
+        return ranked_BN

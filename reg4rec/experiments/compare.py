@@ -1,5 +1,7 @@
 """Try settings of every method on validation, fit the best once a seed, read test once, and write the table."""
 
+import statistics
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
@@ -12,12 +14,11 @@ import numpy.typing as npt
 from reg4rec.checkpoints import training_seconds
 from reg4rec.data import Dataset
 from reg4rec.errors import InputError
-from reg4rec.evaluation import ProtocolName, Report, evaluate, rank_metrics
+from reg4rec.evaluation import ProtocolName, Ranker, Report, evaluate, rank_metrics
 from reg4rec.experiments.compare_config import CompareConfig, TableProtocol
 from reg4rec.experiments.comparison import DRAWN, Row, Try, beyond, draw_rows, reference_among, tables
 from reg4rec.experiments.finding import Finding, Picture, versions
 from reg4rec.experiments.job import Job, plain
-from reg4rec.experiments.latency import BATCHES, latencies
 from reg4rec.experiments.methods import METHODS, Fit, Fitted
 from reg4rec.experiments.spaces import SPACES, Changes, changed, draw_changes
 from reg4rec.progress import say
@@ -32,6 +33,8 @@ RESULT, TABLE = ("reg4rec-comparison-run", 3), ("reg4rec-comparison", 3)
 OWN = ("fits", "results", "compare.*")
 KS = (5, 10, 20, 50)
 CHOSEN_BY = "ndcg@10"
+BATCHES, CALLS, ITEMS = (1, 64), 20, 10
+"""Of the calls that are timed."""
 
 
 def compare(
@@ -63,7 +66,7 @@ def compare(
             mine, theirs = ({seed: one.metrics for seed, one in fits.items()} for fits in (own, other))
             row.beyond.update(beyond(mine, theirs, next(iter(own.values())).ranks["user_B"]))
     firsts = {protocol: next(iter(measured[protocol, config.methods[0]].values())) for protocol in config.protocols}
-    cards = {protocol: first.found["report"]["card"] for protocol, first in firsts.items()}
+    cards: dict[str, Any] = {protocol: first.found["report"]["card"] for protocol, first in firsts.items()}
     earlier = _earlier(out, data)  # of other methods, which may have been added meanwhile
     tuned = {one.method for one in work.tries}
     tries = [*(Try(**one) for one in earlier["tries"] if one["method"] not in tuned), *work.tries]
@@ -148,13 +151,10 @@ class _Comparing:
         """A fit whose test is read, for `final` the one that follows the fit by which validation chose."""
         first = self._measured(name, settings, seed, "standard" if protocol == "standard" else "filtered")
         if protocol != "final":
-            first.test()
-            return first
+            return first.tested()
         epochs, search = (first.validated[fact] for fact in ("epochs", "search"))
         search = None if search is None else SearchConfig.from_json(search)
-        final = _Measured(name, replace(first.fit, epochs=epochs, search=search), self.out)
-        final.test()
-        return final
+        return _Measured(name, replace(first.fit, epochs=epochs, search=search), self.out).tested()
 
     def _measured(self, name: str, settings: Any, seed: int, protocol: ProtocolName) -> "_Measured":
         return _Measured(name, Fit(self.data, settings, self.out / "fits", seed, self.device, protocol), self.out)
@@ -186,13 +186,13 @@ class _Measured(Job):
             self.once("validation", lambda: self._evaluated("validation", heaviest=True).as_dict())
         return self.found
 
-    def test(self) -> None:
-        """Read the test users' targets, once."""
-        if "report" not in self.found:
-            _ = self.validated
-            self.once("report", self._tested)
+    def tested(self) -> "_Measured":
+        """This, with its report on the test users, whose targets are read once."""
+        if "report" not in self.validated:
+            self.once("report", self._test)
+        return self
 
-    def _tested(self) -> dict[str, Any]:
+    def _test(self) -> dict[str, Any]:
         report = self._evaluated("test", lists=True)
         self.keep(rank_B=report.rows[0].ranks_B, user_B=report.rows[0].users_B)
         self.found["latency_ms"] = latencies(self._fitted.ranker, self.fit.data)
@@ -226,3 +226,21 @@ def _row(name: str, protocol: str, measured: Mapping[int, "_Measured"]) -> Row:
 
 def _by_name(of_seeds: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
     return {name: [values[name] for values in of_seeds] for name in of_seeds[0]}
+
+
+def latencies(ranker: Ranker, data: Dataset) -> dict[str, float]:
+    """Milliseconds, by number of users, to rank 10 unseen items for that many test users: the median of 20 calls.
+
+    Every call is for other users, the same for every ranker; one more call before them is not counted.
+    """
+    of_users, draw = data.cases("test").histories, np.random.default_rng(0)
+    found = {}
+    for batch in BATCHES:
+        times = []
+        for _ in range(CALLS + 1):
+            histories = of_users.take(draw.choice(len(of_users), min(batch, len(of_users)), replace=False))
+            began = time.perf_counter()
+            ranker.rank(histories, ITEMS, True)
+            times.append(1000 * (time.perf_counter() - began))
+        found[str(batch)] = statistics.median(times[1:])
+    return found

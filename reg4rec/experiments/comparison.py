@@ -3,12 +3,13 @@
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from reg4rec.experiments.finding import Spread, Table
+from reg4rec.experiments.finding import Columns, Spread, Table
 from reg4rec.statistics import by_user, paired_interval
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def beyond(
 def tables(rows: Sequence[Row], cards: Mapping[str, Mapping[str, Any]], tries: Sequence[Try]) -> list[Table]:
     """For each protocol quality and cost, and what the lists are like; then the settings that were tried."""
     reference = reference_among([row.method for row in rows])
-    columns = {
+    columns: Columns = {
         "method": "{row.method}",
         **{name: f"{{row.spread[{name}]}}" for name in SHOWN},
         f"Recall@10 over {reference} (95 %)": _gain,
@@ -97,10 +98,9 @@ def tables(rows: Sequence[Row], cards: Mapping[str, Mapping[str, Any]], tries: S
         "epochs": lambda row: f"{statistics.fmean(row.epochs):.3g}",
         "training s": lambda row: f"{statistics.fmean(row.train_seconds):,.0f}",
         "users/s": lambda row: f"{statistics.fmean(row.users_per_second):,.0f}",
-        "ms for 1": lambda row: f"{statistics.fmean(row.latency_ms['1']):.1f}",
-        "ms for 64": lambda row: f"{statistics.fmean(row.latency_ms['64']):.1f}",
+        **{f"ms for {n}": partial(_milliseconds, n) for n in rows[0].latency_ms},
     }
-    made = []
+    made = list[Table]()
     for protocol, card in cards.items():
         own = [row for row in rows if row.protocol == protocol]
         made.append(Table(own, columns, protocol, _describe(card, own)))
@@ -123,23 +123,20 @@ def _describe(card: Mapping[str, Any], rows: Sequence[Row]) -> str:
     )
 
 
+def _milliseconds(users: str, row: Row) -> str:
+    return f"{statistics.fmean(row.latency_ms[users]):.1f}"
+
+
 def _lists_table(rows: Sequence[Row], card: Mapping[str, Any]) -> Table:
     """What the lists are like, and Recall@10 of the groups of targets."""
-    heads = ["mrr@10", *rows[0].lists]
-    heads += [f"Recall@10 of {count:,} targets {name}" for name, count in card["groups"].items()]
-    values = [
-        [row.metrics["mrr@10"], *row.lists.values(), *(group["recall@10"] for group in row.groups.values())]
-        for row in rows
-    ]
-    means = [
-        [row.method, *(_short(statistics.fmean(of_seeds)) for of_seeds in own)]
-        for row, own in zip(rows, values, strict=True)
-    ]
-    return Table(means, {head: f"{{row[{place}]}}" for place, head in enumerate(["method", *heads])})
-
-
-def _short(value: float) -> str:
-    return f"{value:.4f}" if value < 10 else f"{value:.1f}"
+    lines = []
+    for row in rows:
+        values = {"mrr@10": row.metrics["mrr@10"], **row.lists}
+        for name, count in card["groups"].items():
+            values[f"Recall@10 of {count:,} targets {name}"] = row.groups[name]["recall@10"]
+        means = {name: statistics.fmean(of_seeds) for name, of_seeds in values.items()}
+        lines.append({"method": row.method} | {name: f"{v:.4f}" if v < 10 else f"{v:.1f}" for name, v in means.items()})
+    return Table(lines, {name: f"{{row[{name}]}}" for name in lines[0]})
 
 
 def _tries_table(tries: Sequence[Try]) -> Table:
@@ -149,7 +146,7 @@ def _tries_table(tries: Sequence[Try]) -> Table:
         mark = " (the best)" if row.validation["ndcg@10"] == best[row.method] else ""
         return (", ".join(f"{name} {value}" for name, value in row.changes.items()) or "as given") + mark
 
-    columns = {
+    columns: Columns = {
         "method": "{row.method}",
         "recall@10": "{row.validation[recall@10]:.4f}",
         "ndcg@10": "{row.validation[ndcg@10]:.4f}",

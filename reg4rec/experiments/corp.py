@@ -16,7 +16,7 @@ from torch.autograd.profiler import profile, record_function
 from reg4rec.data import Dataset, Sequences
 from reg4rec.errors import InputError
 from reg4rec.evaluation import evaluate
-from reg4rec.experiments.finding import Finding, Picture, Table, check_study_folder, versions
+from reg4rec.experiments.finding import SPLITS, Columns, Finding, Picture, Table, check_study_folder, ranking, versions
 from reg4rec.experiments.job import Job
 from reg4rec.recommend import Recommender
 from reg4rec.search import SearchConfig
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 __all__ = ["CorpConfig", "Row", "corp", "rows_decoded"]
 
-SPLITS: tuple[Literal["validation", "test"], ...] = ("validation", "test")
 SHOWN = {"recall@10": "Recall@10", "ndcg@10": "NDCG@10"}
 PAPER_THETA = 0.06
 K, WHOLE = 10, "reg4rec.search"
@@ -87,7 +86,7 @@ class Row:
     checking: float | None
 
 
-COLUMNS: dict[str, str | Callable[[Row], str]] = {
+COLUMNS: Columns = {
     "theta": "{row.setting}",
     **{
         f"{split} {title}": f"{{row.measured[{split}][{metric}]:.4f}}"
@@ -121,14 +120,7 @@ def corp(
         recommender = recommender.with_search(num_steps=config.num_steps)
     thetas = {"off": None, **{f"{theta:g}": theta for theta in config.thetas}}
     settings = {name: recommender.with_search(prune_threshold=theta) for name, theta in thetas.items()}
-    decided_by = {
-        "dataset": data.card["fingerprint"],
-        "recommender": recommender.fingerprint(),
-        "device": recommender.device.type,
-        "dtype": str(recommender.dtype).removeprefix("torch."),
-        **asdict(config),
-    }
-    job = Job(out / "results", "corp", decided_by)
+    job = Job(out / "results", "corp", ranking(recommender, data) | asdict(config))
     measured = {
         (split, name): job.once(f"{split} {name}", partial(_quality, chosen, data, split, config))
         for split in SPLITS

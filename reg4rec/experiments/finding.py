@@ -6,35 +6,50 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 
 import reg4rec
+from reg4rec.data import Dataset
 from reg4rec.experiments.job import plain
 from reg4rec.experiments.questions import QUESTIONS
 from reg4rec.pictures import save_picture
+from reg4rec.recommend import Recommender
 from reg4rec.storage import new_header, write_header
 from reg4rec.writing import atomic_file, check_own
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Finding", "Picture", "Spread", "Table", "check_study_folder", "markdown_table", "versions"]
+__all__ = [
+    "SPLITS",
+    "Columns",
+    "Finding",
+    "Picture",
+    "Spread",
+    "Table",
+    "check_study_folder",
+    "markdown_table",
+    "ranking",
+    "versions",
+]
 
 Row = TypeVar("Row")
+Columns = Mapping[str, str | Callable[[Any], str]]
+"""By head, how a row is written in a column: a format, `{row.seconds:.1f}` say, or a function of it."""
+SPLITS: tuple[Literal["validation", "test"], ...] = ("validation", "test")
 NAMES = ("cold-start", "corp", "retrievers", "sampling", *QUESTIONS)
 
 
 class Table(NamedTuple):
-    """Rows and columns. A column has a head and a format of a row, `{row.seconds:.1f}` say, or a function of it."""
+    """Rows and columns, below a title and the paragraph `about`."""
 
     rows: Sequence[Any]
-    columns: Mapping[str, str | Callable[[Any], str]]
+    columns: Columns
     title: str = ""
     about: str = ""
-    """a paragraph above the table"""
 
     def __str__(self) -> str:
         forms = self.columns.values()
@@ -48,7 +63,7 @@ class Picture(NamedTuple):
 
     width: float
     height: float
-    draw: Callable[["Figure"], None]
+    draw: Callable[["Figure"], object]
 
 
 @dataclass
@@ -122,6 +137,16 @@ class Spread:
 def check_study_folder(out: Path) -> None:
     """InputError for a folder that holds files, and none of a study."""
     check_own(out, ["fits", "results", *(f"{name}.*" for name in NAMES)])
+
+
+def ranking(recommender: Recommender, data: Dataset) -> dict[str, Any]:
+    """What decides how a recommender ranks, for a `Job` that measures it."""
+    return {
+        "dataset": data.card["fingerprint"],
+        "recommender": recommender.fingerprint(),
+        "device": recommender.device.type,
+        "dtype": str(recommender.dtype).removeprefix("torch."),
+    }
 
 
 def versions(device: str) -> dict[str, Any]:

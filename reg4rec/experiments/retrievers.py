@@ -1,7 +1,7 @@
 """Whether items are better ranked by their own score or found by paths, and whether CORP helps the former."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +13,7 @@ import torch
 from reg4rec.data import Dataset, Sequences
 from reg4rec.errors import InputError
 from reg4rec.evaluation import ProtocolName, evaluate, gains, hit_ranks
-from reg4rec.experiments.finding import Finding, Table, check_study_folder, versions
+from reg4rec.experiments.finding import SPLITS, Columns, Finding, Table, check_study_folder, ranking, versions
 from reg4rec.experiments.job import Job
 from reg4rec.recommend import Recommender
 from reg4rec.settings import SEED_RANGE, SEEDS, check_settings, override
@@ -22,7 +22,7 @@ from reg4rec.statistics import paired_interval
 __all__ = ["RetrieverConfig", "Row", "retrievers"]
 
 DEPTH = 50
-SPLITS: tuple[Literal["validation", "test"], ...] = ("validation", "test")
+RETRIEVERS: tuple[Literal["paths", "exact"], ...] = ("paths", "exact")
 Ranks = npt.NDArray[np.int64]
 Metric = dict[str, float]
 
@@ -79,23 +79,28 @@ def retrievers(
     if not recommenders or not all(one.model.scores_items for one in recommenders):
         raise InputError("a model without item scores has one retriever; give recommenders that score items")
     thetas = config.thetas if all(one.model.category_head is not None for one in recommenders) else ()
-    jobs = [_Ranked(one, data, replace(config, thetas=thetas), out) for one in recommenders]
-    speeds = [job.once("speeds", job.rank) for job in jobs]
-
-    def metrics(split: str, way: str) -> dict[str, npt.NDArray[np.float64]]:
-        return _metrics([job.ranks[f"{split} {way}"] for job in jobs])
-
-    exact = {split: metrics(split, "exact") for split in SPLITS}
-    rows = []
-    for way in ("paths", "exact", *map(_name_of, thetas)):
-        own = {split: metrics(split, way) for split in SPLITS}
-        means = {split: {name: float(of.mean()) for name, of in own[split].items()} for split in SPLITS}
-        gained = {
-            split: {name: paired_interval(of, exact[split][name], config.seed) for name, of in own[split].items()}
-            for split in SPLITS
-        }
-        taken = [speed for of_one in speeds for speed in of_one.get(way, [])]
-        rows.append(Row(way, means, gained, float(np.mean(taken)) if taken else None))
+    jobs = []
+    for one in recommenders:
+        settings = {**asdict(config), "thetas": thetas}
+        jobs.append(Job(out / "results", "retrievers", ranking(one, data) | settings))
+        jobs[-1].once("speeds", partial(_rank, jobs[-1], one, data, config, thetas))
+    ways = (*RETRIEVERS, *(f"theta {theta:g}" for theta in thetas))
+    found = {(split, way): _metrics([job.ranks[f"{split} {way}"] for job in jobs]) for split in SPLITS for way in ways}
+    rows = [
+        Row(
+            way,
+            {split: {name: float(of.mean()) for name, of in found[split, way].items()} for split in SPLITS},
+            {
+                split: {
+                    name: paired_interval(of, found[split, "exact"][name], config.seed)
+                    for name, of in found[split, way].items()
+                }
+                for split in SPLITS
+            },
+            float(np.mean([job.found["speeds"][way] for job in jobs])) if way in RETRIEVERS else None,
+        )
+        for way in ways
+    ]
     users = {split: len(jobs[0].ranks[f"{split} exact"]) for split in SPLITS}
     return Finding(
         "retrievers",
@@ -113,11 +118,7 @@ def retrievers(
     ).save(out)
 
 
-def _name_of(theta: float) -> str:
-    return f"theta {theta:g}"
-
-
-def _columns(row: Row, split: str) -> dict[str, str | Callable[[Row], str]]:
+def _columns(row: Row, split: str) -> Columns:
     """Two columns for each metric of a split."""
     columns: dict[str, str | Callable[[Row], str]] = {"": "{row.way}"}
     for name in row.metrics[split]:
@@ -131,32 +132,24 @@ def _gain(split: str, name: str, row: Row) -> str:
     return "" if row.way == "exact" else f"{mean:+.4f} ({low:+.4f} to {high:+.4f})"
 
 
-class _Ranked(Job):
-    """The ranks of all targets by one recommender, each way."""
-
-    def __init__(self, recommender: Recommender, data: Dataset, config: RetrieverConfig, out: Path):
-        self.recommender, self.data, self.config = recommender, data, config
-        model = {"recommender": recommender.fingerprint(), "device": recommender.device.type}
-        dataset = {"dataset": data.card["fingerprint"], "dtype": str(recommender.dtype)}
-        super().__init__(out / "results", "retrievers", {**dataset, **model, **asdict(config)})
-
-    def rank(self) -> dict[str, list[float]]:
-        """Users per second of each retriever; the ranks are kept."""
-        ranks: dict[str, Ranks] = {}
-        speeds: dict[Literal["paths", "exact"], list[float]] = {"paths": [], "exact": []}
-        config = self.config
-        for split in SPLITS:
-            asked = self.data, split, config.protocol, (10, DEPTH), config.max_users, config.seed
-            for way, taken in speeds.items():
-                (row,) = evaluate(self.recommender.with_search(retriever=way), *asked).rows
-                ranks[f"{split} {way}"] = row.ranks_B
-                taken.append(row.users_per_second)
-            if config.thetas:
-                judged = _Judged(self.recommender.with_search(retriever="exact"), config.thetas)
-                evaluate(judged, *asked)
-                ranks |= {f"{split} {_name_of(theta)}": judged.ranks_of(theta) for theta in config.thetas}
-        self.keep(**ranks)
-        return dict(speeds)
+def _rank(
+    job: Job, recommender: Recommender, data: Dataset, config: RetrieverConfig, thetas: Sequence[float]
+) -> dict[str, list[float]]:
+    """Users per second of each retriever; the job keeps the ranks of all targets, by split and way."""
+    speeds: dict[str, list[float]] = {way: [] for way in RETRIEVERS}
+    ranks: dict[str, Ranks] = {}
+    for split in SPLITS:
+        asked = data, split, config.protocol, (10, DEPTH), config.max_users, config.seed
+        for way in RETRIEVERS:
+            (row,) = evaluate(recommender.with_search(retriever=way), *asked).rows
+            ranks[f"{split} {way}"] = row.ranks_B
+            speeds[way].append(row.users_per_second)
+        if thetas:
+            judged = _Judged(recommender.with_search(retriever="exact"), thetas)
+            evaluate(judged, *asked)
+            ranks |= {f"{split} theta {theta:g}": judged.ranks_of(theta) for theta in thetas}
+    job.keep(**ranks)
+    return speeds
 
 
 class _Judged:

@@ -1,7 +1,6 @@
 """How often LADQ must sample to follow what a layer's number format costs."""
 
 import statistics
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import pairwise
@@ -12,7 +11,7 @@ import torch
 
 from reg4rec.data import Dataset
 from reg4rec.errors import InputError
-from reg4rec.experiments.finding import Finding, Picture, Table, check_study_folder, versions
+from reg4rec.experiments.finding import Columns, Finding, Picture, Table, check_study_folder, versions
 from reg4rec.experiments.job import plain
 from reg4rec.model import Format
 from reg4rec.precision.ladq import COARSER, LadqConfig, LayerSample, classes_of, read_ladq
@@ -73,7 +72,7 @@ class Row:
     """median steps that it took; None where it followed none"""
 
 
-COLUMNS: dict[str, str | Callable[[Row], str]] = {
+COLUMNS: Columns = {
     "sampled every": "{row.period}",
     "first choice at": "{row.first_step}",
     "wrong class": "{row.wrong:.1%}",

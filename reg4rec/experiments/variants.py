@@ -16,7 +16,7 @@ from reg4rec.checkpoints import training_seconds
 from reg4rec.data import Dataset, ItemCatalog
 from reg4rec.errors import InputError, TokenizerCollapseError
 from reg4rec.evaluation import evaluate
-from reg4rec.experiments.finding import Finding, Picture, Spread, Table, check_study_folder, versions
+from reg4rec.experiments.finding import Columns, Finding, Picture, Spread, Table, check_study_folder, versions
 from reg4rec.experiments.job import Job, plain
 from reg4rec.experiments.questions import QUESTIONS, Variant
 from reg4rec.recipes import Recipe, recipe_named
@@ -164,7 +164,7 @@ def _finding(
     name: str, dataset: str, rows: list[Row], config: VariantConfig, measured_with: dict[str, Any], notes: list[str]
 ) -> Finding[Row]:
     question = QUESTIONS[name]
-    columns = {
+    columns: Columns = {
         "": "{row.name}",
         **{title: partial(_spread, metric) for metric, title in METRICS.items()},
         "change of Recall@10": lambda row: "" if row.change is None else f"{row.change:+.1%} ± {row.change_error:.1%}",

@@ -15,8 +15,8 @@ from reg4rec.cli import main
 from reg4rec.data import Dataset, ItemCatalog, Sequences, synthetic_shop
 from reg4rec.errors import InputError
 from reg4rec.experiments import ColdStartConfig, Finding, cold_start
+from reg4rec.experiments.cold_start import TextNeighbor
 from reg4rec.experiments.held_out import HeldOut, hold_out
-from reg4rec.experiments.text_neighbor import TextNeighbor
 from reg4rec.loop import LoopConfig
 from reg4rec.recipes import RECIPES, Recipe
 from reg4rec.settings import override
