@@ -19,8 +19,8 @@ RANKS = "ranks.safetensors"
 class Job:
     """What some settings decide, in `FOLDER/NAME-DIGEST/result.json`: each fact is measured once, and read afterwards.
 
-    A killed job continues with the facts that are missing. The digest covers `decided_by`; other settings are another
-    job beside it.
+    A killed job continues with the facts that are missing. The digest is that of `decided_by`, so other settings have
+    another folder. InputError for a result of another version, and for one that was changed.
     """
 
     def __init__(
@@ -35,13 +35,13 @@ class Job:
 
     @cached_property
     def found(self) -> dict[str, Any]:
-        """All facts so far; those that are added are saved by the next `once`."""
+        """All facts so far. Those that a measurement adds are saved with its own."""
         if self.path.exists():
             return read_header(self.path, *self.form)
         return new_header(*self.form, decided_by=self.decided_by)
 
     def once(self, fact: str, measure: Callable[[], Any]) -> Any:
-        """The fact of that name, as JSON has it; what `measure` returns is saved unless that was done before."""
+        """The fact of that name, as JSON has it: read, or measured and saved whole."""
         if fact not in self.found:
             self.found[fact] = plain(measure())
             write_header(self.path, self.found, [RANKS] if self.path.with_name(RANKS).exists() else [])

@@ -208,10 +208,8 @@ def _known(row: Row, fact: str) -> list[float]:
 def _draw(figure: "Figure", rows: list[Row]) -> None:
     places = list(range(len(rows)))[::-1]
     changed, level = figure.subplots(1, 2, sharey=True)
-    changes, errors = (
-        [100 * (value or 0.0) for value in values]
-        for values in zip(*((r.change, r.change_error) for r in rows), strict=True)
-    )
+    changes = [100 * (row.change or 0.0) for row in rows]
+    errors = [100 * (row.change_error or 0.0) for row in rows]
     changed.errorbar(changes, places, xerr=errors, fmt="o", capsize=3, color="C0")
     changed.axvline(0, color="0.6", linestyle=":", linewidth=1)
     changed.set_title("change of Recall@10, % (standard error over users)")

@@ -1,7 +1,5 @@
 """The study of cold starts: what is held out stays unseen, new items join unchanged ones, one command does it all."""
 
-import contextlib
-import io
 import json
 from pathlib import Path
 from typing import Any
@@ -11,7 +9,6 @@ import pyarrow as pa
 import pytest
 
 from reg4rec.baselines import SASRecConfig
-from reg4rec.cli import main
 from reg4rec.data import Dataset, ItemCatalog, Sequences, synthetic_shop
 from reg4rec.errors import InputError
 from reg4rec.experiments import ColdStartConfig, Finding, cold_start
@@ -172,39 +169,6 @@ def test_the_command_fits_nothing_twice(small: Dataset, folder: Path, findings: 
     again = cold_start(small, CONFIG, out=folder, device="cpu")
     assert again.rows == findings.rows
     assert {path: path.stat().st_mtime_ns for path in there} == before
-
-
-def test_the_command_line_runs_the_study(small: Dataset, tmp_path: Path) -> None:
-    small.save(tmp_path / "data")
-    flags = {f"reg4rec.tokenizer.{name.replace('_', '-')}": value for name, value in TOKENS.items()} | {
-        "reg4rec.tokenizer.autoencoder-epochs": 2,
-        "reg4rec.pretrain.size": "tiny",
-        "reg4rec.pretrain.loop.epochs": 1,
-        "reg4rec.pretrain.validation-users": 20,
-        "sasrec.loop.epochs": 1,
-        "items": 0.2,
-        "newest": 1,
-    }
-    words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
-    where = ["--data", str(tmp_path / "data"), "--out", str(tmp_path / "out"), "--device", "cpu", "--json"]
-    with contextlib.redirect_stdout(io.StringIO()) as printed:
-        main(["study", "cold-start", *where, *words])
-    assert json.loads(printed.getvalue())["counts"]["items_new"] == 12
-
-
-@pytest.mark.parametrize(
-    ("wrong", "said"),
-    [
-        ({"items": 0.0}, "items is 0.0; it must be above 0 and below 1"),
-        ({"users": 1.0}, "users is 1.0; it must be above 0 and below 1"),
-        ({"newest": (0,)}, "lengths from 1 up"),
-        ({"seed": -1}, "seed is -1"),
-        ({"sasrec": SASRecConfig(part="train+validation")}, "leave part unchanged"),
-    ],
-)
-def test_studies_that_make_no_sense_are_refused(wrong: dict[str, Any], said: str) -> None:
-    with pytest.raises(InputError, match=said):
-        ColdStartConfig(**wrong)
 
 
 def test_too_small_a_part_is_refused(small: Dataset) -> None:

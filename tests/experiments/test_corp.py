@@ -1,8 +1,6 @@
 """The study of CORP: figures of the library's own protocol, nothing measured twice, other settings refused."""
 
-import contextlib
 import importlib
-import io
 import json
 from pathlib import Path
 from typing import Any
@@ -10,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 
-from reg4rec.cli import main
 from reg4rec.data.shop import SyntheticShop
 from reg4rec.errors import InputError
 from reg4rec.evaluation import evaluate
@@ -118,35 +115,9 @@ def test_a_model_without_categories_is_refused(
         corp(Recommender(model, tokenizer, shop.items, device="cpu"), shop, CONFIG, out=tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("wrong", "said"),
-    [
-        ({"thetas": ()}, "thetas is"),
-        ({"thetas": (0.1, 0.1)}, "distinct, from 0 up"),
-        ({"thetas": (-0.1,)}, "distinct, from 0 up"),
-        ({"num_steps": 0}, "num_steps is 0"),
-        ({"max_users": 0}, "max_users is 0"),
-        ({"timed_users": 0}, "timed_users is 0"),
-        ({"repeats": 0}, "repeats is 0"),
-        ({"clock": "sun"}, "clock is 'sun'"),
-        ({"seed": -1}, "seed is -1"),
-    ],
-)
-def test_studies_that_make_no_sense_are_refused(wrong: dict[str, Any], said: str) -> None:
-    with pytest.raises(InputError, match=said):
-        CorpConfig(**wrong)
-
-
-def test_the_command_line_runs_the_study(exact: Recommender, shop: SyntheticShop, tmp_path: Path) -> None:
-    """Of paths, though the recommender ranks without them."""
-    exact.save_pretrained(tmp_path / "model")
-    shop.save(tmp_path / "data")
-    where = ["--model", str(tmp_path / "model"), "--data", str(tmp_path / "data"), "--out", str(tmp_path / "out")]
-    flags = ["--thetas", "0.05", "--num-steps", "2", "--max-users", "20", "--timed-users", "5", "--repeats", "1"]
-    with contextlib.redirect_stdout(io.StringIO()) as printed:
-        main(["study", "corp", *where, *flags, "--clock", "processor", "--device", "cpu", "--json"])
-    found = json.loads(printed.getvalue())
-    assert [row["setting"] for row in found["rows"]] == ["off", "0.05"]
-    assert found["settings"]["search"]["num_steps"] == 2
-    assert found["settings"]["search"]["retriever"] == "paths"
-    assert found["rows"][1]["measured"]["test"]["paths_pruned"] > 0
+def test_paths_are_measured_though_the_recommender_ranks_without(
+    exact: Recommender, shop: SyntheticShop, tmp_path: Path
+) -> None:
+    found = corp(exact, shop, CONFIG, out=tmp_path, thetas=(0.05,), num_steps=2, repeats=1, clock="processor")
+    assert (found.settings["search"]["num_steps"], found.settings["search"]["retriever"]) == (2, "paths")
+    assert found.rows[1].measured["test"]["paths_pruned"] > 0

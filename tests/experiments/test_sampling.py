@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from reg4rec.cli import main
 from reg4rec.data.shop import SyntheticShop
 from reg4rec.errors import InputError
 from reg4rec.experiments import Finding, SamplingConfig, sampling
@@ -99,25 +98,8 @@ def test_a_planted_change_is_caught_late_by_rare_samples() -> None:
     assert often.wrong < rarely.wrong
 
 
-def test_bad_settings(shop: SyntheticShop, tokenizer: Tokenizer, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="multiples of every, 10"):
-        SamplingConfig(periods=(25,))
+def test_too_short_a_run_is_refused(shop: SyntheticShop, tokenizer: Tokenizer, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="samples, a study needs 20"):
         sampling(shop, tokenizer, CONFIG, out=tmp_path, device="cpu", every=4, periods=(4,))
     with pytest.raises(InputError, match="leave 4000 out of periods"):
         sampling(shop, tokenizer, CONFIG, out=tmp_path / "long", device="cpu", periods=(4000,))
-
-
-def test_the_command(
-    shop: SyntheticShop, tokenizer: Tokenizer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    shop.save(tmp_path / "data")
-    tokenizer.save_pretrained(tmp_path / "tokens")
-    main(
-        [
-            *("study", "sampling", "--data", str(tmp_path / "data"), "--tokens", str(tmp_path / "tokens")),
-            *("--out", str(tmp_path / "out"), "--every", "1", "--periods", "1", "4", "--pretrain.size", "tiny"),
-            *("--pretrain.batch-targets", "512", "--pretrain.loop.epochs", "2", "--device", "cpu"),
-        ]
-    )
-    assert "LADQ's sampling period" in capsys.readouterr().out

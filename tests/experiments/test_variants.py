@@ -16,7 +16,7 @@ from reg4rec.data import ViewConfig, synthetic_shop
 from reg4rec.data.shop import SyntheticShop
 from reg4rec.errors import InputError
 from reg4rec.evaluation import evaluate
-from reg4rec.experiments import QUESTIONS, Finding, VariantConfig, recipe_of_studies, study_variants
+from reg4rec.experiments import QUESTIONS, Finding, VariantConfig, study_variants
 from reg4rec.experiments.questions import AS_IT_IS
 from reg4rec.experiments.variants import Measured, Row, compared, mislabeled
 from reg4rec.loop import LoopConfig
@@ -166,20 +166,6 @@ def test_what_does_not_exist_is_named(shop: SyntheticShop, out: Path) -> None:
         study_variants("nothing", shop, CONFIG, out=out)
     with pytest.raises(InputError, match="rows holds 'all of it'; the rows of rewards are not aligned; "):
         study_variants("rewards", shop, CONFIG, out=out, rows=("all", "all of it"))
-    with pytest.raises(InputError, match="seeds is"):
-        VariantConfig(seeds=(1, 1))
-
-
-def test_the_command_takes_a_recipe_and_changes_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    given: list[VariantConfig] = []
-    monkeypatch.setattr("reg4rec.cli.study.load_dataset", str)
-    monkeypatch.setattr("reg4rec.cli.study.study_variants", lambda _, data, config, **rest: given.append(config))
-    for flags in ("--recipe paper", "--recipe paper --recipe.pretrain.precision bf16 --recipe.align.loop.epochs 2"):
-        with contextlib.suppress(AttributeError):  # nothing was found to show
-            main(["study", "rewards", "--data", "shop", "--out", str(tmp_path), *flags.split()])
-    paper = recipe_of_studies("paper")
-    assert given[0].recipe == paper != recipe_of_studies("default")
-    assert given[1].recipe == paper.change(pretrain={"precision": "bf16"}, align={"epochs": 2})
 
 
 def test_the_command_shows_the_table(tmp_path: Path) -> None:
