@@ -40,7 +40,7 @@ COMMANDS = {
     "info": "info.Info",
     "doctor": "doctor.Doctor",
     "report": "report.Report",
-    "compare": "compare.Compare",
+    "compare": "study.Compare",
     "study cold-start": "study.StudyColdStart",
     "study corp": "study.StudyCorp",
     "study retrievers": "study.StudyRetrievers",

@@ -1,4 +1,4 @@
-"""`reg4rec study`: experiments that answer one question each."""
+"""`reg4rec compare` and `reg4rec study`: experiments that answer one question each."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
@@ -13,21 +13,25 @@ from reg4rec.data import load_dataset
 from reg4rec.errors import InputError
 from reg4rec.experiments import (
     ColdStartConfig,
+    CompareConfig,
     CorpConfig,
     Finding,
     RetrieverConfig,
     SamplingConfig,
     VariantConfig,
     cold_start,
+    compare,
     corp,
     retrievers,
     sampling,
     study_variants,
 )
+from reg4rec.model import Size
 from reg4rec.recipes import RecipeName
+from reg4rec.settings import override
 from reg4rec.tokenizer import Tokenizer
 
-__all__ = ["Experiment", "StudyColdStart", "StudyCorp", "StudyRetrievers", "StudySampling", "StudyVariants"]
+__all__ = ["Compare", "StudyColdStart", "StudyCorp", "StudyRetrievers", "StudySampling", "StudyVariants"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +54,22 @@ class Experiment(ABC):
     def run(self) -> None:
         found = self.find()
         show(f"{found.markdown()}\n{self.out / f'{found.name}.md'}", found.as_dict(), self.json)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compare(Experiment):
+    """Fit, evaluate and tabulate all methods: `reg4rec compare --data data/mine --out runs/compare --seeds 0 1 2`."""
+
+    config: Annotated[CompareConfig, tyro.conf.arg(name="")] = field(default_factory=CompareConfig)
+    size: Size | None = None
+    """size of all generative models; short for --reg4rec.pretrain.size, --paper.pretrain.size, --tiger.pretrain.size"""
+
+    def find(self) -> Finding[Any]:
+        config = self.config
+        if self.size is not None:
+            methods = ("tiger", "paper", "reg4rec")
+            config = override(config, {name: override(getattr(config, name), {"size": self.size}) for name in methods})
+        return compare(load_dataset(self.data), config, out=self.out, device=self.device)
 
 
 @dataclass(frozen=True, kw_only=True)

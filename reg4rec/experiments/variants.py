@@ -3,7 +3,7 @@
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -273,21 +273,14 @@ class _Fit(Job):
 
 
 def mislabeled(data: Dataset, part: float, seed: int) -> Dataset:
-    """The data with the categories of a random part of the items, of those with one, swapped among them."""
-    return replace(data, items=_Mislabeled(data.items.table, data.items.category_level, part, seed)) if part else data
+    """The data with the categories of a random part of the items, of those with one, swapped among them.
 
-
-@dataclass(frozen=True, eq=False)
-class _Mislabeled(ItemCatalog):
-    """A catalog in which a random part of the items with a category have that of another item; names stay in order."""
-
-    part: float
-    seed: int
-
-    @cached_property
-    def categories_I(self) -> npt.NDArray[np.int32]:  # noqa: N802
-        category_I, draw = ItemCatalog(self.table, self.category_level).categories_I, np.random.default_rng(self.seed)
-        known = np.flatnonzero(category_I >= 0)
-        chosen = draw.choice(known, round(self.part * len(known)), replace=False)
-        category_I[chosen] = category_I[draw.permutation(chosen)]
-        return category_I
+    Names of categories stay in order.
+    """
+    if not part:
+        return data
+    items, draw = ItemCatalog(data.items.table, data.items.category_level), np.random.default_rng(seed)
+    known = np.flatnonzero(items.categories_I >= 0)
+    chosen = draw.choice(known, round(part * len(known)), replace=False)
+    items.categories_I[chosen] = items.categories_I[draw.permutation(chosen)]
+    return replace(data, items=items)

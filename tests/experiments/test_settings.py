@@ -34,22 +34,22 @@ def tiny(config: CompareConfig) -> CompareConfig:
 @pytest.mark.parametrize(
     ("function", "command", "settings"),
     [
-        ("compare.compare", "compare --methods tiger --seeds 1 2 --sasrec.dim 16 --size tiny", tiny(COMPARED)),
+        ("compare", "compare --methods tiger --seeds 1 2 --sasrec.dim 16 --size tiny", tiny(COMPARED)),
         (
-            "study.cold_start",
+            "cold_start",
             "study cold-start --items 0.2 --newest 1 --reg4rec.pretrain.size tiny",
             ColdStartConfig(0.2, newest=(1,), reg4rec=ColdStartConfig().reg4rec.change(**TINY)),
         ),
         (
-            "study.corp",
+            "corp",
             "study corp --model m --thetas 0.05 --num-steps 2 --clock processor",
             CorpConfig((0.05,), 2, clock="processor"),
         ),
-        ("study.retrievers", "study retrievers --models m n --max-users 20", RetrieverConfig(max_users=20)),
-        ("study.sampling", "study sampling --tokens t --every 1 --periods 1 4", SamplingConfig(1, (1, 4))),
-        ("study.study_variants", "study rewards --rows all --recipe paper", VariantConfig(("all",), recipe=PAPER)),
+        ("retrievers", "study retrievers --models m n --max-users 20", RetrieverConfig(max_users=20)),
+        ("sampling", "study sampling --tokens t --every 1 --periods 1 4", SamplingConfig(1, (1, 4))),
+        ("study_variants", "study rewards --rows all --recipe paper", VariantConfig(("all",), recipe=PAPER)),
         (
-            "study.study_variants",
+            "study_variants",
             "study rewards --recipe paper --recipe.pretrain.size tiny --seeds 0 1",
             VariantConfig(seeds=(0, 1), recipe=PAPER.change(**TINY)),
         ),
@@ -64,11 +64,10 @@ def test_flags_become_settings_and_the_table_is_shown(
         given.extend(arguments)
         return Finding("tea", ("reg4rec-tea", 1), "shop", "the best leaves", [], [], "Tasted.", {}, {})
 
-    place = function.partition(".")[0]
-    monkeypatch.setattr(f"reg4rec.cli.{place}.load_dataset", str)
+    monkeypatch.setattr("reg4rec.cli.study.load_dataset", str)
     monkeypatch.setattr("reg4rec.cli.study.trained_on", lambda model, data, device: (model, data))
     monkeypatch.setattr(Tokenizer, "from_pretrained", str)
-    monkeypatch.setattr(f"reg4rec.cli.{function}", found)
+    monkeypatch.setattr(f"reg4rec.cli.study.{function}", found)
     main([*command.split(), "--data", "shop", "--out", "there"])
     assert given[-1] == settings
     assert "# shop: the best leaves" in capsys.readouterr().out
