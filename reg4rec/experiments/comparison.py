@@ -1,5 +1,6 @@
 """The rows of a comparison, mean and standard deviation over the seeds, and the tables and pictures of them."""
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -167,7 +168,7 @@ def draw_rows(figure: "Figure", rows: Sequence[Row]) -> None:
         colors = [f"C{number}" for number in range(len(own))]
         for panel, (metric, title) in zip(line, DRAWN.items(), strict=True):
             spreads = [row.spread[metric] for row in own]
-            errors = [s.std or 0.0 for s in spreads]
+            errors = [math.nan if s.std is None else s.std for s in spreads]
             bars = panel.bar(
                 [row.method for row in own], [s.mean for s in spreads], yerr=errors, capsize=3, color=colors
             )
