@@ -22,7 +22,7 @@ def new_figure(width: float, height: float) -> "Figure | None":
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def save_picture(path: Path, width: float, height: float, draw: Callable[["Figure"], None]) -> str | None:
+def save_picture(path: Path, width: float, height: float, draw: Callable[["Figure"], object]) -> str | None:
     """Write a PNG of what `draw` draws; without matplotlib, write nothing and return the reason."""
     if (figure := new_figure(width, height)) is None:
         return "matplotlib is not installed (pip install 'reg4rec[plots]')"

@@ -40,7 +40,7 @@ COMMANDS = {
     "info": "info.Info",
     "doctor": "doctor.Doctor",
     "report": "report.Report",
-    "compare": "compare.Compare",
+    "compare": "study.Compare",
     "study cold-start": "study.StudyColdStart",
     "study corp": "study.StudyCorp",
     "study retrievers": "study.StudyRetrievers",
@@ -217,7 +217,7 @@ def _default(name: str, command: Any, words: list[str]) -> tuple[Any, str | None
         from reg4rec.experiments import QUESTIONS, VariantConfig, recipe_of_studies
 
         config = VariantConfig(recipe=recipe_of_studies(_recipe_in(words)))
-        return command(missing, missing, question, config), QUESTIONS[question].title
+        return command(data=missing, out=missing, study=question, config=config), QUESTIONS[question].title
     return None, None
 
 

@@ -1,8 +1,9 @@
-"""`reg4rec study`: experiments that answer one question each."""
+"""`reg4rec compare` and `reg4rec study`: experiments that answer one question each."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -12,126 +13,124 @@ from reg4rec.data import load_dataset
 from reg4rec.errors import InputError
 from reg4rec.experiments import (
     ColdStartConfig,
+    CompareConfig,
     CorpConfig,
+    Finding,
     RetrieverConfig,
     SamplingConfig,
     VariantConfig,
     cold_start,
+    compare,
     corp,
     retrievers,
     sampling,
     study_variants,
 )
+from reg4rec.model import Size
 from reg4rec.recipes import RecipeName
+from reg4rec.settings import override
 from reg4rec.tokenizer import Tokenizer
 
-__all__ = ["StudyColdStart", "StudyCorp", "StudyRetrievers", "StudySampling", "StudyVariants"]
+__all__ = ["Compare", "StudyColdStart", "StudyCorp", "StudyRetrievers", "StudySampling", "StudyVariants"]
 
 
-@dataclass(frozen=True)
-class StudyColdStart:
-    """Items and users that training never saw: `reg4rec study cold-start --data amazon2014-beauty --out runs/cold`."""
+@dataclass(frozen=True, kw_only=True)
+class Experiment(ABC):
+    """A command that ends in a table."""
 
     data: str
     """dataset folder, or the name of a public dataset"""
     out: Path
-    """folder for cold-start.md, cold-start.json and the runs; what is finished there is not fitted again"""
-    config: Annotated[ColdStartConfig, tyro.conf.arg(name="")] = field(default_factory=ColdStartConfig)
+    """folder for the table as .md and .json, a picture of it as .png, fits and results; what is finished is kept"""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 ..."""
     json: bool = False
     """print one JSON object instead of text"""
 
+    @abstractmethod
+    def find(self) -> Finding[Any]:
+        """What the experiment finds."""
+
     def run(self) -> None:
-        found = cold_start(load_dataset(self.data), self.config, out=self.out, device=self.device)
-        show(f"{found.markdown()}\n{self.out / 'cold-start.md'}", found.as_dict(), self.json)
+        found = self.find()
+        show(f"{found.markdown()}\n{self.out / f'{found.name}.md'}", found.as_dict(), self.json)
 
 
-@dataclass(frozen=True)
-class StudyCorp:
+@dataclass(frozen=True, kw_only=True)
+class Compare(Experiment):
+    """Fit, evaluate and tabulate all methods: `reg4rec compare --data data/mine --out runs/compare --seeds 0 1 2`."""
+
+    config: Annotated[CompareConfig, tyro.conf.arg(name="")] = field(default_factory=CompareConfig)
+    size: Size | None = None
+    """size of all generative models; short for --reg4rec.pretrain.size, --paper.pretrain.size, --tiger.pretrain.size"""
+
+    def find(self) -> Finding[Any]:
+        config = self.config
+        if self.size is not None:
+            methods = ("tiger", "paper", "reg4rec")
+            config = override(config, {name: override(getattr(config, name), {"size": self.size}) for name in methods})
+        return compare(load_dataset(self.data), config, out=self.out, device=self.device)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyColdStart(Experiment):
+    """Items and users that training never saw: `reg4rec study cold-start --data amazon2014-beauty --out runs/cold`."""
+
+    config: Annotated[ColdStartConfig, tyro.conf.arg(name="")] = field(default_factory=ColdStartConfig)
+
+    def find(self) -> Finding[Any]:
+        return cold_start(load_dataset(self.data), self.config, out=self.out, device=self.device)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyCorp(Experiment):
     """CORP's quality and cost over theta: `reg4rec study corp --model RUN/recommender --data D --out runs/corp`."""
 
     model: Path
-    """recommender folder"""
-    data: str
-    """the dataset that it was trained on"""
-    out: Path
-    """folder for corp.md, corp.json and corp.png; what is finished there is not measured again"""
+    """recommender folder, trained on this dataset"""
     config: Annotated[CorpConfig, tyro.conf.arg(name="")] = field(default_factory=CorpConfig)
-    device: str = "auto"
-    """auto, cpu, cuda, cuda:1 ..."""
-    json: bool = False
-    """print one JSON object instead of text"""
 
-    def run(self) -> None:
-        found = corp(*trained_on(self.model, self.data, self.device), self.config, out=self.out)
-        show(f"{found.markdown()}\n{self.out / 'corp.md'}", found.as_dict(), self.json)
+    def find(self) -> Finding[Any]:
+        return corp(*trained_on(self.model, self.data, self.device), self.config, out=self.out)
 
 
-@dataclass(frozen=True)
-class StudyRetrievers:
+@dataclass(frozen=True, kw_only=True)
+class StudyRetrievers(Experiment):
     """Exact ranking beside paths: `reg4rec study retrievers --models RUN/recommender --data D --out runs/ranked`."""
 
     models: tuple[Path, ...]
-    """recommender folders of the same data, of other seeds say, over which the table averages"""
-    data: str
-    """the dataset that they were trained on"""
-    out: Path
-    """folder for retrievers.md and retrievers.json"""
+    """recommender folders, trained on this dataset with other seeds, say, over which the table averages"""
     config: Annotated[RetrieverConfig, tyro.conf.arg(name="")] = field(default_factory=RetrieverConfig)
-    device: str = "auto"
-    """auto, cpu, cuda, cuda:1 ..."""
-    json: bool = False
-    """print one JSON object instead of text"""
 
-    def run(self) -> None:
+    def find(self) -> Finding[Any]:
         if not self.models:
             raise InputError("models are one or more recommender folders; found none")
         loaded = [trained_on(model, self.data, self.device) for model in self.models]
         recommenders = [recommender for recommender, _ in loaded]
-        found = retrievers(recommenders, loaded[0][1], self.config, out=self.out)
-        show(f"{found.markdown()}\n{self.out / 'retrievers.md'}", found.as_dict(), self.json)
+        return retrievers(recommenders, loaded[0][1], self.config, out=self.out)
 
 
-@dataclass(frozen=True)
-class StudySampling:
+@dataclass(frozen=True, kw_only=True)
+class StudySampling(Experiment):
     """How often LADQ must sample: `reg4rec study sampling --data D --tokens RUN/tokenizer --out runs/sampling`."""
 
-    data: str
-    """dataset folder, or the name of a public dataset"""
     tokens: Path
-    """tokenizer folder fitted on that dataset"""
-    out: Path
-    """folder for sampling.md, sampling.json, sampling.png and the run; a killed run goes on"""
+    """tokenizer folder, fitted on this dataset"""
     config: Annotated[SamplingConfig, tyro.conf.arg(name="")] = field(default_factory=SamplingConfig)
-    device: str = "auto"
-    """auto, cpu, cuda, cuda:1 ..."""
-    json: bool = False
-    """print one JSON object instead of text"""
 
-    def run(self) -> None:
+    def find(self) -> Finding[Any]:
         data, tokenizer = load_dataset(self.data), Tokenizer.from_pretrained(self.tokens)
-        found = sampling(data, tokenizer, self.config, out=self.out, device=self.device)
-        show(f"{found.markdown()}\n{self.out / 'sampling.md'}", found.as_dict(), self.json)
+        return sampling(data, tokenizer, self.config, out=self.out, device=self.device)
 
 
-@dataclass(frozen=True)
-class StudyVariants:
+@dataclass(frozen=True, kw_only=True)
+class StudyVariants(Experiment):
     """One recipe fitted with changes: `reg4rec study tokenizers --data amazon2014-beauty --out runs/studies`."""
 
-    data: str
-    """dataset folder, or the name of a public dataset"""
-    out: Path
-    """folder for the table, the picture and the fits, which studies in one folder share; what is finished is kept"""
     study: tyro.conf.Suppress[str]
     config: Annotated[VariantConfig, tyro.conf.arg(name="")] = field(default_factory=VariantConfig)
     recipe: RecipeName = "default"
     """the recipe that all rows change; --recipe.* change settings of it"""
-    device: str = "auto"
-    """auto, cpu, cuda, cuda:1 ..."""
-    json: bool = False
-    """print one JSON object instead of text"""
 
-    def run(self) -> None:
-        found = study_variants(self.study, load_dataset(self.data), self.config, out=self.out, device=self.device)
-        show(f"{found.markdown()}\n{self.out / f'{self.study}.md'}", found.as_dict(), self.json)
+    def find(self) -> Finding[Any]:
+        return study_variants(self.study, load_dataset(self.data), self.config, out=self.out, device=self.device)

@@ -1,6 +1,6 @@
 """Recall and NDCG under a named protocol, with the card that says which one it was."""
 
-from reg4rec.evaluation.metrics import gains, hit_ranks, ndcg_at, rank_metrics, recall_at
+from reg4rec.evaluation.metrics import gains, hit_ranks, rank_metrics
 from reg4rec.evaluation.popularity import Popularity
 from reg4rec.evaluation.protocol import DetailedRanker, ProtocolName, Ranker, check_targets, evaluate
 from reg4rec.evaluation.report import Report, ReportRow
@@ -16,7 +16,5 @@ __all__ = [
     "evaluate",
     "gains",
     "hit_ranks",
-    "ndcg_at",
     "rank_metrics",
-    "recall_at",
 ]

@@ -5,26 +5,20 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["gains", "hit_ranks", "ndcg_at", "rank_metrics", "recall_at"]
+__all__ = ["gains", "hit_ranks", "rank_metrics"]
 
 Int32 = npt.NDArray[np.int32]
 Float64 = npt.NDArray[np.float64]
 
 
 def hit_ranks(ranked_BN: Int32, target_B: Int32) -> npt.NDArray[np.int64]:
-    """The 0-based rank of each user's target, N where it is not ranked; the first place counts if it stands twice."""
+    """The 0-based rank of each user's target, N where it is not ranked; the first place counts if it is there twice.
+
+    A target that is not ranked would count as a hit beyond N: for metrics at k, lists have k places or more, -1 where
+    there are no more items, as those of every ranker of the library.
+    """
     hits_BN = ranked_BN == target_B[:, None]
     return np.where(hits_BN.any(axis=1), hits_BN.argmax(axis=1), ranked_BN.shape[1])
-
-
-def recall_at(ranked_BN: Int32, target_B: Int32, k: int) -> Float64:
-    """1 for each user whose target is among the first `k` items, else 0, (B,); places past N hold nothing."""
-    return (hit_ranks(ranked_BN[:, :k], target_B) < min(k, ranked_BN.shape[1])).astype(np.float64)
-
-
-def ndcg_at(ranked_BN: Int32, target_B: Int32, k: int) -> Float64:
-    """1 / log2(2 + rank) for each user whose target has a 0-based rank below `k`, else 0, (B,)."""
-    return gains(hit_ranks(ranked_BN[:, :k], target_B), min(k, ranked_BN.shape[1]))
 
 
 def gains(rank_B: npt.NDArray[np.int64], k: int) -> Float64:

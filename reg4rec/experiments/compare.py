@@ -1,53 +1,52 @@
 """Try settings of every method on validation, fit the best once a seed, read test once, and write the table."""
 
-import platform
+import statistics
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-import torch
+import numpy.typing as npt
 
-import reg4rec
 from reg4rec.checkpoints import training_seconds
 from reg4rec.data import Dataset
 from reg4rec.errors import InputError
-from reg4rec.evaluation import ProtocolName, evaluate
+from reg4rec.evaluation import ProtocolName, Ranker, Report, evaluate, rank_metrics
 from reg4rec.experiments.compare_config import CompareConfig, TableProtocol
-from reg4rec.experiments.comparison import Comparison, Row, Try, beyond
-from reg4rec.experiments.latency import BATCHES, latencies
-from reg4rec.experiments.methods import METHODS, Fitted, Job, plain
+from reg4rec.experiments.comparison import DRAWN, Row, Try, beyond, draw_rows, reference_among, tables
+from reg4rec.experiments.finding import Finding, Picture, versions
+from reg4rec.experiments.job import Job, plain
+from reg4rec.experiments.methods import METHODS, Fit, Fitted
 from reg4rec.experiments.spaces import SPACES, Changes, changed, draw_changes
 from reg4rec.progress import say
-from reg4rec.run import digest_of
 from reg4rec.search import SearchConfig
 from reg4rec.settings import override
-from reg4rec.storage import new_header, read_header, read_tensors, write_header, write_tensors
+from reg4rec.storage import read_header
 from reg4rec.writing import check_own
 
-__all__ = ["compare", "versions"]
+__all__ = ["compare"]
 
-FORMAT, VERSION = "reg4rec-comparison-run", 3
+RESULT, TABLE = ("reg4rec-comparison-run", 3), ("reg4rec-comparison", 3)
 OWN = ("fits", "results", "compare.*")
 KS = (5, 10, 20, 50)
 CHOSEN_BY = "ndcg@10"
+BATCHES, CALLS, ITEMS = (1, 64), 20, 10
+"""Of the calls that are timed."""
 
 
 def compare(
-    data: Dataset,
-    config: CompareConfig | None = None,
-    *,
-    out: str | Path,
-    device: str = "auto",
-    **overrides: Any,
-) -> Comparison:
+    data: Dataset, config: CompareConfig | None = None, *, out: str | Path, device: str = "auto", **overrides: Any
+) -> Finding[Row]:
     """Run a comparison in a folder and write `compare.json`, `compare.md` and `compare.png` there.
 
-    Fits and their results lie in `out/fits` and `out/results`, named after all that decides them: what is finished is
-    not run again, what was killed goes on, and more methods, seeds, protocols or tries can be added later. InputError
-    if a comparison of other data lies there. `overrides` replace fields of `config` by name, `seeds=(0,)` for example.
+    Fits and their results are saved in `out/fits` and `out/results`, named after all that decides them: what is
+    finished is not run again, what was killed continues, and more methods, seeds, protocols or tries can be added
+    later. The facts of the finding are the card of each protocol (`cards`), every setting that was tried (`tries`), and
+    the changes that each method was fitted with in the end (`chosen`). InputError if a comparison of other data is in
+    the folder. `overrides` replace fields of `config` by name, `seeds=(0,)` for example.
     """
     config = override(config or CompareConfig(), overrides)
     out = Path(out)
@@ -60,42 +59,55 @@ def compare(
         for protocol in config.protocols
     }
     rows = [_row(name, protocol, measured[protocol, name]) for protocol in config.protocols for name in config.methods]
+    reference = reference_among(config.methods)
     for row in rows:
-        row.beyond.update(_beyond(row, measured, config.methods))
+        if row.method != reference:
+            own, other = measured[row.protocol, row.method], measured[row.protocol, reference]
+            mine, theirs = ({seed: one.metrics for seed, one in fits.items()} for fits in (own, other))
+            row.beyond.update(beyond(mine, theirs, next(iter(own.values())).ranks["user_B"]))
     firsts = {protocol: next(iter(measured[protocol, config.methods[0]].values())) for protocol in config.protocols}
     cards: dict[str, Any] = {protocol: first.found["report"]["card"] for protocol, first in firsts.items()}
-    chosen, tries = work.chosen, work.tries
-    if (earlier := _earlier(out, data)) is not None:  # of other methods, which may have been added meanwhile
-        chosen = {**earlier.chosen, **chosen}
-        tries = [*(one for one in earlier.tries if one.method not in {own.method for own in tries}), *tries]
-    shown = {name: plain(own) for name, own in settings.items()}
-    comparison = Comparison(data.name, rows, cards, shown, versions(device), data.card["fingerprint"], tries, chosen)
-    comparison.save(out)
-    return comparison
+    earlier = _earlier(out, data)  # of other methods, which may have been added meanwhile
+    tuned = {one.method for one in work.tries}
+    tries = [*(Try(**one) for one in earlier["tries"] if one["method"] not in tuned), *work.tries]
+    chosen = {**earlier["chosen"], **work.chosen}
+    return Finding(
+        "compare",
+        TABLE,
+        data.name,
+        "methods compared",
+        rows,
+        tables(rows, cards, tries),
+        f"Mean ± sample standard deviation over the seeds; gains over {reference} are means over the seeds with 95 % "
+        "intervals of a paired bootstrap over users.",
+        plain(settings),
+        versions(device),
+        {"fingerprint": data.card["fingerprint"], "cards": cards, "tries": tries, "chosen": chosen},
+        picture=Picture(4.2 * len(DRAWN), 2.9 * len(cards), partial(draw_rows, rows=rows)),
+    ).save(out)
 
 
-def _earlier(out: Path, data: Dataset) -> Comparison | None:
-    """The comparison that a folder holds; InputError if it is one on other data."""
+def _earlier(out: Path, data: Dataset) -> dict[str, Any]:
+    """What the comparison in a folder found, empty without one; InputError if it is one on other data."""
     if not (out / "compare.json").exists():
-        return None
-    earlier = Comparison.read(out)
-    if earlier.fingerprint != data.card["fingerprint"]:
-        raise InputError(f"{out} holds a comparison on other data ({earlier.dataset}); choose another folder")
+        return {"chosen": {}, "tries": []}
+    earlier = read_header(out / "compare.json", *TABLE)
+    if earlier["fingerprint"] != data.card["fingerprint"]:
+        raise InputError(f"{out} holds a comparison on other data ({earlier['dataset']}); choose another folder")
     return earlier
 
 
 class _Comparing:
-    """A comparison on its way: the settings that each method is fitted with, and the fits.
+    """The settings that each method is fitted with, and the fits.
 
-    `chosen` are the changes of its settings by which a method won, here, or in the folder before without tries, or in
-    `config.winners`; `tries` all that was tried.
+    `chosen` are the changes with which a method was best: here, or (without tries) in this folder before, or in
+    `config.winners`. `tries` are all that were tried.
     """
 
     def __init__(self, data: Dataset, config: CompareConfig, out: Path, device: str):
         self.data, self.config, self.out, self.device = data, config, out, device
-        earlier = _earlier(out, data)
-        self.winners = {} if config.winners is None else Comparison.read(config.winners).chosen
-        self.won_here = {} if earlier is None or config.tries > 1 else earlier.chosen
+        self.winners = {} if config.winners is None else read_header(config.winners / "compare.json", *TABLE)["chosen"]
+        self.won_here: dict[str, Changes] = _earlier(out, data)["chosen"]
         self.chosen: dict[str, Changes] = {}
         self.tries: list[Try] = []
 
@@ -139,85 +151,57 @@ class _Comparing:
         """A fit whose test is read, for `final` the one that follows the fit by which validation chose."""
         first = self._measured(name, settings, seed, "standard" if protocol == "standard" else "filtered")
         if protocol != "final":
-            first.test()
-            return first
+            return first.tested()
         epochs, search = (first.validated[fact] for fact in ("epochs", "search"))
         search = None if search is None else SearchConfig.from_json(search)
-        final = _Measured(name, replace(first.job, epochs=epochs, search=search), self.out)
-        final.test()
-        return final
+        return _Measured(name, replace(first.fit, epochs=epochs, search=search), self.out).tested()
 
     def _measured(self, name: str, settings: Any, seed: int, protocol: ProtocolName) -> "_Measured":
-        return _Measured(name, Job(self.data, settings, self.out / "fits", seed, self.device, protocol), self.out)
+        return _Measured(name, Fit(self.data, settings, self.out / "fits", seed, self.device, protocol), self.out)
 
 
-def _beyond(
-    row: Row, measured: Mapping[tuple[str, str], Mapping[int, "_Measured"]], methods: Sequence[str]
-) -> dict[str, tuple[float, float, float]]:
-    of_methods = {name: measured[row.protocol, name] for name in methods}
-    ranks = {name: {seed: one.ranks for seed, one in fits.items()} for name, fits in of_methods.items()}
-    return beyond(ranks, next(iter(of_methods[row.method].values())).users_B, row.method, methods)
+class _Measured(Job):
+    """One fit of a method and what was measured of it."""
 
-
-class _Measured:
-    """One fit of a method and what was measured of it, read back from its folder in `results` where it was before."""
-
-    def __init__(self, name: str, job: Job, out: Path):
-        self.name, self.job = name, job
-        identity = {"method": name, **job.identity}
-        self.path = out / "results" / f"{name}-{digest_of(identity)}" / "result.json"
-        self.found = read_header(self.path, FORMAT, VERSION) if self.path.exists() else new_header(FORMAT, VERSION)
-        self.found["decided_by"] = plain(identity)
+    def __init__(self, name: str, fit: Fit, out: Path):
+        super().__init__(out / "results", name, {"method": name, **fit.identity}, RESULT)
+        self.name, self.fit = name, fit
 
     @cached_property
     def _fitted(self) -> Fitted:
-        fitted = METHODS[self.name].fit(self.job)
-        self.found |= {
-            "parameters": fitted.parameters,
-            "train_seconds": training_seconds(fitted.runs),
-            "epochs": fitted.epochs if self.job.epochs is None else self.job.epochs,
-            "search": plain(fitted.search),
-        }
+        fitted = METHODS[self.name].fit(self.fit)
+        self.found["parameters"] = fitted.parameters
+        self.found["train_seconds"] = training_seconds(fitted.runs)
+        self.found["epochs"] = fitted.epochs if self.fit.epochs is None else self.fit.epochs
+        self.found["search"] = plain(fitted.search)
         return fitted
+
+    def _evaluated(self, split: Literal["validation", "test"], **options: bool) -> Report:
+        return evaluate(self._fitted.ranker, self.fit.data, split, self.fit.protocol, KS, **options)
 
     @property
     def validated(self) -> Mapping[str, Any]:
         """The facts of the fit and its report on all validation users; test is not read."""
-        if "validation" not in self.found and self.job.epochs is None:
-            report = evaluate(self._fitted.ranker, self.job.data, "validation", self.job.protocol, KS, heaviest=True)
-            self._write(validation=report.as_dict())
+        if self.fit.epochs is None:
+            self.once("validation", lambda: self._evaluated("validation", heaviest=True).as_dict())
         return self.found
 
-    def test(self) -> None:
-        """Read the test users' targets, once."""
-        if "report" in self.found:
-            return
-        _ = self.validated
-        report = evaluate(self._fitted.ranker, self.job.data, "test", self.job.protocol, KS, lists=True)
-        row = report.rows[0]
-        found = {"rank_B": torch.from_numpy(row.ranks_B), "user_B": torch.from_numpy(row.users_B)}
-        write_tensors(self.path.with_name("ranks.safetensors"), found)
-        self._write(report=report.as_dict(), latency_ms=latencies(self._fitted.ranker, self.job.data))
+    def tested(self) -> "_Measured":
+        """This, with its report on the test users, whose targets are read once."""
+        if "report" not in self.validated:
+            self.once("report", self._test)
+        return self
+
+    def _test(self) -> dict[str, Any]:
+        report = self._evaluated("test", lists=True)
+        self.keep(rank_B=report.rows[0].ranks_B, user_B=report.rows[0].users_B)
+        self.found["latency_ms"] = latencies(self._fitted.ranker, self.fit.data)
+        return report.as_dict()
 
     @cached_property
-    def _tensors(self) -> dict[str, Any]:
-        return {name: t.numpy() for name, t in read_tensors(self.path.with_name("ranks.safetensors")).items()}
-
-    @property
-    def ranks(self) -> "np.ndarray[Any, Any]":
-        """The 0-based ranks of the test targets."""
-        return self._tensors["rank_B"]
-
-    @property
-    def users_B(self) -> "np.ndarray[Any, Any]":  # noqa: N802
-        """The users of the test targets (rows)."""
-        return self._tensors["user_B"]
-
-    def _write(self, **more: Any) -> None:
-        self.found |= more
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        files = [name for name in ("ranks.safetensors",) if self.path.with_name(name).exists()]
-        write_header(self.path, self.found, files)
+    def metrics(self) -> dict[str, npt.NDArray[np.float64]]:
+        """What each test target adds to the metrics at 10."""
+        return rank_metrics(self.ranks["rank_B"], (10,))
 
 
 def _row(name: str, protocol: str, measured: Mapping[int, "_Measured"]) -> Row:
@@ -244,14 +228,19 @@ def _by_name(of_seeds: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
     return {name: [values[name] for values in of_seeds] for name in of_seeds[0]}
 
 
-def versions(device: str) -> dict[str, Any]:
-    """What a result was measured with."""
-    on_gpu = torch.cuda.is_available() and not device.startswith("cpu")
-    return {
-        "reg4rec": reg4rec.__version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "device": torch.cuda.get_device_name() if on_gpu else f"{platform.machine()} CPU",
-        "threads": torch.get_num_threads(),
-    }
+def latencies(ranker: Ranker, data: Dataset) -> dict[str, float]:
+    """Milliseconds, by number of users, to rank 10 unseen items for that many test users: the median of 20 calls.
+
+    Every call is for other users, the same for every ranker; one more call before them is not counted.
+    """
+    of_users, draw = data.cases("test").histories, np.random.default_rng(0)
+    found = {}
+    for batch in BATCHES:
+        times = []
+        for _ in range(CALLS + 1):
+            histories = of_users.take(draw.choice(len(of_users), min(batch, len(of_users)), replace=False))
+            began = time.perf_counter()
+            ranker.rank(histories, ITEMS, True)
+            times.append(1000 * (time.perf_counter() - began))
+        found[str(batch)] = statistics.median(times[1:])
+    return found

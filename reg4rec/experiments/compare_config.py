@@ -4,14 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
-from reg4rec.baselines import (
-    EaseConfig,
-    ItemKNNConfig,
-    RpgConfig,
-    SASRecConfig,
-    TigerConfig,
-    TransitionsConfig,
-)
+from reg4rec.baselines import EaseConfig, ItemKNNConfig, RpgConfig, SASRecConfig, TigerConfig, TransitionsConfig
 from reg4rec.errors import InputError
 from reg4rec.experiments.spaces import SpaceName
 from reg4rec.recipes import RECIPES, Recipe

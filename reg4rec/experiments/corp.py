@@ -5,8 +5,9 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -15,19 +16,20 @@ from torch.autograd.profiler import profile, record_function
 from reg4rec.data import Dataset, Sequences
 from reg4rec.errors import InputError
 from reg4rec.evaluation import evaluate
-from reg4rec.experiments.compare import versions
-from reg4rec.experiments.corp_finding import CorpFindings, Row
-from reg4rec.experiments.finding import check_study_folder
+from reg4rec.experiments.finding import SPLITS, Columns, Finding, Picture, Table, check_study_folder, ranking, versions
+from reg4rec.experiments.job import Job
 from reg4rec.recommend import Recommender
 from reg4rec.search import SearchConfig
 from reg4rec.search.beam import CORP_REGION
 from reg4rec.settings import SEED_RANGE, SEEDS, check_settings, override
-from reg4rec.storage import new_header, read_header, write_header
 
-__all__ = ["CorpConfig", "corp", "rows_decoded"]
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
-FORMAT, VERSION = "reg4rec-corp-measured", 2
-SPLITS: tuple[Literal["validation", "test"], ...] = ("validation", "test")
+__all__ = ["CorpConfig", "Row", "corp", "rows_decoded"]
+
+SHOWN = {"recall@10": "Recall@10", "ndcg@10": "NDCG@10"}
+PAPER_THETA = 0.06
 K, WHOLE = 10, "reg4rec.search"
 
 Clock = Literal["wall", "processor"]
@@ -67,14 +69,46 @@ class CorpConfig:
         )
 
 
+@dataclass(frozen=True)
+class Row:
+    """One setting of the search. `measured` holds what `evaluate` found, by split; `rows_decoded` are a user's.
+
+    `times_off` is the search's time over that with CORP off in the same round; `checking` the share of it that went
+    into divergences and masks, None where it was not measured.
+    """
+
+    setting: str
+    theta: float | None
+    measured: dict[str, dict[str, float]]
+    rows_decoded: int
+    ms_per_user: float
+    times_off: float
+    checking: float | None
+
+
+COLUMNS: Columns = {
+    "theta": "{row.setting}",
+    **{
+        f"{split} {title}": f"{{row.measured[{split}][{metric}]:.4f}}"
+        for split in SPLITS
+        for metric, title in SHOWN.items()
+    },
+    "pruned": "{row.measured[test][paths_pruned]:.1f}",
+    "fallbacks": "{row.measured[test][fallbacks]:.3f}",
+    "rows": "{row.rows_decoded}",
+    "ms": "{row.ms_per_user:.2f}",
+    "times off": "{row.times_off:.2f}",
+    "checking": lambda row: "" if row.checking is None else f"{row.checking:.1%}",
+}
+
+
 def corp(
     recommender: Recommender, data: Dataset, config: CorpConfig | None = None, *, out: str | Path, **overrides: Any
-) -> CorpFindings:
+) -> Finding[Row]:
     """Measure a recommender with CORP off and at every theta; writes `corp.md`, `corp.json` and `corp.png`.
 
-    Quality is that of `evaluate`, protocol `standard`, on the users of validation and of test. `measured.json` keeps
-    what is finished: started again, the study goes on after it, and InputError where it is of another recommender,
-    dataset or setting. `overrides` replace fields of `config`.
+    Quality is that of `evaluate`, protocol `standard`, on the users of validation and of test. What is finished is
+    saved in `out/results`: started again, the study continues after it. `overrides` replace fields of `config`.
     Paper: CORP, stated (theta), D10.
     """
     config, out = override(config or CorpConfig(), overrides), Path(out)
@@ -86,40 +120,40 @@ def corp(
         recommender = recommender.with_search(num_steps=config.num_steps)
     thetas = {"off": None, **{f"{theta:g}": theta for theta in config.thetas}}
     settings = {name: recommender.with_search(prune_threshold=theta) for name, theta in thetas.items()}
-    job = {
-        "dataset": data.card["fingerprint"],
-        "recommender": recommender.fingerprint(),
-        "device": recommender.device.type,
-        "dtype": str(recommender.dtype).removeprefix("torch."),
-        **asdict(config),
-        "thetas": list(config.thetas),
+    job = Job(out / "results", "corp", ranking(recommender, data) | asdict(config))
+    measured = {
+        (split, name): job.once(f"{split} {name}", partial(_quality, chosen, data, split, config))
+        for split in SPLITS
+        for name, chosen in settings.items()
     }
-    path = out / "measured.json"
-    measured = _opened(path, job)
-    for split in SPLITS:
-        for name, chosen in settings.items():
-            if name not in measured[split]:
-                report = evaluate(chosen, data, split, "standard", (K,), config.max_users, config.seed)
-                row, users = report.rows[0], report.card["users"]
-                measured[split][name] = {"users": users, **row.metrics, **row.extra}
-                write_header(path, measured)
-    if not measured["timing"]:
-        measured["timing"] = _timed(settings, _timed_histories(data, config), config)
-        write_header(path, measured)
+    timing = job.once("timing", lambda: _timed(settings, _timed_histories(data, config), config))
     rows = [
         Row(
             name,
             chosen.config.prune_threshold,
-            {split: measured[split][name] for split in SPLITS},
+            {split: measured[split, name] for split in SPLITS},
             rows_decoded(chosen.config, recommender.model.config.num_codebooks),
-            **measured["timing"]["settings"][name],
+            **timing["settings"][name],
         )
         for name, chosen in settings.items()
     ]
-    machine = {"cores": os.cpu_count(), "load": measured["timing"]["load"], **versions(recommender.device.type)}
-    findings = CorpFindings(data.name, rows, {"study": asdict(config), "search": asdict(recommender.config)}, machine)
-    findings.save(out)
-    return findings
+    users = ", ".join(f"{measured[split, 'off']['users']:,} {split} users" for split in SPLITS)
+    search = asdict(recommender.config)
+    common = ", ".join(f"{name} {value}" for name, value in search.items() if name != "prune_threshold")
+    return Finding(
+        "corp",
+        ("reg4rec-corp", 3),
+        data.name,
+        "CORP over theta",
+        rows,
+        [Table(rows, COLUMNS, about=f"{users}; search: {common}")],
+        "Protocol standard, all items ranked. pruned, fallbacks, rows decoded and ms are those of a user of test. "
+        f"Times: {config.clock} clock, {config.timed_users} users together, medians of {config.repeats} rounds; "
+        "checking: divergences and masks.",
+        {"study": asdict(config), "search": search},
+        {"load": timing["load"], **versions(recommender.device.type)},
+        picture=Picture(10.5, 3.4, partial(_draw, rows=rows)),
+    ).save(out)
 
 
 def rows_decoded(config: SearchConfig, num_codebooks: int) -> int:
@@ -128,17 +162,9 @@ def rows_decoded(config: SearchConfig, num_codebooks: int) -> int:
     return 1 + (steps - 1) * beams if config.prune_threshold is None else 1 + steps * (beams + config.num_spares)
 
 
-def _opened(path: Path, job: dict[str, Any]) -> dict[str, Any]:
-    """What was measured before, InputError where that was another job."""
-    if not path.exists():
-        return new_header(FORMAT, VERSION, job=job, timing={}, **{split: {} for split in SPLITS})
-    found = read_header(path, FORMAT, VERSION)
-    differing = sorted(name for name, value in job.items() if found.get("job", {}).get(name) != value)
-    if differing:
-        raise InputError(
-            f"{path.parent} holds a study with other settings ({', '.join(differing)} differ); choose another folder"
-        )
-    return found
+def _quality(recommender: Recommender, data: Dataset, split: Literal["validation", "test"], config: CorpConfig) -> Any:
+    report = evaluate(recommender, data, split, "standard", (K,), config.max_users, config.seed)
+    return {"users": report.card["users"], **report.rows[0].metrics, **report.rows[0].extra}
 
 
 def _timed_histories(data: Dataset, config: CorpConfig) -> Sequences:
@@ -188,3 +214,24 @@ def _checking(recommender: Recommender, histories: Sequences, repeats: int) -> f
                 _search(recommender, histories)
     taken = {event.key: event.cpu_time_total for event in profiled.key_averages()}
     return float(taken.get(CORP_REGION, 0.0) / taken[WHOLE])
+
+
+def _draw(figure: "Figure", rows: list[Row]) -> None:
+    panels = figure.subplots(1, 3)
+    off, *others = sorted(rows, key=lambda row: -1 if row.theta is None else row.theta)
+    thetas = [row.theta for row in others]
+    for panel, (metric, title) in zip(panels, SHOWN.items(), strict=False):
+        for number, split in enumerate(SPLITS):
+            color = f"C{number}"
+            panel.plot(thetas, [row.measured[split][metric] for row in others], "o-", color=color, label=split)
+            panel.axhline(off.measured[split][metric], color=color, linestyle="--", label=f"{split}, off")
+        panel.set_title(title)
+    panels[2].plot(thetas, [row.times_off for row in others], "o-", color="C2")
+    panels[2].axhline(1, color="C2", linestyle="--")
+    panels[2].set_ylim(0, 1.1 * max(1.0, *(row.times_off for row in others)))
+    panels[2].set_title("search time, times CORP off")
+    for panel in panels:
+        panel.axvline(PAPER_THETA, color="0.6", linestyle=":", linewidth=1, label="the paper's theta")
+        panel.set_xlabel("theta (nats)")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize=8, frameon=False)

@@ -1,7 +1,7 @@
 """The methods that can be compared: how each is fitted, and how large it is."""
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, is_dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -12,6 +12,7 @@ from reg4rec.checkpoints import newest_progress
 from reg4rec.data import Dataset
 from reg4rec.evaluation import Popularity, ProtocolName, Ranker
 from reg4rec.experiments.compare_config import CompareConfig
+from reg4rec.experiments.job import plain
 from reg4rec.experiments.spaces import Changes, changed
 from reg4rec.recipes import Recipe
 from reg4rec.recommend import Recommender
@@ -19,13 +20,13 @@ from reg4rec.run import Run, SharedRun, digest_of
 from reg4rec.search import SearchConfig
 from reg4rec.tokenizer import TokenizerConfig
 
-__all__ = ["METHODS", "Fitted", "Job", "Method", "plain"]
+__all__ = ["METHODS", "Fitted", "Method"]
 
 Part = Literal["train", "train+validation"]
 
 
 @dataclass(frozen=True)
-class Job:
+class Fit:
     """One fit of a method, by its `settings`; fits that agree in all that decides them share a folder in `fits`.
 
     `epochs` None chooses the epoch on validation under `protocol`; a number is a final fit of that many epochs on
@@ -47,7 +48,7 @@ class Job:
 
     @property
     def plan(self) -> Changes:
-        """What the job decides about a training."""
+        """What the fit decides about a training."""
         if self.epochs is None:
             return {"protocol": self.protocol}
         return {"part": self.part, "epochs": self.epochs, "patience": 0}
@@ -63,6 +64,12 @@ class Job:
             "epochs": self.epochs,
             "search": plain(self.search),
         }
+
+    @property
+    def planned(self) -> Any:
+        """The settings with that plan."""
+        stage = "pretrain." if isinstance(self.settings, Recipe | TigerConfig) else ""
+        return changed(self.settings, {f"{stage}{name}": value for name, value in self.plan.items()})
 
     def run(self, name: str) -> Run:
         """A separate folder for a fit that has no stages."""
@@ -86,90 +93,72 @@ class Method(NamedTuple):
     A method that is not `seeded` comes out the same for every seed and is fitted once, as seed 0.
     """
 
-    fit: Callable[[Job], Fitted]
+    fit: Callable[[Fit], Fitted]
     settings: Callable[[CompareConfig], Any] = lambda _: {}
     seeded: bool = True
     tuned_as: str = ""
 
 
-def _counted(fit: Callable[..., Ranker]) -> Callable[[Job], Fitted]:
+def _counted(fit: Callable[..., Ranker]) -> Callable[[Fit], Fitted]:
     """A method that counts and learns nothing."""
     return lambda job: Fitted(fit(job.data, changed(job.settings, {"part": job.part})))
 
 
-def _fit_sasrec(job: Job) -> Fitted:
+def _fit_sasrec(job: Fit) -> Fitted:
     run = job.run("sasrec")
-    model = SASRec.fit(job.data, changed(job.settings, job.plan), run)
-    return Fitted(model, _size(model.network), (Path(run.out or ""),), _best_epochs(run))
+    model = SASRec.fit(job.data, job.planned, run)
+    return _trained(model, [model.network], [run])
 
 
-def _fit_rpg(job: Job) -> Fitted:
-    settings = changed(job.settings, job.plan)
+def _fit_rpg(job: Fit) -> Fitted:
+    settings = job.planned
     stages = {**_of_tokens(job, settings.tokenizer), "model": {"rpg": plain(settings), "seed": job.seed}}
     run = SharedRun(job.fits, job.seed, job.device, decided_by=stages)
     model = Rpg.fit(job.data, settings, run)
-    folders = tuple(run.folder_of(stage) for stage in ("tokenizer", "model"))
-    return Fitted(model, _size(model.network), folders, _best_epochs(run.stage("model")))
+    return _trained(model, [model.network], [run.stage("model"), run.stage("tokenizer")])
 
 
-def _fit_tiger(job: Job) -> Fitted:
-    settings = changed(job.settings, {f"pretrain.{name}": value for name, value in job.plan.items()})
+def _fit_tiger(job: Fit) -> Fitted:
+    settings = job.planned
     run = _shared(job, settings)
     model = Tiger.fit(job.data, settings, run)
-    return _generative(model, model.recommender, run, ("tokenizer", "model"))
+    return _generative(model, model.recommender, run)
 
 
-def _fit_recipe(job: Job, aligned: bool = False) -> Fitted:
-    recipe = changed(job.settings, {f"pretrain.{name}": value for name, value in job.plan.items()})
-    if aligned:
-        recipe = recipe.change(align={"protocol": job.protocol})
+def _fit_recipe(job: Fit, aligned: bool = False, paths: bool = False) -> Fitted:
+    recipe = job.planned.change(align={"protocol": job.protocol}) if aligned else job.planned
     run = _shared(job, recipe)
     model = recipe.fit(job.data, run, aligned, job.search)
-    return _generative(model, model, run, ("tokenizer", "model", "aligned") if aligned else ("tokenizer", "model"))
+    ranker = model.with_search(retriever="paths") if paths else model
+    return _generative(ranker, model, run, *(["aligned"] if aligned else []))
 
 
-def _fit_paths(job: Job) -> Fitted:
-    fitted = _fit_recipe(job)
-    assert isinstance(fitted.ranker, Recommender)
-    return fitted._replace(ranker=fitted.ranker.with_search(retriever="paths"))
-
-
-def _shared(job: Job, settings: Recipe | TigerConfig) -> SharedRun:
+def _shared(job: Fit, settings: Recipe | TigerConfig) -> SharedRun:
     stages = _of_tokens(job, settings.tokenizer)
     stages |= {"model": plain(settings.pretrain) | {"search": plain(job.search)}}
     stages |= {"aligned": plain(settings.align)} if isinstance(settings, Recipe) else {}
     return SharedRun(job.fits, job.seed, job.device, decided_by=stages)
 
 
-def _of_tokens(job: Job, config: TokenizerConfig) -> dict[str, Any]:
+def _of_tokens(job: Fit, config: TokenizerConfig) -> dict[str, Any]:
     """What decides the tokens of a fit."""
     seeded = plain(config) | {"seed": job.seed, "part": job.part}
     return {"dataset": job.identity["dataset"], "tokenizer": seeded}
 
 
-def _generative(ranker: Ranker, model: Recommender, run: SharedRun, stages: tuple[str, ...]) -> Fitted:
-    size = _size(model.model) + _size(model.tokenizer.quantizer)
-    folders = tuple(run.folder_of(stage) for stage in stages)
-    return Fitted(ranker, size, folders, _best_epochs(run.stage("model")), model.config)
+def _generative(ranker: Ranker, model: Recommender, run: SharedRun, *further: str) -> Fitted:
+    runs = [run.stage(stage) for stage in ("model", "tokenizer", *further)]
+    return _trained(ranker, [model.model, model.tokenizer.quantizer], runs, model.config)
 
 
-def _best_epochs(run: Run) -> int:
-    """Epochs after which the kept weights of a run stood; 0 for a run without a loop."""
-    progress = None if run.folder is None else newest_progress(run.folder)
-    return 0 if progress is None else progress.best_epoch + 1
-
-
-def _size(module: nn.Module) -> int:
-    return sum(p.numel() for p in module.parameters())
-
-
-def plain(settings: Any) -> Any:
-    """Settings as JSON gives them back."""
-    if is_dataclass(settings) and not isinstance(settings, type):
-        return plain(asdict(settings))
-    if isinstance(settings, dict):
-        return {name: plain(value) for name, value in settings.items()}
-    return [plain(value) for value in settings] if isinstance(settings, list | tuple) else settings
+def _trained(
+    ranker: Ranker, modules: Sequence[nn.Module], runs: Sequence[Run], search: SearchConfig | None = None
+) -> Fitted:
+    """By runs of which the first is the one whose epochs count; a run without a loop has 0."""
+    folders = tuple(Path(run.out or "") for run in runs)
+    progress = newest_progress(folders[0])
+    size = sum(weight.numel() for module in modules for weight in module.parameters())
+    return Fitted(ranker, size, folders, 0 if progress is None else progress.best_epoch + 1, search)
 
 
 METHODS: dict[str, Method] = {
@@ -183,7 +172,9 @@ METHODS: dict[str, Method] = {
     "tiger": Method(_fit_tiger, lambda config: config.tiger),
     "reg4rec-paper": Method(_fit_recipe, lambda config: config.paper),
     "reg4rec": Method(_fit_recipe, lambda config: config.reg4rec),
-    "reg4rec-paths": Method(_fit_paths, lambda config: config.reg4rec, tuned_as="reg4rec"),
+    "reg4rec-paths": Method(
+        lambda job: _fit_recipe(job, paths=True), lambda config: config.reg4rec, tuned_as="reg4rec"
+    ),
     "reg4rec-paper-aligned": Method(
         lambda job: _fit_recipe(job, aligned=True), lambda config: config.paper, tuned_as="reg4rec-paper"
     ),
@@ -191,4 +182,4 @@ METHODS: dict[str, Method] = {
         lambda job: _fit_recipe(job, aligned=True), lambda config: config.reg4rec, tuned_as="reg4rec"
     ),
 }
-"""By name; what a fit is decided by (`Job.identity`) is what makes two of them the same."""
+"""By name; what a fit is decided by (`Fit.identity`) is what makes two of them the same."""

@@ -25,6 +25,12 @@ class Variant:
     search: Mapping[str, Any] = field(default_factory=dict)
     mislabeled: float = 0.0
 
+    @property
+    def changes(self) -> dict[str, Any]:
+        """What it changes, by stage."""
+        changes = {name: value for name, value in vars(self).items() if name != "name"}
+        return {name: value for name, value in changes.items() if value or (name == "align" and value is not None)}
+
 
 @dataclass(frozen=True)
 class Question:

@@ -1,8 +1,8 @@
 """Whether items are better ranked by their own score or found by paths, and whether CORP helps the former."""
 
-import os
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,16 +13,16 @@ import torch
 from reg4rec.data import Dataset, Sequences
 from reg4rec.errors import InputError
 from reg4rec.evaluation import ProtocolName, evaluate, gains, hit_ranks
-from reg4rec.experiments.compare import versions
-from reg4rec.experiments.finding import Finding, check_study_folder, markdown_table
+from reg4rec.experiments.finding import SPLITS, Columns, Finding, Table, check_study_folder, ranking, versions
+from reg4rec.experiments.job import Job
 from reg4rec.recommend import Recommender
 from reg4rec.settings import SEED_RANGE, SEEDS, check_settings, override
 from reg4rec.statistics import paired_interval
 
-__all__ = ["RetrieverConfig", "RetrieverFindings", "Row", "retrievers"]
+__all__ = ["RetrieverConfig", "Row", "retrievers"]
 
 DEPTH = 50
-SPLITS: tuple[Literal["validation", "test"], ...] = ("validation", "test")
+RETRIEVERS: tuple[Literal["paths", "exact"], ...] = ("paths", "exact")
 Ranks = npt.NDArray[np.int64]
 Metric = dict[str, float]
 
@@ -59,50 +59,6 @@ class Row:
     users_per_second: float | None
 
 
-@dataclass(frozen=True)
-class RetrieverFindings(Finding):
-    """All rows, the settings, and the machine and versions that ran them."""
-
-    dataset: str
-    rows: list[Row]
-    users: dict[str, int]
-    settings: dict[str, Any]
-    machine: dict[str, Any]
-    notes: list[str] = field(default_factory=list)
-    FORMAT = "reg4rec-retrievers", 1
-
-    @property
-    def name(self) -> str:
-        return "retrievers"
-
-    def markdown(self) -> str:
-        """A table a split, and what it was measured under."""
-        parts = [f"# {self.dataset}: retrievers\n"]
-        for split in SPLITS:
-            names = list(self.rows[0].metrics[split])
-            head = ["", *(title for name in names for title in (name, "beyond exact")), "users per second"]
-            lines = [head]
-            for row in self.rows:
-                cells = [row.way]
-                for name in names:
-                    mean, low, high = row.beyond_exact[split][name]
-                    is_exact = row.way == "exact"
-                    cells += [
-                        f"{row.metrics[split][name]:.4f}",
-                        "" if is_exact else f"{mean:+.4f} ({low:+.4f} to {high:+.4f})",
-                    ]
-                lines.append([*cells, "" if row.users_per_second is None else f"{row.users_per_second:,.0f}"])
-            parts += [f"## {split}, {self.users[split]:,} users\n", f"{markdown_table(lines)}\n"]
-        study, models = self.settings["study"], self.settings["models"]
-        machine = ", ".join(f"{name} {value}" for name, value in self.machine.items())
-        parts.append(
-            f"Means over {models} fits of the same data; protocol {study['protocol']}; differences to "
-            "the row `exact` with 95 % intervals of a bootstrap over users. Rows `theta` put items of the first "
-            f"{DEPTH} behind the others where the categories along their paths move by more. {machine}."
-        )
-        return "\n".join(parts) + "\n"
-
-
 def retrievers(
     recommenders: Sequence[Recommender],
     data: Dataset,
@@ -110,48 +66,90 @@ def retrievers(
     *,
     out: str | Path,
     **overrides: Any,
-) -> RetrieverFindings:
+) -> Finding[Row]:
     """Rank by paths and exactly with the same weights; writes `retrievers.md` and `retrievers.json`.
 
-    Several recommenders of the same data, of other seeds say, are averaged user by user. `overrides` replace fields of
-    `config`. InputError for models that do not score items.
+    Several recommenders of the same data, of other seeds say, are averaged user by user. The ranks of each are saved in
+    `out/results`: started again, the study continues with the next one. `overrides` replace fields of `config`.
+    InputError for models that do not score items.
     Paper: CORP, and item-level score, ours, D11.
     """
-    config = override(config or RetrieverConfig(), overrides)
-    check_study_folder(Path(out))
+    config, out = override(config or RetrieverConfig(), overrides), Path(out)
+    check_study_folder(out)
     if not recommenders or not all(one.model.scores_items for one in recommenders):
         raise InputError("a model without item scores has one retriever; give recommenders that score items")
     thetas = config.thetas if all(one.model.category_head is not None for one in recommenders) else ()
-    ways = ["paths", "exact", *(f"theta {theta:g}" for theta in thetas)]
-    ranks: dict[str, dict[str, list[Ranks]]] = {split: {way: [] for way in ways} for split in SPLITS}
-    speeds: dict[Literal["paths", "exact"], list[float]] = {"paths": [], "exact": []}
-    for recommender in recommenders:
-        for split in SPLITS:
-            asked = data, split, config.protocol, (10, DEPTH), config.max_users, config.seed
-            for way, taken in speeds.items():
-                (row,) = evaluate(recommender.with_search(retriever=way), *asked).rows
-                ranks[split][way].append(row.ranks_B)
-                taken.append(row.users_per_second)
-            if thetas:
-                judged = _Judged(recommender.with_search(retriever="exact"), thetas)
-                evaluate(judged, *asked)
-                for theta in thetas:
-                    ranks[split][f"theta {theta:g}"].append(judged.ranks_of(theta))
+    jobs = []
+    for one in recommenders:
+        settings = {**asdict(config), "thetas": thetas}
+        jobs.append(Job(out / "results", "retrievers", ranking(one, data) | settings))
+        jobs[-1].once("speeds", partial(_rank, jobs[-1], one, data, config, thetas))
+    ways = (*RETRIEVERS, *(f"theta {theta:g}" for theta in thetas))
+    found = {(split, way): _metrics([job.ranks[f"{split} {way}"] for job in jobs]) for split in SPLITS for way in ways}
     rows = [
         Row(
             way,
-            {split: {name: float(of.mean()) for name, of in _metrics(ranks[split][way]).items()} for split in SPLITS},
-            {split: _beyond(ranks[split][way], ranks[split]["exact"], config.seed) for split in SPLITS},
-            float(np.mean(speeds[way])) if way in speeds else None,
+            {split: {name: float(of.mean()) for name, of in found[split, way].items()} for split in SPLITS},
+            {
+                split: {
+                    name: paired_interval(of, found[split, "exact"][name], config.seed)
+                    for name, of in found[split, way].items()
+                }
+                for split in SPLITS
+            },
+            float(np.mean([job.found["speeds"][way] for job in jobs])) if way in RETRIEVERS else None,
         )
         for way in ways
     ]
-    users: dict[str, int] = {split: len(ranks[split]["exact"][0]) for split in SPLITS}
-    machine = {"cores": os.cpu_count(), "threads": torch.get_num_threads(), **versions(recommenders[0].device.type)}
-    settings = {"study": asdict(config), "models": len(recommenders), "search": asdict(recommenders[0].config)}
-    findings = RetrieverFindings(data.name, rows, users, settings, machine)
-    findings.save(Path(out))
-    return findings
+    users = {split: len(jobs[0].ranks[f"{split} exact"]) for split in SPLITS}
+    return Finding(
+        "retrievers",
+        ("reg4rec-retrievers", 2),
+        data.name,
+        "retrievers",
+        rows,
+        [Table(rows, _columns(rows[0], split), f"{split}, {users[split]:,} users") for split in SPLITS],
+        f"Means over {len(jobs)} fits of the same data; protocol {config.protocol}; differences to the row `exact` "
+        f"with 95 % intervals of a bootstrap over users. Rows `theta` put items of the first {DEPTH} behind the others "
+        "where the categories along their paths move by more.",
+        {"study": asdict(config), "models": len(jobs), "search": asdict(recommenders[0].config)},
+        versions(recommenders[0].device.type),
+        {"users": users},
+    ).save(out)
+
+
+def _columns(row: Row, split: str) -> Columns:
+    """Two columns for each metric of a split."""
+    columns: dict[str, str | Callable[[Row], str]] = {"": "{row.way}"}
+    for name in row.metrics[split]:
+        columns[name] = f"{{row.metrics[{split}][{name}]:.4f}}"
+        columns[f"{name} beyond exact"] = partial(_gain, split, name)
+    return {**columns, "users per second": lambda row: f"{row.users_per_second:,.0f}" if row.users_per_second else ""}
+
+
+def _gain(split: str, name: str, row: Row) -> str:
+    mean, low, high = row.beyond_exact[split][name]
+    return "" if row.way == "exact" else f"{mean:+.4f} ({low:+.4f} to {high:+.4f})"
+
+
+def _rank(
+    job: Job, recommender: Recommender, data: Dataset, config: RetrieverConfig, thetas: Sequence[float]
+) -> dict[str, list[float]]:
+    """Users per second of each retriever; the job keeps the ranks of all targets, by split and way."""
+    speeds: dict[str, list[float]] = {way: [] for way in RETRIEVERS}
+    ranks: dict[str, Ranks] = {}
+    for split in SPLITS:
+        asked = data, split, config.protocol, (10, DEPTH), config.max_users, config.seed
+        for way in RETRIEVERS:
+            (row,) = evaluate(recommender.with_search(retriever=way), *asked).rows
+            ranks[f"{split} {way}"] = row.ranks_B
+            speeds[way].append(row.users_per_second)
+        if thetas:
+            judged = _Judged(recommender.with_search(retriever="exact"), thetas)
+            evaluate(judged, *asked)
+            ranks |= {f"{split} theta {theta:g}": judged.ranks_of(theta) for theta in thetas}
+    job.keep(**ranks)
+    return speeds
 
 
 class _Judged:
@@ -191,8 +189,3 @@ def _metrics(ranks: Sequence[Ranks]) -> dict[str, npt.NDArray[np.float64]]:
         "NDCG@10": gains(ranks_XB, 10).mean(0),
         f"Recall@{DEPTH}": (ranks_XB < DEPTH).mean(0),
     }
-
-
-def _beyond(ranks: Sequence[Ranks], exact: Sequence[Ranks], seed: int) -> dict[str, tuple[float, float, float]]:
-    values, than = _metrics(ranks), _metrics(exact)
-    return {name: paired_interval(values[name], than[name], seed) for name in values}

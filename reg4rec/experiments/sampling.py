@@ -2,6 +2,7 @@
 
 import statistics
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,11 +11,11 @@ import torch
 
 from reg4rec.data import Dataset
 from reg4rec.errors import InputError
-from reg4rec.experiments.compare import versions
-from reg4rec.experiments.finding import Finding, check_study_folder, markdown_table
+from reg4rec.experiments.finding import Columns, Finding, Picture, Table, check_study_folder, versions
+from reg4rec.experiments.job import plain
 from reg4rec.model import Format
 from reg4rec.precision.ladq import COARSER, LadqConfig, LayerSample, classes_of, read_ladq
-from reg4rec.run import Run
+from reg4rec.run import SharedRun
 from reg4rec.settings import SEED_RANGE, SEEDS, check_settings, override
 from reg4rec.tokenizer import Tokenizer
 from reg4rec.train import PretrainConfig, pretrain
@@ -22,7 +23,7 @@ from reg4rec.train import PretrainConfig, pretrain
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["SamplingConfig", "SamplingFindings", "sampling"]
+__all__ = ["Row", "SamplingConfig", "replayed_classes", "replayed_rows", "sampling", "true_classes"]
 
 SMOOTH = 10
 """Samples to either side of a step whose mean is taken for the truth."""
@@ -71,72 +72,15 @@ class Row:
     """median steps that it took; None where it followed none"""
 
 
-@dataclass(frozen=True)
-class SamplingFindings(Finding):
-    """A row for each period, the traces by layer, and what they were measured under."""
-
-    dataset: str
-    rows: list[Row]
-    steps: list[int]
-    traces: dict[str, list[float]]
-    settings: dict[str, Any]
-    machine: dict[str, Any]
-    notes: list[str] = field(default_factory=list)
-    FORMAT = "reg4rec-sampling", 2
-
-    @property
-    def name(self) -> str:
-        return "sampling"
-
-    def markdown(self) -> str:
-        """A table, and what it was measured under."""
-        head = ["sampled every", "first choice at", "wrong class", "too coarse", "changes", "caught", "lag, steps"]
-        lines = [
-            head,
-            *(
-                [
-                    str(row.period),
-                    str(row.first_step),
-                    f"{row.wrong:.1%}",
-                    f"{row.too_coarse:.1%}",
-                    f"{row.changes:.2f}",
-                    f"{row.caught:.0%}",
-                    "" if row.lag is None else f"{row.lag:.0f}",
-                ]
-                for row in self.rows
-            ),
-        ]
-        note = (
-            f"{len(self.traces)} layers, {self.steps[-1] + 1} steps, one run in fp32 sampled every "
-            f"{self.settings['every']} steps, seed {self.settings['seed']}; the truth: ranks by the mean trace of "
-            f"{SMOOTH} samples to either side. changes: of class, a layer and 1,000 steps."
-        )
-        machine = ", ".join(f"{name} {value}" for name, value in self.machine.items())
-        parts = [f"# {self.dataset}: LADQ's sampling period\n", f"{markdown_table(lines)}\n", note, machine]
-        return "\n".join([*parts, *self.notes]) + "\n"
-
-    def picture_size(self) -> tuple[float, float]:
-        return 10, 3.6
-
-    def draw(self, figure: "Figure") -> None:
-        left, right = figure.subplots(1, 2, width_ratios=(3, 2))
-        for layer, values in self.traces.items():
-            part = layer.partition(".")[0]
-            left.plot(self.steps, values, color={"encoder": "C0"}.get(part, "C1"), linewidth=0.6, alpha=0.7)
-        left.set_yscale("log")
-        left.set_xlabel("step")
-        left.set_title("trace of each layer (blue: encoder, orange: decoder)", fontsize=10)
-        periods = [row.period for row in self.rows]
-        right.plot(periods, [100 * row.wrong for row in self.rows], "o-", label="wrong class")
-        right.plot(periods, [100 * row.too_coarse for row in self.rows], "o-", label="too coarse")
-        right.set_xscale("log")
-        right.set_ylim(0)
-        right.set_xlabel("steps between two samples")
-        right.set_title("% of layers and steps", fontsize=10)
-        right.legend(frameon=False, fontsize=9)
-        for panel in (left, right):
-            panel.spines[["top", "right"]].set_visible(False)
-        figure.suptitle(f"{self.dataset}: LADQ's sampling period", fontsize=11)
+COLUMNS: Columns = {
+    "sampled every": "{row.period}",
+    "first choice at": "{row.first_step}",
+    "wrong class": "{row.wrong:.1%}",
+    "too coarse": "{row.too_coarse:.1%}",
+    "changes": "{row.changes:.2f}",
+    "caught": "{row.caught:.0%}",
+    "lag, steps": lambda row: "" if row.lag is None else f"{row.lag:.0f}",
+}
 
 
 def sampling(
@@ -147,33 +91,42 @@ def sampling(
     out: str | Path,
     device: str = "auto",
     **overrides: Any,
-) -> SamplingFindings:
+) -> Finding[Row]:
     """Train once, sampling often, and replay controllers that sample rarely; writes `sampling.md`, `.json`, `.png`.
 
-    The run is saved in `out/run`: a killed run continues, a finished one is not trained again.
+    The run is saved in `out/fits`: a killed run continues, a finished one is not trained again.
     Paper: LADQ, stated (sampling must be frequent enough to catch phase changes).
     """
     config, out = override(config or SamplingConfig(), overrides), Path(out)
     check_study_folder(out)
     everything_fp32 = LadqConfig(sample_every=config.every, decay=0.0, fp32_share=1.0, fp8_share=0.0, slowdown=1e9)
     settings = replace(config.pretrain, precision="ladq", ladq=everything_fp32)
-    pretrain(data, tokenizer, settings, Run(out / "run", config.seed, device))
-    history = read_ladq(out / "run").history
+    tokens = {"tokens": tokenizer.catalog(data.items), "dataset": data.card["fingerprint"], "seed": config.seed}
+    shared = SharedRun(out / "fits", config.seed, device, decided_by={**tokens, "sampled": plain(settings)})
+    run = shared.stage("sampled")
+    pretrain(data, tokenizer, settings, run)
+    history = read_ladq(Path(run.out or "")).history
     if len(history) < 2 * SMOOTH:
         raise InputError(
             f"the run has {len(history)} samples, a study needs {2 * SMOOTH}; train longer or sample more often"
         )
-    truth = _truth(history, config.ladq)
-    findings = SamplingFindings(
+    rows, steps = replayed_rows(history, config), [step for step, _ in history]
+    traces = {name: [layers[name].trace for _, layers in history] for name in history[0][1]}
+    return Finding(
+        "sampling",
+        ("reg4rec-sampling", 3),
         data.name,
-        [_row(period, history, truth, config) for period in config.periods],
-        [step for step, _ in history],
-        {name: [rows[name].trace for _, rows in history] for name in history[0][1]},
+        "LADQ's sampling period",
+        rows,
+        [Table(rows, COLUMNS)],
+        f"{len(traces)} layers, {steps[-1] + 1} steps, one run in fp32 sampled every {config.every} steps, seed "
+        f"{config.seed}; the truth: ranks by the mean trace of {SMOOTH} samples to either side. changes: of class, a "
+        "layer and 1,000 steps.",
         asdict(config),
         versions(torch.device(device if device != "auto" else "cpu").type),
-    )
-    findings.save(out)
-    return findings
+        {"steps": steps, "traces": traces},
+        picture=Picture(10, 3.6, partial(_draw, rows=rows, steps=steps, traces=traces)),
+    ).save(out)
 
 
 History = list[tuple[int, dict[str, LayerSample]]]
@@ -184,7 +137,7 @@ def _cost(sample: LayerSample, trace: float) -> float:
     return sample.fp8 / sample.trace * trace if sample.trace > 0 else 0.0
 
 
-def _truth(history: History, ladq: LadqConfig) -> list[Classes]:
+def true_classes(history: History, ladq: LadqConfig) -> list[Classes]:
     """The classes by traces averaged over samples before and after each step."""
     classes: list[Classes] = []
     for i, (_, rows) in enumerate(history):
@@ -194,7 +147,7 @@ def _truth(history: History, ladq: LadqConfig) -> list[Classes]:
     return classes
 
 
-def _replayed(period: int, history: History, ladq: LadqConfig) -> list[Classes]:
+def replayed_classes(period: int, history: History, ladq: LadqConfig) -> list[Classes]:
     """The classes that a controller has at each sampled step; empty before its first sample."""
     traces: dict[str, float] = {}
     now: Classes = {}
@@ -208,8 +161,14 @@ def _replayed(period: int, history: History, ladq: LadqConfig) -> list[Classes]:
     return classes
 
 
+def replayed_rows(history: History, config: SamplingConfig) -> list[Row]:
+    """A row for each period; InputError where the run ends before a controller's first sample."""
+    truth = true_classes(history, config.ladq)
+    return [_row(period, history, truth, config) for period in config.periods]
+
+
 def _row(period: int, history: History, truth: list[Classes], config: SamplingConfig) -> Row:
-    found = _replayed(period, history, config.ladq)
+    found = replayed_classes(period, history, config.ladq)
     first = next((i for i, classes in enumerate(found) if classes), None)
     if first is None:
         raise InputError(f"the run ends before step {period}; leave {period} out of periods, or train longer")
@@ -237,3 +196,17 @@ def _lags(name: str, found: list[Classes], truth: list[Classes], first: int) -> 
         if end - edge >= SMOOTH:
             lags.append(next((i - edge for i in range(edge, end) if found[i][name] == truth[edge][name]), None))
     return lags
+
+
+def _draw(figure: "Figure", rows: list[Row], steps: list[int], traces: dict[str, list[float]]) -> None:
+    left, right = figure.subplots(1, 2, width_ratios=(3, 2))
+    for layer, values in traces.items():
+        color = "C0" if layer.startswith("encoder.") else "C1"
+        left.plot(steps, values, color=color, linewidth=0.6, alpha=0.7)
+    left.set(yscale="log", xlabel="step", title="trace of each layer (blue: encoder, orange: decoder)")
+    periods = [row.period for row in rows]
+    right.plot(periods, [100 * row.wrong for row in rows], "o-", label="wrong class")
+    right.plot(periods, [100 * row.too_coarse for row in rows], "o-", label="too coarse")
+    right.set(xscale="log", xlabel="steps between two samples", title="% of layers and steps")
+    right.set_ylim(0)
+    right.legend(frameon=False, fontsize=9)

@@ -1,14 +1,14 @@
 """Studies that fit one recipe with changes and compare the fits."""
 
-import json
-from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from reg4rec import loop
 from reg4rec.alignment.stage import AlignStage
@@ -16,20 +16,34 @@ from reg4rec.checkpoints import training_seconds
 from reg4rec.data import Dataset, ItemCatalog
 from reg4rec.errors import InputError, TokenizerCollapseError
 from reg4rec.evaluation import evaluate
-from reg4rec.experiments.compare import versions
-from reg4rec.experiments.finding import check_study_folder
+from reg4rec.experiments.finding import Columns, Finding, Picture, Spread, Table, check_study_folder, versions
+from reg4rec.experiments.job import Job, plain
 from reg4rec.experiments.questions import QUESTIONS, Variant
-from reg4rec.experiments.variant_finding import Measured, VariantFindings, compared
 from reg4rec.recipes import Recipe, recipe_named
 from reg4rec.recommend import Recommender
 from reg4rec.run import SharedRun
 from reg4rec.settings import SEED_RANGE, SEEDS, check_settings, override
-from reg4rec.storage import new_header, read_header, read_tensors, to_json, write_header, write_tensors
+from reg4rec.statistics import error_of_mean
 
-__all__ = ["VariantConfig", "recipe_of_studies", "study_variants"]
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
-FORMAT, VERSION = "reg4rec-variant", 2
+__all__ = ["Measured", "Row", "VariantConfig", "compared", "mislabeled", "recipe_of_studies", "study_variants"]
+
 CUTS = (5, 10, 50)
+METRICS = {"recall@5": "Recall@5", "recall@10": "Recall@10", "ndcg@10": "NDCG@10", "recall@50": "Recall@50"}
+FORMS = {
+    "collisions": ".1%",
+    "category_accuracy": ".1%",
+    "similarity": ".2f",
+    "path_recall": ".4f",
+    "paths_pruned": ".1f",
+    "decoded": ".3g",
+    "parameters": ",.0f",
+    "train_seconds": ",.0f",
+    "users_per_second": ",.0f",
+}
+"""How the further values of a row are written."""
 
 
 def recipe_of_studies(name: str) -> Recipe:
@@ -59,6 +73,28 @@ class VariantConfig:
         )
 
 
+class Measured(NamedTuple):
+    """One row with one seed: its values by name, and the 0-based rank of every user's target."""
+
+    facts: dict[str, float | None]
+    rank_B: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One variant; lists hold a value a seed.
+
+    `change` is the relative change of Recall@10 against the first row on the same users and seeds, and
+    `change_error` its standard error over the users; None for the first row, and where that was not measured.
+    """
+
+    name: str
+    seeds: list[int]
+    facts: dict[str, list[float | None]]
+    change: float | None
+    change_error: float | None
+
+
 def study_variants(
     name: str,
     data: Dataset,
@@ -67,163 +103,184 @@ def study_variants(
     out: str | Path,
     device: str = "auto",
     **overrides: Any,
-) -> VariantFindings:
+) -> Finding[Row]:
     """Fit and measure the rows of a question of `QUESTIONS`; writes `NAME.md`, `NAME.json` and `NAME.png`.
 
-    Quality is that of `evaluate` on validation users, protocol `standard`; test is not read. Fits are saved in
-    `out/fits`, so that studies in one folder share them. A killed study continues: what is finished is not fitted or
-    measured again. The table is written after every row. A row whose settings do not fit this dataset, or whose tokens
-    collapse, becomes a note.
+    Quality is that of `evaluate` on validation users, protocol `standard`; test is not read. Fits and what was measured
+    of them are saved in `out/fits` and `out/results`, so that studies in one folder share them. A killed study
+    continues: what is finished is not fitted or measured again. The table is written after every row. A row whose
+    settings do not fit this dataset, or whose tokens collapse, becomes a note.
     `overrides` replace fields of `config`. InputError for an unknown question or row.
     """
     config, out = override(config or VariantConfig(), overrides), Path(out)
     check_study_folder(out)
     if name not in QUESTIONS:
         raise InputError(f"there is no study {name!r} of variants; the studies are {', '.join(QUESTIONS)}")
-    question = QUESTIONS[name]
-    known = [variant.name for variant in question.variants]
-    if unknown := [row for row in config.rows if row not in known]:
-        raise InputError(f"rows holds {unknown[0]!r}; the rows of {name} are {'; '.join(known)}")
+    fits = {
+        v.name: [_Fit(data, v, config, out, seed, device) for seed in config.seeds] for v in QUESTIONS[name].variants
+    }
+    if unknown := [row for row in config.rows if row not in fits]:
+        raise InputError(f"rows holds {unknown[0]!r}; the rows of {name} are {'; '.join(fits)}")
     notes: list[str] = []
-    for variant in question.variants:
-        if config.rows and variant.name not in config.rows:
-            continue
+    for row in config.rows or fits:
         try:
-            for job in _jobs(variant, data, config, out, device):
-                job.measure()
+            for fit in fits[row]:
+                fit.measured()
         except (InputError, TokenizerCollapseError) as error:
-            notes.append(f"{variant.name}: {error}")
-        findings = _findings(name, data, config, out, device, [*notes])
-        if findings.rows:
-            findings.save(out)
-    if not findings.rows:
+            notes.append(f"{row}: {error}")
+        known = {other: {fit.seed: fit.measured() for fit in of if fit.path.exists()} for other, of in fits.items()}
+        if rows := compared({other: measured for other, measured in known.items() if measured}):
+            found = _finding(name, data.name, rows, config, versions(device), [*notes]).save(out)
+    if not rows:
         raise InputError(f"no row of {name} can be fitted on {data.name}: {'; '.join(notes)}")
-    return findings
+    return found
 
 
-def _jobs(variant: Variant, data: Dataset, config: VariantConfig, out: Path, device: str) -> "list[_Job]":
-    """A row's jobs, one a seed."""
-    return [_Job(data, variant, config, out / "fits", seed, device) for seed in config.seeds]
+def compared(rows: Mapping[str, Mapping[int, Measured]]) -> list[Row]:
+    """Rows by name from what was measured with each seed; the first of them is what the others are compared with."""
+    made: list[Row] = []
+    for name, measured in rows.items():
+        first_name, first = next(iter(rows.items()))
+        facts = {fact: [m.facts[fact] for m in measured.values()] for fact in next(iter(measured.values())).facts}
+        seeds = [] if name == first_name else sorted(measured.keys() & first.keys())
+        change = _change([measured[s].rank_B for s in seeds], [first[s].rank_B for s in seeds]) if seeds else None
+        made.append(Row(name, list(measured), facts, *(change or (None, None))))
+    return made
 
 
-def _findings(
-    name: str, data: Dataset, config: VariantConfig, out: Path, device: str, notes: list[str]
-) -> VariantFindings:
-    """What has been measured so far."""
+def _change(own: Sequence[npt.NDArray[np.int64]], base: Sequence[npt.NDArray[np.int64]]) -> tuple[float, float] | None:
+    """Relative change of Recall@10 from `base` to `own`, ranks (B,) of the same users a seed, and its standard error.
+
+    A user counts once, by the mean over the seeds.
+    """
+    hit_B, base_B = ((np.stack(ranks) < 10).mean(0) for ranks in (own, base))
+    if not base_B.any():
+        return None
+    change, level = hit_B - base_B, base_B.mean()
+    return float(change.mean() / level), float(error_of_mean(change) / level)
+
+
+def _finding(
+    name: str, dataset: str, rows: list[Row], config: VariantConfig, measured_with: dict[str, Any], notes: list[str]
+) -> Finding[Row]:
     question = QUESTIONS[name]
-    rows: dict[str, dict[int, Measured]] = {}
-    for variant in question.variants:
-        jobs = _jobs(variant, data, config, out, device)
-        if measured := {job.seed: job.read() for job in jobs if job.path.exists()}:
-            rows[variant.name] = measured
-    settings = {key: value for key, value in asdict(config).items() if key != "rows"}
-    changes = {variant.name: _changes(variant) for variant in question.variants}
-    return VariantFindings(
-        data.name, name, question.title, compared(rows), question.shown, settings, changes, versions(device), notes
+    columns: Columns = {
+        "": "{row.name}",
+        **{title: partial(_spread, metric) for metric, title in METRICS.items()},
+        "change of Recall@10": lambda row: "" if row.change is None else f"{row.change:+.1%} ± {row.change_error:.1%}",
+        **{fact.replace("_", " "): partial(_written, fact) for fact in question.shown},
+    }
+    return Finding(
+        name,
+        ("reg4rec-study", 2),
+        dataset,
+        question.title,
+        rows,
+        [Table(rows, columns)],
+        f"Validation, {'all' if config.max_users is None else f'{config.max_users:,}'} users, protocol standard, seeds "
+        f"{', '.join(map(str, config.seeds))}. Change: against the first row, with its standard error over the users.",
+        {key: value for key, value in plain(config).items() if key != "rows"},
+        measured_with,
+        {
+            "study": name,
+            "question": question.title,
+            "shown": question.shown,
+            "changes": {variant.name: variant.changes for variant in question.variants},
+        },
+        notes,
+        Picture(10, 1.3 + 0.3 * len(rows), partial(_draw, rows=rows)),
     )
 
 
-def _changes(variant: Variant) -> dict[str, Any]:
-    """What a variant changes, by stage."""
-    changes = {name: value for name, value in vars(variant).items() if name != "name"}
-    return {name: value for name, value in changes.items() if value or (name == "align" and value is not None)}
+def _spread(fact: str, row: Row) -> str:
+    return str(Spread.of(_known(row, fact)))
 
 
-@dataclass(frozen=True)
-class _Job:
+def _written(fact: str, row: Row) -> str:
+    values = _known(row, fact)
+    return f"{statistics.fmean(values):{FORMS[fact]}}" if values else ""
+
+
+def _known(row: Row, fact: str) -> list[float]:
+    return [value for value in row.facts.get(fact, []) if value is not None]
+
+
+def _draw(figure: "Figure", rows: list[Row]) -> None:
+    places = list(range(len(rows)))[::-1]
+    changed, level = figure.subplots(1, 2, sharey=True)
+    changes = [100 * (row.change or 0.0) for row in rows]
+    errors = [100 * (row.change_error or 0.0) for row in rows]
+    changed.errorbar(changes, places, xerr=errors, fmt="o", capsize=3, color="C0")
+    changed.axvline(0, color="0.6", linestyle=":", linewidth=1)
+    changed.set_title("change of Recall@10, % (standard error over users)")
+    spreads = [Spread.of(_known(row, "ndcg@10")) for row in rows]
+    level.errorbar([s.mean for s in spreads], places, xerr=[s.std or 0.0 for s in spreads], fmt="o", capsize=3)
+    level.set_title("NDCG@10")
+    for panel in (changed, level):
+        panel.locator_params(axis="x", nbins=6)
+        panel.set_yticks(places, [row.name for row in rows], fontsize=8)
+        panel.grid(axis="y", linewidth=0.3)
+
+
+class _Fit(Job):
     """One row with one seed: its fits, each in a folder named after what decides it, and what was measured."""
 
-    data: Dataset
-    variant: Variant
-    config: VariantConfig
-    fits: Path
-    seed: int
-    device: str
-
-    @cached_property
-    def recipe(self) -> Recipe:
-        """The study's recipe with the changes of this row."""
-        return self.config.recipe.change(self.variant.tokenizer, self.variant.pretrain, self.variant.align)
-
-    @cached_property
-    def settings(self) -> dict[str, Any]:
-        """All that decides the stages, those before included, as JSON has it."""
-        recipe, variant = self.recipe, self.variant
-        stages: dict[str, Any] = {"dataset": self.data.card["fingerprint"]}
-        stages["tokenizer"] = asdict(recipe.tokenizer) | {"seed": self.seed}
-        stages["model"] = asdict(recipe.pretrain) | {"seed": self.seed, "mislabeled": variant.mislabeled}
+    def __init__(self, data: Dataset, variant: Variant, config: VariantConfig, out: Path, seed: int, device: str):
+        self.data, self.variant, self.config, self.seed = data, variant, config, seed
+        self.recipe = config.recipe.change(variant.tokenizer, variant.pretrain, variant.align)
+        stages: dict[str, Any] = {
+            "dataset": data.card["fingerprint"],
+            "tokenizer": plain(self.recipe.tokenizer) | {"seed": seed},
+            "model": plain(self.recipe.pretrain) | {"seed": seed, "mislabeled": variant.mislabeled},
+        }
         if variant.align is not None:
-            stages["aligned"] = asdict(recipe.align)
-        stages["measured"] = {"search": dict(variant.search), "max_users": self.config.max_users}
-        return json.loads(to_json(stages))
+            stages["aligned"] = plain(self.recipe.align)
+        self.run = SharedRun(out / "fits", seed, device, decided_by=stages)
+        measuring = {"search": variant.search, "max_users": config.max_users}
+        super().__init__(out / "results", "variant", {**stages, "measured": measuring})
 
-    @cached_property
-    def fitting(self) -> SharedRun:
-        return SharedRun(self.fits, self.seed, self.device, decided_by=self.settings)
-
-    @property
-    def path(self) -> Path:
-        return self.fitting.folder_of("measured") / "measured.json"
-
-    def measure(self) -> None:
+    def measured(self) -> Measured:
         """Fit what is not fitted yet and measure it, unless that was done before."""
-        if self.path.exists():
-            return
+        return Measured(self.once("facts", self._measure), self.ranks["rank_B"])
+
+    def _measure(self) -> dict[str, float | None]:
         recommender = self._fitted()
         (row,) = evaluate(recommender, self.data, "validation", "standard", CUTS, self.config.max_users).rows
         health = recommender.tokenizer.health
-        write_tensors(self.path.with_name("ranks.safetensors"), {"rank_B": torch.from_numpy(row.ranks_B)})
-        facts = {
+        self.keep(rank_B=row.ranks_B)
+        return {
             **row.metrics,
             **row.extra,
             "users_per_second": row.users_per_second,
             "parameters": sum(p.numel() for p in recommender.model.parameters()),
-            "train_seconds": self._seconds(),
+            "train_seconds": training_seconds([self.run.folder_of(stage) for stage in self.run.decided_by][1:]),
             "collisions": health.collision_rate_nearest,
             "similarity": health.max_similarity,
             "decoded": recommender.config.num_steps or recommender.model.config.num_codebooks,
         }
-        header = new_header(FORMAT, VERSION, **self.settings, facts=facts)
-        write_header(self.path, header, ["ranks.safetensors"])
-
-    def read(self) -> Measured:
-        """What `measure` found."""
-        facts = read_header(self.path, FORMAT, VERSION)["facts"]
-        return Measured(facts, read_tensors(self.path.with_name("ranks.safetensors"))["rank_B"].numpy())
-
-    def _seconds(self) -> float:
-        """Time in training loops, validation included, of all stages."""
-        runs = [self.fitting.folder_of(stage) for stage in self.settings if stage in ("tokenizer", "model", "aligned")]
-        return training_seconds(runs)
 
     def _fitted(self) -> Recommender:
         """The row's recommender; stages that are finished are read."""
-        taught = _mislabeled(self.data, self.variant.mislabeled, self.seed)
-        recommender = self.recipe.fit(taught, self.fitting)
+        taught = mislabeled(self.data, self.variant.mislabeled, self.seed)
+        recommender = self.recipe.fit(taught, self.run)
         if self.variant.align is not None:
             # weights as the best epoch left them, better or worse than before, under the search chosen before
             stage = AlignStage(recommender, taught, self.recipe.align, self.seed)
-            loop.train(stage, self.recipe.align.loop, self.fitting.stage("aligned"))
+            loop.train(stage, self.recipe.align.loop, self.run.stage("aligned"))
             recommender = recommender.with_model(stage.policy)
         # the questions are of tokens and paths
         return recommender.with_search(retriever="paths", **self.variant.search)
 
 
-@dataclass(frozen=True, eq=False)
-class _Mislabeled(ItemCatalog):
-    """A catalog in which a random part of the items with a category have that of another item; names stay in order."""
+def mislabeled(data: Dataset, part: float, seed: int) -> Dataset:
+    """The data with the categories of a random part of the items, of those with one, swapped among them.
 
-    part: float
-    seed: int
-
-    @cached_property
-    def categories_I(self) -> npt.NDArray[np.int32]:  # noqa: N802
-        category_I, draw = ItemCatalog(self.table, self.category_level).categories_I, np.random.default_rng(self.seed)
-        known = np.flatnonzero(category_I >= 0)
-        chosen = draw.choice(known, round(self.part * len(known)), replace=False)
-        category_I[chosen] = category_I[draw.permutation(chosen)]
-        return category_I
-
-
-def _mislabeled(data: Dataset, part: float, seed: int) -> Dataset:
-    return replace(data, items=_Mislabeled(data.items.table, data.items.category_level, part, seed)) if part else data
+    Names of categories stay in order.
+    """
+    if not part:
+        return data
+    items, draw = ItemCatalog(data.items.table, data.items.category_level), np.random.default_rng(seed)
+    known = np.flatnonzero(items.categories_I >= 0)
+    chosen = draw.choice(known, round(part * len(known)), replace=False)
+    items.categories_I[chosen] = items.categories_I[draw.permutation(chosen)]
+    return replace(data, items=items)

@@ -5,19 +5,14 @@ import io
 import json
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
 
 from reg4rec.cli import main
 from reg4rec.errors import InputError
-from reg4rec.experiments import ColdStartFindings, VariantFindings, gather, write_report
-from reg4rec.experiments.cold_start_finding import Row as ColdRow
-from reg4rec.experiments.comparison import Comparison
-from reg4rec.experiments.comparison import Row as Method
-from reg4rec.experiments.variant_finding import Measured, compared
-
-METRICS = {"recall@5": 0.1, "ndcg@5": 0.05, "recall@10": 0.2, "ndcg@10": 0.08, "recall@50": 0.4}
+from reg4rec.experiments import Finding, gather, write_report
+from reg4rec.experiments.finding import Picture, Table
 
 
 class Page(HTMLParser):
@@ -47,29 +42,19 @@ class Page(HTMLParser):
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A comparison, two studies, and their runs."""
     out = tmp_path_factory.mktemp("runs")
-    measured = {"unchanged": {0: Measured(dict(METRICS), np.array([0, 60]))}}
-    settings = {"seeds": (0,), "max_users": None, "recipe": {"size": "tiny"}}
-    VariantFindings(
-        "<script>alert(1)</script>", "sizes", "a question", compared(measured), (), settings, {}, {}, []
-    ).save(out / "studies")
-    method = Method(
-        "popularity",
-        "standard",
-        "train",
-        [0],
-        {n: [v] for n, v in METRICS.items()},
-        [5.0],
-        [0.0],
-        {"1": [1.0], "64": [2.0]},
-        [0],
-        0,
+
+    def found(name: str, dataset: str, question: str, *tables: Table, **more: Any) -> Finding[Any]:
+        return Finding(name, (f"reg4rec-{name}", 1), dataset, question, [], [*tables], "", versions={}, **more)
+
+    picture = Picture(2, 2, lambda figure: figure.subplots().plot([0, 1]))
+    row = Table([0.2], {"": "as it is", "recall@10": "{row:.4f}"})
+    found("sizes", "<script>alert(1)</script>", "a question", row, settings={"size": "tiny"}, picture=picture).save(
+        out / "studies"
     )
-    card = {"split": "test", "held_back": {"kind": "leave-one-out"}, "users": 2, "items": 9, "cold_targets": 0}
-    card |= {"cold_targets_dropped": False, "filter_seen": False}
-    Comparison("shop", [method], {"standard": card}, {"popularity": {}}, {"torch": "2"}).save(out / "compare")
-    row = ColdRow("items", "all", "chance", "all", {"recall@10": 0.25})
-    people = ColdRow("users", "new", "chance", "all", {"recall@10": 0.5})
-    ColdStartFindings("shop", [row, people], {"items": 3}, {"seed": 7}, {}).save(out / "studies" / "cold")
+    method = Table(["popularity"], {"method": "{row}"}, "standard")
+    found("compare", "shop", "methods compared", method, settings={}, picture=picture).save(out / "compare")
+    items, people = Table([0.25], {"": "{row:.4f}"}, "New items"), Table([0.5], {"": "{row:.4f}"}, "New users")
+    found("cold-start", "shop", "cold starts", items, people, settings={"seed": 7}).save(out / "studies" / "cold")
     run = out / "compare" / "runs" / "popularity"
     run.mkdir(parents=True)
     for name in ("result.json", "result.md"):

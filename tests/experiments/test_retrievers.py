@@ -56,5 +56,3 @@ def test_models_of_tokens_alone_are_refused(
     tokens_alone = Recommender(token_model, tokenizer, shop.items, device="cpu")
     with pytest.raises(InputError, match="a model without item scores has one retriever"):
         retrievers([exact, tokens_alone], shop, out=tmp_path)
-    with pytest.raises(InputError, match="thetas"):
-        retrievers([exact], shop, out=tmp_path, thetas=(-1.0,))

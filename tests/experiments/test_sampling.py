@@ -4,14 +4,14 @@ import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from reg4rec.cli import main
 from reg4rec.data.shop import SyntheticShop
 from reg4rec.errors import InputError
-from reg4rec.experiments import SamplingConfig, SamplingFindings, sampling
-from reg4rec.experiments.sampling import _replayed, _row, _truth
+from reg4rec.experiments import Finding, SamplingConfig, sampling
+from reg4rec.experiments.sampling import replayed_classes, replayed_rows, true_classes
 from reg4rec.loop import LoopConfig
 from reg4rec.precision.ladq import LadqConfig, LayerSample, read_ladq
 from reg4rec.run import Run
@@ -39,34 +39,39 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def findings(shop: SyntheticShop, tokenizer: Tokenizer, folder: Path) -> SamplingFindings:
+def findings(shop: SyntheticShop, tokenizer: Tokenizer, folder: Path) -> Finding[Any]:
     return sampling(shop, tokenizer, CONFIG, out=folder, device="cpu")
 
 
+def run_of(out: Path) -> Path:
+    (run,) = out.glob("fits/sampled-*")
+    return run
+
+
 def test_a_replayed_controller_is_the_one_that_trains(
-    findings: SamplingFindings, shop: SyntheticShop, tokenizer: Tokenizer, folder: Path, cache: Path, tmp_path: Path
+    findings: Finding[Any], shop: SyntheticShop, tokenizer: Tokenizer, folder: Path, cache: Path, tmp_path: Path
 ) -> None:
     """fp32 is the fastest format here, so both runs see the same weights."""
     costs = {m: {size: {"fp32": 1.0, "bf16": 2.0} for size in sizes} for m, sizes in read_json(cache).items()}
     write_json(cache, costs)
     training = replace(TRAINING, precision="ladq", ladq=LadqConfig(sample_every=4))
     pretrain(shop, tokenizer, training, Run(tmp_path, device="cpu", progress=False))
-    replayed = _replayed(4, read_ladq(folder / "run").history, training.ladq)
+    replayed = replayed_classes(4, read_ladq(run_of(folder)).history, training.ladq)
     assert replayed[2] == {}
     assert replayed[-1] == read_ladq(tmp_path).classes
 
 
 def test_the_run_is_in_fp32_where_bf16_is_faster_too(
-    findings: SamplingFindings, shop: SyntheticShop, tokenizer: Tokenizer, cache: Path, tmp_path: Path
+    findings: Finding[Any], shop: SyntheticShop, tokenizer: Tokenizer, cache: Path, tmp_path: Path
 ) -> None:
     costs = {m: {size: {"fp32": 5.0, "bf16": 1.0} for size in sizes} for m, sizes in read_json(cache).items()}
     write_json(cache, costs)
     sampling(shop, tokenizer, CONFIG, out=tmp_path, device="cpu")
-    history = read_ladq(tmp_path / "run").history
+    history = read_ladq(run_of(tmp_path)).history
     assert {layer.format for _, layers in history for layer in layers.values()} == {"fp32"}
 
 
-def test_the_findings(findings: SamplingFindings, folder: Path) -> None:
+def test_the_findings(findings: Finding[Any], folder: Path) -> None:
     assert [row.period for row in findings.rows] == [1, 4, 8]
     assert [row.first_step for row in findings.rows] == [0, 3, 7]
     assert all(0 <= row.too_coarse <= row.wrong < 0.5 for row in findings.rows)
@@ -82,10 +87,10 @@ def test_a_planted_change_is_caught_late_by_rare_samples() -> None:
     steps = [(s, {f"l{i}": sample(10.0 - i if i or s < 100 else 0.1) for i in range(10)}) for s in range(400)]
     ladq = LadqConfig(decay=0.0, hysteresis=0.0)
     config = SamplingConfig(every=1, periods=(1, 50), ladq=ladq)
-    truth = _truth(steps, ladq)
+    truth = true_classes(steps, ladq)
     assert truth[0]["l0"] == "fp32"
     assert truth[-1]["l0"] == "fp8"
-    often, rarely = (_row(period, steps, truth, config) for period in config.periods)
+    often, rarely = replayed_rows(steps, config)
     assert often.caught == rarely.caught == 1.0
     assert often.lag is not None
     assert rarely.lag is not None
@@ -93,25 +98,8 @@ def test_a_planted_change_is_caught_late_by_rare_samples() -> None:
     assert often.wrong < rarely.wrong
 
 
-def test_bad_settings(shop: SyntheticShop, tokenizer: Tokenizer, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="multiples of every, 10"):
-        SamplingConfig(periods=(25,))
+def test_too_short_a_run_is_refused(shop: SyntheticShop, tokenizer: Tokenizer, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="samples, a study needs 20"):
         sampling(shop, tokenizer, CONFIG, out=tmp_path, device="cpu", every=4, periods=(4,))
     with pytest.raises(InputError, match="leave 4000 out of periods"):
         sampling(shop, tokenizer, CONFIG, out=tmp_path / "long", device="cpu", periods=(4000,))
-
-
-def test_the_command(
-    shop: SyntheticShop, tokenizer: Tokenizer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    shop.save(tmp_path / "data")
-    tokenizer.save_pretrained(tmp_path / "tokens")
-    main(
-        [
-            *("study", "sampling", "--data", str(tmp_path / "data"), "--tokens", str(tmp_path / "tokens")),
-            *("--out", str(tmp_path / "out"), "--every", "1", "--periods", "1", "4", "--pretrain.size", "tiny"),
-            *("--pretrain.batch-targets", "512", "--pretrain.loop.epochs", "2", "--device", "cpu"),
-        ]
-    )
-    assert "LADQ's sampling period" in capsys.readouterr().out

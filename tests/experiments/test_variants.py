@@ -16,10 +16,9 @@ from reg4rec.data import ViewConfig, synthetic_shop
 from reg4rec.data.shop import SyntheticShop
 from reg4rec.errors import InputError
 from reg4rec.evaluation import evaluate
-from reg4rec.experiments import QUESTIONS, VariantConfig, VariantFindings, recipe_of_studies, study_variants
+from reg4rec.experiments import QUESTIONS, Finding, VariantConfig, study_variants
 from reg4rec.experiments.questions import AS_IT_IS
-from reg4rec.experiments.variant_finding import Measured, Row, compared
-from reg4rec.experiments.variants import _mislabeled
+from reg4rec.experiments.variants import Measured, Row, compared, mislabeled
 from reg4rec.loop import LoopConfig
 from reg4rec.recipes import Recipe
 from reg4rec.recommend import Recommender
@@ -44,7 +43,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def rewards(shop: SyntheticShop, out: Path) -> VariantFindings:
+def rewards(shop: SyntheticShop, out: Path) -> Finding[Row]:
     return study_variants("rewards", shop, CONFIG, out=out, rows=REWARD_ROWS)
 
 
@@ -70,7 +69,7 @@ def test_every_row_is_another_setting_that_exists(name: str) -> None:
     assert len(seen) == len(question.variants) == len({variant.name for variant in question.variants})
 
 
-def test_a_row_has_the_figures_of_an_evaluation(rewards: VariantFindings, shop: SyntheticShop, out: Path) -> None:
+def test_a_row_has_the_figures_of_an_evaluation(rewards: Finding[Row], shop: SyntheticShop, out: Path) -> None:
     assert tuple(row.name for row in rewards.rows) == REWARD_ROWS
     (model,) = fits(out, "model")
     recommender = Recommender.from_pretrained(model / "recommender").with_search(retriever="paths")
@@ -85,7 +84,7 @@ def test_a_row_has_the_figures_of_an_evaluation(rewards: VariantFindings, shop: 
     assert (len(fits(out, "tokenizer")), len(fits(out, "aligned"))) == (1, 2)
 
 
-def test_table_json_and_picture_are_written(rewards: VariantFindings, out: Path) -> None:
+def test_table_json_and_picture_are_written(rewards: Finding[Row], out: Path) -> None:
     assert (out / "rewards.md").read_text() == rewards.markdown()
     assert "| step hit alone " in rewards.markdown()
     stored = json.loads((out / "rewards.json").read_text())
@@ -94,15 +93,16 @@ def test_table_json_and_picture_are_written(rewards: VariantFindings, out: Path)
     assert (out / "rewards.png").stat().st_size > 10_000
 
 
-def test_nothing_is_fitted_or_measured_twice(rewards: VariantFindings, shop: SyntheticShop, out: Path) -> None:
-    before = {path: path.stat().st_mtime_ns for path in (out / "fits").rglob("*")}
+def test_nothing_is_fitted_or_measured_twice(rewards: Finding[Row], shop: SyntheticShop, out: Path) -> None:
+    there = [path for part in ("fits", "results") for path in (out / part).rglob("*")]
+    before = {path: path.stat().st_mtime_ns for path in there}
     again = study_variants("rewards", shop, CONFIG, out=out, rows=REWARD_ROWS)
     assert again.rows == rewards.rows
-    assert {path: path.stat().st_mtime_ns for path in (out / "fits").rglob("*")} == before
+    assert {path: path.stat().st_mtime_ns for path in there} == before
 
 
 def test_studies_share_their_fits_and_a_row_can_come_later(
-    rewards: VariantFindings, shop: SyntheticShop, out: Path
+    rewards: Finding[Row], shop: SyntheticShop, out: Path
 ) -> None:
     models = len(fits(out, "model"))
     found = study_variants("sizes", shop, CONFIG, out=out, rows=(AS_IT_IS, "100 beams"))
@@ -114,7 +114,7 @@ def test_studies_share_their_fits_and_a_row_can_come_later(
     assert len(fits(out, "model")) == models + 1
 
 
-def test_a_row_that_the_data_cannot_have_is_a_note(rewards: VariantFindings, shop: SyntheticShop, out: Path) -> None:
+def test_a_row_that_the_data_cannot_have_is_a_note(rewards: Finding[Row], shop: SyntheticShop, out: Path) -> None:
     rows = (AS_IT_IS, "K 1024")
     found = study_variants("tokenizers", shop, CONFIG, out=out, rows=rows)
     assert (found.rows[0].name, "K 1024" in [row.name for row in found.rows]) == (AS_IT_IS, False)
@@ -145,12 +145,12 @@ def test_a_change_and_its_error_are_those_of_the_same_users() -> None:
 
 
 def test_wrong_labels_are_those_of_other_items_and_training_alone_sees_them(shop: SyntheticShop) -> None:
-    true, wrong = shop.items.categories_I, _mislabeled(shop, 0.5, seed=1).items.categories_I
+    true, wrong = shop.items.categories_I, mislabeled(shop, 0.5, seed=1).items.categories_I
     assert 0.2 < (true != wrong).mean() <= 0.5
     assert sorted(true) == sorted(wrong)
-    assert (_mislabeled(shop, 0.5, seed=1).items.categories_I == wrong).all()
-    assert _mislabeled(shop, 0.0, seed=1) is shop
-    assert _mislabeled(shop, 0.5, seed=1).items.category_names == shop.items.category_names
+    assert (mislabeled(shop, 0.5, seed=1).items.categories_I == wrong).all()
+    assert mislabeled(shop, 0.0, seed=1) is shop
+    assert mislabeled(shop, 0.5, seed=1).items.category_names == shop.items.category_names
 
 
 def test_wrong_labels_cost_the_category_predictor_its_accuracy(shop: SyntheticShop, out: Path) -> None:
@@ -166,20 +166,6 @@ def test_what_does_not_exist_is_named(shop: SyntheticShop, out: Path) -> None:
         study_variants("nothing", shop, CONFIG, out=out)
     with pytest.raises(InputError, match="rows holds 'all of it'; the rows of rewards are not aligned; "):
         study_variants("rewards", shop, CONFIG, out=out, rows=("all", "all of it"))
-    with pytest.raises(InputError, match="seeds is"):
-        VariantConfig(seeds=(1, 1))
-
-
-def test_the_command_takes_a_recipe_and_changes_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    given: list[VariantConfig] = []
-    monkeypatch.setattr("reg4rec.cli.study.load_dataset", str)
-    monkeypatch.setattr("reg4rec.cli.study.study_variants", lambda _, data, config, **rest: given.append(config))
-    for flags in ("--recipe paper", "--recipe paper --recipe.pretrain.precision bf16 --recipe.align.loop.epochs 2"):
-        with contextlib.suppress(AttributeError):  # nothing was found to show
-            main(["study", "rewards", "--data", "shop", "--out", str(tmp_path), *flags.split()])
-    paper = recipe_of_studies("paper")
-    assert given[0].recipe == paper != recipe_of_studies("default")
-    assert given[1].recipe == paper.change(pretrain={"precision": "bf16"}, align={"epochs": 2})
 
 
 def test_the_command_shows_the_table(tmp_path: Path) -> None:
