@@ -176,3 +176,24 @@ def test_the_model_is_called_like_any_module(fitted: Recommender) -> None:
     ids = fitted.items.ids.take([0, 1, 2]).to_pylist()
     user_D = fitted.user_vectors([ids])[0]
     np.testing.assert_allclose(states_BJD[0, -1].detach().numpy(), user_D, rtol=1e-4, atol=1e-5)
+
+
+def test_a_method_of_ones_own_is_a_row_of_the_comparison(shop: SyntheticShop, tmp_path: Path) -> None:
+    fitted_on: list[tuple[str, int]] = []
+
+    def newest(data: reg4rec.Dataset, part: Any, seed: int) -> reg4rec.Ranker:
+        fitted_on.append((part, seed))
+        return reg4rec.Popularity.fit(data, part)
+
+    asked: dict[str, Any] = {"methods": ("popularity",), "protocols": ("filtered", "final"), "seeds": (3,)}
+    found = reg4rec.compare(shop, out=tmp_path, device="cpu", own={"mine": newest}, **asked)
+    assert fitted_on == [("train", 3), ("train+validation", 3)]
+    values = {(row.protocol, row.method): row.metrics for row in found.rows}
+    for protocol in ("filtered", "final"):
+        assert values[protocol, "mine"] == values[protocol, "popularity"]
+    assert "| mine" in (tmp_path / "compare.md").read_text(encoding="utf-8")
+    reg4rec.compare(shop, out=tmp_path, device="cpu", own={"mine": newest}, **asked)
+    assert len(fitted_on) == 2  # results are found again by the name
+    for name in ("popularity", "a/b"):
+        with pytest.raises(InputError, match="choose a name"):
+            reg4rec.compare(shop, out=tmp_path, device="cpu", own={name: newest}, **asked)

@@ -19,7 +19,7 @@ from reg4rec.experiments.compare_config import CompareConfig, TableProtocol
 from reg4rec.experiments.comparison import DRAWN, Row, Try, beyond, draw_rows, reference_among, tables
 from reg4rec.experiments.finding import Finding, Picture, versions
 from reg4rec.experiments.job import Job, plain
-from reg4rec.experiments.methods import METHODS, Fit, Fitted
+from reg4rec.experiments.methods import Fit, Fitted, Method, OwnFit, with_own
 from reg4rec.experiments.spaces import SPACES, Changes, changed, draw_changes
 from reg4rec.progress import say
 from reg4rec.search import SearchConfig
@@ -38,7 +38,13 @@ BATCHES, CALLS, ITEMS = (1, 64), 20, 10
 
 
 def compare(
-    data: Dataset, config: CompareConfig | None = None, *, out: str | Path, device: str = "auto", **overrides: Any
+    data: Dataset,
+    config: CompareConfig | None = None,
+    *,
+    out: str | Path,
+    device: str = "auto",
+    own: Mapping[str, OwnFit] | None = None,
+    **overrides: Any,
 ) -> Finding[Row]:
     """Run a comparison in a folder and write `compare.json`, `compare.md` and `compare.png` there.
 
@@ -47,18 +53,21 @@ def compare(
     later. The facts of the finding are the card of each protocol (`cards`), every setting that was tried (`tries`), and
     the changes that each method was fitted with in the end (`chosen`). InputError if a comparison of other data is in
     the folder. `overrides` replace fields of `config` by name, `seeds=(0,)` for example.
+
+    own: methods of your own by name, further rows of the table (see `OwnFit`; docs/extend.md). Results are found again
+    by the name: give a method that you changed another one.
     """
     config = override(config or CompareConfig(), overrides)
     out = Path(out)
     check_own(out, OWN)
-    work = _Comparing(data, config, out, device)
-    settings: dict[str, Any] = {name: work.settings_of(name) for name in config.methods}
+    work, names = _Comparing(data, config, out, device, with_own(own or {})), [*config.methods, *(own or ())]
+    settings: dict[str, Any] = {name: work.settings_of(name) for name in names}
     measured: dict[tuple[str, str], dict[int, _Measured]] = {
         (protocol, name): {seed: work.measured(name, settings[name], seed, protocol) for seed in work.seeds_of(name)}
-        for name in config.methods
+        for name in names
         for protocol in config.protocols
     }
-    rows = [_row(name, protocol, measured[protocol, name]) for protocol in config.protocols for name in config.methods]
+    rows = [_row(name, protocol, measured[protocol, name]) for protocol in config.protocols for name in names]
     reference = reference_among(config.methods)
     for row in rows:
         if row.method != reference:
@@ -104,8 +113,8 @@ class _Comparing:
     `config.winners`. `tries` are all that were tried.
     """
 
-    def __init__(self, data: Dataset, config: CompareConfig, out: Path, device: str):
-        self.data, self.config, self.out, self.device = data, config, out, device
+    def __init__(self, data: Dataset, config: CompareConfig, out: Path, device: str, methods: Mapping[str, Method]):
+        self.data, self.config, self.out, self.device, self.methods = data, config, out, device, methods
         self.winners = {} if config.winners is None else read_header(config.winners / "compare.json", *TABLE)["chosen"]
         self.won_here: dict[str, Changes] = _earlier(out, data)["chosen"]
         self.chosen: dict[str, Changes] = {}
@@ -113,12 +122,12 @@ class _Comparing:
 
     def settings_of(self, name: str) -> Any:
         """The settings that a method is fitted with, tuned now if that is asked for."""
-        tuned, space = METHODS[name].tuned_as or name, SPACES[self.config.space]
+        tuned, space = self.methods[name].tuned_as or name, SPACES[self.config.space]
         if self.config.winners is not None and space.get(tuned) and tuned not in self.winners:
             raise InputError(
                 f"{self.config.winners} holds no settings of {tuned}; compare it there first, or leave winners out"
             )
-        begin, before = METHODS[name].settings(self.config), self.winners.get(tuned, {})
+        begin, before = self.methods[name].settings(self.config), self.winners.get(tuned, {})
         begin = changed(begin, before) if before else begin
         changes = self._tuned(tuned, begin) if self.config.tries > 1 else self.won_here.get(tuned, {})
         self.chosen[tuned] = {**before, **changes}
@@ -143,7 +152,7 @@ class _Comparing:
         return max(tried, key=lambda one: one.validation[CHOSEN_BY]).changes
 
     def seeds_of(self, name: str) -> tuple[int, ...]:
-        if not METHODS[name].seeded:
+        if not self.methods[name].seeded:
             return (0,)
         return self.config.seeds[:1] if name in self.config.first_seed_only else self.config.seeds
 
@@ -154,24 +163,29 @@ class _Comparing:
             return first.tested()
         epochs, search = (first.validated[fact] for fact in ("epochs", "search"))
         search = None if search is None else SearchConfig.from_json(search)
-        return _Measured(name, replace(first.fit, epochs=epochs, search=search), self.out).tested()
+        return self._of(name, replace(first.fit, epochs=epochs, search=search)).tested()
 
     def _measured(self, name: str, settings: Any, seed: int, protocol: ProtocolName) -> "_Measured":
-        return _Measured(name, Fit(self.data, settings, self.out / "fits", seed, self.device, protocol), self.out)
+        return self._of(name, Fit(self.data, settings, self.out / "fits", seed, self.device, protocol))
+
+    def _of(self, name: str, fit: Fit) -> "_Measured":
+        return _Measured(name, self.methods[name], fit, self.out)
 
 
 class _Measured(Job):
     """One fit of a method and what was measured of it."""
 
-    def __init__(self, name: str, fit: Fit, out: Path):
+    def __init__(self, name: str, method: Method, fit: Fit, out: Path):
         super().__init__(out / "results", name, {"method": name, **fit.identity}, RESULT)
-        self.name, self.fit = name, fit
+        self.method, self.fit = method, fit
 
     @cached_property
     def _fitted(self) -> Fitted:
-        fitted = METHODS[self.name].fit(self.fit)
+        began = time.perf_counter()
+        fitted = self.method.fit(self.fit)
+        taken = time.perf_counter() - began
         self.found["parameters"] = fitted.parameters
-        self.found["train_seconds"] = training_seconds(fitted.runs)
+        self.found["train_seconds"] = training_seconds(fitted.runs) if fitted.runs else taken
         self.found["epochs"] = fitted.epochs if self.fit.epochs is None else self.fit.epochs
         self.found["search"] = plain(fitted.search)
         return fitted

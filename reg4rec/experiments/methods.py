@@ -1,6 +1,7 @@
 """The methods that can be compared: how each is fitted, and how large it is."""
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -10,6 +11,7 @@ from torch import nn
 from reg4rec.baselines import Ease, ItemKNN, Rpg, SASRec, Tiger, TigerConfig, Transitions
 from reg4rec.checkpoints import newest_progress
 from reg4rec.data import Dataset
+from reg4rec.errors import InputError
 from reg4rec.evaluation import Popularity, ProtocolName, Ranker
 from reg4rec.experiments.compare_config import CompareConfig
 from reg4rec.experiments.job import plain
@@ -20,7 +22,7 @@ from reg4rec.run import Run, SharedRun, digest_of
 from reg4rec.search import SearchConfig
 from reg4rec.tokenizer import TokenizerConfig
 
-__all__ = ["METHODS", "Fitted", "Method"]
+__all__ = ["METHODS", "Fitted", "Method", "OwnFit", "with_own"]
 
 Part = Literal["train", "train+validation"]
 
@@ -97,6 +99,10 @@ class Method(NamedTuple):
     settings: Callable[[CompareConfig], Any] = lambda _: {}
     seeded: bool = True
     tuned_as: str = ""
+
+
+OwnFit = Callable[[Dataset, Part, int], Ranker]
+"""Fits a method of your own on the part of the data that is named, with a seed; `trained_on` must be that part."""
 
 
 def _counted(fit: Callable[..., Ranker]) -> Callable[[Fit], Fitted]:
@@ -183,3 +189,15 @@ METHODS: dict[str, Method] = {
     ),
 }
 """By name; what a fit is decided by (`Fit.identity`) is what makes two of them the same."""
+
+
+def with_own(own: Mapping[str, OwnFit]) -> dict[str, Method]:
+    """METHODS and those of the caller; InputError for names that cannot be folders or are taken."""
+    for name in own:
+        if name in METHODS or re.fullmatch(r"[\w.-]+", name) is None:
+            raise InputError(f"own has a method {name!r}; choose a name of letters, digits, - . _ that is not taken")
+    return METHODS | {name: _of_own(name, fit) for name, fit in own.items()}
+
+
+def _of_own(name: str, fit: OwnFit) -> Method:
+    return Method(lambda job: Fitted(fit(job.data, job.part, job.seed)), lambda _: {"own": name})

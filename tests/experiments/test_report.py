@@ -47,7 +47,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         return Finding(name, (f"reg4rec-{name}", 1), dataset, question, [], [*tables], "", versions={}, **more)
 
     picture = Picture(2, 2, lambda figure: figure.subplots().plot([0, 1]))
-    row = Table([0.2], {"": "as it is", "recall@10": "{row:.4f}"})
+    row = Table([0.2], {"": "unchanged", "recall@10": "{row:.4f}"})
     found("sizes", "<script>alert(1)</script>", "a question", row, settings={"size": "tiny"}, picture=picture).save(
         out / "studies"
     )
