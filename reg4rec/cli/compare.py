@@ -1,4 +1,4 @@
-"""`reg4rec compare`: every method on one dataset in one run, and the table."""
+"""`reg4rec compare`: fits and evaluates all methods on one dataset."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,10 +22,10 @@ class Compare:
     data: str
     """dataset folder, or the name of a public dataset"""
     out: Path
-    """folder for compare.md, compare.json, compare.png and the runs; what is finished there is not run again"""
+    """folder for compare.md, compare.json, compare.png and the runs; finished runs are not repeated"""
     config: Annotated[CompareConfig, tyro.conf.arg(name="")] = field(default_factory=CompareConfig)
     size: Size | None = None
-    """size of all generative models; short for --reg4rec.pretrain.size, --paper.pretrain.size, --tiger.pretrain.size"""
+    """size of all generative models: sets --reg4rec.pretrain.size, --paper.pretrain.size and --tiger.pretrain.size"""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 ..."""
     json: bool = False

@@ -35,7 +35,7 @@ class StudyColdStart:
     data: str
     """dataset folder, or the name of a public dataset"""
     out: Path
-    """folder for cold-start.md, cold-start.json and the runs; what is finished there is not fitted again"""
+    """folder for cold-start.md, cold-start.json and the runs; finished fits are not repeated"""
     config: Annotated[ColdStartConfig, tyro.conf.arg(name="")] = field(default_factory=ColdStartConfig)
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 ..."""
@@ -49,14 +49,14 @@ class StudyColdStart:
 
 @dataclass(frozen=True)
 class StudyCorp:
-    """CORP's quality and cost over theta: `reg4rec study corp --model RUN/recommender --data D --out runs/corp`."""
+    """Quality and cost of CORP by theta: `reg4rec study corp --model RUN/recommender --data D --out runs/corp`."""
 
     model: Path
     """recommender folder"""
     data: str
     """the dataset that it was trained on"""
     out: Path
-    """folder for corp.md, corp.json and corp.png; what is finished there is not measured again"""
+    """folder for corp.md, corp.json and corp.png; finished measurements are not repeated"""
     config: Annotated[CorpConfig, tyro.conf.arg(name="")] = field(default_factory=CorpConfig)
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 ..."""
@@ -70,10 +70,10 @@ class StudyCorp:
 
 @dataclass(frozen=True)
 class StudyRetrievers:
-    """Exact ranking beside paths: `reg4rec study retrievers --models RUN/recommender --data D --out runs/ranked`."""
+    """Exact ranking against paths: `reg4rec study retrievers --models RUN/recommender --data D --out runs/ranked`."""
 
     models: tuple[Path, ...]
-    """recommender folders of the same data, of other seeds say, over which the table averages"""
+    """recommender folders trained on the same data, for example with different seeds; the table has their averages"""
     data: str
     """the dataset that they were trained on"""
     out: Path
@@ -86,7 +86,7 @@ class StudyRetrievers:
 
     def run(self) -> None:
         if not self.models:
-            raise InputError("models are one or more recommender folders; found none")
+            raise InputError("models is empty; give one or more recommender folders")
         loaded = [trained_on(model, self.data, self.device) for model in self.models]
         recommenders = [recommender for recommender, _ in loaded]
         found = retrievers(recommenders, loaded[0][1], self.config, out=self.out)
@@ -102,7 +102,7 @@ class StudySampling:
     tokens: Path
     """tokenizer folder fitted on that dataset"""
     out: Path
-    """folder for sampling.md, sampling.json, sampling.png and the run; a killed run goes on"""
+    """folder for sampling.md, sampling.json, sampling.png and the run; the same command resumes a killed run"""
     config: Annotated[SamplingConfig, tyro.conf.arg(name="")] = field(default_factory=SamplingConfig)
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 ..."""
@@ -117,16 +117,16 @@ class StudySampling:
 
 @dataclass(frozen=True)
 class StudyVariants:
-    """One recipe fitted with changes: `reg4rec study tokenizers --data amazon2014-beauty --out runs/studies`."""
+    """One recipe fitted with variations: `reg4rec study tokenizers --data amazon2014-beauty --out runs/studies`."""
 
     data: str
     """dataset folder, or the name of a public dataset"""
     out: Path
-    """folder for the table, the picture and the fits, which studies in one folder share; what is finished is kept"""
+    """folder for the table, the picture and the fits; studies in one folder share fits; finished ones are kept"""
     study: tyro.conf.Suppress[str]
     config: Annotated[VariantConfig, tyro.conf.arg(name="")] = field(default_factory=VariantConfig)
     recipe: RecipeName = "default"
-    """the recipe that all rows change; --recipe.* change settings of it"""
+    """recipe that the variants change; --recipe.* set its settings"""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 ..."""
     json: bool = False

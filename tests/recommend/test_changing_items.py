@@ -166,5 +166,5 @@ def test_new_items_come_as_any_table_with_categories_as_text(recommender: Recomm
 
 def test_a_column_with_the_look_of_categories_is_warned_of(recommender: Recommender) -> None:
     table = {"item_id": ["new0"], "title": ["facet0value1"], "category": ["facet0value1"]}
-    with pytest.warns(UserWarning, match="a column category, which is not used as categories; rename it"):
+    with pytest.warns(UserWarning, match="a column category, which is not used; if it is their categories"):
         recommender.with_search().add_items(table)
