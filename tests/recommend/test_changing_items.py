@@ -125,7 +125,7 @@ def test_a_change_that_cannot_be_made_names_the_item_and_changes_nothing(
         changing.remove_items("item1")
     assert_frame_equal(changing.recommend([["item1"]], k=70, to="polars"), expected)
     changing.live = replace(changing.live, tokenizer=collision)
-    with pytest.raises(InputError, match="takes no further items"):
+    with pytest.raises(InputError, match="cannot take new items"):
         changing.add_items(new)
 
 

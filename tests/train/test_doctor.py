@@ -80,7 +80,7 @@ def test_healthy_runs_are_called_healthy(
     ("changes", "sign", "remedy"),
     [
         ({"codebook_size": 2, "num_codebooks": 2, "separate_collisions": False}, "share all tokens", "codebook_size"),
-        ({"codebook_size": 128}, "a token is nearly an item", "codebook_size=32"),
+        ({"codebook_size": 128}, "too many for", "codebook_size=32"),
     ],
 )
 @pytest.mark.filterwarnings("ignore")
