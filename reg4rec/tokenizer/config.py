@@ -119,8 +119,8 @@ class TokenizerConfig:
         """InputError if a codebook has more codewords than there are items."""
         if self.codebook_size > num_items:
             raise InputError(
-                f"codebook_size is {self.codebook_size} for only {num_items} items; "
-                f"use codebook_size={suggested_codebook_size(num_items)}"
+                f"codebook_size is {self.codebook_size} for {num_items} items; it can be at most {num_items}, "
+                f"better is codebook_size={suggested_codebook_size(num_items)}"
             )
 
     @classmethod

@@ -125,7 +125,7 @@ def test_copies_stop_the_run(
 
 
 def test_more_codewords_than_items_is_refused_with_a_better_size(shop: Dataset) -> None:
-    with pytest.raises(InputError, match=r"codebook_size is 256 for only 200 items.*codebook_size=16"):
+    with pytest.raises(InputError, match=r"codebook_size is 256 for 200 items.*codebook_size=16"):
         fit_tokenizer(shop, run=Run(progress=False))
 
 
