@@ -79,7 +79,7 @@ def train_yourself(data: reg4rec.Dataset, tokens: reg4rec.Tokenizer, steps: int 
     model = reg4rec.Reg4RecModel(
         sized("tiny", config.num_codebooks, config.codebook_size, 0, num_items=data.num_items, max_history=20)
     )
-    model.catalog = tokens.catalog(data.items)
+    model.catalog = tokens.catalog_fingerprint(data.items)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     for history in list(data.part("train"))[:steps]:
         row_BL = torch.from_numpy(np.asarray(history[-21:], dtype=np.int64))[None]

@@ -3,9 +3,9 @@
     rec = reg4rec.fit("clicks.csv", "items.csv", out="runs/shop")
     rec.recommend({"ann": ["B01", "B77"], "bob": []}, k=10)
 
-`reg4rec.recipes` is the road behind `fit`, stage by stage.
+`reg4rec.recipes` shows the stages of `fit`.
 
-Names are imported when they are first used, so that `import reg4rec` costs next to nothing.
+Names are imported on first use, which keeps `import reg4rec` fast.
 """
 
 import importlib

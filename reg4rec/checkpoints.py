@@ -1,4 +1,4 @@
-"""A training run's folder: whose it is, why the run stopped itself, and its checkpoints, each written whole."""
+"""The folder of a training run: its settings, its checkpoints (written atomically), and the reason of a failure."""
 
 import contextlib
 import json
@@ -48,20 +48,20 @@ HEADER, STATE, BEST = "checkpoint.json", "state.safetensors", "best.safetensors"
 BEST_VALUES = "best.values"
 MOMENTS = ("exp_avg", "exp_avg_sq")
 MAX_PROGRESS_BYTES = 1 << 32
-"""LADQ's history grows with the run."""
+"""Size limit of a checkpoint's header, which contains LADQ's history and grows with the run."""
 RESULTS = {"tokenizer": "tokenizer", "pretrain": "recommender", "align": "recommender"}
-"""The folder that a stage makes of its run."""
+"""By stage: the folder inside the run folder that receives its result."""
 CONTENTS = {
     "tokenizer": ("health.json", "views", "*.safetensors"),
     "recommender": ("model.json", "items.parquet", "tokenizer", "*.safetensors"),
 }
-"""What lies in such a folder beside the header, which is called as it."""
+"""By result folder: patterns of its files, besides the header `<folder name>.json`."""
 
 
 def open_folder(out: Path, settings: Mapping[str, Any], resume: bool) -> None:
-    """Make `out` the run folder of these settings; InputError if, with `resume`, a run of others was begun there.
+    """Create or reopen the run folder `out`; InputError if it holds a run of another stage.
 
-    Without `resume` the run starts over, and nothing stays of the one that was there; that must be of the same stage.
+    With `resume`, InputError if its run had other settings. Without, everything of the earlier run is removed.
     """
     check_own(out, ["config.json"])
     path = out / "config.json"
@@ -81,7 +81,7 @@ def open_folder(out: Path, settings: Mapping[str, Any], resume: bool) -> None:
     starts_over = stored is not None and not resume
     if starts_over and result is not None and not (out / result).is_symlink():
         check_replaceable((out / result).resolve(), f"{result}.json", CONTENTS[result])
-    distributed.barrier()  # all have looked
+    distributed.barrier()  # until all processes have checked
     if distributed.is_first():
         sweep(out)
         sweep(out / "checkpoints")
@@ -97,9 +97,9 @@ def open_folder(out: Path, settings: Mapping[str, Any], resume: bool) -> None:
 
 
 def _remove_results(out: Path, result: str | None) -> None:
-    """Before the settings are replaced, so that a folder never holds what others than its own made."""
+    """Remove the results of an earlier run; called before its settings are replaced, so they never disagree."""
     for name in ("tensorboard", *([] if result is None else [result])):
-        if (out / name).is_symlink():  # what it points to is not the run's
+        if (out / name).is_symlink():  # its target does not belong to the run
             (out / name).unlink()
         elif (out / name).is_dir():
             shutil.rmtree(out / name)
@@ -108,18 +108,18 @@ def _remove_results(out: Path, result: str | None) -> None:
 
 
 def read_settings(run: Path) -> dict[str, Any]:
-    """What makes it the same run, of its config.json; InputError for a folder that is no run's."""
+    """The settings in a run's config.json; InputError if `run` is not a run folder."""
     path = run / "config.json"
     if not path.exists():
-        raise InputError(f"{run} is no run folder (config.json is missing); give what a training command wrote")
+        raise InputError(f"{run} is not a run folder (config.json is missing); give a folder that a training wrote")
     settings = read_json(path)
     if "seed" not in settings:
-        raise InputError(f"{path} is of something else than a run of reg4rec; choose another folder")
+        raise InputError(f"{path} was not written by a run of reg4rec; choose another folder")
     return settings
 
 
 def run_state(run: Path) -> str:
-    """How a run stands: finished, failed, or at which step it was when it was last seen."""
+    """The state of a run in words: finished, failed, or the step of its newest checkpoint."""
     if (run / "failure.json").exists():
         return "failed"
     checkpoints = _checkpoints(run)
@@ -131,11 +131,11 @@ def run_state(run: Path) -> str:
     damaged = "" if checkpoints[0].name == f"step-{progress.step:09d}" else f"{checkpoints[0].name} is damaged; "
     if progress.finished:
         return f"{damaged}finished"
-    return f"{damaged}at step {progress.step}; the same command goes on from there"
+    return f"{damaged}at step {progress.step}; the same command resumes from there"
 
 
 def read_metrics(run: Path) -> list[dict[str, float]]:
-    """The rows of a run's metrics.jsonl; the last line of a killed run may be cut. InputError for any other damage."""
+    """The rows of a run's metrics.jsonl, without an incomplete last line; InputError for any other damage."""
     path = run / "metrics.jsonl"
     rows = []
     for number, line in enumerate(path.read_bytes().splitlines(keepends=True) if path.exists() else [], start=1):
@@ -146,14 +146,14 @@ def read_metrics(run: Path) -> list[dict[str, float]]:
         except ValueError:
             row = None
         if not isinstance(row, dict) or "step" not in row:
-            raise InputError(f"{path} line {number} is damaged: no JSON object with a step; remove that line")
+            raise InputError(f"{path} line {number} is damaged: not a JSON object with a step; remove that line")
         rows.append(row)
     return rows
 
 
 @contextlib.contextmanager
 def failure_recorded(out: str | Path | None) -> Iterator[None]:
-    """Write why a run stopped itself to `out/failure.json`, for `reg4rec doctor`."""
+    """Write the reason of a FloatingPointError or collapse to `out/failure.json`, for `reg4rec doctor`."""
     path = Path(out) / "failure.json" if out is not None and distributed.is_first() else None
     try:
         yield
@@ -168,7 +168,7 @@ Restored = tuple["Progress", npt.NDArray[np.float64] | None]
 
 @dataclass
 class Progress:
-    """How far a run is: what every checkpoint says of it as JSON."""
+    """How far a run is; saved as JSON in every checkpoint."""
 
     step: int = 0
     epoch: int = 0
@@ -184,11 +184,11 @@ class Progress:
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> "Progress":
-        """InputError for entries that are missing, unknown, of another type or out of range."""
+        """Progress from JSON; InputError for entries that are missing, unknown, of another type or out of range."""
         wanted = {name: type(value) for name, value in asdict(cls()).items()}
         found = {name: type(value) for name, value in stored.items()}
         if differing := sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name)):
-            raise InputError(f"{', '.join(differing)} are missing, unknown or of another type")
+            raise InputError(f"{', '.join(differing)}: missing, unknown or of another type")
         progress = cls(**stored)
         rows = [progress.sums, *progress.epochs]
         numbers = all(type(row) is dict and all(type(v) in (int, float) for v in row.values()) for row in rows)
@@ -200,7 +200,7 @@ class Progress:
             and 0 <= progress.seconds < math.inf
         )
         if not numbers or not in_range:
-            raise InputError("its counts do not fit together")
+            raise InputError("its counts contradict each other")
         return progress
 
 
@@ -211,10 +211,9 @@ def save_checkpoint(
     progress: Progress,
     best_values_B: npt.NDArray[np.float64] | None = None,
 ) -> None:
-    """Write `run/checkpoints/step-N` and keep the one before; a group calls it together, one of it writes.
+    """Write `run/checkpoints/step-N` and keep the previous checkpoint; all processes must call this, the first writes.
 
-    The weights of the best epoch, `run/best.safetensors`, are part of it, so that a run goes on from either one, and
-    what that epoch was worth to each user.
+    Each checkpoint includes the weights of the best epoch and `best_values_B`, so a run can resume from either one.
     """
     tensors = {f"module.{name}": distributed.unsharded(t) for name, t in module.state_dict().items()}
     for i, state in optimizer.state_dict()["state"].items():
@@ -237,7 +236,7 @@ def save_checkpoint(
 
 
 def _link(source: Path, target: Path) -> None:
-    """The same file under a second name, or a copy where the file system has no such thing."""
+    """Hard-link `source` to `target`, or copy it where the file system has no hard links."""
     try:
         os.link(source, target)
     except OSError:
@@ -245,15 +244,15 @@ def _link(source: Path, target: Path) -> None:
 
 
 def _checkpoints(run: Path) -> list[Path]:
-    """The checkpoints of a run, the newest first."""
+    """The checkpoints of a run, newest first."""
     return sorted((run / "checkpoints").glob(f"step-{'[0-9]' * 9}"), reverse=True)
 
 
 def restore(run: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> Restored | None:
-    """Go on from the newest checkpoint that can be read: put its state into module, optimizer and random generators.
+    """Load the newest readable checkpoint into module, optimizer and random generators.
 
-    Returns how far the run is and what its best epoch was worth to each user, where its stage says so. None for a run
-    without a checkpoint. A warning names a damaged one, which goes; InputError where no other is there.
+    Returns the progress and the best epoch's monitored value per user (None if the stage has none); None for a run
+    without a checkpoint. Damaged checkpoints are removed with a warning; InputError if none is readable.
     """
     damaged: dict[Path, InputError] = {}
     for folder in _checkpoints(run):
@@ -262,10 +261,10 @@ def restore(run: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> R
         except InputError as error:
             damaged[folder] = error
             continue
-        distributed.barrier()  # all have read
+        distributed.barrier()  # until all processes have read
         if distributed.is_first():
             for other, reason in damaged.items():
-                warn(f"{reason}; training goes on from {folder.name}, the one before")
+                warn(f"{reason}; training resumes from {folder.name}, the one before")
                 shutil.rmtree(other)
             if progress.best_epoch >= 0:
                 with atomic_file(run / BEST) as fresh:
@@ -279,7 +278,7 @@ def restore(run: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> R
 
 
 def _load(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> Restored:
-    """Put the state of one checkpoint into place; InputError, before these change, if it is damaged or foreign."""
+    """Load one checkpoint; InputError, before anything changes, if it is damaged or of another model."""
     progress = read_progress(folder)
     tensors: dict[str, dict[str, Tensor]] = {"module": {}, "optimizer": {}, "random": {}, "best": {}}
     try:
@@ -292,9 +291,9 @@ def _load(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> 
         if progress.best_epoch >= 0:
             _check_like(read_tensors(folder / BEST), present)
         values_B = _best_values(tensors["best"])
-        distributed.set_random_states(tensors["random"])  # refuses what it cannot use
+        distributed.set_random_states(tensors["random"])  # raises before it changes anything
     except (KeyError, ValueError, RuntimeError, TypeError) as error:
-        raise InputError(f"{folder} is a damaged checkpoint, or one of another model: {error}") from None
+        raise InputError(f"{folder} is a damaged checkpoint or belongs to another model: {error}") from None
     module.load_state_dict({name: distributed.sharded_like(t, present[name]) for name, t in tensors["module"].items()})
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     return progress, values_B
@@ -315,9 +314,9 @@ def _check_like(tensors: Mapping[str, Tensor], present: Mapping[str, Tensor]) ->
 
 
 def _optimizer_state(tensors: Mapping[str, Tensor], optimizer: torch.optim.Optimizer) -> dict[int, dict[str, Tensor]]:
-    """AdamW's state by the number of the parameter, whole for each that ever had a gradient.
+    """AdamW's state by parameter number; ValueError for wrong names, shapes, dtypes or negative values.
 
-    The fused AdamW trusts these shapes: a wrong one lets it write outside its memory.
+    Fused AdamW does not check shapes: with a wrong one it would write outside its memory.
     """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     known = {name.partition(".")[0] for name in tensors}
@@ -338,7 +337,7 @@ def _optimizer_state(tensors: Mapping[str, Tensor], optimizer: torch.optim.Optim
 
 
 def read_progress(folder: Path) -> Progress:
-    """What a checkpoint says of its run; InputError where one of its files is damaged."""
+    """The progress that a checkpoint records; InputError if its header or list of files is damaged."""
     header = read_header(folder / HEADER, FORMAT, VERSION, most_bytes=MAX_PROGRESS_BYTES)
     try:
         progress = Progress.from_json(entries(header))
@@ -346,12 +345,12 @@ def read_progress(folder: Path) -> Progress:
         raise InputError(f"{folder / HEADER} is damaged: {error}") from None
     expected = {STATE} | ({BEST} if progress.best_epoch >= 0 else set())
     if header["files"].keys() != expected or folder.name != f"step-{progress.step:09d}":
-        raise InputError(f"{folder} is damaged: it does not hold {' and '.join(sorted(expected))} of its step")
+        raise InputError(f"{folder} is damaged: it does not contain {' and '.join(sorted(expected))} of its step")
     return progress
 
 
 def newest_progress(run: Path) -> Progress | None:
-    """How far a run is, by the newest checkpoint that can be read; None for a run without one."""
+    """The progress recorded by the newest readable checkpoint; None without one."""
     for folder in _checkpoints(run):
         with contextlib.suppress(InputError):
             return read_progress(folder)
@@ -359,5 +358,5 @@ def newest_progress(run: Path) -> Progress | None:
 
 
 def training_seconds(runs: Iterable[Path]) -> float:
-    """Time that runs spent in their training loops, validation included."""
+    """Total time that runs spent in their training loops, validation included."""
     return sum(progress.seconds for progress in map(newest_progress, runs) if progress is not None)

@@ -1,8 +1,7 @@
-"""Several processes as one run: torchrun starts them, a batch is cut over them, and what is a mean is one over all.
+"""Data-parallel training: torchrun starts the processes, each takes its share of a batch, means are over all of them.
 
-A process that torchrun did not start is alone; nothing here communicates then. In a group every process calls the same
-stages with the same arguments, each works on its share of the rows, and the first one writes. Files must be where all
-processes see them.
+Without torchrun there is one process and nothing here communicates. In a group every process must call the same stages
+with the same arguments; the first process writes the files, which all processes must be able to read.
 """
 
 import atexit
@@ -30,7 +29,7 @@ __all__ = [
     "decided_by_first",
     "gather",
     "is_first",
-    "losses_named",
+    "lost_process_explained",
     "mean",
     "random_states",
     "rank",
@@ -48,16 +47,16 @@ __all__ = [
 ]
 
 TIMEOUT = timedelta(minutes=10)
-"""How long a process waits for the others before it gives up; a process that ends is noticed at once."""
+"""How long a process waits for the others before it fails; the end of a process is noticed at once."""
 
 ParallelKind = Literal["ddp", "fsdp"]
 
-_alike: dict[str, torch.Generator] = {}
-"""By type of device, what all processes of a group draw alike; empty in a process that is alone."""
+_shared_generators: dict[str, torch.Generator] = {}
+"""By device type: the generator whose draws all processes of a group share; empty in a single process."""
 
 
 def world() -> int:
-    """How many processes the run has; the first call joins the group that torchrun describes in the environment."""
+    """The number of processes; the first call joins the group that torchrun describes in the environment."""
     if not dist.is_initialized() and "MASTER_ADDR" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         _join()
     return dist.get_world_size() if dist.is_initialized() else 1
@@ -67,14 +66,14 @@ def _join() -> None:
     on_gpu = torch.cuda.is_available()
     if on_gpu:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    with losses_named():
+    with lost_process_explained():
         dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=TIMEOUT)
     atexit.register(_leave)
 
 
 def _leave() -> None:
-    """End the group's threads while Python still runs: one that lets go of a tensor later aborts the process."""
-    gc.collect()  # wrapped modules hold the group in cycles
+    """End the group's threads before Python exits: a thread that frees a tensor afterwards aborts the process."""
+    gc.collect()  # wrapped modules keep the group alive in reference cycles
     dist.destroy_process_group()
     gc.collect()
 
@@ -85,18 +84,18 @@ def rank() -> int:
 
 
 def is_first() -> bool:
-    """Whether this process writes and prints: the first of a group, or one that is alone."""
+    """Whether this process writes and prints: the first of a group, or the only one."""
     return rank() == 0
 
 
 def share() -> slice:
-    """Which rows of a batch are this process's: every `world`-th."""
+    """The rows of a batch that this process takes: every `world`-th."""
     return slice(rank(), None, world())
 
 
 @contextlib.contextmanager
-def losses_named() -> Iterator[None]:
-    """Answer what gloo and NCCL say when another process is gone by a ProcessLostError with the reason."""
+def lost_process_explained() -> Iterator[None]:
+    """Turn the errors that gloo and NCCL raise when another process is gone into a ProcessLostError with the reason."""
     try:
         yield
     except RuntimeError as error:
@@ -107,13 +106,13 @@ def losses_named() -> Iterator[None]:
         reason = str(error).partition("\n")[0]
         raise ProcessLostError(
             f"another process of this run is gone or was silent for {TIMEOUT} ({where} found: {reason}); "
-            "start the run again and it goes on from its last checkpoint"
+            "start the run again, and it resumes from its last checkpoint"
         ) from None
 
 
 class _Total(torch.autograd.Function):
-    """The sum over all processes; its gradient is the sum of theirs. A loss that is the same in all of them has `world`
-    times its gradient so, which the mean over the processes that DDP and FSDP2 take makes right."""
+    """The sum over all processes. Its backward sums too, so gradients come out `world` times too large; DDP and FSDP2
+    average over the processes, which cancels that."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -127,17 +126,17 @@ class _Total(torch.autograd.Function):
 
 
 def total(x: Tensor) -> Tensor:
-    """The sum of x over all processes, with the gradient that the mean of all processes' gradients makes right."""
+    """The sum of x over all processes; gradients are right once they are averaged over the processes."""
     return x if world() == 1 else _Total.apply(x)
 
 
 def ratio(part: Tensor, count: Tensor) -> Tensor:
-    """A sum over a count that is at least 1, both over all processes."""
+    """The sum of `part` over all processes, divided by the sum of `count` (at least 1)."""
     return total(part) / total(count).clamp(min=1)
 
 
 def mean(values: Tensor, dim: int | tuple[int, ...] | None = None) -> Tensor:
-    """The mean over the values, or rows along `dim`, of all processes; each may hold another number of them."""
+    """The mean over the values (or rows along `dim`) of all processes, which may have different numbers of them."""
     if world() == 1:
         return values.mean() if dim is None else values.mean(dim)
     part = values.sum() if dim is None else values.sum(dim)
@@ -146,19 +145,19 @@ def mean(values: Tensor, dim: int | tuple[int, ...] | None = None) -> Tensor:
 
 
 def summed(values: Mapping[str, float]) -> dict[str, float]:
-    """The sum over the processes of each named figure, in float64."""
+    """Each named value, summed over the processes in float64."""
     if world() == 1:
         return dict(values)
     return dict(zip(values, total(torch.tensor(list(values.values()), dtype=torch.float64)).tolist(), strict=True))
 
 
 def average(values: Mapping[str, float]) -> dict[str, float]:
-    """The mean over the processes of each named figure, in float64."""
+    """Each named value, averaged over the processes in float64."""
     return {name: value / world() for name, value in summed(values).items()}
 
 
 def gather(x: Tensor) -> list[Tensor]:
-    """x of every process, in the order of their ranks; all have the same shape."""
+    """x of every process, in order of rank; all must have the same shape."""
     if world() == 1:
         return [x]
     every = [torch.empty_like(x) for _ in range(world())]
@@ -167,12 +166,12 @@ def gather(x: Tensor) -> list[Tensor]:
 
 
 def barrier() -> None:
-    """Wait until all processes are here."""
+    """Wait for all processes."""
     total(torch.zeros(1))
 
 
 def decided_by_first(answer: bool) -> bool:
-    """What the first process answers; for what clocks decide."""
+    """The answer of the first process; for decisions by the clock, which would differ between processes."""
     if world() == 1:
         return answer
     said = torch.tensor([float(answer and is_first())])
@@ -180,66 +179,66 @@ def decided_by_first(answer: bool) -> bool:
 
 
 def seed(number: int) -> None:
-    """Seed torch: a process that is alone, and what a group draws alike, with `number`; each of a group differs."""
+    """Seed torch with `number`; in a group the shared generators get it, and each process's own a different seed."""
     torch.manual_seed(number)
-    _alike.clear()
+    _shared_generators.clear()
     if world() > 1:
         kinds = ["cpu"] + ["cuda"] * torch.cuda.is_available()
-        _alike.update({kind: torch.Generator(kind).manual_seed(number) for kind in kinds})
+        _shared_generators.update({kind: torch.Generator(kind).manual_seed(number) for kind in kinds})
         torch.manual_seed((number + (rank() + 1) * 0x9E3779B97F4A7C15) % (1 << 63))
 
 
 def shared_generator(device: torch.device | str) -> torch.Generator | None:
-    """The generator on a device whose draws all processes share; None (torch's own) for a single process."""
-    return _alike.get(torch.device(device).type)
+    """The generator for a device whose draws all processes share; None (torch's default) in a single process."""
+    return _shared_generators.get(torch.device(device).type)
 
 
 def uniform(num_rows: int, shape: Iterable[int], device: torch.device) -> Tensor:
-    """Uniform numbers for this process's share of a batch of `num_rows`: what one process alone would draw for them."""
+    """Uniform numbers for this process's share of `num_rows` rows, the same as a single process would draw for them."""
     return torch.rand(num_rows, *shape, device=device, generator=shared_generator(device))[share()]
 
 
 def random_states() -> dict[str, Tensor]:
-    """For a checkpoint: `cpu` and `cuda`, of what one process draws or several draw alike, and the own of each."""
+    """Random states for a checkpoint: `cpu` and `cuda` (in a group the shared ones), and each process's, `cpu.RofN`."""
     own = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         own["cuda"] = torch.cuda.get_rng_state()
     if world() == 1:
         return own
-    states = {name: generator.get_state() for name, generator in _alike.items()}
+    states = {name: generator.get_state() for name, generator in _shared_generators.items()}
     for name, state in own.items():
         states |= {f"{name}.{r}of{world()}": of_rank for r, of_rank in enumerate(gather(state))}
     return states
 
 
 def set_random_states(states: Mapping[str, Tensor]) -> None:
-    """Go on from `random_states`; where as many processes wrote it, each finds its own draws again.
+    """Restore `random_states`; each process's own state is restored only for the same number of processes.
 
-    ValueError or RuntimeError for what are no such states.
+    ValueError or RuntimeError if `states` are not random states.
     """
     foreign = [name for name in states if not re.fullmatch(r"(cpu|cuda)(\.\d+of\d+)?", name)]
     if foreign or not any(name.startswith("cpu") for name in states):
-        raise ValueError(f"the random states are {sorted(states)}; those of cpu, and perhaps of cuda, were expected")
+        raise ValueError(f"the random states are {sorted(states)}; expected cpu and optionally cuda")
     if any(state.dtype != torch.uint8 or state.dim() != 1 for state in states.values()):
-        raise ValueError("the random states are no bytes")
+        raise ValueError("the random states are not vectors of bytes")
     setters: dict[str, Callable[[Tensor], None]] = {"cpu": torch.set_rng_state}
     if torch.cuda.is_available():
         setters["cuda"] = torch.cuda.set_rng_state
     for name, set_state in setters.items():
         if world() > 1 and name in states:
-            _alike[name].set_state(states[name])
+            _shared_generators[name].set_state(states[name])
         own = name if world() == 1 else f"{name}.{rank()}of{world()}"
         if own in states:
             set_state(states[own])
 
 
 def unsharded(x: Tensor) -> Tensor:
-    """A tensor that FSDP2 has cut, put together; every process must ask for it."""
+    """The full tensor if FSDP2 has sharded x, else x; every process must call this."""
     return x.full_tensor() if hasattr(x, "full_tensor") else x
 
 
 def sharded_like(x: Tensor, like: Any) -> Tensor:
-    """A whole tensor as this process holds `like`, which FSDP2 may have cut."""
+    """x sharded like `like`; x itself if `like` is not sharded by FSDP2."""
     if like is None or not hasattr(like, "full_tensor") or x.shape != like.shape:
         return x
     from torch.distributed.tensor import distribute_tensor
@@ -248,7 +247,7 @@ def sharded_like(x: Tensor, like: Any) -> Tensor:
 
 
 def clip_grad_norm(module: nn.Module, max_norm: float) -> None:
-    """Scale the gradients of a module down to this norm, over all processes where FSDP2 has cut them."""
+    """Clip the norm of a module's gradients, computed over all processes if FSDP2 has sharded them."""
     grads = [p.grad for p in module.parameters() if p.grad is not None]
     if not any(hasattr(grad, "to_local") for grad in grads):
         nn.utils.clip_grad_norm_(module.parameters(), max_norm)
@@ -261,7 +260,7 @@ def clip_grad_norm(module: nn.Module, max_norm: float) -> None:
 
 
 class _Loss(nn.Module):
-    """A stage's loss as the forward of a module, which is what DDP and FSDP2 wrap."""
+    """A stage's loss as the forward of a module, so that DDP and FSDP2 can wrap it."""
 
     def __init__(self, module: nn.Module, loss: Callable[[Any], dict[str, Tensor]]):
         super().__init__()
@@ -273,11 +272,10 @@ class _Loss(nn.Module):
 
 
 class Parallel:
-    """The loss of a stage, with the gradients of the whole batch: unwrapped in one process, else by DDP or FSDP2.
+    """A stage's loss with the gradients of the whole batch: wrapped by DDP or FSDP2 if there are several processes.
 
-    FSDP2 cuts weights, gradients and the optimizer's state over the processes. Weights are put together for a whole
-    step, since a loss calls more of a model than its forward, and for what looks at the module between two (`gather`);
-    a stage may change buffers there, but no parameters.
+    FSDP2 shards weights, gradients and optimizer state. The weights are unsharded for a whole step, because a loss uses
+    more of a model than its forward, and between steps after `gather`; code there may change buffers, not parameters.
     """
 
     def __init__(self, module: nn.Module, loss: Callable[[Any], dict[str, Tensor]], kind: ParallelKind):
@@ -286,7 +284,7 @@ class Parallel:
         self.plain: nn.Module | None = None
         self.cut: Any = None
         if world() > 1 and kind == "ddp":
-            # a head may be unused in a batch
+            # a batch may leave a head unused
             self.run = nn.parallel.DistributedDataParallel(
                 _Loss(module, loss), broadcast_buffers=False, find_unused_parameters=True
             )
@@ -301,7 +299,7 @@ class Parallel:
         for parameter in self.plain.parameters():
             parameter.data = parameter.data.new_empty(0)
         root, mesh = _Loss(self.module, loss), init_device_mesh(_device(self.module).type, (world(),))
-        scalars = {p for p in self.module.parameters() if p.dim() == 0}  # fully_shard takes none
+        scalars = {p for p in self.module.parameters() if p.dim() == 0}  # fully_shard rejects them
         for scalar in scalars:
             scalar.register_post_accumulate_grad_hook(_average_grad)
         self.cut = self.run = fully_shard(root, mesh=mesh, reshard_after_forward=False, ignored_params=scalars)
@@ -311,12 +309,12 @@ class Parallel:
         return self.run(batch)
 
     def gather(self) -> None:
-        """Put the weights together, for all that reads them other than through a step."""
+        """Unshard the weights, for code that reads them outside a step."""
         if self.cut is not None:
             self.cut.unshard()
 
     def finish(self, weights: Mapping[str, Tensor]) -> None:
-        """Leave `weights` in a module that is whole in every process."""
+        """Load `weights` into the module, unsharded and unwrapped in every process."""
         if self.plain is not None:
             device = _device(self.module)
             for name, parameter in self.plain.named_parameters():

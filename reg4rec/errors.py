@@ -1,11 +1,11 @@
-"""The errors that a user's mistake can raise; the command line answers each by one sentence and exit code 2."""
+"""The errors for a user's mistakes; the command line prints them as one sentence and exits with code 2."""
 
 import sys
 import warnings
 
 
 class InputError(ValueError):
-    """A file, a table or an argument is not what was asked for; the message says what was found and what to do."""
+    """A file, table or argument is unusable; the message says what was expected, what was found and what to do."""
 
 
 class TokenizerCollapseError(RuntimeError):
@@ -13,11 +13,11 @@ class TokenizerCollapseError(RuntimeError):
 
 
 class ProcessLostError(RuntimeError):
-    """Another process of a group is gone or silent, so that the run cannot go on."""
+    """Another process of the group is gone or silent, so the run cannot continue."""
 
 
 def warn(message: str) -> None:
-    """A warning that is shown with the line outside of the library that led to it."""
+    """Issue a warning that points to the caller's line outside the library."""
     level, frame = 2, sys._getframe(1)
     while frame.f_back is not None and str(frame.f_globals.get("__name__", "")).partition(".")[0] == "reg4rec":
         level, frame = level + 1, frame.f_back

@@ -1,7 +1,7 @@
-"""What a forked child of this process can still do: the threads of its parent's libraries did not come with it.
+"""Safety after a fork: threads of the parent's libraries do not exist in the child.
 
-The C++ thread pool of reg4rec starts afresh in a child. PyTorch's OpenMP does not, and would wait for ever for threads
-that are not there: so a child computes with one thread. Polars' pool, once started, cannot be saved at all.
+The C++ thread pool of reg4rec restarts in a child. PyTorch's OpenMP does not and would wait forever for missing
+threads, so a child computes with one thread. Polars' pool cannot be restarted: `check_polars` raises instead.
 """
 
 import os
@@ -15,10 +15,12 @@ __all__ = ["check_polars"]
 
 
 class _Polars:
-    """Of this process: whether polars' threads run at a fork, and whether they ran in a process it was forked from."""
+    """State of polars' threads in this process."""
 
     run = False
+    """whether they ran when this process last forked"""
     lost = False
+    """whether they ran in a process that this one was forked from"""
 
 
 def _before() -> None:
@@ -26,7 +28,7 @@ def _before() -> None:
 
 
 def _runs(pool: str) -> bool:
-    """Whether threads of that name are there; believed of them where the system does not tell."""
+    """Whether the pool has threads in this process; True where the system does not list threads."""
     tasks = Path("/proc/self/task")
     if not tasks.is_dir():
         return True
@@ -34,7 +36,7 @@ def _runs(pool: str) -> bool:
     for task in tasks.iterdir():
         try:
             names.append((task / "comm").read_text())
-        except OSError:  # it has just ended
+        except OSError:  # the thread has just ended
             continue
     return any(re.match(rf"{pool}-\d", name) for name in names)
 
@@ -46,14 +48,14 @@ def _in_child() -> None:
         torch.set_num_threads(1)
 
 
-if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
+if hasattr(os, "register_at_fork"):  # missing on Windows, which cannot fork
     os.register_at_fork(before=_before, after_in_child=_in_child)
 
 
 def check_polars() -> None:
-    """InputError in a process that was forked while polars' threads ran: without them polars would wait for ever."""
+    """InputError if this process was forked while polars' threads ran: without them polars would wait forever."""
     if _Polars.lost:
         raise InputError(
-            "this process was forked from one that had used polars, whose threads do not survive that; start processes "
-            'by spawn or forkserver, read data before they fork, and ask for recommendations as Arrow (to="arrow")'
+            "this process was forked from one that had used polars, whose threads do not survive a fork; start "
+            'processes by spawn or forkserver, read data before forking, and use recommend(..., to="arrow")'
         )

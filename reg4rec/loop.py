@@ -1,9 +1,9 @@
 """The one training loop behind every stage: step, log, validate, checkpoint, resume.
 
-A run folder holds `config.json` (the stage's settings), `metrics.jsonl` (a line every `log_every` steps and one an
-epoch), `checkpoints/step-N/` (weights, optimizer, random states) and `best.safetensors`. A killed run started again
-with `resume` goes on from its last checkpoint; on the CPU its weights are the same bits as without the kill.
-Under torchrun the processes train as one (`reg4rec.distributed`); any number of them resumes any checkpoint.
+A run folder holds `config.json` (the stage's settings), `metrics.jsonl` (a line every `log_every` steps and one per
+epoch), `checkpoints/step-N/` (weights, optimizer, random states) and `best.safetensors`. A killed run resumes from its
+last checkpoint; on the CPU the final weights are bit-identical to those of an uninterrupted run.
+Under torchrun the processes train together (`reg4rec.distributed`); any number of them can resume any checkpoint.
 """
 
 import contextlib
@@ -36,11 +36,11 @@ if TYPE_CHECKING:
 __all__ = ["ERRORS", "Controller", "LoopConfig", "LoopResult", "Stage", "Validation", "train"]
 
 WATCHING = ("log_every", "checkpoint_seconds", "tensorboard", "parallel")
-"""Settings that may change when a run is resumed: they do not touch what is learned."""
+"""Settings that may differ when a run is resumed, because they do not affect the weights."""
 ERRORS = 2.0
-"""Standard errors by which an epoch must be below the best one to count as worse."""
+"""An epoch counts as worse if it is below the best one by more than this number of standard errors."""
 LINES_SHOWN = 12
-"""Epochs of a run that print a line; metrics.jsonl has all."""
+"""Number of epochs that print a line; metrics.jsonl has all."""
 
 
 @dataclass(frozen=True)
@@ -50,26 +50,27 @@ class LoopConfig:
     epochs: int = 20
     """passes over the training data"""
     learning_rate: float = 1e-3
-    """peak of the schedule: linear warm-up, then a cosine down to zero"""
+    """peak learning rate; the schedule is a linear warm-up, then a cosine to zero"""
     weight_decay: float = 0.0
-    """AdamW's decoupled weight decay, on matrices only"""
+    """AdamW's weight decay, applied to matrices only"""
     warmup_fraction: float = 0.05
-    """part of all steps spent warming up"""
+    """fraction of all steps used for warm-up"""
     max_grad_norm: float = 1.0
-    """gradients are scaled down to this norm"""
+    """gradients are clipped to this norm"""
     patience: int = 0
-    """stop after this number of epochs in a row that are below the best one by more than two standard errors of the
-    paired difference over the users; 0 never stops early"""
+    """stop after this number of consecutive epochs that are worse than the best one by more than two standard errors
+    of the paired difference over the users; 0 never stops early"""
     log_every: int = 50
-    """steps between two lines of metrics.jsonl"""
+    """number of steps between two lines of metrics.jsonl"""
     updates_per_batch: int = 1
-    """optimizer steps on a batch before the next one is drawn"""
+    """number of optimizer steps on each batch"""
     checkpoint_seconds: float = 60.0
-    """seconds between two checkpoints inside an epoch; every epoch ends with one"""
+    """seconds between checkpoints within an epoch; every epoch also ends with one"""
     parallel: distributed.ParallelKind = "ddp"
-    """what torchrun's processes hold: ddp, all of the model each; fsdp, a part of weights and optimizer state each"""
+    """data parallelism under torchrun. ddp: every process has the whole model; fsdp: weights and optimizer state are
+    sharded over the processes"""
     tensorboard: bool = False
-    """write the metrics for TensorBoard too, into RUN/tensorboard (extra `tensorboard`)"""
+    """also write the metrics for TensorBoard, into RUN/tensorboard (extra `tensorboard`)"""
 
     def __post_init__(self) -> None:
         check_settings(
@@ -88,9 +89,9 @@ class LoopConfig:
 
 
 class Validation(NamedTuple):
-    """What an epoch is worth: figures by name, and the value of the monitored one for each user, the same users always.
+    """Metrics of an epoch by name, and the monitored metric per user (`values_B`, the same users in every epoch).
 
-    Without `values_B` every epoch that is not better than the best counts as worse.
+    Without `values_B` every epoch that is not better than the best one counts as worse.
     """
 
     metrics: dict[str, float]
@@ -98,7 +99,7 @@ class Validation(NamedTuple):
 
 
 class Stage(Protocol):
-    """What a stage gives to the loop. All of its state that must survive a kill is in `module`."""
+    """What the loop needs from a stage. State that must survive a kill belongs in `module`."""
 
     @property
     def name(self) -> str: ...
@@ -108,39 +109,39 @@ class Stage(Protocol):
 
     @property
     def monitor(self) -> str:
-        """The value of `end_epoch` to keep the best weights by, higher is better; empty keeps the last weights."""
+        """The metric of `end_epoch` that selects the best weights (higher is better); "" keeps the last weights."""
         ...
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """What makes two runs the same run; a folder with other settings is not resumed."""
+        """The settings that identify a run; a run with other settings is not resumed."""
         ...
 
     def batches(self, epoch: int) -> Sequence[Any]:
-        """The batches of an epoch, the same for the same epoch and for any number of processes."""
+        """The batches of an epoch; they depend on the epoch only, not on the number of processes."""
         ...
 
     def loss(self, batch: Any) -> dict[str, Tensor]:
         """Scalars of one batch; `loss` is minimized, all are logged.
 
-        In a group of processes it takes this one's share of the rows, and `loss` is a mean over the rows of all.
+        In a group each process computes its share of the rows, and `loss` is the mean over the rows of all processes.
         """
         ...
 
     def end_epoch(self, epoch: int) -> Validation:
-        """Validation values; may repair the module. Runs before the epoch's checkpoint."""
+        """Validate, and optionally change the module; runs before the epoch's checkpoint."""
         ...
 
 
 class Controller(Protocol):
-    """Watches the steps of a run and may change how its module computes; its state is JSON, kept in checkpoints."""
+    """Observes the steps of a run and may change how its module computes; checkpoints save its state as JSON."""
 
     def before_forward(self, step: int) -> None: ...
 
     def after_backward(self, step: int, loss: Tensor) -> None: ...
 
     def report(self) -> dict[str, float]:
-        """What an epoch adds to its line of metrics."""
+        """Values to add to the epoch's line of metrics."""
         ...
 
     def state(self) -> dict[str, Any]: ...
@@ -150,9 +151,9 @@ class Controller(Protocol):
 
 @dataclass
 class LoopResult:
-    """The result of a finished run: the epoch whose weights the module now holds and one row of metrics an epoch.
+    """The result of a finished run: the epoch whose weights the module now has, and one row of metrics per epoch.
 
-    `best_values_B` are the monitored values of the users in that epoch, where the stage has them.
+    `best_values_B` is the monitored metric per user in the best epoch, None if the stage has none.
     """
 
     best_epoch: int
@@ -163,15 +164,15 @@ class LoopResult:
 
 
 def train(stage: Stage, config: LoopConfig, run: Run = Run(), controller: Controller | None = None) -> LoopResult:
-    """Train `stage.module` in place, on the device where it is, and leave its best weights in it.
+    """Train `stage.module` in place, on its device; it ends with its best weights.
 
-    With `run.resume` it goes on from the newest checkpoint in the run folder, if there is one; InputError if that run
-    had other settings, or another process is at work there. The global random state of torch is left as it was.
+    `run.resume` resumes from the newest checkpoint in the run folder, if any; InputError if that run had other settings
+    or another process is using the folder. Torch's global random state is restored afterwards.
     """
     alone = (
         exclusive_folder(run.folder) if run.folder is not None and distributed.is_first() else contextlib.nullcontext()
     )
-    with alone, failure_recorded(run.folder), torch.random.fork_rng(), distributed.losses_named():
+    with alone, failure_recorded(run.folder), torch.random.fork_rng(), distributed.lost_process_explained():
         distributed.seed(run.seed)
         return _Training(stage, config, run, controller).train()
 
@@ -183,14 +184,14 @@ def make_optimizer(module: nn.Module, config: LoopConfig) -> torch.optim.AdamW:
         {"params": [p for p in params if p.dim() >= 2], "weight_decay": config.weight_decay},
         {"params": [p for p in params if p.dim() < 2], "weight_decay": 0.0},
     ]
-    fused = not any(hasattr(p, "full_tensor") for p in params)  # FSDP2 leaves scalars whole, fused takes one kind only
+    fused = not any(hasattr(p, "full_tensor") for p in params)  # fused mixes no sharded tensors with FSDP2's scalars
     return torch.optim.AdamW(
         [g for g in groups if g["params"]], lr=config.learning_rate, fused=fused, foreach=None if fused else False
     )
 
 
 def schedule(step: int, total: int, config: LoopConfig) -> float:
-    """The learning rate of a step (counted from 0): linear warm-up, then a cosine to zero."""
+    """The learning rate of a step (from 0): linear warm-up, then a cosine to zero."""
     warmup = max(1, round(total * config.warmup_fraction))
     if step < warmup:
         return config.learning_rate * (step + 1) / warmup
@@ -198,7 +199,7 @@ def schedule(step: int, total: int, config: LoopConfig) -> float:
 
 
 def open_board(out: Path | None, first_step: int) -> "SummaryWriter":
-    """A TensorBoard writer in the run folder that replaces what a killed run wrote after its last checkpoint."""
+    """A TensorBoard writer for the run folder; it hides what a killed run wrote after its last checkpoint."""
     if out is None:
         raise InputError("tensorboard writes into the run folder; give one (out), or turn tensorboard off")
     try:
@@ -264,7 +265,7 @@ class _Training:
         p.epoch, p.step_in_epoch, p.sums = p.epoch + 1, 0, {}
 
     def _run_batches(self, batches: Sequence[Any], label: str, show: bool) -> None:
-        """What is left of the epoch's batches, with a bar."""
+        """Train on the remaining batches of the epoch, with a progress bar."""
         p, total = self.progress, len(batches) * self.config.epochs
         running: dict[str, Tensor] = {}
         with bar(label, len(batches), p.step_in_epoch, show) as steps:
@@ -301,7 +302,10 @@ class _Training:
         return values
 
     def _fold(self, running: dict[str, Tensor], values: dict[str, Tensor], steps: Bar) -> None:
-        """Read the device's running sums (the only synchronization), log them and check that the loss is finite."""
+        """Add the device's running sums to the epoch's (the only synchronization), log, and check the loss.
+
+        FloatingPointError if the loss is not finite.
+        """
         p = self.progress
         for name, value in distributed.average({name: float(value) for name, value in running.items()}).items():
             p.sums[name] = p.sums.get(name, 0.0) + value
@@ -364,7 +368,7 @@ class _Training:
             self._cut_metrics()
 
     def _cut_metrics(self) -> None:
-        """Drop the lines written after the checkpoint: their steps will be run again."""
+        """Drop the lines written after the checkpoint, because their steps will run again."""
         assert self.out is not None
         kept = [row for row in read_metrics(self.out) if row["step"] <= self.progress.step]
         with atomic_file(self.out / "metrics.jsonl") as fresh:

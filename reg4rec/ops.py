@@ -1,7 +1,7 @@
-"""The accelerated ops in one flat list, what their callers make and ask, and the choice of a backend.
+"""All accelerated ops with their argument types, and the choice of a backend.
 
-Each op runs on the first of cuda, triton, cpp, eager that has no objection to the call; `which` shows the choice and
-the reasons, `use_backend` or the variable REG4REC_BACKEND (read when this module is imported) forces one.
+An op runs on the first of cuda, triton, cpp, eager that supports the call. `which` shows the choice and the reasons;
+`use_backend` or the environment variable REG4REC_BACKEND (read when this module is imported) forces a backend.
 """
 
 from typing import Any
@@ -75,9 +75,9 @@ __all__ = [
 
 
 def which(name: str, *args: Any) -> Choice:
-    """The backend that the op `name` would run on with these arguments, and each backend's reason.
+    """The backend on which the op `name` would run with these arguments, and each backend's reason.
 
-    ValueError if there is no such op or if it would refuse the arguments.
+    ValueError for an unknown op or invalid arguments.
     """
     ops = all_ops()
     if name not in ops:

@@ -1,11 +1,11 @@
-"""HTML pages that need nothing but themselves: one style, for screens of any width, light and dark, and for paper."""
+"""Self-contained HTML pages with one style, for screens of any width, light and dark mode, and print."""
 
 import html
 
 __all__ = ["html_page"]
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
-"""A page runs no script and fetches nothing, whatever text came into it."""
+"""Content security policy: a page runs no scripts and loads nothing, whatever text it contains."""
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1d2330; --paper: #fff; --soft: #f3f5f8; --line: #d5dae2; --link: #1c5fb8; }
@@ -37,7 +37,7 @@ code { background: var(--soft); padding: 0 .25rem; }
 
 
 def html_page(title: str, body: str) -> str:
-    """A whole page; `title` is escaped here, `body` is HTML."""
+    """A complete page; `title` is text and is escaped here, `body` is HTML."""
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>

@@ -1,4 +1,4 @@
-"""Pictures by matplotlib, which is an extra."""
+"""PNG pictures, drawn by matplotlib (an optional dependency)."""
 
 import importlib.util
 from collections.abc import Callable
@@ -14,7 +14,7 @@ __all__ = ["new_figure", "save_picture"]
 
 
 def new_figure(width: float, height: float) -> "Figure | None":
-    """An empty figure of that size in inches; None without matplotlib."""
+    """An empty figure (width, height in inches); None without matplotlib."""
     if importlib.util.find_spec("matplotlib") is None:
         return None
     from matplotlib.figure import Figure
@@ -23,7 +23,7 @@ def new_figure(width: float, height: float) -> "Figure | None":
 
 
 def save_picture(path: Path, width: float, height: float, draw: Callable[["Figure"], object]) -> str | None:
-    """Write a PNG of what `draw` draws; without matplotlib, write nothing and return the reason."""
+    """Write what `draw` draws as a PNG and return None; without matplotlib, write nothing and return the reason."""
     if (figure := new_figure(width, height)) is None:
         return "matplotlib is not installed (pip install 'reg4rec[plots]')"
     draw(figure)

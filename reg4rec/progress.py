@@ -1,10 +1,10 @@
-"""What a long work says while it goes on: lines of the logger `reg4rec`, and bars, both on standard error.
+"""Progress of long tasks on standard error: lines of the logger `reg4rec`, and bars.
 
-    logging.getLogger("reg4rec").setLevel("WARNING")     # leave them out
+    logging.getLogger("reg4rec").setLevel("WARNING")     # hide them
 
-Where standard error is no terminal, a long work says a line every few seconds in place of a bar.
+Where standard error is not a terminal, a long task prints a line every few seconds instead of a bar.
 
-Lines have the level INFO. The logger writes by itself, so that a notebook shows them; its handler can be replaced.
+Lines have the level INFO. The logger has its own handler, so that notebooks show them; you can replace it.
 """
 
 import contextlib
@@ -20,11 +20,11 @@ __all__ = ["Bar", "bar", "counted", "quiet", "say"]
 T = TypeVar("T")
 LOGGER = logging.getLogger("reg4rec")
 INTERVAL = 5.0
-"""Seconds without a line after which a work that goes on says one."""
+"""A running task prints a line after this number of seconds without one."""
 
 
 class _Handler(logging.Handler):
-    """Writes to what is standard error at the moment, which tests and notebooks exchange."""
+    """Writes to the current `sys.stderr`, which tests and notebooks replace."""
 
     def emit(self, record: logging.LogRecord) -> None:
         print(self.format(record), file=sys.stderr, flush=True)
@@ -37,13 +37,13 @@ if not LOGGER.handlers:
 
 
 def say(line: str) -> None:
-    """A line about a work that goes on."""
+    """Log a line about a running task."""
     _Lines.said = time.monotonic()
     LOGGER.info(line)
 
 
 class Bar(Protocol):
-    """The progress of a loop: how much it has done, and values to show with it."""
+    """A progress bar: `update` counts what is done, `set_postfix` shows values beside it."""
 
     def update(self, n: int = 1, /) -> Any: ...
 
@@ -55,17 +55,17 @@ class Bar(Protocol):
 
 
 class _Lines:
-    """A bar where there is no terminal: a line, together with the works around it, where none came for INTERVAL.
+    """A bar without a terminal: prints a line for all running tasks if none was printed for INTERVAL seconds.
 
-    Works that follow each other without a pause count as one, so that many short ones are not silent either.
+    The clock runs on over tasks that follow each other without a pause, so a series of short tasks prints lines too.
     """
 
     said = 0.0
-    """when the last line was said, or a work began after a pause"""
+    """time of the last line, or of the first task after a pause"""
     busy = -INTERVAL
-    """when a work was last heard of"""
-    works: ClassVar[list["_Lines"]] = []
-    """those that go on, the outermost first"""
+    """time of the last start, update or end of a task"""
+    running: ClassVar[list["_Lines"]] = []
+    """the running tasks, outermost first"""
 
     def __init__(self, label: str, total: int, initial: int, unit: str):
         self.label, self.total, self.done, self.initial, self.unit = label, total, initial, initial, unit
@@ -75,35 +75,35 @@ class _Lines:
         self.began = time.monotonic()
         if self.began - _Lines.busy >= INTERVAL:
             _Lines.said = self.began
-        self.works.append(self)
+        self.running.append(self)
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.works.remove(self)
+        self.running.remove(self)
         _Lines.busy = time.monotonic()
 
     def update(self, n: int = 1, /) -> None:
         self.done += n
         _Lines.busy = time.monotonic()
         if _Lines.busy - _Lines.said >= INTERVAL:
-            say(", ".join(work.line(_Lines.busy) for work in self.works))
+            say(", ".join(task.line(_Lines.busy) for task in self.running))
 
     def set_postfix(self, values: Mapping[str, Any], /) -> None:
         self.values = "".join(f", {name} {value}" for name, value in values.items())
 
     def line(self, now: float) -> str:
-        """How far the work is at that moment, and how long the rest will take."""
+        """The progress of the task at time `now`, and the estimated seconds left."""
         made = self.done - self.initial
         left = f", {round((now - self.began) / made * (self.total - self.done))} s left" if made else ""
         return f"{self.label}: {self.done:,} of {self.total:,}{self.unit}{left}{self.values}"
 
 
 def bar(label: str, total: int, initial: int = 0, show: bool = True, unit: str = "") -> Bar:
-    """A bar with the remaining time on a terminal or in a notebook, gone when it is done; elsewhere lines now and then.
+    """A progress bar with the remaining time on a terminal or in a notebook, removed at the end; elsewhere lines.
 
-    Of a group of processes only the first one shows it.
+    In a group of processes only the first one shows it.
     """
-    from tqdm.auto import tqdm  # here, so that what shows no bar starts without it
+    from tqdm.auto import tqdm  # here, so that commands without a bar start faster
 
     shown = show and LOGGER.isEnabledFor(logging.INFO) and os.environ.get("RANK", "0") == "0"
     found = tqdm(
@@ -113,7 +113,7 @@ def bar(label: str, total: int, initial: int = 0, show: bool = True, unit: str =
 
 
 def counted(batches: Sequence[T], label: str) -> Iterator[T]:
-    """The batches one after the other, with a bar."""
+    """Yield the batches, with a progress bar."""
     with bar(label, len(batches)) as done:
         for batch in batches:
             yield batch
@@ -122,7 +122,7 @@ def counted(batches: Sequence[T], label: str) -> Iterator[T]:
 
 @contextlib.contextmanager
 def quiet(wanted: bool) -> Iterator[None]:
-    """Within the block no lines and bars are shown, if that is wanted."""
+    """Hide lines and bars within the block if `wanted`."""
     before = LOGGER.level
     if wanted:
         LOGGER.setLevel(logging.WARNING)

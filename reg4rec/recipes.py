@@ -1,7 +1,7 @@
-"""The road from data to a recommender, and the settings of every stage on it: read this file first.
+"""The whole pipeline from data to a recommender, and the settings of its stages: read this file first.
 
-Items become tokens, a model learns to decode them, validation sets up the search, and rewards may align the paths.
-`paper` is written in full below; `default` is what recommends best, written as its difference.
+Items become tokens, a model learns to decode them, validation sets up the search, and rewards can align the paths.
+`paper` is written in full below; `default` recommends best and is written as its difference from `paper`.
 """
 
 import json
@@ -40,7 +40,7 @@ RecipeName = Literal["default", "paper"]
 
 @dataclass(frozen=True)
 class Recipe:
-    """The settings of all stages, which belong together; InputError for stages of different recipes."""
+    """The settings of all stages; InputError if they belong to different recipes."""
 
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
@@ -53,10 +53,10 @@ class Recipe:
     def fit(
         self, data: Dataset, run: Run = Run(), aligned: bool = False, search: SearchConfig | None = None
     ) -> Recommender:
-        """A recommender of `data`; each stage writes into a folder of `run.out`: tokenizer/, model/, perhaps aligned/.
+        """Fit a recommender on `data`; the stages write to tokenizer/, model/ and (if `aligned`) aligned/ in `run.out`.
 
-        A killed fit goes on from its last checkpoint, and a finished stage is not fitted again. `search` replaces what
-        validation would choose; alignment chooses again. All stages learn from `pretrain.part` of the data.
+        A killed fit resumes from its last checkpoint, and finished stages are not fitted again. `search` replaces the
+        settings that validation would choose, except after alignment. All stages learn from `pretrain.part` of `data`.
         """
         tokenizer = fit_tokenizer(data, self.tokenizer, run.stage("tokenizer"), self.pretrain.part)
         recommender = fit_recommender(data, tokenizer, self.pretrain, run.stage("model"), search)
@@ -84,7 +84,7 @@ class Recipe:
         pretrain: Mapping[str, Any] | None = None,
         align: Mapping[str, Any] | None = None,
     ) -> "Recipe":
-        """This recipe with other values of some settings, by name: `change(pretrain={"epochs": 5, "size": "tiny"})`.
+        """This recipe with some settings changed, by name: `change(pretrain={"epochs": 5, "size": "tiny"})`.
 
         InputError for a setting that a stage does not have.
         """
@@ -98,12 +98,12 @@ class Recipe:
 PAPER = Recipe(
     TokenizerConfig(
         recipe="paper",
-        kind="mpq",  # M experts with a codebook each, one gate, one shared decoder
+        kind="mpq",  # M experts with one codebook each, one gate, one shared decoder
         num_codebooks=4,
         codebook_size=256,
         codeword_dim=192,
         hidden_dim=256,
-        orthogonality="decorrelation",  # ours: paths that rank alone need tokens that repeat one another little (D2)
+        orthogonality="decorrelation",  # ours: ranking by paths alone needs tokens with little redundancy (D2)
         commitment=0.25,
         separate_collisions=True,  # ours (D3)
         epochs=40,
@@ -114,13 +114,13 @@ PAPER = Recipe(
     PretrainConfig(
         recipe="paper",
         size="small",
-        history_layout="pooled",  # ours: an epoch takes two thirds of the time of a flat history, Recall is level (D14)
+        history_layout="pooled",  # ours: an epoch takes two thirds of a flat history's time, with equal Recall (D14)
         max_history=20,
         dropout=0.1,
-        score_items=False,  # items are ranked by the paths that lead to them, and by nothing else
+        score_items=False,  # items are ranked only by the paths that lead to them
         order="random",
-        targets="open",  # every step predicts the tokens of all codebooks that are still open (D4)
-        crss_fraction=0.15,  # the last epochs feed tokens in the order that the model is surest of (D4)
+        targets="open",  # every step predicts the tokens of all unused codebooks (D4)
+        crss_fraction=0.15,  # the last epochs feed tokens in order of the model's confidence (D4)
         renormalize=False,
         category_weight=0.2,
         decoded_fraction=1.0,
@@ -146,43 +146,43 @@ DEFAULT = Recipe(
     replace(
         PAPER.tokenizer,
         recipe="default",
-        # Recall@10 of all validation users against decorrelated codebooks: Beauty .1274 and .1192 (seed 0)
+        # Recall@10 of all validation users, Beauty: .1274, with decorrelated codebooks .1192 (seed 0)
         orthogonality="weight",
     ),
     replace(
         PAPER.pretrain,
         recipe="default",
-        # paths find the items, a score of whole items orders them: Beauty, validation, .1365 with and .0670 without
+        # paths find the items, item scores order them: Beauty, validation, .1365 with and .0670 without
         score_items=True,
-        # Beauty, validation, paths of four tokens: .1225 with and .1165 without; paths of two are level
+        # Beauty, validation, paths of four tokens: .1225 with and .1165 without; no difference for paths of two
         renormalize=True,
         # the item scores learn from every target in one pass, so a quarter of the targets is enough for the tokens
         decoded_fraction=0.25,
-        # the loss of the item scores is the main one; not measured apart
+        # the item score loss is the main one; not measured separately
         category_weight=0.5,
-        # tokens in the model's own order at the end: .0845 after and .0870 before, so it is left out
+        # CRSS order in the last epochs: .0845 with and .0870 without
         crss_fraction=0.0,
-        # an epoch over pooled histories costs little more with 50 items than with 20; not measured apart
+        # with pooled histories an epoch costs little more for 50 items than for 20; not measured separately
         max_history=50,
-        # the item scores overfit sooner than paths do; not measured apart
+        # the item scores overfit sooner than paths do; not measured separately
         dropout=0.3,
         loop=LoopConfig(epochs=12, learning_rate=2e-3, weight_decay=0.1, patience=3),
     ),
     replace(
         PAPER.align,
         recipe="default",
-        # five times smaller steps over three epochs, close to what pre-training gave: +1.7 % on Beauty, +1.0 % on Toys
+        # half the learning rate over three epochs, ten times the KL weight: +1.7 % on Beauty, +1.0 % on Toys
         kl_weight=1.0,
         loop=LoopConfig(epochs=3, learning_rate=5e-5, patience=2),
     ),
 )
 
 RECIPES: dict[RecipeName, Recipe] = {"default": DEFAULT, "paper": PAPER}
-"""docs/results.md has the tables behind the figures above."""
+"""docs/results.md has the tables behind the numbers above."""
 
 
 def recipe_named(name: str) -> Recipe:
-    """The recipe of that name; InputError with the known names for any other."""
+    """The recipe called `name`; for an unknown name InputError lists the known ones."""
     if name not in get_args(RecipeName):
         raise InputError(f"recipe is {name!r}; it must be one of {', '.join(get_args(RecipeName))}")
     return RECIPES[name]  # type: ignore[index]
@@ -201,21 +201,21 @@ def fit(
     resume: bool = True,
     progress: bool = True,
 ) -> Recommender:
-    """From files to an evaluated recommender: prepare, tokenize, pre-train, set up the search, and align if asked.
+    """Fit and evaluate a recommender: prepare data, tokenize, pre-train, set up the search, and align if `aligned`.
 
         rec = reg4rec.fit("clicks.csv", "items.csv", out="runs/shop", reading={"user": "customer"})
 
-    data: a dataset, a folder or a name that `load_dataset` knows, or interactions (a file, a folder of Parquet parts, a
-    DataFrame), which `items` describes and `reading` says how to read (arguments of `read_interactions`). A recipe
-    given by its name gets codebooks that fit the catalog: about items / 8 codewords, at most 256. `out` receives data/,
-    a folder a stage, recommender/ and metrics.json, the Recall and NDCG of the test items beside popularity's; the same
-    call again goes on where a killed one stopped. `progress` shows each epoch and the figures on standard error.
-    InputError for unreadable data, and where `out` holds a fit of other data or settings.
+    data: a dataset, a folder or name for `load_dataset`, or interactions (a file, a folder of Parquet parts, a
+    DataFrame); for interactions, `items` is the table of items and `reading` has arguments of `read_interactions`.
+    recipe: one given by name gets codebooks that fit the catalog (about items / 8 codewords, at most 256).
+    out: receives data/, a folder per stage, recommender/, and metrics.json: Recall and NDCG on the test items, also of
+    popularity. The same call again resumes a killed one. `progress` shows epochs and metrics on standard error.
+    InputError for unreadable data, or if `out` holds a fit of other data or settings.
     """
     if not isinstance(data, Dataset):
         data = _read(data, items, reading or {})
     elif items is not None or reading:
-        raise InputError("items and reading belong to a file of interactions; data is a dataset already")
+        raise InputError("items and reading belong to a file of interactions, and data is a dataset; leave them out")
     recommender, report = fit_and_evaluate(data, recipe, Run(out, seed, device, resume, progress), aligned)
     if progress and distributed.is_first():
         say(report.table())
@@ -226,14 +226,14 @@ def _read(data: Any, items: Any, reading: Mapping[str, Any]) -> Dataset:
     if is_table_source(data):
         return read_interactions(data, items, **reading)
     if items is not None or reading:
-        raise InputError(f"items and reading belong to a file of interactions, and {str(data)!r} is none")
+        raise InputError(f"items and reading belong to a file of interactions, but {str(data)!r} is not one")
     return load_dataset(data)
 
 
 def fit_and_evaluate(
     data: Dataset, recipe: RecipeName | Recipe, run: Run = Run(), aligned: bool = False
 ) -> tuple[Recommender, Report]:
-    """`fit` of a dataset, and the report that it writes."""
+    """`fit` for a dataset: the recommender and its report, which are saved in the run folder."""
     if not isinstance(recipe, Recipe):
         recipe = recipe_named(recipe).sized_for(data.num_items)
     if run.folder is not None:
@@ -253,7 +253,7 @@ def fit_and_evaluate(
 
 
 def _open(folder: Path, data: Dataset, settings: dict[str, Any], resume: bool) -> None:
-    """Make `folder` the one of this fit, with its data; InputError if it holds something else."""
+    """Create or reopen the folder of this fit, with its data; InputError if it holds something else."""
     path = folder / "fit.json"
     wanted = json.loads(to_json({"dataset": data.card["fingerprint"], **settings}))
     check_own(folder, ["fit.json"])
@@ -264,25 +264,25 @@ def _open(folder: Path, data: Dataset, settings: dict[str, Any], resume: bool) -
             f"{folder} holds a fit with other {', '.join(differing)}; choose another folder, the same data and "
             "settings, or start over with resume off"
         )
-    distributed.barrier()  # all have looked
+    distributed.barrier()  # until all processes have checked
     if path.exists() and not resume:
         _start_over(folder)
     if distributed.is_first():
         write_header(path, new_header(FORMAT, VERSION, **wanted))
-        if _fingerprint(folder / "data") != data.card["fingerprint"]:  # a killed fit may have left another's
+        if _fingerprint(folder / "data") != data.card["fingerprint"]:  # a killed fit may have left other data
             data.save(folder / "data")
     distributed.barrier()
 
 
 def _fingerprint(folder: Path) -> str | None:
-    """Of the dataset that is saved in a folder, if one is."""
+    """The fingerprint of the dataset in a folder; None without one."""
     path = folder / "dataset.json"
     fingerprint: str | None = read_json(path).get("card", {}).get("fingerprint") if path.exists() else None
     return fingerprint
 
 
 def _start_over(folder: Path) -> None:
-    """Remove what an earlier fit made, before its settings are replaced; what others put there stays."""
+    """Remove the results of an earlier fit before its settings are replaced; other files stay."""
     for stage in ("tokenizer", "model", "aligned"):
         if (folder / stage / "config.json").exists():
             open_folder(folder / stage, read_settings(folder / stage), resume=False)

@@ -1,4 +1,4 @@
-"""Where a stage writes and how it runs: the one argument that every stage takes beside data and settings."""
+"""Where and how a stage runs: the argument that every stage takes besides data and settings."""
 
 import contextlib
 import hashlib
@@ -19,21 +19,21 @@ __all__ = ["Run", "SharedRun", "choose_device", "digest_of"]
 
 @dataclass(frozen=True)
 class Run:
-    """Where a stage writes, its seed, its device, and whether it goes on from what it finds.
+    """Where a stage writes, its seed, its device, and whether it resumes.
 
         reg4rec.fit_tokenizer(data, run=reg4rec.Run("runs/tokens", seed=1))
 
-    InputError for a seed that not every source of random numbers takes.
+    InputError for a seed below 0 or above 2^31 - 1.
     """
 
     out: str | Path | None = None
     """the run folder; None keeps everything in memory"""
     seed: int = 0
-    """of all that is drawn; the same seed gives the same bits on the CPU with the same number of threads"""
+    """seed of all random numbers; on the CPU, the same seed and number of threads give bit-identical results"""
     device: str = "auto"
-    """auto (a GPU if there is one), cpu, cuda, cuda:1 ..."""
+    """auto (a GPU if present), cpu, cuda, cuda:1 ..."""
     resume: bool = True
-    """go on from what a killed run left in the folder; False starts over"""
+    """resume a killed run from its last checkpoint; False starts over"""
     progress: bool = True
     """show a progress bar and a line for each epoch on standard error"""
 
@@ -45,12 +45,12 @@ class Run:
         return None if self.out is None else Path(self.out)
 
     def stage(self, name: str) -> "Run":
-        """The run of one stage of several, in a folder of that name inside this one's."""
+        """The run of one stage, in the subfolder `name`."""
         return self if self.out is None else replace(self, out=Path(self.out) / name)
 
     @contextlib.contextmanager
     def seeded(self) -> Iterator[None]:
-        """Within the block torch draws from this seed; afterwards its random state is what it was before."""
+        """Seed torch within the block; afterwards its random state is restored."""
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)
             yield
@@ -58,9 +58,9 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True)
 class SharedRun(Run):
-    """A run whose stages lie in folders named after what decides them, so that runs that begin alike share fits.
+    """A run whose stage folders are named by a hash of all settings up to that stage, so that runs share equal fits.
 
-    `decided_by` holds the settings of each stage, as JSON has them, and what else decides them all, in order.
+    `decided_by`: in order of the stages, the settings of each and anything else that its result depends on, as JSON.
     """
 
     decided_by: Mapping[str, Any]
@@ -69,23 +69,23 @@ class SharedRun(Run):
         return Run(self.folder_of(name), self.seed, self.device, self.resume, self.progress)
 
     def folder_of(self, name: str) -> Path:
-        """Where a stage lies: its name and a digest of its settings and of all before it."""
+        """The folder of a stage: its name and a digest of its settings and those of all earlier stages."""
         names = list(self.decided_by)
         deciding = {key: self.decided_by[key] for key in names[: names.index(name) + 1]}
         return Path(self.out or ".") / f"{name}-{digest_of(deciding)}"
 
 
 def digest_of(settings: Mapping[str, Any]) -> str:
-    """Twelve digits that differ where settings, as JSON has them, differ."""
+    """A digest of JSON settings, 12 hexadecimal digits."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def choose_device(device: str | torch.device) -> torch.device:
-    """The device of that name; "auto" is a GPU if there is one. InputError if it cannot be used here.
+    """The device called `device`; "auto" takes a GPU if present. InputError if it cannot be used here.
 
-    In a group of processes "auto" and "cuda" are each one's own GPU.
+    In a group of processes "auto" and "cuda" give each process its own GPU.
     """
-    distributed.world()  # a process that joins a group chooses its GPU
+    distributed.world()  # joining a group selects the process's GPU
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:

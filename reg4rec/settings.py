@@ -1,4 +1,4 @@
-"""Checking and changing the fields of configuration dataclasses by name."""
+"""Checks and changes of the fields of configuration dataclasses, by name."""
 
 import types
 from dataclasses import fields, is_dataclass, replace
@@ -24,36 +24,36 @@ __all__ = [
 Config = TypeVar("Config")
 
 SEEDS = range(1 << 31)
-"""scikit-learn takes seeds below 2^32, and the codebooks count up from theirs."""
+"""scikit-learn accepts seeds below 2^32, and each codebook adds its number to the seed."""
 SEED_RANGE = f"from {SEEDS[0]} to {SEEDS[-1]}"
-RUN = {"out", "seed", "device", "resume", "progress"}
-"""Fields of `reg4rec.run.Run`, which are often looked for among the settings of a stage."""
+RUN_FIELDS = {"out", "seed", "device", "resume", "progress"}
+"""Fields of `reg4rec.run.Run`, which users often give as settings of a stage."""
 
 
 def check_settings(config: object, *rules: tuple[str, bool, str]) -> None:
-    """InputError for the first setting that breaks its rule: (name, whether it holds, what it must be)."""
+    """InputError for the first setting that breaks its rule; a rule is (name, whether it holds, allowed values)."""
     for name, holds, wanted in rules:
         if not holds:
             raise InputError(f"{name} is {getattr(config, name)!r}; it must be {wanted}")
 
 
 def check_seed(seed: int) -> None:
-    """InputError for a seed that not every source of random numbers takes."""
+    """InputError for a seed that is not in SEEDS."""
     if seed not in SEEDS:
         raise InputError(f"seed is {seed}; it must be {SEED_RANGE}")
 
 
 def check_same_recipe(tokens: str, wanted: str) -> None:
-    """InputError where items were tokenized by another recipe than a later stage belongs to."""
+    """InputError if the recipe of the tokens is not that of a later stage's settings."""
     if tokens != wanted:
         raise InputError(
-            f"the tokens are of the recipe {tokens!r}, these settings of {wanted!r}, and a recipe is applied whole: "
-            f"fit the tokens by {wanted!r} too, or take the settings of {tokens!r}"
+            f"the tokens are of the recipe {tokens!r}, these settings of {wanted!r}, and all stages need the same "
+            f"recipe: fit tokens by the recipe {wanted!r}, or use settings of {tokens!r}"
         )
 
 
 def differences(name: str, found: Any, wanted: Any) -> list[str]:
-    """The names, with dots, of the values in which two settings, as JSON has them, differ."""
+    """The dotted names of the values that differ between two settings given as JSON."""
     if not (isinstance(found, dict) and isinstance(wanted, dict)):
         return [] if found == wanted else [name]
     keys = sorted(found.keys() | wanted.keys())
@@ -61,7 +61,7 @@ def differences(name: str, found: Any, wanted: Any) -> list[str]:
 
 
 def override(config: Config, changes: dict[str, Any]) -> Config:
-    """A copy of a dataclass with `changes` to its fields, or to fields of the dataclasses that it holds.
+    """A copy of a dataclass with `changes` to its fields, or to fields of the dataclasses in it.
 
     InputError names unknown settings and lists the known ones.
     """
@@ -76,7 +76,8 @@ def override(config: Config, changes: dict[str, Any]) -> Config:
                 own[name] = replace(inner, **{key: rest.pop(key) for key in inside})
     if rest:
         wrong = ", ".join(sorted(rest))
-        hint = " (out, seed, device, resume and progress belong to run=reg4rec.Run(...))" if rest.keys() & RUN else ""
+        of_run = rest.keys() & RUN_FIELDS
+        hint = " (out, seed, device, resume and progress belong to run=reg4rec.Run(...))" if of_run else ""
         raise InputError(f"{type(config).__name__} has no setting {wrong}{hint}; its settings are {', '.join(known)}")
     return replace(config, **own)  # type: ignore[type-var]
 

@@ -1,4 +1,4 @@
-"""How sure a mean over users, or the difference of two, is."""
+"""Standard errors and confidence intervals of means over users and of their differences."""
 
 from typing import Any
 
@@ -13,15 +13,15 @@ Float64 = npt.NDArray[np.float64]
 
 
 def by_user(values_B: Float64, users_B: npt.NDArray[Any]) -> Float64:
-    """A value for each user, whose mean is that of the values; values of a user need not be independent, users are."""
+    """One value per user: the user's sum, scaled so that the mean over users is the mean of all values."""
     users, row_B = np.unique(users_B, return_inverse=True)
     return np.asarray(np.bincount(row_B, values_B) * (len(users) / len(values_B)), dtype=np.float64)
 
 
 def error_of_mean(values_B: Float64, users_B: npt.NDArray[Any] | None = None) -> float:
-    """The standard error of a mean of values whose users are independent; several values of a user need not be.
+    """The standard error of the mean: users are independent, the values of one user need not be (clustered by user).
 
-    Without `users_B` each value is of another user.
+    Without `users_B` every value belongs to a different user.
     """
     centered = values_B - values_B.mean()
     if users_B is not None:
@@ -30,13 +30,13 @@ def error_of_mean(values_B: Float64, users_B: npt.NDArray[Any] | None = None) ->
 
 
 def is_higher(values_B: Float64, than_B: Float64, errors: float) -> bool:
-    """Whether the mean gain of the users, two or more, is above `errors` times its standard error."""
+    """Whether the mean of values - than exceeds `errors` times its standard error; False for fewer than two users."""
     gain_B = values_B - than_B
     return len(gain_B) > 1 and bool(gain_B.mean() > errors * error_of_mean(gain_B))
 
 
 def paired_interval(values_B: Float64, than_B: Float64, seed: int = 0) -> tuple[float, float, float]:
-    """(mean, low, high) of the users' differences: the interval holds 95 % of the means of users drawn with repeats."""
+    """(mean, low, high) of the differences values - than, with a 95 % bootstrap interval over users."""
     gain_B, rng = values_B - than_B, np.random.default_rng(seed)
     at_once, means = max(1, DRAWS_AT_ONCE // len(gain_B)), list[float]()
     while len(means) < RESAMPLES:

@@ -1,7 +1,7 @@
-"""How artifacts are written and read: JSON and safetensors, never pickle, each answered for by a checksum.
+"""Reading and writing artifacts: JSON and safetensors, never pickle, with checksums.
 
-Every artifact folder carries one JSON header with its `format` and `version`, the sha256 of its `files` and of itself;
-`reg4rec.writing` puts it on the disk.
+Every artifact folder has one JSON header with `format`, `version`, the sha256 of its `files` and of itself;
+`reg4rec.writing` writes it atomically.
 """
 
 import errno
@@ -35,11 +35,11 @@ __all__ = [
 
 
 MAX_JSON_BYTES = 1 << 26
-"""Our headers have some kilobytes; a file beyond this is no header of ours."""
+"""Size limit of a header; ours have a few kilobytes."""
 
 
 def to_json(value: Mapping[str, Any]) -> str:
-    """`value` as readable JSON; numpy and torch scalars and arrays become numbers and lists, paths their names."""
+    """`value` as indented JSON; numpy and torch scalars and arrays become numbers and lists, paths strings."""
 
     def plain(x: Any) -> Any:
         if hasattr(x, "tolist"):
@@ -58,20 +58,20 @@ def write_json(path: str | Path, value: Mapping[str, Any]) -> None:
 
 
 def read_json(path: str | Path, most_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
-    """The object in a JSON file; InputError if the file is missing, longer, or is not one JSON object."""
+    """The object in a JSON file; InputError if it is missing, longer than `most_bytes`, or not one JSON object."""
     path = Path(path)
     try:
         if path.stat().st_size > most_bytes:
             raise InputError(f"{path} has {path.stat().st_size:,} bytes; no header of reg4rec is that long")
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise InputError(f"{path} is missing; is {path.parent} the folder that was meant?") from None
+        raise InputError(f"{path} is missing; is {path.parent} the right folder?") from None
     except InputError:
         raise
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} is not readable JSON: {error}") from None
     if not isinstance(value, dict):
-        raise InputError(f"{path} holds a {type(value).__name__} where a JSON object was expected")
+        raise InputError(f"{path} contains a {type(value).__name__} where a JSON object was expected")
     return value
 
 
@@ -81,9 +81,9 @@ def new_header(format: str, version: int, **facts: Any) -> dict[str, Any]:
 
 
 def write_header(path: str | Path, header: Mapping[str, Any], files: Sequence[str] = ()) -> None:
-    """Write a header with the sha256 of `files`, names in its folder, and of itself.
+    """Write a header with the sha256 of `files` (names in its folder) and of itself.
 
-    A file has one header that names it; a folder within the folder is named by its own header.
+    Name each file in one header only; for a subfolder that has a header, name that header instead of its files.
     """
     path = Path(path)
     value = json.loads(to_json({**header, "files": {name: sha256_of(path.parent / name) for name in sorted(files)}}))
@@ -99,9 +99,9 @@ def read_header(
     verify: bool = True,
     later: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """The JSON header of an artifact; InputError for another format or version, and where a checksum does not fit.
+    """The JSON header of an artifact; InputError for another format or version, or a wrong checksum.
 
-    `verify` False reads it whatever the checksums say. The files `later` are left to `check_file`.
+    `verify=False` skips the checksums. The files `later` are not checked here; use `check_file`.
     """
     path = Path(path)
     header = read_json(path, most_bytes)
@@ -118,7 +118,7 @@ def read_header(
         )
     files, own = header.get("files"), header.pop("sha256", None)
     if not isinstance(files, dict) or (verify and own is None):
-        raise InputError(f"{path} lacks its checksums; make it again with this reg4rec")
+        raise InputError(f"{path} has no checksums; make it again with this reg4rec")
     if verify and own != _sha256_of_json(header):
         raise InputError(f"{path} was changed after it was saved; copy the folder again, or make it again")
     for name, expected in files.items() if verify else ():
@@ -128,18 +128,18 @@ def read_header(
 
 
 def entries(header: Mapping[str, Any]) -> dict[str, Any]:
-    """What a header says beside format, version and checksums."""
+    """The entries of a header except format, version and checksums."""
     return {name: value for name, value in header.items() if name not in new_header("", 0)}
 
 
 def check_file(path: Path, sha256: str) -> None:
-    """InputError unless a file is the one of that checksum."""
+    """InputError if a file cannot be read or does not have that checksum."""
     try:
         found = sha256_of(path)
     except FileNotFoundError:
-        raise InputError(f"{path} is missing; is {path.parent} the folder that was meant?") from None
+        raise InputError(f"{path} is missing; is {path.parent} the right folder?") from None
     except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}; let its owner change that") from None
+        raise InputError(f"{path} cannot be read: {error.strerror}; check its permissions") from None
     if found != sha256:
         raise InputError(
             f"{path} is not the file that was saved with this folder (another sha256); "
@@ -148,7 +148,7 @@ def check_file(path: Path, sha256: str) -> None:
 
 
 def sha256_of(path: Path) -> str:
-    """The checksum of a file."""
+    """The sha256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -158,7 +158,7 @@ def _sha256_of_json(value: Mapping[str, Any]) -> str:
 
 
 def write_tensors(path: str | Path, tensors: "Mapping[str, torch.Tensor | npt.NDArray[Any]]") -> None:
-    """Write named tensors or arrays as safetensors (contiguous copies on the CPU; aliases are stored twice)."""
+    """Write named tensors or arrays as safetensors (contiguous copies on the CPU; shared memory is stored twice)."""
     import torch  # here, so that commands without tensors start without PyTorch
     from safetensors import SafetensorError
     from safetensors.torch import save_file
@@ -166,10 +166,10 @@ def write_tensors(path: str | Path, tensors: "Mapping[str, torch.Tensor | npt.ND
     with atomic_file(path) as fresh:
         copies = {name: torch.as_tensor(t).detach().cpu().contiguous().clone() for name, t in tensors.items()}
         fresh.touch()
-        mode = fresh.stat().st_mode  # safetensors lets its owner alone read a file
+        mode = fresh.stat().st_mode  # safetensors makes files readable by the owner only
         try:
             save_file(copies, fresh)
-        except SafetensorError as error:  # which hides the errno of a full disk
+        except SafetensorError as error:  # it hides the errno of a full disk
             raise OSError(errno.ENOSPC, str(error)) from None
         fresh.chmod(mode)
 
@@ -183,14 +183,14 @@ def read_tensors(path: str | Path) -> "dict[str, torch.Tensor]":
         return load_file(path)
     except FileNotFoundError:
         if Path(path).exists():
-            raise InputError(f"{path} may not be read by this user; let its owner change that") from None
-        raise InputError(f"{path} is missing; is {Path(path).parent} the folder that was meant?") from None
+            raise InputError(f"{path} may not be read by this user; ask its owner for permission") from None
+        raise InputError(f"{path} is missing; is {Path(path).parent} the right folder?") from None
     except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise InputError(f"{path} is not a readable safetensors file: {error}") from None
 
 
 def tensor_difference(found: "Mapping[str, torch.Tensor]", wanted: "Mapping[str, torch.Tensor]") -> str | None:
-    """The first name, in words, under which tensors of another shape or dtype, or none, were found; None if all fit."""
+    """A sentence on the first tensor that is missing, unknown or has another shape or dtype; None if all match."""
     for name in sorted(found.keys() | wanted.keys()):
         one, other = (
             None if tensor is None else (tuple(tensor.shape), tensor.dtype)

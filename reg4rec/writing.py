@@ -1,7 +1,7 @@
-"""How files and folders take shape: beside their destination, whole, on the disk before they get its name.
+"""Atomic writing: files and folders are written beside their destination, flushed to disk, then renamed.
 
-A killed process or a power cut leaves the old one or the new one. The writer holds a lock on its temporary folder, so
-that the next one can tell what a killed one left, and removes it.
+After a kill or a power cut either the old or the new version exists. A writer locks its temporary folder, so that the
+next writer can recognize and remove the leftovers of a killed one.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from reg4rec.errors import InputError
 
 try:
     import fcntl
-except ImportError:  # Windows, where nothing is locked and nothing swept
+except ImportError:  # on Windows nothing is locked or swept
     fcntl = None  # type: ignore[assignment]
 
 __all__ = [
@@ -38,11 +38,11 @@ __all__ = [
 UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENAMETOOLONG}
 UNSUPPORTED = {errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EBADF}
 HERE, EXCHANGE = -100, 2
-"""Of Linux: names are relative to the present folder (AT_FDCWD); two names change places (RENAME_EXCHANGE)."""
+"""Linux constants: AT_FDCWD (paths are relative to the current folder) and RENAME_EXCHANGE (swap two names)."""
 
 
 def is_temporary(path: Path) -> bool:
-    """Whether a name is one under which something is, or was, to be written."""
+    """Whether a name is one of our temporary names."""
     return re.fullmatch(r"\..+\.[0-9a-f]{8}\.(tmp|old)", path.name) is not None
 
 
@@ -54,15 +54,15 @@ def _make_parent(path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
-        raise InputError(f"{path} cannot be written: {path.parent} is not a folder; choose another place") from None
+        raise InputError(f"{path} cannot be written: {path.parent} is not a folder; choose another path") from None
 
 
 @contextlib.contextmanager
 def disk_errors_explained(path: Path) -> Iterator[None]:
-    """Answer a full disk or a forbidden place by an InputError that names `path`; every other error passes."""
+    """Turn the errors of a full disk or missing permission into an InputError that names `path`."""
     try:
         yield
-    except _UnwritableError as error:  # of a part of `path`, under its temporary name
+    except _UnwritableError as error:  # it names a temporary file inside `path`
         raise _UnwritableError(path, error.reason) from None
     except OSError as error:
         if error.errno not in UNWRITABLE:
@@ -73,23 +73,23 @@ def disk_errors_explained(path: Path) -> Iterator[None]:
 class _UnwritableError(InputError):
     def __init__(self, path: Path, reason: str):
         super().__init__(
-            f"{path} cannot be written: {reason}; what was there is unchanged, free some space or choose another place"
+            f"{path} cannot be written: {reason}; what was there is unchanged, free some space or choose another path"
         )
         self.reason = reason
 
 
 @contextlib.contextmanager
 def exclusive_folder(folder: Path) -> Iterator[None]:
-    """Make a folder that is filled file by file, and keep other processes of this kind out of it until the block ends.
+    """Make a folder that is filled file by file, and lock it until the block ends.
 
-    InputError where one is at work there. Where the system cannot lock a folder, all are let in.
+    InputError if another process holds the lock. A system that cannot lock a folder admits every process.
     """
     try:
         with disk_errors_explained(folder):
             folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
-        where = "of that name is there" if isinstance(error, FileExistsError) else "is in its way"
-        raise InputError(f"{folder} was to become a folder, but a file {where}; choose another name") from None
+        where = "of that name exists" if isinstance(error, FileExistsError) else "is in its path"
+        raise InputError(f"{folder} cannot be made, because a file {where}; choose another name") from None
     lock = _lock(folder)
     if lock is None:
         raise InputError(f"another process is writing to {folder}; wait until it has ended, or choose another folder")
@@ -100,9 +100,9 @@ def exclusive_folder(folder: Path) -> Iterator[None]:
 
 
 def _lock(folder: Path) -> Callable[[], None] | None:
-    """Lock a folder and return what unlocks it; None where another process holds it.
+    """Lock a folder and return a function that unlocks it; None if another process has locked it.
 
-    Where the system cannot lock, as on some network file systems, the lock is a pretense.
+    On systems that cannot lock, such as some network file systems, nothing is locked.
     """
     if fcntl is None:
         return lambda: None
@@ -118,9 +118,9 @@ def _lock(folder: Path) -> Callable[[], None] | None:
 
 
 def sweep(folder: Path, name: str = "") -> None:
-    """Remove what killed writers of that name, or of any, left in a folder; what a living process writes stays.
+    """Remove leftovers of killed writers of `name` ("": of any name) from a folder; those of live processes stay.
 
-    A folder that was to be replaced and lost its name gets it back.
+    A folder that was renamed for its replacement, which never came, gets its name back.
     """
     if fcntl is None or not folder.is_dir():
         return
@@ -130,7 +130,7 @@ def sweep(folder: Path, name: str = "") -> None:
         place = folder / leftover.name[1 : -len(".12345678.tmp")]
         if name not in ("", place.name) or leftover.is_symlink():
             continue
-        with contextlib.suppress(OSError):  # another process sweeps too, or it is another user's
+        with contextlib.suppress(OSError):  # another process sweeps too, or the leftover belongs to another user
             unlock = _lock(leftover)
             if unlock is None:
                 continue
@@ -144,15 +144,15 @@ def sweep(folder: Path, name: str = "") -> None:
 
 
 @contextlib.contextmanager
-def _workshop(path: Path) -> Iterator[Path]:
-    """An empty, locked, temporary folder beside `path`, which goes if it still has its name at the end."""
+def _temporary_folder(path: Path) -> Iterator[Path]:
+    """Yield an empty, locked temporary folder beside `path`; it is removed afterwards unless it was renamed."""
     _make_parent(path)
     sweep(path.parent, path.name)
     while True:
         folder = _temporary_beside(path)
         folder.mkdir()
         unlock = _lock(folder)
-        if unlock is not None and folder.is_dir():  # else another process took it for a killed one's
+        if unlock is not None and folder.is_dir():  # else another process swept it before it was locked
             break
     try:
         yield folder
@@ -165,16 +165,14 @@ def _workshop(path: Path) -> Iterator[Path]:
 def atomic_folder(path: str | Path, mark: str, also: Sequence[str] = ()) -> Iterator[Path]:
     """Yield an empty folder that becomes `path` when the block ends without an error.
 
-    It replaces a folder of its kind: one that holds the file `mark` and no others than the new one has or the patterns
-    `also` allow. InputError for a folder with anything else in it, which stays unchanged.
+    It replaces an earlier folder of its kind: one with the file `mark` and otherwise only names that the new folder has
+    or the patterns `also` allow. InputError for a folder with anything else in it, which stays unchanged.
     """
     path = Path(path).resolve()
     check_place(path)
     if path.exists() and not path.is_dir():
-        raise InputError(
-            f"{path} was to become a folder, but a file of that name is there; remove it or choose another name"
-        )
-    with disk_errors_explained(path), _workshop(path) as fresh:
+        raise InputError(f"{path} cannot be made, because a file of that name exists; remove it or choose another name")
+    with disk_errors_explained(path), _temporary_folder(path) as fresh:
         yield fresh
         check_replaceable(path, mark, [*also, *(entry.name for entry in fresh.iterdir())])
         _flush_all(fresh)
@@ -182,28 +180,28 @@ def atomic_folder(path: str | Path, mark: str, also: Sequence[str] = ()) -> Iter
 
 
 def check_place(path: Path) -> None:
-    """InputError for a folder that nothing may replace: the root, the present folder and those that hold it."""
+    """InputError for a folder that must not be replaced: the root, the current folder and its parents."""
     path = path.resolve()
     if path == Path.cwd() or path in Path.cwd().parents or path == path.parent:
-        raise InputError(f"{path} is where you are, or holds it; give the name of a folder in it")
+        raise InputError(f"{path} is the current folder or contains it; name a subfolder")
 
 
 def check_own(path: Path, own: Sequence[str]) -> None:
-    """InputError for a folder that is no place for results: see `check_place`, or full of other files than `own`.
+    """InputError for a folder that cannot take results: see `check_place`, or one with files but none of `own`.
 
-    Where one file that the patterns `own` allow is there, those beside it are the user's and stay.
+    `own` are patterns. If one of them matches, the other files are the user's and stay.
     """
     check_place(path)
     file = next((place for place in (path, *path.parents) if place.is_file()), None)
     if file is not None:
-        raise InputError(f"{path} was to become a folder, but {file} is a file; choose another name")
+        raise InputError(f"{path} cannot be made, because {file} is a file; choose another name")
     names = sorted(entry.name for entry in path.iterdir() if not is_temporary(entry)) if path.is_dir() else []
     if names and not any(fnmatch(name, pattern) for name in names for pattern in own):
-        raise InputError(f"{path} holds other files ({', '.join(names[:3])}); choose a new folder, or one of this kind")
+        raise InputError(f"{path} holds other files ({', '.join(names[:3])}); choose a new folder")
 
 
 def check_replaceable(path: Path, mark: str, own: Sequence[str]) -> None:
-    """InputError for a folder that holds anything but `mark` and what the patterns `own` allow."""
+    """InputError for a folder with files besides `mark` and those that the patterns `own` allow."""
     check_place(path)
     if not path.is_dir():
         return
@@ -216,7 +214,7 @@ def check_replaceable(path: Path, mark: str, own: Sequence[str]) -> None:
 
 
 def _put(fresh: Path, path: Path) -> None:
-    """Give a folder its name, and its temporary name to the one that had it."""
+    """Rename the folder `fresh` to `path`; an earlier `path` is swapped out or removed."""
     if not path.exists():
         fresh.rename(path)
     elif not _exchanged(fresh, path):
@@ -235,7 +233,7 @@ def _put(fresh: Path, path: Path) -> None:
 
 
 def _exchanged(one: Path, other: Path) -> bool:
-    """Let two names change places in one step, where the system and its file system can."""
+    """Swap two names atomically; False if the system or its file system cannot."""
     rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None) if os.name == "posix" else None
     if rename is None:
         return False
@@ -248,7 +246,7 @@ def _exchanged(one: Path, other: Path) -> bool:
 
 
 def _flush(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk; a file system that cannot tell is believed."""
+    """Flush a file, or the names in a folder, to disk; does nothing on file systems without fsync."""
     if os.name != "posix" and path.is_dir():
         return
     descriptor = os.open(path, os.O_RDONLY if os.name == "posix" else os.O_RDWR)
@@ -274,12 +272,12 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     if path.is_dir():
         raise InputError(
-            f"{path} was to become a file, but a folder of that name is there; remove it or choose another name"
+            f"{path} cannot be written, because a folder of that name exists; remove it or choose another name"
         )
-    with disk_errors_explained(path), _workshop(path) as folder:
+    with disk_errors_explained(path), _temporary_folder(path) as folder:
         fresh = folder / path.name
         yield fresh
-        part_of_folder = any(map(is_temporary, path.parents))  # which reaches the disk as a whole
+        part_of_folder = any(map(is_temporary, path.parents))  # which is flushed as a whole
         if not part_of_folder:
             _flush(fresh)
         os.replace(fresh, path)

@@ -282,10 +282,10 @@ def test_a_finished_stage_run_again_gives_the_same(chain: Chain) -> None:
             "data get ml-100k --out ROOT/new --cut-unit timestamp",
             "--cut-unit is 'timestamp'; it must be left out without --split time",
         ),
-        (f"data prepare ROOT/clicks.csv --out ROOT/clicks.csv {COLUMNS}", "a file of that name is there"),
+        (f"data prepare ROOT/clicks.csv --out ROOT/clicks.csv {COLUMNS}", "a file of that name exists"),
         ("data get ml-9k --out ROOT/new", "no dataset or folder 'ml-9k'"),
         ("tokenize --data nowhere --out ROOT/new", "no dataset or folder 'nowhere'"),
-        ("tokenize --data ROOT/recs --out ROOT/new", "recs is no dataset"),
+        ("tokenize --data ROOT/recs --out ROOT/new", "recs is not a dataset"),
         ("tokenize --data ROOT/data --out ROOT/new --codebook-size 4000", "--codebook-size is 4000"),
         ("pretrain --data ROOT/data --tokens ROOT/data --out ROOT/new", "tokenizer.json is missing"),
         ("pretrain --data ROOT/other --tokens ROOT/mpq/tokenizer --out ROOT/new", "fitted on another dataset"),
@@ -294,7 +294,7 @@ def test_a_finished_stage_run_again_gives_the_same(chain: Chain) -> None:
             "align --model ROOT/run/recommender --data ROOT/data --out ROOT/new --recipe paper",
             "tokens are of the recipe 'default', these settings of 'paper'",
         ),
-        ("fit --data ROOT/data --out ROOT/new --items ROOT/goods.csv", "no file; --items and the names of columns"),
+        ("fit --data ROOT/data --out ROOT/new --items ROOT/goods.csv", "which is not a file; leave out --items"),
         (f"fit --data ROOT/clicks.csv --out ROOT/mpq {COLUMNS}", "mpq holds other files ("),
         (f"{PRETRAIN} --seed 3", "holds a run with other settings (seed differ)"),
         (f"{PRETRAIN} --out ROOT/new --seed=-1", "--seed is -1; it must be from 0 to 2147483647"),
@@ -303,30 +303,30 @@ def test_a_finished_stage_run_again_gives_the_same(chain: Chain) -> None:
             f"--seed is {HUGE}; it must be from 0 to 2147483647",
         ),
         (f"{PRETRAIN} --out ROOT/new --seed {HUGE}", f"--seed is {HUGE}; it must be from 0 to 2147483647"),
-        (f"{PRETRAIN} --out ROOT/clicks.csv", "a file of that name is there"),
+        (f"{PRETRAIN} --out ROOT/clicks.csv", "a file of that name exists"),
         (
             "pretrain --data ROOT/data --tokens ROOT/run/recommender/tokenizer --out ROOT/run --no-resume",
-            "in a run that was to start over, which removes it; choose another folder for --out",
+            "which is in --out and would be removed by starting over; choose another folder for --out",
         ),
         (
             "align --data ROOT/data --model ROOT/run/recommender --out ROOT/run --no-resume",
-            "run/recommender, in a run that was to start over, which removes it",
+            "run/recommender, which is in --out and would be removed by starting over",
         ),
         (f"{PRETRAIN} --out ROOT/new --device abacus", "device 'abacus' cannot be used"),
         (f"{EVALUATE} --model ROOT/run", "recommender.json is missing"),
         (f"{EVALUATE} --data ROOT/other", "their items are not the same"),
-        (f"{EVALUATE} --out ROOT/recs --max-users 5", "a folder of that name is there"),
+        (f"{EVALUATE} --out ROOT/recs --max-users 5", "a folder of that name exists"),
         (f"{EVALUATE} --max-users 0", "--max-users is 0; it must be 1 or more"),
         (f"{EVALUATE} --ks 0", "--ks are [0]; they must be one or more whole numbers from 1 up"),
         (f"{EVALUATE} --num-beams 0", "--num-beams must be at least 1"),
-        (f"{EVALUATE} --num-beams 30", "--num-beams is 30, but no path is searched; add --retriever paths"),
+        (f"{EVALUATE} --num-beams 30", "--num-beams is 30, but no paths are searched; add --retriever paths"),
         (
             f"{RECOMMEND} --input ROOT/users.parquet --output ROOT/new -k 0",
             "-k is the number of items to recommend and must be at least 1, found 0",
         ),
         (f"{STAGES['recommend']} --keep-seen", "recs contains recommendations of another job (filter_seen differ)"),
         (f"{RECOMMEND} --input nowhere.parquet --output ROOT/new", "nowhere.parquet is missing"),
-        (f"{RECOMMEND} --output ROOT/new", "recommend takes its users from a file or from a dataset; give --input or"),
+        (f"{RECOMMEND} --output ROOT/new", "recommend needs users from a file or a dataset; give --input or"),
         (f"{RECOMMEND} --input ROOT/users.parquet --data ROOT/data --output ROOT/new", "give --input or --data"),
         (
             f"{RECOMMEND} --input ROOT/clicks.csv --output ROOT/new",
@@ -402,7 +402,7 @@ def test_unknown_commands_exit_with_2(command: list[str], capsys: pytest.Capture
         (f"demo --out o --seed {HUGE}", f"--seed is {HUGE}; it must be from 0 to 2147483647"),
         (f"tokenize --data d --out o --seed {HUGE}", f"--seed is {HUGE}; it must be from 0 to 2147483647"),
         (f"study corp --model m --data d --out o --seed {HUGE}", f"--seed is {HUGE}; it must be from 0 to 2147483647"),
-        ("study retrievers --data d --out o --models", "--models are one or more recommender folders; found none"),
+        ("study retrievers --data d --out o --models", "--models is empty; give one or more recommender folders"),
         (
             f"study sizes --data d --out o --seeds {HUGE}",
             f"--seeds is ({HUGE},); it must be distinct numbers from 0 to 2147483647",
@@ -478,7 +478,8 @@ def test_help_names_the_flags(command: list[str], flags: list[str], capsys: pyte
     assert [flag for flag in flags if flag not in shown] == []
     assert "options options" not in shown
     assert "(default: )" not in shown
-    assert "config" not in shown
+    assert "config options" not in shown
+    assert "--config." not in shown
 
 
 def test_help_and_version_come_without_pytorch() -> None:
@@ -529,14 +530,14 @@ def test_info_describes_a_tokenizer_that_took_no_steps(chain: Chain, capsys: pyt
     assert re.search(r"^state +no checkpoint yet$", printed_by("info ROOT/opq", chain.root), re.MULTILINE)
     with pytest.raises(SystemExit, match="2"):
         main(words("info ROOT/data", chain.root))
-    assert "data is no run folder (config.json is missing)" in capsys.readouterr().err
+    assert "data is not a run folder (config.json is missing)" in capsys.readouterr().err
 
 
 def test_info_describes_what_finds_the_items_of_a_recommender(chain: Chain) -> None:
     shown = printed_by("info ROOT/run/recommender", chain.root)
     assert re.search(r"^items +60, 0 of them removed$", shown, re.M)
     assert re.search(r"^retriever +exact \(chosen by the setting auto\)$", shown, re.M)
-    assert re.search(r"^vectors +[\d.]+ MiB in float32, and a copy in 8 bits of [\d.]+ MiB that", shown, re.M)
+    assert re.search(r"^vectors +[\d.]+ MiB in float32, and an 8-bit copy of [\d.]+ MiB", shown, re.M)
 
     recommender = Recommender.from_pretrained(chain.root / "run" / "recommender", "cpu")
     recommender.remove_items(["item3"])
@@ -581,16 +582,16 @@ def test_errors_of_the_system_are_one_sentence(
     monkeypatch.setattr(Path, "is_dir", refused)
     with pytest.raises(SystemExit, match="2"):
         main(["tokenize", "--data", "theirs", "--out", "o"])
-    assert capsys.readouterr().err.startswith(f"reg4rec: theirs cannot be used: {error.strerror}; mend its")
+    assert capsys.readouterr().err.startswith(f"reg4rec: theirs cannot be used: {error.strerror}; fix its")
 
 
 REFUSED = (
-    "is where you are",
+    "is the current folder",
     "holds other files",
-    "of that name is there",
+    "of that name exists",
     "is a file; ",
     "is not a folder",
-    "its way",
+    "its path",
 )
 WRITERS = (
     f"data prepare ROOT/clicks.csv --out OUT {COLUMNS}",
@@ -652,7 +653,7 @@ def test_a_stopped_process_says_one_sentence_and_leaves_no_litter(
     process.send_signal(number)
     said = process.communicate()[1]
     assert process.returncode == 128 + number, said
-    assert said.splitlines()[-1] == f"reg4rec: {word}; run the same command again to go on from the last checkpoint"
+    assert said.splitlines()[-1] == f"reg4rec: {word}; run the same command again to resume from the last checkpoint"
     assert "Traceback" not in said or "Exception ignored" in said  # a destructor may swallow the first stop
     assert not list(tmp_path.rglob(".*"))
 
@@ -680,9 +681,9 @@ def test_a_swallowed_interrupt_is_raised_again(chain: Chain, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("error", "sentence"),
     [
-        (MemoryError(), "memory ran out; "),
-        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"), "memory ran out; "),
-        (RuntimeError("can't start new thread"), "the system allows no further thread; "),
+        (MemoryError(), "out of memory; "),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"), "out of memory; "),
+        (RuntimeError("can't start new thread"), "the system allows no more threads; "),
     ],
     ids=str,
 )

@@ -177,7 +177,7 @@ def test_what_is_for_one_process_is_refused_in_a_group(
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(SystemExit):
         main(["info"])
-    assert "torchrun is for fit and its stages, and evaluate" in capsys.readouterr().err
+    assert "use torchrun for fit, its stages and evaluate only" in capsys.readouterr().err
     with pytest.raises(InputError, match="precision is 'ladq'"):
         pretrain(shop, tokenizer, precision="ladq")
     with pytest.raises(InputError, match="parallel is 'both'; it must be ddp or fsdp"):

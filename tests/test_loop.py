@@ -189,7 +189,7 @@ def test_a_folder_of_something_else_loses_nothing(tmp_path: Path, resume: bool) 
     with pytest.raises(InputError, match=r"holds other files \(\.mine\.tmp, checkpoints\)"):
         train(Regression(), tmp_path, resume=resume)
     (tmp_path / "config.json").write_text('{"architectures": []}')
-    with pytest.raises(InputError, match="is of something else than a run of reg4rec"):
+    with pytest.raises(InputError, match="was not written by a run of reg4rec"):
         train(Regression(), tmp_path, resume=resume)
     assert (tmp_path / "checkpoints" / "epoch9.pt").read_text() == (tmp_path / ".mine.tmp").read_text() == "mine"
 
@@ -214,7 +214,7 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(tmp_path: Path, 
         cut = {"cut": content[:-7], "empty": b"", "bit": content[:-9] + bytes([content[-9] ^ 4]) + content[-8:]}
         (newest / name).write_bytes(cut[damage])
     assert re.search(rf"{newest.name} is damaged; at step {int(before.name[5:])}", run_state(tmp_path / "killed"))
-    with pytest.warns(UserWarning, match=rf"{name}.*; training goes on from {before.name}, the one before"):
+    with pytest.warns(UserWarning, match=rf"{name}.*; training resumes from {before.name}, the one before"):
         train(resumed, tmp_path / "killed")
     assert same_weights(resumed.module.state_dict(), whole.module.state_dict())
     assert rows_of(tmp_path / "killed") == rows_of(tmp_path / "whole")

@@ -213,7 +213,7 @@ def test_a_fit_started_over_leaves_nothing_of_the_old_one_and_can_be_killed(
 def test_a_recipe_is_applied_whole(fitted: tuple[Path, Recommender]) -> None:
     out, recommender = fitted
     data, paper = Dataset.load(out / "data"), RECIPES["paper"]
-    refused = "tokens are of the recipe 'default', these settings of 'paper', and a recipe is applied whole"
+    refused = "tokens are of the recipe 'default', these settings of 'paper', and all stages need the same recipe"
     with pytest.raises(InputError, match=refused):
         fit_recommender(data, recommender.tokenizer, paper.pretrain)
     with pytest.raises(InputError, match=refused):
@@ -238,7 +238,7 @@ def test_inputs_that_contradict_each_other_are_named(
     files: tuple[Path, Path], fitted: tuple[Path, Recommender]
 ) -> None:
     data = Dataset.load(fitted[0] / "data")
-    with pytest.raises(InputError, match="data is a dataset already"):
+    with pytest.raises(InputError, match="data is a dataset"):
         reg4rec.fit(data, items=files[1])
     with pytest.raises(InputError, match="belong to a file of interactions"):
         reg4rec.fit(fitted[0] / "data", reading={"user": "customer"})

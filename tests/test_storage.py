@@ -69,7 +69,7 @@ def test_a_link_to_a_folder_stays_one_and_the_present_folder_is_no_artifact(
     assert (tmp_path / "disk" / "a.txt").read_text() == "new"
     monkeypatch.chdir(tmp_path / "disk")
     for place in (".", ".."):
-        with pytest.raises(InputError, match="is where you are"), atomic_folder(place, "a.txt") as fresh:
+        with pytest.raises(InputError, match="is the current folder"), atomic_folder(place, "a.txt") as fresh:
             (fresh / "a.txt").write_text("newer")
     assert (tmp_path / "disk" / "a.txt").read_text() == "new"
 
@@ -98,7 +98,7 @@ def test_an_error_leaves_no_folder_where_there_was_none(tmp_path: Path) -> None:
 
 def test_a_file_in_the_place_of_a_folder_is_kept_and_named(tmp_path: Path) -> None:
     (tmp_path / "artifact").write_text("mine")
-    with pytest.raises(InputError, match="a file of that name is there"), atomic_folder(tmp_path / "artifact", "a.txt"):
+    with pytest.raises(InputError, match="a file of that name exists"), atomic_folder(tmp_path / "artifact", "a.txt"):
         pytest.fail("the block must not run")
     with (
         pytest.raises(InputError, match=r"artifact.* is not a folder"),
@@ -125,7 +125,7 @@ def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path: Path, error: ty
 
 def test_a_folder_in_the_place_of_a_file_is_kept_and_named(tmp_path: Path) -> None:
     (tmp_path / "a.json").mkdir()
-    with pytest.raises(InputError, match="a folder of that name is there"):
+    with pytest.raises(InputError, match="a folder of that name exists"):
         write_json(tmp_path / "a.json", {"x": 1})
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
 
@@ -144,7 +144,7 @@ def test_json_survives_with_numbers_from_arrays(tmp_path: Path) -> None:
     [
         (b'{"x": 1', "not readable JSON"),
         (b"\xff\xfe\x00", "not readable JSON"),
-        (b"[1]", "holds a list where a JSON object"),
+        (b"[1]", "contains a list where a JSON object"),
     ],
 )
 def test_damaged_json_is_named(tmp_path: Path, content: bytes, message: str) -> None:
@@ -155,7 +155,7 @@ def test_damaged_json_is_named(tmp_path: Path, content: bytes, message: str) -> 
 
 def test_missing_files_name_the_folder_that_was_meant(tmp_path: Path) -> None:
     for read in (read_json, read_tensors):
-        with pytest.raises(InputError, match=rf"is missing; is {tmp_path} the folder"):
+        with pytest.raises(InputError, match=rf"is missing; is {tmp_path} the right folder"):
             read(tmp_path / "none")
     with pytest.raises(InputError, match="not readable JSON"):
         read_json(tmp_path)
@@ -172,7 +172,7 @@ def test_missing_files_name_the_folder_that_was_meant(tmp_path: Path) -> None:
         ({"format": "a", "version": True}, "has version True where"),
         ({"format": "a", "version": 0}, "has version 0 where"),
         ({"format": "a", "version": 1}, "has version 1, this reg4rec reads version 2; make it again"),
-        ({"format": "a", "version": 2}, "lacks its checksums; make it again"),
+        ({"format": "a", "version": 2}, "has no checksums; make it again"),
     ],
 )
 def test_other_formats_and_versions_are_refused(tmp_path: Path, header: dict[str, object], message: str) -> None:
@@ -199,7 +199,7 @@ def test_a_header_answers_for_itself_and_its_files(tmp_path: Path) -> None:
     assert read_header(tmp_path / "h.json", "a", 2, later=["in/two.bin"])["size"] == 3
     (tmp_path / "in" / "two.bin").write_bytes(b"whole")
     (tmp_path / "one.bin").unlink()
-    with pytest.raises(InputError, match=r"one\.bin is missing; is .* the folder that was meant"):
+    with pytest.raises(InputError, match=r"one\.bin is missing; is .* the right folder"):
         read_header(tmp_path / "h.json", "a", 2)
     text = (tmp_path / "h.json").read_text()
     (tmp_path / "h.json").write_text(text.replace('"size": 3', '"size": 4'))

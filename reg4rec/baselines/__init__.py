@@ -1,4 +1,4 @@
-"""The rows that a result is shown beside: counted or solved (transitions, item-kNN, EASE) and trained like it."""
+"""Baselines to compare with: untrained (transitions, item-kNN, EASE) and trained (SASRec, TIGER, RPG)."""
 
 from reg4rec.baselines.ease import Ease, EaseConfig
 from reg4rec.baselines.item_knn import ItemKNN, ItemKNNConfig

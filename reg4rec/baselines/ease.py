@@ -1,4 +1,4 @@
-"""EASE: the linear item-to-item model that has a closed form (Steck 2019)."""
+"""EASE: a linear item-to-item model with a closed-form solution (Steck 2019)."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 __all__ = ["Ease", "EaseConfig"]
 
 MOST_ITEMS = 30_000
-"""Beyond, the matrix takes more memory and its inverse more time than a baseline is worth."""
+"""Larger catalogs would take too much memory for the matrix and too much time for its inverse."""
 
 
 @dataclass(frozen=True)
 class EaseConfig:
-    """How strongly the weights are held small."""
+    """Settings of EASE."""
 
     regularization: float = 500.0
-    """lambda, added to the diagonal of the items' matrix of common users; larger trusts rare pairs less"""
+    """lambda, added to the diagonal of the item-item matrix of common users; larger values trust rare pairs less"""
     part: Literal["train", "train+validation"] = "train"
-    """the part of the data that is fitted"""
+    """part of the data to fit"""
 
     def __post_init__(self) -> None:
         check_settings(
@@ -41,11 +41,11 @@ class EaseConfig:
 
 @dataclass(frozen=True, eq=False)
 class Ease(ItemToItem):
-    """Ranks items by the sum of their weights B in the rows of a history's items, each counted once, whatever order.
+    """Ranks items by the sum of their weights B over the distinct items of a history, regardless of order.
 
-    B minimizes |X - X B|^2 + lambda |B|^2 with a diagonal of 0, X being the binary user-item matrix. It is dense: 4 I^2
-    bytes in float32 for I items (0.6 GB for Beauty's 12,101), twice that while it is fitted. Equal scores go by
-    popularity, then by lowest row.
+    B minimizes |X - X B|^2 + lambda |B|^2 with a zero diagonal, where X is the binary user-item matrix. B is dense:
+    4 I^2 bytes in float32 for I items (0.6 GB for Beauty's 12,101), twice that during fitting. Ties go by popularity,
+    then by lowest row.
     """
 
     config: EaseConfig
@@ -53,7 +53,7 @@ class Ease(ItemToItem):
 
     @classmethod
     def fit(cls, dataset: Dataset, config: EaseConfig | None = None, run: Run = Run(), **overrides: Any) -> "Ease":
-        """Weights of `config.part` of a dataset, computed on `run.device`; `overrides` replace fields of `config`.
+        """Fit the weights to `config.part` of a dataset on `run.device`; `overrides` replace fields of `config`.
 
         InputError for more than 30,000 items.
         """
@@ -72,13 +72,13 @@ def _check_size(num_items: int) -> None:
     if num_items > MOST_ITEMS:
         size = 4 * num_items**2
         raise InputError(
-            f"EASE of {num_items:,} items holds {size:,} bytes, and {2 * size:,} while it is fitted; it takes up to "
-            f"{MOST_ITEMS:,} items: compare with ItemKNN, which is sparse"
+            f"EASE for {num_items:,} items takes {size:,} bytes, and {2 * size:,} during fitting; the limit is "
+            f"{MOST_ITEMS:,} items: use ItemKNN, which is sparse"
         )
 
 
 def _solution(common_II: torch.Tensor, regularization: float) -> torch.Tensor:
-    """B = I - P / diag(P), P the inverse of the regularized matrix; `common_II` is overwritten."""
+    """B = I - P / diag(P), where P is the inverse of the regularized matrix; overwrites `common_II`."""
     common_II.diagonal().add_(regularization)
     torch.linalg.cholesky(common_II, out=common_II)
     inverse_II = torch.cholesky_inverse(common_II)

@@ -1,4 +1,4 @@
-"""ItemKNN: items are near each other where the same users took them (Sarwar et al. 2001)."""
+"""ItemKNN: nearest-neighbor recommendation by the cosine of items' users (Sarwar et al. 2001)."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,16 +19,16 @@ __all__ = ["ItemKNN", "ItemKNNConfig"]
 
 @dataclass(frozen=True)
 class ItemKNNConfig:
-    """Which items are near each other, and how long a history speaks."""
+    """Settings of ItemKNN."""
 
     neighbors: int = 200
-    """items that an item speaks for: the nearest, ties by lowest row"""
+    """number of nearest items kept for each item, ties by lowest row"""
     shrink: float = 20.0
-    """added to the divisor of the cosine, so that items with few users are less near"""
+    """added to the denominator of the cosine, which lowers the similarity of items with few users"""
     decay: float = 0.8
-    """weight of an item of the history relative to the next newer one; 1 counts all alike"""
+    """weight of an item of the history relative to the next newer one; 1 gives all the same weight"""
     part: Literal["train", "train+validation"] = "train"
-    """the part of the data that makes items near"""
+    """part of the data from which similarities are computed"""
 
     def __post_init__(self) -> None:
         check_settings(
@@ -42,10 +42,10 @@ class ItemKNNConfig:
 
 @dataclass(frozen=True, eq=False)
 class ItemKNN(ItemToItem):
-    """Ranks items by their nearness to those of the history, newer ones first in weight.
+    """Ranks items by their similarity to the items of the history, with a larger weight for newer ones.
 
-    Nearness is the cosine of the columns of the binary user-item matrix, with `config.shrink` added to its divisor. An
-    item that stands twice in a history counts twice. Equal scores go by popularity, then by lowest row.
+    The similarity is the cosine of columns of the binary user-item matrix, with `config.shrink` added to its
+    denominator. Repeated items of a history count repeatedly. Ties go by popularity, then by lowest row.
     """
 
     config: ItemKNNConfig
@@ -55,7 +55,7 @@ class ItemKNN(ItemToItem):
     def fit(
         cls, dataset: Dataset, config: ItemKNNConfig | None = None, run: Run = Run(), **overrides: Any
     ) -> "ItemKNN":
-        """Nearness in `config.part` of a dataset; `overrides` replace fields of `config`. Nothing of `run` is used."""
+        """Fit the similarities to `config.part` of a dataset; `overrides` replace fields of `config`; ignores `run`."""
         config = override(config or ItemKNNConfig(), overrides)
         near_II = _nearest(binary(dataset.part(config.part), dataset.num_items), config)
         return cls(near_II, Popularity.fit(dataset, config.part).order_I, dataset.items, config.part, config)
@@ -65,7 +65,7 @@ class ItemKNN(ItemToItem):
 
 
 def _nearest(taken_BI: "csr_array", config: ItemKNNConfig) -> "csr_array":
-    """(I, I), sparse: nearness of every item, a row, to its nearest ones."""
+    """(I, I), sparse: each row has the similarities of an item to its nearest items."""
     from scipy.sparse import coo_array, csr_array
 
     both = coo_array(taken_BI.T @ taken_BI)

@@ -1,4 +1,4 @@
-"""RPG: items as many unordered tokens, all predicted at once from the history alone (Hou et al. 2025)."""
+"""RPG: items with many unordered tokens, which are predicted in parallel from the history (Hou et al. 2025)."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,13 +27,13 @@ __all__ = ["Rpg", "RpgConfig"]
 
 VERSION = 1
 USERS_AT_ONCE = 512
-"""Users who are ranked together."""
+"""Number of users ranked together."""
 
 Int32 = npt.NDArray[np.int32]
 
 
 def _tokenizer() -> TokenizerConfig:
-    """Sixteen codebooks of 256 by optimized product quantization of item texts."""
+    """Optimized product quantization of item texts: 16 codebooks of 256 codewords."""
     return TokenizerConfig(
         recipe="rpg",
         kind="product-k-means",
@@ -45,35 +45,35 @@ def _tokenizer() -> TokenizerConfig:
 
 @dataclass(frozen=True)
 class RpgConfig:
-    """Tokens, shape of the network and how it is trained."""
+    """Settings of RPG: tokens, network and training."""
 
     dim: int = 128
     """width of embeddings and states"""
     num_blocks: int = 2
-    """transformer blocks"""
+    """number of transformer blocks"""
     num_heads: int = 2
-    """attention heads"""
+    """number of attention heads"""
     ffn_dim: int = 512
-    """width inside the FFN"""
+    """hidden width of the feed-forward layers"""
     dropout: float = 0.3
-    """in embeddings and sub-layers"""
+    """dropout rate in embeddings, attention and feed-forward layers"""
     max_history: int = 50
-    """newest items of a history that are read"""
+    """the network reads this many of the newest items of a history"""
     temperature: float = 0.07
-    """what cosines of heads and tokens are divided by"""
+    """divides the cosines of heads and tokens"""
     batch_targets: int = 256
-    """target items in a batch, padding included"""
+    """number of target items in a batch, padding included"""
     validation_users: int | None = None
-    """users on whom Recall and NDCG are measured after every epoch, by default all; the best NDCG@10 is kept"""
+    """number of users for the validation after every epoch, None for all; the epoch with the best NDCG@10 is kept"""
     protocol: ProtocolName = "standard"
-    """protocol of these measurements: standard, or filtered, without seen items and cold targets"""
+    """protocol of the validation: standard, or filtered (without seen items and cold targets)"""
     part: Literal["train", "train+validation"] = "train"
-    """train+validation is for a final fit: it has nothing to validate on and keeps the last epoch"""
+    """training data. train+validation is for a final fit: without validation it keeps the last epoch"""
     loop: LoopConfig = field(
         default_factory=lambda: LoopConfig(epochs=15, learning_rate=3e-3, weight_decay=0.1, patience=3)
     )
     tokenizer: TokenizerConfig = field(default_factory=_tokenizer)
-    """any kind of tokens; their order plays no part"""
+    """tokenizer of any kind; the order of tokens has no effect"""
 
     def __post_init__(self) -> None:
         check_settings(
@@ -93,13 +93,13 @@ class RpgConfig:
 
     @classmethod
     def from_json(cls, stored: dict[str, Any]) -> "RpgConfig":
-        """The configuration that `dataclasses.asdict` and JSON made of one."""
+        """Settings from the JSON of `dataclasses.asdict`."""
         own = {"loop": LoopConfig(**stored["loop"]), "tokenizer": TokenizerConfig.from_json(stored["tokenizer"])}
         return cls(**{**stored, **own})
 
 
 class RpgNetwork(CausalNetwork):
-    """Items are the mean of their tokens' embeddings; a head a codebook scores its tokens by cosine, all at once."""
+    """Embeds items as the mean of their token embeddings; one head per codebook scores its tokens by cosine."""
 
     codes_IM: Tensor
 
@@ -121,19 +121,19 @@ class RpgNetwork(CausalNetwork):
         return F.embedding(self.codes_IM[items] + first_M, self.tokens_MKD.flatten(0, 1)).mean(-2)
 
     def token_logits(self, states_TD: Tensor) -> Tensor:
-        """(T, M, K): the scores of all tokens after a state, each codebook has its own head."""
+        """(T, M, K): logits of all tokens after each state."""
         heads_TMD = states_TD[:, None] + F.silu(self.heads(states_TD)).unflatten(1, (len(self.tokens_MKD), -1))
         cosines_MTK = F.normalize(heads_TMD, dim=-1).transpose(0, 1) @ F.normalize(self.tokens_MKD, dim=-1).mT
         return cosines_MTK.transpose(0, 1) / self.temperature
 
 
 class Rpg:
-    """Ranks the whole catalog by the sum of the log-probabilities of each item's tokens; made by `fit`.
+    """Ranks all items by the sum of the log-probabilities of their tokens; made by `fit`.
 
-    As Hou et al. 2025 (arXiv 2506.05781) describe it: tokens of an optimized product quantization of item texts, an
-    item read as the mean of its token embeddings, and a head for each codebook that predicts the next item's token from
-    the state alone. Other than there, all items are scored, where theirs are searched in a graph of similar items; and
-    the transformer, its training windows and its optimizer are this library's.
+    As in Hou et al. 2025 (arXiv 2506.05781): tokens by optimized product quantization of item texts, items embedded as
+    the mean of their token embeddings, and one head per codebook that predicts the next item's token from the state
+    alone. Differences: all items are scored instead of searched in a graph of similar items, and the transformer,
+    training windows and optimizer are this library's.
     """
 
     name = "rpg"
@@ -144,11 +144,11 @@ class Rpg:
 
     @classmethod
     def fit(cls, dataset: Dataset, config: RpgConfig | None = None, run: Run = Run(), **overrides: Any) -> "Rpg":
-        """Fit tokens, train on `config.part` of a dataset and keep the epoch of best validation NDCG@10.
+        """Fit tokens, train on `config.part` of a dataset and keep the epoch with the best validation NDCG@10.
 
-        With `run.out` the runs lie in its folders tokenizer/ and model/; a killed run goes on from its last checkpoint.
-        `overrides` replace fields of `config`, of its `loop` or of its `tokenizer` by name. InputError for codebooks
-        with more tokens than there are items.
+        Writes to tokenizer/ and model/ in `run.out`; a killed run resumes from its last checkpoint. `overrides` replace
+        fields of `config`, of its `loop` or of its `tokenizer` by name. InputError for codebooks with more codewords
+        than items.
         """
         config = override(config or RpgConfig(), overrides)
         tokenizer = fit_tokenizer(dataset, config.tokenizer, run.stage("tokenizer"), config.part)
@@ -165,7 +165,7 @@ class Rpg:
 
     @torch.inference_mode()
     def rank(self, histories: Sequences, k: int, filter_seen: bool) -> Int32:
-        """(B, k) item rows, best first, ties by lowest row, -1 where there are no more."""
+        """Item rows (B, k), best first, ties by lowest row, padded with -1."""
         ranked = [np.empty((0, k), dtype=np.int32)]
         for batch in histories.batches(USERS_AT_ONCE):
             states_BD = self.network.states_after(batch.last(self.config.max_history))
@@ -175,12 +175,12 @@ class Rpg:
         return np.concatenate(ranked)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write the whole recommender, replacing what was there."""
+        """Write the recommender, replacing an earlier one."""
         save_network(folder, self.name, VERSION, self.network, self.items, self.config)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, device: str = "auto") -> "Rpg":
-        """The RPG saved in a folder; InputError where files are missing, damaged or do not fit together."""
+        """The RPG saved in a folder; InputError if files are missing, damaged or do not fit together."""
         found = load_network(folder, cls.name, VERSION, "RPG", RpgConfig.from_json, _untrained)
         return cls(*found, device)
 
@@ -190,7 +190,7 @@ def _untrained(num_items: int, config: RpgConfig) -> RpgNetwork:
 
 
 class _Stage(NetworkStage):
-    """What `reg4rec.loop` runs."""
+    """RPG's training for `reg4rec.loop`."""
 
     module: RpgNetwork
 

@@ -32,44 +32,43 @@ __all__ = ["SASRec", "SASRecConfig"]
 
 VERSION = 3
 USERS_AT_ONCE = 512
-"""Users who are ranked together."""
+"""Number of users ranked together."""
 
 Int32 = npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True)
 class SASRecConfig:
-    """Shape of the network and how it is trained."""
+    """Settings of SASRec: network and training."""
 
     dim: int = 64
     """width of embeddings and states"""
     num_blocks: int = 1
-    """transformer blocks"""
+    """number of transformer blocks"""
     num_heads: int = 1
-    """attention heads"""
+    """number of attention heads"""
     ffn_dim: int = 256
-    """width inside the FFN"""
+    """hidden width of the feed-forward layers"""
     dropout: float = 0.5
-    """in embeddings and sub-layers"""
+    """dropout rate in embeddings, attention and feed-forward layers"""
     max_history: int = 50
-    """newest items of a history that are read"""
+    """the network reads this many of the newest items of a history"""
     num_negatives: int = 256
-    """items drawn by popularity for the softmax, shared by a batch"""
+    """number of negative items for the softmax, drawn by popularity and shared by a batch"""
     batch_targets: int = 256
-    """target items in a batch, padding included"""
+    """number of target items in a batch, padding included"""
     item_vectors: bool = False
-    """add a learned projection of the item views that our tokenizer reads: texts, collaborative vectors, the dataset's
-    matrices"""
+    """add to each item's embedding a learned projection of its `views`"""
     repeat_bias: bool = False
-    """learn by how much an item of the history gains or loses, and count the history exactly in the softmax"""
+    """learn a bias for the scores of items in the history, and count these items exactly in the softmax"""
     views: ViewConfig = field(default_factory=ViewConfig)
-    """the views of `item_vectors`; those of the tokenizer's default"""
+    """item views for `item_vectors`, by default those of the tokenizer: texts and collaborative vectors"""
     validation_users: int | None = None
-    """users on whom Recall and NDCG are measured after every epoch, by default all; the best NDCG@10 is kept"""
+    """number of users for the validation after every epoch, None for all; the epoch with the best NDCG@10 is kept"""
     protocol: ProtocolName = "standard"
-    """protocol of these measurements: standard, or filtered, without seen items and cold targets"""
+    """protocol of the validation: standard, or filtered (without seen items and cold targets)"""
     part: Literal["train", "train+validation"] = "train"
-    """train+validation is for a final fit: it has nothing to validate on and keeps the last epoch"""
+    """training data. train+validation is for a final fit: without validation it keeps the last epoch"""
     loop: LoopConfig = field(
         default_factory=lambda: LoopConfig(epochs=12, learning_rate=3e-3, weight_decay=0.3, patience=3)
     )
@@ -96,13 +95,13 @@ class SASRecConfig:
 
     @classmethod
     def from_json(cls, stored: dict[str, Any]) -> "SASRecConfig":
-        """The configuration that `dataclasses.asdict` and JSON made of one."""
+        """Settings from the JSON of `dataclasses.asdict`."""
         views: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in stored["views"].items()}
         return cls(**{**stored, "views": ViewConfig(**views), "loop": LoopConfig(**stored["loop"])})
 
 
 class SASRec:
-    """Ranks the whole catalog by the score of each item after a history; made by `fit` or `from_pretrained`."""
+    """Ranks all items by their score after a history; made by `fit` or `from_pretrained`."""
 
     name = "sasrec"
 
@@ -121,10 +120,10 @@ class SASRec:
         run: Run = Run(),
         **overrides: Any,
     ) -> "SASRec":
-        """Train on `config.part` of a dataset and keep the epoch of best validation NDCG@10.
+        """Train on `config.part` of a dataset and keep the epoch with the best validation NDCG@10.
 
-        `run.out` is the run folder (see `reg4rec.loop`); a killed run goes on from its last checkpoint. `overrides`
-        replace fields of `config` or of its `loop` by name, `dim=32` or `epochs=5` for example.
+        `run.out` is the run folder (see `reg4rec.loop`); a killed run resumes from its last checkpoint. `overrides`
+        replace fields of `config` or of its `loop` by name, such as `dim=32` or `epochs=5`.
         """
         config = override(config or SASRecConfig(), overrides)
         views_IV = None
@@ -143,7 +142,7 @@ class SASRec:
         return self.config.part
 
     def rank(self, histories: Sequences, k: int, filter_seen: bool) -> Int32:
-        """(B, k) item rows, best first, ties by lowest row, -1 where there are no more."""
+        """Item rows (B, k), best first, ties by lowest row, padded with -1."""
         return self._best(histories, k, filter_seen, None)[1].cpu().numpy().astype(np.int32)
 
     def recommend(
@@ -156,7 +155,7 @@ class SASRec:
         unknown: Unknown = "ignore",
         to: Frame = "arrow",
     ) -> Any:
-        """What `Recommender.recommend` gives, without paths."""
+        """The best `k` items for every user, as by `Recommender.recommend` but without paths."""
         check_number(k)
         users, sequences = read_histories(histories, self.items)
         allowed = allowed_rows(self.items, exclude, candidates, unknown)
@@ -166,7 +165,7 @@ class SASRec:
 
     @torch.inference_mode()
     def _best(self, histories: Sequences, k: int, filter_seen: bool, allowed: Int32 | None) -> tuple[Tensor, Tensor]:
-        """Scores and rows (B, k) of the best allowed items, a bounded number of users at a time."""
+        """Scores and rows (B, k) of the best allowed items, computed for a bounded number of users at a time."""
         words = None
         if allowed is not None:
             allowed_I = torch.zeros(len(self.items), dtype=torch.bool, device=self.device)
@@ -183,39 +182,39 @@ class SASRec:
         return torch.cat(scores), torch.cat(rows)
 
     def _vectors(self) -> ops.ItemVectors:
-        """The item embeddings as they are scanned, made again when they have changed."""
+        """The item embeddings in the form for scanning, rebuilt after a change of the weights."""
         state = weights_state([self.network.items_ID])
         if self._kept is None or self._kept[0] != state:
-            # they hold the weight itself, so that no other can take its address
+            # a reference keeps the weight alive, so no other tensor can get its address
             self._kept = state, ops.ItemVectors.build(self.network.item_vectors().detach())
         return self._kept[1]
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write the whole recommender, replacing what was there."""
+        """Write the recommender, replacing an earlier one."""
         save_network(folder, self.name, VERSION, self.network, self.items, self.config)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, device: str = "auto") -> "SASRec":
-        """The SASRec saved in a folder; InputError where files are missing, damaged or do not fit together."""
+        """The SASRec saved in a folder; InputError if files are missing, damaged or do not fit together."""
         found = load_network(folder, cls.name, VERSION, "SASRec", SASRecConfig.from_json, _build)
         return cls(*found, device)
 
 
 def _build(num_items: int, config: SASRecConfig, views_IV: Tensor | None = None) -> SASRecNetwork:
-    """A network to be trained, or, without views, one to hold what was trained and folded."""
+    """A network to train, or, without views, one for loading weights that were trained and folded."""
     c = config
     shape = (num_items, c.dim, c.num_blocks, c.num_heads, c.ffn_dim, c.dropout)
     return SASRecNetwork(*shape, views_IV, c.repeat_bias)
 
 
 class _Stage(NetworkStage):
-    """What `reg4rec.loop` runs."""
+    """SASRec's training for `reg4rec.loop`."""
 
     module: SASRecNetwork
 
     def __init__(self, model: SASRec, data: Dataset, seed: int):
         super().__init__(model, data, seed)
-        # one more than the count: items without an interaction must be pushed down too
+        # plus one, so that items without interactions are drawn as negatives too
         self.popularity_I = torch.from_numpy(data.item_counts(model.config.part) + 1.0).float().to(model.device)
         self.num_negatives, self.item_vectors = model.config.num_negatives, model.config.item_vectors
 
@@ -229,7 +228,7 @@ class _Stage(NetworkStage):
             return {"loss": item_loss(embed, bias, states_BLD, items_BL, negatives_X, expected_X, weight_BL)}
         vectors_ID: Tensor = self.module.items_ID
         target_T = items_BL[filled_BL]
-        if self.item_vectors:  # those that the batch needs alone
+        if self.item_vectors:  # embed only the items of the batch
             rows_X, place_X = torch.cat([target_T, negatives_X]).unique(return_inverse=True)
             vectors_ID, count = self.module.embed(rows_X), len(target_T)
             target_T, negatives_X = place_X[:count], place_X[count:]

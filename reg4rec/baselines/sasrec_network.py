@@ -13,13 +13,13 @@ __all__ = ["CausalNetwork", "SASRecNetwork"]
 
 
 class CausalNetwork(nn.Module):
-    """States of a history, whose items a subclass embeds.
+    """Computes the states of a history; a subclass embeds the items.
 
-    Positions enter attention by rotation, so that only distances count; a start slot stands before the first item.
+    Attention uses rotary positions, so only distances matter. A learned start vector precedes the first item.
     """
 
     def add_layers(self, dim: int, num_blocks: int, num_heads: int, ffn_dim: int, dropout: float) -> None:
-        """Make all but the embeddings, which a subclass draws first."""
+        """Create all layers except the embeddings, which a subclass must create first (order of random draws)."""
         self.start = nn.Parameter(torch.empty(dim).normal_())
         self.norm = nn.LayerNorm(dim)
         self.dropout = nn.Dropout(dropout)
@@ -31,7 +31,7 @@ class CausalNetwork(nn.Module):
         raise NotImplementedError
 
     def forward(self, items_BL: Tensor) -> Tensor:
-        """States (B, L + 1, D): state l has read the first l items. Padding stands at the end, as any row."""
+        """States (B, L + 1, D): state l has read the first l items. Padding is at the end, with any item row."""
         embedded_BLD = self.embed(items_BL) * len(self.start) ** 0.5
         x_BJD = torch.cat([self.start.expand(len(items_BL), 1, -1), embedded_BLD], dim=1)
         x_BJD = self.dropout(self.norm(x_BJD))
@@ -42,7 +42,7 @@ class CausalNetwork(nn.Module):
         return x_BJD
 
     def states_after(self, histories: Sequences) -> Tensor:
-        """The states (B, D) that have read whole histories."""
+        """The states (B, D) after whole histories."""
         device = self.start.device
         states_BJD = self(padded(histories, 0).to(device))
         last_B = torch.from_numpy(histories.lengths).to(device)
@@ -50,10 +50,10 @@ class CausalNetwork(nn.Module):
 
 
 class SASRecNetwork(CausalNetwork):
-    """States of a history, whose inner products with the item embeddings (tied to the input) score the next item.
+    """Scores the next item by the inner product of the state and the item embedding (tied to the input).
 
-    With `views_IV` an item's embedding is its own vector and a learned projection of its view, until `fold` makes one
-    vector of both. With `repeat_bias` an item of the history gains or loses a learned constant.
+    With `views_IV` an item's embedding is its own vector plus a learned projection of its view, until `fold` adds the
+    two. With `repeat_bias` a learned constant is added to the scores of items in the history.
     """
 
     views_IV: Tensor
@@ -74,14 +74,14 @@ class SASRecNetwork(CausalNetwork):
         self.add_layers(dim, num_blocks, num_heads, ffn_dim, dropout)
         self.projection: nn.Module | None = None
         if views_IV is not None:
-            # made again from the data, so that no checkpoint need hold it
+            # not in checkpoints, because it is recomputed from the data
             self.register_buffer("views_IV", views_IV, persistent=False)
             self.projection = nn.Linear(views_IV.shape[1], dim, bias=False)
         self.repeat = nn.Parameter(torch.zeros(())) if repeat_bias else None
 
     @property
     def repeat_bias(self) -> Tensor | None:
-        """What the score of an item gains when the history holds it already; None where that is not learned."""
+        """The bias of the scores of items in the history; None if it is not learned."""
         return None if self.repeat is None else REPEAT_SCALE * self.repeat
 
     def embed(self, items: Tensor) -> Tensor:
@@ -96,7 +96,7 @@ class SASRecNetwork(CausalNetwork):
 
     @torch.no_grad()
     def fold(self) -> None:
-        """Add the projected views to the items' own vectors and forget them: the same scores, from one table."""
+        """Add the projected views to the items' own vectors and drop them; the scores do not change."""
         if self.projection is not None:
             self.items_ID.copy_(self.item_vectors())
             self.projection = None

@@ -1,4 +1,4 @@
-"""How a baseline's network is saved with its items and settings, and loaded."""
+"""Saving and loading a baseline's network with its items and settings."""
 
 from collections.abc import Callable
 from dataclasses import asdict
@@ -21,7 +21,7 @@ Config = TypeVar("Config")
 def save_network(
     folder: str | Path, name: str, version: int, network: nn.Module, items: ItemCatalog, config: Any
 ) -> None:
-    """Write the folder of a baseline, with the header `NAME.json`, replacing what was there."""
+    """Write the folder of a baseline, with the header `NAME.json`, replacing an earlier one."""
     with atomic_folder(folder, f"{name}.json") as fresh:
         write_tensors(fresh / "model.safetensors", network.state_dict())
         items.save(fresh / "items.parquet")
@@ -39,9 +39,9 @@ def load_network(
     configured: Callable[[dict[str, Any]], Config],
     build: Callable[[int, Config], Network],
 ) -> tuple[Network, ItemCatalog, Config]:
-    """What `save_network` wrote: a network that `build` makes of the number of items and the settings.
+    """Load what `save_network` wrote; `build` makes the network from the number of items and the settings.
 
-    InputError, which names the baseline by its title, where files are missing, damaged or do not fit together.
+    InputError, which calls the baseline `title`, if files are missing, damaged or do not fit together.
     """
     folder = Path(folder)
     header = read_header(folder / f"{name}.json", f"reg4rec-{name}", version)
@@ -51,5 +51,5 @@ def load_network(
         network = build(len(items), config)
         network.load_state_dict(read_tensors(folder / "model.safetensors"))
     except (KeyError, TypeError, AttributeError, RuntimeError) as error:
-        raise InputError(f"{folder} does not hold a whole {title}: {error}") from None
+        raise InputError(f"{folder} does not contain a complete {title}: {error}") from None
     return network, items, config

@@ -1,4 +1,4 @@
-"""What the networks of baselines share as stages of the training loop."""
+"""Base class for training the networks of baselines in the training loop."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -18,7 +18,7 @@ __all__ = ["NetworkStage"]
 
 
 class NetworkRanker(Ranker, Protocol):
-    """A ranker by a network over item rows; `config` has the settings of SASRecConfig that this module reads."""
+    """A ranker with a network over item rows; `config` must have the settings of SASRecConfig that are used here."""
 
     @property
     def network(self) -> nn.Module: ...
@@ -31,7 +31,7 @@ class NetworkRanker(Ranker, Protocol):
 
 
 class NetworkStage:
-    """A stage of `reg4rec.loop` over windows of item rows, validated after every epoch; `loss` is a method's own."""
+    """A stage of `reg4rec.loop` over windows of item rows, validated after every epoch; subclasses define `loss`."""
 
     module: nn.Module
 
@@ -53,7 +53,7 @@ class NetworkStage:
         return WindowBatches(self.sequences, c.max_history + 1, c.batch_targets, self.seed, epoch, self.weights)
 
     def share_of(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
-        """This process's rows of a batch, on the device: items (B, L), padding -1, and their weights as targets."""
+        """This process's rows of a batch, on the device: items (B, L) padded with -1, and their target weights."""
         items_BL, weight_BL = batch.items_BL[distributed.share()].to(self.ranker.device), batch.weight_BL
         return items_BL, None if weight_BL is None else weight_BL[distributed.share()].to(items_BL.device)
 

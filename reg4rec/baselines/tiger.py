@@ -1,4 +1,4 @@
-"""TIGER: items as coarse-to-fine tokens of an RQ-VAE, generated in that order."""
+"""TIGER: items as coarse-to-fine tokens of an RQ-VAE, which are generated in that order."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +21,7 @@ __all__ = ["Tiger", "TigerConfig"]
 
 
 def _tokenizer() -> TokenizerConfig:
-    """Three codebooks of 256 on item texts, layers of 512, 256 and 128 around 32 dimensions, a collision token."""
+    """An RQ-VAE of item texts: 3 codebooks of 256 codewords, layers of 512, 256, 128 and 32, a collision token."""
     return TokenizerConfig(
         recipe="tiger",
         kind="rq-vae",
@@ -37,7 +37,7 @@ def _tokenizer() -> TokenizerConfig:
 
 
 def _pretrain() -> PretrainConfig:
-    """A flat history, and the usual next-token loss in fixed order."""
+    """Pre-training with a flat history and the usual next-token loss in fixed order."""
     return PretrainConfig(
         recipe="tiger",
         order="fixed",
@@ -57,12 +57,12 @@ def _pretrain() -> PretrainConfig:
 
 @dataclass(frozen=True)
 class TigerConfig:
-    """TIGER's settings: sizes of the tokenizer as published, the trainer's as everywhere in this library."""
+    """Settings of TIGER: the tokenizer's sizes as published, training as for this library's own model."""
 
     tokenizer: TokenizerConfig = field(default_factory=_tokenizer)
-    """any kind of tokens; their order is that of the codebooks"""
+    """tokenizer of any kind; tokens are generated in the order of the codebooks"""
     pretrain: PretrainConfig = field(default_factory=_pretrain)
-    """order, targets and category_weight must stay as they are: they are what makes it TIGER"""
+    """settings of the training; TIGER fixes order, targets and category_weight"""
 
     def __post_init__(self) -> None:
         found = (self.pretrain.order, self.pretrain.targets, self.pretrain.category_weight)
@@ -77,10 +77,10 @@ class TigerConfig:
 class Tiger:
     """Ranks items by a beam search over the trie of their token sequences.
 
-    As Rajput et al. 2023 (arXiv 2305.05065) describe it: RQ-VAE tokens of item texts and a fourth one that separates
-    items which share three; an encoder-decoder that emits them in order. Other than there, the transformer, its
-    training windows and its optimizer are this library's, so that a comparison shows what tokens and decoding do;
-    there is no user token; and texts enter by TF-IDF and SVD unless `tokenizer.views` names a matrix of embeddings.
+    As in Rajput et al. 2023 (arXiv 2305.05065): RQ-VAE tokens of item texts, a fourth token that separates items with
+    the same three, and an encoder-decoder that generates them in order. Differences: the transformer, training windows
+    and optimizer are this library's, so that a comparison isolates tokens and decoding; there is no user token; texts
+    are encoded by TF-IDF and SVD unless `tokenizer.views` names a matrix of embeddings.
     """
 
     recommender: Recommender
@@ -93,9 +93,9 @@ class Tiger:
         config: TigerConfig | None = None,
         run: Run = Run(),
     ) -> "Tiger":
-        """The road of every recipe, without a search to set up; `config.pretrain.part` of the data is learned from.
+        """Fit tokens and model on `config.pretrain.part` of a dataset (`Recipe.fit` without a search to choose).
 
-        With `run.out` the runs lie in its folders tokenizer/ and model/, and the result in model/recommender/.
+        Writes to tokenizer/ and model/ in `run.out`, and the result to model/recommender/.
         """
         config = config or TigerConfig()
         recipe = Recipe(config.tokenizer, config.pretrain, AlignConfig(recipe=config.pretrain.recipe))
@@ -108,17 +108,17 @@ class Tiger:
         return self.recommender.trained_on
 
     def rank(self, histories: Sequences, k: int, filter_seen: bool) -> npt.NDArray[np.int32]:
-        """(B, k) item rows, best first, -1 where there are no more; `filter_seen` leaves out items of the history."""
+        """Item rows (B, k), best first, padded with -1; `filter_seen` leaves out items of the history."""
         return self.recommender.rank(histories, k, filter_seen)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write the folder, that of a recommender, replacing what was there."""
+        """Write a recommender folder, replacing an earlier one."""
         self.recommender.save_pretrained(folder)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, device: str = "auto") -> "Tiger":
-        """What `save_pretrained` wrote; InputError for a recommender that does not search in fixed order."""
+        """The TIGER that `save_pretrained` wrote; InputError for a recommender that does not search in fixed order."""
         recommender = Recommender.from_pretrained(folder, device)
         if recommender.config.order != "fixed":
-            raise InputError(f"{folder} holds a recommender whose search order is free; load it with Recommender")
+            raise InputError(f"{folder} has a recommender without a fixed search order; load it with Recommender")
         return cls(recommender)

@@ -1,4 +1,4 @@
-"""Transitions: which item directly follows which, counted."""
+"""Transitions: a baseline by counts of which item directly follows which."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,12 +19,12 @@ __all__ = ["Transitions", "TransitionsConfig"]
 
 @dataclass(frozen=True)
 class TransitionsConfig:
-    """How the last two items of a history count."""
+    """Settings of Transitions."""
 
     second_weight: float = 0.5
-    """of what followed the last item but one; what followed the last item has weight 1"""
+    """weight of the transitions from the second last item; those from the last item have weight 1"""
     part: Literal["train", "train+validation"] = "train"
-    """the part of the data in which transitions are counted"""
+    """part of the data in which transitions are counted"""
 
     def __post_init__(self) -> None:
         check_settings(
@@ -38,7 +38,7 @@ class TransitionsConfig:
 class Transitions(ItemToItem):
     """Ranks items by how often they directly followed the last item of the history, and the one before it.
 
-    Nothing is trained: what a sequential model must beat. Equal counts go by popularity, then by lowest row.
+    The minimum that a sequential model must beat. Ties go by popularity, then by lowest row.
     """
 
     config: TransitionsConfig
@@ -48,7 +48,7 @@ class Transitions(ItemToItem):
     def fit(
         cls, dataset: Dataset, config: TransitionsConfig | None = None, run: Run = Run(), **overrides: Any
     ) -> "Transitions":
-        """Counts of `config.part` of a dataset; `overrides` replace fields of `config`. Nothing of `run` is used."""
+        """Count transitions in `config.part` of a dataset; `overrides` replace fields of `config`; ignores `run`."""
         from scipy.sparse import csr_array
 
         config = override(config or TransitionsConfig(), overrides)

@@ -1,4 +1,4 @@
-"""The command line `reg4rec`: what a process does around its command, before anything large is imported."""
+"""The entry point of the command line `reg4rec`: signals and exit codes, before anything large is imported."""
 
 import contextlib
 import signal
@@ -8,15 +8,15 @@ from types import FrameType
 
 __all__ = ["main"]
 
-AGAIN = "run the same command again to go on from the last checkpoint"
+AGAIN = "run the same command again to resume from the last checkpoint"
 UNHEARD = 10.0
-"""Seconds of computing after which a command that goes on was not stopped."""
+"""CPU seconds after which a command that is still running is interrupted again."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one command; exit 2 with one sentence on a mistake of the user or where memory or threads end.
+    """Run one command; on a user's mistake or a lack of memory or threads, print one sentence and exit with code 2.
 
-    Exit 130 when interrupted, 143 when terminated; what was begun is then put away as after any error.
+    Exit code 130 if interrupted, 143 if terminated, after the same cleanup as for any error.
     """
     stopped_by: list[int] = []
     try:
@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
             run(arguments)
     except BaseException as error:
-        if stopped_by or isinstance(error, KeyboardInterrupt):  # some libraries make another error of it
+        if stopped_by or isinstance(error, KeyboardInterrupt):  # some libraries turn it into another error
             number = signal.Signals(stopped_by[0] if stopped_by else signal.SIGINT)
             word = "interrupted" if number == signal.SIGINT else "terminated"
             _leave(f"{word}; {AGAIN}", 128 + number)
@@ -36,9 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 @contextlib.contextmanager
 def _stopping(stopped_by: list[int]) -> Iterator[None]:
-    """Within the block SIGINT and SIGTERM raise KeyboardInterrupt; a second one ends the process.
+    """Raise KeyboardInterrupt on SIGINT and SIGTERM within the block; a second signal ends the process.
 
-    Python swallows what is raised in a destructor, so it is raised again until the block ends.
+    Python ignores exceptions raised in a destructor, so the interrupt is raised again until the block ends.
     """
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -56,7 +56,7 @@ def _stopping(stopped_by: list[int]) -> Iterator[None]:
     try:
         for number, handler in handlers.items():
             signal.signal(number, handler)
-    except ValueError:  # only the main thread may
+    except ValueError:  # only the main thread may set handlers
         before = {}
     try:
         yield
@@ -68,12 +68,12 @@ def _stopping(stopped_by: list[int]) -> Iterator[None]:
 
 
 def _exhausted(error: BaseException) -> str | None:
-    """A sentence for the end of memory or of threads, by whichever library it is told."""
+    """A sentence if the error is a lack of memory or threads, from any library; None for other errors."""
     text = str(error)
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "memory" in text and "alloc" in text):
-        return "memory ran out; give this process more, or ask for less at a time (batch size, dimensions, users)"
+        return "out of memory; give this process more, or lower batch size, dimensions or number of users"
     if isinstance(error, RuntimeError) and "start new thread" in text:
-        return "the system allows no further thread; raise its limit (ulimit -u, -v), or set OMP_NUM_THREADS=1"
+        return "the system allows no more threads; raise its limit (ulimit -u, -v), or set OMP_NUM_THREADS=1"
     return None
 
 

@@ -1,4 +1,4 @@
-"""`python -m reg4rec.cli`: the command line of a clone that is not installed."""
+"""`python -m reg4rec.cli`: the command line without installation."""
 
 from reg4rec.cli import main
 

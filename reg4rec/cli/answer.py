@@ -1,6 +1,6 @@
-"""Choosing a command, running it, and answering a user's mistake by one sentence.
+"""Parses the command line, runs the command, and prints one sentence for a user's mistake.
 
-Only what the chosen command needs is imported: help, `--version` and work on files start without PyTorch.
+Imports only what the command needs: help, `--version` and commands on files start without PyTorch.
 """
 
 import argparse
@@ -47,19 +47,19 @@ COMMANDS = {
     "study sampling": "study.StudySampling",
     **{f"study {name}": "study.StudyVariants" for name in VARIANTS},
 }
-"""What can be typed, and the class that it is."""
+"""By command: its module and class."""
 SHARED = ("fit", "tokenize", "pretrain", "align", "evaluate")
-"""Commands that several processes run as one."""
+"""Commands that support several processes (torchrun)."""
 STAGES = {"tokenize": "tokenizer", "pretrain": "pretrain", "align": "align"}
-"""Commands whose settings are a recipe's."""
+"""Commands with the settings of one stage of a recipe, by the stage's field in `Recipe`."""
 PREFIXED = ("compare", "study")
-"""Commands that hold several configurations with equal field names, so their flags keep their prefixes."""
+"""Commands whose flags keep their prefixes, because they have several configurations with equal field names."""
 
 
 def run(arguments: Sequence[str] | None = None) -> None:
-    """Run one command; exit 2 with one sentence on a mistake of the user.
+    """Run one command; on a user's mistake, print one sentence and exit with code 2.
 
-    Where the reader of the output goes away (`| head`), exit 141 without a word.
+    If the reader of the output closes the pipe (`| head`), exit silently with code 141.
     """
     try:
         try:
@@ -80,13 +80,13 @@ def _answer(words: list[str]) -> None:
         with quiet("--quiet" in rest), _plain_warnings():
             command = _parse(name, [word for word in rest if word != "--quiet"])
             if name not in SHARED and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-                raise InputError("this command runs in one process; torchrun is for fit and its stages, and evaluate")
+                raise InputError("this command runs in one process; use torchrun for fit, its stages and evaluate only")
             command.run()
     except OSError as error:
         if error.filename is None:
             raise
         reason = f"{error.filename} cannot be used: {error.strerror}"
-        _refuse(f"{reason}; mend its permissions, or give another file or folder")
+        _refuse(f"{reason}; fix its permissions, or give another file or folder")
     except Exception as error:
         if not isinstance(error, _mistakes()):
             raise
@@ -95,15 +95,15 @@ def _answer(words: list[str]) -> None:
 
 @contextlib.contextmanager
 def _plain_warnings() -> Iterator[None]:
-    """Within the block each of reg4rec's own warnings is one line on standard error; those of others are as ever."""
+    """Show each of reg4rec's warnings as one line on standard error within the block; others are unchanged."""
     with warnings.catch_warnings():
-        as_ever = warnings.showwarning
+        show_default = warnings.showwarning
 
         def show(message: Warning | str, category: type[Warning], name: str, number: int, *more: Any) -> None:
             if str(message).startswith("reg4rec"):
                 print(message, file=sys.stderr)
             else:
-                as_ever(message, category, name, number, *more)
+                show_default(message, category, name, number, *more)
 
         warnings.showwarning = show  # type: ignore[assignment]
         yield
@@ -121,7 +121,7 @@ def _mistakes() -> tuple[type[Exception], ...]:
 
 
 def _chosen(words: list[str]) -> tuple[str, list[str]]:
-    """The name of the command, and the words after it; help, or exit 2, where the words make none."""
+    """The name of the command and the words after it; for other words, print help or an error and exit."""
     for count in (2, 1):
         if (name := " ".join(words[:count])) in COMMANDS:
             return name, words[count:]
@@ -141,18 +141,18 @@ def _names(group: str) -> list[str]:
 
 
 def _overview(group: str) -> str:
-    """Every command, of a group or of all, with the first sentence of its docstring."""
+    """The help text with all commands (of a group), each with the first sentence of its docstring."""
     lines = [f"usage: reg4rec {group} COMMAND ...".replace("  ", " "), "", GROUPS.get(group, ABOUT), ""]
     shown = [name for name in COMMANDS if name.startswith(group)]
     width = max(map(len, shown))
     about = {place: _first_sentence(place) for place in dict.fromkeys(COMMANDS[name] for name in shown)}
     lines += [f"  {name:{width}}  {about[COMMANDS[name]]}" for name in shown]
-    options = "--help after a command shows its options, --quiet leaves out its progress; --version"
+    options = "reg4rec COMMAND --help shows options, --quiet hides progress; reg4rec --version"
     return "\n".join([*lines, "", options])
 
 
 def _first_sentence(place: str) -> str:
-    """Of a command's docstring, read from its file: importing it would take PyTorch."""
+    """The first sentence of a command's docstring, read from its file because an import would load PyTorch."""
     module, _, name = place.partition(".")
     tree = ast.parse(Path(__file__).with_name(f"{module}.py").read_text(encoding="utf-8"))
     found = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name)
@@ -160,7 +160,7 @@ def _first_sentence(place: str) -> str:
 
 
 def _parse(name: str, words: list[str]) -> Any:
-    """The chosen command; an InputError of its settings passes unchanged, not in tyro's words."""
+    """The command with its settings; an InputError of the settings is raised unchanged, not in tyro's words."""
     import tyro
 
     module, _, kind = COMMANDS[name].partition(".")
@@ -177,13 +177,13 @@ def _parse(name: str, words: list[str]) -> Any:
     while cause is not None and not isinstance(cause, InputError):
         cause = cause.__context__
     if cause is None:
-        print(shown.mended(), end="")
+        print(shown.text(), end="")
         print(said.getvalue(), end="", file=sys.stderr)
     raise cause or stop
 
 
 class _Help(io.StringIO):
-    """What tyro prints, with the colors and the lines that standard output takes."""
+    """Captures tyro's help, with the colors and box characters that standard output supports."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -196,14 +196,14 @@ class _Help(io.StringIO):
     def encoding(self) -> str:  # type: ignore[override]
         return self.meant_for.encoding
 
-    def mended(self) -> str:
-        """The text, in which an empty list is a default with a name."""
+    def text(self) -> str:
+        """The captured text, with "none" as the default of an empty list."""
         color = r"(?:\x1b\[[\d;]*m)*"
         return re.sub(rf"\(default:({color}) \)({color}) {{0,4}}", r"(default:\1 none)\2", self.getvalue())
 
 
 def _default(name: str, command: Any, words: list[str]) -> tuple[Any, str | None]:
-    """A command as the help shows it, with the settings of the recipe that is asked for; and what it is about."""
+    """The default command with the settings of the chosen recipe, and its description; None for tyro's own."""
     import tyro
 
     missing = tyro.MISSING
@@ -229,7 +229,7 @@ def _recipe_in(words: list[str]) -> str:
 
 
 def _as_typed(message: str, words: Sequence[str]) -> str:
-    """The message in the words of the command line: an option as it was typed, where it begins with a setting."""
+    """The message for the command line: if it begins with a setting, that becomes the option as it was typed."""
     message = message.replace("start over with resume off", "start over with --no-resume")
     name, space, rest = message.partition(" ")
     options = [word.partition("=")[0] for word in words if word.startswith("-")]

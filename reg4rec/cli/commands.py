@@ -1,4 +1,4 @@
-"""The stages as commands: each reads folders and writes a folder."""
+"""The stages as commands, which read folders and write a folder."""
 
 import warnings
 from dataclasses import asdict, dataclass, field, fields
@@ -27,9 +27,9 @@ __all__ = ["Align", "Evaluate", "Pretrain", "Recommend", "Tokenize", "trained_on
 
 
 def _refuse_to_remove(role: str, given: Path, out: Path, resume: bool) -> None:
-    """InputError where a run that starts over would begin by removing what it was given."""
+    """InputError if a run that starts over would remove its own input."""
     if not resume and given.resolve().is_relative_to(out.resolve()):
-        lost = f"{role} is {given}, in a run that was to start over, which removes it"
+        lost = f"{role} is {given}, which is in --out and would be removed by starting over"
         raise InputError(f"{lost}; choose another folder for --out")
 
 
@@ -40,12 +40,12 @@ class Tokenize:
     data: str
     """dataset folder, or the name of a public dataset"""
     out: Path
-    """run folder; a killed run started again goes on, and RUN/tokenizer holds the result"""
+    """run folder; the same command resumes a killed run; the result is in OUT/tokenizer"""
     config: Annotated[TokenizerConfig, tyro.conf.arg(name="")] = field(default_factory=TokenizerConfig)
     resume: bool = True
-    """go on from the last checkpoint in the run folder, and refuse one of other settings"""
+    """resume from the last checkpoint in the run folder, which must have the same settings; --no-resume starts over"""
     seed: int = 0
-    """seed of the views, the weights, the k-means start and the order of batches"""
+    """seed of the views, the weights, k-means and the order of batches"""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 ..."""
     json: bool = False
@@ -69,10 +69,10 @@ class Pretrain:
     tokens: Path
     """tokenizer folder fitted on that dataset"""
     out: Path
-    """run folder; a killed run started again goes on, and RUN/recommender holds the result"""
+    """run folder; the same command resumes a killed run; the result is in OUT/recommender"""
     config: Annotated[PretrainConfig, tyro.conf.arg(name="")] = field(default_factory=PretrainConfig)
     resume: bool = True
-    """go on from the last checkpoint in the run folder"""
+    """resume from the last checkpoint in the run folder, which must have the same settings; --no-resume starts over"""
     seed: int = 0
     """seed of the weights, the batches, the orders and dropout"""
     device: str = "auto"
@@ -89,7 +89,7 @@ class Pretrain:
         steps = "all tokens" if recommender.config.num_steps is None else f"{recommender.config.num_steps} tokens"
         theta = recommender.config.prune_threshold
         corp = "without CORP" if theta is None else f"CORP's theta {theta:g}"
-        text = f"ranks by {recommender.retriever}; a search for paths decodes {steps}, {corp} (chosen on validation)"
+        text = f"ranks by {recommender.retriever}; the path search decodes {steps}, {corp} (chosen on validation)"
         text += f"\nrecommender: {self.out / 'recommender'}"
         show(text, {"recommender": self.out / "recommender", "search": search}, self.json)
 
@@ -103,12 +103,12 @@ class Align:
     data: str
     """the dataset that it was trained on"""
     out: Path
-    """run folder; a killed run started again goes on, and RUN/recommender holds the result"""
+    """run folder; the same command resumes a killed run; the result is in OUT/recommender"""
     config: Annotated[AlignConfig, tyro.conf.arg(name="")] = field(default_factory=AlignConfig)
     resume: bool = True
-    """go on from the last checkpoint in the run folder"""
+    """resume from the last checkpoint in the run folder, which must have the same settings; --no-resume starts over"""
     seed: int = 0
-    """seed of the cuts, the rollouts and the anchor's batches"""
+    """seed of the windows of histories, the rollouts and the anchor's batches"""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 ..."""
     json: bool = False
@@ -124,35 +124,35 @@ class Align:
         after = {name: f"{record['before'][name]:.4f} -> {value:.4f}" for name, value in record["after"].items()}
         lines = [f"{name}: {change}" for name, change in after.items()]
         if not record["kept"]:
-            lines.append("no epoch was better on validation: the recommender stays as it was")
+            lines.append("no epoch was better on validation: the recommender is unchanged")
         lines.append(f"recommender: {self.out / 'recommender'}")
         show("\n".join(lines), {"recommender": self.out / "recommender", **record}, self.json)
 
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Recall and NDCG of a recommender beside popularity: `reg4rec evaluate --model RUN/recommender --data D`."""
+    """Recall and NDCG of a recommender and of popularity: `reg4rec evaluate --model RUN/recommender --data D`."""
 
     model: Path
     """recommender folder"""
     data: str
     """the dataset that it was trained on"""
     out: Path | None = None
-    """JSON file to write the figures and the protocol card to"""
+    """JSON file for the metrics and the protocol card"""
     split: Literal["validation", "test"] = "test"
-    """which of the held-back interactions are the targets"""
+    """held-out interactions to use as targets"""
     protocol: Literal["standard", "filtered"] = "standard"
-    """standard: seen items stay, cold targets count; filtered: seen items removed, cold targets dropped"""
+    """standard: rank seen items, count cold targets; filtered: leave out seen items, drop cold targets"""
     max_users: int | None = None
-    """evaluate a random sample of this many targets"""
+    """size of a random sample of targets to evaluate, by default all"""
     ks: tuple[int, ...] = (5, 10, 20, 50)
     """cut-offs of Recall and NDCG"""
     lists: bool = False
-    """measure the lists too: how much of the catalog they reach, how popular, new and varied their items are"""
+    """also measure the lists: coverage of the catalog, popularity, novelty and diversity"""
     num_beams: int | None = None
-    """paths kept at every step, instead of the recommender's own"""
+    """number of paths kept at every step, instead of the recommender's own"""
     retriever: RetrieverName = "auto"
-    """exact: all items by their own score; paths: those that paths lead to; auto: as the recommender has it"""
+    """exact: rank all items by their own score; paths: search paths; auto: the recommender's own setting"""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 ..."""
     json: bool = False
@@ -165,7 +165,7 @@ class Evaluate:
         if self.num_beams is not None:
             recommender = recommender.with_search(num_beams=self.num_beams)
             if recommender.retriever == "exact":
-                raise InputError(f"num_beams is {self.num_beams}, but no path is searched; add --retriever paths")
+                raise InputError(f"num_beams is {self.num_beams}, but no paths are searched; add --retriever paths")
         rankers: list[Ranker] = [Popularity.fit(data, recommender.trained_on), recommender]
         report = evaluate(rankers, data, self.split, self.protocol, self.ks, self.max_users, lists=self.lists)
         text, facts = report.table(), report.as_dict()
@@ -183,54 +183,55 @@ class Recommend:
     model: Path
     """recommender folder"""
     output: Path
-    """folder for the parts, the rejected rows, manifest and summary; a killed job started again goes on"""
+    """folder for the parts, rejected rows, manifest and summary; the same command resumes a killed job"""
     input: Path | None = None
     """Parquet (a file, a folder of parts, a pattern) with a column `items` (lists of item ids, oldest first) and
-    optionally `user_id`; or clicks, a row each: what `data prepare` takes, read whole"""
+    optionally `user_id`; or clicks, one per row, in any format of `data prepare`, read into memory"""
     data: str | None = None
-    """in place of --input: dataset folder, or the name of a public dataset, for all its users"""
+    """instead of --input: dataset folder or name of a public dataset; recommends to all its users"""
     user: str = "user_id"
     """column of the user ids of clicks"""
     item: str = "item_id"
     """column of the item ids of clicks"""
     time: str | None = "timestamp"
-    """column to sort clicks by; None takes the rows as oldest first"""
+    """column to sort clicks by; None if the rows are oldest first"""
     k: Annotated[int, tyro.conf.arg(aliases=["-k"])] = 10
-    """items for each user"""
+    """number of items for each user"""
     keep_seen: bool = False
-    """allow items of the user's own history"""
+    """also recommend items of the user's history"""
     candidates: Path | None = None
-    """recommend these alone: a .txt with an item id a line, or a table with `item_id`; by user if it has `user_id`"""
+    """recommend only these items: a .txt with one item id per line, or a table with `item_id` and, for candidates by
+    user, `user_id`"""
     exclude: Path | None = None
-    """never recommend these: the same kinds of file"""
+    """never recommend these items; same formats as --candidates"""
     allow_unknown: bool = False
-    """end well even where over nine in ten items of the histories are not in the catalog"""
+    """do not fail if more than nine in ten items of the histories are not in the catalog"""
     titles: bool = False
-    """write the titles of the items too"""
+    """also write the titles of the items"""
     format: PartFormat = "parquet"
-    """of the parts; csv has no paths"""
+    """format of the parts; csv has no paths"""
     return_paths: bool = False
-    """write a path to every item: its tokens in the order of the model's confidence, with categories"""
+    """write a path for every item: its tokens in order of the model's confidence, with categories"""
     retriever: RetrieverName = "auto"
-    """exact: all items by their own score; paths: those that paths lead to; auto: as the recommender has it"""
+    """exact: rank all items by their own score; paths: search paths; auto: the recommender's own setting"""
     users_in_part: int = 8192
-    """users of the input that make one part; memory grows with it"""
+    """number of users per part; memory grows with it"""
     resume: bool = True
     """keep the finished parts of the same job in the output folder"""
     engine: Literal["local", "ray"] = "local"
-    """local: this process; ray: actors of a Ray cluster that sees the same files (extra `ray`)"""
+    """local: this process; ray: actors of a Ray cluster with the same files (extra `ray`)"""
     address: str | None = None
-    """of the Ray cluster; by default the one that Ray finds, else one on this machine"""
+    """address of the Ray cluster; by default the one that Ray finds, else a new one on this machine"""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 ..."""
     dtype: DType = "auto"
-    """auto is bfloat16 on a GPU and float32 on the CPU"""
+    """auto: bfloat16 on a GPU, float32 on a CPU"""
     json: bool = False
     """print one JSON object instead of text"""
 
     def run(self) -> None:
         if (self.input is None) == (self.data is None):
-            raise InputError("recommend takes its users from a file or from a dataset; give --input or --data")
+            raise InputError("recommend needs users from a file or a dataset; give --input or --data, not both")
         users = load_dataset(self.data) if self.data is not None else self.input
         passed = ("k", "resume", "retriever", "allow_unknown", *(f.name for f in fields(JobOptions)))
         options = {name: getattr(self, name) for name in passed if name != "filter_seen"}
@@ -243,7 +244,7 @@ class Recommend:
             options |= {"device": self.device, "dtype": self.dtype, "address": self.address}
             return recommend_on_cluster(self.model, users, self.output, **options)
         if self.address is not None:
-            raise InputError(f"address {self.address!r} is of a Ray cluster; use it with --engine ray")
+            raise InputError(f"address {self.address!r} is for a Ray cluster; add --engine ray")
         recommender = Recommender.from_pretrained(self.model, self.device, self.dtype)
         return recommend_to_folder(recommender, users, self.output, **options)
 
@@ -259,19 +260,19 @@ def _described(summary: dict[str, Any]) -> str:
         f"{summary['users']:,} users, {summary['recommendations']:,} recommendations, {summary['rejected']:,} rows "
         f"rejected, {summary['unknown_items']:,} unknown history items\n"
         f"{summary['users_per_second']:,.0f} users/s; batches {batches or 'none'}; "
-        f"{summary['parts_resumed']} of {summary['parts']} parts were there\n{how}"
+        f"{summary['parts_resumed']} of {summary['parts']} parts were finished before\n{how}"
     )
 
 
 def trained_on(model: Path, name: str, device: str) -> tuple[Recommender, Dataset]:
-    """The recommender in a folder and the dataset of that name; InputError where their items are not the same."""
+    """The recommender in a folder and the dataset called `name`; InputError if their items differ."""
     recommender, data = Recommender.from_pretrained(model, device), load_dataset(name)
     if not recommender.items.ids.equals(data.items.ids):
         raise InputError(f"{model} was not trained on {name}: their items are not the same")
     if recommender.tokenizer.card.get("dataset") != data.card["fingerprint"]:
         warnings.warn(
             f"reg4rec: {model} was trained on other interactions or another split than {name}; "
-            "it may know the items that it is asked for",
+            "its training data may contain the targets",
             stacklevel=2,
         )
     return recommender, data

@@ -1,6 +1,6 @@
-"""Options that commands on data share: how files are read, what is held back, matrices that describe the items.
+"""Options shared by commands on data: reading of files, split, matrices of item vectors.
 
-`reg4rec.data` is imported by what reads, so that help and refusals come without numpy and Arrow.
+`reg4rec.data` is imported only to read, so that help and errors about options need no numpy and Arrow.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ __all__ = ["DataOptions", "FileOptions", "describe"]
 
 @dataclass(frozen=True)
 class FileOptions:
-    """How files of interactions and items are read."""
+    """Options for reading files of interactions and items."""
 
     user: str = "user_id"
     """column of the user ids"""
@@ -32,14 +32,14 @@ class FileOptions:
     items_id: str | None = None
     """column of the item ids in the items file, by default that of --item, else `item_id`"""
     time: str | None = "timestamp"
-    """column to sort by; None takes the rows as oldest first"""
+    """column to sort by; None if the rows are oldest first"""
     event: str | None = None
-    """column that tells kinds of events apart, view and purchase for example; --events says what each counts"""
+    """column with the kind of event, such as view or purchase; needs --events"""
     events: Annotated[
-        tuple[str, ...], tyro.conf.arg(metavar="KIND=WEIGHT", help_behavior_hint="(default: all rows count alike)")
+        tuple[str, ...], tyro.conf.arg(metavar="KIND=WEIGHT", help_behavior_hint="(default: all rows count the same)")
     ] = ()
-    """what each kind counts as a target of training, purchase=1 view=0.2 for example: 0 is history alone, rows of kinds
-    that are not listed are left out"""
+    """weight of each kind of event as a training target, such as purchase=1 view=0.2; kinds of weight 0 are only
+    history, and rows of unlisted kinds are left out"""
     title: str | None = None
     """column of the item titles, by default `title` if it exists"""
     brand: str | None = None
@@ -47,11 +47,11 @@ class FileOptions:
     categories: str | None = None
     """column of the category path, a list or text separated by | or >, by default `categories` if it exists"""
     min_interactions: int = 1
-    """users and items with fewer are dropped, again and again until none is left (k-core); 1 keeps all"""
+    """drop users and items with fewer interactions, repeatedly until none is left (k-core); 1 keeps all"""
     clicked_only: bool = False
-    """leave out items of the items file that nobody clicked"""
+    """leave out items of the items file without interactions"""
     max_malformed: int = 10
-    """lines that may be left out because they cannot be read; with more, nothing is prepared"""
+    """maximum number of unreadable lines to leave out; with more, the command fails"""
 
     def read(self, interactions: Path, items: Path | None, vectors: dict[str, Path]) -> "Dataset":
         from reg4rec.data import read_interactions
@@ -59,48 +59,47 @@ class FileOptions:
         return read_interactions(interactions, items, vectors=vectors, **asdict(self) | {"events": self._weights()})
 
     def _weights(self) -> dict[str, float] | None:
-        """`events` as numbers by kind."""
+        """The weights in `events` by kind; None without any."""
         weights: dict[str, float] = {}
         for word in self.events:
             kind, _, weight = word.rpartition("=")
             try:
                 weights[kind] = float(weight)
             except ValueError:
-                raise InputError(f"events holds {word!r}; give KIND=WEIGHT, --events purchase=1 for example") from None
+                raise InputError(f"events has {word!r}; give KIND=WEIGHT, such as --events purchase=1") from None
         return weights or None
 
 
 @dataclass(frozen=True)
 class DataOptions:
-    """How a dataset that was read is completed before it is saved."""
+    """Options for the split, ties and matrices of a dataset."""
 
     split: Literal["leave-one-out", "time"] = "leave-one-out"
-    """leave-one-out: each user's last two interactions are held back; time: all from two moments on"""
+    """leave-one-out: hold out each user's last two interactions; time: hold out everything after a point in time"""
     validation_from: float | None = None
-    """where validation begins in a time split, by default 0.8"""
+    """start of validation in a time split, by default 0.8"""
     test_from: float | None = None
-    """where test begins in a time split, by default 0.9"""
+    """start of test in a time split, by default 0.9"""
     cut_unit: Literal["quantile", "timestamp"] | None = None
-    """whether the two are quantiles, shares of all interactions (the default), or timestamps"""
+    """unit of these two: quantile, fractions of all interactions (the default), or timestamp"""
     targets: Literal["last", "all"] | None = None
-    """of a time split: the last interaction that a user has in a period (the default), or all of them"""
+    """targets of a time split: each user's last interaction in a period (the default), or all of them"""
     ties: Literal["kept", "shuffled"] = "kept"
-    """kept: equal times of a user stay in the order of the file; shuffled: in a random order, where the file sorts them
-    by id"""
+    """order of a user's interactions at equal times. kept: as in the file; shuffled: random, for files sorted by id"""
     ties_seed: int | None = None
-    """seed of that order, by default 0"""
+    """seed of the random order, by default 0"""
     vectors: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=FILE")] = ()
-    """matrices by name, image=image.npy for example: .npy files with a row an item, or Parquet files with an id column
+    """matrices by name, such as image=image.npy: .npy files with one row per item, or Parquet files with an id column
     and a column of lists"""
     sentences: str | None = None
-    """folder or installed package of a sentence encoder; its vectors of the items' texts become matrix `sentences`"""
+    """folder or installed package of a sentence encoder; its vectors of item texts become the matrix `sentences`"""
 
     def __post_init__(self) -> None:
         of_time = ("validation_from", "test_from", "cut_unit", "targets")
         by_time, shuffled = self.split == "time", self.ties == "shuffled"
         wrong = [word for word in self.vectors if not all(word.partition("=")[::2])]
         if wrong:
-            raise InputError(f"vectors holds {wrong[0]!r}; give NAME=FILE, --vectors image=image.npy for example")
+            raise InputError(f"vectors has {wrong[0]!r}; give NAME=FILE, such as --vectors image=image.npy")
         check_settings(
             self,
             *((name, by_time or getattr(self, name) is None, "left out without --split time") for name in of_time),
@@ -112,21 +111,21 @@ class DataOptions:
         return {name: Path(file) for name, _, file in (word.partition("=") for word in self.vectors)}
 
     def load(self, name: str, min_interactions: int | None = None) -> "Dataset":
-        """The dataset of that name or folder, completed."""
+        """The dataset with this name or folder, with these options applied."""
         from reg4rec.data import load_dataset
 
-        with _told_at_the_end():
+        with _warnings_deferred():
             data = load_dataset(name, min_interactions)
         return self.apply(data.with_vectors(self.matrices()) if self.vectors else data)
 
     def read(self, files: FileOptions, interactions: Path, items: Path | None) -> "Dataset":
-        """The dataset of files of interactions and items, completed."""
-        with _told_at_the_end():
+        """The dataset from files of interactions and items, with these options applied."""
+        with _warnings_deferred():
             data = files.read(interactions, items, self.matrices())
         return self.apply(data)
 
     def apply(self, data: "Dataset") -> "Dataset":
-        """The dataset with the chosen split and sentence vectors; `vectors` are the reader's affair."""
+        """The dataset with the chosen split, ties and sentence vectors; `vectors` are added on reading."""
         if self.sentences is not None:
             from reg4rec.data import sentence_view
 
@@ -138,22 +137,22 @@ class DataOptions:
             last = 0.9 if self.test_from is None else self.test_from
             data = data.with_time_split(first, last, self.cut_unit or "quantile", self.targets or "last")
             if not len(data.part("train").items):
-                raise InputError(f"validation_from is {first}; no interaction is earlier, to train on")
+                raise InputError(f"validation_from is {first}; no interaction is earlier, so there is no training data")
         return data
 
 
 @contextlib.contextmanager
-def _told_at_the_end() -> Iterator[None]:
-    """Within the block nothing is warned of that another split or order of ties may mend; `describe` says it."""
+def _warnings_deferred() -> Iterator[None]:
+    """Suppress warnings that the split or order of ties may make obsolete; `describe` prints them if still valid."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", r"reg4rec: (no user can be validated|[0-9]+% of a user's neighboring)")
+        warnings.filterwarnings("ignore", r"reg4rec: (no user can be validated|[0-9]+% of consecutive interactions)")
         yield
 
 
 def describe(data: "Dataset", out: Path) -> str:
-    """One line about a prepared dataset, and one each about what was left out and what is not used.
+    """A summary line of a prepared dataset, and lines about what was left out or is unused.
 
-    What reading has warned of is not said again.
+    Warnings that were given on reading are not repeated.
     """
     from reg4rec.data.hints import ordered_ties, untested
 
@@ -175,8 +174,8 @@ def describe(data: "Dataset", out: Path) -> str:
     if 0 < targets < data.num_users and data.split.kind == "leave-one-out":
         fewer = data.card["counts"]["users_without_targets"]
         lines.append(
-            f"to validate and test: {targets:,} of {data.num_users:,} users; the other {fewer:,} have fewer than three "
-            "interactions"
+            f"for validation and test: {targets:,} of {data.num_users:,} users; the other {fewer:,} have fewer than "
+            "three interactions"
         )
     lines += [f"dropped: {_dropped(data.card)}"] if data.card.get("dropped", {}).get("below_min_interactions") else []
     lines += [*ordered_ties(data.card), *untested(data.card["split"])]

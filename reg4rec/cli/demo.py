@@ -1,4 +1,4 @@
-"""`reg4rec demo`: MovieLens-100K from its files to recommendations, in one go."""
+"""`reg4rec demo`: the whole pipeline on MovieLens-100K."""
 
 import time
 from dataclasses import dataclass
@@ -18,12 +18,12 @@ __all__ = ["Demo"]
 
 @dataclass(frozen=True)
 class Demo:
-    """Train, align, measure and use a recommender of MovieLens-100K, from its files to recommendations."""
+    """Train, align, evaluate and use a recommender on MovieLens-100K."""
 
     out: Path = Path("runs/demo")
-    """folder for everything the demo makes"""
+    """folder for all results"""
     epochs: int = 10
-    """passes over the training data"""
+    """number of passes over the training data"""
     seed: int = 0
     """seed of tokenizer and model"""
 
@@ -43,11 +43,11 @@ class Demo:
         done = recommend_to_folder(recommender, data, folder, resume=False)
         print(f"recommendations for {done['users']} users: {folder}")
         show_one(recommender, data)
-        print(f"\n{time.monotonic() - started:.0f} s in all; the recommender is saved in {self.out / 'recommender'}")
+        print(f"\n{time.monotonic() - started:.0f} s in total; the recommender is saved in {self.out / 'recommender'}")
 
 
 def show_one(recommender: Recommender, data: Dataset) -> None:
-    """Print the newest items of one user and what is recommended to that user."""
+    """Print the newest items and the recommendations of one user."""
     titles = data.items.table["title"]
     history = data.sequences[0]
     print(f"\nuser {data.user_ids[0]} last watched: " + "; ".join(titles[int(i)].as_py() for i in history[-5:]))

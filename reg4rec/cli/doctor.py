@@ -1,4 +1,4 @@
-"""`reg4rec doctor`: what ails a run, and what helps."""
+"""`reg4rec doctor`: known failures of a run, with remedies."""
 
 import sys
 from dataclasses import asdict, dataclass
@@ -15,7 +15,7 @@ __all__ = ["Doctor"]
 
 @dataclass(frozen=True)
 class Doctor:
-    """Look for known failures in a run: `reg4rec doctor runs/mine`. Exit code 1 where there are any, 0 if healthy."""
+    """Look for known failures in a run: `reg4rec doctor runs/mine`. Exit code 1 if there are any, else 0."""
 
     run_folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """run folder of tokenize, pretrain or align"""

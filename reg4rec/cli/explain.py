@@ -1,4 +1,4 @@
-"""`reg4rec explain`: why a user gets these items."""
+"""`reg4rec explain`: explanations of one user's recommendations."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,24 +25,24 @@ class Explain:
     model: Path
     """recommender folder"""
     data: str | None = None
-    """the dataset that it was trained on, whose user is meant"""
+    """the dataset that it was trained on, for --user"""
     user: str | None = None
-    """id of a user of --data, whose whole history is read"""
+    """id of a user in --data, whose whole history is used"""
     items: tuple[str, ...] = ()
-    """ids of items, oldest first: a history in place of a user's"""
+    """item ids, oldest first, as a history instead of a user's"""
     k: Annotated[int, tyro.conf.arg(aliases=["-k"])] = 5
-    """items to recommend"""
+    """number of items to recommend"""
     theta: float | None = None
     """CORP's threshold in nats, instead of the recommender's own"""
     html: Path | None = None
-    """also write the explanation as a separate page"""
+    """also write the explanation as an HTML page"""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 ..."""
     json: bool = False
     """print one JSON object instead of text"""
 
     def run(self) -> None:
-        check_settings(self, ("theta", self.theta is None or self.theta >= 0, "a number of nats from 0 up"))
+        check_settings(self, ("theta", self.theta is None or self.theta >= 0, "0 nats or more"))
         recommender, history, user = self._asked_for()
         if self.theta is not None:
             recommender = recommender.with_search(prune_threshold=self.theta)
@@ -55,9 +55,9 @@ class Explain:
         show(text, explanation.as_dict(), self.json)
 
     def _asked_for(self) -> tuple[Recommender, list[Any], str]:
-        """The recommender, the ids of a history, and whose it is."""
+        """The recommender, the item ids of the history, and the history's owner in words."""
         if bool(self.items) == (self.user is not None) or (self.user is not None and self.data is None):
-            raise InputError("give either --data and --user, or --items, so that there is one history to explain")
+            raise InputError("explain needs one history; give either --data and --user, or --items")
         if self.user is None:
             recommender = Recommender.from_pretrained(self.model, self.device)
             return recommender, _typed(self.items, recommender.items.ids.type, "items"), "these items"
@@ -66,7 +66,7 @@ class Explain:
 
 
 def _history_of(user: str, data: Dataset) -> list[Any]:
-    """The ids of all of a user's items."""
+    """The item ids of a user's whole history; InputError for an unknown user."""
     (wanted,) = _typed((user,), data.user_ids.type, "user")
     row = data.user_ids.index(pa.scalar(wanted, data.user_ids.type)).as_py()
     if row < 0:
@@ -77,11 +77,11 @@ def _history_of(user: str, data: Dataset) -> list[Any]:
 
 
 def _typed(words: tuple[str, ...], kind: pa.DataType, role: str) -> list[Any]:
-    """Ids as they were typed, in the type that the catalog has."""
+    """The typed ids, converted to the type `kind`; InputError if that fails."""
     ids: list[Any] = []
     for word in words:
         try:
             ids.append(pa.scalar(word).cast(kind).as_py())
         except pa.ArrowInvalid:
-            raise InputError(f"{role} holds {word!r} where ids of type {kind} were expected") from None
+            raise InputError(f"{role} has {word!r} where ids of type {kind} were expected") from None
     return ids

@@ -1,4 +1,4 @@
-"""`reg4rec info`: what this machine has and what each op would run on, or how a run stands."""
+"""`reg4rec info`: versions, devices and backends of this machine, or the state of a run or recommender."""
 
 import importlib.metadata
 import platform
@@ -25,13 +25,13 @@ __all__ = ["Info"]
 
 @dataclass(frozen=True)
 class Info:
-    """Versions, devices, and for every backend whether it can be used and why not; or a folder: `reg4rec info RUN`."""
+    """Versions, devices, and which backends can be used, or why not; or the state of a folder: `reg4rec info RUN`."""
 
     run_folder: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="[RUN]")] = None
-    """run folder: how far it is, its best epoch, a tokenizer's health, LADQ's number formats, what fp8 lost; or the
-    folder of a recommender: where it comes from, its items, what finds them, and the memory that this takes"""
+    """run folder: shows progress, best epoch, a tokenizer's health, LADQ's number formats and fp8's losses; or
+    recommender folder: shows its origin and metrics, its items, its retriever and their memory"""
     plot: Path | None = None
-    """with RUN: draw LADQ's formats over the steps into this PNG"""
+    """with RUN: PNG file for a plot of LADQ's formats over the steps"""
     json: bool = False
     """print one JSON object instead of text"""
 
@@ -40,7 +40,7 @@ class Info:
             self._run(self.run_folder)
             return
         if self.plot is not None:
-            raise InputError("plot draws a run; give its folder: reg4rec info RUN --plot FILE")
+            raise InputError("plot needs a run; give its folder: reg4rec info RUN --plot FILE")
         packages = {name: _version(name) for name in ("torch", "triton", "cupy", "numpy", "pyarrow", "polars")}
         facts: dict[str, Any] = {
             "reg4rec": reg4rec.__version__,
@@ -83,7 +83,7 @@ class Info:
 
 
 def _recommender(recommender: Recommender) -> dict[str, Any]:
-    """What a recommender ranks, and how."""
+    """A recommender's items, its retriever and the memory it takes, by name."""
     asked, found = recommender.config.retriever, recommender.retriever
     facts = {name: value for name, value in recommender.card.items() if isinstance(value, str)}
     if metrics := recommender.card.get("metrics"):
@@ -95,14 +95,14 @@ def _recommender(recommender: Recommender) -> dict[str, Any]:
     if found == "exact":
         vectors = recommender.scan.vectors
         own, copied = vectors.rows_ID.nbytes / 2**20, vectors.copy_bytes / 2**20
-        facts["vectors"] = f"{own:.1f} MiB in float32, and a copy in 8 bits of {copied:.1f} MiB that is scanned"
+        facts["vectors"] = f"{own:.1f} MiB in float32, and an 8-bit copy of {copied:.1f} MiB for scanning"
     else:
         facts["index"] = f"{sum(part.nbytes for part in recommender.index) / 2**20:.1f} MiB of token lists"
     return facts
 
 
 def _progress(settings: dict[str, Any], progress: Progress) -> dict[str, Any]:
-    """How far a run is that trains in epochs, and its best one."""
+    """The progress of a training run and its best epoch, by name."""
     best = progress.best_epoch
     return {
         "epochs": f"{progress.epoch} of {settings['loop']['epochs']}",
@@ -119,7 +119,7 @@ def _line(value: Any) -> str:
 
 
 def _precision_table(layers: list[LayerReport]) -> str:
-    """Number formats: expected harm (times 1e12) and milliseconds of each, the one chosen, and since when."""
+    """A table of layers: expected harm (times 1e12) and milliseconds of each number format, and the chosen one."""
     columns = f"{'bf16 harm':>10} {'fp8 harm':>10} {'fp32 ms':>8} {'bf16 ms':>8} {'fp8 ms':>8}"
     lines = [f"{'layer':22} {columns}  format  since step"]
     for row in layers:
@@ -130,7 +130,7 @@ def _precision_table(layers: list[LayerReport]) -> str:
 
 
 def _fp8_table(layers: dict[str, Fp8Counts]) -> str:
-    """What fp8 made zero at the last sample."""
+    """A table of layers: fractions of values that fp8 rounded to zero at the last sample."""
     head = "made zero by fp8"
     lines = [f"{head:22} {'inputs':>8} {'weight':>8} {'gradients':>9}  NaN or inf"] if layers else []
     for name, row in layers.items():
@@ -140,9 +140,9 @@ def _fp8_table(layers: dict[str, Fp8Counts]) -> str:
 
 def _text(facts: dict[str, Any]) -> str:
     lines = [f"{name:9} {value}" for name, value in facts.items() if not isinstance(value, dict)]
-    lines += ["", "backends, in the order in which an op asks them"]
+    lines += ["", "backends, in order of preference"]
     lines += [f"  {name:8} {state}" for name, state in facts["backends"].items()]
-    lines += ["", "ops and the backends that they have"]
+    lines += ["", "ops and their backends"]
     lines += [f"  {name:20} {', '.join(backends)}" for name, backends in facts["ops"].items()]
     if forced := facts["forced"]["backend"]:
         lines += ["", f"REG4REC_BACKEND forces {forced}"]

@@ -1,4 +1,4 @@
-"""`reg4rec data market`: the files of a synthetic market."""
+"""`reg4rec data market`: writes the files of a synthetic market."""
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,10 +14,10 @@ __all__ = ["DataMarket"]
 
 @dataclass(frozen=True)
 class DataMarket:
-    """Write a synthetic log of any size, to measure on: `reg4rec data market --out data/market --num-items 1000000`."""
+    """Write a synthetic log of any size for tests: `reg4rec data market --out data/market --num-items 1000000`."""
 
     out: Path
-    """the folder to write: items.parquet and interactions.parquet, for `reg4rec data prepare`"""
+    """folder for items.parquet and interactions.parquet, the input of `reg4rec data prepare`"""
     market: Annotated[MarketConfig, tyro.conf.arg(name="")] = field(default_factory=MarketConfig)
     json: bool = False
     """print one JSON object instead of text"""

@@ -1,4 +1,4 @@
-"""What a command prints at its end: text for a person, or one JSON object for a program."""
+"""Output of commands: text, or one JSON object with --json."""
 
 import sys
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ __all__ = ["show"]
 
 
 def show(text: str, facts: Mapping[str, Any], as_json: bool) -> None:
-    """Print `text`, or `facts` as JSON, once for a group of processes; progress has gone to standard error."""
+    """Print `text`, or `facts` as JSON, to standard output; in a group only the first process prints."""
     if "torch" not in sys.modules or _is_first():
         print(to_json(facts) if as_json else text)
 

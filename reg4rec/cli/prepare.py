@@ -1,4 +1,4 @@
-"""`reg4rec data get` and `reg4rec data prepare`: a folder that holds a dataset."""
+"""`reg4rec data get` and `reg4rec data prepare`: write a dataset folder."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,14 +14,14 @@ __all__ = ["DataGet", "DataPrepare"]
 
 @dataclass(frozen=True)
 class DataGet:
-    """Fetch a public dataset and prepare it: `reg4rec data get ml-100k --out data/ml-100k`."""
+    """Download and prepare a public dataset: `reg4rec data get ml-100k --out data/ml-100k`."""
 
     name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
-    """ml-100k, or a folder: MovieLens, Amazon reviews, RecBole atomic files, prepared sequences"""
+    """ml-100k, or a folder with MovieLens, Amazon reviews, RecBole atomic files or prepared sequences"""
     out: Path
-    """the dataset folder to write"""
+    """dataset folder to write"""
     min_interactions: int | None = None
-    """users and items with fewer are dropped (k-core); by default 5 for Amazon and RecBole, 1 for the others"""
+    """drop users and items with fewer interactions (k-core); by default 5 for Amazon and RecBole, 1 for others"""
     options: Annotated[DataOptions, tyro.conf.arg(name="")] = field(default_factory=DataOptions)
     json: bool = False
     """print one JSON object instead of text"""
@@ -37,12 +37,12 @@ class DataPrepare:
     """Prepare your own files: `reg4rec data prepare clicks.parquet --items items.parquet --out data/mine`."""
 
     interactions: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
-    """Parquet, CSV, TSV, JSONL or RecBole file, perhaps gzipped, a row an interaction; a folder or 'part-*.csv' of
-    such files; or .txt, `user item item ...`"""
+    """Parquet, CSV, TSV, JSONL or RecBole file (optionally gzipped) with one interaction per row; a folder or
+    'part-*.csv' of such files; or .txt with lines `user item item ...`"""
     out: Path
-    """the dataset folder to write"""
+    """dataset folder to write"""
     items: Path | None = None
-    """the same kinds of file, a row an item"""
+    """file in one of these formats with one item per row"""
     files: Annotated[FileOptions, tyro.conf.arg(name="")] = field(default_factory=FileOptions)
     options: Annotated[DataOptions, tyro.conf.arg(name="")] = field(default_factory=DataOptions)
     json: bool = False

@@ -1,4 +1,4 @@
-"""`reg4rec report`: all findings, or one run, on one page."""
+"""`reg4rec report`: an HTML page of findings or of runs."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +17,8 @@ __all__ = ["Report"]
 class Report:
     """One HTML page of comparisons and studies, or of a run: `reg4rec report runs/studies`, `reg4rec report runs/shop`.
 
-    Of a fit, or of one of its stages, it shows the figures, the settings that differ from the recipe, the curves, the
-    health of the tokens, the search, and what `reg4rec doctor` says.
+    For a fit or one of its stages it shows the metrics, the settings that differ from the recipe, the training curves,
+    the health of the tokens, the search, and the findings of `reg4rec doctor`.
     """
 
     folders: Annotated[
@@ -26,9 +26,9 @@ class Report:
         tyro.conf.Positional,
         tyro.conf.arg(metavar="FOLDER [FOLDER ...]", help_behavior_hint="(required)"),
     ]
-    """folders that compare or study wrote; those below them are searched too; or folders of fits and of their stages"""
+    """folders of comparisons and studies, searched with their subfolders, or folders of fits and stages"""
     out: Path = Path("report.html")
-    """the page, one file with its pictures"""
+    """HTML file to write, with embedded pictures"""
     json: bool = False
     """print one JSON object instead of text"""
 

@@ -41,7 +41,7 @@ class Experiment(ABC):
     data: str
     """dataset folder, or the name of a public dataset"""
     out: Path
-    """folder for the table as .md and .json, a picture of it as .png, fits and results; what is finished is kept"""
+    """folder for the table (.md, .json), its picture (.png), fits and results; finished work is not repeated"""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 ..."""
     json: bool = False
@@ -62,7 +62,7 @@ class Compare(Experiment):
 
     config: Annotated[CompareConfig, tyro.conf.arg(name="")] = field(default_factory=CompareConfig)
     size: Size | None = None
-    """size of all generative models; short for --reg4rec.pretrain.size, --paper.pretrain.size, --tiger.pretrain.size"""
+    """size of all generative models: sets --reg4rec.pretrain.size, --paper.pretrain.size and --tiger.pretrain.size"""
 
     def find(self) -> Finding[Any]:
         config = self.config
@@ -84,10 +84,10 @@ class StudyColdStart(Experiment):
 
 @dataclass(frozen=True, kw_only=True)
 class StudyCorp(Experiment):
-    """CORP's quality and cost over theta: `reg4rec study corp --model RUN/recommender --data D --out runs/corp`."""
+    """Quality and cost of CORP by theta: `reg4rec study corp --model RUN/recommender --data D --out runs/corp`."""
 
     model: Path
-    """recommender folder, trained on this dataset"""
+    """recommender folder that was trained on this dataset"""
     config: Annotated[CorpConfig, tyro.conf.arg(name="")] = field(default_factory=CorpConfig)
 
     def find(self) -> Finding[Any]:
@@ -96,15 +96,15 @@ class StudyCorp(Experiment):
 
 @dataclass(frozen=True, kw_only=True)
 class StudyRetrievers(Experiment):
-    """Exact ranking beside paths: `reg4rec study retrievers --models RUN/recommender --data D --out runs/ranked`."""
+    """Exact ranking against paths: `reg4rec study retrievers --models RUN/recommender --data D --out runs/ranked`."""
 
     models: tuple[Path, ...]
-    """recommender folders, trained on this dataset with other seeds, say, over which the table averages"""
+    """recommender folders trained on the same data, for example with different seeds; the table has their averages"""
     config: Annotated[RetrieverConfig, tyro.conf.arg(name="")] = field(default_factory=RetrieverConfig)
 
     def find(self) -> Finding[Any]:
         if not self.models:
-            raise InputError("models are one or more recommender folders; found none")
+            raise InputError("models is empty; give one or more recommender folders")
         loaded = [trained_on(model, self.data, self.device) for model in self.models]
         recommenders = [recommender for recommender, _ in loaded]
         return retrievers(recommenders, loaded[0][1], self.config, out=self.out)
@@ -115,7 +115,7 @@ class StudySampling(Experiment):
     """How often LADQ must sample: `reg4rec study sampling --data D --tokens RUN/tokenizer --out runs/sampling`."""
 
     tokens: Path
-    """tokenizer folder, fitted on this dataset"""
+    """tokenizer folder that was fitted on this dataset"""
     config: Annotated[SamplingConfig, tyro.conf.arg(name="")] = field(default_factory=SamplingConfig)
 
     def find(self) -> Finding[Any]:
@@ -125,12 +125,12 @@ class StudySampling(Experiment):
 
 @dataclass(frozen=True, kw_only=True)
 class StudyVariants(Experiment):
-    """One recipe fitted with changes: `reg4rec study tokenizers --data amazon2014-beauty --out runs/studies`."""
+    """One recipe fitted with variations: `reg4rec study tokenizers --data amazon2014-beauty --out runs/studies`."""
 
     study: tyro.conf.Suppress[str]
     config: Annotated[VariantConfig, tyro.conf.arg(name="")] = field(default_factory=VariantConfig)
     recipe: RecipeName = "default"
-    """the recipe that all rows change; --recipe.* change settings of it"""
+    """recipe that the variants change; --recipe.* set its settings"""
 
     def find(self) -> Finding[Any]:
         return study_variants(self.study, load_dataset(self.data), self.config, out=self.out, device=self.device)

@@ -1,4 +1,4 @@
-"""Amazon reviews as published: the 2014, 2018 and 2023 releases, plain or gzipped, one category of goods a folder."""
+"""Amazon reviews as published: the 2014, 2018 and 2023 releases, plain or gzipped, one product category per folder."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 __all__ = ["find_release", "read_amazon"]
 
 BLOCK = 200_000
-"""reviews that are held as Python values at a time"""
+"""number of reviews in memory as Python values"""
 
 
 def parse_literal(line: bytes) -> Any:
-    """The value of a line of JSON, or of a Python literal as the 2014 files have it; None for anything else."""
+    """The value of a JSON line, or of a Python literal as in the 2014 files; None for anything else."""
     value = parse_json(line)
     if value is None:
         try:
@@ -37,7 +37,7 @@ def parse_literal(line: bytes) -> Any:
 
 @dataclass(frozen=True)
 class Release:
-    """How one release names its files and fields; `categories` gives the first path of an item."""
+    """File and field names of one release; `categories` returns the first category path of an item."""
 
     year: int
     reviews: str
@@ -55,7 +55,7 @@ def _first_path(meta: dict[str, Any]) -> Any:
 
 
 def _path_without_markup(meta: dict[str, Any]) -> Any:
-    """The 2018 path up to the first element that is a piece of the page's HTML."""
+    """The 2018 category path, cut before the first element that is HTML of the page."""
     path = meta.get("category")
     if not isinstance(path, list):
         return None
@@ -76,7 +76,7 @@ RELEASES = (
 
 @dataclass(frozen=True)
 class Found:
-    """The files of one release in a folder; `meta` is None where items are not described."""
+    """The files of one release in a folder; `meta` is None if there is no item file."""
 
     release: Release
     name: str
@@ -85,9 +85,9 @@ class Found:
 
 
 def find_release(folder: Path) -> Found | None:
-    """The reviews in `folder` with their `meta_*` file, None if there are none; InputError for several.
+    """The review file in `folder` with its `meta_*` file; None if there is none, InputError for several.
 
-    Reviews with plain names (2018 in full, 2023) count only beside their item file.
+    Full 2018 and 2023 review files have plain names and are recognized only if their `meta_*` file is present.
     """
     files = {path.name.removesuffix(".gz"): path for path in sorted(folder.iterdir()) if path.is_file()}
     found = []
@@ -103,14 +103,14 @@ def find_release(folder: Path) -> Found | None:
                 break
     if len(found) > 1:
         names = ", ".join(one.reviews.name for one in found)
-        raise InputError(f"{folder} holds several files of reviews: {names}; keep one category of goods a folder")
+        raise InputError(f"{folder} holds several review files: {names}; keep one product category per folder")
     return found[0] if found else None
 
 
 def read_amazon(found: Found, min_interactions: int = 5) -> Dataset:
-    """Reviews as interactions; an item has `title`, `brand` (2023: its store) and its first category path.
+    """Reviews as interactions; items get `title`, `brand` (2023: the store) and their first category path.
 
-    Times are seconds (2023: milliseconds) since 1970. Where an item is described twice, the first description counts.
+    Times are seconds (2023: milliseconds) since 1970. If an item is described twice, the first description counts.
     """
     bad = BadLines()
     log = _read_reviews(found, bad)
@@ -134,7 +134,7 @@ def _read_reviews(found: Found, bad: BadLines) -> pl.DataFrame:
     rows = _review_rows(found.reviews, release, bad)
     blocks = [pl.DataFrame(block, schema=schema, orient="row") for block in _blocks(rows)]
     if not blocks:
-        raise InputError(f"{found.reviews} holds no review with {release.user}, {release.item} and {release.time}")
+        raise InputError(f"{found.reviews} has no review with {release.user}, {release.item} and {release.time}")
     log = pl.concat(blocks)
     ids = {name: as_ids(found.reviews, log[name]) for name in ("user_id", "item_id")}
     return known_ids(log.with_columns(**ids), bad)
@@ -144,7 +144,7 @@ def _review_rows(path: Path, release: Release, bad: BadLines) -> Iterator[tuple[
     for number, line in numbered_lines(path):
         review = release.parse(line)
         if not isinstance(review, dict):
-            bad.add(path, number, "is no review")
+            bad.add(path, number, "is not a review")
             continue
         user, item, time = (review.get(name) for name in (release.user, release.item, release.time))
         if isinstance(user, str) and isinstance(item, str) and type(time) is int and abs(time) < 1 << 63:
@@ -165,7 +165,7 @@ def _blocks(rows: Iterator[tuple[str, str, int]]) -> Iterator[list[tuple[str, st
 
 
 def _read_meta(found: Found, wanted: set[str], bad: BadLines) -> pl.DataFrame:
-    """The described items among `wanted`, the first description of each."""
+    """The first description of each item in `wanted`."""
     import polars as pl
 
     release, rows = found.release, {}
@@ -174,7 +174,7 @@ def _read_meta(found: Found, wanted: set[str], bad: BadLines) -> pl.DataFrame:
         meta = release.parse(line)
         item = meta.get(release.item) if isinstance(meta, dict) else None
         if not isinstance(item, str):
-            bad.add(found.meta, number, f"is no item with {release.item}")
+            bad.add(found.meta, number, f"is not an item with {release.item}")
         elif item in wanted and item not in rows:
             path = release.categories(meta)
             names = [_text(name) for name in path] if isinstance(path, list) else []
@@ -189,17 +189,17 @@ def _read_meta(found: Found, wanted: set[str], bad: BadLines) -> pl.DataFrame:
 
 
 def _title(value: Any) -> str | None:
-    """A title; a script in its place, as some items of 2018 have it, is none."""
+    """A title; None for the scripts that some items of 2018 have instead."""
     title = _text(value)
     return None if title is not None and "getTime()" in title else title
 
 
 def _brand(value: Any) -> str | None:
-    """A brand without the "by" of the page that it was taken from."""
+    """A brand without the "by" of the product page."""
     brand = _text(value)
     return brand and _text(re.sub(r"^by\s*\n", "", brand))
 
 
 def _text(value: Any) -> str | None:
-    """Text without HTML entities and surrounding space; None for anything else or nothing."""
+    """Text without HTML entities and surrounding space; None for empty text and anything else."""
     return (html.unescape(value).strip() or None) if isinstance(value, str) else None

@@ -1,4 +1,4 @@
-"""What is particular to the values of RecBole's atomic files."""
+"""Values in RecBole's atomic files: number columns, quotation marks, category paths."""
 
 from collections import Counter
 from pathlib import Path
@@ -13,7 +13,7 @@ ATOMIC = (".inter", ".item")
 
 
 def atomic_values(path: Path, text: pl.DataFrame, header: list[str]) -> pl.DataFrame:
-    """The columns, numbers where the header (`timestamp:float`) says so; InputError for text there."""
+    """The columns, with `:float` columns of the header as numbers; InputError for text in those."""
     floats = [name.partition(":")[0] for name in header if name.endswith(":float")]
     columns = text.with_columns(_unquoted(pl.col(pl.String)))
     return columns.with_columns(_numbers(path, columns[name]) for name in floats if name in columns.columns)
@@ -23,12 +23,12 @@ def _numbers(path: Path, text: pl.Series) -> pl.Series:
     numbers = text.cast(pl.Float64, strict=False)
     wrong = numbers.is_null() & text.is_not_null()
     if wrong.any():
-        raise InputError(f"column {text.name}:float of {path} has {text.filter(wrong)[0]!r}, which is no number")
+        raise InputError(f"column {text.name}:float of {path} has {text.filter(wrong)[0]!r}, which is not a number")
     return numbers
 
 
 def _unquoted(text: pl.Expr) -> pl.Expr:
-    """The text of fields that hold quotation marks as pandas, which RecBole's datasets were made with, writes them."""
+    """The text of fields that pandas quoted because they contain quotation marks (RecBole writes files by pandas)."""
     quoted = text.str.contains(r'^"([^"]|"")*""([^"]|"")*"$')
     return pl.when(quoted).then(text.str.replace(r'^"(.*)"$', "$1").str.replace_all('""', '"')).otherwise(text)
 
@@ -36,8 +36,8 @@ def _unquoted(text: pl.Expr) -> pl.Expr:
 def atomic_paths(column: pl.Series) -> pl.Series:
     """Category paths as lists.
 
-    The text is separated by ", ", or by spaces, where the first word is the category. Quoted labels, as in RecBole's
-    Amazon sets, have no order: the label of more items comes first, as on a path.
+    Text is split at ", ", or else its first word is the category. Quoted labels, as in RecBole's Amazon sets, have no
+    order, so they are sorted by frequency: the label of the most items comes first, as in a path.
     """
     text = column.cast(pl.String)
     if (text.str.contains(r"^['\"]") | (text == "")).all():
@@ -50,7 +50,7 @@ def atomic_paths(column: pl.Series) -> pl.Series:
 
 
 def _by_frequency(labels: pl.Series) -> pl.Series:
-    """The labels of each row, those of more rows first, ties by name."""
+    """The labels of each row, most frequent first, ties by name."""
     rows = labels.to_list()
     counts = Counter(label for row in rows if row for label in row)
     ordered = [row and sorted(row, key=lambda label: (-counts[label], label)) for row in rows]

@@ -1,4 +1,4 @@
-"""The items of a shop: ids, text, categories."""
+"""The item catalog: ids, texts, categories."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,9 +29,9 @@ TEXT_COLUMNS: dict[str, pa.DataType] = {
 
 @dataclass(frozen=True, eq=False)
 class ItemCatalog:
-    """Items in row order: `item_id`, `title`, `brand`, `categories` (first listed path) and the caller's other columns.
+    """Items in row order: `item_id`, `title`, `brand`, `categories` (first listed path) and any other columns.
 
-    Make one with `from_table`. `category_level` is the number of path elements that make a category; 0 when no item
+    Make one with `from_table`. `category_level` is the number of path elements that make a category class; 0 if no item
     has a category.
     """
 
@@ -40,19 +40,17 @@ class ItemCatalog:
 
     @classmethod
     def from_table(cls, table: Any, category_level: int | None = None) -> "ItemCatalog":
-        """A checked catalog of a table (see `as_table`); missing text columns are added as nulls.
+        """A catalog from a table (see `as_table`); missing text columns are added as nulls.
 
-        Categories are lists, or text such as "A > B".
-
-        Without `category_level` it is the shallowest level with at least 30 classes, else the deepest one.
-        Raises InputError for missing, null or repeated ids.
+        Categories are lists, or text such as "A > B". The default for `category_level` is the shallowest level with at
+        least 30 classes, else the deepest one. InputError for missing, null or repeated ids.
         """
         table = _with_text_columns(as_table(table))
         _check_ids(table["item_id"])
         _check_paths(table)
         level = choose_level(table["categories"].to_pylist()) if category_level is None else category_level
         if level < 0:
-            raise InputError(f"category_level is {level}; it counts the elements of a path that make a category")
+            raise InputError(f"category_level is {level}; it must be 0 or more, a number of path elements")
         return cls(table, level)
 
     def __len__(self) -> int:
@@ -60,14 +58,14 @@ class ItemCatalog:
 
     @cached_property
     def ids(self) -> pa.Array:
-        """The caller's item ids, in row order."""
+        """The item ids, in row order."""
         return _flat(self.table["item_id"])
 
     def extended(self, other: "ItemCatalog") -> "ItemCatalog":
-        """This catalog with the items of another after its own.
+        """This catalog followed by the items of `other`.
 
-        Its columns stay as they are: null where the other has none, and those that only the other has are left out.
-        InputError for ids that both have and for columns of another type.
+        It keeps its own columns, null for new items that lack them; other columns of `other` are left out. InputError
+        for ids in both catalogs and for columns of another type.
         """
         columns = {}
         for name in self.table.column_names:
@@ -79,7 +77,7 @@ class ItemCatalog:
     def rows(self, ids: pa.Array | pa.ChunkedArray | Sequence[Any] | npt.NDArray[Any]) -> npt.NDArray[np.int32]:
         """The item row of each id, int32; -1 for an id that is not in the catalog.
 
-        Text finds a number only in its plain form: of a catalog of whole numbers "7" is item 7, "007" is none.
+        Text matches a numeric id only in its plain form: "7" is item 7, "007" is not.
         """
         if len(ids) == 0:
             return np.empty(0, dtype=np.int32)
@@ -88,7 +86,7 @@ class ItemCatalog:
         try:
             given = _plain(ids if isinstance(ids, pa.Array | pa.ChunkedArray) else pa.array(ids))
             if pa.types.is_boolean(given.type):
-                raise pa.ArrowTypeError("they are true and false")
+                raise pa.ArrowTypeError("they are booleans")
             wanted = given.cast(self.ids.type)
         except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError) as error:
             raise InputError(
@@ -96,18 +94,18 @@ class ItemCatalog:
             ) from None
         found = np.array(pc.fill_null(pc.index_in(wanted, value_set=self.ids), -1), dtype=np.int32)
         if self._id_type is int and not pa.types.is_integer(given.type) and not pa.types.is_floating(given.type):
-            alike = pc.equal(wanted.cast(pa.string()), given.cast(pa.string()))  # "007" is not how 7 is written
+            alike = pc.equal(wanted.cast(pa.string()), given.cast(pa.string()))  # "007" is not 7
             found[~np.asarray(pc.fill_null(alike, False))] = -1
         return found
 
     @cached_property
     def row_of(self) -> dict[Any, int]:
-        """The row of every id: for a few ids it is sooner asked than Arrow, which makes such a table in every call."""
+        """The row of every id; for few ids faster than Arrow, which builds a hash table in every call."""
         return {one: row for row, one in enumerate(self.ids.to_pylist())}
 
     @cached_property
     def lowest_id(self) -> Any:
-        """The least id."""
+        """The smallest id."""
         return pc.min(self.ids).as_py()
 
     @cached_property
@@ -116,7 +114,7 @@ class ItemCatalog:
 
     @cached_property
     def category_names(self) -> list[str]:
-        """The category classes as "A > B > C", in the order of their first item."""
+        """The category classes as "A > B > C", in order of their first item."""
         return list(dict.fromkeys(name for name in self._labels if name is not None))
 
     @cached_property
@@ -131,11 +129,11 @@ class ItemCatalog:
         return [" > ".join(path[: self.category_level]) if path else None for path in paths]
 
     def texts(self, columns: Sequence[str]) -> list[str]:
-        """One text an item: the values of `columns` joined by spaces, "" where there is none."""
+        """One text per item: the values of `columns` joined by spaces, "" if all are null."""
         return table_texts(self.table, columns)
 
     def save(self, path: str | Path) -> None:
-        """Write the table as Parquet; the category level belongs into the header of the folder around it."""
+        """Write the table as Parquet; the caller must store `category_level`."""
         write_parquet(path, self.table)
 
     @classmethod
@@ -145,7 +143,7 @@ class ItemCatalog:
 
 
 def choose_level(paths: Sequence[Sequence[str] | None]) -> int:
-    """The shallowest path length that gives at least 30 classes, else the deepest; 0 without any path."""
+    """The shortest path prefix that gives at least 30 classes, else the longest path length; 0 without paths."""
     known = [tuple(path) for path in paths if path]
     deepest = max(map(len, known), default=0)
     for level in range(1, deepest):
@@ -155,7 +153,7 @@ def choose_level(paths: Sequence[Sequence[str] | None]) -> int:
 
 
 def table_texts(table: pa.Table, columns: Sequence[str]) -> list[str]:
-    """One text a row of `table`: the values of `columns` joined by spaces; lists are joined too, nulls are skipped."""
+    """One text per row: the values of `columns` joined by spaces, lists too; nulls are skipped."""
     missing = [name for name in columns if name not in table.column_names]
     if missing:
         raise InputError(f"text columns {missing} are not in the item table; it has {table.column_names}")
@@ -176,7 +174,7 @@ def _flat(column: pa.Array | pa.ChunkedArray) -> pa.Array:
 
 
 def _plain(ids: pa.Array | pa.ChunkedArray) -> pa.Array:
-    """The ids without a dictionary; text as Arrow's plain strings."""
+    """The ids without dictionary encoding, string views as strings."""
     ids = _flat(ids)
     ids = ids.dictionary_decode() if pa.types.is_dictionary(ids.type) else ids
     return ids.cast(pa.string()) if pa.types.is_string_view(ids.type) else ids
@@ -210,7 +208,7 @@ def _check_paths(table: pa.Table) -> None:
     if pc.any(gaps).as_py():
         row = pc.list_parent_indices(paths).filter(gaps)[0].as_py()
         item, path = table["item_id"][row].as_py(), paths[row].as_py()
-        raise InputError(f"the categories of item {item!r} are {path}; fill the null, or leave it out")
+        raise InputError(f"the categories of item {item!r} are {path}; replace or remove the null")
 
 
 def _check_ids(ids: pa.ChunkedArray) -> None:
@@ -218,8 +216,8 @@ def _check_ids(ids: pa.ChunkedArray) -> None:
     if not (pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)):
         raise InputError(f"item ids are of type {kind}; whole numbers or text were expected")
     if ids.null_count:
-        raise InputError(f"{ids.null_count} of {len(ids)} items have no item_id; drop or name them")
+        raise InputError(f"{ids.null_count} of {len(ids)} items have no item_id; drop them or add ids")
     if len(pc.unique(ids)) < len(ids):
         repeated = pc.value_counts(ids).to_pylist()
         example = next(entry["values"] for entry in repeated if entry["counts"] > 1)
-        raise InputError(f"item_id {example!r} is in several rows of the item table; keep one row an item")
+        raise InputError(f"item_id {example!r} is in several rows of the item table; keep one row per item")

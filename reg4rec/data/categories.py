@@ -1,4 +1,4 @@
-"""Category paths in the forms that files and tables have them."""
+"""Category paths from the forms found in files and tables."""
 
 import ast
 import html
@@ -16,15 +16,15 @@ from reg4rec.errors import InputError
 __all__ = ["MISSING", "category_paths", "text_path"]
 
 MISSING = frozenset({"", "nan", "NaN", "NAN", "null", "NULL", "Null", "none", "None", "NONE", "<NA>"})
-"""What programs write where there is no value."""
+"""Texts that programs write for a missing value."""
 
 BLANK = (tokenize.NEWLINE, tokenize.NL, tokenize.ENDMARKER, tokenize.ENCODING, tokenize.INDENT, tokenize.DEDENT)
 
 
 def category_paths(column: pa.ChunkedArray | pa.Array, where: str) -> pa.Array:
-    """A path an item, null without one: of lists the list, of several lists the first, of text what `text_path` reads.
+    """One path per item, null if missing: a list, the first of several lists, or text as `text_path` reads it.
 
-    Whole numbers are names. InputError, beginning with `where`, for values of another kind.
+    Whole numbers become names. InputError, beginning with `where`, for other types.
     """
     values = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     if pa.types.is_dictionary(values.type):
@@ -52,7 +52,7 @@ def category_paths(column: pa.ChunkedArray | pa.Array, where: str) -> pa.Array:
 
 
 def text_path(text: str) -> list[str]:
-    """The path that a text names: `A > B`, `A|B`, or a list as Python, JSON or numpy write it; else one name."""
+    """The path in a text: `A > B`, `A|B`, a list as written by Python, JSON or numpy, or else a single name."""
     if text.strip() in MISSING:
         return []
     listed = _listed(text.strip())
@@ -61,7 +61,7 @@ def text_path(text: str) -> list[str]:
 
 
 def _listed(text: str) -> list[str] | None:
-    """The names in the text of a list, the first list of several; None if it is no list."""
+    """The names in the text of a list (of the first of nested lists); None if it is not a list."""
     if not (text.startswith(("[", "(")) and text.endswith(("]", ")"))):
         return None
     try:
@@ -76,7 +76,7 @@ def _listed(text: str) -> list[str] | None:
 
 
 def _literal(text: str) -> Any:
-    """The list that Python or numpy wrote; commas may be missing, so neighboring texts are not joined as in Python."""
+    """A list as written by Python or numpy; numpy omits commas, so adjacent strings are not concatenated."""
     found: list[Any] = []
     open_lists: list[list[Any]] = []
     try:

@@ -1,4 +1,4 @@
-"""The collaborative view: which items stand near each other in the users' training sequences."""
+"""The collaborative view: vectors from the co-occurrence of items in training sequences."""
 
 from typing import Any
 
@@ -17,8 +17,8 @@ SMOOTHING = 0.75
 def collaborative_view(train: Sequences, num_items: int, dim: int, seed: int) -> npt.NDArray[np.float32] | None:
     """(I, V) unit rows with V <= dim: truncated SVD of the positive PMI of items at most `WINDOW` steps apart.
 
-    A pair d steps apart counts 1/d. Context counts are raised to 0.75, which keeps rare items from dominating. Items
-    without a training neighbor get zeros; None when there is no pair at all.
+    A pair d steps apart counts 1/d. Context counts are raised to the power 0.75, so that rare items do not dominate.
+    Items without a neighbor in training get zeros; None if there are no pairs.
     """
     from sklearn.utils.extmath import randomized_svd
 
@@ -30,7 +30,7 @@ def collaborative_view(train: Sequences, num_items: int, dim: int, seed: int) ->
 
 
 def cooccurrence(train: Sequences, num_items: int) -> Any:
-    """Symmetric sparse (I, I) counts of pairs of different items inside a user's window, weighted by 1/distance."""
+    """Symmetric sparse (I, I) counts of pairs of different items within `WINDOW` steps, weighted by 1/distance."""
     from scipy.sparse import coo_array
 
     owners = train.owners()

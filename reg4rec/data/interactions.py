@@ -1,4 +1,4 @@
-"""From tables of interactions and items to a dataset."""
+"""Datasets from tables of interactions and items."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from reg4rec.data.catalog import ItemCatalog
 from reg4rec.data.dataset import Dataset
 from reg4rec.data.events import Kinds, check_weights
 from reg4rec.data.frames import as_table, is_frame
-from reg4rec.data.hints import losses, matrix_hints
+from reg4rec.data.hints import card_warnings, matrix_hints
 from reg4rec.data.lines import BadLines, file_kind
 from reg4rec.data.matrices import KeyedMatrix, Matrix, check_matrix, match_rows, read_matrix
 from reg4rec.data.prepared import read_sequence_log
@@ -51,36 +51,35 @@ def read_interactions(
     name: str | None = None,
     max_malformed: int = 10,
 ) -> Dataset:
-    """A dataset from Parquet, CSV, TSV, JSONL or RecBole files (text files perhaps gzipped), or lists of items (.txt).
+    """A dataset from Parquet, CSV, TSV, JSONL or RecBole files (text files may be gzipped), or lists of items (.txt).
 
-    Both sources may also be a folder or a pattern ("clicks/part-*.csv") of such files, or a table: a pandas or polars
-    DataFrame, an Arrow table, a dictionary of columns.
+    Each source can also be a folder or a pattern ("clicks/part-*.csv") of such files, or a table: a pandas or polars
+    DataFrame, an Arrow table, a dictionary of columns. A .txt file has lines `user item item ...`, oldest first.
 
-    `user`, `item`, `time` name the columns of the interactions; `time=None` takes the rows as oldest first. `event`
-    names a column of kinds, and `events` says what each kind counts as a target of training, {"purchase": 1, "view":
-    0.2} for example; a kind of weight 0 is history alone, rows of kinds that are not listed are left out. `title`,
-    `brand`, `categories` name columns of the items (by default the columns of those names, where present), `items_id`
-    that of their ids (by default `item`, else "item_id"); categories are lists, or text separated by "|" or ">".
-    `vectors` are Parquet files keyed by the id, or matrices and .npy files whose rows follow the items. A .txt file has
-    lines `user item item ...`, oldest first.
+    user, item, time: columns of the interactions; with `time=None` the rows must be oldest first.
+    event, events: a column with the kind of event, and the weight of each kind as a training target, for example
+    {"purchase": 1, "view": 0.2}; kinds of weight 0 are only history, and rows of unlisted kinds are left out.
+    title, brand, categories: columns of the items, by default those of the same name; categories are lists, or text
+    separated by "|" or ">". items_id: their id column, by default `item`, else "item_id".
+    vectors: Parquet files keyed by item id, or matrices and .npy files with rows in the order of the items table.
+    min_interactions: above 1, users and items with fewer are removed until none is left (k-core).
+    clicked_only: leaves out described items without interactions.
 
-    Every user and every item that was clicked or is described stays, described ones that nobody clicked unless
-    `clicked_only`. With `min_interactions` above 1, users and items with fewer are removed until none is left (k-core).
-    Equal times keep the order of the file. Rows that repeat user, item and time (of kinds the heaviest stays), rows
-    without a user or an item, and up to `max_malformed` lines that cannot be read are left out and counted in the card.
-    User and item rows follow the sorted ids. An item that is not described gets no text and zero vectors. Raises
-    InputError for missing columns, times or kinds, more malformed lines, and when nothing is left.
+    Equal times keep the order of the file. Repeated rows (user, item, time; the heaviest kind stays), rows without a
+    user or item, and up to `max_malformed` unreadable lines are left out and counted in the card. User and item rows
+    follow the sorted ids. An item that is not described gets no text and zero vectors. InputError for missing columns,
+    times or kinds, more malformed lines, or if no interaction is left.
     """
     check_polars()
     from reg4rec.data.tables import read_items_table, read_log
 
     weights = None if events is None else check_weights(events)
     if event is None and weights is not None:
-        raise InputError("events gives weights to kinds, but no column says of which kind a row is; event= names it")
+        raise InputError("events gives weights to kinds, but no column of kinds is named; name it by event=")
     bad, log_name = BadLines(max_malformed), _name_of(interactions)
     if not is_frame(interactions) and file_kind((files := part_files(Path(interactions)))[0]) == ".txt":
         if event is not None:
-            raise InputError(f"{files[0]} holds lists of items, without a column {event}; give a table to use event=")
+            raise InputError(f"{files[0]} has lists of items, without a column {event}; give a table to use event=")
         log = read_sequence_log(files, bad)
     else:
         log = read_log(interactions, user, item, time, bad, event, weights)
@@ -92,7 +91,7 @@ def read_interactions(
 
 
 def _name_of(source: Any) -> str:
-    """What the card calls a source; InputError for what is neither a path nor a table."""
+    """The name of a source in the card; InputError if it is neither a path nor a table."""
     if isinstance(source, str | Path):
         return Path(source).name
     return f"{type(source).__name__} of {len(as_table(source)):,} rows"
@@ -109,9 +108,9 @@ def assemble(
     clicked_only: bool = True,
     weights: dict[str, float] | None = None,
 ) -> Dataset:
-    """A dataset from a log (`user_id`, `item_id`, perhaps `timestamp`) and an item table with `item_id`.
+    """A dataset from a log (`user_id`, `item_id`, optional `timestamp`) and an item table with `item_id`.
 
-    With `weights` by kind, the log's `kind` holds rows among them.
+    With `weights` by kind, the log's column `kind` has the rows of the kinds in `weights`.
     """
     import polars as pl
 
@@ -161,7 +160,7 @@ def assemble(
         None if events.times is None else events.times[order],
         kinds=None if weights is None or events.kinds is None else Kinds(weights, events.kinds[order]),
     )
-    for sentence in losses(dataset.card):
+    for sentence in card_warnings(dataset.card):
         warn(sentence)
     return dataset
 
@@ -172,12 +171,12 @@ def _check_described(described: pl.DataFrame | None, item_ids: pa.Array) -> None
     listed = f"which has {described['item_id'][0]!r}" if len(described) else "which is empty"
     raise InputError(
         f"the items file describes no item of the interactions, for example not {item_ids[0].as_py()!r}, {listed}; "
-        "ids must be spelled alike in both files"
+        "ids must be the same in both files"
     )
 
 
 class Events(NamedTuple):
-    """Interactions as whole numbers from 0, which stand for the sorted ids."""
+    """Interactions with users and items as rows of the sorted ids."""
 
     users: Int64
     items: Int64
@@ -209,7 +208,7 @@ def _arrow(series: pl.Series) -> pa.Array:
 
 
 def _select(events: Events, min_interactions: int) -> tuple[Events, dict[str, int], dict[str, int]]:
-    """The events of the k-core without repetitions, the counts before it, and what was dropped."""
+    """The events of the k-core without repetitions, the counts before the k-core, and the numbers dropped."""
     num_rows = len(events.users)
     if events.times is not None:
         events = events.only(_first_of_equals(events))
@@ -225,7 +224,7 @@ def _select(events: Events, min_interactions: int) -> tuple[Events, dict[str, in
 
 
 def _first_of_equals(events: Events) -> npt.NDArray[np.bool_]:
-    """Which rows stay of those that are alike in user, item and time: the first, of kinds the first of the heaviest."""
+    """A mask that keeps one of the rows with equal user, item and time: the first of the heaviest kind."""
     columns = [column for column in (events.kinds, events.items, events.times, events.users) if column is not None]
     order = np.lexsort(columns)
     again = np.ones(max(len(order) - 1, 0), dtype=np.bool_)
@@ -238,14 +237,14 @@ def _first_of_equals(events: Events) -> npt.NDArray[np.bool_]:
 
 
 def _by_user(users: Int64, times: npt.NDArray[Any] | None, num_users: int) -> tuple[Int64, Int64]:
-    """Offsets of each user, and the order that lists users one after the other, oldest first, ties as they stand."""
+    """Offsets of the users, and the order of rows by user and time; ties keep their order."""
     offsets = np.zeros(num_users + 1, dtype=np.int64)
     np.cumsum(np.bincount(users, minlength=num_users), out=offsets[1:])
     return offsets, np.argsort(users, kind="stable") if times is None else np.lexsort((times, users))
 
 
 def _described_rows(described: pl.DataFrame | None, item_ids: pa.Array) -> Int64:
-    """The row of each id in the items file, -1 where it has none."""
+    """The row of each id in the items file, -1 if it has none."""
     if described is None:
         return np.full(len(item_ids), -1, dtype=np.int64)
     found = pc.index_in(item_ids, value_set=_arrow(described["item_id"]))
@@ -262,19 +261,19 @@ def _item_table(described: pl.DataFrame | None, item_ids: pa.Array, rows: Int64)
 def _aligned(
     key: str, matrix: KeyedMatrix | npt.ArrayLike, described: pl.DataFrame | None, rows: Int64, item_ids: pa.Array
 ) -> tuple[npt.NDArray[Any], dict[str, int]]:
-    """The matrix in the order of `item_ids`, and for a keyed one what did not match."""
+    """The matrix in the order of `item_ids`; for a keyed one also the counts of unmatched rows."""
     if isinstance(matrix, KeyedMatrix):
         return match_rows(matrix, item_ids)
     if described is None:
-        raise InputError(f"matrix {key!r} needs an items file, whose rows its rows follow; give items=")
+        raise InputError(f"matrix {key!r} needs an items file with the same order of rows; give items=")
     checked = check_matrix(key, matrix, len(described))
     return np.where(rows[:, None] >= 0, checked[rows], np.float32(0)), {}
 
 
 def k_core(users: Int64, items: Int64, minimum: int) -> npt.NDArray[np.bool_]:
-    """Which interactions remain when users and items with fewer than `minimum` of them are removed again and again.
+    """A mask of the interactions that remain after users and items with fewer than `minimum` are removed repeatedly.
 
-    `users` and `items` are whole numbers from 0, one pair an interaction.
+    `users` and `items` are row numbers, one pair per interaction.
     """
     left = np.arange(len(users))
     while len(left):

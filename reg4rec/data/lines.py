@@ -1,4 +1,4 @@
-"""Text files, plain or gzip: their content, their lines, and what could not be read or was not used."""
+"""Text files, plain or gzip: their content, their lines, and a record of unreadable lines."""
 
 import codecs
 import gzip
@@ -32,18 +32,18 @@ UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 GZIP_ERRORS = (EOFError, gzip.BadGzipFile, zlib.error)
 UNPACKED_SURELY = 256 << 20
 UNPACKED_RATIO = 200
-"""A gzip file may unpack to 256 MiB, or to 200 times its size if that is more; log files are packed 5 to 50 times."""
+"""A gzip file may unpack to 256 MiB, or to 200 times its size if that is more; for log files 5 to 50 times is usual."""
 HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 UTF8_REMEDY = "save the file as UTF-8, for example by `iconv -f latin1 -t utf-8`"
 
 
 @dataclass
 class BadLines:
-    """What came up while files were read.
+    """Problems found while reading files.
 
-    Lines left out because they cannot be read are counted and the first ones shown; InputError above `limit`.
-    `nameless` counts the rows without an id by column, `other_kinds` those of each kind without a weight, and `hints`
-    names columns that nothing uses.
+    `count` unreadable lines were left out, `first` describes some of them; InputError above `limit`. `nameless` has the
+    number of rows without an id by column, `other_kinds` the number of rows of each kind without a weight, `hints`
+    sentences about unused columns.
     """
 
     limit: int = 10
@@ -58,12 +58,12 @@ class BadLines:
             raise InputError(f"max_malformed is {self.limit}; give 0 or more")
 
     def add(self, path: Path, number: int, problem: str) -> None:
-        """Count a line, numbered from 1."""
+        """Count an unreadable line (numbered from 1); InputError above the limit."""
         self.count += 1
         if len(self.first) < SHOWN:
             self.first.append(f"{path.name} line {number} {problem}")
         if self.count > self.limit:
-            remedy = UTF8_REMEDY if all("UTF-8" in line for line in self.first) else "mend the file"
+            remedy = UTF8_REMEDY if all("UTF-8" in line for line in self.first) else "fix the file"
             raise InputError(
                 f"{path} has more than {self.limit} malformed lines: {'; '.join(self.first)}; {remedy}, or raise "
                 "max_malformed to leave them out"
@@ -71,12 +71,12 @@ class BadLines:
 
 
 def file_kind(path: Path) -> str:
-    """The ending that decides how a file is read: ".csv" of "clicks.csv" and of "clicks.csv.gz"."""
+    """The suffix that decides how a file is read: ".csv" for "clicks.csv" and for "clicks.csv.gz"."""
     return (path.with_suffix("") if path.suffix.lower() == ".gz" else path).suffix.lower()
 
 
 class _Unpacked(io.RawIOBase):
-    """The content of a gzip file; InputError once it is larger than any honest file of that size."""
+    """The content of a gzip file; InputError if it unpacks to an implausible size."""
 
     def __init__(self, path: Path):
         self.path, self.size, self.file = path, 0, gzip.open(path)  # noqa: SIM115
@@ -91,7 +91,7 @@ class _Unpacked(io.RawIOBase):
         if self.size > self.limit:
             raise InputError(
                 f"{self.path} unpacks to more than {self.limit >> 20} MiB, over {UNPACKED_RATIO} times its size; "
-                "if it is what you expect, unpack it yourself (gunzip) and give the plain file"
+                "if you expect that, unpack it yourself (gunzip) and give the plain file"
             )
         return count
 
@@ -102,31 +102,31 @@ class _Unpacked(io.RawIOBase):
 
 @contextmanager
 def _opened(path: Path) -> Iterator[BinaryIO]:
-    """The file, unpacked if it ends in .gz; InputError where it cannot be read or is cut short."""
+    """The file, unpacked if it ends in .gz; InputError if it cannot be read or is truncated."""
     try:
         packed = path.suffix.lower() == ".gz"
         with io.BufferedReader(_Unpacked(path), 1 << 20) if packed else path.open("rb") as file:
             yield file
     except GZIP_ERRORS as error:
-        raise InputError(f"{path} is no whole gzip file ({error}); fetch it again") from None
+        raise InputError(f"{path} is not a complete gzip file ({error}); fetch it again") from None
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
 
 
 def read_text(path: Path) -> bytes:
-    """The content of a file, unpacked if it ends in .gz, without a byte order mark; InputError if it is cut short."""
+    """The content of a file, unpacked if it ends in .gz, without a byte order mark; InputError if it is truncated."""
     with _opened(path) as file:
         return file.read().removeprefix(BYTE_ORDER_MARK)
 
 
 def whole_text(path: Path) -> bytes:
-    """What `read_text` gives, with lines that end in a line feed; text in UTF-16 (with its mark) becomes UTF-8."""
+    """`read_text`, with line feeds as line ends; UTF-16 with a byte order mark becomes UTF-8."""
     content = read_text(path)
     if content.startswith(UTF16_MARKS):
         try:
             content = content.decode("utf-16").encode()
         except UnicodeError:
-            raise InputError(f"{path} begins like UTF-16, but is not; {UTF8_REMEDY}") from None
+            raise InputError(f"{path} starts with a UTF-16 mark but is not UTF-16; {UTF8_REMEDY}") from None
     return content if b"\n" in content else content.replace(b"\r", b"\n")
 
 
@@ -137,7 +137,7 @@ def first_line(path: Path) -> bytes:
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """The lines of a file with their numbers from 1, read piece by piece; empty ones are left out."""
+    """Yield the non-empty lines of a file with their numbers (from 1), without reading it whole."""
     with _opened(path) as file:
         for number, line in enumerate(file, start=1):
             if stripped := line.strip():
@@ -145,7 +145,7 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:
 
 
 def is_utf8(text: bytes) -> bool:
-    """Whether the bytes are text in UTF-8."""
+    """Whether the bytes are valid UTF-8."""
     try:
         text.decode()
         return True
@@ -154,9 +154,9 @@ def is_utf8(text: bytes) -> bool:
 
 
 def parse_json(line: bytes) -> Any:
-    """The value of a JSON line, NaN included; None where it is not valid JSON.
+    """The value of a JSON line (NaN is allowed); None if it is not valid JSON.
 
-    Half a character of two (a text cut within an emoji) becomes U+FFFD.
+    Lone surrogates (a text cut within an emoji) become U+FFFD.
     """
     try:
         value = json.loads(line.decode())
@@ -166,7 +166,7 @@ def parse_json(line: bytes) -> Any:
 
 
 def whole_characters(value: Any) -> Any:
-    """The value with every half of a character in its texts replaced by U+FFFD."""
+    """The value with lone surrogates in its texts replaced by U+FFFD."""
     if isinstance(value, str):
         return HALF_CHARACTER.sub("\ufffd", value)
     if isinstance(value, dict):

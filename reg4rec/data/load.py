@@ -1,4 +1,4 @@
-"""One name or folder in, one dataset out."""
+"""Datasets by name or folder."""
 
 import os
 from collections.abc import Callable
@@ -18,20 +18,20 @@ from reg4rec.forks import check_polars
 __all__ = ["load_dataset"]
 
 EXPECTED = (
-    "dataset.json (written by Dataset.save); sequences.txt, perhaps with items.jsonl; u.data and u.item; ratings.dat "
+    "dataset.json (written by Dataset.save); sequences.txt, optionally items.jsonl; u.data and u.item; ratings.dat "
     "and movies.dat; ratings.csv and movies.csv; *.inter; or Amazon's reviews with meta_*"
 )
 
 
 def load_dataset(name_or_folder: str | Path, min_interactions: int | None = None) -> Dataset:
-    """The dataset of a name or a folder, recognized by the files in it.
+    """The dataset with a name or in a folder, whose format is recognized by its files.
 
-    Known are the name "ml-100k" (fetched into $REG4REC_CACHE, else ~/.cache/reg4rec), folders written by
-    `Dataset.save`, prepared sequences, MovieLens, RecBole atomic files, Amazon reviews as published in 2014, 2018 and
-    2023 (`docs/data.md` shows the files), and the bare names of such folders under $REG4REC_DATA.
+    Names: "ml-100k" (downloaded into $REG4REC_CACHE, else ~/.cache/reg4rec) and the names of folders in $REG4REC_DATA.
+    Folders: written by `Dataset.save`, prepared sequences, MovieLens, RecBole atomic files, Amazon reviews as published
+    in 2014, 2018 and 2023 (`docs/data.md` lists the files).
 
-    `min_interactions` is the k of the k-core; by default 5 for Amazon and RecBole, 1 for MovieLens and sequences. A
-    folder that was prepared before, and so filtered, takes none. Raises InputError for anything else.
+    `min_interactions` is the k of the k-core, by default 5 for Amazon and RecBole, 1 for MovieLens and sequences;
+    InputError for a folder that is prepared already. InputError for anything else.
     """
     if str(name_or_folder) == "ml-100k":
         return read_ml_100k(get_ml_100k(cache_folder()), _or(min_interactions, 1))
@@ -41,19 +41,19 @@ def load_dataset(name_or_folder: str | Path, min_interactions: int | None = None
         if folder.is_dir():
             return _read_folder(folder, min_interactions)
     if places[0].is_file():
-        raise InputError(f"{places[0]} is a file; use read_interactions, or `reg4rec data prepare`, for tables")
+        raise InputError(f"{places[0]} is a file; for tables use read_interactions or `reg4rec data prepare`")
     here = sorted(p.name for p in Path(data).iterdir() if p.is_dir()) if data and Path(data).is_dir() else []
     known = ", ".join(["ml-100k", *(name for name in here if name != "ml-100k")])
     raise InputError(
         f"there is no dataset or folder {str(name_or_folder)!r}; known names: {known}"
-        + ("" if data else " (set REG4REC_DATA to a folder of datasets to know more)")
+        + ("" if data else " (set REG4REC_DATA to a folder of datasets to add theirs)")
     )
 
 
 def _read_folder(folder: Path, minimum: int | None) -> Dataset:
     if (folder / "dataset.json").is_file() or is_prepared_folder(folder):
         if minimum is not None:
-            raise InputError(f"{folder} is prepared already; its users and items cannot be filtered again")
+            raise InputError(f"{folder} is prepared already; leave min_interactions out, it cannot be filtered again")
         return Dataset.load(folder) if (folder / "dataset.json").is_file() else read_prepared(folder)
     check_polars()
     readers: tuple[tuple[Callable[[Path], bool], Callable[[Path, int], Dataset], int], ...] = (
@@ -70,8 +70,8 @@ def _read_folder(folder: Path, minimum: int | None) -> Dataset:
         return read_amazon(release, _or(minimum, 5))
     found: list[Any] = sorted(path.name for path in folder.iterdir())[:10]
     raise InputError(
-        f"{folder} is no dataset: it holds {found or 'nothing'} where one of these was expected: {EXPECTED}; "
-        "use read_interactions for tables of your own"
+        f"{folder} is not a dataset: it contains {found or 'nothing'} where one of these was expected: {EXPECTED}; "
+        "for your own tables use read_interactions"
     )
 
 

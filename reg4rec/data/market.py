@@ -1,4 +1,4 @@
-"""A synthetic market of any size: a log whose law is known, with the habits of real ones, streamed to Parquet."""
+"""A synthetic market of any size: a log from a known distribution with the traits of real ones, streamed to Parquet."""
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -23,44 +23,44 @@ Int64 = npt.NDArray[np.int64]
 Float64 = npt.NDArray[np.float64]
 
 USERS_AT_ONCE, ITEMS_AT_ONCE = 1 << 15, 1 << 17
-"""Drawn together with a seed of their own, so that a part of a log can be drawn without the rest."""
+"""Chunk sizes; each chunk has its own seed, so a part of a log can be drawn without the rest."""
 TRIES = 32
-"""Draws after which a user ends whose next item is always one that he has, or that is not sold at the time."""
+"""Draws for a next item before the user stops; a draw fails if the user has the item or it is not on sale that day."""
 WORDS, STYLES = 3000, 60
-"""Different words that titles are made of."""
+"""Sizes of the two vocabularies of titles."""
 DAY = 86_400
 FIRST_DAY = 1_262_304_000
 """1 January 2010, in seconds."""
 COMPANIONS = (("leaf", 0.5), ("leaf", 0.2), ("brand", 0.2), ("top", 0.1))
-"""Where each companion of an item is found, and how likely it is to be the one that follows."""
+"""The group from which each companion of an item is drawn, and its share of `follow`."""
 
 
 @dataclass(frozen=True)
 class MarketConfig:
-    """Sizes and habits of a market. The defaults are those of Amazon's Beauty, whose sizes they have."""
+    """Sizes and statistics of a market; the defaults imitate Amazon's Beauty."""
 
     num_users: int = 22_363
     num_items: int = 12_101
     mean_length: float = 8.9
-    """mean number of interactions of a user, who has `min_length` or more"""
+    """mean number of interactions per user; every user has at least `min_length`"""
     min_length: int = 5
     max_length: int = 200
     leaf_size: int = 50
-    """mean number of items in a category of the lowest level; five of these share the level above"""
+    """mean number of items in a category of the lowest level; five of these form a category of the level above"""
     exponent: float = 0.7
-    """Zipf and Mandelbrot: the demand for an item of rank r is in proportion to (r + 20)^-exponent"""
+    """Zipf-Mandelbrot law: demand for the item of popularity rank r is proportional to (r + 20)^-exponent"""
     follow: float = 0.1
-    """chance that the next item is one of the four companions of the last one"""
+    """probability that the next item is one of the four companions of the last one"""
     own_category: float = 0.3
-    """chance that it comes from the category of an item that the user has, each item counting the same"""
+    """probability that it comes from the category of an item in the history, drawn uniformly"""
     own_brand: float = 0.12
-    """chance that it has the brand of the last item; what is left goes to items by popularity alone"""
+    """probability that it has the brand of the last item; otherwise it is drawn by popularity"""
     same_day: float = 0.45
-    """chance that two neighboring interactions of a user fall on one day"""
+    """probability that two consecutive interactions of a user are on the same day"""
     days: int = 1_800
-    """length of the log"""
+    """length of the log in days"""
     lifetime: float = 600.0
-    """days in which the demand for an item falls to 1 / e; items appear throughout the log"""
+    """days in which demand for an item falls to 1 / e; items appear throughout the log"""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -73,7 +73,7 @@ class MarketConfig:
             ("min_length", 1 <= self.min_length < self.mean_length, "1 or more and below mean_length"),
             ("max_length", self.mean_length < self.max_length < self.num_items, "above mean_length, below num_items"),
             ("exponent", self.exponent >= 0, "0 or more"),
-            ("follow", min(shares) >= 0 and sum(shares[:3]) <= 1, "as the other chances 0 or more, 1 at most together"),
+            ("follow", min(shares) >= 0 and sum(shares[:3]) <= 1, "0 or more, with the other shares at most 1"),
             ("same_day", self.same_day < 1, "below 1"),
             ("days", self.days >= 1, "1 or more"),
             ("lifetime", self.lifetime > 0, "above 0 days"),
@@ -82,11 +82,11 @@ class MarketConfig:
 
 
 class Market:
-    """Items, and the law by which users go from item to item; the same configuration gives the same market.
+    """Items, and the distribution of users' next items; the same configuration gives the same market.
 
-    The chance of item i after history h on day t is in proportion to m(i | h) f(i, t) for an item that is not in h.
-    m mixes companions of the last item, a category of the history, the brand of the last item and popularity; f is 0
-    before the item appears and falls with its age. Item rows are 0..I-1; their order says nothing about the items.
+    The probability of an item i not in history h on day t is proportional to m(i | h) f(i, t). m mixes companions of
+    the last item, a category of the history, the brand of the last item and popularity; f is 0 before the item appears
+    and falls with its age. Item ids are 0..I-1 in random order.
     """
 
     def __init__(self, config: MarketConfig = MarketConfig()):
@@ -101,7 +101,7 @@ class Market:
         self.born_I = (rng.random(count) * config.days - config.lifetime / 2).astype(np.float32)
         words_X = 1 / np.arange(10.0, 10.0 + WORDS)
         self._words_X = np.cumsum(words_X / words_X.sum())[:-1]
-        # rows are sorted by category, so that a category is a range; the ids are shuffled
+        # rows are sorted by category, so a category is a range of rows; the ids are shuffled
         self.id_I = rng.permutation(count).astype(np.int32)
         self._by_leaf, self._by_top = (
             _Groups.of(self.leaf_I, self.demand_I),
@@ -114,7 +114,7 @@ class Market:
         self.companions_I4 = np.stack([groups[name].draw(rng, rows_I) for name, _ in COMPANIONS], axis=1)
 
     def items(self) -> Iterator[pa.Table]:
-        """`item_id`, `title`, `brand`, `categories` of the items in the order of their ids, part by part."""
+        """Yield tables of items in order of id: `item_id`, `title`, `brand`, `categories`."""
         row_of = np.argsort(self.id_I)
         for first in range(0, len(row_of), ITEMS_AT_ONCE):
             rows = row_of[first : first + ITEMS_AT_ONCE]
@@ -139,7 +139,7 @@ class Market:
             )
 
     def interactions(self) -> Iterator[pa.Table]:
-        """`user_id`, `item_id`, `timestamp` (seconds), user by user and oldest first, part by part."""
+        """Yield tables of interactions by user, oldest first: `user_id`, `item_id`, `timestamp` (seconds)."""
         for first in range(0, self.config.num_users, USERS_AT_ONCE):
             items_X, days_X, lengths_B = self._users(first, min(USERS_AT_ONCE, self.config.num_users - first))
             user_X = np.repeat(np.arange(first, first + len(lengths_B)), lengths_B)
@@ -147,7 +147,7 @@ class Market:
             yield pa.table({"user_id": user_X, "item_id": self.id_I[items_X].astype(np.int64), "timestamp": seconds_X})
 
     def write(self, folder: str | Path) -> None:
-        """Write `items.parquet` and `interactions.parquet`, as `read_interactions` takes them, with bounded memory."""
+        """Write `items.parquet` and `interactions.parquet` for `read_interactions`, with bounded memory."""
         with atomic_folder(folder, "interactions.parquet") as fresh:
             for name, tables in (("items", self.items()), ("interactions", self.interactions())):
                 first = next(tables)
@@ -171,9 +171,9 @@ class Market:
         )
 
     def next_probabilities(self, ids: npt.ArrayLike, day: float | None = None) -> Float64:
-        """The chance of every item, by id, to come next: (I,) after a history of ids, oldest first.
+        """The probability of every item (by id) to come next, (I,), after a history of ids, oldest first.
 
-        `day` counts from the first one; None leaves out that items appear and age.
+        `day` is counted from the start of the log; None ignores that items appear and age.
         """
         rows, c = self._row_of_id[np.asarray(ids, dtype=np.int64)], self.config
         law_I = (1 - c.follow - c.own_category - c.own_brand) * self.demand_I / self.demand_I.sum()
@@ -191,7 +191,7 @@ class Market:
 
     @property
     def oracle(self) -> "MarketOracle":
-        """A ranker that knows the law, but not the day."""
+        """A ranker that knows the distribution, but not the day."""
         return MarketOracle(self)
 
     @cached_property
@@ -203,9 +203,9 @@ class Market:
         return np.asarray(np.where(age_X >= 0, np.exp(-np.maximum(age_X, 0) / self.config.lifetime), 0.0))
 
     def _users(self, first: int, count: int) -> tuple[Int64, npt.NDArray[np.int32], Int64]:
-        """Item rows and days of some users, one user's after the other's, and how many each has."""
+        """Item rows and days of `count` users from `first` on, user by user, and their number of interactions."""
         c, rng = self.config, np.random.default_rng((self.config.seed, 2, first))
-        # the longest first, so that those who go on are always the first ones
+        # longest users first, so that the active ones are always a prefix
         more = np.exp(rng.normal(size=count)) * (c.mean_length - c.min_length) / np.exp(0.5)
         lengths_B = np.sort(np.minimum(c.min_length + more.round().astype(np.int64), c.max_length))[::-1].copy()
         rows_BL = np.full((count, lengths_B[0]), -1, dtype=np.int64)
@@ -233,7 +233,7 @@ class Market:
         return rows_BL[filled_BL], days_BL[filled_BL], filled_BL.sum(1)
 
     def _mixed(self, rng: np.random.Generator, rows_BL: Int64) -> Int64:
-        """An item for each history, by the mixture alone."""
+        """Draw an item for each history from the mixture m, regardless of the day."""
         c, (count, step) = self.config, rows_BL.shape
         if step == 0:
             return self._all.draw(rng, np.zeros(count, dtype=np.int64))
@@ -254,14 +254,14 @@ class Market:
 
 @dataclass(frozen=True)
 class MarketOracle:
-    """Ranks by the law of a market, without knowing the day: what no model of histories alone can beat by much."""
+    """Ranks by the distribution of a market without the day: nearly the best that a model of histories can do."""
 
     market: Market
     name = "oracle"
     trained_on = "train"
 
     def rank(self, histories: Sequences, k: int, filter_seen: bool) -> npt.NDArray[np.int32]:
-        """(B, k) item rows, -1 padded; nothing is bought twice in a market, so seen items are never ranked."""
+        """Item rows (B, k), padded with -1; no user buys an item twice, so seen items are never ranked."""
         ranked_BN = np.full((len(histories), k), -1, dtype=np.int32)
         for row in range(len(histories)):
             law_I = self.market.next_probabilities(histories[row])
@@ -272,7 +272,7 @@ class MarketOracle:
 
 @dataclass(frozen=True)
 class _Groups:
-    """Items by what they share, and their demand summed up along each group: an item is drawn by bisection."""
+    """Items in groups, with cumulative demand, so that an item of a group is drawn by bisection."""
 
     order_I: Int64
     ends_I: Float64
@@ -286,7 +286,7 @@ class _Groups:
         return cls(order_I, np.concatenate([[0.0], np.cumsum(demand_I[order_I])]), first_X, group_I)
 
     def draw(self, rng: np.random.Generator, rows: Int64) -> Int64:
-        """For each row an item of its group, in proportion to demand."""
+        """Draw, for each row, an item of its group in proportion to demand."""
         group = self.group_I[rows]
         low, high = self.ends_I[self.first_X[group]], self.ends_I[self.first_X[group + 1]]
         place = np.searchsorted(self.ends_I, low + rng.random(len(rows)) * (high - low), side="right") - 1
@@ -294,5 +294,5 @@ class _Groups:
 
 
 def _name(leaf: int) -> str:
-    """Of two words that other categories have too, as those of real shops."""
+    """A category name of two words that it shares with other categories, as in real shops."""
     return f"noun{leaf % 23} use{leaf // 23 % 17}"

@@ -1,4 +1,4 @@
-"""Matrices that the user brings: one row an item, from memory, from a .npy file, or keyed by item id."""
+"""Matrices of item vectors, one row per item: from memory, from a .npy file, or from Parquet keyed by item id."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,24 +18,24 @@ Float32 = npt.NDArray[np.float32]
 
 
 class KeyedMatrix(NamedTuple):
-    """Rows that name their item: ids and (n, V)."""
+    """A matrix (n, V) with the item id of each row."""
 
     ids: pa.Array
     values: npt.NDArray[Any]
 
 
 Matrix = str | Path | npt.ArrayLike
-"""A path, or the rows themselves in the order of the items."""
+"""A path, or an array with rows in the order of the items."""
 
 
 def check_matrix(name: str, matrix: npt.ArrayLike, num_rows: int) -> Float32:
-    """`matrix` as float32 (rows, V), or InputError saying what is wrong with it."""
+    """`matrix` as float32 (num_rows, V); InputError for another shape, non-numbers and values that are not finite."""
     try:
         array = np.asarray(matrix)
     except ValueError as error:  # rows of different lengths
-        raise InputError(f"matrix {name!r} is no matrix: {error}") from None
+        raise InputError(f"matrix {name!r} is not a matrix: {error}") from None
     if array.ndim != 2 or len(array) != num_rows or not array.shape[1]:
-        raise InputError(f"matrix {name!r} has shape {array.shape} where ({num_rows}, V) was expected, a row an item")
+        raise InputError(f"matrix {name!r} has shape {array.shape} where ({num_rows}, V) was expected, a row per item")
     if not np.issubdtype(array.dtype, np.number) or np.iscomplexobj(array):
         raise InputError(f"matrix {name!r} has dtype {array.dtype} where real numbers were expected")
     with np.errstate(over="ignore"):
@@ -59,7 +59,7 @@ def load_matrix(path: Path) -> npt.NDArray[Any]:
 
 
 def read_matrix(name: str, matrix: Matrix, *ids: str | None) -> KeyedMatrix | npt.ArrayLike:
-    """What `matrix` stands for: a Parquet file gives a keyed matrix, a .npy file its array, rows themselves stay.
+    """Read a matrix: a Parquet file gives a keyed matrix, a .npy file its array; an array is returned unchanged.
 
     The ids of a Parquet file are in the first column of `ids` that it has, else in `item_id`.
     """
@@ -70,7 +70,7 @@ def read_matrix(name: str, matrix: Matrix, *ids: str | None) -> KeyedMatrix | np
 
 
 def _read_keyed(name: str, path: Path, ids_names: Sequence[str | None]) -> KeyedMatrix:
-    """A Parquet file of an id column and one column of lists of equal length."""
+    """The matrix in a Parquet file with an id column and one column of lists of equal length."""
     table = read_parquet(path)
     names = [column for column in dict.fromkeys((*ids_names, "item_id")) if column is not None]
     item = next((column for column in names if column in table.column_names), None)
@@ -80,14 +80,14 @@ def _read_keyed(name: str, path: Path, ids_names: Sequence[str | None]) -> Keyed
     if len(lists) != 1:
         raise InputError(
             f"{path} of matrix {name!r} has {len(lists)} columns of lists ({', '.join(lists) or 'none'}) where one "
-            f"was expected, beside {item}"
+            f"was expected besides {item}"
         )
     ids, rows = table[item].combine_chunks(), table[lists[0]].combine_chunks()
     if ids.null_count or rows.null_count or len(pc.unique(ids)) < len(ids):
-        raise InputError(f"{path} of matrix {name!r} needs one row an item: an id and a list, none null, no id twice")
+        raise InputError(f"{path} of matrix {name!r} has null or repeated ids, or null lists; keep one row per item")
     widths = np.unique(np.asarray(pc.list_value_length(rows)))
     if len(widths) != 1 or not widths[0]:
-        raise InputError(f"{path} of matrix {name!r} has lists of lengths {widths[:5].tolist()}; one was expected")
+        raise InputError(f"{path} of matrix {name!r} has lists of lengths {widths[:5].tolist()}; they must be equal")
     values = rows.flatten()
     if values.null_count or not (pa.types.is_floating(values.type) or pa.types.is_integer(values.type)):
         raise InputError(f"{path} of matrix {name!r} has nulls or {values.type} in its lists; numbers were expected")
@@ -99,7 +99,7 @@ def _is_list(kind: pa.DataType) -> bool:
 
 
 def match_rows(matrix: KeyedMatrix, item_ids: pa.Array) -> tuple[npt.NDArray[Any], dict[str, int]]:
-    """Rows in the order of `item_ids`, zeros for those without one; how many those are, and how many are not used."""
+    """Rows in the order of `item_ids` (zeros for missing ones), and the numbers of missing and unused rows."""
     given = matrix.ids
     if given.type != item_ids.type:
         given, item_ids = _as_text(given), _as_text(item_ids)
@@ -107,10 +107,10 @@ def match_rows(matrix: KeyedMatrix, item_ids: pa.Array) -> tuple[npt.NDArray[Any
     missing = found < 0
     if missing.all():
         raise InputError(
-            f"the vectors are of none of the items: their ids are like {given[0].as_py()!r}, those of the items like "
+            f"no id of the vectors is an item id: the vectors have ids such as {given[0].as_py()!r}, the items "
             f"{item_ids[0].as_py()!r}"
             if len(given)
-            else "the file of vectors has no row"
+            else "the file of vectors has no rows"
         )
     rows = np.where(missing[:, None], 0, matrix.values[found])
     return rows, {"items_missing": int(missing.sum()), "rows_unused": len(given) - int((~missing).sum())}

@@ -1,4 +1,4 @@
-"""MovieLens, from the files of its archives: 100K (also as RecBole atomic files), 1M, 10M, 20M, 25M, 32M, latest."""
+"""MovieLens from its original files: 100K (also as RecBole atomic files), 1M, 10M, 20M, 25M, 32M, latest."""
 
 import csv
 import re
@@ -26,20 +26,19 @@ Movie = tuple[int, str, list[str]]
 
 
 def is_ml_100k_folder(folder: Path) -> bool:
-    """Whether `folder` holds MovieLens-100K in a layout that `read_ml_100k` reads."""
+    """Whether `read_ml_100k` can read `folder`."""
     return _layout(folder, LAYOUTS) is not None
 
 
 def is_movielens_folder(folder: Path) -> bool:
-    """Whether `folder` holds a larger MovieLens: `ratings.dat` and `movies.dat`, or `ratings.csv` and `movies.csv`."""
+    """Whether `folder` has a larger MovieLens: `ratings.dat` and `movies.dat`, or `ratings.csv` and `movies.csv`."""
     return _layout(folder, LARGER) is not None
 
 
 def read_ml_100k(folder: Path, min_interactions: int = 1) -> Dataset:
     """All 100,000 ratings as interactions of 943 users with 1,682 movies, sorted by time, ties in file order.
 
-    An item has its `title` with the year, as MovieLens shows it, `release_year`, all `genres`, and the first genre
-    as its category.
+    An item has its `title` (with the year), `release_year`, all `genres`, and the first genre as its category.
     """
     log_name, item_name = _layout(folder, LAYOUTS) or LAYOUTS[0]
     official = log_name == LAYOUTS[0][0]
@@ -52,7 +51,7 @@ def read_ml_100k(folder: Path, min_interactions: int = 1) -> Dataset:
 
 
 def read_movielens(folder: Path, min_interactions: int = 1) -> Dataset:
-    """All ratings of a larger MovieLens as interactions, described as in `read_ml_100k`; the folder is the name."""
+    """All ratings of a larger MovieLens as interactions, items as in `read_ml_100k`; the name is the folder's."""
     log_name, item_name = _layout(folder, LARGER) or LARGER[0]
     if log_name.endswith(".dat"):
         log, movies = _read_dat_log(folder / log_name), _dat_movies(folder / item_name)
@@ -80,7 +79,7 @@ def _build(name: str, log: Any, movies: list[Movie], min_interactions: int, sour
 
 
 def _describe(number: int, title: str, genres: list[str]) -> tuple[Any, ...]:
-    year = re.search(r"\((\d{4})(?:[-\u2013]\s?\d*)?\)\s*$", title)  # of a series the first
+    year = re.search(r"\((\d{4})(?:[-\u2013]\s?\d*)?\)\s*$", title)  # the first year of a series
     return number, title, genres[:1], int(year.group(1)) if year else None, genres
 
 
@@ -93,14 +92,14 @@ def _read_log(path: Path, skip: int) -> dict[str, list[int]]:
             if not all(abs(value) < 1 << 63 for value in values):
                 raise ValueError
         except (ValueError, OverflowError):
-            raise InputError(f"{path} line {number} is not `user item rating timestamp` with tabs between") from None
+            raise InputError(f"{path} line {number} is not `user item rating timestamp` separated by tabs") from None
         for column, value in zip(columns.values(), values, strict=True):
             column.append(value)
     return columns
 
 
 def _lines(path: Path, *encodings: str) -> list[str]:
-    """The lines in the first encoding that fits, split as bytes: text would be split at characters of latin-1 too."""
+    """The lines in the first encoding that fits, split as bytes because str.splitlines splits at latin-1 controls."""
     lines = read_text(path).splitlines()
     for encoding in encodings[:-1]:
         with suppress(UnicodeDecodeError):
@@ -112,7 +111,7 @@ def _lines(path: Path, *encodings: str) -> list[str]:
 
 
 def _official_movies(path: Path) -> list[Movie]:
-    """Of every line `id|title (year)|date|date|url|19 genre flags`."""
+    """The movies in lines `id|title (year)|date|date|url|19 genre flags`."""
     movies = []
     for line in _lines(path, "latin-1"):
         number, title, *_ = fields = line.split("|")
@@ -122,7 +121,7 @@ def _official_movies(path: Path) -> list[Movie]:
 
 
 def _atomic_movies(path: Path) -> list[Movie]:
-    """Of every line `item_id, movie_title, release_year, class` with tabs between."""
+    """The movies in tab-separated lines `item_id, movie_title, release_year, class`."""
     movies = []
     for number, title, year, genres in list(_rows(path, "\t", csv.QUOTE_NONE))[1:]:
         shown = f"{title} ({year})" if year.isdigit() else title.replace("unkonwn", "unknown")
@@ -142,7 +141,7 @@ def _whole(number: str) -> int:
 
 
 def _read_dat_log(path: Path) -> Any:
-    """Of every line `user::movie::rating::timestamp`."""
+    """The ratings in lines `user::movie::rating::timestamp`."""
     content = read_text(path)
     lines = content.splitlines()
     wrong = next((n for n, line in enumerate(lines, 1) if line.count(b"::") != 3 or b"," in line), None)
@@ -168,23 +167,23 @@ def _numbers(path: Path, content: bytes) -> Any:
         raise InputError(f"{path} is not a ratings file of MovieLens: {str(error).splitlines()[0]}") from None
     empty = sum(table[name].null_count() for name in table.columns)
     if empty or not len(table):
-        raise InputError(f"{path} has {len(table)} ratings and {empty} empty fields in them; fetch it again")
+        raise InputError(f"{path} has {len(table)} ratings with {empty} empty fields; fetch it again")
     return table
 
 
 def _dat_movies(path: Path) -> list[Movie]:
-    """Of every line `movie::title (year)::genre|genre`, latin-1 in 1M and UTF-8 in 10M."""
+    """The movies in lines `movie::title (year)::genre|genre`; 1M is latin-1, 10M UTF-8."""
     lines = _lines(path, "utf-8", "latin-1")
     rows = [(line.split("::", 1)[0], *line.split("::", 1)[-1].rsplit("::", 1)) for line in lines]
     return _titled(path, rows)
 
 
 def _csv_movies(path: Path) -> list[Movie]:
-    """Of every row `movieId,title,genres`."""
+    """The movies in rows `movieId,title,genres`."""
     try:
         return _titled(path, [tuple(row) for row in _rows(path, ",", csv.QUOTE_MINIMAL)][1:])
     except csv.Error as error:
-        raise InputError(f"{path} is no item file of MovieLens: {error}") from None
+        raise InputError(f"{path} is not an item file of MovieLens: {error}") from None
 
 
 def _titled(path: Path, rows: list[tuple[str, ...]]) -> list[Movie]:

@@ -1,4 +1,4 @@
-"""What to expect of an item that no one has met: a mean over the items that are most like it."""
+"""Estimates for unseen items: a mean over the most similar known items."""
 
 import numpy as np
 import numpy.typing as npt
@@ -14,9 +14,9 @@ Float32 = npt.NDArray[np.float32]
 
 
 def neighbor_mean(vectors_BV: Float32, known_XV: Float32, values_XT: Float32) -> Float32:
-    """(B, T): the mean value of the 20 nearest known items, weighted by the eighth power of their cosine.
+    """(B, T): the mean value of the 20 nearest known items, weighted by the eighth power of their cosine similarity.
 
-    Zeros for a vector that is like none of them.
+    Zeros for a vector without a positive cosine.
     """
     vectors_BV, known_XV = unit_rows(vectors_BV), unit_rows(known_XV)
     mean_BT = np.zeros((len(vectors_BV), values_XT.shape[1]), dtype=np.float32)

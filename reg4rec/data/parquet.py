@@ -1,4 +1,4 @@
-"""Arrow tables on disk."""
+"""Reading and writing Parquet files."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ __all__ = ["read_parquet", "write_parquet"]
 
 
 def write_parquet(path: str | Path, table: pa.Table) -> None:
-    """Write `table` under a temporary name, then rename; InputError for columns that Parquet has no form for."""
+    """Write `table` atomically; InputError for columns that Parquet cannot store."""
     with atomic_file(path) as fresh:
         try:
             pq.write_table(table, fresh)
@@ -22,13 +22,13 @@ def write_parquet(path: str | Path, table: pa.Table) -> None:
 
 
 def read_parquet(path: str | Path, columns: tuple[str, ...] = ()) -> pa.Table:
-    """The table of a Parquet file, which must have `columns`; InputError if it is missing, damaged or another."""
+    """The table in a Parquet file; InputError if the file or one of `columns` is missing, or if it is damaged."""
     try:
         table = pq.read_table(path)
-        table.validate(full=True)  # text that is not UTF-8 would come up later
+        table.validate(full=True)  # else text that is not UTF-8 fails later
         found = table.column_names
     except FileNotFoundError:
-        raise InputError(f"{path} is missing; is {Path(path).parent} the folder that was meant?") from None
+        raise InputError(f"{path} is missing; is {Path(path).parent} the right folder?") from None
     except (OSError, ValueError, pa.ArrowException, MemoryError) as error:
         raise InputError(f"{path} is not a readable Parquet file: {error}") from None
     missing = [name for name in columns if name not in found]

@@ -1,4 +1,4 @@
-"""Prepared sequences: `sequences.txt`, perhaps `times.txt`, `items.jsonl` and matrices `*.npy`, or alone (S3-Rec)."""
+"""Prepared sequences: `sequences.txt`, alone (as of S3-Rec) or with `items.jsonl`, `times.txt` and matrices `*.npy`."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ MARKS = ",;:[](){}|"
 
 
 def is_prepared_folder(folder: Path) -> bool:
-    """Whether `folder` holds the two files that make a prepared dataset."""
+    """Whether `folder` has `sequences.txt` and `items.jsonl`."""
     return (folder / "sequences.txt").is_file() and (folder / "items.jsonl").is_file()
 
 
 def read_prepared(folder: Path) -> Dataset:
-    """The dataset of a prepared folder.
+    """The dataset in a prepared folder.
 
-    A line of `sequences.txt` is `user item item ...`, oldest first, with item ids from 1; line r of `items.jsonl`
-    describes item r and names its `asin`, which becomes the item id. The first listed category path counts.
-    `times.txt`, where it is there, has the lines of `sequences.txt` with the time of each item in the item's place.
+    Lines of `sequences.txt` are `user item item ...`, oldest first, with item numbers from 1. Line r of `items.jsonl`
+    describes item r; its `asin` becomes the item id, its first category path the category. The optional `times.txt`
+    has the same lines, with the time of each item instead of its number.
     """
     user_ids, sequences = _read_sequences(folder / "sequences.txt")
     times_file = folder / "times.txt"
@@ -52,7 +52,7 @@ def read_prepared(folder: Path) -> Dataset:
 
 
 def read_sequence_log(paths: list[Path], bad: BadLines) -> pl.DataFrame:
-    """`user_id`, `item_id` of files of lines `user item item ...`, in the order of the files."""
+    """A table `user_id`, `item_id` from files with lines `user item item ...`, in file order."""
     import polars as pl
 
     from reg4rec.data.values import as_plain_ids
@@ -64,7 +64,7 @@ def read_sequence_log(paths: list[Path], bad: BadLines) -> pl.DataFrame:
         for whole, part in zip((users, lengths, items), _read_lines(path, bad), strict=True):
             whole += part  # type: ignore[operator]
     if not users:
-        raise InputError(f"{paths[0]} holds no interaction; lines are {LAYOUT}, with blanks between")
+        raise InputError(f"{paths[0]} has no interactions; lines are {LAYOUT}, separated by blanks")
     owners = np.repeat(np.arange(len(users)), lengths)
     return pl.DataFrame(
         {"user_id": as_plain_ids(pl.Series(users))[owners], "item_id": as_plain_ids(pl.Series(items, dtype=pl.String))}
@@ -72,7 +72,7 @@ def read_sequence_log(paths: list[Path], bad: BadLines) -> pl.DataFrame:
 
 
 def _read_lines(path: Path, bad: BadLines) -> tuple[list[str], list[int], list[str]]:
-    """Users, how many items each line lists, and all items; InputError for lists with other marks than blanks."""
+    """Users, the number of items in each line, and all items; InputError for separators other than blanks."""
     users, lengths, items = [], [], []
     for number, line in numbered_lines(path):
         try:
@@ -83,10 +83,10 @@ def _read_lines(path: Path, bad: BadLines) -> tuple[list[str], list[int], list[s
         if any(word[-1] in MARKS or word[0] in MARKS for word in (user, *row)):
             raise InputError(
                 f"{path} line {number} has commas, colons or brackets between its ids ({line.decode()[:40]!r}); lines "
-                f"are {LAYOUT}, with nothing but blanks between"
+                f"are {LAYOUT}, separated by blanks only"
             )
         if not row:
-            bad.add(path, number, f"names no item; expected {LAYOUT}, with blanks between")
+            bad.add(path, number, f"has no item; expected {LAYOUT}, separated by blanks")
             continue
         users.append(user)
         lengths.append(len(row))
@@ -101,13 +101,13 @@ def _read_sequences(path: Path) -> tuple[pa.Array, Sequences]:
         if len(flat) and (flat.min() < 0 or flat.max() > np.iinfo(np.int32).max):
             raise ValueError
     except (ValueError, OverflowError):
-        raise InputError(f"{path} holds an item that is not a whole number from 1; expected {LAYOUT}") from None
+        raise InputError(f"{path} has an item that is not a whole number from 1; expected {LAYOUT}") from None
     offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
     return pa.array(users, pa.string()), Sequences(offsets, (flat - 1).astype(np.int32))
 
 
 def _read_times(path: Path, user_ids: pa.Array, sequences: Sequences) -> Times:
-    """The times (whole numbers where all are) of the interactions; InputError unless they match the sequences."""
+    """The times of the interactions, int64 if all are whole numbers; InputError unless they match the sequences."""
     users, lengths, words = _read_lines(path, BadLines(limit=0))
     wrong = [
         number
@@ -118,8 +118,8 @@ def _read_times(path: Path, user_ids: pa.Array, sequences: Sequences) -> Times:
     ]
     if wrong:
         raise InputError(
-            f"{path} line {wrong[0]} does not fit sequences.txt: expected the same user, and a time in the place of "
-            f"each item ({len(wrong):,} lines differ)"
+            f"{path} line {wrong[0]} does not match sequences.txt: expected the same user, and one time per item "
+            f"({len(wrong):,} lines differ)"
         )
     try:
         try:
@@ -128,7 +128,7 @@ def _read_times(path: Path, user_ids: pa.Array, sequences: Sequences) -> Times:
             times = np.asarray(words, dtype=np.float64)
         return check_times(sequences, times)
     except (ValueError, InputError) as error:
-        raise InputError(f"{path} does not hold a time for each item of sequences.txt: {error}") from None
+        raise InputError(f"{path} does not have a valid time for each item of sequences.txt: {error}") from None
 
 
 def _read_items(path: Path) -> ItemCatalog:
@@ -137,7 +137,7 @@ def _read_items(path: Path) -> ItemCatalog:
         content.decode()
         table = pyarrow.json.read_json(pa.BufferReader(content))
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not readable as one JSON object a line: {error}") from None
+        raise InputError(f"{path} is not readable as one JSON object per line: {error}") from None
     missing = {"item_id", "asin", "categories"} - set(table.column_names)
     if missing:
         raise InputError(f"{path} has no columns {sorted(missing)}; it has {table.column_names}")
@@ -155,5 +155,5 @@ def _first_path(path: Path, paths: Any) -> list[str] | None:
         return None
     first = paths[0] if isinstance(paths, list) else paths
     if not isinstance(first, list) or not all(isinstance(name, str) for name in first):
-        raise InputError(f"{path} has categories {paths!r} where a list of paths, lists of text, was expected")
+        raise InputError(f"{path} has categories {paths!r} where a list of lists of text was expected")
     return first

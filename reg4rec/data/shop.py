@@ -1,4 +1,4 @@
-"""A synthetic shop whose best possible recommendation is known."""
+"""A synthetic shop with known best recommendations."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,23 +18,23 @@ __all__ = ["ShopOracle", "SyntheticShop", "synthetic_shop", "with_views"]
 Float64 = npt.NDArray[np.float64]
 
 LIKELY = 0.8
-"""Chance with which a facet's value is followed by its successor, beside an even part of the rest."""
+"""Probability that a facet value is followed by its successor; the rest is uniform over all values."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class SyntheticShop(Dataset):
-    """A dataset drawn from a known law, which `best_next` and `oracle` use.
+    """A dataset drawn from a known distribution, which `best_next` and `oracle` use.
 
-    An item is a combination of facet values (`facets_IX`). Every user has one hidden intent, a facet that tends to
-    keep its value from item to item while the other facets move by a fixed rule; nothing is bought twice.
-    `transitions_XII[f]` holds the unnormalized probabilities of the next item under intent f.
+    An item is a combination of facet values (`facets_IX`). Every user has one hidden intent: a facet that tends to
+    keep its value from item to item, while the other facets follow a fixed permutation. No user buys an item twice.
+    `transitions_XII[f]` are the unnormalized probabilities of the next item under intent f.
     """
 
     facets_IX: npt.NDArray[np.int32] = field(kw_only=True)
     transitions_XII: Float64 = field(kw_only=True)
 
     def next_probabilities(self, history: npt.ArrayLike) -> Float64:
-        """The true probability of every item (I,) to be next, given the history (item rows, oldest first)."""
+        """The true probability of every item to come next, (I,), given the history (item rows, oldest first)."""
         rows = np.asarray(history, dtype=np.int64)
         intents, unseen = len(self.transitions_XII), np.ones(self.num_items)
         log_posterior_X = np.zeros(intents)
@@ -48,14 +48,14 @@ class SyntheticShop(Dataset):
         return np.asarray(posterior_X @ next_XI / posterior_X.sum())
 
     def best_next(self, history: npt.ArrayLike) -> npt.NDArray[np.int32]:
-        """Item rows by true probability of being next, best first, ties by lowest row; seen items are left out."""
+        """Unseen item rows by their true probability to come next, best first, ties by lowest row."""
         probabilities = self.next_probabilities(history)
         order = np.argsort(-probabilities, kind="stable")
         return order[probabilities[order] > 0].astype(np.int32)
 
     @property
     def oracle(self) -> "ShopOracle":
-        """A ranker that knows the law: its Recall is what can be attained."""
+        """A ranker that knows the distribution: its Recall is the best possible."""
         return ShopOracle(self)
 
 
@@ -68,7 +68,7 @@ class ShopOracle:
     trained_on = "train"
 
     def rank(self, histories: Sequences, k: int, filter_seen: bool) -> npt.NDArray[np.int32]:
-        """(B, k) item rows, -1 padded; seen items never come again in the shop, so they are never ranked."""
+        """Item rows (B, k), padded with -1; no user buys an item twice, so seen items are never ranked."""
         ranked_BN = np.full((len(histories), k), -1, dtype=np.int32)
         for row in range(len(histories)):
             best = self.shop.best_next(histories[row])[:k]
@@ -85,15 +85,16 @@ def synthetic_shop(
     max_length: int = 12,
     seed: int = 0,
 ) -> SyntheticShop:
-    """A shop of items with planted facets; the same arguments give the same shop.
+    """A shop whose items have facets; the same arguments give the same shop.
 
-    Title words name the facet values, the category path is made of the first two facets. Users buy between
-    `min_length` and `max_length` items.
+    Titles list the facet values, category paths the first two. Users buy `min_length` to `max_length` items.
     """
     if not 2 <= num_items <= num_values**num_facets:
-        raise InputError(f"{num_items} items cannot be made of {num_facets} facets with {num_values} values each")
+        raise InputError(
+            f"{num_facets} facets of {num_values} values give 2 to {num_values**num_facets} items, not {num_items}"
+        )
     if not 1 <= min_length <= max_length < num_items:
-        raise InputError(f"lengths {min_length} to {max_length} do not fit a shop of {num_items} items")
+        raise InputError(f"lengths {min_length} to {max_length} must rise from 1 to less than {num_items} items")
     rng = np.random.default_rng(seed)
     facets_IX = _draw_items(rng, num_items, num_facets, num_values)
     transitions_XII = _transitions(rng, facets_IX, num_values)
@@ -114,11 +115,11 @@ def synthetic_shop(
 def with_views(
     shop: SyntheticShop, views: float = 2.0, taste: float = 0.5, purchase: float = 1.0, view: float = 0.2, seed: int = 0
 ) -> Dataset:
-    """The shop's log with what users looked at before each purchase, and the weights of the two kinds of events.
+    """The shop's log with views before each purchase, and weights for the two kinds of events.
 
-    `views` is their mean number a purchase. With the chance `taste` a view is of an item near the one that is bought
-    next, each shared facet making it 16 times as likely; else it is of what the front page shows, the same few items
-    to all. A view of the very item that is bought next is left out.
+    `views` is the mean number of views per purchase. With probability `taste` a view is of an item similar to the next
+    purchase (each shared facet makes it 16 times as likely), else of an item of the front page, which is the same for
+    all users. Views of the item that is bought next are left out.
     """
     rng, bought_X = np.random.default_rng(seed), shop.sequences.items
     count_X = rng.poisson(views, len(bought_X))
@@ -155,7 +156,7 @@ def _draw_items(rng: np.random.Generator, num_items: int, num_facets: int, num_v
 
 
 def _transitions(rng: np.random.Generator, facets_IX: npt.NDArray[np.int32], num_values: int) -> Float64:
-    """(X, I, I): under intent f facet f keeps its value, every other facet g moves by its own cyclic permutation."""
+    """(X, I, I): under intent f, facet f keeps its value, every other facet moves by its cyclic permutation."""
     num_items, num_facets = facets_IX.shape
     sticky_TT = _peaked(np.arange(num_values), num_values)
     moves_XII, stays_XII = np.empty((2, num_facets, num_items, num_items))
@@ -170,7 +171,7 @@ def _transitions(rng: np.random.Generator, facets_IX: npt.NDArray[np.int32], num
 
 
 def _peaked(successor: npt.NDArray[np.int64], num_values: int) -> Float64:
-    """(T, T) rows with LIKELY on the successor and the rest spread evenly."""
+    """(T, T): rows with probability LIKELY on the successor, the rest uniform."""
     matrix = np.full((num_values, num_values), (1 - LIKELY) / num_values)
     matrix[np.arange(num_values), successor] += LIKELY
     return matrix

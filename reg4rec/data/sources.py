@@ -1,4 +1,4 @@
-"""Where a table comes from: a table in memory, a file, a folder of parts, or a pattern of files."""
+"""Sources of tables: a table in memory, a file, a folder of parts, or a pattern of files."""
 
 import glob
 from pathlib import Path
@@ -11,9 +11,10 @@ __all__ = ["is_table_source", "part_files"]
 
 
 def part_files(path: Path) -> list[Path]:
-    """The file itself, the files of a folder (parts as Spark writes them), or those of a pattern such as part-*.csv.
+    """The file itself, the files in a folder (such as Spark's parts), or those that match a pattern (part-*.csv).
 
-    Hidden files and those that begin with "_" are left out; the others are sorted by name.
+    In a folder, hidden files and names that begin with "_" are left out. Sorted by name; InputError for no files or
+    files of several kinds.
     """
     if path.is_file():
         return [path]
@@ -26,15 +27,15 @@ def part_files(path: Path) -> list[Path]:
     files = sorted(file for file in found if file.is_file())
     kinds = sorted({file_kind(file) for file in files})
     if len(kinds) != 1:
-        held = f"files that end in {', '.join(kinds)}" if kinds else "no file"
-        raise InputError(f"{path} holds {held}; its parts must be tables of one kind")
+        held = f"files that end in {', '.join(kinds)}" if kinds else "no files"
+        raise InputError(f"{path} has {held}; its parts must be tables of one kind")
     return files
 
 
 def is_table_source(source: Any) -> bool:
-    """Whether it is for `read_interactions`: a table, a file, a pattern of files, or a folder of nothing but Parquet.
+    """Whether `read_interactions` takes `source`: a table, a file, a pattern, or a folder of Parquet files only.
 
-    A folder of other files is for `load_dataset`, which knows datasets by their files.
+    Other folders are for `load_dataset`, which recognizes datasets by their files.
     """
     if not isinstance(source, str | Path):
         return True

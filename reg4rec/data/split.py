@@ -1,4 +1,4 @@
-"""What is held back from training: each user's last two interactions, or all that happened after a moment."""
+"""Splits: each user's last two interactions are held out (leave-one-out), or everything after a point in time."""
 
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, NamedTuple, get_args
@@ -22,12 +22,12 @@ Times = npt.NDArray[np.int64] | npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Split:
-    """How targets are held back.
+    """The rule that holds out targets.
 
-    `leave-one-out`: a user with three or more interactions gives the last one to test and the one before it to
-    validation. `time`: training ends before `validation_from`, validation before `test_from`, both in the unit of the
-    dataset's times, the same moments for all users. Its `targets` are the last interaction that a user has in a period,
-    or all of them; what the user did before a target, in the period too, is its history.
+    `leave-one-out`: for users with three or more interactions, the last is the test target, the one before it the
+    validation target. `time`: training ends before `validation_from`, validation before `test_from`, both in the unit
+    of the dataset's times. `targets` are each user's "last" interaction in a period, or "all"; the history of a target
+    is everything its user did before, including earlier interactions of the period.
     """
 
     kind: SplitKind = "leave-one-out"
@@ -40,34 +40,36 @@ class Split:
             raise InputError(f"there is no split {self.kind!r}; the splits are {list(get_args(SplitKind))}")
         cuts = (self.validation_from, self.test_from)
         if self.kind == "leave-one-out" and (cuts != (None, None) or self.targets is not None):
-            raise InputError(f"a leave-one-out split has no moments and one target, found {cuts}; use kind='time'")
+            raise InputError(
+                f"a leave-one-out split takes no times and no targets, found {cuts}, {self.targets}; use kind='time'"
+            )
         if self.kind == "time" and not _ascending(*cuts):
             raise InputError(f"a time split needs validation_from < test_from, two finite numbers; found {cuts}")
         if self.kind == "time" and self.targets not in get_args(TargetKind):
             raise InputError(
-                f"the targets of a time split are {self.targets!r}; they must be one of {list(get_args(TargetKind))}; "
+                f"targets of a time split is {self.targets!r}; it must be one of {list(get_args(TargetKind))}; "
                 "prepare the data again if it was saved by an earlier version"
             )
 
     def to_json(self) -> dict[str, Any]:
-        """The fields that are set, for headers and cards."""
+        """The fields that are not None, for headers and cards."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
     @classmethod
     def from_json(cls, stored: Any) -> "Split":
-        """The split that `to_json` described; InputError for anything else."""
+        """The split from the output of `to_json`; InputError for anything else."""
         try:
             return cls(**stored)
         except TypeError as error:
-            raise InputError(f"{stored!r} describes no split: {error}") from None
+            raise InputError(f"{stored!r} does not describe a split: {error}") from None
 
 
 @dataclass(frozen=True, eq=False)
 class Cases:
-    """B targets: the user (row), what the user did before, never nothing, and the item that came next (row).
+    """B evaluation cases: user row, non-empty history, and target (the item row that came next).
 
-    A user occurs once, or once a target where a time split takes all. Histories are cut out of `items_X` when they are
-    asked for: target b has the `lengths_B[b]` items from `starts_B[b]` on.
+    A user has one case, or several if a time split takes all targets. The history of case b is
+    `items_X[starts_B[b]:starts_B[b] + lengths_B[b]]`.
     """
 
     users_B: npt.NDArray[np.int32]
@@ -78,7 +80,7 @@ class Cases:
 
     @classmethod
     def of(cls, users_B: npt.NDArray[np.int32], histories: Sequences, targets_B: npt.NDArray[np.int32]) -> "Cases":
-        """Cases whose histories are given."""
+        """Cases with the given histories."""
         return cls(users_B, targets_B, histories.offsets[:-1], histories.lengths, histories.items)
 
     def __len__(self) -> int:
@@ -93,7 +95,7 @@ class Cases:
         )
 
     def take(self, rows: npt.NDArray[Any]) -> "Cases":
-        """The cases of the given rows, in that order."""
+        """The cases in the given rows, in that order."""
         return replace(
             self,
             users_B=self.users_B[rows],
@@ -104,14 +106,14 @@ class Cases:
 
 
 class Kept(NamedTuple):
-    """How many of each user's interactions, from the oldest, two parts keep."""
+    """Per user, the number of oldest interactions in `train` and in `train+validation`, (B,) each."""
 
     train: Int64
     validation: Int64
 
 
 def kept_lengths(split: Split, sequences: Sequences, times: Times | None) -> Kept:
-    """Each user's number of interactions in `train` and in `train+validation`; a time split needs times."""
+    """The number of each user's interactions in two parts; InputError for a time split without times."""
     lengths = sequences.lengths
     if split.kind == "leave-one-out":
         held_back = (lengths >= MIN_TO_SPLIT).astype(np.int64)
@@ -123,9 +125,9 @@ def kept_lengths(split: Split, sequences: Sequences, times: Times | None) -> Kep
 
 
 def target_places(targets: TargetKind | None, sequences: Sequences, before: Int64, until: Int64) -> tuple[Int64, Int64]:
-    """The users (rows) and the places in `sequences.items` of the targets among each user's interactions before..until.
+    """User rows and positions in `sequences.items` of the targets among each user's interactions before..until.
 
-    Without `targets`, leave-one-out, the first one. An interaction without any before it is none.
+    The first one if `targets` is None (leave-one-out). A user's very first interaction is never a target.
     """
     if targets == "all":
         first = np.maximum(before, 1)
@@ -141,12 +143,12 @@ def target_places(targets: TargetKind | None, sequences: Sequences, before: Int6
 def time_split(times: Times | None, validation: float, test: float, unit: CutUnit, targets: TargetKind) -> Split:
     """A split at two timestamps, or after two quantiles of all times (between 0 and 1).
 
-    Interactions at the very moment of a quantile belong to the earlier part, as in published splits.
+    Interactions at exactly the time of a quantile belong to the earlier part, as in published splits.
     """
     if times is None:
         raise InputError("a time split needs the time of every interaction; this dataset was read without times")
     if unit not in get_args(CutUnit):
-        raise InputError(f"cuts are given as {list(get_args(CutUnit))}, found {unit!r}")
+        raise InputError(f"the unit of the cuts is {unit!r}; it must be one of {list(get_args(CutUnit))}")
     if unit == "timestamp":
         return Split("time", validation, test, targets)
     if not 0 < validation < test < 1:
@@ -158,14 +160,14 @@ def time_split(times: Times | None, validation: float, test: float, unit: CutUni
     later = [times[times > moment] for moment in moments]
     if moments[0] == moments[1] or not len(later[1]):
         raise InputError(
-            f"quantiles {validation} and {test} are at times {moments.tolist()}, and the last time is "
-            f"{times.max()}; choose others"
+            f"quantiles {validation} and {test} are at times {moments.tolist()} and the last time is {times.max()}, "
+            "which leaves a part empty; choose others"
         )
     return Split("time", later[0].min().item(), later[1].min().item(), targets)
 
 
 def check_times(sequences: Sequences, times: npt.ArrayLike) -> Times:
-    """Times as int64 or float64, one an interaction, oldest first within a user; InputError otherwise."""
+    """Times as int64 or float64; InputError unless there is one per interaction, oldest first within a user."""
     array = np.asarray(times)
     if array.shape != sequences.items.shape or array.dtype.kind not in "iuf":
         raise InputError(

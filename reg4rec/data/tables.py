@@ -1,7 +1,7 @@
-"""Reading the user's own tables: a file, a folder of parts or a table in memory becomes typed columns.
+"""Typed columns from the user's tables: a file, a folder of parts or a table in memory.
 
-Every text file goes the same way: content in UTF-8, then records of text (`rows` for separated files, an object a line
-for JSON), then columns by what they are (`values`, `categories`).
+All text files are read in the same steps: UTF-8 content, then records of text (`rows` for separated files, one object
+per line for JSON), then typed columns (`values`, `categories`).
 """
 
 import csv
@@ -31,7 +31,7 @@ ID_COLUMNS = ("user_id", "item_id")
 NO_KIND, SHOWN_KINDS = "(none)", 20
 TEXT_NAMES = ("title", "brand", "categories")
 Choice = Callable[[Path, list[str]], list[str]]
-"""Which of the columns of a file are read; InputError if one is missing."""
+"""Chooses the columns of a file to read; InputError if one is missing."""
 
 UNREADABLE = (pl.exceptions.PolarsError, pl.exceptions.PanicException, pa.ArrowException, OSError, ValueError)
 
@@ -45,10 +45,10 @@ def read_log(
     event: str | None = None,
     weights: Mapping[str, float] | None = None,
 ) -> pl.DataFrame:
-    """The interactions of a source as `user_id`, `item_id` and, unless `time` is None, `timestamp`.
+    """The interactions of a source: columns `user_id`, `item_id` and, unless `time` is None, `timestamp`.
 
-    With a column `event`, `kind` is the row of each interaction's kind among `weights`. Rows without a user or an item,
-    or of a kind without a weight, are left out and counted in `bad`.
+    With a column `event`, column `kind` has the row of each interaction's kind in `weights`. Rows without a user or
+    item, or of a kind without a weight, are left out and counted in `bad`.
     """
     keys = [name for name in (user, item, time, event) if name is not None]
     table = read_table(source, bad, keys, "--user, --item and --time (user=, item=, time=) name them")
@@ -59,38 +59,38 @@ def read_log(
     log = pl.DataFrame(columns | ({"timestamp": table[time]} if time is not None else {}))
     log = known_ids(log, bad)
     if not len(log):
-        raise InputError(f"{where} holds no interaction" + (" with a user and an item" if len(table) else ""))
+        raise InputError(f"{where} has no interaction" + (" with a user and an item" if len(table) else ""))
     if event is not None:
         log = _known_kinds(f"column {event} of {where}", log, weights, bad)
     return log if time is None else log.with_columns(as_times(where, log["timestamp"].alias(time)).alias("timestamp"))
 
 
 def known_ids(log: pl.DataFrame, bad: BadLines) -> pl.DataFrame:
-    """The rows with a user, where there is such a column, and an item; the others are counted in `bad`."""
+    """The rows with an item and, if there is a user column, a user; the others are counted in `bad`."""
     bad.nameless = {name: n for name in log.columns if name in ID_COLUMNS and (n := log[name].null_count())}
     return log.drop_nulls([*bad.nameless]) if bad.nameless else log
 
 
 def _known_kinds(column: str, log: pl.DataFrame, weights: Mapping[str, float] | None, bad: BadLines) -> pl.DataFrame:
-    """The rows of a kind that has a weight, `kind` as its row among them; the others are counted in `bad`."""
+    """The rows of kinds with a weight, with `kind` as a row of `weights`; the others are counted in `bad`."""
     counts = [(kind or NO_KIND, n) for kind, n in log["kind"].value_counts().iter_rows()]
     found = dict(sorted(counts, key=lambda pair: (-pair[1], pair[0])))
     held = ", ".join(f"{kind} ({n:,})" for kind, n in [*found.items()][:SHOWN_KINDS])
     held += ", ..." * (len(found) > SHOWN_KINDS)
     if weights is None:
         raise InputError(
-            f"{column} is to tell kinds of events apart, but no kind has a weight; give some of these one by "
+            f"{column} has kinds of events, but none has a weight; give some of these one by "
             f"events={{KIND: WEIGHT}} (--events KIND=WEIGHT ...): {held}"
         )
     if absent := [kind for kind in weights if kind not in found]:
-        raise InputError(f"{column} holds no {', '.join(absent)}, which events (--events) lists; it holds {held}")
+        raise InputError(f"{column} has no {', '.join(absent)}, which events (--events) lists; it has {held}")
     bad.other_kinds = {kind: n for kind, n in found.items() if kind not in weights}
     rows = log["kind"].replace_strict(list(weights), list(range(len(weights))), default=None, return_dtype=pl.UInt8)
     return log.with_columns(rows).drop_nulls("kind")
 
 
 def read_item_list(source: Path, bad: BadLines) -> pl.DataFrame:
-    """The column `item_id` of a source and, where it has one, `user_id`; a .txt file has an item id a line.
+    """The column `item_id` of a source and, if present, `user_id`; a .txt file has one item id per line.
 
     Rows without an id are left out and counted in `bad`.
     """
@@ -105,7 +105,7 @@ def read_item_list(source: Path, bad: BadLines) -> pl.DataFrame:
                     bad.add(file, number, "is not UTF-8")
         table = pl.DataFrame({"item_id": ids}, schema={"item_id": pl.String})
     else:
-        table = read_table(source, bad, ["item_id"], "give the column of item ids that name", others=True)
+        table = read_table(source, bad, ["item_id"], "rename the column of item ids", others=True)
     names = [name for name in ID_COLUMNS if name in table.columns]
     listed = {name: as_ids(source, table[name], kind in SEPARATORS) for name in names}
     return known_ids(pl.DataFrame(listed), bad)
@@ -120,14 +120,14 @@ def read_items_table(
     bad: BadLines,
     items_id: str | None = None,
 ) -> pl.DataFrame:
-    """The items of a source: `item_id`, those of `title`, `brand`, `categories` that it has, and all other columns.
+    """The items of a source: `item_id`, `title`, `brand` and `categories` if present, and all other columns.
 
-    The ids are in the column `items_id`, by default `item`, else `item_id`. Rows without one are left out and counted.
+    Ids are in the column `items_id`, by default `item`, else `item_id`. Rows without an id are left out and counted.
     """
     named, where = dict(zip(TEXT_NAMES, (title, brand, categories), strict=True)), _called(source)
     ids = (items_id,) if items_id is not None else (item, "item_id")
     wanted = [column for column in named.values() if column is not None]
-    option = "--items-id (items_id=) names the one of ids; --title, --brand and --categories the others"
+    option = "--items-id (items_id=) names the column of ids; --title, --brand and --categories name the others"
     table, kind = read_table(source, bad, wanted, option, others=True, one_of=ids), _kind(source)
     item = next(name for name in ids if name in table.columns)
     sources = {name: named[name] or name for name in TEXT_NAMES if (named[name] or name) in table.columns}
@@ -147,16 +147,16 @@ def read_items_table(
         result = result.drop_nulls("item_id")
     repeated = result.filter(result["item_id"].is_duplicated())
     if len(repeated):
-        raise InputError(f"{where} lists item {repeated['item_id'][0]!r} more than once; keep one row an item")
+        raise InputError(f"{where} lists item {repeated['item_id'][0]!r} more than once; keep one row per item")
     return result
 
 
 def read_table(
     source: Any, bad: BadLines, wanted: list[str], option: str, others: bool = False, one_of: Sequence[str] = ()
 ) -> pl.DataFrame:
-    """The `wanted` columns of a source and one column of `one_of`; with `others`, all. Separated files give text.
+    """The columns `wanted` of a source and one of `one_of`; with `others`, all columns. Separated files give text.
 
-    InputError for missing columns; it says which `option` names them.
+    InputError for missing columns; the message ends with `option`.
     """
 
     def choose(where: Any, found: Sequence[str]) -> list[str]:
@@ -184,17 +184,17 @@ def read_table(
             parts.append(_read_separated(file, choose, keys, bad))
         else:
             known = ", ".join([".parquet", *SEPARATORS, *JSON_LINES])
-            raise InputError(f"{file} has the ending {file.suffix!r}; known are {known}, and .gz after those of text")
+            raise InputError(f"{file} ends in {file.suffix!r}; known endings are {known}, and text files with .gz")
     return parts[0] if len(parts) == 1 else _joined(Path(source), parts)
 
 
 def _called(source: Any) -> Any:
-    """How messages call a source."""
+    """The name of a source in messages."""
     return source if isinstance(source, str | Path) else f"the {type(source).__name__}"
 
 
 def _kind(source: Any) -> str:
-    """The ending of a source's files, "" of a table in memory."""
+    """The suffix of a source's files, "" for a table in memory."""
     return file_kind(part_files(Path(source))[0]) if isinstance(source, str | Path) else ""
 
 
@@ -206,14 +206,14 @@ def _polars(where: Any, table: pa.Table) -> pl.DataFrame:
 
 
 def _joined(path: Path, parts: list[pl.DataFrame]) -> pl.DataFrame:
-    """The rows of all parts; a column that is text in one of them is text in all."""
+    """The rows of all parts; a column that is text in one part becomes text in all."""
     text = {name for part in parts for name in part.columns if part[name].dtype == pl.String}
     whole = {name for part in parts for name in part.columns if part[name].dtype.is_integer()}
     mixed = pl.col(sorted(text & whole)).cast(pl.String) if text & whole else pl.all()
     try:
         return pl.concat([part.with_columns(mixed) for part in parts], how="diagonal_relaxed")
     except UNREADABLE as error:
-        raise InputError(f"the parts of {path} do not fit together: {error}") from None
+        raise InputError(f"the parts of {path} have different columns or types: {error}") from None
 
 
 def _read_parquet(path: Path, choose: Choice) -> pl.DataFrame:
@@ -226,17 +226,17 @@ def _read_parquet(path: Path, choose: Choice) -> pl.DataFrame:
 
 
 def _read_json(path: Path, choose: Choice, wanted: list[str] | None, bad: BadLines) -> pl.DataFrame:
-    """A row for each line that holds one JSON object; of `wanted` fields alone where they are known."""
+    """One row for each line with a JSON object; only the `wanted` fields, or all if it is None."""
     if wanted is not None and (table := _plain_json(path, wanted)) is not None:
         choose(path, table.columns)
         return table.select(list(dict.fromkeys(wanted)))
     rows: list[dict[str, Any]] = []
     found: dict[str, None] = {}
-    once: dict[str, str] = {}  # equal texts are held once
+    once: dict[str, str] = {}  # stores equal texts once
     for number, line in numbered_lines(path):
         row = parse_json(line)
         if not isinstance(row, dict):
-            bad.add(path, number, "is no JSON object" if is_utf8(line) else "is not UTF-8")
+            bad.add(path, number, "is not a JSON object" if is_utf8(line) else "is not UTF-8")
             continue
         if not row.keys() <= found.keys():
             found |= dict.fromkeys(row)
@@ -248,13 +248,13 @@ def _read_json(path: Path, choose: Choice, wanted: list[str] | None, bad: BadLin
             }
         rows.append(row)
     if not rows:
-        raise InputError(f"{path} cannot be read: it holds no JSON object")
+        raise InputError(f"{path} cannot be read: it has no JSON object")
     names = choose(path, list(found))
     return _polars(path, pa.table({name: arrow_column([row.get(name) for row in rows]) for name in names}))
 
 
 def _plain_json(path: Path, wanted: list[str]) -> pl.DataFrame | None:
-    """What the fast reader of JSON lines finds, if it surely finds the same as `parse_json`."""
+    """The table by polars' fast reader, or None if it could differ from the one by `parse_json`."""
     content = read_text(path)
     if any(mark in content for mark in (b"NaN", b"Infinity", b"\\u")) or not is_utf8(content):
         return None
@@ -268,7 +268,7 @@ def _plain_json(path: Path, wanted: list[str]) -> pl.DataFrame | None:
 
 
 def _read_separated(path: Path, choose: Choice, keys: Sequence[str], bad: BadLines) -> pl.DataFrame:
-    """The chosen columns as text; numbers in those of an atomic file whose header says so."""
+    """The chosen columns as text; in atomic files, columns with `:float` in the header as numbers."""
     kind, content = file_kind(path), whole_text(path)
     atomic = kind in ATOMIC
     layout = read_header(path, content, SEPARATORS[kind], quoted=not atomic)

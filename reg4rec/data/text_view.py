@@ -17,7 +17,7 @@ from reg4rec.storage import read_tensors, write_tensors
 __all__ = ["TextView", "unit_rows"]
 
 Float32 = npt.NDArray[np.float32]
-# A term of one item compares nothing; a term of most items (the root category) tells nothing apart.
+# a term of one item relates no items; a term of most items (the root category) distinguishes none
 TFIDF: dict[str, Any] = {"sublinear_tf": True, "min_df": 2, "max_df": 0.5, "dtype": np.float32}
 
 
@@ -37,16 +37,16 @@ class TextView:
 
     @classmethod
     def fit(cls, texts: Sequence[str], dim: int, seed: int) -> "TextView | None":
-        """The view of the texts with at most `dim` dimensions; None when they share fewer than two telling terms."""
+        """The view of the texts with at most `dim` dimensions; None if fewer than two terms are in 2 texts or more."""
         from sklearn.decomposition import TruncatedSVD
         from sklearn.feature_extraction.text import TfidfVectorizer
 
         vectorizer = TfidfVectorizer(**TFIDF)
         try:
             counts = vectorizer.fit_transform(texts)
-        except ValueError:  # what scikit-learn raises for an empty vocabulary
+        except ValueError:  # scikit-learn's error for an empty vocabulary
             return None
-        if counts.shape[1] < 2:  # which scikit-learn does not decompose
+        if counts.shape[1] < 2:  # scikit-learn cannot decompose one column
             return None
         svd = TruncatedSVD(min(dim, *counts.shape), random_state=seed).fit(counts)
         terms = vectorizer.get_feature_names_out().tolist()
@@ -80,16 +80,16 @@ class TextView:
         terms, idf = table["term"], table["idf"]
         known = pa.types.is_string(terms.type) and idf.type == pa.float32() and not terms.null_count + idf.null_count
         if not known or components_VT.shape[1] != table.num_rows or len(pc.unique(terms)) < len(terms):
-            raise InputError(f"{folder} holds a vocabulary and a projection that do not fit together; write it again")
+            raise InputError(f"{folder} has a vocabulary and a projection that do not match; write it again")
         return cls(terms.to_pylist(), idf.to_numpy(), components_VT)
 
 
 def read_matrix_tensor(path: Path, name: str) -> Float32:
-    """The one tensor of a safetensors file, a finite float32 matrix called `name`; InputError for anything else."""
+    """The only tensor of a safetensors file, a finite float32 matrix called `name`; InputError for anything else."""
     tensors = read_tensors(path)
     found = {key: (str(tensor.dtype), tuple(tensor.shape)) for key, tensor in tensors.items()}
     if list(tensors) != [name] or str(tensors[name].dtype) != "torch.float32" or tensors[name].dim() != 2:
-        raise InputError(f"{path} holds {found} where one float32 matrix {name!r} was expected; write it again")
+        raise InputError(f"{path} has {found} where one float32 matrix {name!r} was expected; write it again")
     if not bool(tensors[name].isfinite().all()):
-        raise InputError(f"{path} holds values that are not finite; write it again")
+        raise InputError(f"{path} has values that are not finite; write it again")
     return np.asarray(tensors[name].numpy())

@@ -1,4 +1,4 @@
-"""Columns of ids and times, in whatever form a file or a table has them."""
+"""Typed columns of ids, kinds of events and times, from any form in files and tables."""
 
 from typing import Any
 
@@ -19,14 +19,14 @@ YEAR_LAST = r"^(?P<one>\d{1,2})[-/.](?P<two>\d{1,2})[-/.](?P<year>\d{4})" + CLOC
 
 
 def as_plain_ids(text: pl.Series) -> pl.Series:
-    """Whole numbers where every value is one and is written plainly, else the unchanged text."""
+    """Int64 if every value is a whole number in plain form ("7", not "007"), else the unchanged text."""
     numbers = text.cast(pl.Int64, strict=False)
     alike = numbers.null_count() == text.null_count() and (numbers.cast(pl.String) == text).all()
     return numbers if alike else text
 
 
 def plain_column(text: pl.Series) -> pl.Series:
-    """Whole numbers or numbers where every value is one, else the unchanged text."""
+    """Int64 or Float64 if every value is such a number, else the unchanged text."""
     whole = as_plain_ids(text)
     if whole.dtype != pl.String:
         return whole
@@ -36,11 +36,11 @@ def plain_column(text: pl.Series) -> pl.Series:
 
 
 def as_ids(where: Any, ids: pl.Series, separated: bool = False) -> pl.Series:
-    """Ids as Int64 or String as they were given, null where there is none; InputError for other types.
+    """Ids as Int64 or String, null where missing; InputError for other types.
 
-    Empty text and what programs write for a missing value (nan, None, null, <NA>) is none. `separated` ids come from
-    a text between separators: blanks around them do not count, and plain whole numbers are numbers. Numbers with a
-    fraction part of 0, as a table has them beside missing ones, are whole.
+    Empty text and texts for missing values (nan, None, null, <NA>) become null. `separated` ids come from a separated
+    file: surrounding blanks are stripped, and plain whole numbers become Int64. Floats without a fraction, as in
+    columns with missing values, become Int64.
     """
     if ids.dtype.is_integer():
         fits = ids.cast(pl.Int64, strict=False)
@@ -59,14 +59,14 @@ def as_ids(where: Any, ids: pl.Series, separated: bool = False) -> pl.Series:
 
 
 def _known(text: pl.Series, trimmed: bool) -> pl.Series:
-    """The text, null where it stands for a missing value."""
+    """The text, null if it denotes a missing value."""
     bare = text.str.strip_chars()
     missing = bare.is_in(list(MISSING))
     return (bare if trimmed else text).set(missing.fill_null(True), None)
 
 
 def as_kinds(where: Any, kinds: pl.Series) -> pl.Series:
-    """Kinds of events as text, null where there is none; whole numbers beside missing ones have no fraction."""
+    """Kinds of events as text, null where missing; floats without a fraction become whole numbers first."""
     if kinds.dtype.is_float() and (kinds == kinds.round()).all():
         kinds = kinds.cast(pl.Int64, strict=False)
     if kinds.dtype.is_nested() or kinds.dtype.is_temporal():
@@ -75,10 +75,10 @@ def as_kinds(where: Any, kinds: pl.Series) -> pl.Series:
 
 
 def as_times(where: Any, time: pl.Series) -> pl.Series:
-    """Times as Int64 or Float64; dates and moments, also as text, become microseconds since 1970 (UTC unless they say).
+    """Times as Int64 or Float64; dates and datetimes, also as text, become microseconds since 1970 (UTC by default).
 
-    InputError for missing ones, and for text that is neither number nor date or that can be read in two ways. A
-    warning names numbers in two units.
+    InputError for missing times, ambiguous dates, and text that is neither a number nor a date. A warning if numbers
+    seem to be in two units.
     """
     if isinstance(time.dtype, pl.Time | pl.Duration):
         raise InputError(f"column {time.name} of {where} is a time of day or a duration; join it with its date")
@@ -102,7 +102,7 @@ def as_times(where: Any, time: pl.Series) -> pl.Series:
 
 
 def _read_times(where: Any, text: pl.Series) -> pl.Series:
-    """Numbers where all are numbers, else microseconds since 1970; null where the text was."""
+    """Numbers if all texts are numbers, else microseconds since 1970; null stays null."""
     for kind in (pl.Int64, pl.Float64):
         numbers = text.cast(kind, strict=False)
         if numbers.null_count() == text.null_count():
@@ -120,19 +120,19 @@ def _read_times(where: Any, text: pl.Series) -> pl.Series:
 
 
 def _warn_of_two_units(where: Any, time: pl.Series) -> None:
-    """Numbers below 10^10 are seconds until the year 2286, numbers above 10^11 milliseconds from 1973 on, or finer."""
+    """Warn if times are in two units: below 10^10 they are seconds until 2286, above 10^11 milliseconds from 1973."""
     below, above = int((time < 10**10).sum()), int((time > 10**11).sum())
     if below and above:
         warn(
             f"column {time.name} of {where} mixes two units of time: {below:,} numbers are below 10^10, like seconds "
-            f"since 1970, and {above:,} above 10^11, like milliseconds; they are sorted as they are, so histories may "
+            f"since 1970, and {above:,} above 10^11, like milliseconds; they are sorted by number, so histories may "
             "be out of order; write all times in one unit"
         )
 
 
 def _moments(where: Any, text: pl.Series) -> pl.Series:
     bare = text.str.replace(r"(?:Z| ?UTC)$", "")
-    for form in ("%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S"):  # by far the most, and much faster than what follows
+    for form in ("%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S"):  # the most common forms, and much faster than what follows
         moments = bare.str.to_datetime(form, time_unit="us", strict=False)
         if moments.null_count() == text.null_count():
             return moments.cast(pl.Int64)

@@ -1,4 +1,4 @@
-"""Item views: one feature vector an item, made of what is known about it."""
+"""Item views: one feature vector per item, from its texts, interactions and matrices."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -29,10 +29,9 @@ Float32 = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class ViewConfig:
-    """Which views make an item vector; a dimension of 0 leaves that view out.
+    """The views in an item vector; a dimension of 0 leaves that view out.
 
-    Without "categories" in `text_columns` the category label cannot leak through the text.
-    `matrices` names matrices of `Dataset.vectors`.
+    Leave "categories" out of `text_columns` to keep the category label out of the text.
     """
 
     text_dim: int = 128
@@ -40,9 +39,9 @@ class ViewConfig:
     collaborative_dim: int = 64
     """dimensions of the view from training interactions; 0 leaves it out"""
     text_columns: tuple[str, ...] = ("title", "brand", "categories")
-    """columns of the items that make its text"""
+    """columns of the items table that form the text"""
     matrices: tuple[str, ...] = ()
-    """names of the dataset's matrices that stand beside these views"""
+    """names of matrices of the dataset to use as further views"""
 
     def __post_init__(self) -> None:
         for name in ("text_dim", "collaborative_dim"):
@@ -51,10 +50,10 @@ class ViewConfig:
 
 @dataclass(frozen=True, eq=False)
 class ItemViews:
-    """Item vectors `vectors_IV` and what is needed to make vectors of unseen items.
+    """Item vectors `vectors_IV`, and the fitted views that compute vectors of unseen items.
 
-    Each view has unit rows; the views stand side by side: text, collaborative, then the matrices in order. `widths`
-    maps a view to its number of columns, `card` says what was fitted on and which views were left out and why.
+    The vectors concatenate the views, each with unit rows: text, collaborative, then the matrices in order. `widths`
+    has the number of columns of each view, `card` the data of the fit and the views left out, with reasons.
     Paper: MPQ input, ours, D1
     """
 
@@ -72,10 +71,9 @@ class ItemViews:
         part: Literal["train", "train+validation"] = "train",
         seed: int = 0,
     ) -> "ItemViews":
-        """Views of all items of a dataset; only interactions of `part` are looked at.
+        """Fit the views of all items of a dataset; uses only interactions of `part`.
 
-        A view with nothing in it is left out and named in the card. Raises InputError when none is left or a matrix
-        is not in the dataset.
+        Empty views are left out and named in the card. InputError if none is left or a matrix is not in the dataset.
         """
         config = config or ViewConfig()
         blocks, left_out = {}, {}
@@ -84,7 +82,7 @@ class ItemViews:
         if text is not None:
             blocks["text"] = text.transform(texts)
         elif config.text_dim > 0:
-            left_out["text"] = f"no two items share a telling term in {list(config.text_columns)}"
+            left_out["text"] = f"no two items share a distinctive term in {list(config.text_columns)}"
         if config.collaborative_dim > 0:
             block = collaborative_view(dataset.part(part), dataset.num_items, config.collaborative_dim, seed)
             if block is not None:
@@ -94,7 +92,7 @@ class ItemViews:
         for name in config.matrices:
             blocks[f"matrix:{name}"] = unit_rows(_matrix_of(dataset, name))
         if not blocks:
-            raise InputError(f"no view has anything in it: {left_out or 'all are turned off'}; give texts or a matrix")
+            raise InputError(f"all views are empty: {left_out or 'all are turned off'}; give texts or a matrix")
         card = {
             "dataset": dataset.card.get("fingerprint"),
             "items": dataset.num_items,
@@ -111,10 +109,10 @@ class ItemViews:
         return int(self.vectors_IV.shape[1])
 
     def transform(self, table: pa.Table, vectors: Mapping[str, npt.ArrayLike] | None = None) -> Float32:
-        """(n, V) vectors of unseen items, a row a row of `table`; nothing is refitted.
+        """(n, V): vectors of unseen items, one per row of `table`, without refitting.
 
-        The collaborative view of an unseen item is the one to expect of it. `vectors` holds one (n, v) matrix for
-        each matrix view; InputError when one is missing or of another width.
+        Their collaborative view is estimated from similar items (see `expected`). `vectors` has one (n, v) matrix for
+        each matrix view; InputError if one is missing or has another width.
         """
         blocks = [self._block(name, width, table, vectors or {}) for name, width in self.widths.items()]
         vectors_BV = np.hstack(blocks)
@@ -123,11 +121,11 @@ class ItemViews:
         return vectors_BV
 
     def expected(self, vectors_BV: Float32, values_IT: Float32) -> Float32:
-        """(B, T): what to expect, of values that training gave to the fitted items, for vectors of unseen ones.
+        """(B, T): estimates, for vectors of unseen items, of values that training gave to the fitted items.
 
-        values_IT may go on with values of items that came later, which do not count. The mean over the fitted items
-        that are nearest in all but the collaborative view; items without a collaborative view, which training has not
-        met either, do not count. Ours: docs/results.md.
+        A weighted mean over the fitted items that are nearest in all views but the collaborative one; items without a
+        collaborative view were not in training and are ignored, as are rows of values_IT for items added later.
+        Ours: docs/results.md.
         """
         own_V, fitted_IV = self._collaborative_V(), self.vectors_IV[: self.card.get("items")]
         met_X = np.flatnonzero(fitted_IV[:, own_V].any(axis=1) | ~own_V.any())
@@ -152,7 +150,7 @@ class ItemViews:
         return unit_rows(matrix)
 
     def save(self, folder: str | Path) -> None:
-        """Write the folder, replacing what was there."""
+        """Write the folder, replacing an earlier one."""
         with atomic_folder(folder, "views.json", ["vocabulary.parquet", "text.safetensors"]) as fresh:
             write_tensors(fresh / "vectors.safetensors", {"vectors": self.vectors_IV})
             if self.text is not None:
@@ -163,20 +161,20 @@ class ItemViews:
 
     @classmethod
     def load(cls, folder: str | Path, verify: bool = True) -> "ItemViews":
-        """The views that `save` wrote; `verify` False leaves the checksums of the files unread."""
+        """The views that `save` wrote; `verify=False` skips the checksums."""
         folder = Path(folder)
         config, widths, card = _parse(folder, read_header(folder / "views.json", FORMAT, VERSION, verify=verify))
         text = TextView.load(folder) if "text" in widths else None
         vectors_IV = read_matrix_tensor(folder / "vectors.safetensors", "vectors")
         if vectors_IV.shape[1] != sum(widths.values()) or (text is not None and text.dim != widths["text"]):
             raise InputError(
-                f"{folder} holds vectors of width {vectors_IV.shape[1]} where its views are {widths}; write it again"
+                f"{folder} has vectors of width {vectors_IV.shape[1]} where its views are {widths}; write it again"
             )
         return cls(config, vectors_IV, text, widths, card)
 
 
 def _parse(folder: Path, header: dict[str, Any]) -> tuple[ViewConfig, dict[str, int], dict[str, Any]]:
-    """Configuration, widths and card of a header, all of the types that `save` wrote."""
+    """Configuration, widths and card from a header; InputError if one has the wrong type."""
     stored, widths, card = (header.get(name) for name in ("config", "widths", "card"))
     try:
         parts: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in stored.items()}  # type: ignore[union-attr]
@@ -187,7 +185,7 @@ def _parse(folder: Path, header: dict[str, Any]) -> tuple[ViewConfig, dict[str, 
         known = {"text", "collaborative", *(f"matrix:{name}" for name in config.matrices)}
         whole = all(type(size) is int and size >= 0 for size in sizes) and all(isinstance(name, str) for name in names)
         if not whole or not isinstance(card, dict) or not widths.keys() <= known:  # type: ignore[union-attr]
-            raise TypeError("a value is of the wrong kind")
+            raise TypeError("a value has the wrong type")
     except (TypeError, AttributeError) as error:
         raise InputError(f"{folder / 'views.json'} is incomplete or damaged: {error}; fit the views again") from None
     return config, dict(widths or {}), card

@@ -1,4 +1,4 @@
-"""Recall and NDCG under a named protocol, with the card that says which one it was."""
+"""Evaluation of rankers by Recall, NDCG and MRR under a named protocol, which the report records."""
 
 from reg4rec.evaluation.metrics import gains, hit_ranks, rank_metrics
 from reg4rec.evaluation.popularity import Popularity

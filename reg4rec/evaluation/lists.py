@@ -1,4 +1,4 @@
-"""What recommended lists are like, beside whether they hit: how much of the catalog, how popular, how varied."""
+"""Measures of recommended lists beyond accuracy: coverage, popularity, novelty, diversity."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,22 +14,21 @@ from reg4rec.data.text_view import TextView, unit_rows
 __all__ = ["ListMeasures", "item_vectors"]
 
 DEPTH = 10
-"""Items of a list that popularity, novelty and diversity look at."""
+"""Popularity, novelty and diversity are measured on this number of items of a list."""
 TEXT_COLUMNS, TEXT_DIM = ("title", "brand", "categories"), 128
 
 Float64 = npt.NDArray[np.float64]
 
 
 class ListMeasures:
-    """Collects lists of items batch by batch; `values` are means over all of them.
+    """Measures lists of items batch by batch; `values` are over all lists.
 
-    `coverage@k`: the share of the catalog that is among the first k of any list; at the largest cut-off it says which
-    part of the catalog a method can reach. `overlap@10`: the share of their first 10 items that two lists have in
-    common, 1 where all are the same, 0 for a single one. If `whole`, of the first 10 items: `popularity@10`, training
-    interactions an item; `novelty@10`, bits of surprise, -log2 of an item's share of the training interactions (one
-    added to each); `category_diversity@10`, the share of pairs in different categories, of items that have one;
-    `vector_diversity@10`, one minus the mean cosine of pairs, by `vectors_IV` (unit rows). Shorter lists have their own
-    length in these names.
+    `coverage@k`: fraction of the catalog that is in the first k items of any list. `overlap@10`: mean fraction of the
+    first 10 items that two lists share, 0 for a single list. If `whole`, means over lists of their first 10 items:
+    `popularity@10`, training interactions per item; `novelty@10`, -log2 of an item's share of the training
+    interactions (plus one each), in bits; `category_diversity@10`, fraction of pairs in different categories, among
+    items with a category; `vector_diversity@10`, one minus the mean cosine of pairs of `vectors_IV` (unit rows). For
+    shorter lists, the names have their length instead of 10.
     """
 
     def __init__(
@@ -52,7 +51,7 @@ class ListMeasures:
         self.category_I = dataset.items.categories_I
 
     def add(self, ranked_BN: npt.NDArray[np.int32]) -> None:
-        """Take lists (B, N) in; -1 holds no item."""
+        """Add lists (B, N) of item rows, -1 for no item."""
         for reached_I, k in zip(self.reached_XI, self.ks, strict=True):
             head_BN = ranked_BN[:, :k]
             reached_I[head_BN[head_BN >= 0]] = True
@@ -71,13 +70,13 @@ class ListMeasures:
         self._add("category_diversity", _of_pairs(same_B.astype(np.float64), known_BN.sum(1)))
         if self.vectors_IV is not None:
             vectors_BNV = self.vectors_IV[rows_BN] * filled_BN[..., None]
-            # a row without text is zero, and as unlike itself as all others
+            # an item without text has a zero row, whose cosine with itself is 0 too
             own_B = np.square(vectors_BNV, dtype=np.float64).sum((1, 2))
             all_B = np.square(vectors_BNV.sum(1, dtype=np.float64)).sum(1)
             self._add("vector_diversity", _of_pairs(all_B - own_B + size_B, size_B))
 
     def values(self) -> dict[str, float]:
-        """The measures by name, over the lists of all processes."""
+        """All measures by name, over the lists of all processes."""
         reached_XI = distributed.total(torch.from_numpy(self.reached_XI.astype(np.int64))).numpy() > 0
         found = {f"coverage@{k}": float(reached_I.mean()) for k, reached_I in zip(self.ks, reached_XI, strict=True)}
         times_I = distributed.total(torch.from_numpy(self.times_I)).numpy()
@@ -94,7 +93,7 @@ class ListMeasures:
 
 
 def item_vectors(dataset: Dataset) -> npt.NDArray[np.float32] | None:
-    """Unit rows (I, V) of what items are: the dataset's first matrix, else TF-IDF of the texts; None without them."""
+    """Content vectors of the items, (I, V) unit rows: the dataset's first matrix, else TF-IDF of texts, else None."""
     if dataset.vectors:
         return unit_rows(next(iter(dataset.vectors.values())))
     texts = dataset.items.texts(TEXT_COLUMNS)
@@ -107,7 +106,7 @@ def _ratio(part_B: npt.NDArray[Any], count_B: npt.NDArray[Any]) -> Float64:
 
 
 def _of_pairs(alike_B: Float64, size_B: npt.NDArray[Any]) -> Float64:
-    """One minus the mean likeness of the pairs of lists of n items, whose n x n likenesses, 1 of each with itself, add
-    up to `alike_B`; NaN for lists without a pair."""
+    """One minus the mean similarity of pairs in lists of n items, from `alike_B`, the sum of their n x n similarities
+    (1 on the diagonal); NaN for lists without a pair."""
     pairs_B = size_B * (size_B - 1)
     return 1 - _ratio(alike_B - size_B, pairs_B)

@@ -1,4 +1,4 @@
-"""Popularity: the most frequent items for everybody."""
+"""Popularity: recommends the most frequent items to all users."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -15,7 +15,7 @@ Int32 = npt.NDArray[np.int32]
 
 @dataclass(frozen=True, eq=False)
 class Popularity:
-    """Ranks by the number of training interactions, ties by lowest row; `order_I` holds all item rows, best first."""
+    """Ranks by the number of training interactions, ties by lowest row; `order_I` has all item rows, best first."""
 
     order_I: Int32
     trained_on: str
@@ -23,11 +23,11 @@ class Popularity:
 
     @classmethod
     def fit(cls, dataset: Dataset, part: Literal["train", "train+validation"] = "train") -> "Popularity":
-        """Counts of a part of the dataset."""
+        """Count the interactions in a part of the dataset."""
         return cls(np.argsort(-dataset.item_counts(part), kind="stable").astype(np.int32), part)
 
     def rank(self, histories: Sequences, k: int, filter_seen: bool) -> Int32:
-        """(B, k) item rows, -1 where there are no more; `filter_seen` leaves out items of the history."""
+        """Item rows (B, k), best first, padded with -1; `filter_seen` leaves out items of the history."""
         ranked_BN = np.full((len(histories), k), -1, dtype=np.int32)
         if not filter_seen:
             ranked_BN[:, : len(self.order_I)] = self.order_I[:k]

@@ -1,4 +1,4 @@
-"""Evaluation of rankers on the held-back interactions of a dataset, under a named protocol."""
+"""Evaluation of rankers on the held-out interactions of a dataset, under a named protocol."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -27,7 +27,7 @@ SplitName = Literal["validation", "test"]
 
 @runtime_checkable
 class Ranker(Protocol):
-    """Anything that ranks items for histories; `trained_on` names the part of the data it was fitted on."""
+    """Anything that ranks items for histories; `trained_on` is the part of the data that it was fitted on."""
 
     @property
     def name(self) -> str: ...
@@ -36,22 +36,22 @@ class Ranker(Protocol):
     def trained_on(self) -> str: ...
 
     def rank(self, histories: Sequences, k: int, filter_seen: bool) -> Int32:
-        """(B, k) item rows, best first, -1 where there are no more; `filter_seen` leaves out items of the history."""
+        """Item rows (B, k), best first, padded with -1; `filter_seen` leaves out items of the history."""
         ...
 
 
 @runtime_checkable
 class DetailedRanker(Ranker, Protocol):
-    """A ranker that can say more about each user than the ranking; the means are in the report's `extra`."""
+    """A ranker that returns more values per user than the ranking; their means are in the report's `extra`."""
 
     def rank_with_details(
         self, histories: Sequences, k: int, filter_seen: bool, targets: Int32
     ) -> tuple[Int32, dict[str, npt.NDArray[np.float64]]]:
-        """What `rank` gives and named values (B,), NaN where a user has none; targets only describe, never rank."""
+        """The result of `rank`, and named values (B,), NaN for missing; `targets` must not influence the ranking."""
         ...
 
 
-@distributed.losses_named()
+@distributed.lost_process_explained()
 def evaluate(
     rankers: Ranker | Sequence[Ranker],
     dataset: Dataset,
@@ -64,18 +64,20 @@ def evaluate(
     lists: bool = False,
     heaviest: bool = False,
 ) -> Report:
-    """Recall, NDCG and MRR of rankers at the cut-offs `ks`, with standard errors over the users, all items ranked.
+    """Recall, NDCG and MRR of rankers at the cut-offs `ks`, over all items, with standard errors over users.
 
-    The dataset's split names the targets, with leave-one-out the last item of each user (in validation the last but
-    one); a history is all that the user did before. `standard`: seen items stay, cold targets count. `filtered`: seen
-    items are removed and cold targets are dropped. Cold means absent from every training part, whatever a ranker was
-    trained on, so that all rows of a report rest on the same targets. `max_users` evaluates a random sample of the
-    targets drawn with `seed`; `heaviest` takes only targets of the heaviest kind of event that occurs. `lists` measures
-    all of what the lists are like (`ListMeasures`), else their coverage and overlap. Where times tie, targets at the
-    time of the interaction before them and later ones are measured apart too (`groups`), and so is each kind of event.
+    The dataset's split defines the targets: with leave-one-out the last item of each user (validation: the one before
+    it). The history is everything before the target. `protocol` "standard" ranks seen items and counts cold targets;
+    "filtered" leaves out seen items and drops cold targets. A target is cold if part "train" does not contain it,
+    whatever a ranker was trained on, so all rows of a report have the same targets.
 
-    Memory is bounded by `batch_size`. The processes of a group share the targets, and each gets the report of all of
-    them; `seconds` are the slowest one's. Raises InputError when no target is left.
+    max_users: evaluates a random sample of this number of targets, drawn with `seed`.
+    heaviest: only targets of the heaviest kind of event among the targets.
+    lists: all `ListMeasures`, not only coverage and overlap.
+
+    `groups` of the report has separate metrics of targets at the same time as the interaction before them and of later
+    ones, if times tie, and of each kind of event. Memory is bounded by `batch_size`. The processes of a group share the
+    targets, and each gets the full report; `seconds` is the slowest process's. InputError if no target is left.
     """
     chosen = [rankers] if isinstance(rankers, Ranker) else list(rankers)
     _check(chosen, protocol, ks, max_users, batch_size)
@@ -124,14 +126,14 @@ def evaluate(
 
 
 def check_targets(dataset: Dataset, split: SplitName, protocol: ProtocolName) -> None:
-    """InputError where `evaluate` would have no target left."""
+    """InputError if `evaluate` would have no targets."""
     _asked(dataset, split, protocol)
 
 
 def _asked(
     dataset: Dataset, split: SplitName, protocol: str
 ) -> tuple[Cases, npt.NDArray[np.bool_], npt.NDArray[np.int64]]:
-    """All targets of a split, which of them are cold, and the rows of those that the protocol keeps, one or more."""
+    """All targets of a split, whether each is cold, and the rows that the protocol keeps; InputError if none."""
     every = dataset.cases(split)
     cold_B = ~np.isin(every.targets_B, dataset.part("train").items)
     kept = np.flatnonzero(~cold_B) if protocol == "filtered" else np.arange(len(every))
@@ -140,16 +142,16 @@ def _asked(
     raise InputError(
         f"no user of {dataset.name} has a {split} target under the {protocol} protocol: "
         + (
-            "their targets are items that training lacks; choose the standard protocol, or bring more data"
+            "all targets are items that are not in the training data; choose the standard protocol, or add data"
             if len(every)
-            else "leave-one-out needs users with three or more interactions, a split by time users on both sides "
-            "of its moments; prepare the data with another split, or bring more"
+            else "leave-one-out needs users with three or more interactions, a time split users before and after its "
+            "cuts; prepare the data with another split, or add data"
         )
     )
 
 
 def _groups(dataset: Dataset, split: SplitName, kept: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[np.bool_]]:
-    """Which of the kept targets are at the time of the interaction before them, later, or of a kind; some, not all."""
+    """Masks of the kept targets by tied time and by kind of event, without groups of none or all of them."""
     groups: dict[str, npt.NDArray[np.bool_]] = {}
     if (tied_B := dataset.tied_targets(split)) is not None:
         groups |= {"at the time of the item before": tied_B[kept], "later than the item before": ~tied_B[kept]}
@@ -167,7 +169,7 @@ def _evaluate_one(
     batch_size: int,
     measures: ListMeasures,
 ) -> ReportRow:
-    # where there are fewer targets than processes, each process has all of them
+    # with fewer targets than processes, each process takes all targets
     shared = len(cases) >= distributed.world()
     own = np.arange(len(cases))[distributed.share() if shared else slice(None)]
     seconds, width, ranks = 0.0, max(ks), list[npt.NDArray[np.int64]]()
@@ -185,7 +187,7 @@ def _evaluate_one(
             ranked_BN = np.asarray(ranker.rank(histories, width, filter_seen))
         seconds += time.perf_counter() - began
         if ranked_BN.shape != (len(batch), width):
-            raise ValueError(f"{ranker.name} ranked {ranked_BN.shape} where {(len(batch), width)} was asked for")
+            raise ValueError(f"{ranker.name} returned ranks {ranked_BN.shape} where {(len(batch), width)} was expected")
         ranks.append(hit_ranks(ranked_BN, part.targets_B))
         if shared or distributed.is_first():
             measures.add(ranked_BN)
@@ -211,7 +213,7 @@ def _evaluate_one(
 
 
 def _of_all(own: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.int64]:
-    """The ranks of all targets, of which each process has its `distributed.share`."""
+    """The ranks of all targets, gathered from each process's `distributed.share`."""
     padded = np.zeros(-(-count // distributed.world()), dtype=np.int64)
     padded[: len(own)] = own
     every = torch.stack(distributed.gather(torch.from_numpy(padded)), 1)
@@ -220,7 +222,7 @@ def _of_all(own: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.int64]:
 
 def _check(rankers: Sequence[Ranker], protocol: str, ks: Sequence[int], max_users: int | None, batch_size: int) -> None:
     if not rankers:
-        raise InputError("no ranker was given; there is nothing to evaluate")
+        raise InputError("there is no ranker to evaluate; give one or more")
     if protocol not in get_args(ProtocolName):
         raise InputError(f"there is no protocol {protocol!r}; the protocols are {list(get_args(ProtocolName))}")
     if not ks or min(ks) < 1:
@@ -231,7 +233,7 @@ def _check(rankers: Sequence[Ranker], protocol: str, ks: Sequence[int], max_user
 
 
 def _check_catalogs(rankers: Sequence[Ranker], dataset: Dataset) -> None:
-    """Rankers answer by item rows, so one that carries a catalog must carry this dataset's."""
+    """InputError for a ranker with another catalog than the dataset's, because rankers return item rows."""
     for ranker in rankers:
         items = getattr(ranker, "items", None)
         if isinstance(items, ItemCatalog) and not items.ids.equals(dataset.items.ids):
@@ -242,7 +244,7 @@ def _check_catalogs(rankers: Sequence[Ranker], dataset: Dataset) -> None:
 
 
 def _count_repeated(cases: Cases) -> int:
-    """Targets that are in their own history: out of reach when seen items are removed."""
+    """The number of targets that are in their own history, which cannot be hit if seen items are left out."""
     histories = cases.histories
     owners = histories.owners()
     return len(np.unique(owners[histories.items == cases.targets_B[owners]]))

@@ -1,4 +1,4 @@
-"""What an evaluation found: one row a ranker, and the protocol it was found under."""
+"""The report of an evaluation: one row per ranker, and the protocol."""
 
 import html
 from dataclasses import dataclass, field, fields
@@ -13,16 +13,16 @@ from reg4rec.storage import write_json
 __all__ = ["Report", "ReportRow"]
 
 SHORTEST = 0.01
-"""Seconds; the speed of a ranking that took less is noise."""
+"""Speed is not shown for a ranking that took fewer seconds."""
 
 
 @dataclass(frozen=True, eq=False)
 class ReportRow:
-    """One ranker: its metrics ("recall@10": mean over the targets), their standard errors, and how long ranking took.
+    """One ranker: its metrics ("recall@10": mean over the targets), their standard errors, and the seconds of ranking.
 
-    `groups` holds the metrics of the groups of targets that the card counts, `lists` what the lists are like (see
-    `ListMeasures`), `extra` what only some rankers can tell, by name. `ranks_B` are the 0-based ranks of the targets,
-    the largest cut-off where one was not found, `users_B` their users (rows); they are not saved.
+    `groups` has the metrics of the groups of targets in the card, `lists` the measures of the lists (`ListMeasures`),
+    `extra` values that only some rankers return. `ranks_B` are the 0-based ranks of the targets (the largest cut-off if
+    not found), `users_B` their users (rows); these two are not saved.
     """
 
     name: str
@@ -38,13 +38,13 @@ class ReportRow:
     extra: dict[str, Any] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        """What is saved of it."""
+        """The saved fields."""
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("ranks_B", "users_B")}
 
 
 @dataclass(frozen=True)
 class Report:
-    """The rows of all rankers of one evaluation and its protocol card."""
+    """The rows of all rankers of one evaluation, and its protocol card."""
 
     rows: list[ReportRow]
     card: dict[str, Any]
@@ -58,15 +58,15 @@ class Report:
         return f"<pre>{html.escape(self.table())}</pre>"
 
     def save(self, path: str | Path) -> None:
-        """Write everything as JSON (`metrics.json` by habit)."""
+        """Write the report as JSON, by convention `metrics.json`."""
         write_json(path, self.as_dict())
 
     def as_dict(self) -> dict[str, Any]:
-        """What `save` writes."""
+        """The content that `save` writes."""
         return {"card": self.card, "rows": [row.as_dict() for row in self.rows]}
 
     def table(self) -> str:
-        """A printable table: a line a ranker, recall and NDCG with their standard errors, the protocol below."""
+        """A text table: one line per ranker with recall, NDCG and standard errors, and the protocol below."""
         metrics = [name for name in self.rows[0].metrics if not name.startswith("mrr")]
         lines = [["method", "trained on", *metrics, "users/s"]]
         for row in self.rows:
@@ -103,7 +103,7 @@ def _of_groups(row: ReportRow, card: dict[str, Any]) -> list[str]:
 
 
 def _aligned(lines: list[list[str]]) -> list[str]:
-    """Lines of equally wide columns, the first two to the left."""
+    """Lines with columns of equal width, the first two left-aligned."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     text = []
     for cells in lines:

@@ -101,7 +101,11 @@ def sampling(
     check_study_folder(out)
     everything_fp32 = LadqConfig(sample_every=config.every, decay=0.0, fp32_share=1.0, fp8_share=0.0, slowdown=1e9)
     settings = replace(config.pretrain, precision="ladq", ladq=everything_fp32)
-    tokens = {"tokens": tokenizer.catalog(data.items), "dataset": data.card["fingerprint"], "seed": config.seed}
+    tokens = {
+        "tokens": tokenizer.catalog_fingerprint(data.items),
+        "dataset": data.card["fingerprint"],
+        "seed": config.seed,
+    }
     shared = SharedRun(out / "fits", config.seed, device, decided_by={**tokens, "sampled": plain(settings)})
     run = shared.stage("sampled")
     pretrain(data, tokenizer, settings, run)

@@ -23,7 +23,7 @@ def check_fit(model: Reg4RecModel, tokenizer: Tokenizer, items: ItemCatalog) -> 
         )
     if model.config.num_items not in (0, num_items):
         raise InputError(f"the model scores {model.config.num_items} items, the catalog has {num_items}")
-    if model.catalog not in (None, tokenizer.catalog(items)):
+    if model.catalog not in (None, tokenizer.catalog_fingerprint(items)):
         raise InputError(
             "the model was trained with other tokens, other items or the same items in another order; "
             "use the tokenizer and the catalog of its training"

@@ -248,7 +248,7 @@ class Recommender:
             model = model.extended(torch.from_numpy(views.expected(views.vectors_IV[first:], residual_ID)))
         else:
             model = copy.copy(model)
-        model.catalog = live.tokenizer.catalog(live.items)
+        model.catalog = live.tokenizer.catalog_fingerprint(live.items)
         if self._scan is not None and self._scan.is_current(self.model, self.codes_IM):
             self._scan = self._scan.extended(model, live.codes_IM)
         self.model, self.live = model, live

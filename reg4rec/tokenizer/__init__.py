@@ -1,4 +1,4 @@
-"""Items become tokens, one from each of M codebooks: the paper's MPQ, and what it is compared with."""
+"""Tokenizers, which give every item one token from each of M codebooks: the paper's MPQ and others to compare."""
 
 from reg4rec.tokenizer.config import Floors, TokenizerConfig, suggested_codebook_size
 from reg4rec.tokenizer.fit import fit_tokenizer

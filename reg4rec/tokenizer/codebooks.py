@@ -1,4 +1,4 @@
-"""The codebooks' start by k-means and the repair of codewords that no item uses."""
+"""Initialization of codebooks by k-means, and repair of unused codewords."""
 
 from collections.abc import Callable
 
@@ -10,13 +10,13 @@ from reg4rec import ops
 __all__ = ["cluster_centers", "kmeans_codebooks", "revive_dead"]
 
 KMEANS_ITERATIONS = 50
-"""of scikit-learn's k-means, where it does not converge before"""
+"""maximum number of iterations of scikit-learn's k-means"""
 
 
 def kmeans_codebooks(latents_XME: Tensor, codebook_size: int, iterations: int, generator: torch.Generator) -> Tensor:
-    """codebooks_MKE: k-means of each expert's latents, Lloyd's iterations from a k-means++ start.
+    """codebooks_MKE: k-means of each expert's latents by Lloyd's algorithm with k-means++ initialization.
 
-    Empty clusters move to the worst represented latents. The same generator state gives the same bits on the CPU.
+    Empty clusters move to the latents with the largest error. The same generator state gives the same bits on the CPU.
     Needs at least K items.
     Paper: MPQ, ours, D2
     """
@@ -31,7 +31,7 @@ def kmeans_codebooks(latents_XME: Tensor, codebook_size: int, iterations: int, g
 
 
 def cluster_centers(points_XE: Tensor, size: int, seed: int, start_KE: Tensor | None = None) -> Tensor:
-    """(K, E) centers of scikit-learn's k-means, which goes on from `start_KE` or begins by k-means++."""
+    """(K, E) centers of scikit-learn's k-means, initialized by `start_KE` or k-means++."""
     from sklearn.cluster import KMeans  # here, because it is slow to import
 
     start = "k-means++" if start_KE is None else start_KE.cpu().numpy()
@@ -41,7 +41,7 @@ def cluster_centers(points_XE: Tensor, size: int, seed: int, start_KE: Tensor | 
 
 
 def spread_centers(latents_XME: Tensor, codebook_size: int, generator: torch.Generator) -> Tensor:
-    """K items per codebook, each drawn with a chance that grows with its squared distance to those already drawn."""
+    """K latents per codebook, each drawn in proportion to its squared distance to those drawn before (k-means++)."""
     num_items, num_books, dim = latents_XME.shape
     books_M = torch.arange(num_books, device=latents_XME.device)
     centers_MKE = latents_XME.new_empty(num_books, codebook_size, dim)
@@ -56,7 +56,7 @@ def spread_centers(latents_XME: Tensor, codebook_size: int, generator: torch.Gen
 
 
 def cluster_means(latents_XME: Tensor, ids_XM: Tensor, centers_MKE: Tensor) -> Tensor:
-    """Mean of the latents of every cluster; an empty cluster keeps its center."""
+    """The mean of the latents in every cluster; an empty cluster keeps its center."""
     num_books, size, dim = centers_MKE.shape
     flat_XM = ids_XM + size * torch.arange(num_books, device=ids_XM.device)
     sums = latents_XME.new_zeros(num_books * size, dim).index_add_(0, flat_XM.flatten(), latents_XME.flatten(0, 1))
@@ -75,9 +75,9 @@ def squared_distances(latents_XME: Tensor, codebooks_MKE: Tensor, ids_XM: Tensor
 def revive_dead(
     codebooks_MKE: Tensor, ids_IM: Tensor, error_IM: Tensor, latents_of: Callable[[Tensor, int], Tensor]
 ) -> int:
-    """Move codewords that no item uses, in place, to the latents farthest from their codeword; how many moved.
+    """Move unused codewords, in place, to the latents with the largest error; returns their number.
 
-    `latents_of(rows_X, m)` gives the latents_XE of expert m.
+    `latents_of(rows_X, m)` returns the latents_XE of expert m.
     Paper: MPQ, ours, D2
     """
     moved = 0

@@ -1,4 +1,4 @@
-"""Near tokens of their own for items that share all their nearest tokens."""
+"""Separation of items that share all tokens, by other near codewords or a collision token."""
 
 from collections.abc import Callable
 from itertools import combinations
@@ -11,22 +11,22 @@ from torch import Tensor
 __all__ = ["collision_token", "separate_collisions"]
 
 _SINGLES = 16
-"""near codewords of one codebook that are tried"""
+"""number of near codewords tried in one codebook"""
 _PAIRS = 4
-"""near codewords of each of two codebooks that are tried together"""
+"""number of near codewords tried in each of two codebooks together"""
 _CHUNK = 1024
-"""items whose distances to all codewords are held at a time"""
+"""number of items whose distances to all codewords are in memory at a time"""
 
 
 @torch.no_grad()
 def separate_collisions(
     ids_IM: Tensor, error_I: Tensor, latents_of: Callable[[Tensor], Tensor], codebooks_MKE: Tensor
 ) -> Tensor:
-    """Tokens like `ids_IM`, the nearest ones, with fewer collisions.
+    """The nearest tokens `ids_IM`, changed to reduce collisions.
 
-    In each bucket the item of least `error_I`, the squared distance to its codewords, keeps them; each other item
-    takes the nearest free set of tokens that differs in one codebook or in two, and keeps its tokens if it finds none
-    free. `latents_of(rows_X)` gives the latents_XME of a chunk of items.
+    In each bucket the item with the smallest `error_I` (squared distance to its codewords) keeps its tokens. Each other
+    item takes the nearest free combination of tokens that differs in one or two codebooks, or keeps its tokens if none
+    is free. `latents_of(rows_X)` returns the latents_XME of some items.
     Paper: MPQ, ours, D3
     """
     ids_IM, keys_MK = ids_IM.clone(), token_keys(codebooks_MKE.shape[:2])
@@ -50,9 +50,9 @@ def separate_collisions(
 
 
 def collision_token(codes_IM: Tensor, codebook_size: int) -> Tensor:
-    """(I, 1): which of the items that share all tokens an item is, counted by item row from 0.
+    """(I, 1): the number of each item within its bucket (items that share all tokens), from 0, by item row.
 
-    A bucket of more than K items begins again at 0, so that its items share tokens still.
+    In buckets of more than K items the numbers restart at 0, so some of their items still collide.
     Paper: Rajput et al. 2023 (TIGER), section 3.1
     """
     key_I = np.unique(codes_IM.cpu().numpy(), axis=0, return_inverse=True)[1].ravel()
@@ -64,7 +64,7 @@ def collision_token(codes_IM: Tensor, codebook_size: int) -> Tensor:
 
 
 def _first_free(wanted_T: npt.NDArray[np.int64], cost_T: npt.NDArray[np.floating], taken: set[int]) -> int:
-    """The cheapest candidate whose key is not taken, -1 if there is none; its key is taken then."""
+    """The cheapest candidate whose key is free, or -1; adds its key to `taken`."""
     for c in np.argsort(cost_T, kind="stable").tolist():
         key = int(wanted_T[c])
         if key not in taken:
@@ -74,7 +74,7 @@ def _first_free(wanted_T: npt.NDArray[np.int64], cost_T: npt.NDArray[np.floating
 
 
 def _candidates(num_books: int, num_near: int) -> npt.NDArray[np.int64]:
-    """Rows a, t, b, u: codebook a takes its t-th nearest codeword and b its u-th; u = 0 leaves b unchanged."""
+    """(4, T): rows a, t, b, u; codebook a takes its t-th nearest codeword, b its u-th; u = 0 leaves b unchanged."""
     books = range(num_books)
     singles = [(a, t, a, 0) for a in books for t in range(1, num_near)]
     few = range(1, min(num_near, _PAIRS + 1))
@@ -83,13 +83,13 @@ def _candidates(num_books: int, num_near: int) -> npt.NDArray[np.int64]:
 
 
 def token_keys(shape: tuple[int, ...]) -> npt.NDArray[np.int64]:
-    """Random 64-bit numbers keys_MK: the wrapped sum over an item's tokens identifies its token set."""
+    """Random 64-bit keys_MK; the wrapped sum of the keys of an item's tokens identifies their combination."""
     limits = np.iinfo(np.int64)
     return np.random.default_rng(0).integers(limits.min, limits.max, size=shape, dtype=np.int64)
 
 
 def _crowded(key_I: npt.NDArray[np.int64], error_I: npt.NDArray[np.floating]) -> npt.NDArray[np.int64]:
-    """All items of each bucket but the one with the least error (ties by lowest item), bucket by bucket."""
+    """The items of each bucket except the one with the smallest error (ties by lowest row), bucket by bucket."""
     order = np.lexsort((error_I, key_I))
     again = np.r_[False, key_I[order][1:] == key_I[order][:-1]]
     return order[again]
@@ -98,7 +98,7 @@ def _crowded(key_I: npt.NDArray[np.int64], error_I: npt.NDArray[np.floating]) ->
 def _near_codewords(
     latents_XME: Tensor, codebooks_MKE: Tensor, ids_XM: Tensor
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.floating]]:
-    """near_XMk: codewords by distance, first the given nearest ones; extra_XMk: squared distance beyond theirs."""
+    """near_XMk: codewords by distance, starting with `ids_XM`; extra_XMk: their squared distances minus the first's."""
     distance_MXK = torch.cdist(latents_XME.transpose(0, 1), codebooks_MKE).square()
     own_MX1 = ids_XM.T.unsqueeze(2)
     distance_MXK = (distance_MXK - distance_MXK.gather(2, own_MX1)).scatter(2, own_MX1, -torch.inf)

@@ -1,4 +1,4 @@
-"""What a user can choose about the tokenizer, and where each default comes from."""
+"""Settings of the tokenizer, with the source of each default."""
 
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
@@ -18,20 +18,20 @@ OrthogonalityForm = Literal["weight", "latent", "codeword", "decorrelation"]
 
 @dataclass(frozen=True)
 class Floors:
-    """Health below which fitting stops with a reason: such tokens cannot carry a recommender. Ours."""
+    """Limits of health; beyond one, fitting fails with TokenizerCollapseError, as the tokens are unusable. Ours."""
 
     min_usage: float = 0.5
-    """least part of the attainable codewords that some item uses, in the worst codebook"""
+    """minimum fraction of the attainable codewords in use, in the worst codebook"""
     max_collision_rate: float = 0.9
-    """greatest part of the items that share all tokens with another item, identical vectors excepted"""
+    """maximum fraction of items that share all tokens with an item of a different vector"""
     max_gate_share: float = 0.98
-    """greatest mean gate weight of a single expert"""
+    """maximum mean gate weight of one expert"""
     max_similarity: float = 0.9
-    """greatest chance-corrected mutual information of two codebooks: above it one is a copy of the other"""
+    """maximum chance-corrected mutual information of two codebooks; above it they are copies"""
     max_relative_error: float = 2.0
-    """greatest squared reconstruction error, relative to describing every item by the mean vector"""
+    """maximum squared reconstruction error, relative to that of the mean vector"""
     min_rebuilt_spread: float = 0.01
-    """least spread of the reconstructions relative to the vectors': below it the decoder ignores the tokens"""
+    """minimum variance of the reconstructions relative to the vectors'; below it the decoder ignores the tokens"""
 
     def __post_init__(self) -> None:
         check_settings(self, ("min_usage", 0 <= self.min_usage <= 1, "between 0 and 1"))
@@ -39,46 +39,48 @@ class Floors:
 
 @dataclass(frozen=True)
 class TokenizerConfig:
-    """M codebooks of K codewords: the paper's trained experts (MPQ), OPQ, or others to compare with."""
+    """Settings of a tokenizer with M codebooks of K codewords: the paper's MPQ, or other kinds to compare."""
 
     kind: Kind = "mpq"
-    """mpq: trained experts with a codebook each, as the paper has them; product-k-means (OPQ) or residual-k-means of
-    item vectors, without epochs, E and H; rq-vae as in TIGER. MPQ recommends best (measured: docs/results.md). given:
-    codes made elsewhere (`Tokenizer.from_codes`)"""
+    """kind of tokenizer. mpq: trained experts with one codebook each, as in the paper, recommends best
+    (docs/results.md); product-k-means (OPQ) and residual-k-means: k-means of item vectors, without epochs, E and H;
+    rq-vae: as in TIGER; given: codes made elsewhere (`Tokenizer.from_codes`)"""
     num_codebooks: int = 4
-    """M, tokens of an item (ours for public data, studied over 2 to 16: D2; large catalogs: 8)"""
+    """M, number of tokens per item (ours for public data, studied over 2 to 16: D2; large catalogs: 8)"""
     codebook_size: int = 256
-    """K, codewords of a codebook (ours, D2; large catalogs: up to 4096). Small catalogs want less: about I / 8"""
+    """K, number of codewords per codebook (ours, D2); small catalogs need fewer, about items / 8, large ones up to
+    4096"""
     codeword_dim: int = 192
     """E, dimensions of a codeword (ours, measured: docs/results.md)"""
     hidden_dim: int = 256
-    """H, hidden width of the experts and of the decoder (ours); of an RQ-VAE the widest of three layers: H, H/2, H/4"""
+    """H, hidden width of the experts and the decoder (ours); the layers of an RQ-VAE have widths H, H/2, H/4"""
     orthogonality: OrthogonalityForm = "weight"
-    """what keeps experts from becoming copies (docs/tokenizer.md): `weight` as in MMQ, the others are ours (D2)"""
+    """form of the penalty that keeps experts different (docs/tokenizer.md): `weight` as in MMQ, the others are ours
+    (D2)"""
     orthogonality_weight: float | None = None
-    """lambda of L_MPQ; None: 0.005 for `weight` (D2), 1 for the other forms (ours). The strong ones recommend worse in
-    `default`, better in `paper` (measured: docs/results.md)"""
+    """lambda, weight of that penalty; None: 0.005 for `weight` (D2), 1 for the other forms (ours), which recommend
+    worse in `default` and better in `paper` (docs/results.md)"""
     commitment: float = 0.25
-    """weight of ||e - sg[z]||^2 (ours, D2; the usual VQ-VAE value)"""
+    """weight of the commitment loss ||e - sg[z]||^2 (ours, D2; the usual VQ-VAE value)"""
     separate_collisions: bool = True
-    """all but one of the items that share all tokens take a near codeword, not the nearest (ours, D3)"""
+    """give items that share all tokens other near codewords, except the best fitting item of each bucket (ours, D3)"""
     collision_token: bool = False
-    """one more token, which numbers the items that share all others (TIGER)"""
+    """add a token that numbers the items that share all others (TIGER)"""
     epochs: int = 40
-    """passes over the items (ours, measured)"""
+    """number of passes over the items (ours, measured)"""
     autoencoder_epochs: int = 10
-    """of these, passes without codebooks, before k-means starts them (ours, measured)"""
+    """number of epochs at the start without codebooks, which k-means then initializes (ours, measured)"""
     batch_size: int = 256
-    """most items of a step; a small catalog takes fewer, so that an epoch has 12 steps (ours, measured)"""
+    """maximum number of items per step; small catalogs use fewer, for 12 steps per epoch (ours, measured)"""
     learning_rate: float = 3e-3
     """peak learning rate of AdamW (ours, measured)"""
     views: ViewConfig = field(default_factory=ViewConfig)
-    """what an item vector is made of (ours, D1)"""
+    """views in the item vectors (ours, D1)"""
     floors: Floors = field(default_factory=Floors)
-    """health below which fitting stops"""
+    """limits of health beyond which fitting fails"""
     recipe: str = "default"
-    """default: the best that we measured; paper: the paper's parts alone. All stages of a fit have the same one; on the
-    command line it sets the defaults of the other options"""
+    """default: the settings that measured best; paper: only what the paper describes. All stages of a fit need the same
+    recipe; on the command line it sets the defaults of the other options"""
 
     def __post_init__(self) -> None:
         sizes = ("num_codebooks", "codebook_size", "codeword_dim", "hidden_dim", "epochs", "batch_size")
@@ -99,36 +101,36 @@ class TokenizerConfig:
 
     @property
     def orthogonality_strength(self) -> float:
-        """The weight of the penalty, its form's own where none was given."""
+        """The weight of the orthogonality penalty, with the default of its form resolved."""
         if self.orthogonality_weight is None:
             return 0.005 if self.orthogonality == "weight" else 1.0
         return self.orthogonality_weight
 
     @property
     def tokens_per_item(self) -> int:
-        """M, and the collision token if there is one."""
+        """M, plus 1 with a collision token."""
         return self.num_codebooks + self.collision_token
 
     def steps_per_epoch(self, num_items: int) -> int:
-        """Batches that a catalog of this size is split into, evenly: a small rest would upset the decorrelation."""
+        """The number of equal batches per epoch; a small last batch would disturb the decorrelation loss."""
         return max(1, -(-num_items // self.batch_size), min(_LEAST_STEPS, num_items // _SMALLEST_BATCH))
 
     def check_catalog(self, num_items: int) -> None:
         """InputError if a codebook has more codewords than there are items."""
         if self.codebook_size > num_items:
             raise InputError(
-                f"codebook_size is {self.codebook_size} for {num_items} items: every codeword would be one item; "
-                f"use codebook_size={suggested_codebook_size(num_items)}"
+                f"codebook_size is {self.codebook_size} for {num_items} items; it can be at most {num_items}, "
+                f"better is codebook_size={suggested_codebook_size(num_items)}"
             )
 
     @classmethod
     def from_json(cls, stored: dict[str, Any]) -> "TokenizerConfig":
-        """The configuration that `dataclasses.asdict` and JSON made of one."""
+        """Settings from the JSON of `dataclasses.asdict`."""
         views: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in stored["views"].items()}
         rest = {name: value for name, value in stored.items() if name not in ("views", "floors")}
         return cls(**rest, views=ViewConfig(**views), floors=Floors(**stored["floors"]))
 
 
 def suggested_codebook_size(num_items: int) -> int:
-    """The power of two nearest below I / 8, between 2 and 256: about eight items share a token."""
+    """The largest power of two up to num_items / 8, from 2 to 256: about eight items share a token."""
     return int(min(256, max(2, 2 ** ((num_items // 8).bit_length() - 1)))) if num_items >= 16 else 2

@@ -1,4 +1,4 @@
-"""Fitting the tokenizer: item views, training, tokens, health."""
+"""Fitting a tokenizer: item views, training, tokens, health."""
 
 import contextlib
 import json
@@ -36,13 +36,12 @@ def fit_tokenizer(
 ) -> Tokenizer:
     """Learn tokens for all items of a dataset, from texts, matrices and the interactions of `part`.
 
-    `overrides` replace fields of `config` by name, `kind="rq-vae"` or `text_dim=64` for example. With `run.out` the
-    tokenizer is saved in `out/tokenizer`, beside the run that made it; with `run.resume` a killed one of a trained kind
-    goes on, a finished one is loaded, and a folder of other settings is refused. The same seed gives the same bits on
-    the CPU with the same number of threads.
+    `overrides` replace fields of `config` by name, such as `kind="rq-vae"` or `text_dim=64`. The tokenizer is saved in
+    `run.out`/tokenizer; with `run.resume` a killed run resumes (trained kinds only) and a finished one is loaded. On
+    the CPU, the same seed and number of threads give the same bits.
 
-    InputError for settings that do not fit the catalog; TokenizerCollapseError, with the reason and a remedy, when
-    the tokens could not carry a recommender.
+    InputError for settings that do not fit the catalog, or a run folder with other settings; TokenizerCollapseError,
+    with the reason and a remedy, if the tokens are unusable.
     Paper: MPQ, stated, D2
     """
     config = override(config or TokenizerConfig(), overrides)
@@ -74,10 +73,10 @@ def fit_tokenizer(
 
 
 def _finished(run: Run, config: TokenizerConfig, card: dict[str, Any]) -> Tokenizer | None:
-    """What an earlier run with these settings has left in the folder, if it is whole."""
+    """The tokenizer of a finished run with these settings; None without one."""
     if run.folder is None or not run.resume or not (run.folder / "tokenizer").exists():
         return None
-    with contextlib.suppress(InputError):  # a damaged one is written again
+    with contextlib.suppress(InputError):  # a damaged tokenizer is written again
         found = Tokenizer.from_pretrained(run.folder / "tokenizer")
         return found if (found.config, found.card) == (config, card) else None
     return None
@@ -107,12 +106,12 @@ def _finish(
 
 
 def _separated(quantizer: Quantizer, vectors_IV: Tensor, ids_IM: Tensor) -> Tensor:
-    def wanted_by(rows_X: Tensor) -> Tensor:
-        return quantizer.wanted(vectors_IV[rows_X], ids_IM[rows_X])
+    def latents_of(rows_X: Tensor) -> Tensor:
+        return quantizer.latents_given(vectors_IV[rows_X], ids_IM[rows_X])
 
     rows_I = torch.arange(len(ids_IM), device=ids_IM.device)
     errors = [
-        squared_distances(wanted_by(rows_X), quantizer.codebooks_MKE, ids_IM[rows_X]).sum(1)
+        squared_distances(latents_of(rows_X), quantizer.codebooks_MKE, ids_IM[rows_X]).sum(1)
         for rows_X in rows_I.split(CHUNK)
     ]
-    return separate_collisions(ids_IM, torch.cat(errors), wanted_by, quantizer.codebooks_MKE)
+    return separate_collisions(ids_IM, torch.cat(errors), latents_of, quantizer.codebooks_MKE)

@@ -1,4 +1,4 @@
-"""How healthy tokens are: usage, collisions, independence of codebooks, reconstruction."""
+"""Health of tokens: usage, collisions, independence of codebooks, reconstruction."""
 
 from dataclasses import dataclass
 from itertools import combinations
@@ -21,7 +21,7 @@ __all__ = [
 ]
 
 _SAMPLE = 200_000
-"""items that pairwise mutual information is estimated on"""
+"""number of items from which pairwise mutual information is estimated"""
 
 Integers = npt.NDArray[np.integer]
 Floats = npt.NDArray[np.floating]
@@ -29,44 +29,44 @@ Floats = npt.NDArray[np.floating]
 
 @dataclass(frozen=True)
 class Health:
-    """What `health.json` holds. Lists have one entry a codebook; entropies are in nats."""
+    """The content of `health.json`. Lists have one entry per codebook."""
 
     num_items: int
     codebook_size: int
     attainable: int
-    """codewords of a codebook that can be used: no more than there are different item vectors"""
+    """number of codewords of a codebook that can be in use: at most the number of different item vectors"""
     usage: list[float]
-    """part of the attainable codewords that some item uses"""
+    """fraction of the attainable codewords in use"""
     perplexity: list[float]
-    """exp of the entropy of the tokens: the number of equally used codewords that would be as diverse"""
+    """exp of the entropy of the tokens: the equivalent number of equally used codewords"""
     collision_rate: float
-    """part of the items that share all tokens with another item"""
+    """fraction of items that share all tokens with another item"""
     collision_rate_nearest: float
-    """the same if every item took its nearest codewords"""
+    """the same with the nearest codewords of every item"""
     collision_rate_identical: float
-    """part of the items whose vector equals another item's: these collide under any tokenizer"""
+    """fraction of items whose vector equals another item's; these collide under any tokenizer"""
     moved_rate: float
-    """part of the items that took a codeword which is not the nearest, to avoid a collision"""
+    """fraction of items with a codeword other than the nearest, to avoid a collision"""
     buckets: dict[str, int]
-    """number of token sets that are shared by this number of items"""
+    """for each bucket size, the number of buckets of that size"""
     similarity: list[list[float]]
-    """(M, M) chance-corrected normalized mutual information of two codebooks: 0 independent, 1 copies"""
+    """(M, M) chance-corrected normalized mutual information of codebooks: 0 independent, 1 copies"""
     gate_mean: list[float]
-    """mean weight of each expert"""
+    """mean gate weight of each expert"""
     relative_error: float
-    """squared reconstruction error over the squared deviation of the vectors from their mean"""
+    """squared reconstruction error, relative to the squared deviation of the vectors from their mean"""
     rebuilt_spread: float
-    """squared deviation of the reconstructions from their mean over that of the vectors"""
+    """squared deviation of the reconstructions from their mean, relative to that of the vectors"""
     cosine: float
-    """mean cosine between vectors and their reconstruction"""
+    """mean cosine similarity of vectors and their reconstructions"""
     shared_by_neighbors: float | None = None
-    """mean tokens that items next to each other in a training history have in common; None without such pairs"""
+    """mean number of tokens shared by consecutive items in training histories; None without such pairs"""
     shared_by_chance: float | None = None
     """the same with the second items shuffled"""
 
     @property
     def max_similarity(self) -> float:
-        """The similarity of the two codebooks that are most alike; 0 for a single codebook."""
+        """The largest similarity of two codebooks; 0 for a single codebook."""
         return max((self.similarity[a][b] for a, b in combinations(range(len(self.usage)), 2)), default=0.0)
 
 
@@ -78,7 +78,7 @@ def measure_health(
     gate_mean_M: Floats,
     codebook_size: int,
 ) -> Health:
-    """The health of `codes_IM`, given the nearest codewords, the vectors and what the decoder makes of the tokens."""
+    """The health of `codes_IM`, given the nearest codewords, the vectors and their reconstructions."""
     alike_I = bucket_sizes(vectors_IV)
     attainable = min(codebook_size, round(float((1 / alike_I).sum())))
     sizes_I = bucket_sizes(codes_IM)
@@ -103,20 +103,20 @@ def measure_health(
 
 
 def usage(codes_IM: Integers, attainable: int) -> list[float]:
-    """Part of the attainable codewords that occur, a codebook at a time."""
+    """The fraction of the attainable codewords that occur, per codebook."""
     return [len(np.unique(column)) / attainable for column in codes_IM.T]
 
 
 def perplexities(codes_IM: Integers) -> list[float]:
-    """exp of the entropy of each codebook's tokens."""
+    """exp of the entropy of the tokens, per codebook."""
     return [float(np.exp(_entropy(column))) for column in codes_IM.T]
 
 
 def similarities(codes_IM: Integers) -> list[list[float]]:
     """(M, M) normalized mutual information of the codebooks, corrected for chance; 1 on the diagonal.
 
-    With few items a codeword even independent codebooks share information by chance: I / K = 47 gives about 0.4. What
-    is reported is (nmi - chance) / (1 - chance), not below 0, chance being the value after shuffling the items.
+    With few items per codeword even independent codebooks share information by chance: about 0.4 for I / K = 47. The
+    result is (nmi - chance) / (1 - chance), at least 0, where chance is the value after shuffling the items.
     """
     step = max(1, len(codes_IM) // _SAMPLE)
     columns = codes_IM[::step].T
@@ -130,7 +130,7 @@ def similarities(codes_IM: Integers) -> list[list[float]]:
 
 
 def normalized_mutual_information(a_I: Integers, b_I: Integers) -> float:
-    """Mutual information over the mean of the two entropies, 0 to 1; 0 when both are constant."""
+    """Mutual information divided by the mean of the two entropies, 0 to 1; 0 if both are constant."""
     entropy_a, entropy_b = _entropy(a_I), _entropy(b_I)
     joint = _entropy(a_I.astype(np.int64) * (int(b_I.max(initial=0)) + 1) + b_I)
     total = entropy_a + entropy_b
@@ -138,7 +138,7 @@ def normalized_mutual_information(a_I: Integers, b_I: Integers) -> float:
 
 
 def shared_tokens(codes_IM: Integers, train: Sequences) -> tuple[float | None, float | None]:
-    """Mean number of tokens shared by neighbors in a user's history, and by the same items in random pairs."""
+    """The mean number of tokens shared by consecutive items of a history, and by the same items in random pairs."""
     owners = train.owners()
     together = owners[:-1] == owners[1:]
     left, right = codes_IM[train.items[:-1][together]], codes_IM[train.items[1:][together]]
@@ -149,17 +149,17 @@ def shared_tokens(codes_IM: Integers, train: Sequences) -> tuple[float | None, f
 
 
 def relative_error(vectors_IV: Floats, rebuilt_IV: Floats) -> float:
-    """Squared error over the squared deviation from the mean vector: 1 is no better than the mean, 0 is exact."""
+    """Squared error, relative to the squared deviation from the mean vector: 0 is exact, 1 is as bad as the mean."""
     return float(np.square(vectors_IV - rebuilt_IV).sum()) / max(spread(vectors_IV), 1e-30)
 
 
 def spread(vectors_IV: Floats) -> float:
-    """Sum of the squared deviations from the mean vector."""
+    """The sum of the squared deviations from the mean vector."""
     return float(np.square(vectors_IV - vectors_IV.mean(0)).sum())
 
 
 def mean_cosine(a_IV: Floats, b_IV: Floats) -> float:
-    """Mean cosine of corresponding rows; a zero row counts 0."""
+    """The mean cosine similarity of corresponding rows, 0 for zero rows."""
     lengths = np.linalg.norm(a_IV, axis=1) * np.linalg.norm(b_IV, axis=1)
     return float(((a_IV * b_IV).sum(1) / np.where(lengths > 0, lengths, 1)).mean())
 
@@ -171,7 +171,7 @@ def _entropy(values: Integers) -> float:
 
 
 def bucket_sizes(rows_IX: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
-    """How many rows equal each row bit by bit, itself included: sizes_I."""
+    """sizes_I: for each row, the number of rows that equal it bit by bit, itself included."""
     whole_I = np.ascontiguousarray(rows_IX).view(np.dtype((np.void, rows_IX.itemsize * rows_IX.shape[1]))).ravel()
     _, inverse_I, counts = np.unique(whole_I, return_inverse=True, return_counts=True)
     return np.asarray(counts[inverse_I], dtype=np.int64)

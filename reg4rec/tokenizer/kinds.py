@@ -1,4 +1,4 @@
-"""The kinds of quantizer behind the tokenizer: how each is built, and those that k-means alone makes."""
+"""The kinds of quantizers: construction, and fitting of those that need only k-means."""
 
 import torch
 from torch import Tensor, nn
@@ -15,11 +15,11 @@ from reg4rec.tokenizer.stage import sampled_items
 __all__ = ["TRAINED", "build_quantizer", "fit_by_kmeans"]
 
 TRAINED = ("mpq", "rq-vae")
-"""kinds that the training loop makes"""
+"""kinds that are trained by the training loop"""
 
 
 def build_quantizer(config: TokenizerConfig, vector_dim: int, generator: torch.Generator | None = None) -> Quantizer:
-    """A fresh quantizer of the configured kind and sizes, in evaluation mode."""
+    """A new quantizer of the configured kind and sizes, in evaluation mode."""
     M, K, E, H = config.num_codebooks, config.codebook_size, config.codeword_dim, config.hidden_dim
     if config.kind == "mpq":
         return MPQ(vector_dim, M, K, E, H, generator=generator).eval()
@@ -36,7 +36,7 @@ def build_quantizer(config: TokenizerConfig, vector_dim: int, generator: torch.G
 
 @torch.no_grad()
 def fit_by_kmeans(quantizer: Quantizer, vectors_IV: Tensor, seed: int) -> None:
-    """Codebooks of a residual or product quantizer straight from item vectors."""
+    """Fit the codebooks of a residual or product quantizer to item vectors, in place."""
     size = quantizer.codebooks_MKE.shape[1]
     vectors_XV = sampled_items(vectors_IV, size, torch.Generator().manual_seed(seed))
     if isinstance(quantizer, ResidualQuantizer):

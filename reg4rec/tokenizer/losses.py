@@ -1,7 +1,4 @@
-"""L_MPQ: reconstruction through the straight-through codewords, codebook and commitment terms, orthogonality.
-
-And the loss of the RQ-VAE, which has the same terms but the last.
-"""
+"""L_MPQ (reconstruction, codebook, commitment and orthogonality terms) and the RQ-VAE's loss (without the last)."""
 
 import torch
 from torch import Tensor
@@ -19,7 +16,7 @@ __all__ = ["autoencoder_loss", "mpq_loss", "orthogonality", "residual_loss", "to
 def tokenizer_loss(
     quantizer: Quantizer, vectors_BV: Tensor, config: TokenizerConfig, quantizing: bool
 ) -> dict[str, Tensor]:
-    """The loss of a batch for a kind of quantizer and its terms; without `quantizing` that of the autoencoder alone."""
+    """The loss of a batch and its terms for any trained quantizer; without `quantizing`, the autoencoder's loss."""
     c = config
     if isinstance(quantizer, ResidualQuantizer):
         return residual_loss(quantizer, vectors_BV, quantizing, c.commitment)
@@ -34,8 +31,8 @@ def mpq_loss(
 ) -> dict[str, Tensor]:
     """L_MPQ of a batch as `loss`, and its terms; squared errors are summed over dimensions, averaged over items.
 
-    loss = reconstruction + (1 + commitment) codebook + lambda orthogonality: the codebook and the commitment term
-    have the same value and differ in what they move, codewords or experts.
+    loss = reconstruction + (1 + commitment) codebook + lambda orthogonality. The codebook and commitment terms have
+    equal values, but gradients for codewords and experts respectively.
     Paper: MPQ, stated (terms: ours, D2)
     """
     latents_BME = mpq.latents(vectors_BV)
@@ -52,7 +49,7 @@ def mpq_loss(
 def autoencoder_loss(
     mpq: MPQ, vectors_BV: Tensor, form: OrthogonalityForm, orthogonality_weight: float
 ) -> dict[str, Tensor]:
-    """L_MPQ without codebooks: the gated sum of the latents themselves is decoded.
+    """L_MPQ without codebooks: decodes the gated sum of the latents.
 
     Paper: MPQ, ours, D2
     """
@@ -67,7 +64,7 @@ def autoencoder_loss(
 def residual_loss(
     quantizer: ResidualQuantizer, vectors_BV: Tensor, quantizing: bool, commitment: float
 ) -> dict[str, Tensor]:
-    """The RQ-VAE's loss of a batch and its terms; without `quantizing` that of the autoencoder alone.
+    """The RQ-VAE's loss of a batch and its terms; without `quantizing`, the autoencoder's loss.
 
     Paper: Rajput et al. 2023 (TIGER), section 3.1
     """
@@ -86,7 +83,7 @@ def residual_loss(
 
 
 def orthogonality(mpq: MPQ, latents_BME: Tensor, form: OrthogonalityForm) -> Tensor:
-    """L_orth, a scalar: 0 for experts that have nothing in common; 0 too when there is only one.
+    """L_orth, a scalar: 0 for independent experts, and for a single one.
 
     Paper: MPQ, stated (forms: ours, D2)
     """
@@ -102,31 +99,31 @@ def orthogonality(mpq: MPQ, latents_BME: Tensor, form: OrthogonalityForm) -> Ten
 
 
 def weight_overlap(mpq: MPQ) -> Tensor:
-    """||W W^T - I||_F^2, row r of W being all weights of expert r's layers, flattened and normalized."""
+    """||W W^T - I||_F^2, where row r of W has all weights of expert r's layers, flattened and normalized."""
     weights = [mpq.expert_in_MVH.flatten(1), mpq.expert_out_MHE.flatten(1)]
     rows_MX = F.normalize(torch.cat(weights, dim=1), dim=1)
     return (rows_MX @ rows_MX.T - torch.eye(len(rows_MX), device=rows_MX.device)).square().sum()
 
 
 def latent_cosine(latents_BME: Tensor) -> Tensor:
-    """Mean squared cosine between the latents of two different experts for the same item."""
+    """The mean squared cosine of the latents of two experts for the same item."""
     unit_BME = F.normalize(latents_BME, dim=2)
     cosine_BMM = unit_BME @ unit_BME.mT
     return _mean_off_diagonal(distributed.mean(cosine_BMM.square(), 0))
 
 
 def codeword_cosine(codebooks_MKE: Tensor) -> Tensor:
-    """Mean squared cosine between the codewords of two different codebooks, from E x E products, not K x K ones."""
+    """The mean squared cosine of codewords of two codebooks, computed from E x E instead of K x K products."""
     unit_MKE = F.normalize(codebooks_MKE, dim=2)
     gram_MX = (unit_MKE.mT @ unit_MKE).flatten(1)
     return _mean_off_diagonal(gram_MX @ gram_MX.T) / codebooks_MKE.shape[1] ** 2
 
 
 def latent_covariance(latents_BME: Tensor) -> Tensor:
-    """Mean squared cross-covariance of two experts' latents over the batch, per latent dimension.
+    """The mean squared cross-covariance of two experts' latents over the batch, per latent dimension.
 
-    Latents are scaled to a mean variance of 1 per expert: isotropic copies give 1, whichever way they are rotated;
-    cosines of single items miss rotated copies, whose tokens are nevertheless the same.
+    Latents are scaled to a mean variance of 1 per expert. Isotropic copies give 1 under any rotation; `latent_cosine`
+    misses rotated copies, although they have the same tokens.
     """
     num_items, num_experts, dim = latents_BME.shape
     centered_BME = latents_BME - distributed.mean(latents_BME, 0)

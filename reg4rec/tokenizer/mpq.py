@@ -10,9 +10,9 @@ __all__ = ["MPQ"]
 
 
 class MPQ(Quantizer):
-    """Maps an item vector to one codeword of each of M codebooks, and their gated sum back to the vector.
+    """Maps an item vector to one codeword from each of M codebooks, and their gated sum back to the vector.
 
-    The experts run together: each of their two layers is one batched product. The gate starts even.
+    The experts run together: each of their two layers is one batched product. The gate starts uniform.
     Paper: MPQ, stated + figure, D2
     """
 
@@ -40,12 +40,12 @@ class MPQ(Quantizer):
         self.decoder_out_bias_V = nn.Parameter(torch.zeros(V))
 
     def latents(self, vectors_BV: Tensor) -> Tensor:
-        """e_BME: what each expert makes of each vector."""
+        """e_BME: each expert's encoding of each vector."""
         hidden_MBH = F.gelu(self.expert_in_bias_M1H + vectors_BV @ self.expert_in_MVH)
         return torch.baddbmm(self.expert_out_bias_M1E, hidden_MBH, self.expert_out_MHE).transpose(0, 1)
 
     def gate(self, vectors_BV: Tensor) -> Tensor:
-        """gate_BM: positive weights of the experts, rows sum to 1."""
+        """gate_BM: positive weights of the experts; rows sum to 1."""
         return (vectors_BV @ self.gate_VM + self.gate_bias_M).softmax(-1)
 
     def decode(self, mixed_BE: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What a token means, in words: what its items have in their texts more often than others, and its nearest items."""
+"""Names of tokens: words that are more frequent in the texts of their items, and their nearest items."""
 
 import numpy as np
 import numpy.typing as npt
@@ -11,16 +11,15 @@ from reg4rec.tokenizer.tokenizer import Tokenizer
 __all__ = ["TokenNames"]
 
 WORD = r"(?u)\b[^\W\d_]\w{2,}\b"
-"""Three signs and more, the first a letter: plain numbers tell a reader little."""
+"""At least three characters, the first a letter; plain numbers would not help a reader."""
 
 
 class TokenNames:
     """Names for the tokens of a catalog, from the text columns that the tokenizer reads.
 
-    A token is named by the words whose presence in an item's text depends most on the token being there (log-likelihood
-    ratio of the two-by-two table of items; Dunning 1993), of those that its items have more often than others and that
-    two of them and a tenth have. Words of more than half of all items and English stop words name nothing. Ties go to
-    the first in alphabetical order.
+    A token is named by the words most associated with it (log-likelihood ratio of the two-by-two table of items;
+    Dunning 1993), among words that are more frequent in its items than in others and occur in at least two and a tenth
+    of them. English stop words and words of more than half of all items are excluded. Ties go in alphabetical order.
     """
 
     def __init__(self, tokenizer: Tokenizer, items: ItemCatalog):
@@ -36,11 +35,11 @@ class TokenNames:
             self.present_IT = vectorizer.fit_transform(items.texts(columns)).tocsr()
             self.words = vectorizer.get_feature_names_out().tolist()
             self.items_T = np.asarray(self.present_IT.sum(0)).ravel()
-        except ValueError:  # what scikit-learn raises for an empty vocabulary
+        except ValueError:  # scikit-learn's error for an empty vocabulary
             self.words = []
 
     def words_of(self, codebook: int, code: int, count: int = 3) -> list[str]:
-        """The words that distinguish the token best, at most `count`; none if no word does."""
+        """At most `count` words that name the token, best first; empty if none does."""
         rows = np.flatnonzero(self.codes_IM[:, codebook] == code)
         if not (self.words and len(rows)):
             return []
@@ -52,23 +51,22 @@ class TokenNames:
 
     @torch.no_grad()
     def nearest_items(self, codebook: int, code: int, count: int = 3) -> list[int]:
-        """Rows of the items that the token describes best: of all that carry it those nearest to its codeword."""
+        """Item rows of the token's items that are nearest to its codeword, at most `count`."""
         rows = np.flatnonzero(self.codes_IM[:, codebook] == code)
         quantizer = self.tokenizer.quantizer
         if codebook >= len(quantizer.codebooks_MKE):  # a collision token numbers items and has no codeword
             return [int(row) for row in rows[:count]]
         ids_XM = torch.from_numpy(self.codes_IM[rows, : len(quantizer.codebooks_MKE)]).long()
         vectors_XV = torch.from_numpy(self.tokenizer.views.vectors_IV[rows])
-        distance_X = squared_distances(quantizer.wanted(vectors_XV, ids_XM), quantizer.codebooks_MKE, ids_XM)[
-            :, codebook
-        ]
+        latents_XME = quantizer.latents_given(vectors_XV, ids_XM)
+        distance_X = squared_distances(latents_XME, quantizer.codebooks_MKE, ids_XM)[:, codebook]
         return [int(row) for row in rows[np.argsort(distance_X.numpy(), kind="stable")[:count]]]
 
 
 def _log_likelihood_ratio(
     with_T: npt.NDArray[np.int32], items_T: npt.NDArray[np.int32], carriers: int, num_items: int
 ) -> npt.NDArray[np.float64]:
-    """G-squared of words and a token that `carriers` items have; 0 for words that are no more frequent there."""
+    """G-squared of words and a token that `carriers` items have; 0 for words that are not more frequent in them."""
     table = (
         (with_T, carriers, items_T),
         (carriers - with_T, carriers, num_items - items_T),

@@ -13,13 +13,13 @@ from reg4rec.tokenizer.quantizer import Quantizer
 __all__ = ["ProductQuantizer", "balanced_rotation", "fit_product"]
 
 ROTATIONS = 20
-"""how often the rotation is learned again"""
+"""number of updates of the rotation"""
 
 
 class ProductQuantizer(Quantizer):
-    """The rotated item vector is cut into M blocks, each with its own codebook (Jegou et al. 2011; Ge et al. 2013).
+    """Splits the rotated item vector into M blocks, each with its own codebook (Jegou et al. 2011; Ge et al. 2013).
 
-    A codeword stands at full width, zero outside its block, so that the codewords of an item add up to its vector.
+    Codewords have full width and are zero outside their block, so the codewords of an item add up to its vector.
     """
 
     rotation_VV: Tensor
@@ -29,7 +29,7 @@ class ProductQuantizer(Quantizer):
         super().__init__()
         if vector_dim < num_codebooks:
             raise InputError(
-                f"item vectors of width {vector_dim} cannot be cut into {num_codebooks} blocks; use fewer codebooks"
+                f"item vectors of width {vector_dim} cannot be split into {num_codebooks} blocks; use fewer codebooks"
             )
         block_V = torch.arange(vector_dim) * num_codebooks // vector_dim
         self.register_buffer("rotation_VV", torch.eye(vector_dim))
@@ -45,13 +45,13 @@ class ProductQuantizer(Quantizer):
 
 @torch.no_grad()
 def fit_product(quantizer: ProductQuantizer, vectors_XV: Tensor, seed: int) -> None:
-    """Learn codebooks and rotation in turn, each the best for the other; k-means has the last word.
+    """Fit codebooks and rotation alternately, each optimal given the other; ends with k-means.
 
     Paper: Ge et al. 2013, the non-parametric solution started from the parametric one
     """
     quantizer.rotation_VV.copy_(balanced_rotation(vectors_XV, quantizer.block_MV.sum(1).tolist()))
     _cluster_blocks(quantizer, vectors_XV, seed)
-    for _ in counted(range(ROTATIONS), "turning the codebooks"):
+    for _ in counted(range(ROTATIONS), "rotating the codebooks"):
         rebuilt_XV = quantizer.encode(vectors_XV)[1]
         left_VV, _, right_VV = torch.linalg.svd((vectors_XV.T @ rebuilt_XV).double())
         quantizer.rotation_VV.copy_(left_VV @ right_VV)
@@ -61,7 +61,7 @@ def fit_product(quantizer: ProductQuantizer, vectors_XV: Tensor, seed: int) -> N
 
 
 def balanced_rotation(vectors_XV: Tensor, widths: list[int]) -> Tensor:
-    """Principal directions (V, V), dealt out so that the product of the variances is much the same in each block."""
+    """(V, V): principal directions, distributed so that the product of variances is about equal in all blocks."""
     centered_XV = (vectors_XV - vectors_XV.mean(0)).double()
     variance_V, direction_VV = torch.linalg.eigh(centered_XV.T @ centered_XV / len(vectors_XV))
     blocks: list[list[int]] = [[] for _ in widths]

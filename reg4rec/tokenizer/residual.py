@@ -1,4 +1,4 @@
-"""Residual quantization: every codebook represents what those before it left over."""
+"""Residual quantization: every codebook quantizes the residual of those before it."""
 
 from collections.abc import Callable
 from itertools import pairwise
@@ -14,10 +14,10 @@ __all__ = ["ResidualQuantizer", "autoencoder_layers", "fill_codebooks"]
 
 
 class ResidualQuantizer(Quantizer):
-    """One latent an item; the codewords of all codebooks add up to it, coarse to fine.
+    """Approximates one latent per item by the sum of the codewords of all codebooks, coarse to fine.
 
-    With autoencoder layers this is the RQ-VAE by which TIGER makes tokens (Rajput et al. 2023, after Zeghidour et al.
-    2021 and Lee et al. 2022); without any, residual quantization of the item vectors themselves.
+    With autoencoder layers this is TIGER's RQ-VAE (Rajput et al. 2023, after Zeghidour et al. 2021 and Lee et al.
+    2022); with identities, residual quantization of the item vectors.
     """
 
     def __init__(self, encoder: nn.Module, decoder: nn.Module, codebooks_MKE: Tensor):
@@ -37,14 +37,14 @@ class ResidualQuantizer(Quantizer):
     def decode(self, mixed_BE: Tensor) -> Tensor:
         return self.decoder(mixed_BE)
 
-    def wanted(self, vectors_BV: Tensor, ids_BM: Tensor) -> Tensor:
+    def latents_given(self, vectors_BV: Tensor, ids_BM: Tensor) -> Tensor:
         codewords_BME = self.select(ids_BM)
         left_BE = self.encoder(vectors_BV) - codewords_BME.sum(1)
         return left_BE[:, None] + codewords_BME
 
 
 def autoencoder_layers(widths: tuple[int, ...], generator: torch.Generator | None) -> nn.Sequential:
-    """Linear layers of the given widths with ReLU between them; leaves the global random state as it was."""
+    """Linear layers of these widths with ReLU between them; does not change the global random state."""
     layers: list[nn.Module] = []
     for fan_in, fan_out in pairwise(widths):
         with torch.random.fork_rng(devices=[]):
@@ -57,6 +57,6 @@ def autoencoder_layers(widths: tuple[int, ...], generator: torch.Generator | Non
 
 @torch.no_grad()
 def fill_codebooks(quantizer: ResidualQuantizer, vectors_XV: Tensor, cluster: Callable[[Tensor], Tensor]) -> None:
-    """Codebook after codebook, take as codewords what `cluster` makes of the points_XE left to represent."""
+    """Set the codebooks one after the other to the centers_KE that `cluster` finds for the residuals points_XE."""
     for m in counted(range(len(quantizer.codebooks_MKE)), "filling the codebooks"):
         quantizer.codebooks_MKE[m] = cluster(quantizer.latents(vectors_XV)[:, m])

@@ -1,4 +1,4 @@
-"""The tokenizer as a stage of the training loop."""
+"""Training of a tokenizer as a stage of the training loop."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -20,19 +20,19 @@ from reg4rec.tokenizer.verdict import collapse_reason
 __all__ = ["TokenizerStage", "by_chunks", "encode_all", "health_of", "nearest_all", "sampled_items"]
 
 CHUNK = 16384
-"""items encoded at a time"""
+"""number of items encoded at a time"""
 KMEANS_ITERATIONS = 10
 KMEANS_ITEMS_PER_CODEWORD = 256
-"""a larger catalog starts its codebooks from a sample"""
+"""codebooks of larger catalogs are initialized from a sample"""
 
 Batch = tuple[Tensor, bool]
 
 
 class TokenizerStage:
-    """L_MPQ, or the RQ-VAE's loss, over the items: a plain autoencoder, then k-means codebooks, then both together.
+    """Trains with L_MPQ or the RQ-VAE's loss: first the autoencoder alone, then also codebooks, initialized by k-means.
 
-    Every epoch ends with the repair of dead codewords and a look at the health; from half of the epochs on a collapse
-    stops the run. A batch is the rows of its items and whether codebooks are in use.
+    Every epoch with codebooks ends with the repair of unused codewords and a health check; in the second half of the
+    epochs a collapse stops the run. A batch is (item rows, whether codebooks are in use).
     Paper: MPQ, stated (course of training: ours, D2)
     """
 
@@ -100,7 +100,7 @@ class TokenizerStage:
 
     @torch.no_grad()
     def _revive(self) -> int:
-        """Re-seed codewords that no item uses from badly represented latents; how many."""
+        """Move unused codewords to latents with large errors; returns their number."""
         ids_IM, error_IM = nearest_all(self.quantizer, self.vectors_IV)
 
         def latents_of(rows_X: Tensor, m: int) -> Tensor:
@@ -110,14 +110,14 @@ class TokenizerStage:
 
 
 def sampled_items(vectors_IV: Tensor, codebook_size: int, generator: torch.Generator) -> Tensor:
-    """vectors_XV that codebooks of this size are clustered on: all, or a random part of a large catalog's."""
+    """vectors_XV for clustering codebooks of this size: all, or a random sample of a large catalog."""
     sample_X = torch.randperm(len(vectors_IV), generator=generator)[: codebook_size * KMEANS_ITEMS_PER_CODEWORD]
     return vectors_IV[sample_X.to(vectors_IV.device)]
 
 
 @torch.no_grad()
 def encode_all(quantizer: Quantizer, vectors_IV: Tensor) -> Tensor:
-    """ids_IM of the nearest codewords."""
+    """ids_IM: the nearest codewords of all items."""
     return by_chunks(lambda vectors_BV: quantizer.encode(vectors_BV)[:1], vectors_IV)[0]
 
 
@@ -136,7 +136,7 @@ def nearest_all(quantizer: Quantizer, vectors_IV: Tensor) -> tuple[Tensor, Tenso
 
 @torch.no_grad()
 def by_chunks(function: Callable[..., tuple[Tensor, ...]], *rows: Tensor) -> list[Tensor]:
-    """What `function` makes of the rows of tensors, a chunk at a time; the processes of a group share the chunks."""
+    """Apply `function` to chunks of rows; the processes of a group share the chunks, and each gets all results."""
     found = [empty.new_zeros(len(rows[0]), *empty.shape[1:]) for empty in function(*(tensor[:0] for tensor in rows))]
     chunks = list(zip(*(tensor.split(CHUNK) for tensor in (*rows, *found)), strict=True))
     for chunk in chunks[distributed.share()]:

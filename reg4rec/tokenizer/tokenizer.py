@@ -1,4 +1,4 @@
-"""A fitted tokenizer: the tokens of every item, and the means to give tokens to new ones."""
+"""A fitted tokenizer: the tokens of all items, and the encoder for new ones."""
 
 import html
 from collections.abc import Mapping
@@ -31,7 +31,7 @@ from reg4rec.tokenizer.health import Health, shared_tokens
 from reg4rec.tokenizer.kinds import build_quantizer
 from reg4rec.tokenizer.quantizer import Quantizer
 from reg4rec.tokenizer.stage import encode_all, health_of
-from reg4rec.tokenizer.verdict import warnings
+from reg4rec.tokenizer.verdict import health_warnings
 from reg4rec.writing import atomic_folder
 
 __all__ = ["Tokenizer"]
@@ -43,8 +43,8 @@ FORMAT, VERSION = "reg4rec-tokenizer", 2
 class Tokenizer:
     """Tokens `codes_IM` (int32; row = item row) and `quantized_IE`, the gated sum of each item's codewords.
 
-    The last column of `codes_IM` is the collision token where `config.collision_token` asks for one.
-    `card` says what it was fitted on (dataset fingerprint, part). Everything lies on the CPU.
+    With `config.collision_token` the last column of `codes_IM` is the collision token. `card` has the data of the fit
+    (dataset fingerprint, part, seed). All tensors are on the CPU.
     Paper: MPQ, stated
     """
 
@@ -115,40 +115,39 @@ class Tokenizer:
     def num_items(self) -> int:
         return len(self.codes_IM)
 
-    def catalog(self, items: ItemCatalog) -> str:
-        """The sha256 of the ids of these items in their order and of the tokens: what a model is trained for."""
+    def catalog_fingerprint(self, items: ItemCatalog) -> str:
+        """The sha256 of the item ids (in order) and the tokens; a model fits only the catalog it was trained for."""
         return fingerprint({"item_id": items.ids}, {"codes": self.codes_IM.numpy()}, {})
 
     def encode(self, vectors_BV: Tensor | npt.ArrayLike) -> Tensor:
-        """codes_BM (int32): the nearest codewords of item vectors; InputError for another width or values not finite.
+        """codes_BM (int32): the nearest codewords of item vectors, without a collision token.
 
-        Items of the catalog may hold near codewords instead (`separate_collisions`): theirs are in `codes_IM`. Other
-        vectors than the catalog's have no collision token.
+        Items of the catalog can have other codewords in `codes_IM` (`separate_collisions`). InputError for a wrong
+        width or values that are not finite.
         """
         vectors_BV = torch.as_tensor(np.asarray(vectors_BV), dtype=torch.float32)
         if vectors_BV.dim() != 2 or vectors_BV.shape[1] != self.views.dim:
             raise InputError(f"item vectors must be (n, {self.views.dim}); found {tuple(vectors_BV.shape)}")
         if not bool(vectors_BV.isfinite().all()):
-            raise InputError("item vectors hold values that are not finite; remove or replace them")
+            raise InputError("item vectors contain values that are not finite; remove or replace them")
         return encode_all(self.quantizer, vectors_BV).to(torch.int32)
 
     def encode_items(self, table: pa.Table, vectors: Mapping[str, npt.ArrayLike] | None = None) -> Tensor:
-        """codes_BM (int32) of unseen items, a row a row of `table`, which needs the text columns of the views.
+        """codes_BM (int32) of unseen items, one row per row of `table`, which needs the text columns of the views.
 
-        `vectors` holds the rows of each matrix view; the collaborative view of an unseen item is the one
-        to expect of it (`ItemViews.transform`).
+        `vectors` has the rows of each matrix view; the collaborative view is estimated (`ItemViews.transform`).
         """
         return self.encode(self.views.transform(table, vectors))
 
     @torch.no_grad()
     def extended(self, table: pa.Table, vectors: Mapping[str, npt.ArrayLike] | None = None) -> "Tokenizer":
-        """This tokenizer with unseen items (see `encode_items`) after its own, whose tokens stay as they are.
+        """This tokenizer with unseen items (see `encode_items`) appended; its own tokens do not change.
 
-        `health` and `card` stay those of the fit. InputError for a tokenizer with a collision token, which only the
-        items of the fit have.
+        `health` and `card` stay those of the fit. InputError for a tokenizer with a collision token, which only items
+        of the fit have.
         """
         if self.config.collision_token:
-            raise InputError("this tokenizer numbers colliding items by an additional token; it takes no further items")
+            raise InputError("a tokenizer with a collision token cannot take new items; fit one without it")
         vectors_TV = self.views.transform(table, vectors)
         codes_TM = self.encode(vectors_TV)
         mixed_TE = self.quantizer.mix(codes_TM.long(), torch.from_numpy(vectors_TV))
@@ -157,16 +156,16 @@ class Tokenizer:
         return replace(self, views=views, codes_IM=codes_IM, quantized_IE=quantized_IE)
 
     def path_cosines(self, first: int = 0) -> Tensor:
-        """Cosine of an item's own gated vector and the plain sum of its codewords, which its bucket shares (D3).
+        """The cosine of an item's gated sum and the plain sum of its codewords, which its bucket shares (D3).
 
-        For the items from row `first` on.
+        For items from row `first` on.
         """
         ids_IM = self.codes_IM[first:, : self.config.num_codebooks].long()
         mixed_IE = self.quantized_IE[first:]
         return torch.cosine_similarity(self.quantizer.select(ids_IM).detach().sum(1), mixed_IE, dim=-1)
 
     def describe(self) -> str:
-        """A few lines for the console: sizes, health, warnings."""
+        """A summary in a few lines: sizes, health, warnings."""
         h, c = self.health, self.config
         extra = ", and a collision token" if c.collision_token else ""
         lines = [
@@ -186,12 +185,12 @@ class Tokenizer:
                 f"neighbors    share {h.shared_by_neighbors:.2f} tokens with the next item of a history "
                 f"({h.shared_by_chance:.2f} by chance)"
             )
-        return "\n".join(lines + [f"warning: {text}" for text in warnings(h)])
+        return "\n".join(lines + [f"warning: {text}" for text in health_warnings(h)])
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write the tokenizer folder, replacing what was there."""
+        """Write the tokenizer folder, replacing an earlier one."""
         with atomic_folder(folder, "tokenizer.json", ["*.safetensors"]) as fresh:
-            write_json(fresh / "health.json", asdict(self.health) | {"warnings": warnings(self.health)})
+            write_json(fresh / "health.json", asdict(self.health) | {"warnings": health_warnings(self.health)})
             write_tensors(fresh / "tokens.safetensors", {"codes_IM": self.codes_IM, "quantized_IE": self.quantized_IE})
             write_tensors(fresh / f"{self.config.kind}.safetensors", self.quantizer.state_dict())
             self.views.save(fresh / "views")
@@ -204,7 +203,7 @@ class Tokenizer:
     def from_pretrained(cls, folder: str | Path, verify: bool = True) -> "Tokenizer":
         """The tokenizer that `save_pretrained` wrote; InputError for files that are damaged or do not fit together.
 
-        `verify` False leaves the checksums of the files unread.
+        `verify=False` skips the checksums.
         """
         folder = Path(folder)
         header = read_header(folder / "tokenizer.json", FORMAT, VERSION, verify=verify)
@@ -215,14 +214,14 @@ class Tokenizer:
         views = ItemViews.load(folder / "views", verify)
         if views.vectors_IV.shape != shape:
             raise InputError(
-                f"{folder / 'views'} holds vectors of shape {views.vectors_IV.shape} where {shape} was expected; "
+                f"{folder / 'views'} has vectors of shape {views.vectors_IV.shape} where {shape} was expected; "
                 "write the tokenizer folder again"
             )
         return cls(config, quantizer, views, codes_IM, quantized_IE, health, card)
 
 
 def _parse(folder: Path, header: dict[str, Any]) -> tuple[TokenizerConfig, Health, tuple[int, int], dict[str, Any]]:
-    """Configuration, health, the shape (I, V) of the item vectors, and the card."""
+    """The settings, the health, the shape (I, V) of the item vectors, and the card."""
     stored = read_json(folder / "health.json")
     try:
         health = Health(**{name: value for name, value in stored.items() if name != "warnings"})
@@ -235,17 +234,17 @@ def _parse(folder: Path, header: dict[str, Any]) -> tuple[TokenizerConfig, Healt
 
 
 def _read_quantizer(path: Path, config: TokenizerConfig, vector_dim: int) -> Quantizer:
-    """The stored quantizer; it takes memory only once the stored tensors are those that the configuration asks for."""
+    """The stored quantizer; allocates memory only after the shapes of the stored tensors match the configuration."""
     stored = read_tensors(path)
     try:
         with torch.device("meta"):
             wanted = build_quantizer(config, vector_dim).state_dict()
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
-        raise InputError(f"{path.parent / 'tokenizer.json'} asks for codebooks that cannot be: {error}") from None
+        raise InputError(f"{path.parent / 'tokenizer.json'} has impossible codebook sizes: {error}") from None
     if (difference := tensor_difference(stored, wanted)) is not None:
-        raise InputError(f"{path}: {difference} by the configuration; write the tokenizer folder again")
+        raise InputError(f"{path}: {difference}; write the tokenizer folder again")
     if not all(bool(t.isfinite().all()) for t in stored.values()):
-        raise InputError(f"{path} holds weights that are not finite; write the tokenizer folder again")
+        raise InputError(f"{path} has weights that are not finite; write the tokenizer folder again")
     quantizer = build_quantizer(config, vector_dim)
     quantizer.load_state_dict(stored)
     return quantizer
@@ -259,10 +258,10 @@ def _read_tokens(path: Path, num_items: int, config: TokenizerConfig, width: int
     }
     found = {name: (tuple(t.shape), t.dtype) for name, t in stored.items()}
     if found != expected:
-        raise InputError(f"{path} holds {found} where {expected} were expected; write the tokenizer folder again")
+        raise InputError(f"{path} has {found} where {expected} were expected; write the tokenizer folder again")
     codes_IM = stored["codes_IM"]
     if len(codes_IM) and (int(codes_IM.min()) < 0 or int(codes_IM.max()) >= config.codebook_size):
-        raise InputError(f"{path} holds tokens outside 0 to {config.codebook_size - 1}; write the folder again")
+        raise InputError(f"{path} has tokens outside 0 to {config.codebook_size - 1}; write the folder again")
     return codes_IM, stored["quantized_IE"]
 
 

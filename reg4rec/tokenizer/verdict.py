@@ -1,18 +1,18 @@
-"""What a health report means: warnings with remedies, and when to stop."""
+"""Judgment of tokenizer health: warnings with remedies, and reasons to stop."""
 
 from collections.abc import Iterator
 
 from reg4rec.tokenizer.config import Floors, suggested_codebook_size
 from reg4rec.tokenizer.health import Health
 
-__all__ = ["collapse_reason", "warnings"]
+__all__ = ["collapse_reason", "health_warnings"]
 
 MOVED, SIMILAR = 0.5, 0.75
-"""Beyond what tokens have that recommend best: up to 0.34 and 0.65 on Beauty and Toys."""
+"""Above the values of the best tokens on Beauty and Toys, which are up to 0.34 and 0.65."""
 
 
 def collapse_reason(health: Health, floors: Floors) -> str | None:
-    """Why these tokens cannot carry a recommender and what to do about it, in one line; None if they can."""
+    """Why these tokens are unusable and what to do about it, in one line; None if they are usable."""
     collisions = health.collision_rate - health.collision_rate_identical
     if min(health.usage) < floors.min_usage:
         return (
@@ -22,7 +22,7 @@ def collapse_reason(health: Health, floors: Floors) -> str | None:
     if max(health.gate_mean) > floors.max_gate_share and len(health.gate_mean) > 1:
         return (
             f"the gate gives expert {_highest(health.gate_mean)} {max(health.gate_mean):.1%} of the weight "
-            f"(limit {floors.max_gate_share:.1%}): the other tokens say nothing; lower learning_rate or num_codebooks"
+            f"(limit {floors.max_gate_share:.1%}), so other tokens mean nothing; lower learning_rate or num_codebooks"
         )
     if health.max_similarity > floors.max_similarity:
         return (
@@ -41,14 +41,14 @@ def collapse_reason(health: Health, floors: Floors) -> str | None:
         )
     if health.rebuilt_spread < floors.min_rebuilt_spread:
         return (
-            f"the decoder makes the same vector of all tokens (spread {health.rebuilt_spread:.4f}, "
+            f"the decoder maps all tokens to the same vector (spread {health.rebuilt_spread:.4f}, "
             f"floor {floors.min_rebuilt_spread:.4f} of the item vectors'); lower learning_rate or train for more epochs"
         )
     return None
 
 
-def warnings(health: Health) -> list[str]:
-    """What is not fatal but should be known; each sentence names its remedy."""
+def health_warnings(health: Health) -> list[str]:
+    """Problems that are not fatal, one sentence each with its remedy."""
     return list(_warnings(health))
 
 
@@ -60,8 +60,8 @@ def _warnings(health: Health) -> Iterator[str]:
         )
     elif health.num_items < 4 * health.codebook_size:
         yield (
-            f"{health.num_items} items share {health.codebook_size} codewords, so a token is nearly an item; "
-            f"use codebook_size={suggested_codebook_size(health.num_items)} for tokens that items share"
+            f"{health.codebook_size} codewords are too many for {health.num_items} items to share tokens; "
+            f"use codebook_size={suggested_codebook_size(health.num_items)}"
         )
     if min(health.usage) < 0.95:
         yield (
@@ -71,7 +71,7 @@ def _warnings(health: Health) -> Iterator[str]:
     if health.collision_rate_identical > 0.01:
         yield (
             f"{health.collision_rate_identical:.1%} of the items have the same vector as another item; "
-            "give views that tell them apart (more text, images)"
+            "give views that distinguish them (more text, images)"
         )
     if health.collision_rate > 0.05:
         yield (
@@ -85,7 +85,7 @@ def _warnings(health: Health) -> Iterator[str]:
         )
     if health.max_similarity > SIMILAR:
         yield (
-            f"two codebooks tell much the same (similarity {health.max_similarity:.2f}); "
+            f"two codebooks are nearly copies (similarity {health.max_similarity:.2f}); "
             "lower num_codebooks, or with kind='mpq' raise orthogonality_weight"
         )
     if len(health.gate_mean) > 1 and max(health.gate_mean) > 0.6:

@@ -9,7 +9,7 @@ from reg4rec.errors import InputError
 from reg4rec.storage import read_json
 from reg4rec.tokenizer.config import Floors
 from reg4rec.tokenizer.health import Health
-from reg4rec.tokenizer.verdict import collapse_reason, warnings
+from reg4rec.tokenizer.verdict import collapse_reason, health_warnings
 from reg4rec.train.symptoms import align_symptoms, pretrain_symptoms
 from reg4rec.train.validation import OVERLAP
 
@@ -59,7 +59,7 @@ def _of_tokenizer(folder: Path, settings: dict[str, Any]) -> list[str]:
     stored = read_json(folder / "health.json")
     health = Health(**{name: value for name, value in stored.items() if name != "warnings"})
     fatal = collapse_reason(health, Floors(**settings["floors"]))
-    return [*([fatal] if fatal else []), *warnings(health)]
+    return [*([fatal] if fatal else []), *health_warnings(health)]
 
 
 def _paths_overlap(calibration: Path) -> float:

@@ -100,7 +100,7 @@ class PretrainStage:
         self.codes_IM = tokenizer.codes_IM.long().to(device)
         self.category_I = torch.from_numpy(data.items.categories_I).long().to(device)
         self.module: Reg4RecModel = (model or _new_model(data, tokenizer, config)).to(device)
-        self.module.catalog = tokenizer.catalog(data.items)
+        self.module.catalog = tokenizer.catalog_fingerprint(data.items)
         # items without interactions are never drawn as negatives: they keep a residual of 0 and count by their tokens
         self.popularity_I = torch.from_numpy(data.item_counts(config.part)).float().to(device)
         self.monitor = "validation_ndcg@10" if config.part == "train" else ""

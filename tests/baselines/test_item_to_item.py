@@ -152,7 +152,7 @@ def test_a_catalog_that_is_too_large_for_ease_is_refused(data: Dataset, monkeypa
     with pytest.raises(InputError, match="3,600,240,004 bytes"):
         module_of_ease._check_size(30_001)
     monkeypatch.setattr(module_of_ease, "MOST_ITEMS", I - 1)
-    with pytest.raises(InputError, match="up to 13 items"):
+    with pytest.raises(InputError, match="the limit is 13 items"):
         fit(Ease, data)
 
 

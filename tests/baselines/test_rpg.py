@@ -129,7 +129,7 @@ def test_a_saved_model_comes_back(rpg: Rpg, tmp_path: Path) -> None:
     header = json.loads((tmp_path / "saved" / "rpg.json").read_text())
     header["config"]["dim"] = 16
     reseal(tmp_path / "saved" / "rpg.json", header)
-    with pytest.raises(InputError, match="does not hold a whole RPG"):
+    with pytest.raises(InputError, match="does not contain a complete RPG"):
         Rpg.from_pretrained(tmp_path / "saved")
 
 

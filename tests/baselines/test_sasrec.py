@@ -164,7 +164,7 @@ def test_a_saved_model_comes_back(shop: SyntheticShop, sasrec: SASRec, tmp_path:
     del header["config"]["dim"]
     header["config"]["width"] = 3
     reseal(tmp_path / "saved" / "sasrec.json", header)
-    with pytest.raises(InputError, match="does not hold a whole SASRec"):
+    with pytest.raises(InputError, match="does not contain a complete SASRec"):
         SASRec.from_pretrained(tmp_path / "saved")
 
 

@@ -128,7 +128,7 @@ def test_what_is_loaded_ranks_as_what_was_saved(tiger: Tiger, histories: Sequenc
 
 def test_a_recommender_of_free_order_is_no_tiger(tiger: Tiger, tmp_path: Path) -> None:
     tiger.recommender.with_search(order="confidence").save_pretrained(tmp_path / "recommender")
-    with pytest.raises(InputError, match="search order is free"):
+    with pytest.raises(InputError, match="without a fixed search order"):
         Tiger.from_pretrained(tmp_path / "recommender", device="cpu")
 
 

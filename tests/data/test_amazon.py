@@ -49,7 +49,7 @@ def test_code_in_an_item_file_is_not_run(tmp_path: Path) -> None:
     write(tmp_path / "reviews_Beauty_5.json", old_reviews())
     bomb = f"{{'asin': __import__('pathlib').Path({str(tmp_path / 'run')!r}).touch()}}\n"
     write(tmp_path / "meta_Beauty.json", bomb + "{'asin': 'B1', 'title': 'soap'}\n")
-    with pytest.warns(UserWarning, match="meta_Beauty.json line 1 is no item"):
+    with pytest.warns(UserWarning, match="meta_Beauty.json line 1 is not an item"):
         dataset = load_dataset(tmp_path, min_interactions=1)
     assert not (tmp_path / "run").exists()
     assert dataset.card["malformed_lines"]["count"] == 1
@@ -106,7 +106,7 @@ def test_amazon_2018_as_published(tmp_path: Path, reviews: str) -> None:
 
 def test_any_json_file_is_not_taken_for_reviews(tmp_path: Path) -> None:
     write(tmp_path / "settings.json", "{}")
-    with pytest.raises(InputError, match="is no dataset"):
+    with pytest.raises(InputError, match="is not a dataset"):
         load_dataset(tmp_path)
 
 

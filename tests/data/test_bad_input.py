@@ -32,7 +32,7 @@ def read(path: Path, **options: Any) -> Dataset:
         (b"a,1\n", "line 4 has 2 fields where 3 were expected"),
         (b"a,1,2,3\n", "line 4 has 4 fields where 3 were expected"),
         (b"\xff,1,2\n", "line 4 is not UTF-8"),
-        (b'"a,1,2\n', "line 4 is no row"),
+        (b'"a,1,2\n', "line 4 is not a row"),
     ],
 )
 def test_malformed_lines_are_left_out_counted_and_shown(tmp_path: Path, lines: bytes, problem: str) -> None:
@@ -51,7 +51,7 @@ def test_malformed_lines_are_left_out_counted_and_shown(tmp_path: Path, lines: b
 def test_malformed_json_lines_are_left_out(tmp_path: Path, line: str) -> None:
     row = json.dumps({"user_id": "a", "item_id": 1, "timestamp": 3})
     (tmp_path / "log.jsonl").write_text(f"{row}\n{line}\n\n")
-    with pytest.warns(UserWarning, match="line 2 is no JSON object"):
+    with pytest.warns(UserWarning, match="line 2 is not a JSON object"):
         assert read(tmp_path / "log.jsonl").num_users == 1
 
 
@@ -66,7 +66,7 @@ def test_a_file_of_another_encoding_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["log.csv", "log.tsv.gz", "log.jsonl", "log.parquet", "log.inter", "log.txt"])
 def test_empty_files_are_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"")
-    with pytest.raises(InputError, match=r"cannot be read|no interaction|no whole"):
+    with pytest.raises(InputError, match=r"cannot be read|no interaction|not a complete"):
         read(tmp_path / name)
 
 
@@ -117,7 +117,7 @@ def test_users_of_one_item_train_but_are_not_evaluated(tmp_path: Path) -> None:
 def test_user_ids_name_one_sequence_each() -> None:
     items = ItemCatalog.from_table(pa.table({"item_id": [1]}))
     for users in ([1, 1], [1, None]):
-        with pytest.raises(InputError, match="one sequence a user"):
+        with pytest.raises(InputError, match="one sequence per user"):
             Dataset.build("x", pa.array(users), Sequences.from_lists([[0], [0]]), items)
     with pytest.raises(InputError, match="of type double"):
         ItemCatalog.from_table(pa.table({"item_id": [0.5]}))

@@ -75,6 +75,6 @@ def test_saved_catalog_comes_back(tmp_path: Path) -> None:
 
 def test_a_gap_in_a_category_path_is_named() -> None:
     paths = pa.array([None, ["toys", "cars"], [], ["toys", None]], pa.list_(pa.string()))
-    with pytest.raises(InputError, match=r"the categories of item 8 are \['toys', None\]; fill the null"):
+    with pytest.raises(InputError, match=r"the categories of item 8 are \['toys', None\]; replace or remove the null"):
         make_catalog([5, 6, 7, 8], categories=paths)
     assert make_catalog([5, 6, 7], categories=paths[:3]).category_names == ["toys > cars"]

@@ -93,8 +93,8 @@ def test_kinds_may_be_numbers_and_the_order_of_weights_does_not_matter(data: Dat
         ({"view": True}, "finite"),
         ({"view": 0, "purchase": 0.0}, "weight 0 to all of view, purchase"),
         ({"": 1}, "without a name"),
-        ({"view": 1, "buy": 1}, r"event_type of .* holds no buy, .* it holds view \(6\), purchase \(3\), \(none\)"),
-        (None, r"no kind has a weight; give some .* \(--events KIND=WEIGHT \.\.\.\): view \(6\), purchase"),
+        ({"view": 1, "buy": 1}, r"event_type of .* has no buy, .* it has view \(6\), purchase \(3\), \(none\)"),
+        (None, r"none has a weight; give some .* \(--events KIND=WEIGHT \.\.\.\): view \(6\), purchase"),
     ],
 )
 def test_values_that_are_no_weights_are_refused(events: Any, message: str) -> None:
@@ -103,7 +103,7 @@ def test_values_that_are_no_weights_are_refused(events: Any, message: str) -> No
 
 
 def test_a_column_is_needed_and_must_hold_kinds(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no column says of which kind a row is; event= names it"):
+    with pytest.raises(InputError, match="no column of kinds is named; name it by event="):
         read_interactions(log(), events=WEIGHTS)
     with pytest.raises(InputError, match=r"has no column kind; it has .* event_type"):
         read_interactions(log(), event="kind", events=WEIGHTS)
@@ -111,7 +111,7 @@ def test_a_column_is_needed_and_must_hold_kinds(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="must be text or numbers"):
         read_interactions(lists, event="event_type", events=WEIGHTS)
     (tmp_path / "log.txt").write_text("a 1 2 3\n")
-    with pytest.raises(InputError, match=r"log\.txt holds lists of items, without a column event_type"):
+    with pytest.raises(InputError, match=r"log\.txt has lists of items, without a column event_type"):
         read_interactions(tmp_path / "log.txt", event="event_type", events=WEIGHTS)
 
 
@@ -159,12 +159,12 @@ def test_false_kinds_in_a_folder_are_refused(data: Dataset, tmp_path: Path) -> N
         Kinds({"purchase": 1.0}, np.zeros(6, dtype=np.uint8)),
         Kinds({"purchase": 1.0}, np.zeros(7)),  # type: ignore[arg-type]
     ):
-        with pytest.raises(InputError, match=r"rows of kinds run|a row for each of the 7 interactions"):
+        with pytest.raises(InputError, match=r"rows of kinds range|a row for each of the 7 interactions"):
             Dataset.build("x", data.user_ids, data.sequences, data.items, kinds=kinds)
     data.save(tmp_path / "data")
     for events in ({"purchase": 1.0, "view": 0.5}, None, ["purchase"]):
         reseal(tmp_path / "data" / "dataset.json", {"events": events})
-        with pytest.raises(InputError, match=r"another fingerprint|1 to 256 kinds"):
+        with pytest.raises(InputError, match=r"fingerprint differs|1 to 256 kinds"):
             Dataset.load(tmp_path / "data")
 
 
@@ -196,12 +196,12 @@ def test_the_command_takes_a_column_and_weights(clicks: Path, capsys: pytest.Cap
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--event", "event_type"), "no kind has a weight"),
-        (("--events", "view=1"), "event= names it"),
-        (("--event", "event_type", "--events", "view"), "events holds 'view'; give KIND=WEIGHT"),
-        (("--event", "event_type", "--events", "view=much"), "events holds 'view=much'"),
+        (("--event", "event_type"), "none has a weight"),
+        (("--events", "view=1"), "name it by event="),
+        (("--event", "event_type", "--events", "view"), "events has 'view'; give KIND=WEIGHT"),
+        (("--event", "event_type", "--events", "view=much"), "events has 'view=much'"),
         (("--event", "event_type", "--events", "view=-1"), "0 or more"),
-        (("--event", "event_type", "--events", "buy=1"), "holds no buy"),
+        (("--event", "event_type", "--events", "buy=1"), "has no buy"),
     ],
 )
 def test_the_command_says_what_is_wrong(

@@ -27,7 +27,7 @@ def data() -> Dataset:
         (b"[" * 100_000, "not readable JSON"),
         (b"9" * 10_000, "not readable JSON"),
         (b"\xff\xfe", "not readable JSON"),
-        (b"[1]", "holds a list"),
+        (b"[1]", "contains a list"),
     ],
 )
 def test_hostile_json_is_refused(tmp_path: Path, content: bytes, message: str) -> None:

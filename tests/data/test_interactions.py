@@ -150,7 +150,7 @@ def test_files_that_describe_none_of_the_items_are_refused(tmp_path: Path) -> No
     with pytest.raises(InputError, match=r"describes no item of the interactions.* which is empty"):
         read_interactions(log, items, min_interactions=1)
     pl.DataFrame({"item_id": ["B001"], "vector": [[1.0, 2.0]]}).write_parquet(tmp_path / "image.parquet")
-    with pytest.raises(InputError, match="vectors are of none of the items: their ids are like 'B001'"):
+    with pytest.raises(InputError, match="no id of the vectors is an item id: the vectors have ids such as 'B001'"):
         read_interactions(log, vectors={"image": tmp_path / "image.parquet"}, min_interactions=1)
 
 
@@ -203,7 +203,7 @@ def test_bad_files_are_refused(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=message):
             read_interactions(path)
     log = write(tmp_path / "log.csv", LOG)
-    with pytest.raises(InputError, match=r"known are \.parquet"):
+    with pytest.raises(InputError, match=r"known endings are \.parquet"):
         read_interactions(log.rename(tmp_path / "log.xlsx"))
     log = write(tmp_path / "log.csv", LOG)
     with pytest.raises(InputError, match="no column sku"):

@@ -60,9 +60,9 @@ def test_arrays_and_npy_files_follow_the_items(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("ids", "rows", "message"),
     [
-        (["a", "a"], [[1], [2]], "no id twice"),
-        (["a", None], [[1], [2]], "no id twice"),
-        (["a", "b"], [[1], None], "no id twice"),
+        (["a", "a"], [[1], [2]], "null or repeated ids"),
+        (["a", None], [[1], [2]], "null or repeated ids"),
+        (["a", "b"], [[1], None], "or null lists"),
         (["a", "b"], [[1], [1, 2]], r"lengths \[1, 2\]"),
         (["a", "b"], [[], []], r"lengths \[0\]"),
         (["a", "b"], [[1], [None]], "nulls"),
@@ -79,7 +79,7 @@ def test_bad_keyed_matrices_are_refused(tmp_path: Path, ids: list[Any], rows: An
 @pytest.mark.parametrize(
     ("matrix", "message"),
     [
-        ([[1.0], [1.0, 2.0], [3.0]], "is no matrix"),
+        ([[1.0], [1.0, 2.0], [3.0]], "is not a matrix"),
         (np.full((3, 1), 1e300), "as float32"),
         (np.ones((2, 1)), "shape"),
         ("missing.npy", "not a readable .npy"),

@@ -79,13 +79,13 @@ def test_times_lie_in_the_places_of_their_items(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("times", "message"),
     [
-        ("u1 1 2\nu2 3 4", "line 2 does not fit sequences.txt"),
-        ("u1 1 2\nu3 3 4 5", "line 2 does not fit sequences.txt"),
-        ("u1 1 2", "line 2 does not fit sequences.txt"),
-        ("u1 1 2\nu2 3 4 5\nu3 1", "line 3 does not fit sequences.txt"),
+        ("u1 1 2\nu2 3 4", "line 2 does not match sequences.txt"),
+        ("u1 1 2\nu3 3 4 5", "line 2 does not match sequences.txt"),
+        ("u1 1 2", "line 2 does not match sequences.txt"),
+        ("u1 1 2\nu2 3 4 5\nu3 1", "line 3 does not match sequences.txt"),
         ("u1 2 1\nu2 3 4 5", "not in order"),
         ("u1 1 2\nu2 3 nan 5", "not finite"),
-        ("u1 1 2\nu2 3 soon 5", "does not hold a time"),
+        ("u1 1 2\nu2 3 soon 5", "does not have a valid time"),
     ],
 )
 def test_times_that_do_not_fit_are_refused(tmp_path: Path, times: str, message: str) -> None:

@@ -31,7 +31,7 @@ def test_text_files_may_be_gzipped(tmp_path: Path, ending: str) -> None:
     dataset = read_interactions(log, min_interactions=1)
     assert (dataset.name, histories(dataset)) == ("log", EXPECTED)
     log.write_bytes(log.read_bytes()[:-9])
-    with pytest.raises(InputError, match="no whole gzip file"):
+    with pytest.raises(InputError, match="not a complete gzip file"):
         read_interactions(log, min_interactions=1)
 
 
@@ -42,5 +42,5 @@ def test_prepared_folders_and_files_say_how_they_are_read(tmp_path: Path, name: 
         load_dataset(file)
     if name.endswith(".gz"):
         file.write_bytes(file.read_bytes()[:20])
-        with pytest.raises(InputError, match="no whole gzip file"):
+        with pytest.raises(InputError, match="not a complete gzip file"):
             load_dataset(tmp_path)

@@ -54,7 +54,7 @@ def test_claimed_probabilities_match_what_users_do() -> None:
 
 def test_a_shop_is_a_dataset_and_bad_sizes_are_refused() -> None:
     assert isinstance(synthetic_shop(num_users=3), Dataset)
-    with pytest.raises(InputError, match="cannot be made"):
+    with pytest.raises(InputError, match="give 2 to"):
         synthetic_shop(num_items=200, num_facets=2)
-    with pytest.raises(InputError, match="do not fit"):
+    with pytest.raises(InputError, match="must rise from 1"):
         synthetic_shop(min_length=9, max_length=3)

@@ -59,13 +59,13 @@ def test_parts_with_numbers_and_with_text_meet_as_text(tmp_path: Path) -> None:
     assert read_interactions(tmp_path).items.ids.to_pylist() == ["007", "5", "6"]
 
 
-@pytest.mark.parametrize(("files", "held"), [([], "no file"), (["a.csv", "b.parquet"], r"end in \.csv, \.parquet")])
+@pytest.mark.parametrize(("files", "held"), [([], "no files"), (["a.csv", "b.parquet"], r"end in \.csv, \.parquet")])
 def test_other_folders_are_refused(tmp_path: Path, files: list[str], held: str) -> None:
     for file in files:
         (tmp_path / file).touch()
     with pytest.raises(InputError, match=f"{held}; its parts must be tables of one kind"):
         read_interactions(tmp_path)
-    with pytest.raises(InputError, match="holds no file"):
+    with pytest.raises(InputError, match="has no files"):
         read_interactions(tmp_path / "none-*.csv")
 
 
@@ -120,7 +120,7 @@ def test_a_file_that_unpacks_to_too_much_is_refused(
 def test_lists_with_other_marks_than_blanks_are_refused(tmp_path: Path) -> None:
     for line in ("1: 2, 3, 1", "1 [2 3]", "1 2, 3"):
         (tmp_path / "lists.txt").write_text(f"{line}\n")
-        with pytest.raises(InputError, match=r"line 1 has commas, colons or brackets .* nothing but blanks between"):
+        with pytest.raises(InputError, match=r"line 1 has commas, colons or brackets .* separated by blanks only"):
             read_interactions(tmp_path / "lists.txt")
 
 
@@ -139,7 +139,7 @@ def test_ties_in_the_order_of_ids_are_reported() -> None:
     rows = [(user, item) for item in range(30) for user in range(item % 3, 12, 3)]
     users, items = [u for u, _ in rows], [f"i{i}" for _, i in rows]
     log: dict[str, list[Any]] = {"user_id": users, "item_id": items, "timestamp": [1] * len(rows)}
-    with pytest.warns(UserWarning, match="100% of a user's neighboring .* order of their ids"):
+    with pytest.warns(UserWarning, match="100% of consecutive interactions .* sorted by id"):
         assert read_interactions(log).card["tied_times"] == {"share": 1.0, "in_order_of_ids": True}
     shuffled = {name: list(np.random.default_rng(0).permutation(column)) for name, column in log.items()}
     assert not read_interactions(shuffled).card["tied_times"]["in_order_of_ids"]
@@ -164,13 +164,13 @@ def test_a_line_says_what_is_dropped_and_what_is_not_used(tmp_path: Path, capsys
     np.save(tmp_path / "image.npy", np.ones((12, 2)))
     printed = prepared(tmp_path, capsys, "--vectors", f"image={tmp_path / 'image.npy'}")
     assert "never clicked: 2 items (--clicked-only leaves them out)" in printed
-    assert "items.csv has a column category that describes no item yet; --categories category" in printed
-    assert "clicks.csv has a column event_type, but every row counts" in printed
-    assert "matrix image only if asked to: `reg4rec tokenize --matrices image`" in printed
+    assert "items.csv has an unused column category; --categories category" in printed
+    assert "clicks.csv has a column event_type, but all rows count" in printed
+    assert "matrix image only on request: `reg4rec tokenize --matrices image`" in printed
     assert "dropped" not in printed
     printed = prepared(tmp_path, capsys, "--min-interactions", "2", "--categories", "category")
     assert "most categories of" in printed
-    assert "hold '/' and count as one name each" in printed
+    assert "contain '/' but are read as one name" in printed
     with pytest.raises(SystemExit, match="2"):
         prepared(tmp_path, capsys, "--items-id", "sku")
     assert "items.csv has no column sku; it has item_id, title, category; --items-id" in capsys.readouterr().err
@@ -186,4 +186,4 @@ def test_what_the_k_core_drops_is_printed(tmp_path: Path, capsys: pytest.Capture
     main(command)
     printed = capsys.readouterr().out
     assert "5 users, 5 items" in printed
-    assert "to validate and test: 4 of 5 users" in printed
+    assert "for validation and test: 4 of 5 users" in printed

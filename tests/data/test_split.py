@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reg4rec.data import Dataset, ItemCatalog, Sequences, Split, read_interactions, synthetic_shop
-from reg4rec.data.hints import losses
+from reg4rec.data.hints import card_warnings
 from reg4rec.errors import InputError
 from reg4rec.evaluation import Popularity, evaluate
 
@@ -112,7 +112,7 @@ def test_ties_in_the_order_of_ids_are_counted_and_reported() -> None:
     rows = [sorted(np.random.default_rng(u).permutation(10)[:6].tolist()) for u in range(9)]
     dataset = make_dataset([[0, 0, 0, 1, 1, 1]] * 9, rows)
     assert dataset.card["tied_times"] == {"share": 0.8, "in_order_of_ids": True}
-    assert "order of their ids" in losses(dataset.card)[0]
+    assert "sorted by id" in card_warnings(dataset.card)[0]
     assert not dataset.with_shuffled_ties().card["tied_times"]["in_order_of_ids"]
     tied = dataset.tied_targets("test")
     assert tied is not None
@@ -157,7 +157,7 @@ def test_bad_splits_are_refused(fields: Any) -> None:
         Split(*fields)
     wrong: list[Any] = [None, [], {"kind": "time", "more": 1}]
     for stored in wrong:
-        with pytest.raises(InputError, match="describes no split"):
+        with pytest.raises(InputError, match="does not describe a split"):
             Split.from_json(stored)
 
 

@@ -174,7 +174,7 @@ def test_ids_are_compared_as_they_are_spelled() -> None:
     assert numbers.rows(["7", "007", "12", "-7"]).tolist() == [0, -1, 1, -1]
     assert numbers.rows(pa.array(["12", "07"]).dictionary_encode()).tolist() == [1, -1]
     assert numbers.rows([7.0, 12.0]).tolist() == [0, 1]
-    with pytest.raises(InputError, match="true and false"):
+    with pytest.raises(InputError, match="booleans"):
         numbers.rows([True])
     texts = ItemCatalog.from_table(pa.table({"item_id": ["7", "007"]}))
     assert texts.rows([7]).tolist() == [0]

@@ -142,8 +142,8 @@ def tiny(**columns: Any) -> Dataset:
 def test_empty_views_are_left_out_with_a_reason() -> None:
     views = ItemViews.fit(tiny())
     assert list(views.widths) == ["collaborative"]
-    assert "telling term" in views.card["left_out"]["text"]
-    with pytest.raises(InputError, match="no view has anything"):
+    assert "distinctive term" in views.card["left_out"]["text"]
+    with pytest.raises(InputError, match="all views are empty"):
         ItemViews.fit(tiny(), ViewConfig(collaborative_dim=0))
     with pytest.raises(InputError, match="no matrix 'image'; it has none"):
         ItemViews.fit(tiny(), ViewConfig(matrices=("image",)))

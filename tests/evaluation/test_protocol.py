@@ -124,7 +124,7 @@ def test_a_ranker_of_the_wrong_shape_is_caught() -> None:
         def rank(self, histories: Sequences, k: int, filter_seen: bool) -> npt.NDArray[np.int32]:
             return super().rank(histories, k - 1, filter_seen)
 
-    with pytest.raises(ValueError, match="spy ranked"):
+    with pytest.raises(ValueError, match="spy returned"):
         evaluate(Short(), make_dataset())
 
 

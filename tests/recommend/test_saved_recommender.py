@@ -150,7 +150,7 @@ def test_a_header_without_its_entries_is_refused(damaged: Path) -> None:
 
 
 def test_a_folder_that_is_something_else_is_refused(saved: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"recommender\.json is missing; is .* the folder that was meant"):
+    with pytest.raises(InputError, match=r"recommender\.json is missing; is .* the right folder"):
         Recommender.from_pretrained(saved / "tokenizer")
     with pytest.raises(InputError, match="is missing"):
         Recommender.from_pretrained(tmp_path / "nowhere")

@@ -66,7 +66,7 @@ def test_residual_codes_by_hand(by_hand: ResidualQuantizer) -> None:
 def test_wanted_gives_the_whole_error_of_another_codeword(by_hand: ResidualQuantizer) -> None:
     """If other codebooks keep their codewords, changing one costs the error of the new sum."""
     vectors_BV, ids_BM = torch.tensor([[5.0, 0.5]]), torch.tensor([[1, 0]])
-    wanted_BME = by_hand.wanted(vectors_BV, ids_BM)
+    wanted_BME = by_hand.latents_given(vectors_BV, ids_BM)
     assert wanted_BME.tolist() == [[[4.0, 0.5], [1.0, 0.5]]]
     for m, other in ((0, [[0, 0]]), (1, [[1, 1]])):
         changed = by_hand.mix(torch.tensor(other), vectors_BV)
@@ -152,7 +152,7 @@ def test_the_rotation_starts_with_blocks_of_equal_weight() -> None:
 
 def test_blocks_cover_every_dimension_once() -> None:
     assert ProductQuantizer(11, 4, 2).block_MV.sum(0).tolist() == [1] * 11
-    with pytest.raises(InputError, match="width 3 cannot be cut into 4"):
+    with pytest.raises(InputError, match="width 3 cannot be split into 4"):
         ProductQuantizer(3, 4, 2)
 
 

@@ -18,7 +18,7 @@ from reg4rec.tokenizer.health import (
     similarities,
     usage,
 )
-from reg4rec.tokenizer.verdict import collapse_reason, warnings
+from reg4rec.tokenizer.verdict import collapse_reason, health_warnings
 
 CODES_IM = np.array([[0, 0], [0, 0], [1, 0], [2, 3]], dtype=np.int32)
 
@@ -91,7 +91,7 @@ def healthy() -> Health:
 
 
 def test_a_healthy_tokenizer_has_no_complaint() -> None:
-    assert warnings(healthy()) == []
+    assert health_warnings(healthy()) == []
     assert collapse_reason(healthy(), Floors()) is None
 
 
@@ -116,9 +116,9 @@ def test_each_collapse_names_what_was_found_and_the_remedy(ill: dict, words: tup
 def test_identical_vectors_are_no_collapse_but_a_warning() -> None:
     ill = replace(healthy(), collision_rate=0.97, collision_rate_identical=0.97)
     assert collapse_reason(ill, Floors()) is None
-    assert any("same vector" in text for text in warnings(ill))
+    assert any("same vector" in text for text in health_warnings(ill))
 
 
 def test_a_large_codebook_for_a_small_catalog_is_a_warning_that_names_a_better_size() -> None:
     health = replace(healthy(), codebook_size=128, attainable=128)
-    assert any("codebook_size=32" in text for text in warnings(health))
+    assert any("codebook_size=32" in text for text in health_warnings(health))

@@ -80,7 +80,7 @@ def test_healthy_runs_are_called_healthy(
     ("changes", "sign", "remedy"),
     [
         ({"codebook_size": 2, "num_codebooks": 2, "separate_collisions": False}, "share all tokens", "codebook_size"),
-        ({"codebook_size": 128}, "a token is nearly an item", "codebook_size=32"),
+        ({"codebook_size": 128}, "too many for", "codebook_size=32"),
     ],
 )
 @pytest.mark.filterwarnings("ignore")
@@ -278,7 +278,7 @@ def test_spikes_under_ladq(
 
 
 def test_what_is_no_run(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="is no run folder"):
+    with pytest.raises(InputError, match="is not a run folder"):
         diagnose(tmp_path)
     write_json(tmp_path / "config.json", {"stage": "sasrec", "seed": 0})
     with pytest.raises(
@@ -293,5 +293,5 @@ def test_damaged_metrics_are_one_sentence(tmp_path: Path, capsys: pytest.Capture
     with pytest.raises(SystemExit, match="2"):
         main(["doctor", str(tmp_path)])
     assert capsys.readouterr().err == (
-        f"reg4rec: {tmp_path / 'metrics.jsonl'} line 2 is damaged: no JSON object with a step; remove that line\n"
+        f"reg4rec: {tmp_path / 'metrics.jsonl'} line 2 is damaged: not a JSON object with a step; remove that line\n"
     )
