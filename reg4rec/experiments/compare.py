@@ -71,9 +71,9 @@ def compare(
     reference = reference_among(config.methods)
     for row in rows:
         if row.method != reference:
-            own, other = measured[row.protocol, row.method], measured[row.protocol, reference]
-            mine, theirs = ({seed: one.metrics for seed, one in fits.items()} for fits in (own, other))
-            row.beyond.update(beyond(mine, theirs, next(iter(own.values())).ranks["user_B"]))
+            these, others = measured[row.protocol, row.method], measured[row.protocol, reference]
+            mine, theirs = ({seed: one.metrics for seed, one in fits.items()} for fits in (these, others))
+            row.beyond.update(beyond(mine, theirs, next(iter(these.values())).ranks["user_B"]))
     firsts = {protocol: next(iter(measured[protocol, config.methods[0]].values())) for protocol in config.protocols}
     cards: dict[str, Any] = {protocol: first.found["report"]["card"] for protocol, first in firsts.items()}
     earlier = _earlier(out, data)  # of other methods, which may have been added meanwhile
