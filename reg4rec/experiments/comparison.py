@@ -32,10 +32,10 @@ class Row:
     """One method under one protocol; lists hold a value a seed, `epochs` those that are in the kept weights.
 
     `metrics`, their standard errors over users `errors`, `groups` and `lists` are those of `ReportRow`, `spread` mean
-    and deviation of a metric over the seeds. `train_seconds` is the time in training loops, validation included;
-    `users_per_second` that of ranking 50 items; `latency_ms` the median time of a call that ranks 10, by its number of
-    users. `beyond` are the gains over the row `reg4rec` (else the last one), the mean over the seeds that both have
-    (else the first of each) with the 95 % interval of a paired bootstrap over users.
+    and deviation of a metric over the seeds. `train_seconds` is the time in training loops, validation included, or in
+    the whole fit of a method without one; `users_per_second` that of ranking 50 items; `latency_ms` the median time of
+    a call that ranks 10, by its number of users. `beyond` are the gains over the row `reg4rec` (else the last one), the
+    mean over the seeds that both have (else the first of each) with the 95 % interval of a paired bootstrap over users.
     """
 
     method: str

@@ -89,7 +89,8 @@ def test_every_method_has_a_row_under_every_protocol(comparison: Finding[Any]) -
         assert {len(values) for values in row.metrics.values()} == {len(row.seeds)}
         assert row.trained_on == "train"
         learns = row.method not in ("popularity", "item-knn")
-        assert (row.parameters > 0, min(row.train_seconds) > 0, min(row.epochs) > 0) == (learns,) * 3
+        assert (row.parameters > 0, min(row.epochs) > 0) == (learns,) * 2
+        assert min(row.train_seconds) > 0
 
 
 @pytest.mark.slow
