@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from reg4rec.batch.job import JobOptions, OpenedJob, PartMaker, with_retriever
-from reg4rec.batch.record import Job, Record, part_name
+from reg4rec.batch.manifest import Job, Manifest, part_name
 from reg4rec.data import Dataset
 from reg4rec.errors import InputError
 from reg4rec.recommend.recommender import DType, Recommender
@@ -115,10 +115,10 @@ def recommend_on_cluster(
     num_gpus = 1 if recommender.device.type == "cuda" else 0
     _check_room(ray, num_gpus)
     with disk_errors_explained(out), exclusive_folder(out):
-        record = Record(out, job, opened.users.num_rows, resume)
-        if (summary := record.summary()) is not None:
+        manifest = Manifest(out, job, opened.users.num_rows, resume)
+        if (summary := manifest.summary()) is not None:
             return summary
-        tasks = [{"number": n, "known": part_name(n, job) in record.parts} for n in range(record.num_parts)]
+        tasks = [{"number": n, "known": part_name(n, job) in manifest.parts} for n in range(manifest.num_parts)]
         rejected: dict[int, bytes] = {}
         seconds: list[float] = []
         num_searched = 0
@@ -128,7 +128,7 @@ def recommend_on_cluster(
                 raise InputError(made["error"])
             seconds += made["batch_seconds"]
             if made["part"] is not None:
-                record.add(made["part"])
+                manifest.add(made["part"])
                 num_searched += made["part"]["users"]
         with (
             atomic_file(out / "rejected.parquet") as fresh,
@@ -138,7 +138,7 @@ def recommend_on_cluster(
                 table = pa.ipc.open_stream(packed).read_all()
                 if table.num_rows:
                     writer.write_table(table)
-        return record.summarize(seconds, num_searched, recommender.items, allow_unknown)
+        return manifest.summarize(seconds, num_searched, recommender.items, allow_unknown)
 
 
 def _made(

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from reg4rec.batch.record import PATH_COUNTS, Job, PartFormat, Record, part_name, read_manifest
+from reg4rec.batch.manifest import PATH_COUNTS, Job, Manifest, PartFormat, part_name, read_manifest
 from reg4rec.batch.users import UserPart, Users, open_users
 from reg4rec.data import Dataset
 from reg4rec.data.parquet import write_parquet
@@ -37,10 +37,10 @@ from reg4rec.writing import atomic_file, disk_errors_explained, exclusive_folder
 __all__ = [
     "Job",
     "JobOptions",
+    "Manifest",
     "OpenedJob",
     "PartFormat",
     "PartMaker",
-    "Record",
     "part_name",
     "plan_batches",
     "recommend_to_folder",
@@ -110,8 +110,8 @@ def recommend_to_folder(
     opened = OpenedJob(recommender, users, out, override(JobOptions(k=k), options))
     with disk_errors_explained(out), exclusive_folder(out):
         maker = PartMaker(recommender, out, opened.job, opened.filters)
-        record = Record(out, opened.job, opened.users.num_rows, resume)
-        return _Run(maker, record, progress).finish(opened.users, allow_unknown)
+        manifest = Manifest(out, opened.job, opened.users.num_rows, resume)
+        return _Worker(maker, manifest, progress).finish(opened.users, allow_unknown)
 
 
 def with_retriever(recommender: Recommender, retriever: RetrieverName, out: Path | None) -> Recommender:
@@ -222,18 +222,18 @@ class PartMaker:
         }
 
 
-class _Run:
+class _Worker:
     """The job in one process: reading, searching and writing overlap."""
 
-    def __init__(self, maker: PartMaker, record: Record, show: bool):
-        self.maker, self.record, self.show = maker, record, show
-        self.out, self.job = record.out, record.job
+    def __init__(self, maker: PartMaker, manifest: Manifest, show: bool):
+        self.maker, self.manifest, self.show = maker, manifest, show
+        self.out, self.job = manifest.out, manifest.job
 
     def finish(self, users: Users, allow_unknown: bool) -> dict[str, Any]:
         """Make the missing parts and the summary, and return the summary."""
-        if (summary := self.record.summary()) is not None:
+        if (summary := self.manifest.summary()) is not None:
             return summary
-        num_searched, known_rows = 0, sum(part["rows"] for part in self.record.parts.values())
+        num_searched, known_rows = 0, sum(part["rows"] for part in self.manifest.parts.values())
         with (
             bar("recommending", users.num_rows, known_rows, self.show, unit=" users") as done,
             ThreadPoolExecutor(1) as reading,
@@ -246,7 +246,7 @@ class _Run:
                 if part.rejected.num_rows:
                     rejected.write_table(part.rejected)
                 name = part_name(number, self.job)
-                if name in self.record.parts:
+                if name in self.manifest.parts:
                     continue
                 pending.append(writing.submit(self._write, name, part, self.maker.search(part, writing)))
                 num_searched += len(part.users)
@@ -256,10 +256,10 @@ class _Run:
             for left in pending:
                 left.result()
         items = self.maker.recommender.items
-        return self.record.summarize(self.maker.batch_seconds, num_searched, items, allow_unknown)
+        return self.manifest.summarize(self.maker.batch_seconds, num_searched, items, allow_unknown)
 
     def _write(self, name: str, part: UserPart, found: "list[Future[_Batch]]") -> None:
-        self.record.add(self.maker.write(name, part, found))
+        self.manifest.add(self.maker.write(name, part, found))
 
 
 def _write_part(path: Path, table: pa.Table) -> None:

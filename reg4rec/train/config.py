@@ -91,7 +91,7 @@ class PretrainConfig:
         )
 
     @property
-    def kept(self) -> dict[str, Any]:
+    def loss_settings(self) -> dict[str, Any]:
         """The settings of the loss by name; they are saved with the model, because alignment uses the same loss."""
         names = (
             "order",

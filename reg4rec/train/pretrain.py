@@ -107,7 +107,7 @@ class PretrainStage:
         if self.monitor:
             check_targets(data, "validation", config.protocol)
         # shares the module's weights, so it always ranks with the present ones
-        self.ranker = Recommender(
+        self.recommender = Recommender(
             self.module,
             tokenizer,
             data.items,
@@ -180,7 +180,7 @@ class PretrainStage:
         """Validation metrics; those of the first epoch include the NDCG@10 of popularity on the same users."""
         if not self.monitor:
             return loop.Validation({})
-        found = self._validate(self.ranker)
+        found = self._validate(self.recommender)
         if epoch > 0:
             return found
         popularity = self._validate(Popularity.fit(self.data)).metrics[self.monitor]
@@ -204,5 +204,5 @@ def _new_model(data: Dataset, tokenizer: Tokenizer, config: PretrainConfig) -> R
         num_items=data.num_items if config.score_items else 0,
     )
     model = Reg4RecModel(shape)
-    model.trained_by = config.kept
+    model.trained_by = config.loss_settings
     return model

@@ -211,7 +211,7 @@ def test_the_anchor_keeps_the_pretraining_settings_of_the_model(
     Recommender(model, tokenizer, shop.items, device="cpu").save_pretrained(tmp_path)
     start = Recommender.from_pretrained(tmp_path, "cpu")
     found = AlignStage(start, shop, QUICK, 0).anchor.config
-    same = ("max_history", "score_items", "renormalize", *config.kept)
+    same = ("max_history", "score_items", "renormalize", *config.loss_settings)
     assert [getattr(found, name) for name in same] == [getattr(config, name) for name in same]
     start.model.trained_by = {"category_weight": "heavy"}
     with pytest.raises(InputError, match="train it again"):

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from reg4rec.batch import job, record
+from reg4rec.batch import job, manifest
 from reg4rec.batch.job import plan_batches, recommend_to_folder
 from reg4rec.batch.users import UserFiles
 from reg4rec.cli import main
@@ -230,16 +230,16 @@ def test_a_manifest_that_may_not_be_written_after_each_part_is_whole_at_the_end(
     recommender: Recommender, users: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recommend_to_folder(recommender, users, tmp_path / "often", k=2, users_in_part=3)
-    monkeypatch.setattr(record, "MANIFEST_SECONDS", 0.0)
-    monkeypatch.setattr(record, "MANIFEST_SHARE", 0.0)
+    monkeypatch.setattr(manifest, "MANIFEST_SECONDS", 0.0)
+    monkeypatch.setattr(manifest, "MANIFEST_SHARE", 0.0)
     written: list[int] = []
-    write = record._write_manifest
+    write = manifest._write_manifest
 
     def counted(out: Path, what: job.Job, parts: list[dict[str, Any]]) -> None:
         written.append(len(parts))
         write(out, what, parts)
 
-    monkeypatch.setattr(record, "_write_manifest", counted)
+    monkeypatch.setattr(manifest, "_write_manifest", counted)
     recommend_to_folder(recommender, users, tmp_path / "seldom", k=2, users_in_part=3)
     assert written == [0, 1, 11]
     assert contents(tmp_path / "seldom") == contents(tmp_path / "often")

@@ -13,7 +13,7 @@ from reg4rec.errors import InputError, warn
 from reg4rec.storage import entries, new_header, read_header, sha256_of, write_header
 from reg4rec.writing import check_own, sweep
 
-__all__ = ["PATH_COUNTS", "Job", "PartFormat", "Record", "part_name", "read_manifest"]
+__all__ = ["PATH_COUNTS", "Job", "Manifest", "PartFormat", "part_name", "read_manifest"]
 
 FORMAT, VERSION = "reg4rec-recommendations", 4
 SUMMARY, SUMMARY_VERSION = "reg4rec-summary", 1
@@ -29,7 +29,7 @@ Job = dict[str, Any]
 PartFormat = Literal["parquet", "csv", "jsonl"]
 
 
-class Record:
+class Manifest:
     """The manifest of a folder: the job and its finished parts; InputError if the folder belongs to another job."""
 
     def __init__(self, out: Path, job: Job, num_rows: int, resume: bool):
