@@ -45,7 +45,7 @@ class View:
 
 
 VIEWS = {
-    "beauty": View("amazon2014-beauty", tries=12),
+    "beauty": View("amazon2014-beauty", tries=6),
     "beauty-ties": View("amazon2014-beauty", ("filtered",), shuffled=True, winners="beauty"),
     "beauty-time": View("amazon2014-beauty", ("filtered",), by_time=True, winners="beauty"),
     "toys": View("amazon2014-toys", winners="beauty"),
