@@ -5,11 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
 import reg4rec
 from reg4rec.alignment import RewardedPaths
+from reg4rec.cli import main
 from reg4rec.data.shop import SyntheticShop
 from reg4rec.errors import InputError
 from reg4rec.recommend import Recommender
@@ -197,3 +200,23 @@ def test_a_method_of_ones_own_is_a_row_of_the_comparison(shop: SyntheticShop, tm
     for name in ("popularity", "a/b"):
         with pytest.raises(InputError, match="choose a name"):
             reg4rec.compare(shop, out=tmp_path, device="cpu", own={name: newest}, **asked)
+
+
+def test_vectors_are_exported_for_another_index(exact: Recommender, shop: SyntheticShop, tmp_path: Path) -> None:
+    ids = exact.items.ids.to_pylist()
+    chosen = exact.with_search(retriever="exact")
+    chosen.remove_items(ids[:1])
+    chosen.save_pretrained(tmp_path / "model")
+    shop.save(tmp_path / "data")
+    out = tmp_path / "vectors"
+    main(["export", "--model", str(tmp_path / "model"), "--output", str(out), "--data", str(tmp_path / "data")])
+    items, users = (pq.read_table(out / f"{name}.parquet") for name in ("items", "users"))
+    assert items["item_id"].to_pylist() == ids[1:]
+    assert users["user_id"].equals(pa.chunked_array([shop.user_ids]))
+    for name, table in (("items", items), ("users", users)):
+        assert np.array_equal(np.load(out / f"{name}.npy"), np.array(table["vector"].to_pylist(), dtype=np.float32))
+    history = shop.items.ids.take(shop.sequences[7]).to_pylist()
+    scores_I = np.load(out / "items.npy") @ np.load(out / "users.npy")[7]
+    scores_I[[ids.index(i) - 1 for i in history if i != ids[0]]] = -np.inf
+    best = [ids[1:][row] for row in np.argsort(-scores_I)[:5]]
+    assert chosen.recommend([history], k=5)["item_id"].to_pylist() == best

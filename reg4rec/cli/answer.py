@@ -37,6 +37,7 @@ COMMANDS = {
     "evaluate": "commands.Evaluate",
     "recommend": "commands.Recommend",
     "explain": "explain.Explain",
+    "export": "export.Export",
     "info": "info.Info",
     "doctor": "doctor.Doctor",
     "report": "report.Report",
