@@ -27,7 +27,6 @@ import psutil
 
 import reg4rec
 
-WISHES: tuple[dict[str, Any], ...] = ({},) * 5 + ({"k": 25}, {"exclude": ["B00"]}, {"reasons": True, "k": 5})
 SERVICE = Path(__file__).parents[1] / "examples" / "service.py"
 
 
@@ -43,9 +42,20 @@ class Client:
         return answer.status, json.loads(answer.read())
 
 
+def tried(client: Client, method: str, path: str, body: Any, items: int | None = None) -> list[str]:
+    """A sentence on what went wrong with a request, or nothing. `items`: how many the answer must have."""
+    try:
+        status, answer = client.send(method, path, body)
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        client.connection.close()
+        return [f"{path}: {error!r}"]
+    is_right = status == 200 and (items is None or len(answer["items"]) == items)
+    return [] if is_right else [f"{path} {status}: {str(answer)[:200]}"]
+
+
 @contextmanager
 def serving(folder: Path) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
-    """The port and the process of a service that is ready; it is terminated at the end, and must end well."""
+    """The port and the process of a service that is ready; it is terminated at the end."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -59,6 +69,8 @@ def serving(folder: Path) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
                 if process.poll() is not None:
                     raise RuntimeError(f"the service ended with {process.returncode}") from None
                 time.sleep(0.1)
+        else:
+            raise RuntimeError("the service was not ready after two minutes")
         yield port, process
     finally:
         process.send_signal(signal.SIGTERM)
@@ -69,8 +81,10 @@ def load(port: int, pid: int, ids: list[Any], folder: Path, requests: int, clien
     """Send the requests and return what was measured; the process is `pid`."""
     taken: list[float] = []
     failed: list[str] = []
+    changes: list[str] = []
     lock, left = threading.Lock(), iter(range(requests))
     draw = np.random.default_rng(0)
+    wishes: list[dict[str, Any]] = [*[{}] * 5, {"k": 25}, {"exclude": ids[:3]}, {"reasons": True, "k": 5}]
     histories = [[ids[i] for i in draw.integers(0, len(ids), draw.integers(0, 12))] for _ in range(256)]
 
     def work() -> None:
@@ -81,16 +95,13 @@ def load(port: int, pid: int, ids: list[Any], folder: Path, requests: int, clien
             if number is None:
                 return
             body: dict[str, Any] = {"history": histories[number % len(histories)]}
-            body |= ({}, {"k": 25}, {"exclude": ids[:3]}, {"reasons": True, "k": 5})[
-                number % 8 if number % 8 < 4 else 0
-            ]
+            body |= wishes[number % len(wishes)]
             began = time.perf_counter()
-            status, answer = client.send("POST", "/recommend", body)
+            problem = tried(client, "POST", "/recommend", body, body.get("k", 10))
             seconds = time.perf_counter() - began
             with lock:
                 taken.append(seconds)
-                if status != 200 or len(answer["items"]) != body.get("k", 10):
-                    failed.append(f"{status}: {str(answer)[:200]}")
+                failed.extend(problem)
 
     def change() -> None:
         client = Client(port)
@@ -100,9 +111,8 @@ def load(port: int, pid: int, ids: list[Any], folder: Path, requests: int, clien
                 ("POST", "/items", [{"item_id": i, "title": "back again"} for i in ids[-5:]]),
                 ("POST", "/model", {"folder": str(folder)}),
             ):
-                status, answer = client.send(method, path, body)
-                if status != 200:
-                    failed.append(f"{path} {status}: {answer}")
+                failed.extend(tried(client, method, path, body))
+                changes.append(path)
             time.sleep(0.5)
 
     process = psutil.Process(pid)
@@ -122,6 +132,7 @@ def load(port: int, pid: int, ids: list[Any], folder: Path, requests: int, clien
     half = len(memory) // 2
     return {
         "requests": len(taken),
+        "changes": len(changes),
         "errors": len(failed),
         "first_errors": failed[:3],
         "requests_per_second": len(taken) / seconds,

@@ -1,4 +1,4 @@
-"""Extend reg4rec without a fork: an own reader, tokens, loss, reward, retriever, method and training loop.
+"""Extend reg4rec without a fork: your own reader, tokens, loss, reward, retriever, method and training loop.
 
 python examples/extend.py
 """
@@ -12,7 +12,7 @@ import torch
 
 import reg4rec
 from reg4rec.model import sized
-from reg4rec.train.windows import Batch
+from reg4rec.train import Batch
 
 
 def read_baskets(lines: list[str]) -> reg4rec.Dataset:
@@ -30,7 +30,7 @@ def popular_tokens(data: reg4rec.Dataset, levels: int = 8) -> reg4rec.Tokenizer:
 
 
 class Calm(reg4rec.PretrainStage):
-    """A loss: the usual one, and a penalty on large residuals. The `name` keeps its run folders apart from others'."""
+    """A loss: the usual one, and a penalty on large residuals. The `name` keeps other stages out of its run folders."""
 
     name = "calm"
 
@@ -49,7 +49,7 @@ class Explore:
     def __call__(self, paths: reg4rec.RewardedPaths) -> torch.Tensor:
         new_BGM = torch.zeros_like(paths.tokens_BGM, dtype=torch.bool)
         for user, history in enumerate(paths.histories):
-            used_LM = self.codes_IM[torch.from_numpy(history).long()]
+            used_LM = self.codes_IM[torch.from_numpy(history).long()].to(new_BGM.device)
             new_BGM[user] = ~(paths.tokens_BGM[user][:, None] == used_LM).any(1)
         decoded_BGM = paths.tokens_BGM >= 0
         return (new_BGM & decoded_BGM).sum(-1) / decoded_BGM.sum(-1).clamp(min=1)

@@ -11,12 +11,14 @@
 | DELETE /items | a list of item ids | how many were removed |
 | POST /model | folder of another recommender | the same as /health; no request fails while it is exchanged |
 
-Requests that arrive while others are computed are answered together, as one batch. SIGTERM lets open requests finish.
+Requests that arrive while others are computed wait and are then answered as one batch. The other model does not know
+items that were added since it was saved. SIGTERM lets open requests finish.
 """
 
 import argparse
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -47,18 +49,23 @@ class Wish(NamedTuple):
 
     @classmethod
     def read(cls, body: Any) -> "Wish":
-        unknown = set(body) - set(cls._fields) if isinstance(body, dict) else {"a body that is no object"}
-        if unknown or "history" not in body:
-            raise reg4rec.InputError(f"send an object with history, and any of {', '.join(cls._fields[1:])}; {unknown}")
+        if not isinstance(body, dict) or "history" not in body or set(body) - set(cls._fields):
+            found = list(body) if isinstance(body, dict) else type(body).__name__
+            wanted = f"an object with history, and any of {', '.join(cls._fields[1:])}"
+            raise reg4rec.InputError(f"send {wanted}; found {found}")
         wish = cls(**body)
-        lists = [wish.history, wish.exclude, wish.candidates or []]
-        if not all(isinstance(one, list) for one in lists) or type(wish.k) is not int or not 1 <= wish.k <= LARGEST_K:
-            raise reg4rec.InputError(f"history, exclude and candidates must be lists, k a number from 1 to {LARGEST_K}")
+        lists = [wish.history, wish.exclude, [] if wish.candidates is None else wish.candidates]
+        if not all(isinstance(one, list) for one in lists):
+            raise reg4rec.InputError("history, exclude and candidates must be lists")
+        if type(wish.k) is not int or not 1 <= wish.k <= LARGEST_K:
+            raise reg4rec.InputError(f"k must be a whole number from 1 to {LARGEST_K}, found {wish.k!r}")
+        if type(wish.filter_seen) is not bool or type(wish.reasons) is not bool:
+            raise reg4rec.InputError("filter_seen and reasons must be true or false")
         return wish
 
     @property
     def together(self) -> tuple[bool, ...]:
-        """What the wishes of one call of `recommend` have in common."""
+        """Wishes that agree in this can share one call of `recommend`."""
         return self.filter_seen, self.reasons, self.candidates is None
 
 
@@ -68,6 +75,7 @@ class Service:
     def __init__(self, folder: str):
         self.rec = reg4rec.Recommender.from_pretrained(folder)
         self.thread = ThreadPoolExecutor(1)
+        self.exchanging = asyncio.Lock()
         self.waiting: asyncio.Queue[tuple[Wish, asyncio.Future[Any]]] = asyncio.Queue()
         self.served = 0
 
@@ -82,7 +90,7 @@ class Service:
                 asked.append(self.waiting.get_nowait())
             for kind in {wish.together for wish, _ in asked}:
                 some = [(wish, future) for wish, future in asked if wish.together == kind]
-                answers = await self.work(recommend_together, self.rec, [wish for wish, _ in some])
+                answers = await self.work(self.recommend_now, [wish for wish, _ in some])
                 for (_, future), answer in zip(some, answers, strict=True):
                     if future.cancelled():
                         continue
@@ -91,6 +99,10 @@ class Service:
                     else:
                         future.set_result(answer)
             self.served += len(asked)
+
+    def recommend_now(self, wishes: list[Wish]) -> list[Any]:
+        """In the thread, so that the recommender is the one of that moment."""
+        return recommend_together(self.rec, wishes)
 
     async def recommend(self, request: Request) -> JSONResponse:
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
@@ -102,15 +114,24 @@ class Service:
         return JSONResponse(facts | {"card": self.rec.card})
 
     async def add(self, request: Request) -> JSONResponse:
-        table = pa.Table.from_pylist(await request.json())
-        return JSONResponse({"added": await self.work(self.rec.add_items, table)})
+        items = await request.json()
+        if not isinstance(items, list) or not all(isinstance(item, dict) and "item_id" in item for item in items):
+            raise reg4rec.InputError("send a list of objects, each with item_id")
+        return JSONResponse({"added": await self.work(lambda: self.rec.add_items(pa.Table.from_pylist(items)))})
 
     async def remove(self, request: Request) -> JSONResponse:
-        return JSONResponse({"removed": await self.work(self.rec.remove_items, await request.json())})
+        ids = await request.json()
+        if not isinstance(ids, list):
+            raise reg4rec.InputError("send a list of item ids")
+        return JSONResponse({"removed": await self.work(lambda: self.rec.remove_items(ids))})
 
     async def exchange(self, request: Request) -> JSONResponse:
-        folder = (await request.json())["folder"]
-        self.rec = await asyncio.to_thread(reg4rec.Recommender.from_pretrained, folder)
+        body = await request.json()
+        if not isinstance(body, dict) or not isinstance(body.get("folder"), str):
+            raise reg4rec.InputError("send an object with folder, the folder of a recommender")
+        async with self.exchanging:
+            loaded = await asyncio.to_thread(reg4rec.Recommender.from_pretrained, body["folder"])
+            await self.work(setattr, self, "rec", loaded)
         return await self.health(request)
 
     def app(self) -> Starlette:
@@ -127,8 +148,8 @@ class Service:
             Route("/items", self.remove, methods=["DELETE"]),
             Route("/model", self.exchange, methods=["POST"]),
         ]
-        wrong = {reg4rec.InputError: refuse, ValueError: refuse, KeyError: refuse, TypeError: refuse}
-        return Starlette(routes=routes, lifespan=lifespan, exception_handlers=wrong)
+        refused = {reg4rec.InputError: refuse, json.JSONDecodeError: refuse, pa.ArrowException: refuse}
+        return Starlette(routes=routes, lifespan=lifespan, exception_handlers=refused)
 
 
 def recommend_together(rec: reg4rec.Recommender, wishes: list[Wish]) -> list[Any]:
@@ -140,7 +161,7 @@ def recommend_together(rec: reg4rec.Recommender, wishes: list[Wish]) -> list[Any
 
 
 def answers_to(rec: reg4rec.Recommender, wishes: list[Wish]) -> list[list[dict[str, Any]]]:
-    """Answers to users whose wishes differ in k, history and ids alone; a shorter list is the head of a longer one."""
+    """Answers for wishes that agree in `together`; a shorter list is the head of a longer one."""
     first, users = wishes[0], range(len(wishes))
     table = rec.recommend(
         {user: wish.history for user, wish in enumerate(wishes)},

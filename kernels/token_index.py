@@ -54,7 +54,7 @@ class TokenIndex(NamedTuple):
         if len(rows) and (int(rows[0]) < 0 or int(rows[-1]) >= num_items or not bool((rows.diff() > 0).all())):
             raise ValueError(f"items must be distinct and lie in 0..{num_items - 1}, found {rows.tolist()[:5]}...")
         if pairs is None:
-            pairs = num_codebooks <= MOST_PAIRED and len(rows) >= codebook_size**2
+            pairs = cls.pairs_pay(len(rows), num_codebooks, codebook_size)
         codes_MT = codes_IM[rows].int().T.contiguous()
         tokens = PostingLists.build(list(codes_MT), codebook_size, rows)
         keys = [codes_MT[r] * codebook_size + codes_MT[s] for r, s in combinations(range(num_codebooks), 2)]
@@ -62,6 +62,11 @@ class TokenIndex(NamedTuple):
             nothing = PostingLists(tokens.offsets[:0], tokens.postings[:0])
             return cls._of(codes_IM, codebook_size, tokens, nothing)._trusted()
         return cls._of(codes_IM, codebook_size, tokens, PostingLists.build(keys, codebook_size**2, rows))._trusted()
+
+    @staticmethod
+    def pairs_pay(num_items: int, num_codebooks: int, codebook_size: int) -> bool:
+        """Whether `build` lists pairs of tokens unless told otherwise: their lists then have an item on average."""
+        return num_codebooks <= MOST_PAIRED and num_items >= codebook_size**2
 
     @classmethod
     def _of(cls, codes_IM: Tensor, codebook_size: int, tokens: PostingLists, pairs: PostingLists) -> "TokenIndex":

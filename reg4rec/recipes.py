@@ -240,7 +240,7 @@ def fit_and_evaluate(
         _open(run.folder, data, {**asdict(recipe), "aligned": aligned, "seed": run.seed}, run.resume)
     recommender = recipe.fit(data, run, aligned)
     report = evaluate([Popularity.fit(data, recommender.trained_on), recommender], data)
-    recommender.card |= {
+    recommender.card = recommender.card | {
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
         "measured": f"{report.card['split']}, {report.card['protocol']} protocol",
         "metrics": report.rows[1].metrics,

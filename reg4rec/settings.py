@@ -1,9 +1,10 @@
 """Checks and changes of the fields of configuration dataclasses, by name."""
 
+import math
 import types
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -129,14 +130,21 @@ def _as_hinted(hint: Any, value: Any, name: str) -> Any:
             number = _as_float(value)
             if number is not None:
                 return number
-        elif isinstance(value, str) if not isinstance(choice, type) else type(value) is choice:  # a Literal
+        elif value in get_args(choice) if get_origin(choice) is Literal else type(value) is choice:
             return value
-    wanted = " or ".join("a text" if not isinstance(c, type) else c.__name__ for c in choices)
+    wanted = " or ".join(_described(choice) for choice in choices)
     raise InputError(f"{name} is {value!r}; it must be {wanted}")
+
+
+def _described(choice: Any) -> str:
+    if get_origin(choice) is Literal:
+        return f"one of {', '.join(map(str, get_args(choice)))}"
+    return {int: "a whole number", float: "a finite number", str: "a text", bool: "true or false"}.get(choice, "a list")
 
 
 def _as_float(value: Any) -> float | None:
     try:
-        return None if isinstance(value, bool) else float(value)
+        number = None if isinstance(value, bool) else float(value)
     except (TypeError, ValueError):
         return None
+    return number if number is not None and math.isfinite(number) else None

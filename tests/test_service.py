@@ -50,7 +50,9 @@ def test_it_answers_as_the_recommender_does(port: int, exact: Recommender) -> No
         ({"k": 3}, "send an object with history"),
         ({"history": [], "limit": 3}, "limit"),
         ({"history": "B01"}, "must be lists"),
-        ({"history": [], "k": 0}, "k a number from 1"),
+        ({"history": [], "k": 0}, "k must be a whole number from 1"),
+        ({"history": [], "filter_seen": []}, "true or false"),
+        ({"history": [], "candidates": ""}, "must be lists"),
         ({"history": [{"id": 1}]}, "item ids of this catalog are of type string"),
     ],
 )
@@ -70,6 +72,15 @@ def test_a_mistake_is_explained_and_spoils_no_other_request(port: int, body: Any
     assert others == [200] * 4
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [("POST", "/items", ["x"]), ("POST", "/items", {}), ("DELETE", "/items", {"a": 1}), ("POST", "/model", {})],
+)
+def test_other_mistakes_are_explained_too(port: int, method: str, path: str, body: Any) -> None:
+    status, answer = Client(port).send(method, path, body)
+    assert (status, answer["error"][:4]) == (400, "send")
+
+
 def test_items_come_and_go(port: int, exact: Recommender) -> None:
     client, ids = Client(port), exact.items.ids.to_pylist()
     before = client.send("GET", "/health")[1]["items"]
@@ -85,6 +96,7 @@ def test_no_request_fails_under_load_while_items_and_the_model_are_exchanged(fol
     with serving(folder) as (port, process):
         found = load(port, process.pid, ids, folder, requests=300, clients=6)
         assert (found["requests"], found["errors"]) == (300, 0), found["first_errors"]
+        assert found["changes"] >= 3
         client = Client(port)
         client.send("GET", "/health")
         client.connection.request("POST", "/recommend", json.dumps({"history": ids[:5], "k": 30}))

@@ -1,5 +1,6 @@
 """Post-training: PARS rewards reasoning paths, MSRA rewards several future items, GRPO updates the policy."""
 
+import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -78,10 +79,10 @@ def align(
 
 
 def _check_rewards(own: Mapping[str, tuple[float, Reward]]) -> None:
-    for name, (weight, reward) in own.items():
-        if name in REWARDS or not name.isidentifier():
-            raise InputError(f"own_rewards has the name {name!r}; choose an identifier other than {', '.join(REWARDS)}")
-        if not weight > 0 or not callable(reward):
-            raise InputError(
-                f"own_rewards[{name!r}] must be (weight above 0, function), found ({weight!r}, {reward!r})"
-            )
+    for name, given in own.items():
+        if name in (*REWARDS, "order") or not name.isidentifier():
+            taken = ", ".join((*REWARDS, "order"))
+            raise InputError(f"own_rewards has the name {name!r}; choose an identifier other than {taken}")
+        pair = given if isinstance(given, tuple) and len(given) == 2 else (None, None)
+        if not isinstance(pair[0], int | float) or not 0 < pair[0] < math.inf or not callable(pair[1]):
+            raise InputError(f"own_rewards[{name!r}] must be (weight above 0, function), found {given!r}")

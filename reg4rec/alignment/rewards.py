@@ -34,7 +34,8 @@ class RewardedPaths(NamedTuple):
     histories: item rows before the cut, oldest first. futures_BF: rows of the next items, -1 after the last;
     weights_BF: their weights, which sum to 1. tokens_BGM: the token of each codebook, -1 if it was not decoded.
     categories_BGS: the category predicted after each step, -1 without categories. js_BGS: Jensen-Shannon divergence
-    (nats) of the S - 1 pairs of adjacent steps. valid_BG: whether a rollout is a path; others earn nothing.
+    (nats) of the S - 1 pairs of adjacent steps. valid_BG: whether a rollout is a path; others earn nothing. Tensors are
+    on the recommender's device.
     """
 
     histories: Sequences

@@ -334,7 +334,7 @@ class AlignStage:
 
 
 def _checked(name: str, reward_BG: Tensor, valid_BG: Tensor) -> Tensor:
-    """The values of a caller's reward, 0 for rollouts that are no path; InputError if they cannot be rewards."""
+    """The values of a caller's reward, 0 for rollouts that are not paths; InputError if they cannot be rewards."""
     if not isinstance(reward_BG, Tensor) or reward_BG.shape != valid_BG.shape:
         found = tuple(reward_BG.shape) if isinstance(reward_BG, Tensor) else type(reward_BG).__name__
         raise InputError(f"reward {name!r} must return a tensor of shape {tuple(valid_BG.shape)}, found {found}")

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from reg4rec.cli.output import show
 from reg4rec.data import load_dataset
+from reg4rec.errors import InputError, warn
 from reg4rec.recommend import Recommender
 from reg4rec.recommend.histories import known_sequences
 from reg4rec.storage import new_header, write_header
@@ -50,6 +51,10 @@ class Export:
         if self.data is not None:
             data = load_dataset(self.data)
             rows_I = recommender.items.rows(data.items.ids)
+            if (unknown := int((rows_I < 0).sum())) == len(rows_I):
+                raise InputError(f"the recommender knows no item of {data.name}; give the data that it was made for")
+            if unknown:
+                warn(f"{unknown:,} of {len(rows_I):,} items of {data.name} are unknown here and were skipped")
             histories = known_sequences(rows_I[data.sequences.items], data.sequences.lengths)
             parts["users"] = ("user_id", data.user_ids, recommender.states(histories))
         facts: dict[str, Any] = {name: len(ids) for name, (_, ids, _) in parts.items()}

@@ -86,7 +86,7 @@ def compare(
         data.name,
         "methods compared",
         rows,
-        tables(rows, cards, tries),
+        tables(rows, cards, tries, reference),
         f"Mean ± sample standard deviation over the seeds; gains over {reference} are means over the seeds with 95 % "
         "intervals of a paired bootstrap over users.",
         plain(settings),

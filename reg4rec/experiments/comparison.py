@@ -88,9 +88,13 @@ def beyond(
     return found
 
 
-def tables(rows: Sequence[Row], cards: Mapping[str, Mapping[str, Any]], tries: Sequence[Try]) -> list[Table]:
-    """For each protocol quality and cost, and what the lists are like; then the settings that were tried."""
-    reference = reference_among([row.method for row in rows])
+def tables(
+    rows: Sequence[Row], cards: Mapping[str, Mapping[str, Any]], tries: Sequence[Try], reference: str
+) -> list[Table]:
+    """For each protocol quality and cost, and what the lists are like; then the settings that were tried.
+
+    `reference`: the method that the gains are over.
+    """
     columns: Columns = {
         "method": "{row.method}",
         **{name: f"{{row.spread[{name}]}}" for name in SHOWN},

@@ -141,9 +141,11 @@ class LiveItems:
         self.items.save(folder / "items.parquet")
         removed_X = self.removed_I.nonzero().squeeze(1)
         write_tensors(folder / "items.safetensors", {"popularity": self.popularity_I, "removed": removed_X})
-        index = self.index if self.are_many else self.index_so_far
-        if index is not None and index.lists_pairs:  # building a smaller index is faster than reading it
-            write_tensors(folder / INDEX, index.stored())
+        num_items, num_codebooks = len(self.items) - len(removed_X), self.codes_IM.shape[1]
+        pays = ops.TokenIndex.pairs_pay(num_items, num_codebooks, self.tokenizer.config.codebook_size)
+        # building a smaller index is faster than reading it
+        if (pays or self.known_index is not None) and self.index.lists_pairs:
+            write_tensors(folder / INDEX, self.index.stored())
 
     @classmethod
     def load(

@@ -48,6 +48,9 @@ SCANNED_AT_ONCE = 1024
 MASKS_AT_ONCE = 1 << 24
 """Most mask elements (users times items) at a time for filters by user; packing needs eight bytes for each."""
 
+MEASURED = ("date", "measured", "metrics")
+"""The entries of `Recommender.card` that belong to the weights; another model loses them."""
+
 TrainedOn = Literal["train", "train+validation"]
 DType = Literal["auto", "float32", "bfloat16"]
 
@@ -307,7 +310,7 @@ class Recommender:
         InputError for models that do not score items.
         """
         self._check_scores_items("item_vectors")
-        return self.scan.vectors.rows_ID.float().cpu().numpy()
+        return self.scan.vectors.rows_ID.float().cpu().numpy().copy()
 
     def user_vectors(self, histories: Any) -> npt.NDArray[np.float32]:
         """The vectors (users, D) of users by their histories (as in `recommend`), for `item_vectors`.
@@ -320,7 +323,8 @@ class Recommender:
 
     def states(self, histories: Sequences) -> npt.NDArray[np.float32]:
         """`user_vectors` for histories of item rows."""
-        parts = [self.scan.states(batch).float().cpu().numpy() for batch in histories.batches(SCANNED_AT_ONCE)]
+        with precision(self.device, self.dtype, 0):
+            parts = [self.scan.states(batch).cpu().numpy() for batch in histories.batches(SCANNED_AT_ONCE)]
         return np.concatenate(parts) if parts else np.empty((0, self.model.config.dim), dtype=np.float32)
 
     def _check_scores_items(self, what: str) -> None:
@@ -378,7 +382,7 @@ class Recommender:
     def with_search(self, **changes: Any) -> "Recommender":
         """The same recommender (weights shared) with other search settings; `changes` are fields of `SearchConfig`."""
         other = self._copy()
-        other.config = override(self.config, changes)
+        other.config, other.card = override(self.config, changes), dict(self.card)
         chosen_retriever(other.config.retriever, other.model, len(other.items))
         return other
 
@@ -387,6 +391,7 @@ class Recommender:
         check_fit(model, self.tokenizer, self.items)
         other = copy.copy(self)
         other.model = model.to(self.device).eval()
+        other.card = {name: value for name, value in self.card.items() if name not in MEASURED}
         return other
 
     def _copy(self) -> "Recommender":

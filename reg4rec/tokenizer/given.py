@@ -9,6 +9,10 @@ from reg4rec.tokenizer.quantizer import Quantizer
 __all__ = ["GivenCodes"]
 
 
+FAR = 1e6
+"""Where codewords are that no item has: nothing is nearest to them."""
+
+
 class GivenCodes(Quantizer):
     """Knows given codes by the mean item vector of each codeword; a new item takes the nearest one in each codebook."""
 
@@ -17,8 +21,8 @@ class GivenCodes(Quantizer):
         self.register_buffer("codebooks_MKE", torch.zeros(num_codebooks, codebook_size, vector_dim))
 
     def learn(self, vectors_IV: Tensor, codes_IM: Tensor) -> None:
-        """Take the means; an unused codeword becomes the mean of all items."""
-        unused_MKE = vectors_IV.mean(0).expand_as(self.codebooks_MKE)
+        """Take the means; a codeword that no item has is never the nearest."""
+        unused_MKE = torch.full_like(self.codebooks_MKE, FAR)
         self.codebooks_MKE.copy_(cluster_means(self.latents(vectors_IV), codes_IM, unused_MKE))
 
     def latents(self, vectors_BV: Tensor) -> Tensor:

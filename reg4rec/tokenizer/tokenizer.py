@@ -37,6 +37,8 @@ from reg4rec.writing import atomic_folder
 __all__ = ["Tokenizer"]
 
 FORMAT, VERSION = "reg4rec-tokenizer", 2
+MOST_CODES_PER_ITEM = 4
+"""Larger codebooks of given codes are a mistake: ids in place of codes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,6 +86,10 @@ class Tokenizer:
         size = int(codes_IM.max()) + 1 if codebook_size is None else codebook_size
         if codes_IM.min() < 0 or codes_IM.max() >= size:
             raise InputError(f"codes must lie in 0..{size - 1}; found {codes_IM.min()}..{codes_IM.max()}")
+        if size > MOST_CODES_PER_ITEM * dataset.num_items:
+            raise InputError(
+                f"codebook_size is {size:,} for {dataset.num_items:,} items; number the codes of each column from 0"
+            )
         config = TokenizerConfig(
             kind="given",
             num_codebooks=codes_IM.shape[1],

@@ -47,6 +47,10 @@ def pretrain(
     """
     config = override(config or PretrainConfig(), overrides)
     check_same_recipe(tokenizer.config.recipe, config.recipe)
+    if stage not in (None, PretrainStage) and stage.name == PretrainStage.name:
+        raise InputError(
+            f"the stage {stage.__name__} is named {stage.name!r} like the usual one; give it another `name`"
+        )
     if config.precision == "ladq" and distributed.world() > 1:
         raise InputError(
             "precision is 'ladq', which works in a single process only; use another precision with several processes"
@@ -119,7 +123,8 @@ class PretrainStage:
         self.index = ops.TokenIndex.build(self.codes_IM, tokenizer.config.codebook_size)
         self.order: OrderPolicy = config.order
         self.settings: dict[str, Any] = {
-            "stage": self.name,
+            "stage": PretrainStage.name,
+            **({} if self.name == PretrainStage.name else {"variation": self.name}),
             "dataset": data.card["fingerprint"],
             "tokens": hashlib.sha256(tokenizer.codes_IM.contiguous().numpy().tobytes()).hexdigest(),
             **{name: value for name, value in asdict(config).items() if name != "loop"},
