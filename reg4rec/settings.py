@@ -117,7 +117,7 @@ def changed_by(config: Config, values: dict[str, Any], where: str = "") -> Confi
 
 
 def _as_hinted(hint: Any, value: Any, name: str) -> Any:
-    """The value as the type that a setting is declared with; InputError if it is none of that type."""
+    """The value in the type that its setting declares; InputError if it has another type."""
     choices = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
     for choice in choices:
         if choice is type(None) or choice is None:

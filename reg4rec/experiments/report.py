@@ -37,8 +37,8 @@ class SavedFinding:
 def gather(folders: Sequence[Path]) -> list[SavedFinding]:
     """The findings of folders and of those below them, in the order of the folders and of their names.
 
-    A finding is a `NAME.json` with a format of this library, beside a `NAME.md`. InputError for a folder that is not
-    there, for a finding that cannot be read, and where there is none.
+    A finding is a `NAME.json` with a format of this library, beside a `NAME.md`. InputError for a missing folder, for a
+    finding that cannot be read, and if no finding was found.
     """
     found = [finding for folder in folders for finding in _in_folder(folder)]
     if not found:

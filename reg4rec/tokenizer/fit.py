@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any, Literal
 
 import torch
@@ -17,7 +17,7 @@ from reg4rec.settings import override
 from reg4rec.tokenizer.codebooks import squared_distances
 from reg4rec.tokenizer.collisions import collision_token, separate_collisions
 from reg4rec.tokenizer.config import TokenizerConfig
-from reg4rec.tokenizer.health import shared_tokens
+from reg4rec.tokenizer.health import with_neighbors
 from reg4rec.tokenizer.kinds import TRAINED, build_quantizer, fit_by_kmeans
 from reg4rec.tokenizer.quantizer import Quantizer
 from reg4rec.tokenizer.stage import CHUNK, TokenizerStage, by_chunks, encode_all, health_of
@@ -97,8 +97,7 @@ def _finish(
     health = health_of(quantizer, vectors_IV, ids_IM)
     if reason := collapse_reason(health, config.floors):
         raise TokenizerCollapseError(f"the tokenizer collapsed: {reason}")
-    by_neighbors, by_chance = shared_tokens(ids_IM.cpu().numpy(), train)
-    health = replace(health, shared_by_neighbors=by_neighbors, shared_by_chance=by_chance)
+    health = with_neighbors(health, ids_IM.cpu().numpy(), train)
     quantized_IE = by_chunks(lambda i, v: (quantizer.mix(i, v),), ids_IM, vectors_IV)[0].cpu()
     if config.collision_token:
         ids_IM = torch.cat([ids_IM, collision_token(ids_IM, config.codebook_size)], dim=1)

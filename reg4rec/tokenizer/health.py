@@ -1,6 +1,6 @@
 """Health of tokens: usage, collisions, independence of codebooks, reconstruction."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
 
@@ -18,6 +18,7 @@ __all__ = [
     "shared_tokens",
     "similarities",
     "usage",
+    "with_neighbors",
 ]
 
 _SAMPLE = 200_000
@@ -146,6 +147,12 @@ def shared_tokens(codes_IM: Integers, train: Sequences) -> tuple[float | None, f
         return None, None
     shuffled = right[np.random.default_rng(0).permutation(len(right))]
     return float((left == right).sum(1).mean()), float((left == shuffled).sum(1).mean())
+
+
+def with_neighbors(health: Health, codes_IM: Integers, train: Sequences) -> Health:
+    """The health with the tokens that neighbors in training histories share (see `shared_tokens`)."""
+    by_neighbors, by_chance = shared_tokens(codes_IM, train)
+    return replace(health, shared_by_neighbors=by_neighbors, shared_by_chance=by_chance)
 
 
 def relative_error(vectors_IV: Floats, rebuilt_IV: Floats) -> float:

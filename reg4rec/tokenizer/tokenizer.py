@@ -27,7 +27,7 @@ from reg4rec.storage import (
 )
 from reg4rec.tokenizer.config import TokenizerConfig
 from reg4rec.tokenizer.given import GivenCodes
-from reg4rec.tokenizer.health import Health, shared_tokens
+from reg4rec.tokenizer.health import Health, with_neighbors
 from reg4rec.tokenizer.kinds import build_quantizer
 from reg4rec.tokenizer.quantizer import Quantizer
 from reg4rec.tokenizer.stage import encode_all, health_of
@@ -102,10 +102,7 @@ class Tokenizer:
         vectors_IV, ids_IM = torch.from_numpy(fitted.vectors_IV), torch.from_numpy(codes_IM.astype(np.int64))
         quantizer = GivenCodes(fitted.dim, config.num_codebooks, config.codebook_size)
         quantizer.learn(vectors_IV, ids_IM)
-        by_neighbors, by_chance = shared_tokens(codes_IM, dataset.part("train"))
-        health = replace(
-            health_of(quantizer, vectors_IV, ids_IM), shared_by_neighbors=by_neighbors, shared_by_chance=by_chance
-        )
+        health = with_neighbors(health_of(quantizer, vectors_IV, ids_IM), codes_IM, dataset.part("train"))
         mixed_IE = quantizer.mix(ids_IM, vectors_IV)
         card = {"dataset": dataset.card.get("fingerprint"), "part": "train", "seed": 0}
         return cls(config, quantizer.eval(), fitted, ids_IM.to(torch.int32), mixed_IE, health, card)
