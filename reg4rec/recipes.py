@@ -25,13 +25,13 @@ from reg4rec.progress import say
 from reg4rec.recommend import Recommender
 from reg4rec.run import Run
 from reg4rec.search import SearchConfig
-from reg4rec.settings import changed_by, check_same_recipe, differences, override, read_settings_file
+from reg4rec.settings import changed_by, check_same_recipe, differences, override
 from reg4rec.storage import new_header, read_header, read_json, to_json, write_header
 from reg4rec.tokenizer import TokenizerConfig, fit_tokenizer, suggested_codebook_size
 from reg4rec.train import PretrainConfig, fit_recommender
 from reg4rec.writing import atomic_file, check_own
 
-__all__ = ["RECIPES", "Recipe", "RecipeName", "fit", "fit_and_evaluate", "recipe_named"]
+__all__ = ["RECIPES", "Recipe", "RecipeName", "fit", "fit_and_evaluate", "read_settings_file", "recipe_named"]
 
 FORMAT, VERSION = "reg4rec-fit", 1
 
@@ -179,6 +179,17 @@ DEFAULT = Recipe(
 
 RECIPES: dict[RecipeName, Recipe] = {"default": DEFAULT, "paper": PAPER}
 """docs/results.md has the tables behind the numbers above."""
+
+
+def read_settings_file(path: str | Path) -> dict[str, Any]:
+    """The settings in a YAML or JSON file; InputError if it is not a mapping of names."""
+    try:
+        found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"{path} cannot be read as YAML or JSON: {error}") from None
+    if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
+        raise InputError(f"{path} must be a mapping of settings, found {type(found).__name__}")
+    return found
 
 
 def recipe_named(name: str) -> Recipe:

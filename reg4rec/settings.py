@@ -3,10 +3,7 @@
 import math
 import types
 from dataclasses import fields, is_dataclass, replace
-from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
-
-import yaml
 
 from reg4rec.errors import InputError
 
@@ -19,7 +16,6 @@ __all__ = [
     "check_settings",
     "differences",
     "override",
-    "read_settings_file",
 ]
 
 Config = TypeVar("Config")
@@ -81,17 +77,6 @@ def override(config: Config, changes: dict[str, Any]) -> Config:
         hint = " (out, seed, device, resume and progress belong to run=reg4rec.Run(...))" if of_run else ""
         raise InputError(f"{type(config).__name__} has no setting {wrong}{hint}; its settings are {', '.join(known)}")
     return replace(config, **own)  # type: ignore[type-var]
-
-
-def read_settings_file(path: str | Path) -> dict[str, Any]:
-    """The settings in a YAML or JSON file; InputError if it is not a mapping of names."""
-    try:
-        found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"{path} cannot be read as YAML or JSON: {error}") from None
-    if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
-        raise InputError(f"{path} must be a mapping of settings, found {type(found).__name__}")
-    return found
 
 
 def changed_by(config: Config, values: dict[str, Any], where: str = "") -> Config:

@@ -12,9 +12,9 @@ from reg4rec.data import Dataset
 from reg4rec.data.sources import is_table_source
 from reg4rec.errors import InputError
 from reg4rec.model import Size
-from reg4rec.recipes import RecipeName, fit_and_evaluate, recipe_named
+from reg4rec.recipes import RecipeName, fit_and_evaluate, read_settings_file, recipe_named
 from reg4rec.run import Run
-from reg4rec.settings import changed_by, read_settings_file
+from reg4rec.settings import changed_by
 
 __all__ = ["Fit"]
 
