@@ -6,7 +6,7 @@
 | request | body | answer |
 |---|---|---|
 | GET /health | | items, retriever, where the model comes from, users served |
-| POST /recommend | history, k, filter_seen, exclude, candidates, reasons | items with id, score and, if asked, a path |
+| POST /recommend | history, k, filter_seen, exclude, candidates, reasons | items with id, score, and reasons if asked |
 | POST /items | a list of new items: item_id, title ... | how many were added |
 | DELETE /items | a list of item ids | how many were removed |
 | POST /model | folder of another recommender | the same as /health; no request fails while it is exchanged |
@@ -163,13 +163,14 @@ def recommend_together(rec: reg4rec.Recommender, wishes: list[Wish]) -> list[Any
 def answers_to(rec: reg4rec.Recommender, wishes: list[Wish]) -> list[list[dict[str, Any]]]:
     """Answers for wishes that agree in `together`; a shorter list is the head of a longer one."""
     first, users = wishes[0], range(len(wishes))
+    if first.reasons:
+        return [explained(rec, wish) for wish in wishes]
     table = rec.recommend(
         {user: wish.history for user, wish in enumerate(wishes)},
         k=max(wish.k for wish in wishes),
         filter_seen=first.filter_seen,
         exclude={user: wish.exclude for user, wish in enumerate(wishes) if wish.exclude} or None,
         candidates=None if first.candidates is None else {user: wishes[user].candidates for user in users},
-        return_paths=first.reasons,
     )
     answers: list[list[dict[str, Any]]] = [[] for _ in wishes]
     for row in table.to_pylist():
@@ -177,6 +178,15 @@ def answers_to(rec: reg4rec.Recommender, wishes: list[Wish]) -> list[list[dict[s
         if rank <= wishes[user].k:
             answers[user].append(row)
     return answers
+
+
+def explained(rec: reg4rec.Recommender, wish: Wish) -> list[dict[str, Any]]:
+    """The answer to a wish with reasons; `sentence` is what a shop shows."""
+    own = wish._asdict()
+    filters = {name: own[name] for name in ("filter_seen", "exclude", "candidates")}
+    found = reg4rec.explain(rec, wish.history, wish.k, **filters, unknown="ignore")
+    entries: list[dict[str, Any]] = found.as_dict()["recommended"]
+    return entries
 
 
 async def refuse(request: Request, error: Exception) -> JSONResponse:

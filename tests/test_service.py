@@ -41,6 +41,11 @@ def test_it_answers_as_the_recommender_does(port: int, exact: Recommender) -> No
     _, answer = client.send("POST", "/recommend", {"history": [], "candidates": ids[:2], "reasons": True})
     assert {item["item_id"] for item in answer["items"]} == set(ids[:2])
     assert all(item["path"][0]["token"].startswith("<t") for item in answer["items"])
+    asked = {"history": [*ids[:5], "unheard of"], "k": 3, "reasons": True}
+    found = exact.recommend([ids[:5]], k=3)["item_id"].to_pylist()
+    answer = client.send("POST", "/recommend", asked)[1]["items"]
+    assert [item["item_id"] for item in answer] == found
+    assert any(item["sentence"].startswith("Because you chose ") for item in answer)
 
 
 @pytest.mark.parametrize(
@@ -54,6 +59,7 @@ def test_it_answers_as_the_recommender_does(port: int, exact: Recommender) -> No
         ({"history": [], "filter_seen": []}, "true or false"),
         ({"history": [], "candidates": ""}, "must be lists"),
         ({"history": [{"id": 1}]}, "item ids of this catalog are of type string"),
+        ({"history": [{"id": 1}], "reasons": True}, "item ids of this catalog are of type string"),
     ],
 )
 def test_a_mistake_is_explained_and_spoils_no_other_request(port: int, body: Any, sentence: str) -> None:

@@ -17,10 +17,12 @@ from reg4rec.writing import atomic_file
 
 __all__ = ["Explain"]
 
+FILTERS = ("exclude", "candidates", "why_not")
+
 
 @dataclass(frozen=True)
 class Explain:
-    """The paths to one user's items, in words: `reg4rec explain --model DIR --data ml-100k --user 7`."""
+    """Why one user gets these items, and others not: `reg4rec explain --model DIR --data ml-100k --user 7`."""
 
     model: Path
     """recommender folder"""
@@ -30,6 +32,12 @@ class Explain:
     """id of a user in --data, whose whole history is used"""
     items: tuple[str, ...] = ()
     """item ids, oldest first, as a history instead of a user's"""
+    why_not: tuple[str, ...] = ()
+    """item ids: also say why these are not recommended"""
+    candidates: tuple[str, ...] = ()
+    """item ids: recommend only these"""
+    exclude: tuple[str, ...] = ()
+    """item ids: recommend none of these"""
     k: Annotated[int, tyro.conf.arg(aliases=["-k"])] = 5
     """number of items to recommend"""
     theta: float | None = None
@@ -46,7 +54,14 @@ class Explain:
         recommender, history, user = self._asked_for()
         if self.theta is not None:
             recommender = recommender.with_search(prune_threshold=self.theta)
-        explanation = explain(recommender, history, self.k, user)
+        kind = recommender.items.ids.type
+        exclude, candidates, why_not = (_typed(getattr(self, name), kind, name) for name in FILTERS)
+        explanation = explain(
+            *(recommender, history, self.k, user),
+            exclude=exclude,
+            candidates=candidates or None,
+            why_not=why_not,
+        )
         text = explanation.text()
         if self.html is not None:
             with atomic_file(self.html) as fresh:

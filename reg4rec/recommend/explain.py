@@ -1,268 +1,181 @@
-"""Why a user gets these items: the click that mattered most for each, a path in words, and paths that CORP drops."""
+"""Why a user gets these items: the history items behind each, a path in words, and paths that CORP drops."""
 
-import html
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import torch
+from torch import Tensor
 
 from reg4rec import ops
-from reg4rec.data import ItemCatalog, Sequences
+from reg4rec.data import Sequences
 from reg4rec.model import encoded_histories, padded
-from reg4rec.page import html_page
-from reg4rec.recommend.filters import find_items
+from reg4rec.recommend.explanation import Cause, Explanation, Pruned, Recommended, Step, WhatIf, WhyNot
+from reg4rec.recommend.filters import Unknown, allowed_rows, find_items
 from reg4rec.recommend.recommender import Recommender
 from reg4rec.recommend.table import results_arrow
 from reg4rec.search.beam import Living, Paths
-from reg4rec.tokenizer import TokenNames
 
-__all__ = ["Explanation", "Pruned", "Recommended", "Step", "explain"]
+__all__ = ["explain"]
 
 NEWEST = 10
-"""How many of the newest history items are listed."""
-NO_WORDS = "no typical words"
-AS_BEFORE = "the same words"
-LISTED = 10
-"""How many pruned paths the text and the page list; the explanation has all of them."""
+"""How many of the newest history items are listed and left out in turn for `what_if`."""
+CAUSES = 3
+"""How many history items are named as causes."""
+DEPTH = 1000
+"""The largest rank that is told for an item that is not recommended."""
 
-
-@dataclass(frozen=True)
-class Step:
-    """One token of a path: its words, titles of the items nearest to it, the category predicted after it (None if none
-    was), and the probability with which it was chosen. `divergence` (nats): how much this token changed the category
-    distribution; None for the first token, and if the path search found the item."""
-
-    token: str
-    words: list[str]
-    nearest: list[str]
-    category: str | None
-    confidence: float
-    divergence: float | None = None
-
-
-@dataclass(frozen=True)
-class Recommended:
-    """One item and its path. `source`: how the item was found; if it is "item score", the path only describes the item.
-
-    The path is empty if the path search ran and no path led to the item. `consistent`: whether CORP would keep the
-    path. `because`: the history item without which this item's score would be lowest; None if every removal would raise
-    the score, and in models that do not score items.
-    """
-
-    rank: int
-    item_id: Any
-    title: str
-    score: float
-    source: str
-    path: list[Step]
-    consistent: bool = True
-    because_id: Any = None
-    because: str | None = None
-
-
-@dataclass(frozen=True)
-class Pruned:
-    """A path that CORP dropped after `steps`: its last two category distributions diverge by `divergence` nats."""
-
-    steps: list[Step]
-    divergence: float
-    log_probability: float
-
-
-@dataclass(frozen=True)
-class Explanation:
-    """The explanation of one user's recommendations. Items appear by title, or by id if they have none.
-
-    `outranked`: number of consistent paths that were dropped for better ones. `fallbacks`: number of steps at which no
-    path was consistent and the least divergent one was kept. `threshold`: CORP's theta, None if CORP is off.
-    `retriever`: how the items were found; "exact" searches no paths, so it drops none.
-    """
-
-    user: str
-    newest: list[str]
-    history_length: int
-    recommended: list[Recommended]
-    pruned: list[Pruned]
-    outranked: int
-    fallbacks: int
-    threshold: float | None
-    retriever: str = "paths"
-
-    def __repr__(self) -> str:
-        return f"Explanation(user {self.user!r}: {len(self.recommended)} items, retriever {self.retriever!r})"
-
-    def _repr_html_(self) -> str:
-        page = html.escape(self.html())
-        return f'<iframe srcdoc="{page}" style="width: 100%; height: 32rem; border: 0"></iframe>'
-
-    def as_dict(self) -> dict[str, Any]:
-        """The explanation as a dictionary of JSON values."""
-        return asdict(self)
-
-    def text(self) -> str:
-        """The explanation as plain text."""
-        lines = [self._heading(), f"newest first: {self._newest()}"]
-        for item in self.recommended:
-            lines += ["", f"{item.rank}. {item.title}  {item.score:.3f}{_remark(item)}"]
-            lines += [] if item.because is None else [f"   because you clicked {item.because}"]
-            lines += [f"   {_step_line(step)}" for step in _said_once(item.path)]
-        lines += ["", self._dropped()]
-        for path in self.pruned[:LISTED]:
-            tokens = " + ".join(f"{step.token} {', '.join(step.words)}".rstrip() for step in _said_once(path.steps))
-            lines.append(f"   {tokens}: {_turn(path)}, divergence {path.divergence:.3f}")
-        lines += [f"   {self._more()}"] if self._more() else []
-        return "\n".join(lines)
-
-    def html(self) -> str:
-        """The explanation as an HTML page without external files."""
-        items = "".join(_item_html(item) for item in self.recommended)
-        newest = html.escape(self._newest())
-        dropped = ""
-        if self.pruned:
-            head = "<tr><th>path<th>category<th>divergence<th>log-probability</tr>"
-            rows = "".join(_pruned_html(path) for path in self.pruned[:LISTED])
-            dropped = f'<div class="table"><table>{head}{rows}</table></div>{self._more()}'
-        body = (
-            f"<p>Newest first: {newest}</p>\n{items}<section><h2>{self._title_of_dropped()}</h2>"
-            f"<p>{html.escape(self._dropped())}</p>{dropped}</section>\n"
-        )
-        return html_page(self._heading(), body)
-
-    def _heading(self) -> str:
-        return f"{self.user}: {self.history_length} items, {len(self.recommended)} recommended"
-
-    def _newest(self) -> str:
-        rest = f"; ... ({len(self.newest)} of {self.history_length})" if len(self.newest) < self.history_length else ""
-        return f"{'; '.join(self.newest) or 'nothing'}{rest}"
-
-    def _more(self) -> str:
-        return f"... ({LISTED} of {len(self.pruned)})" if len(self.pruned) > LISTED else ""
-
-    def _title_of_dropped(self) -> str:
-        return "About the paths" if self.retriever == "exact" else "Dropped paths"
-
-    def _dropped(self) -> str:
-        if self.retriever == "exact":
-            found = "The items were found by their scores. A path describes its item but did not select it"
-            if self.threshold is None:
-                return f"{found}; CORP is off, so it would drop none."
-            count = sum(not item.consistent for item in self.recommended)
-            return f"{found}; CORP would drop {count}, whose category changes by more than {self.threshold:g} nats."
-        if self.threshold is None:
-            return "CORP is off: no path was dropped for its categories"
-        shown = f", the {LISTED} most probable of them below" if len(self.pruned) > LISTED else ""
-        return (
-            f"Paths that CORP dropped, because their category changed by more than {self.threshold:g} nats: "
-            f"{len(self.pruned)}{shown}; steps at which no path was consistent and the least divergent one was kept: "
-            f"{self.fallbacks}; paths dropped because better ones took their place: {self.outranked}"
-        )
+Int32 = npt.NDArray[np.int32]
 
 
 def explain(
-    recommender: Recommender, item_ids: Sequence[Any], k: int = 5, user: str = "this user", filter_seen: bool = True
-) -> Explanation:
-    """Recommend `k` items for one history (item ids, oldest first) and explain each by a path in words.
-
-    The items are those of `Recommender.recommend`. InputError for ids that are not in the catalog.
-    """
-    history = find_items(item_ids, recommender.items, "items")
-    threshold = recommender.config.prune_threshold if recommender.model.category_head is not None else None
-    newest = [_title(recommender.items, row) for row in history[::-1][:NEWEST].tolist()]
-    if recommender.retriever == "exact":
-        recommended = _described(recommender, history, k, user, filter_seen, threshold)
-        return Explanation(user, newest, len(history), recommended, [], 0, 0, threshold, "exact")
-    trace: list[Living] = []
-    (results,) = recommender.search(Sequences.from_lists([history]), k, filter_seen, trace=trace)
-    words = _Words(recommender)
-    found = results_arrow(pa.array([user]), recommender.items, [results]).drop_columns(["user_id"]).to_pylist()
-    rows = results.ranking.items_BN[0].tolist()
-    paths = [words.path(results.paths, w) if w >= 0 else [] for w in results.ranking.path_BN[0].tolist()]
-    causes = _causes(recommender, history, results.ranking.items_BN[0])
-    recommended = [
-        Recommended(**row, title=words.title(item), path=path, **words.because(cause))
-        for row, item, path, cause in zip(found, rows, paths, causes, strict=False)
-    ]
-    pruned, outranked, fallbacks = [], 0, 0
-    for living in trace:
-        num_beams = results.paths.scores_BW.shape[1]
-        kept_BP, fallback_B = ops.prune_paths(living.scores_BP, living.js_BP, num_beams, threshold)
-        dropped_P = ((living.scores_BP > -torch.inf) & ~kept_BP)[0]
-        if threshold is not None and living.js_BP is not None:
-            for path in (dropped_P & (living.js_BP[0] > threshold)).nonzero().flatten().tolist():
-                divergence, log_probability = float(living.js_BP[0, path]), float(living.scores_BP[0, path])
-                pruned.append(Pruned(words.path(living, path), divergence, log_probability))
-            dropped_P = dropped_P & (living.js_BP[0] <= threshold)
-        outranked, fallbacks = outranked + int(dropped_P.sum()), fallbacks + int(fallback_B.sum())
-    pruned.sort(key=lambda path: -path.log_probability)
-    return Explanation(user, newest, len(history), recommended, pruned, outranked, fallbacks, threshold)
-
-
-def _described(
     recommender: Recommender,
-    history: npt.NDArray[np.int32],
-    k: int,
-    user: str,
-    filter_seen: bool,
-    threshold: float | None,
-) -> list[Recommended]:
-    """The items with the highest scores, each with the path of the item's tokens."""
-    sequences, words = Sequences.from_lists([history]), _Words(recommender)
-    (results,) = recommender.results(sequences, k, filter_seen)
-    paths, js_BNS = recommender.reasons(sequences, results.ranking.items_BN)
-    found = results_arrow(pa.array([user]), recommender.items, [results]).drop_columns(["user_id"]).to_pylist()
-    causes = _causes(recommender, history, results.ranking.items_BN[0])
-    recommended = []
-    for place, row in enumerate(found):
-        moved = js_BNS[0, place].tolist()
-        steps = words.path(paths, place)
-        for at, js in enumerate(moved, start=1):
-            steps[at] = replace(steps[at], divergence=js)
-        consistent = threshold is None or all(js <= threshold for js in moved)
-        title = words.title(int(results.ranking.items_BN[0, place]))
-        because = words.because(causes[place])
-        recommended.append(Recommended(**row, title=title, path=steps, consistent=consistent, **because))
-    return recommended
+    item_ids: Sequence[Any],
+    k: int = 5,
+    user: str = "this user",
+    filter_seen: bool = True,
+    exclude: Sequence[Any] | None = None,
+    candidates: Sequence[Any] | None = None,
+    why_not: Sequence[Any] = (),
+    unknown: Unknown = "error",
+) -> Explanation:
+    """Recommend `k` items for one history (item ids, oldest first), and say why it is these and not others.
 
-
-@torch.inference_mode()
-def _causes(recommender: Recommender, history: npt.NDArray[np.int32], items_N: torch.Tensor) -> list[int]:
-    """For each item (rows, -1 for none) the history item without which its score would be lowest, or -1.
-
-    Leaves out all clicks on one item at a time and encodes the remaining history again.
+    The items are those of `Recommender.recommend` with the same filters. Each has a path in words and the history items
+    that raised its score; `why_not` (item ids) asks about further items. Effects of history items are exact: all
+    choices of an item are left out and the rest is encoded again. InputError for ids that are not in the catalog; with
+    `unknown` "ignore" they are left out.
     """
-    read = np.unique(history[-recommender.model.config.max_history :])
-    if not (recommender.model.scores_items and len(read)):
-        return [-1] * len(items_N)
-    histories = Sequences.from_lists([history, *(history[history != row] for row in read)])
-    user_BN, item_BN = torch.meshgrid(torch.arange(len(histories)).to(items_N), items_N.clamp(min=0), indexing="ij")
-    model, codes_IM = recommender.model, recommender.codes_IM
-    state_BD = encoded_histories(model, codes_IM, histories).state_BD
-    history_BX = padded(histories, -1).to(items_N.device)
-    item_T = item_BN.flatten()
-    scores_T = model.score_items(state_BD, history_BX, user_BN.flatten(), codes_IM[item_T], item_T)
-    whole_1N, without_BN = scores_T.view(user_BN.shape).tensor_split([1])
-    lowest_N, place_N = without_BN.min(0)
-    return np.where(((lowest_N < whole_1N[0]) & (items_N >= 0)).cpu(), read[place_N.cpu()], -1).tolist()
+    history = find_items(item_ids, recommender.items, "items", unknown)
+    asked = find_items(why_not, recommender.items, "why_not", unknown)
+    allowed = allowed_rows(recommender.items, exclude, candidates, unknown)
+    narrowed = recommender if allowed is None else recommender.with_rows(allowed, one_off=True)
+    one = _One(narrowed, history, k, filter_seen)
+    newest = [one.title(row) for row in history[::-1][:NEWEST].tolist()]
+    refused = _refusals(recommender, history, asked, filter_seen, exclude, candidates)
+    found = one.scored() if narrowed.retriever == "exact" else one.searched()
+    return Explanation(
+        user, newest, len(history), *found, narrowed.retriever, one.what_if(), one.why_not(asked, refused)
+    )
 
 
-class _Words:
-    """Names of tokens, categories and items; the names of a token are looked up once."""
+class _One:
+    """One history, and the recommender that explains it."""
 
-    def __init__(self, recommender: Recommender):
-        self.items, self.size = recommender.items, recommender.model.config.codebook_size
-        self.names = TokenNames(recommender.tokenizer, recommender.items)
-        self.known: dict[tuple[int, int], tuple[list[str], list[str]]] = {}
+    def __init__(self, recommender: Recommender, history: Int32, k: int, filter_seen: bool):
+        self.recommender, self.history, self.k, self.filter_seen = recommender, history, k, filter_seen
+        self.sequences = Sequences.from_lists([history])
+        has_categories = recommender.model.category_head is not None
+        self.threshold = recommender.config.prune_threshold if has_categories else None
+        self.names = recommender.live.names
+
+    def scored(self) -> tuple[list[Recommended], list[Pruned], int, int, float | None]:
+        """The items with the highest scores, each with the path of the item's tokens."""
+        (results,) = self.recommender.results(self.sequences, self.k, self.filter_seen)
+        items_BN = results.ranking.items_BN
+        paths, js_BNS = self.recommender.reasons(self.sequences, items_BN)
+        recommended = []
+        for place, (row, causes) in enumerate(zip(self._rows(results), self.causes(items_BN[0]), strict=False)):
+            moved = js_BNS[0, place].tolist()
+            steps = self.path(paths, place)
+            for at, js in enumerate(moved, start=1):
+                steps[at] = replace(steps[at], divergence=js)
+            consistent = self.threshold is None or all(js <= self.threshold for js in moved)
+            recommended.append(Recommended(**row, path=steps, consistent=consistent, raised_by=_strongest(causes)))
+        return recommended, [], 0, 0, self.threshold
+
+    def searched(self) -> tuple[list[Recommended], list[Pruned], int, int, float | None]:
+        """The items that paths lead to, and the paths that the search dropped."""
+        trace: list[Living] = []
+        (results,) = self.recommender.search(self.sequences, self.k, self.filter_seen, trace=trace)
+        paths = [self.path(results.paths, w) if w >= 0 else [] for w in results.ranking.path_BN[0].tolist()]
+        recommended = [
+            Recommended(**row, path=path, raised_by=_strongest(causes))
+            for row, path, causes in zip(
+                self._rows(results), paths, self.causes(results.ranking.items_BN[0]), strict=False
+            )
+        ]
+        pruned, outranked, fallbacks = [], 0, 0
+        for living in trace:
+            num_beams = results.paths.scores_BW.shape[1]
+            kept_BP, fallback_B = ops.prune_paths(living.scores_BP, living.js_BP, num_beams, self.threshold)
+            dropped_P = ((living.scores_BP > -torch.inf) & ~kept_BP)[0]
+            if self.threshold is not None and living.js_BP is not None:
+                for path in (dropped_P & (living.js_BP[0] > self.threshold)).nonzero().flatten().tolist():
+                    divergence, log_probability = float(living.js_BP[0, path]), float(living.scores_BP[0, path])
+                    pruned.append(Pruned(self.path(living, path), divergence, log_probability))
+                dropped_P = dropped_P & (living.js_BP[0] <= self.threshold)
+            outranked, fallbacks = outranked + int(dropped_P.sum()), fallbacks + int(fallback_B.sum())
+        pruned.sort(key=lambda path: -path.log_probability)
+        return recommended, pruned, outranked, fallbacks, self.threshold
+
+    def what_if(self) -> list[WhatIf]:
+        """How the list changes without each of the newest history items; an item left out is not recommended itself."""
+        newest = list(dict.fromkeys(self.history[::-1].tolist()))[:NEWEST]
+        histories = [self.history, *(self.history[self.history != row] for row in newest)]
+        whole, *others = (
+            ranked[ranked >= 0].tolist()
+            for ranked in self.recommender.rank(Sequences.from_lists(histories), self.k + 1, self.filter_seen)
+        )
+        whole, changes = whole[: self.k], []
+        for row, ranked in zip(newest, others, strict=True):
+            without = [item for item in ranked if item != row or not self.filter_seen][: self.k]
+            leaving, entering = (
+                [self.title(item) for item in some if item not in rest]
+                for some, rest in ((whole, without), (without, whole))
+            )
+            changes.append(WhatIf(self._id(row), self.title(row), leaving, entering))
+        return changes
+
+    def why_not(self, asked: Int32, refused: list[str | None]) -> list[WhyNot]:
+        """Where each of these items (rows) ranks and which history items matter for it; `refused`: a reason or None."""
+        if not len(asked):
+            return []
+        (results,) = self.recommender.results(self.sequences, max(DEPTH, self.k), self.filter_seen)
+        items_N, scores_N = results.ranking.items_BN[0].tolist(), results.ranking.scores_BN[0].tolist()
+        last = min(self.k, sum(item >= 0 for item in items_N)) - 1
+        answers = []
+        for row, reason, causes in zip(
+            asked.tolist(), refused, self.causes(torch.from_numpy(asked).to(results.ranking.items_BN)), strict=True
+        ):
+            against = [replace(cause, effect=-cause.effect) for cause in causes]
+            influences = _strongest(causes), [replace(c, effect=-c.effect) for c in _strongest(against)]
+            rank, score = None, None
+            if reason is None and row in items_N:
+                place = items_N.index(row)
+                rank, score = place + 1, scores_N[place]
+                reason = f"It is recommended, at rank {rank}."
+                if place > last:
+                    ended = f"the score of the last recommended item is {scores_N[last]:.3f}"
+                    reason = f"It ranks {rank}: its score is {score:.3f}, {ended}."
+            reason = reason or f"It does not rank among the first {DEPTH:,}."
+            answers.append(WhyNot(self._id(row), self.title(row), reason, rank, score, *influences))
+        return answers
+
+    @torch.inference_mode()
+    def causes(self, items_N: Tensor) -> list[list[Cause]]:
+        """For each item (rows, -1 for none) the effect of every history item that the model reads."""
+        model, codes_IM = self.recommender.model, self.recommender.codes_IM
+        read = np.unique(self.history[-model.config.max_history :])
+        if not (model.scores_items and len(read)):
+            return [[] for _ in items_N]
+        histories = Sequences.from_lists([self.history, *(self.history[self.history != row] for row in read)])
+        user_BN, item_BN = torch.meshgrid(torch.arange(len(histories)).to(items_N), items_N.clamp(min=0), indexing="ij")
+        state_BD = encoded_histories(model, codes_IM, histories).state_BD
+        history_BX = padded(histories, -1).to(items_N.device)
+        item_T = item_BN.flatten()
+        scores_T = model.score_items(state_BD, history_BX, user_BN.flatten(), codes_IM[item_T], item_T)
+        whole_1N, without_BN = scores_T.view(user_BN.shape).tensor_split([1])
+        effects_NB = (whole_1N - without_BN).T.tolist()
+        named = [(self._id(row), self.title(row)) for row in read.tolist()]
+        return [[Cause(*name, effect) for name, effect in zip(named, effects, strict=True)] for effects in effects_NB]
 
     def title(self, row: int) -> str:
-        return _title(self.items, row)
-
-    def because(self, row: int) -> dict[str, Any]:
-        """The fields of `Recommended` that name the item in this row as the cause; none for -1."""
-        return {} if row < 0 else {"because_id": self.items.ids[row].as_py(), "because": self.title(row)}
+        """An item's title, or its id if it has none."""
+        return str(self.recommender.items.table["title"][row].as_py() or self._id(row))
 
     def path(self, paths: Paths | Living, place: int) -> list[Step]:
         """The steps of path number `place` of the first user."""
@@ -271,75 +184,45 @@ class _Words:
         for i, codebook in enumerate(order):
             if codebook >= 0:
                 category = categories[i] if i < len(categories) else -1
-                name = None if category < 0 else self.items.category_names[category]
+                name = None if category < 0 else self.recommender.items.category_names[category]
                 steps.append(Step(*self._token(codebook, tokens[codebook]), name, confidences[i]))
         return steps
 
+    def _rows(self, results: Any) -> list[dict[str, Any]]:
+        """The fields rank, item_id, title, score and source of each recommended item."""
+        table = results_arrow(pa.array([0]), self.recommender.items, [results]).drop_columns(["user_id"])
+        titles = map(self.title, results.ranking.items_BN[0].tolist())
+        return [row | {"title": title} for row, title in zip(table.to_pylist(), titles, strict=False)]
+
+    def _id(self, row: int) -> Any:
+        return self.recommender.items.ids[row].as_py()
+
     def _token(self, codebook: int, code: int) -> tuple[str, list[str], list[str]]:
-        if (codebook, code) not in self.known:
-            nearest = [self.title(row) for row in self.names.nearest_items(codebook, code)]
-            self.known[codebook, code] = (self.names.words_of(codebook, code), nearest)
-        return (f"<t{codebook}_{code}>", *self.known[codebook, code])
+        nearest = [self.title(row) for row in self.names.nearest_items(codebook, code)]
+        return f"<t{codebook}_{code}>", self.names.words_of(codebook, code), nearest
 
 
-def _title(items: ItemCatalog, row: int) -> str:
-    """An item's title, or its id if it has none."""
-    return str(items.table["title"][row].as_py() or items.ids[row].as_py())
+def _strongest(causes: list[Cause]) -> list[Cause]:
+    """The causes with the largest effects above 0; of equal effects the item of the lower row comes first."""
+    return sorted((cause for cause in causes if cause.effect > 0), key=lambda cause: -cause.effect)[:CAUSES]
 
 
-def _remark(item: Recommended) -> str:
-    if not item.path:
-        return f"  (no path: {item.source})"
-    return "" if item.consistent else "  (CORP would drop its path)"
-
-
-def _said_once(steps: list[Step]) -> list[Step]:
-    """The steps of a path, each without words of earlier steps."""
-    said: set[str] = set()
-    told = []
-    for step in steps:
-        new = [word for word in step.words if word not in said]
-        told.append(replace(step, words=new or [AS_BEFORE] * bool(step.words)))
-        said.update(step.words)
-    return told
-
-
-def _step_line(step: Step) -> str:
-    category = "" if step.category is None else f" -> {step.category}"
-    category += "" if step.divergence is None else f" (moved by {step.divergence:.3f} nats)"
-    return (
-        f"{step.token} {', '.join(step.words) or NO_WORDS} ({step.confidence:.1%}){category}; "
-        f"like {'; '.join(step.nearest)}"
-    )
-
-
-def _turn(path: Pruned) -> str:
-    """The categories before and after the last step."""
-    before, after = (step.category for step in path.steps[-2:])
-    return f"stayed with {after}" if before == after else f"{before} -> {after}"
-
-
-def _item_html(item: Recommended) -> str:
-    steps = "".join(map(_step_html, _said_once(item.path)))
-    path = f"<ol>{steps}</ol>" if item.path else "<p>No path led here.</p>"
-    because = "" if item.because is None else f"<p>Because you clicked {html.escape(item.because)}.</p>\n"
-    facts = f"item {item.item_id}, score {item.score:.3f}, by {item.source}"
-    facts += "" if item.consistent else ", CORP would drop its path"
-    title = f"{item.rank}. {html.escape(item.title)}"
-    return f'<section><h2>{title}</h2>\n<p class="quiet">{html.escape(facts)}</p>\n{because}{path}</section>\n'
-
-
-def _step_html(step: Step) -> str:
-    words = html.escape(", ".join(step.words) or NO_WORDS)
-    category = "" if step.category is None else f" &rarr; {html.escape(step.category)}"
-    nearest = f'<p class="quiet">like {html.escape("; ".join(step.nearest))}</p>'
-    return f"<li><b>{words}</b> <code>{html.escape(step.token)}</code> {step.confidence:.1%}{category}{nearest}</li>"
-
-
-def _pruned_html(path: Pruned) -> str:
-    steps = "<br>".join(
-        f"<code>{html.escape(step.token)}</code> {html.escape(', '.join(step.words))}"
-        for step in _said_once(path.steps)
-    )
-    cells = f'<td class="number">{path.divergence:.3f}<td class="number">{path.log_probability:.2f}'
-    return f'<tr><td>{steps}<td class="text">{html.escape(_turn(path))}{cells}</tr>'
+def _refusals(
+    recommender: Recommender,
+    history: Int32,
+    asked: Int32,
+    filter_seen: bool,
+    exclude: Sequence[Any] | None,
+    candidates: Sequence[Any] | None,
+) -> list[str | None]:
+    """For each item that is asked about, the sentence why the user may not get it, or None."""
+    items = recommender.items
+    refusing = [
+        (recommender.live.removed_I.nonzero()[:, 0].tolist(), "It was removed, or `only` left it out."),
+        (history if filter_seen else [], "It is in the history, and seen items are not recommended."),
+        (find_items([] if exclude is None else exclude, items, "exclude", "ignore"), "It is excluded."),
+    ]
+    if candidates is not None:
+        others = np.setdiff1d(np.arange(len(items)), find_items(candidates, items, "candidates", "ignore"))
+        refusing.append((others, "It is not among the candidates."))
+    return [next((why for rows, why in refusing if row in rows), None) for row in asked.tolist()]

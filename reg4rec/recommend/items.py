@@ -16,7 +16,7 @@ from reg4rec.data import ItemCatalog
 from reg4rec.errors import InputError
 from reg4rec.search.ranking import bucket_ranks
 from reg4rec.storage import check_file, read_tensors, write_tensors
-from reg4rec.tokenizer import Tokenizer
+from reg4rec.tokenizer import Tokenizer, TokenNames
 
 __all__ = ["INDEX", "LiveItems"]
 
@@ -86,6 +86,11 @@ class LiveItems:
             return self.known_index
         rows_T = (~self.removed_I).nonzero().squeeze(1)
         return ops.TokenIndex.build(self.codes_IM, self.tokenizer.config.codebook_size, rows_T)
+
+    @cached_property
+    def names(self) -> TokenNames:
+        """The tokens' names, from the texts of all items."""
+        return TokenNames(self.tokenizer, self.items)
 
     @property
     def are_many(self) -> bool:

@@ -1,5 +1,8 @@
 """Names of tokens: words that are more frequent in the texts of their items, and their nearest items."""
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -26,6 +29,7 @@ class TokenNames:
         from sklearn.feature_extraction.text import CountVectorizer
 
         self.tokenizer = tokenizer
+        self.known: dict[tuple[str, int, int, int], list[Any]] = {}
         self.codes_IM = tokenizer.codes_IM.numpy()
         vectorizer = CountVectorizer(
             binary=True, stop_words="english", token_pattern=WORD, min_df=2, max_df=0.5, dtype=np.int32
@@ -39,7 +43,20 @@ class TokenNames:
             self.words = []
 
     def words_of(self, codebook: int, code: int, count: int = 3) -> list[str]:
-        """At most `count` words that name the token, best first; empty if none does."""
+        """At most `count` words that name the token, best first; empty if none does. Computed once for each token."""
+        return self._once(self._words_of, codebook, code, count)
+
+    def nearest_items(self, codebook: int, code: int, count: int = 3) -> list[int]:
+        """Item rows of the token's items that are nearest to its codeword, at most `count`; computed once."""
+        return self._once(self._nearest_items, codebook, code, count)
+
+    def _once(self, compute: Callable[[int, int, int], list[Any]], codebook: int, code: int, count: int) -> list[Any]:
+        key = (compute.__name__, codebook, code, count)
+        if key not in self.known:
+            self.known[key] = compute(codebook, code, count)
+        return self.known[key]
+
+    def _words_of(self, codebook: int, code: int, count: int) -> list[str]:
         rows = np.flatnonzero(self.codes_IM[:, codebook] == code)
         if not (self.words and len(rows)):
             return []
@@ -50,8 +67,7 @@ class TokenNames:
         return [self.words[t] for t in best if ratio_T[t] > 0]
 
     @torch.no_grad()
-    def nearest_items(self, codebook: int, code: int, count: int = 3) -> list[int]:
-        """Item rows of the token's items that are nearest to its codeword, at most `count`."""
+    def _nearest_items(self, codebook: int, code: int, count: int) -> list[int]:
         rows = np.flatnonzero(self.codes_IM[:, codebook] == code)
         quantizer = self.tokenizer.quantizer
         if codebook >= len(quantizer.codebooks_MKE):  # a collision token numbers items and has no codeword

@@ -16,6 +16,7 @@ from reg4rec.data.shop import SyntheticShop
 from reg4rec.errors import InputError
 from reg4rec.model import decode_step, encoded_histories
 from reg4rec.recommend import Explanation, Recommender, explain
+from reg4rec.recommend.explanation import Cause
 from reg4rec.search.beam import Living
 from tests.artifacts import of_any_items
 
@@ -117,28 +118,96 @@ def scores_of(recommender: Recommender, history: list[str], filter_seen: bool) -
 
 
 @pytest.mark.parametrize("filter_seen", [True, False])
-def test_because_names_the_click_without_which_the_score_is_lowest(
+def test_causes_are_the_items_without_which_the_score_is_lower(
     recommender: Recommender, history: list[str], filter_seen: bool
 ) -> None:
     exact, clicks = recommender.with_search(retriever="exact"), [*history, history[0]]
     whole, read = scores_of(exact, clicks, filter_seen), set(clicks[-exact.model.config.max_history :])
     without = {item: scores_of(exact, [other for other in clicks if other != item], filter_seen) for item in read}
     found = explain(exact, clicks, 20, filter_seen=filter_seen)
-    assert any(item.because for item in found.recommended)
+    assert any(item.raised_by for item in found.recommended)
     for item in found.recommended:
-        scores = {cause: scores[item.item_id] for cause, scores in without.items()}
-        lowest = min(scores.values())
-        if item.because_id is None:
-            assert lowest == pytest.approx(whole[item.item_id], abs=1e-5) or lowest > whole[item.item_id]
-        else:
-            assert lowest < whole[item.item_id] + 1e-5
-            assert scores[item.because_id] == pytest.approx(lowest, abs=1e-5)
-            assert f"because you clicked {item.because}\n" in found.text()
-            assert f"Because you clicked {item.because}." in found.html()
+        effects = {cause: whole[item.item_id] - scores[item.item_id] for cause, scores in without.items()}
+        strongest = sorted((effect for effect in effects.values() if effect > 1e-5), reverse=True)[:3]
+        assert [cause.effect for cause in item.raised_by] == pytest.approx(strongest, abs=1e-5)
+        assert [effects[cause.item_id] for cause in item.raised_by] == pytest.approx(strongest, abs=1e-5)
+        if item.raised_by:
+            assert item.sentence.startswith(f"Because you chose {item.raised_by[0].title}")
+            assert f"   {item.sentence}\n" in found.text()
+            assert f"<p>{item.sentence}</p>" in found.html()
     by_paths = explain(recommender.with_search(retriever="paths"), clicks, 20, filter_seen=filter_seen)
-    causes = {item.item_id: item.because_id for item in found.recommended}
-    assert all(causes.get(item.item_id, item.because_id) == item.because_id for item in by_paths.recommended)
-    assert not any(item.because for item in explain(exact, []).recommended)
+    causes = {item.item_id: item.raised_by for item in found.recommended}
+    assert all(causes.get(item.item_id, item.raised_by) == item.raised_by for item in by_paths.recommended)
+    assert {item.sentence for item in explain(exact, []).recommended} == {"Chosen for you."}
+
+
+def test_a_second_item_is_named_if_it_matters_half_as_much(explanation: Explanation) -> None:
+    tent, stove, lamp = Cause(1, "the tent", 1.0), Cause(2, "the stove", 0.5), Cause(3, "the lamp", 0.4)
+    first = explanation.recommended[0]
+    said = [replace(first, raised_by=causes).sentence for causes in ([tent], [tent, stove, lamp], [tent, lamp])]
+    assert said == [
+        "Because you chose the tent.",
+        "Because you chose the tent and the stove.",
+        "Because you chose the tent.",
+    ]
+
+
+@pytest.mark.parametrize("retriever", ["exact", "paths"])
+@pytest.mark.parametrize("filter_seen", [True, False])
+def test_what_if_is_what_would_be_recommended_without_an_item(
+    recommender: Recommender, history: list[str], filter_seen: bool, retriever: str
+) -> None:
+    asked = recommender.with_search(retriever=retriever)
+    titles = dict(zip(asked.items.ids.to_pylist(), asked.items.table["title"].to_pylist(), strict=True))
+
+    def listed(clicks: list[str], left_out: str | None = None) -> list[str]:
+        ids = asked.recommend([clicks], 6, filter_seen)["item_id"].to_pylist()
+        return [titles[item] for item in ids if item != left_out or not filter_seen][:5]
+
+    found, whole = explain(asked, history, filter_seen=filter_seen), listed(history)
+    newest = list(dict.fromkeys(history[::-1]))[:10]
+    assert [change.item_id for change in found.what_if] == newest
+    assert any(change.leaving for change in found.what_if)
+    for change in found.what_if:
+        without = listed([item for item in history if item != change.item_id], change.item_id)
+        assert change.leaving == [title for title in whole if title not in without]
+        assert change.entering == [title for title in without if title not in whole]
+        named = f"{'; '.join(change.leaving)} would leave, {'; '.join(change.entering)} would enter"
+        assert (f"Without {change.title}: {named}" in found.text()) == bool(change.leaving)
+
+
+@pytest.mark.parametrize("retriever", ["exact", "paths"])
+def test_why_not_names_the_rule_or_the_rank(recommender: Recommender, history: list[str], retriever: str) -> None:
+    asked = recommender.with_search(retriever=retriever)
+    gone, excluded, *candidates = [item for item in asked.items.ids.to_pylist() if item not in history]
+    outside = candidates.pop()
+    asked = asked.only([item for item in asked.items.ids.to_pylist() if item != gone])
+    ranked = asked.recommend([history], len(candidates), candidates=candidates).to_pylist()
+    first, last = ranked[0], ranked[-1]
+    questions = [gone, history[0], excluded, outside, first["item_id"], last["item_id"]]
+    found = explain(asked, history, 3, exclude=[excluded], candidates=[excluded, *candidates], why_not=questions)
+    assert [item.item_id for item in found.recommended] == [row["item_id"] for row in ranked[:3]]
+    assert [(other.rank, other.score) for other in found.why_not] == [
+        *[(None, None)] * 4,
+        (1, pytest.approx(first["score"], abs=1e-6)),
+        (len(ranked), pytest.approx(last["score"], abs=1e-6)),
+    ]
+    ended = f"the score of the last recommended item is {ranked[2]['score']:.3f}"
+    assert [other.reason for other in found.why_not] == [
+        "It was removed, or `only` left it out.",
+        "It is in the history, and seen items are not recommended.",
+        "It is excluded.",
+        "It is not among the candidates.",
+        "It is recommended, at rank 1.",
+        f"It ranks {len(ranked)}: its score is {last['score']:.3f}, {ended}.",
+    ]
+    for other in found.why_not:
+        assert f"Why not {other.title}? {other.reason}" in found.text()
+        assert f"<h2>Why not {other.title}?</h2>" in found.html()
+        assert all(cause.effect > 0 for cause in other.raised_by)
+        assert all(cause.effect < 0 for cause in other.lowered_by)
+    assert found.why_not[4].raised_by == found.recommended[0].raised_by
+    assert any(other.lowered_by for other in found.why_not)
 
 
 def test_a_word_is_shown_once_and_lists_show_their_length(explanation: Explanation) -> None:
@@ -211,12 +280,20 @@ def test_the_command_explains_a_user_or_a_history(
     with contextlib.redirect_stdout(io.StringIO()) as shown:
         main([*model, "--items", *history, "--json", "--theta", "0.5"])
     assert json.loads(shown.getvalue())["threshold"] == 0.5
+    filters = ["--exclude", "item1", "--candidates", "item1", "item2", "--why-not", "item1"]
+    with contextlib.redirect_stdout(io.StringIO()) as shown:
+        main([*model, "--items", "item3", "--json", *filters])
+    answer = json.loads(shown.getvalue())
+    assert [item["item_id"] for item in answer["recommended"]] == ["item2"]
+    assert [other["reason"] for other in answer["why_not"]] == ["It is excluded."]
+    assert answer["recommended"][0]["sentence"]
     for wrong, reason in (
         ([], "give either --data and --user, or --items"),
         ([*of_user, "--items", "item1"], "give either --data and --user, or --items"),
         (["--user", "user3"], "give either --data and --user, or --items"),
         ([*of_user[:3], "nobody"], "user 'nobody' is not in synthetic-shop; its users are user0, user1, user2"),
         (["--items", "nothing"], "--items names 1 items that are not in the catalog"),
+        (["--items", "item1", "--why-not", "nothing"], "--why-not names 1 items that are not in the catalog"),
         (["--items", "item1", "--theta=-1"], "--theta is -1.0; it must be 0 nats or more"),
     ):
         with contextlib.redirect_stderr(io.StringIO()) as said, pytest.raises(SystemExit, match="2"):
