@@ -38,7 +38,9 @@ table = rec.recommend({"ann": list(range(8))}, k=10)
 first = time.perf_counter()
 rec.recommend({"ann": list(range(8))}, k=10)
 second = time.perf_counter()
-print(json.dumps({"import_s": imported - began, "load_s": loaded - imported, "first_call_s": first - loaded,
+status = dict(line.split(":", 1) for line in open("/proc/self/status") if ":" in line)
+print(json.dumps({"resident_mib": int(status["VmRSS"].split()[0]) / 1024,
+    "import_s": imported - began, "load_s": loaded - imported, "first_call_s": first - loaded,
     "second_call_s": second - first, "rows": table.num_rows, "imported_late": sorted(set(sys.modules) - before)}))
 """
 
@@ -111,7 +113,7 @@ def bench_job(benchmark: Any, environment: dict[str, Any], tmp_path: Path) -> No
 
 
 def bench_first_answer(benchmark: Any, environment: dict[str, Any], tmp_path: Path) -> None:
-    """A process that imports reg4rec, loads a recommender and answers once; the first call must not import anything."""
+    """A process that imports reg4rec, loads a recommender and answers once, and the memory that it takes."""
     saved, ones = copy.copy(recommender()), [1.0] * CODEBOOKS
     health = Health(ITEMS, CODES, CODES, ones, ones, 0, 0, 0, 0, {"1": ITEMS}, [ones] * CODEBOOKS, ones, 0, 1, 1)
     saved.live = replace(saved.live, tokenizer=replace(saved.tokenizer, health=health))
@@ -127,5 +129,6 @@ def bench_first_answer(benchmark: Any, environment: dict[str, Any], tmp_path: Pa
     benchmark.group = f"first answer of a process/{ITEMS:,} items/cpu"
     benchmark.pedantic(run, rounds=1 if benchmark.disabled else 3)
     assert all(one["rows"] == 10 and one["imported_late"] == [] for one in told)
-    seconds = {name: statistics.median(one[name] for one in told) for name in told[0] if name.endswith("_s")}
-    benchmark.extra_info.update(environment, backend="exact", **seconds)
+    measured = [name for name in told[0] if name.endswith(("_s", "_mib"))]
+    medians = {name: statistics.median(one[name] for one in told) for name in measured}
+    benchmark.extra_info.update(environment, backend="exact", **medians)

@@ -7,7 +7,7 @@ Every artifact folder has one JSON header with `format`, `version`, the sha256 o
 import errno
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,7 @@ __all__ = [
     "sha256_of",
     "tensor_difference",
     "to_json",
+    "weights_wanted",
     "write_header",
     "write_json",
     "write_tensors",
@@ -199,3 +200,21 @@ def tensor_difference(found: "Mapping[str, torch.Tensor]", wanted: "Mapping[str,
         if one != other:
             return f"{name} is {one} where {other} was expected"
     return None
+
+
+def weights_wanted(build: "Callable[[], torch.nn.Module]") -> "dict[str, torch.Tensor]":
+    """The state dictionary of the module that `build` makes, without memory for its weights and without filling them.
+
+    `build` may not compute with its weights: for tensors without memory, PyTorch would import its compiler (150 MB).
+    """
+    import torch
+    from torch.overrides import TorchFunctionMode
+
+    class Unfilled(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            kwargs = kwargs or {}
+            changes_in_place = func.__name__.endswith("_") and not func.__name__.endswith("__")
+            return (args[0] if args else kwargs["tensor"]) if changes_in_place else func(*args, **kwargs)
+
+    with torch.device("meta"), Unfilled():
+        return build().state_dict()

@@ -26,7 +26,7 @@ class Rotary(nn.Module):
 
     def __init__(self, head_dim: int):
         super().__init__()
-        frequencies = ROTARY_BASE ** (-torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
+        frequencies = ROTARY_BASE ** (-torch.arange(0, head_dim, 2, dtype=torch.float32, device="cpu") / head_dim)
         self.register_buffer("frequencies", frequencies, persistent=False)
         self._table = frequencies[:0], frequencies, frequencies
 

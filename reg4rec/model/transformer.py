@@ -12,7 +12,15 @@ from reg4rec.errors import InputError
 from reg4rec.model.config import ModelConfig
 from reg4rec.model.layers import DecoderBlock, Dropout, EncoderBlock, Rotary
 from reg4rec.model.packed import PackedWeights, packed_decoder, packed_encoder
-from reg4rec.storage import new_header, read_header, read_tensors, tensor_difference, write_header, write_tensors
+from reg4rec.storage import (
+    new_header,
+    read_header,
+    read_tensors,
+    tensor_difference,
+    weights_wanted,
+    write_header,
+    write_tensors,
+)
 
 __all__ = ["Reg4RecModel"]
 
@@ -244,8 +252,7 @@ def _check_weights(config: ModelConfig, stored: dict[str, Tensor]) -> None:
     """InputError unless `stored` are the weights of the configuration; allocates nothing, even for wrong sizes."""
     if config.num_blocks > len(stored):
         raise InputError(f"the configuration asks for {config.num_blocks} blocks, {len(stored)} tensors are stored")
-    with torch.device("meta"):
-        wanted = Reg4RecModel(config).state_dict()
+    wanted = weights_wanted(lambda: Reg4RecModel(config))
     if (difference := tensor_difference(stored, wanted)) is not None:
         raise InputError(f"the stored weights do not fit the configuration: {difference}")
     if not all(bool(tensor.isfinite().all()) for tensor in stored.values()):

@@ -496,6 +496,7 @@ class Recommender:
         if vectors is not None:
             recommender._scan = ExactScan(recommender.model, live.codes_IM, vectors.to(recommender.device))
         recommender.prepare()
+        pa.default_memory_pool().release_unused()  # reading the files took more than stays
         return recommender
 
 

@@ -54,4 +54,4 @@ class MPQ(Quantizer):
 
 
 def _scaled(shape: tuple[int, ...], fan_in: int, generator: torch.Generator | None) -> Tensor:
-    return torch.randn(shape, generator=generator) / fan_in**0.5
+    return torch.empty(shape).normal_(generator=generator).div_(fan_in**0.5)

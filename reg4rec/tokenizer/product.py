@@ -31,10 +31,12 @@ class ProductQuantizer(Quantizer):
             raise InputError(
                 f"item vectors of width {vector_dim} cannot be split into {num_codebooks} blocks; use fewer codebooks"
             )
-        block_V = torch.arange(vector_dim) * num_codebooks // vector_dim
+        block_V = torch.arange(vector_dim, device="cpu") * num_codebooks // vector_dim
         self.register_buffer("rotation_VV", torch.eye(vector_dim))
         self.register_buffer("codebooks_MKE", torch.zeros(num_codebooks, codebook_size, vector_dim))
-        self.register_buffer("block_MV", block_V == torch.arange(num_codebooks)[:, None], persistent=False)
+        self.register_buffer(
+            "block_MV", block_V == torch.arange(num_codebooks, device="cpu")[:, None], persistent=False
+        )
 
     def latents(self, vectors_BV: Tensor) -> Tensor:
         return (vectors_BV @ self.rotation_VV)[:, None] * self.block_MV

@@ -21,6 +21,7 @@ from reg4rec.storage import (
     read_json,
     read_tensors,
     tensor_difference,
+    weights_wanted,
     write_header,
     write_json,
     write_tensors,
@@ -240,8 +241,7 @@ def _read_quantizer(path: Path, config: TokenizerConfig, vector_dim: int) -> Qua
     """The stored quantizer; allocates memory only after the shapes of the stored tensors match the configuration."""
     stored = read_tensors(path)
     try:
-        with torch.device("meta"):
-            wanted = build_quantizer(config, vector_dim).state_dict()
+        wanted = weights_wanted(lambda: build_quantizer(config, vector_dim))
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise InputError(f"{path.parent / 'tokenizer.json'} has impossible codebook sizes: {error}") from None
     if (difference := tensor_difference(stored, wanted)) is not None:

@@ -45,6 +45,21 @@ def test_a_reload_gives_the_same_table(
     assert_frame_equal(again.recommend(histories, k=12, to="polars"), other.recommend(histories, k=12, to="polars"))
 
 
+@pytest.mark.parametrize("retriever", ["exact", "paths"])
+def test_recommending_imports_neither_a_compiler_nor_what_training_needs(
+    recommender: Recommender, histories: dict[str, list[str]], tmp_path: Path, retriever: str
+) -> None:
+    recommender.with_search(retriever=retriever).save_pretrained(tmp_path)
+    code = f"""
+import sys, reg4rec
+rec = reg4rec.Recommender.from_pretrained({str(tmp_path)!r}, device="cpu")
+print(rec.recommend({list(histories.values())[:2]}, return_paths=True).num_rows)
+print({{"torch._dynamo", "sympy", "triton", "polars", "sklearn", "scipy"}} & set(sys.modules))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "20\nset()\n"
+
+
 def test_a_large_index_is_stored_and_mapped(
     recommender: Recommender, histories: dict[str, list[str]], saved: Path, tmp_path: Path
 ) -> None:
