@@ -17,14 +17,15 @@ import torch
 from torch import nn
 
 from bench.conftest import Timed, long
-from reg4rec import loop, ops
+from reg4rec import distributed, loop, ops
 from reg4rec.data import Dataset, Sequences, ViewConfig, synthetic_shop
-from reg4rec.model import Format, Size
+from reg4rec.model import Format, Reg4RecModel, Size, sized
 from reg4rec.model.layers import Dropout
 from reg4rec.precision.ladq import Ladq, LadqConfig, linear_layers, set_formats
 from reg4rec.run import Run
 from reg4rec.tokenizer import Tokenizer, TokenizerConfig, fit_tokenizer
 from reg4rec.train import PretrainConfig
+from reg4rec.train.item_loss import ItemSampler
 from reg4rec.train.pretrain import PretrainStage
 from reg4rec.train.windows import Batch
 
@@ -138,3 +139,42 @@ def bench_train(
     epoch = plain_trainer(stage) if how == "plain" else trainer(stage, how)
     loss = timed(epoch, f"train/{size}/{device}", how, 0, 0, device)
     assert 0 < loss < 20
+
+
+class RandomStage(PretrainStage):
+    """Batches of random histories over any number of random items; residuals are trained by row or by AdamW."""
+
+    def __init__(self, num_items: int, by_row: bool):
+        draw = torch.Generator().manual_seed(0)
+        self.config = PretrainConfig(rows_from=1 if by_row else num_items + 1)
+        shape = sized("small", 4, 256, 16, num_items=num_items, dropout=self.config.dropout, renormalize=True)
+        self.module = Reg4RecModel(shape).train()
+        self.module.row_tables = ("residual_ID",) if by_row else ()
+        self.codes_IM = torch.randint(256, (num_items, 4), generator=draw)
+        self.category_I = torch.randint(16, (num_items,), generator=draw)
+        self.sampler = ItemSampler.of(1 / torch.arange(1.0, num_items + 1))  # popularity by Zipf's law
+        self.index, self.order = ops.TokenIndex.build(self.codes_IM, 256), "random"
+
+    def batch(self) -> Batch:
+        return Batch(self.sampler.draw(512).view(16, 32))
+
+
+@pytest.mark.parametrize("how", ["adamw", "rows"])
+@pytest.mark.parametrize("num_items", [10_000, *long(1_000_000, 10_000_000)])
+def bench_step(timed: Timed, num_items: int, how: str) -> None:
+    """A step of pre-training `small` on 512 targets, by catalog size."""
+    if num_items > 5_000_000 and how == "adamw":
+        pytest.skip("AdamW needs more than 25 GB for this table")
+    stage = RandomStage(num_items, how == "rows")
+    optimizer = loop.make_optimizer(stage.module, stage.config.loop)
+
+    def step() -> float:
+        loss = stage.loss(stage.batch())["loss"]
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        distributed.clip_grad_norm(stage.module, stage.config.loop.max_grad_norm)
+        optimizer.step()
+        return float(loss.detach())
+
+    loss = timed(step, f"step/{num_items:,} items/cpu", how, 0, 0, "cpu")
+    assert 0 < loss < 50

@@ -155,7 +155,11 @@ class TokenIndex(NamedTuple):
         root_user, root_row = (live_BP & ~begun_BP).nonzero(as_tuple=True)
         if len(root_user):
             open_BPMK[root_user, root_row] = self._open_at_root(batch, exclude_BX)[root_user]
-        user, row = (live_BP & begun_BP).nonzero(as_tuple=True)
+        num_fed_BP = (tokens_BPM >= 0).sum(-1)
+        after_one_BP = live_BP & (num_fed_BP == 1) & (self.lists_pairs and exclude_BX is None)
+        if after_one_BP.any():
+            open_BPMK[after_one_BP] = self._open_after_one(tokens_BPM[after_one_BP])
+        user, row = (live_BP & begun_BP & ~after_one_BP).nonzero(as_tuple=True)
         path_T, item_T = self.items_with_tokens(tokens_BPM[user, row])
         if exclude_BX is not None:
             allowed = ~self.is_excluded(user[path_T], item_T, exclude_BX)
@@ -239,6 +243,21 @@ class TokenIndex(NamedTuple):
         left_PX, right_PX = tokens_PM[:, books_2X[0]], tokens_PM[:, books_2X[1]]
         slots_PX = left_PX * codebook_size + right_PX + first_X.to(tokens_PM.device)
         return slots_PX.masked_fill((left_PX < 0) | (right_PX < 0), -1), books_2X
+
+    def _open_after_one(self, tokens_TM: Tensor) -> Tensor:
+        """open_TMK after one token: those whose list of pairs with it is not empty. A token's own list has I / K items,
+        so reading it instead would cost more in larger catalogs."""
+        num_codebooks, codebook_size = self.counts_MK.shape
+        book_T1 = tokens_TM.argmax(1, keepdim=True)
+        code_T11 = tokens_TM.gather(1, book_T1)[..., None]
+        first_MM = torch.zeros(num_codebooks, num_codebooks, dtype=torch.int64)
+        for r, s in combinations(range(num_codebooks), 2):
+            first_MM[r, s] = first_MM[s, r] = pair_slot(num_codebooks, codebook_size, r, s)
+        other_M, other_K = (torch.arange(size, device=tokens_TM.device) for size in (num_codebooks, codebook_size))
+        is_left_TM1 = (book_T1 < other_M)[..., None]
+        first_TM1 = first_MM.to(tokens_TM.device)[book_T1, other_M][..., None]
+        left_TMK, right_TMK = torch.where(is_left_TM1, code_T11, other_K), torch.where(is_left_TM1, other_K, code_T11)
+        return self._pairs.lengths(first_TM1 + left_TMK * codebook_size + right_TMK, 0) > 0
 
     def _open_at_root(self, batch: int, exclude_BX: Tensor | None) -> Tensor:
         """open_BMK before the first token: the tokens that more items carry than the user excludes."""

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from reg4rec import distributed
 from reg4rec.errors import InputError, TokenizerCollapseError, warn
+from reg4rec.optimizer import state_like
 from reg4rec.storage import (
     entries,
     new_header,
@@ -46,7 +47,6 @@ __all__ = [
 FORMAT, VERSION = "reg4rec-checkpoint", 4
 HEADER, STATE, BEST = "checkpoint.json", "state.safetensors", "best.safetensors"
 BEST_VALUES = "best.values"
-MOMENTS = ("exp_avg", "exp_avg_sq")
 MAX_PROGRESS_BYTES = 1 << 32
 """Size limit of a checkpoint's header, which contains LADQ's history and grows with the run."""
 RESULTS = {"tokenizer": "tokenizer", "pretrain": "recommender", "align": "recommender"}
@@ -314,7 +314,7 @@ def _check_like(tensors: Mapping[str, Tensor], present: Mapping[str, Tensor]) ->
 
 
 def _optimizer_state(tensors: Mapping[str, Tensor], optimizer: torch.optim.Optimizer) -> dict[int, dict[str, Tensor]]:
-    """AdamW's state by parameter number; ValueError for wrong names, shapes, dtypes or negative values.
+    """The optimizer's state by parameter number; ValueError for wrong names, shapes, dtypes or negative values.
 
     Fused AdamW does not check shapes: with a wrong one it would write outside its memory.
     """
@@ -324,7 +324,7 @@ def _optimizer_state(tensors: Mapping[str, Tensor], optimizer: torch.optim.Optim
     for i, parameter in enumerate(parameters):
         if str(i) in known:
             step = tensors.get(f"{i}.step", torch.zeros(()))
-            wanted |= {f"{i}.{name}": parameter for name in MOMENTS}
+            wanted |= {f"{i}.{name}": tensor for name, tensor in state_like(optimizer, parameter).items()}
             wanted[f"{i}.step"] = torch.zeros((), dtype=step.dtype if step.is_floating_point() else torch.float32)
     _check_like(tensors, wanted)
     state: dict[int, dict[str, Tensor]] = {}

@@ -247,8 +247,19 @@ def sharded_like(x: Tensor, like: Any) -> Tensor:
 
 
 def clip_grad_norm(module: nn.Module, max_norm: float) -> None:
-    """Clip the norm of a module's gradients, computed over all processes if FSDP2 has sharded them."""
+    """Clip the norm of a module's gradients, computed over all processes if FSDP2 has sharded them.
+
+    Entries of sparse gradients that have the same place are added up first.
+    """
+    for p in module.parameters():
+        if p.grad is not None and p.grad.is_sparse:
+            p.grad = p.grad.coalesce()
     grads = [p.grad for p in module.parameters() if p.grad is not None]
+    if any(grad.is_sparse for grad in grads):
+        pieces = [grad.values() if grad.is_sparse else grad for grad in grads]
+        norm = nn.utils.get_total_norm(pieces)
+        torch._foreach_mul_(pieces, (max_norm / (norm + 1e-6)).clamp(max=1))
+        return
     if not any(hasattr(grad, "to_local") for grad in grads):
         nn.utils.clip_grad_norm_(module.parameters(), max_norm)
         return

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from reg4rec import distributed
 from reg4rec.checkpoints import Progress, failure_recorded, open_folder, read_metrics, restore, save_checkpoint
 from reg4rec.errors import InputError
+from reg4rec.optimizer import RowAdamW
 from reg4rec.progress import Bar, bar, quiet, say
 from reg4rec.run import Run
 from reg4rec.settings import check_settings
@@ -177,15 +178,21 @@ def train(stage: Stage, config: LoopConfig, run: Run = Run(), controller: Contro
         return _Training(stage, config, run, controller).train()
 
 
-def make_optimizer(module: nn.Module, config: LoopConfig) -> torch.optim.AdamW:
-    """AdamW with weight decay on parameters of two and more dimensions only."""
-    params = [p for p in module.parameters() if p.requires_grad]
+def make_optimizer(module: nn.Module, config: LoopConfig) -> RowAdamW:
+    """AdamW with weight decay on parameters of two and more dimensions only.
+
+    The parameters that the module names in `row_tables`, if it has that attribute, are updated row by row.
+    """
+    named = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    tables = [named.pop(name) for name in getattr(module, "row_tables", ())]
+    params = list(named.values())
     groups = [
         {"params": [p for p in params if p.dim() >= 2], "weight_decay": config.weight_decay},
         {"params": [p for p in params if p.dim() < 2], "weight_decay": 0.0},
+        {"params": tables, "weight_decay": config.weight_decay, "rows": True},
     ]
     fused = not any(hasattr(p, "full_tensor") for p in params)  # fused mixes no sharded tensors with FSDP2's scalars
-    return torch.optim.AdamW(
+    return RowAdamW(
         [g for g in groups if g["params"]], lr=config.learning_rate, fused=fused, foreach=None if fused else False
     )
 
@@ -248,6 +255,7 @@ class _Training:
         module.train()
         started = time.monotonic()
         self._run_batches(batches, label, show)
+        self.optimizer.settle()
         module.eval()
         self.parallel.gather()
         means = {name: value / max(1, len(batches)) for name, value in p.sums.items()}

@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 GROUND = (
     *("errors", "forks", "progress", "writing", "storage", "settings", "statistics", "page", "pictures"),
-    *("ops", "distributed", "run", "checkpoints", "loop", "kernels", "_C"),
+    *("ops", "distributed", "run", "optimizer", "checkpoints", "loop", "kernels", "_C"),
 )
 ROOMS = (
     *("data", "tokenizer", "model", "search", "recommend", "batch", "evaluation", "precision", "train", "alignment"),

@@ -25,7 +25,7 @@ from reg4rec.recommend.table import Frame, as_frame, results_arrow
 from reg4rec.run import Run, choose_device
 from reg4rec.search.ranking import ranked_by_score
 from reg4rec.settings import check_settings, override
-from reg4rec.train.item_loss import draw_negatives, item_loss, sampled_softmax_loss
+from reg4rec.train.item_loss import ItemSampler, draw_negatives, item_loss, sampled_softmax_loss
 from reg4rec.train.windows import Batch
 
 __all__ = ["SASRec", "SASRecConfig"]
@@ -215,14 +215,15 @@ class _Stage(NetworkStage):
     def __init__(self, model: SASRec, data: Dataset, seed: int):
         super().__init__(model, data, seed)
         # plus one, so that items without interactions are drawn as negatives too
-        self.popularity_I = torch.from_numpy(data.item_counts(model.config.part) + 1.0).float().to(model.device)
+        counts_I = torch.from_numpy(data.item_counts(model.config.part) + 1.0).float()
+        self.sampler = ItemSampler.of(counts_I.to(model.device))
         self.num_negatives, self.item_vectors = model.config.num_negatives, model.config.item_vectors
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         items_BL, weight_BL = self.share_of(batch)
         filled_BL = items_BL >= 0
         states_BLD = self.module(items_BL[:, :-1].clamp(min=0))
-        negatives_X, expected_X = draw_negatives(self.popularity_I, self.num_negatives)
+        negatives_X, expected_X = draw_negatives(self.sampler, self.num_negatives)
         if (bias := self.module.repeat_bias) is not None:
             embed = self.module.embed
             return {"loss": item_loss(embed, bias, states_BLD, items_BL, negatives_X, expected_X, weight_BL)}

@@ -49,6 +49,8 @@ class Reg4RecModel(nn.Module):
         """`Tokenizer.catalog` of the items and tokens that the model was trained on; None before training"""
         self.trained_by: dict[str, Any] = {}
         """settings of its pre-training, which alignment uses again; empty before pre-training"""
+        self.row_tables: tuple[str, ...] = ()
+        """names of parameters with sparse gradients for `reg4rec.optimizer.RowAdamW`: none, or `residual_ID`"""
         c = config
         std = (c.dim * c.num_codebooks) ** -0.5
         self.tokens_MKD = nn.Parameter(torch.empty(c.num_codebooks, c.codebook_size, c.dim).normal_(std=std))
@@ -114,7 +116,8 @@ class Reg4RecModel(nn.Module):
         return score_T + self.repeat_bias * (history_BX[user_T] == item_T[:, None]).any(1)
 
     def _residual(self, items: Tensor) -> Tensor:
-        return self.residual_dropout(nn.functional.embedding(items, self.residual_ID))
+        by_row = "residual_ID" in self.row_tables
+        return self.residual_dropout(nn.functional.embedding(items, self.residual_ID, sparse=by_row))
 
     def embed_history(self, codes_BLM: Tensor, items_BL: Tensor | None) -> tuple[Tensor, Tensor]:
         """Encoder input (B, J, D) and the item number of every slot (J,): 0 for the start, 1..L for the items."""

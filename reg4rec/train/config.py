@@ -30,6 +30,9 @@ class PretrainConfig:
     """also train a direct score for every item, which then orders the items that paths find (D11)"""
     num_negatives: int = 512
     """number of negative items, drawn by popularity and shared by a batch, for the softmax loss of the item scores"""
+    rows_from: int = 200_000
+    """catalogs of at least this many items train their residuals row by row: a step then costs the same for every
+    catalog (reg4rec.optimizer); smaller ones, and several processes, use AdamW for all weights"""
     order: OrderPolicy = "random"
     """order in which a target's tokens are fed. random: a random permutation; crss: most confident codebook first;
     fixed: codebooks in order (D4)"""
@@ -81,6 +84,7 @@ class PretrainConfig:
             ("dropout", 0 <= self.dropout < 1, "from 0 to below 1"),
             ("crss_fraction", 0 <= self.crss_fraction <= 1, "between 0 and 1"),
             ("num_negatives", self.num_negatives >= 1, "1 or more"),
+            ("rows_from", self.rows_from >= 1, "1 or more"),
             ("token_weight", self.token_weight > 0, "above 0"),
             ("decoded_fraction", 0 < self.decoded_fraction <= 1, "above 0 and at most 1"),
             ("category_weight", self.category_weight >= 0, "0 or more"),

@@ -1,21 +1,40 @@
 """The item-level loss: a softmax over all items, estimated from a sample of them."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from reg4rec import distributed
 
-__all__ = ["draw_negatives", "item_loss", "sampled_softmax_loss"]
+__all__ = ["ItemSampler", "draw_negatives", "item_loss", "sampled_softmax_loss"]
 
 
-def draw_negatives(weights_I: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """negatives_X (X = count), drawn in proportion to the weights with replacement, and the expected count of each."""
-    probability_I = weights_I / weights_I.sum()
-    generator = distributed.shared_generator(weights_I.device)
-    negatives_X = torch.multinomial(probability_I, count, replacement=True, generator=generator)
-    return negatives_X, count * probability_I[negatives_X]
+class ItemSampler(NamedTuple):
+    """Draws items in proportion to weights; a draw takes log I steps. In float32 rare items of a large catalog would
+    never be drawn: their part of the cumulative sum is lost."""
+
+    probability_I: Tensor
+    cumulative_I: Tensor
+
+    @classmethod
+    def of(cls, weights_I: Tensor) -> "ItemSampler":
+        cumulative_I = weights_I.double().cumsum(0)
+        return cls(weights_I / cumulative_I[-1].to(weights_I.dtype), cumulative_I / cumulative_I[-1])
+
+    def draw(self, count: int) -> Tensor:
+        """Items (X = count), drawn with replacement."""
+        device = self.cumulative_I.device
+        generator = distributed.shared_generator(device)
+        uniform_X = torch.rand(count, dtype=torch.float64, device=device, generator=generator)
+        return torch.searchsorted(self.cumulative_I, uniform_X, right=True)
+
+
+def draw_negatives(sampler: ItemSampler, count: int) -> tuple[Tensor, Tensor]:
+    """negatives_X (X = count), drawn with replacement, and the expected count of each."""
+    negatives_X = sampler.draw(count)
+    return negatives_X, count * sampler.probability_I[negatives_X]
 
 
 def sampled_softmax_loss(

@@ -20,7 +20,7 @@ from reg4rec.run import Run, choose_device
 from reg4rec.settings import check_same_recipe, override
 from reg4rec.tokenizer import Tokenizer
 from reg4rec.train.config import PretrainConfig
-from reg4rec.train.item_loss import draw_negatives, item_loss
+from reg4rec.train.item_loss import ItemSampler, draw_negatives, item_loss
 from reg4rec.train.losses import path_losses
 from reg4rec.train.orders import OrderPolicy, draw_order
 from reg4rec.train.validation import validate
@@ -65,6 +65,7 @@ def pretrain(
         controller = Fp8Watch(layers, config.ladq.sample_every)
     set_formats(layers, "fp32" if config.precision == "ladq" else config.precision)
     loop.train(trained, config.loop, run, controller)
+    trained.module.row_tables = ()
     set_formats(layers, "fp32")
     return trained.module.eval()
 
@@ -105,8 +106,10 @@ class PretrainStage:
         self.category_I = torch.from_numpy(data.items.categories_I).long().to(device)
         self.module: Reg4RecModel = (model or _new_model(data, tokenizer, config)).to(device)
         self.module.catalog = tokenizer.catalog_fingerprint(data.items)
+        if self.module.scores_items and len(data.items) >= config.rows_from and distributed.world() == 1:
+            self.module.row_tables = ("residual_ID",)
         # items without interactions are never drawn as negatives: they keep a residual of 0 and count by their tokens
-        self.popularity_I = torch.from_numpy(data.item_counts(config.part)).float().to(device)
+        self.sampler = ItemSampler.of(torch.from_numpy(data.item_counts(config.part)).float().to(device))
         self.monitor = "validation_ndcg@10" if config.part == "train" else ""
         if self.monitor:
             check_targets(data, "validation", config.protocol)
@@ -166,7 +169,7 @@ class PretrainStage:
             total = total + self.config.category_weight * losses["category_loss"]
         if self.config.score_items:
             states_BLD = memory_BJD[:, :: self.module.slots_per_item]
-            negatives_X, expected_X = draw_negatives(self.popularity_I, self.config.num_negatives)
+            negatives_X, expected_X = draw_negatives(self.sampler, self.config.num_negatives)
             bias = self.module.repeat_bias
             losses["item_loss"] = item_loss(self._embed, bias, states_BLD, items_BL, negatives_X, expected_X, weight_BL)
             total = losses["item_loss"] + self.config.token_weight * total

@@ -20,7 +20,7 @@ from reg4rec.evaluation import Popularity, evaluate
 from reg4rec.loop import LoopConfig
 from reg4rec.recommend import Recommender
 from reg4rec.run import Run
-from reg4rec.train.item_loss import draw_negatives, sampled_softmax_loss
+from reg4rec.train.item_loss import ItemSampler, draw_negatives, sampled_softmax_loss
 from tests.artifacts import reseal
 
 CONFIG = SASRecConfig(
@@ -88,7 +88,7 @@ def test_the_sampled_denominator_is_unbiased_and_ignores_the_target() -> None:
     targets_T, weights_I = torch.tensor([0, 3, 5, 11]), torch.arange(1.0, 13.0)
     target_T, sampled_T, rounds = (states_TD * items_ID[targets_T]).sum(1), torch.zeros(4).double(), 4000
     for _ in range(rounds):
-        negatives_X, expected_X = draw_negatives(weights_I, 8)
+        negatives_X, expected_X = draw_negatives(ItemSampler.of(weights_I), 8)
         losses_T = sampled_softmax_loss(states_TD, items_ID, targets_T, negatives_X, expected_X)
         sampled_T += (losses_T + target_T).exp() / rounds
     torch.testing.assert_close(sampled_T, (states_TD @ items_ID.T).exp().sum(1), rtol=0.05, atol=0)
@@ -98,7 +98,7 @@ def test_the_sampled_denominator_is_unbiased_and_ignores_the_target() -> None:
 
 def test_negatives_are_drawn_by_weight() -> None:
     torch.manual_seed(0)
-    negatives_X, expected_X = draw_negatives(torch.tensor([1.0, 0.0, 3.0]), 8000)
+    negatives_X, expected_X = draw_negatives(ItemSampler.of(torch.tensor([1.0, 0.0, 3.0])), 8000)
     counts_I = torch.bincount(negatives_X, minlength=3)
     torch.testing.assert_close(counts_I, torch.tensor([2000, 0, 6000]), rtol=0.05, atol=0)
     torch.testing.assert_close(expected_X, torch.tensor([2000.0, 0.0, 6000.0])[negatives_X])

@@ -1,5 +1,7 @@
 """The index over items: its lists, and that a changed index equals one built from scratch."""
 
+from itertools import product
+
 import pytest
 import torch
 from torch import Tensor
@@ -89,3 +91,23 @@ def test_items_sharing_tokens_are_each_found_once_with_how_many_they_share(
     assert path_T.tolist() == sorted(path_T.tolist())
     assert sorted(zip(path_T.tolist(), item_T.tolist(), strict=True)) == [(n, i) for n, i in expected]
     assert shared_T.tolist() == shared_PI[path_T, item_T].tolist()
+
+
+@pytest.mark.parametrize("pairs", [False, True])
+def test_admissible_tokens_are_those_of_the_items_that_fit(pairs: bool) -> None:
+    draw = torch.Generator().manual_seed(5)
+    codes_IM = torch.randint(6, (40, 3), generator=draw)
+    index = TokenIndex.build(codes_IM, 6, torch.arange(0, 40, 2), pairs)
+    paths = codes_IM[:12, None].repeat(1, 4, 1)  # those of odd items may lead nowhere
+    for length in range(4):
+        for row in range(12):
+            paths[row, length, torch.randperm(3, generator=draw)[length:]] = -1
+    found = index.admissible_tokens(paths, torch.ones(12, 4, dtype=torch.bool))
+    for row, length in product(range(12), range(4)):
+        path = paths[row, length].tolist()
+        fitting = [i for i in range(0, 40, 2) if all(t in (-1, int(c)) for t, c in zip(path, codes_IM[i], strict=True))]
+        expected = torch.zeros(3, 6, dtype=torch.bool)
+        for item in fitting:
+            expected[range(3), codes_IM[item]] = True
+        expected[[at for at, token in enumerate(path) if token >= 0]] = False
+        assert torch.equal(found[row, length], expected)

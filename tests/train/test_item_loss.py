@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from reg4rec.model import ModelConfig, Reg4RecModel
-from reg4rec.train.item_loss import draw_negatives, item_loss
+from reg4rec.train.item_loss import ItemSampler, draw_negatives, item_loss
 
 M, K, I, D = 2, 4, 12, 8  # noqa: E741
 SEEN = [3, 5, 3, 3, 7, 5, 1], [9, 9, 2], [4]
@@ -68,7 +68,7 @@ def slow_loss(case: Case, negatives: list[int], expected: list[float]) -> float:
 
 
 def test_a_sample_counts_what_the_history_does_not_hold(case: Case) -> None:
-    negatives_X, expected_X = draw_negatives(torch.arange(1.0, I + 1), 30)
+    negatives_X, expected_X = draw_negatives(ItemSampler.of(torch.arange(1.0, I + 1)), 30)
     assert len(negatives_X.unique()) < len(negatives_X)  # some twice
     found = float(case.loss(negatives_X, expected_X).detach())
     assert found == pytest.approx(slow_loss(case, negatives_X.tolist(), expected_X.tolist()), abs=1e-6)
@@ -97,7 +97,7 @@ def test_items_neither_met_nor_drawn_get_a_gradient_of_exactly_zero(case: Case) 
 
 
 def test_padding_is_not_looked_at(case: Case) -> None:
-    negatives_X, expected_X = draw_negatives(torch.ones(I), 6)
+    negatives_X, expected_X = draw_negatives(ItemSampler.of(torch.ones(I)), 6)
     case.loss(negatives_X, expected_X).backward()
     gradient_BLD = case.states_BLD.grad
     assert gradient_BLD is not None
