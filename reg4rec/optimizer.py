@@ -24,7 +24,7 @@ class RowAdamW(torch.optim.AdamW):
         super().__init__([{"rows": False, **group} for group in groups], **settings)
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
         gradients = {table: table.grad for _, table in self._tables() if table.grad is not None}
         for table in gradients:
             table.grad = None  # AdamW skips it

@@ -168,7 +168,7 @@ def test_a_run_by_rows_resumes_to_the_same_bits(shop: SyntheticShop, tokenizer: 
         steps.append(1)
         if len(steps) == 5:
             raise KilledError
-        return step(self, *rest)  # type: ignore[arg-type]
+        return step(self, *rest)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.optim.AdamW, "step", counted)
