@@ -9,6 +9,8 @@ namespace reg4rec {
 
 namespace {
 
+constexpr size_t kUsualShared = 44 << 10;
+
 struct Kernel {
   const char* name;
   const void* function;
@@ -30,6 +32,11 @@ const char* launch_cuda(const Launch& launch) {
   for (const Kernel& kernel : kKernels) {
     if (std::strcmp(kernel.name, launch.kernel) != 0) continue;
     if (kernel.num_bytes != launch.num_bytes) return "the arguments are not those of the kernel";
+    if (launch.shared > kUsualShared) {  // the least that every GPU has, less what the kernels declare
+      const cudaError_t refused = cudaFuncSetAttribute(
+          kernel.function, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(launch.shared));
+      if (refused != cudaSuccess) return cudaGetErrorString(refused);
+    }
     void* arguments[] = {const_cast<void*>(launch.arguments)};
     const cudaError_t error = cudaLaunchKernel(kernel.function, dim3(launch.grid), dim3(launch.block), arguments,
                                                launch.shared, static_cast<cudaStream_t>(launch.stream));

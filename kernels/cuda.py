@@ -11,12 +11,23 @@ import torch
 from .call import by_name
 from .machine import native_has_cuda
 
-__all__ = ["SHARED_BYTES", "capacity_of_best", "fields", "launch", "packer", "source"]
+__all__ = ["capacity_of_best", "fields", "launch", "packer", "shared_bytes", "source"]
 
-SHARED_BYTES = 44 << 10
-"""Shared memory that a launch may ask for: every GPU has 48 KiB, and the kernels also declare a little themselves."""
+USUAL_SHARED_BYTES = 48 << 10
+"""Shared memory of a block on every GPU; a kernel must be allowed more, where the GPU has it."""
+DECLARED_BYTES = 4 << 10
+"""At least as much as the kernels declare themselves."""
 
 _SOURCES = Path(__file__).parents[1] / "csrc"
+
+
+@functools.cache
+def shared_bytes(device: torch.device) -> int:
+    """The shared memory that a launch on a device may ask for: 44 KiB on every GPU, 223 KiB on a Hopper."""
+    most = USUAL_SHARED_BYTES
+    if device.type == "cuda":
+        most = getattr(torch.cuda.get_device_properties(device), "shared_memory_per_block_optin", most)
+    return most - DECLARED_BYTES
 
 
 def launch(
@@ -44,7 +55,10 @@ def launch(
             # a NumPy array of one element is passed by value
             by_value = numpy.frombuffer(packed, dtype=f"V{len(packed)}")
             with cupy.cuda.Device(device.index), cupy.cuda.ExternalStream(stream):
-                _compiled(op).get_function(f"{op}_{entry}")((grid,), (block,), (by_value,), shared_mem=shared)
+                kernel = _compiled(op).get_function(f"{op}_{entry}")
+                if shared + DECLARED_BYTES > USUAL_SHARED_BYTES:
+                    kernel.max_dynamic_shared_size_bytes = shared
+                kernel((grid,), (block,), (by_value,), shared_mem=shared)
 
 
 @functools.cache

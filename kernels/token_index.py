@@ -1,7 +1,7 @@
 """The index over existing items: which of them carry which tokens, and which tokens a path can still take."""
 
 from itertools import combinations
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -239,9 +239,10 @@ class TokenIndex(NamedTuple):
         """(slots_PX, books_2X): the numbers of the lists of a path's token pairs, -1 for none, and their codebooks."""
         num_codebooks, codebook_size = self.counts_MK.shape
         books_2X = torch.combinations(torch.arange(num_codebooks, device=tokens_PM.device)).T
-        first_X = torch.tensor([pair_slot(num_codebooks, codebook_size, r, s) for r, s in books_2X.T.tolist()])
+        # pairs (r, s) come in the order of `pair_slot`; computed here, since reading them would wait for the device
+        first_X = torch.arange(books_2X.shape[1], device=tokens_PM.device) * codebook_size**2
         left_PX, right_PX = tokens_PM[:, books_2X[0]], tokens_PM[:, books_2X[1]]
-        slots_PX = left_PX * codebook_size + right_PX + first_X.to(tokens_PM.device)
+        slots_PX = left_PX * codebook_size + right_PX + first_X
         return slots_PX.masked_fill((left_PX < 0) | (right_PX < 0), -1), books_2X
 
     def _open_after_one(self, tokens_TM: Tensor) -> Tensor:
@@ -250,12 +251,10 @@ class TokenIndex(NamedTuple):
         num_codebooks, codebook_size = self.counts_MK.shape
         book_T1 = tokens_TM.argmax(1, keepdim=True)
         code_T11 = tokens_TM.gather(1, book_T1)[..., None]
-        first_MM = torch.zeros(num_codebooks, num_codebooks, dtype=torch.int64)
-        for r, s in combinations(range(num_codebooks), 2):
-            first_MM[r, s] = first_MM[s, r] = pair_slot(num_codebooks, codebook_size, r, s)
         other_M, other_K = (torch.arange(size, device=tokens_TM.device) for size in (num_codebooks, codebook_size))
         is_left_TM1 = (book_T1 < other_M)[..., None]
-        first_TM1 = first_MM.to(tokens_TM.device)[book_T1, other_M][..., None]
+        left_TM, right_TM = torch.minimum(book_T1, other_M), torch.maximum(book_T1, other_M)
+        first_TM1 = pair_slot(num_codebooks, codebook_size, left_TM, right_TM).clamp(min=0)[..., None]
         left_TMK, right_TMK = torch.where(is_left_TM1, code_T11, other_K), torch.where(is_left_TM1, other_K, code_T11)
         return self._pairs.lengths(first_TM1 + left_TMK * codebook_size + right_TMK, 0) > 0
 
@@ -275,8 +274,8 @@ class TokenIndex(NamedTuple):
         return (counts > 0).view(batch, num_codebooks, codebook_size)
 
 
-def pair_slot(num_codebooks: int, codebook_size: int, r: int, s: int) -> int:
-    """The number of the first list of codebooks r < s; that of tokens (r, i) and (s, j) is i * K + j more."""
+def pair_slot(num_codebooks: int, codebook_size: int, r: Any, s: Any) -> Any:
+    """The number, or numbers, of the first list of codebooks r < s. That of tokens (r, i) and (s, j) is i K + j more."""
     return (r * (2 * num_codebooks - r - 1) // 2 + s - r - 1) * codebook_size**2
 
 

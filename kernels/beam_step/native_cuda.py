@@ -20,8 +20,8 @@ def objection(call: BeamStep) -> str | None:
     if num_codebooks > _MOST_CODEBOOKS:
         return f"it takes {_MOST_CODEBOOKS} codebooks at most, these are {num_codebooks}"
     needed = max(_path_bytes(num_codebooks, codebook_size, width), _user_bytes(num_paths, num_codebooks, width))
-    if needed > cuda.SHARED_BYTES:
-        return f"it needs {needed} bytes of shared memory for {width} children, there are {cuda.SHARED_BYTES}"
+    if needed > (most := cuda.shared_bytes(call.logits_BPMK.device)):
+        return f"it needs {needed} bytes of shared memory for {width} children, there are {most}"
     return None
 
 

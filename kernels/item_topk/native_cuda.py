@@ -15,8 +15,8 @@ _SMALLEST_RANGE = 2048
 
 
 def objection(call: ItemTopk) -> str | None:
-    if (needed := _best_bytes(call.k)) > cuda.SHARED_BYTES:
-        return f"it needs {needed} bytes of shared memory for {call.k} items, there are {cuda.SHARED_BYTES}"
+    if (needed := _best_bytes(call.k)) > (most := cuda.shared_bytes(call.log_probs_BMK.device)):
+        return f"it needs {needed} bytes of shared memory for {call.k} items, there are {most}"
     return None
 
 
@@ -28,7 +28,7 @@ def run(call: ItemTopk) -> tuple[torch.Tensor, torch.Tensor]:
         return scores_BN, items_BN
     with_tables = _USERS * (_best_bytes(k) + 4 * num_books * num_codes)
     users, entry, shared = (_USERS, "tables", with_tables)
-    if with_tables > cuda.SHARED_BYTES:
+    if with_tables > cuda.shared_bytes(items_BN.device):
         users, entry, shared = (1, "direct", _best_bytes(k))
     groups = -(-num_users // users)
     num_ranges = max(1, min(_BLOCKS_WANTED // max(1, groups), num_items // _SMALLEST_RANGE))

@@ -17,6 +17,8 @@ Parts = tuple[list[nn.Module], list[nn.Module]]
 """The linear layers and the norms of a block."""
 
 ROTARY_BASE = 1000.0
+MOST_BLOCKS = 65_535
+"""CUDA's limit for the second and third dimension of a grid, over which fused attention spreads the batch."""
 
 
 class Rotary(nn.Module):
@@ -63,10 +65,18 @@ def attend(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None) -> Tensor:
     """
     if q.is_cuda:
         flat_q, flat_k, flat_v = (x.flatten(0, -4) for x in (q, k, v))  # fused kernels take four dimensions
-        return F.scaled_dot_product_attention(flat_q, flat_k, flat_v, attn_mask=visible).unflatten(0, q.shape[:-3])
+        return _attend_fused(flat_q, flat_k, flat_v, visible).unflatten(0, q.shape[:-3])
     # torch's fused CPU kernel is slower for rows this few and short (docs/precision.md)
     scores = (q * q.shape[-1] ** -0.5) @ k.mT
     return (scores if visible is None else scores.masked_fill(~visible, -torch.inf)).softmax(-1) @ v
+
+
+def _attend_fused(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None) -> Tensor:
+    """`attend` by a fused kernel, on tensors of four dimensions."""
+    if visible is not None or len(q) <= MOST_BLOCKS:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=visible)
+    parts = zip(*(x.split(MOST_BLOCKS) for x in (q, k, v)), strict=True)
+    return torch.cat([F.scaled_dot_product_attention(*part) for part in parts])
 
 
 def attend_gathered(q_BPAQ: Tensor, keys_BTRAQ: Tensor, values_BTRAQ: Tensor, rows_BPS: Tensor) -> Tensor:

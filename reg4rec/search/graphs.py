@@ -18,8 +18,8 @@ __all__ = ["Found", "SearchGraphs", "bucketed"]
 
 HISTORY_SIZES = 4
 """Number of history lengths that have their own graphs."""
-MOST_GRAPHS = 32
-"""Most graphs in memory; beyond it the least recently used one is dropped."""
+MOST_GRAPHS = 128
+"""Most graphs in memory; beyond it the least recently used one is dropped. A search config has about 60 buckets."""
 
 _ONE = threading.Lock()
 """Held during capture and replay: a process captures one graph at a time, and the next replay overwrites a result."""
@@ -42,27 +42,29 @@ Decode = Callable[[Batch], Found]
 def bucketed(batch: Batch, most_users: int, max_history: int) -> Batch:
     """The batch, padded to its bucket's shape: added users have no history, added slots are hidden or exclude nothing.
 
-    The number of users is rounded up to a power of two, at most `most_users`. Slots are rounded up to quarters of
-    `max_history`; slots of excluded items, if more than `max_history`, to `max_history` times a power of two.
+    The number of users is rounded up to a power of two, at most `most_users`. History slots are rounded up to quarters
+    of `max_history`. Excluded items get as many slots, or if that is too few, `max_history` times a power of four: a
+    request excludes its history, so few other pairs of widths occur.
     """
     num_users = len(batch.item_BL)
     more_users = max(num_users, min(most_users, 1 << (num_users - 1).bit_length())) - num_users
-
-    def filled(x_BT: Tensor, fill: int) -> Tensor:
-        return pad(x_BT, (0, _slots(x_BT.shape[1], max_history) - x_BT.shape[1], 0, more_users), value=fill)
-
-    return Batch(
-        filled(batch.item_BL, 0),
-        pad(batch.length_B, (0, more_users)),
-        None if batch.exclude_BX is None else filled(batch.exclude_BX, -1),
-    )
-
-
-def _slots(needed: int, max_history: int) -> int:
-    if needed > max_history:
-        return max_history << (-(-needed // max_history) - 1).bit_length()
     quarter = -(-max_history // HISTORY_SIZES)
-    return min(max_history, quarter * max(1, -(-needed // quarter)))
+    num_slots = min(max_history, quarter * max(1, -(-batch.item_BL.shape[1] // quarter)))
+
+    def filled(x_BT: Tensor, slots: int, fill: int) -> Tensor:
+        return pad(x_BT, (0, slots - x_BT.shape[1], 0, more_users), value=fill)
+
+    exclude_BX = batch.exclude_BX
+    if exclude_BX is not None:
+        exclude_BX = filled(exclude_BX, _excluded_slots(exclude_BX.shape[1], num_slots, max_history), -1)
+    return Batch(filled(batch.item_BL, num_slots, 0), pad(batch.length_B, (0, more_users)), exclude_BX)
+
+
+def _excluded_slots(needed: int, num_slots: int, max_history: int) -> int:
+    if needed <= num_slots:
+        return num_slots
+    times = max(1, -(-needed // max_history))
+    return max_history * 4 ** (((times - 1).bit_length() + 1) // 2)
 
 
 class SearchGraphs:

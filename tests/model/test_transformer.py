@@ -21,6 +21,7 @@ from reg4rec.model import (
     decode_paths,
     decode_step,
     last_states,
+    layers,
     remember,
 )
 from reg4rec.model.layers import DecoderBlock
@@ -393,3 +394,11 @@ def test_damaged_model_folders_are_named(tmp_path: Path) -> None:
     refused("has format", format="reg4rec-tokenizer")
     (tmp_path / "model.safetensors").unlink()
     refused(r"model\.safetensors is missing")
+
+
+def test_fused_attention_of_more_rows_than_a_grid_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    q, k, v = (torch.randn(11, 2, length, 4) for length in (1, 5, 5))
+    whole = layers._attend_fused(q, k, v, None)
+    monkeypatch.setattr(layers, "MOST_BLOCKS", 4)
+    torch.testing.assert_close(layers._attend_fused(q, k, v, None), whole)
+    torch.testing.assert_close(whole, layers.attend(q, k, v, None))

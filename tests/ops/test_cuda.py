@@ -7,7 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
@@ -239,13 +239,24 @@ def test_the_machine_says_what_it_lacks(native: str | None, said: str, monkeypat
     assert machine._cuda_problem.__wrapped__() is None
 
 
+class Kernel:
+    """What CuPy gives for a kernel."""
+
+    name: str
+    calls: list[Any]
+    max_dynamic_shared_size_bytes = 48 << 10
+
+    def __call__(self, grid: tuple, block: tuple, arguments: tuple, shared_mem: int) -> None:
+        assert shared_mem <= self.max_dynamic_shared_size_bytes
+        self.calls.append((self.name, grid, block, [(one.size, one.tobytes()) for one in arguments], shared_mem))
+
+
 def test_cupy_launches_what_the_extension_does_not_have(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[Any] = []
 
-    def get_function(name: str) -> Callable[..., None]:
-        def kernel(grid: tuple, block: tuple, arguments: tuple, shared_mem: int) -> None:
-            calls.append((name, grid, block, [(one.size, one.tobytes()) for one in arguments], shared_mem))
-
+    def get_function(name: str) -> Kernel:
+        kernel = Kernel()
+        kernel.name, kernel.calls = name, calls
         return kernel
 
     context = SimpleNamespace(Device=contextlib.nullcontext, ExternalStream=contextlib.nullcontext)
@@ -257,8 +268,23 @@ def test_cupy_launches_what_the_extension_does_not_have(monkeypatch: pytest.Monk
     cuda._compiled.cache_clear()
     cuda.launch("item_topk", "merge", 3, 128, b"struct", torch.device("cuda", 0), 64)
     cuda.launch("item_topk", "merge", 0, 128, b"struct", torch.device("cuda", 0), 64)
+    cuda.launch("item_topk", "tables", 3, 128, b"struct", torch.device("cuda", 0), 100_000)
     cuda._compiled.cache_clear()
-    assert calls == [("item_topk_merge", (3,), (128,), [(1, b"struct")], 64)]
+    same = (3,), (128,), [(1, b"struct")]
+    assert calls == [("item_topk_merge", *same, 64), ("item_topk_tables", *same, 100_000)]
+
+
+def test_a_launch_may_have_all_shared_memory_of_the_gpu(emulated: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    properties = SimpleNamespace(shared_memory_per_block_optin=227 << 10)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    assert cuda.shared_bytes.__wrapped__(torch.device("cuda", 0)) == 223 << 10
+    logits_BPMK, scores_BP, tokens_BPM, js_BP, index, _, _, *rest = inputs("beam_step", (1, 300, 4, 64, 3000))
+    wide = (logits_BPMK, scores_BP, tokens_BPM, js_BP, index, 300, 4, *rest)  # as for a list of 200 items
+    with pytest.raises(ops.BackendError, match="bytes of shared memory for 304 children, there are 45056"):
+        ops.beam_step(*wide)
+    monkeypatch.setattr(cuda, "shared_bytes", lambda device: 223 << 10)
+    assert_as_defined("beam_step", wide)
+    assert set(emulated) == {"beam_step_path_f32", "beam_step_user"}
 
 
 @pytest.mark.skipif(machine.native_problem() is not None, reason="no extension")
