@@ -275,7 +275,7 @@ class TokenIndex(NamedTuple):
 
 
 def pair_slot(num_codebooks: int, codebook_size: int, r: Any, s: Any) -> Any:
-    """The number, or numbers, of the first list of codebooks r < s. That of tokens (r, i) and (s, j) is i K + j more."""
+    """The number, or numbers, of the first list of codebooks r < s; (r, i) and (s, j) have the one i K + j later."""
     return (r * (2 * num_codebooks - r - 1) // 2 + s - r - 1) * codebook_size**2
 
 
