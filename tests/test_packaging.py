@@ -5,13 +5,16 @@ import os
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 MODULES = sorted(p for p in (ROOT / "kernels").rglob("*.py") if "__pycache__" not in p.parts)
 ALLOWED = {"torch", "numpy", "cupy", "triton"} | set(sys.stdlib_module_names)
 
@@ -20,7 +23,11 @@ import os, sys
 from setuptools import build_meta
 checkout, out = sys.argv[1:]
 os.chdir(checkout)
-print(build_meta.build_sdist(out), build_meta.build_wheel(out), sep="\\n")
+sdist = build_meta.build_sdist(out)
+with tarfile.open(os.path.join(out, sdist)) as archive:
+    archive.extractall(out, filter="data")
+os.chdir(os.path.join(out, sdist.removesuffix(".tar.gz")))
+print(sdist, build_meta.build_wheel(out), sep="\\n")
 """
 
 IMPORTS = """
