@@ -5,22 +5,29 @@ import os
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 MODULES = sorted(p for p in (ROOT / "kernels").rglob("*.py") if "__pycache__" not in p.parts)
 ALLOWED = {"torch", "numpy", "cupy", "triton"} | set(sys.stdlib_module_names)
 
 BUILD = """
-import os, sys
+import os, sys, tarfile
 from setuptools import build_meta
 checkout, out = sys.argv[1:]
 os.chdir(checkout)
-print(build_meta.build_sdist(out), build_meta.build_wheel(out), sep="\\n")
+sdist = build_meta.build_sdist(out)
+with tarfile.open(os.path.join(out, sdist)) as archive:
+    archive.extractall(out, filter="data")
+os.chdir(os.path.join(out, sdist.removesuffix(".tar.gz")))
+print(sdist, build_meta.build_wheel(out), sep="\\n")
 """
 
 IMPORTS = """
@@ -65,6 +72,11 @@ def test_kernels_never_become_a_package_of_that_name() -> None:
     assert (ROOT / "reg4rec" / "csrc").resolve() == ROOT / "csrc"
 
 
+def test_the_citation_has_the_version_and_license_of_the_package() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert (citation["version"], citation["license"]) == (PROJECT["version"], PROJECT["license"])
+
+
 def test_an_import_brings_nothing_heavy() -> None:
     names = ["reg4rec", "reg4rec.ops", "reg4rec.data", "reg4rec.tokenizer"]
     done = subprocess.run([sys.executable, "-c", IMPORTS, *names], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -81,14 +93,14 @@ def copy_checkout(to: Path) -> None:
         for name in [n for n in names if (Path(folder) / n).is_symlink()]:
             (here / name).symlink_to(os.readlink(Path(folder) / name))
         for name in files:
-            if Path(name).suffix in {".py", ".cpp", ".h", ".cu", ".cuh", ".toml", ".txt", ".in", ".md", ""}:
+            if Path(name).suffix in {".py", ".cpp", ".h", ".cu", ".cuh", ".toml", ".txt", ".in", ".md", ".cff", ""}:
                 (here / name).write_bytes((Path(folder) / name).read_bytes())
     (to / "README.md").touch()
 
 
 @pytest.fixture(scope="module")
 def archives(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A source archive and a wheel, built as on a machine without a compiler."""
+    """A source archive, and the wheel of that archive, built as on a machine without a compiler."""
     checkout, out = tmp_path_factory.mktemp("checkout"), tmp_path_factory.mktemp("out")
     copy_checkout(checkout)
     environment = {**os.environ, "REG4REC_NATIVE": "OFF"}
@@ -103,7 +115,9 @@ def archives(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def test_the_source_archive_has_what_a_build_needs(archives: tuple[Path, Path]) -> None:
     with tarfile.open(archives[0]) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    assert {"CMakeLists.txt", "setup.py", "pyproject.toml"} <= names
+    assert {"CMakeLists.txt", "setup.py", "pyproject.toml", "CITATION.cff", "CHANGELOG.md", "CONTRIBUTING.md"} <= names
+    pages = [path for folder, end in (("docs", "md"), ("examples", "py")) for path in (ROOT / folder).glob(f"*.{end}")]
+    assert {str(path.relative_to(ROOT)) for path in pages} <= names
     assert {f"csrc/{path.name}" for path in (ROOT / "csrc").iterdir()} <= names
     assert {f"reg4rec/kernels/{path.relative_to(ROOT / 'kernels')}" for path in MODULES} <= names
     assert not [name for name in names if name.endswith((".so", ".pyc"))]
