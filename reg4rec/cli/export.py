@@ -13,6 +13,7 @@ from reg4rec.cli.output import show
 from reg4rec.data import load_dataset
 from reg4rec.errors import InputError, warn
 from reg4rec.recommend import Recommender
+from reg4rec.recommend.exported import export_encoder
 from reg4rec.recommend.histories import known_sequences
 from reg4rec.storage import new_header, write_header
 from reg4rec.writing import atomic_folder
@@ -20,6 +21,7 @@ from reg4rec.writing import atomic_folder
 __all__ = ["Export"]
 
 FORMAT, VERSION = "reg4rec-vectors", 1
+ENCODER = ("encoder.onnx", "encoder.pt2")
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,9 @@ class Export:
     """folder for the files, replaced as a whole"""
     data: str | None = None
     """dataset folder or name of a public dataset; exports a vector of each of its users, from the whole history"""
+    encoder: bool = False
+    """also write the encoder as encoder.onnx and encoder.pt2, and catalog.parquet, whose row numbers it takes (extra
+    `onnx`)"""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 ..."""
     json: bool = False
@@ -59,12 +64,16 @@ class Export:
             parts["users"] = ("user_id", data.user_ids, recommender.states(histories))
         facts: dict[str, Any] = {name: len(ids) for name, (_, ids, _) in parts.items()}
         facts |= {"width": recommender.model.config.dim, "repeat_bias": float(recommender.model.repeat_bias.detach())}
-        with atomic_folder(self.output, "vectors.json", ["*.parquet", "*.npy"]) as fresh:
+        with atomic_folder(self.output, "vectors.json", ["*.parquet", "*.npy", *ENCODER]) as fresh:
             for name, (column, ids, vectors) in parts.items():
                 lists = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
                 pq.write_table(pa.table({column: ids, "vector": lists}), fresh / f"{name}.parquet")
                 np.save(fresh / f"{name}.npy", vectors)
+            if self.encoder:
+                export_encoder(recommender, fresh)
+                pq.write_table(pa.table({"item_id": recommender.items.ids}), fresh / "catalog.parquet")
             files = [f"{name}.{ending}" for name in parts for ending in ("parquet", "npy")]
+            files += [*ENCODER, "catalog.parquet"] if self.encoder else []
             write_header(fresh / "vectors.json", new_header(FORMAT, VERSION, **facts), files)
         text = ", ".join(f"{facts[name]:,} {name}" for name in parts)
         show(f"vectors of {text}, width {facts['width']}\n{self.output}", {"output": self.output, **facts}, self.json)

@@ -1,0 +1,74 @@
+"""The encoder as a file that runs without reg4rec: histories in, user vectors out."""
+
+import copy
+import io
+import warnings
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from reg4rec.errors import InputError
+from reg4rec.recommend.recommender import Recommender
+from reg4rec.writing import atomic_file
+
+__all__ = ["export_encoder"]
+
+MOST_BYTES = 2**31 - 1
+"""What an ONNX file holds."""
+
+
+def export_encoder(recommender: Recommender, folder: str | Path) -> None:
+    """Write `encoder.pt2` (torch.export) and `encoder.onnx` into a folder that exists.
+
+    Both take item_rows (B, L), int64: rows of the catalog, oldest first, then -1. L is from 2 to the model's
+    `max_history`; give the newest items of longer histories. They return user_vectors (B, D), float32, the same as
+    `Recommender.user_vectors`.
+    InputError for models that do not score items, without the packages of the extra `onnx`, and above 2 GB.
+    """
+    if not recommender.model.scores_items:
+        raise InputError("an exported encoder needs a model that scores items; this one ranks them by paths")
+    try:
+        import onnx  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as missing:
+        raise InputError(
+            f"the package {missing.name} is missing; pip install 'reg4rec[onnx]', or export vectors only"
+        ) from None
+    encoder = _Encoder(recommender)
+    if (size := sum(tensor.nbytes for tensor in encoder.state_dict().values())) > MOST_BYTES:
+        raise InputError(f"the encoder has {size / 2**30:.1f} GiB of weights, and an ONNX file holds 2 GiB")
+    longest = recommender.model.config.max_history
+    dimensions = {0: torch.export.Dim("users", min=1), 1: torch.export.Dim("length", min=2, max=longest)}
+    example_BL = torch.tensor([[0, 0, -1], [0, -1, -1]])
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # about the inside of PyTorch's exporters
+        program = torch.export.export(encoder, (example_BL,), dynamic_shapes={"item_rows": dimensions})
+        stored = io.BytesIO()
+        torch.export.save(program, stored)
+        names = {"input_names": ["item_rows"], "output_names": ["user_vectors"]}
+        onnx_program = torch.onnx.export(program, (example_BL,), dynamo=True, verbose=False, **names)
+    assert onnx_program is not None
+    for name, content in (
+        ("encoder.pt2", stored.getvalue()),
+        ("encoder.onnx", onnx_program.model_proto.SerializeToString()),
+    ):
+        with atomic_file(Path(folder) / name) as fresh:
+            fresh.write_bytes(content)
+
+
+class _Encoder(nn.Module):
+    """The recommender's encoder with the tokens of the catalog; it computes all slots and takes the last item's."""
+
+    codes_IM: Tensor
+
+    def __init__(self, recommender: Recommender):
+        super().__init__()
+        self.model = copy.deepcopy(recommender.model).float().cpu().eval()
+        self.register_buffer("codes_IM", recommender.codes_IM.cpu().clone())
+
+    def forward(self, item_rows: Tensor) -> Tensor:
+        row_BL, length_B = item_rows.clamp(min=0), (item_rows >= 0).sum(1)
+        states_BJD = self.model(self.codes_IM[row_BL], row_BL)
+        last_B11 = (length_B * self.model.slots_per_item)[:, None, None]
+        return states_BJD.gather(1, last_B11.expand(-1, 1, states_BJD.shape[2])).squeeze(1)
