@@ -12,6 +12,7 @@ import logging
 import os
 import sys
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Protocol, Self, TypeVar
 
@@ -103,7 +104,9 @@ def bar(label: str, total: int, initial: int = 0, show: bool = True, unit: str =
 
     In a group of processes only the first one shows it.
     """
-    from tqdm.auto import tqdm  # here, so that commands without a bar start faster
+    with warnings.catch_warnings():  # a notebook without ipywidgets gets bars of text, which is no fault
+        warnings.simplefilter("ignore")
+        from tqdm.auto import tqdm  # here, so that commands without a bar start faster
 
     shown = show and LOGGER.isEnabledFor(logging.INFO) and os.environ.get("RANK", "0") == "0"
     found = tqdm(

@@ -144,14 +144,17 @@ def test_a_reward_of_ones_own_sees_the_paths_and_is_logged(
 
     settings: dict[str, Any] = {"epochs": 1, "validation_users": 50}
     run = reg4rec.Run(tmp_path, progress=False)
-    reg4rec.align(fitted, shop, run=run, own_rewards={"first": (2.0, first_token)}, **settings)
+    kept = reg4rec.align(
+        fitted, shop, run=run, own_rewards={"first": (2.0, first_token)}, accepted_loss=1.0, **settings
+    )
+    assert kept.fingerprint() != fitted.fingerprint()
     assert '"reward_first"' in (tmp_path / "metrics.jsonl").read_text(encoding="utf-8")
     paths = seen[0]
     assert paths.tokens_BGM.shape == (*paths.valid_BG.shape, 3)
     assert len(paths.histories) == len(paths.futures_BF) == len(paths.valid_BG)
     torch.testing.assert_close(paths.weights_BF.sum(1), torch.ones(len(paths.futures_BF)))
     with pytest.raises(InputError, match="own_rewards"):
-        reg4rec.align(fitted, shop, run=run, own_rewards={"first": (1.0, first_token)}, **settings)
+        reg4rec.align(fitted, shop, run=run, own_rewards={"first": (1.0, first_token)}, accepted_loss=1.0, **settings)
 
 
 @pytest.mark.parametrize(

@@ -34,8 +34,8 @@ def align(
     """Align a pre-trained recommender on the training part of `data` and return the better one of the two.
 
     That is the aligned recommender if an epoch beats the validation Recall@10 of the given one by more than two
-    standard errors of the paired difference, else the given one. The given one does not change. The search settings of
-    an aligned one are chosen by validation, as after pre-training.
+    standard errors of the paired difference (or loses no more than `config.accepted_loss`), else the given one. The
+    given one does not change. The search settings of an aligned one are chosen by validation, as after pre-training.
 
     `run.out` is the run folder (see `reg4rec.loop`): `align.json` contains the validation metrics before and after, and
     the gain of Recall@10 with its standard error; `recommender/` contains the result. Training runs on the device of
@@ -58,9 +58,10 @@ def align(
     result = loop.train(stage, config.loop, run)
     after = result.epochs[result.best_epoch]
     assert result.best_values_B is not None
-    helped = is_higher(result.best_values_B, before.values_B, loop.ERRORS)
-    aligned = stage.recommender if helped else recommender
     gain_B = result.best_values_B - before.values_B
+    helped = is_higher(result.best_values_B, before.values_B, loop.ERRORS)
+    helped = helped or 0 < config.accepted_loss >= -gain_B.mean()
+    aligned = stage.recommender if helped else recommender
     record: dict[str, Any] = {
         "before": before.metrics,
         "after": {name: after[name] for name in before.metrics},

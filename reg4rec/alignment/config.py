@@ -65,6 +65,9 @@ class AlignConfig:
     """number of users for the validation after every epoch, None for all; the epoch with the best Recall@10 is kept"""
     protocol: ProtocolName = "standard"
     """protocol of the validation: standard, or filtered (without seen items and cold targets)"""
+    accepted_loss: float = 0.0
+    """how much Recall@10 on validation an aligned recommender may lose, for rewards with another goal; with 0 the given
+    recommender is kept unless Recall@10 rose by more than two standard errors"""
     loop: LoopConfig = field(default_factory=lambda: LoopConfig(epochs=3, learning_rate=5e-5, patience=2))
     recipe: str = "default"
     """default: the settings that measured best; paper: only what the paper describes. All stages of a fit need the same
@@ -73,6 +76,7 @@ class AlignConfig:
     def __post_init__(self) -> None:
         check_settings(
             self,
+            ("accepted_loss", 0 <= self.accepted_loss <= 1, "between 0 and 1"),
             ("group_size", self.group_size >= 2, "2 or more: advantages are relative to the group"),
             ("rollout", self.rollout in get_args(RolloutKind), f"one of {get_args(RolloutKind)}"),
             ("temperature", self.temperature > 0, "above 0"),
