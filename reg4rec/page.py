@@ -21,16 +21,17 @@ h3 { font-size: 1.05rem; margin: 1.2rem 0 .3rem; }
 a { color: var(--link); }
 nav ol { padding-left: 1.4rem; }
 section { border-top: 1px solid var(--line); padding-top: 1.5rem; margin-top: 2rem; }
-.table { overflow-x: auto; margin: .8rem 0; }
+.table, .wide { overflow-x: auto; margin: .8rem 0; }
 table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .7rem; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th { background: var(--soft); text-align: left; }
 td:first-child { padding-left: .3rem; white-space: normal; min-width: 8.5rem; }
 td.text { white-space: normal; min-width: 9rem; } td.number { text-align: right; }
 img { display: block; max-width: 100%; height: auto; margin: 1rem 0; }
+.wide img { min-width: 38rem; }
 details { margin: .8rem 0; } summary { cursor: pointer; }
 pre { overflow-x: auto; background: var(--soft); padding: .8rem; font-size: .8rem; line-height: 1.35; }
-code { background: var(--soft); padding: 0 .25rem; }
+code { background: var(--soft); padding: 0 .25rem; } pre code { padding: 0; }
 .quiet { color: color-mix(in srgb, var(--ink) 65%, transparent); font-size: .875rem; margin: 0 0 .6rem; }
 @media print { details { display: none; } section { break-inside: avoid; } }
 """

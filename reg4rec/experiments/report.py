@@ -83,7 +83,8 @@ def _section(number: int, finding: SavedFinding) -> tuple[str, str]:
     picture = ""
     if finding.picture is not None:
         data = base64.b64encode(finding.picture).decode("ascii")
-        picture = f'<img src="data:image/png;base64,{data}" alt="{html.escape(plain)}: the table as a picture">\n'
+        image = f'<img src="data:image/png;base64,{data}" alt="{html.escape(plain)}: the table as a picture">'
+        picture = f'<div class="wide">{image}</div>\n'
     settings = {name: finding.header[name] for name in SHOWN if name in finding.header}
     details = f"<details><summary>Exact settings</summary><pre>{html.escape(to_json(settings))}</pre></details>\n"
     place = f'<p class="quiet">{html.escape(finding.place)}</p>\n'

@@ -195,14 +195,9 @@ class Explanation:
     def _what_if_html(self) -> str:
         if not self.what_if:
             return ""
-        rows = "".join(
-            f'<tr><td>{html.escape(change.title)}<td class="text">{html.escape("; ".join(change.leaving))}'
-            f'<td class="text">{html.escape("; ".join(change.entering))}</tr>'
-            for change in self._changes()
-        )
-        head = "<tr><th>without<th>would leave<th>would enter</tr>"
-        table = f'<div class="table"><table>{head}{rows}</table></div>' if rows else ""
-        return f"<section><h2>What if</h2>{table}<p>{html.escape(self._unchanged())}</p></section>\n"
+        lines = (f"<li>Without {html.escape(f'{change.title}: {_change(change)}.')}" for change in self._changes())
+        listed = f"<ul>{''.join(lines)}</ul>" if self._changes() else ""
+        return f"<section><h2>What if</h2>{listed}<p>{html.escape(self._unchanged())}</p></section>\n"
 
     def _more(self) -> str:
         return f"... ({LISTED} of {len(self.pruned)})" if len(self.pruned) > LISTED else ""
