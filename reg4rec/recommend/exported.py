@@ -46,8 +46,14 @@ def export_encoder(recommender: Recommender, folder: str | Path) -> None:
         program = torch.export.export(encoder, (example_BL,), dynamic_shapes={"item_rows": dimensions})
         stored = io.BytesIO()
         torch.export.save(program, stored)
-        names = {"input_names": ["item_rows"], "output_names": ["user_vectors"]}
-        onnx_program = torch.onnx.export(program, (example_BL,), dynamo=True, verbose=False, **names)
+        onnx_program = torch.onnx.export(
+            program,
+            (example_BL,),
+            dynamo=True,
+            verbose=False,
+            input_names=["item_rows"],
+            output_names=["user_vectors"],
+        )
     assert onnx_program is not None
     for name, content in (
         ("encoder.pt2", stored.getvalue()),
