@@ -33,8 +33,8 @@ const char* launch_cuda(const Launch& launch) {
     if (std::strcmp(kernel.name, launch.kernel) != 0) continue;
     if (kernel.num_bytes != launch.num_bytes) return "the arguments are not those of the kernel";
     if (launch.shared > kUsualShared) {  // the least that every GPU has, less what the kernels declare
-      const cudaError_t refused = cudaFuncSetAttribute(
-          kernel.function, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(launch.shared));
+      const cudaError_t refused = cudaFuncSetAttribute(kernel.function, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                                       static_cast<int>(launch.shared));
       if (refused != cudaSuccess) return cudaGetErrorString(refused);
     }
     void* arguments[] = {const_cast<void*>(launch.arguments)};
