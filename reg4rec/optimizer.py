@@ -52,19 +52,19 @@ class RowAdamW(torch.optim.AdamW):
             state |= {name: torch.zeros_like(tensor) for name, tensor in _row_state_like(table).items()}
         if gradient.is_sparse:
             gradient = gradient.coalesce()
-            row_U, gradient_UD = gradient.indices()[0], gradient.values()
+            row_T, gradient_TD = gradient.indices()[0], gradient.values()
         else:
-            row_U, gradient_UD = torch.arange(len(table), device=table.device), gradient
+            row_T, gradient_TD = torch.arange(len(table), device=table.device), gradient
         state["step"] += 1
         state["decay"] -= math.log1p(-group["lr"] * group["weight_decay"])
         step, beta, decay = float(state["step"]), group["betas"][1], state["decay"]
-        missed_U = step - state["last_I"][row_U]
-        second_U = state["second_I"][row_U] * beta**missed_U + (1 - beta) * gradient_UD.square().mean(1)
-        rate_U = group["lr"] / ((second_U / (1 - beta**step)).sqrt() + group["eps"])
-        kept_U = (state["decayed_I"][row_U] - decay).exp()
-        table.index_copy_(0, row_U, table[row_U] * kept_U[:, None] - rate_U[:, None] * gradient_UD)
-        state["second_I"][row_U], state["last_I"][row_U] = second_U, step
-        state["decayed_I"][row_U] = decay
+        missed_T = step - state["last_I"][row_T]
+        second_T = state["second_I"][row_T] * beta**missed_T + (1 - beta) * gradient_TD.square().mean(1)
+        rate_T = group["lr"] / ((second_T / (1 - beta**step)).sqrt() + group["eps"])
+        kept_T = (state["decayed_I"][row_T] - decay).exp()
+        table.index_copy_(0, row_T, table[row_T] * kept_T[:, None] - rate_T[:, None] * gradient_TD)
+        state["second_I"][row_T], state["last_I"][row_T] = second_T, step
+        state["decayed_I"][row_T] = decay
 
 
 def state_like(optimizer: torch.optim.Optimizer, parameter: Tensor) -> dict[str, Tensor]:

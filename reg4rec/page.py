@@ -1,8 +1,9 @@
 """Self-contained HTML pages with one style, for screens of any width, light and dark mode, and print."""
 
 import html
+from collections.abc import Mapping
 
-__all__ = ["html_page"]
+__all__ = ["facts_html", "html_page"]
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 """Content security policy: a page runs no scripts and loads nothing, whatever text it contains."""
@@ -53,3 +54,9 @@ def html_page(title: str, body: str) -> str:
 {body}</body>
 </html>
 """
+
+
+def facts_html(title: str, facts: Mapping[str, str]) -> str:
+    """A line and a table of facts by name, for a notebook."""
+    rows = "".join(f"<tr><th>{html.escape(name)}<td>{html.escape(value)}</tr>" for name, value in facts.items())
+    return f"<p>{html.escape(title)}</p><table>{rows}</table>"

@@ -191,6 +191,15 @@ def test_results_are_short_in_a_notebook(fitted: Recommender, shop: SyntheticSho
         assert word in repr(value)
         assert len(repr(value)) < 200
         assert "\n" not in repr(value)
+    shop_html, fitted_html = shop._repr_html_(), fitted._repr_html_()
+    assert "leave-one-out, 1,000 validation and 1,000 test targets" in shop_html
+    assert str(shop.items.table["title"][0]) in shop_html
+    card = {"dataset": "<shop>", "metrics": {"recall@10": 0.25}}
+    described = fitted.with_search()
+    described.card = card
+    assert "<tr><th>dataset<td>&lt;shop&gt;</tr>" in described._repr_html_()
+    assert "recall@10 0.2500" in described._repr_html_()
+    assert "&lt;" not in fitted_html
     assert "<pre>" in report._repr_html_()
     assert "<pre>" in given._repr_html_()
     assert 'srcdoc="&lt;!DOCTYPE' in explained._repr_html_()

@@ -85,10 +85,7 @@ class Info:
 def _recommender(recommender: Recommender) -> dict[str, Any]:
     """A recommender's items, its retriever and the memory it takes, by name."""
     asked, found = recommender.config.retriever, recommender.retriever
-    facts = {name: value for name, value in recommender.card.items() if isinstance(value, str)}
-    if metrics := recommender.card.get("metrics"):
-        facts["metrics"] = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
-    facts |= {
+    facts: dict[str, Any] = recommender.facts | {
         "items": f"{len(recommender.items):,}, {int(recommender.live.removed_I.sum()):,} of them removed",
         "retriever": found if asked == found else f"{found} (chosen by the setting {asked})",
     }

@@ -31,6 +31,7 @@ from reg4rec.data.split import (
 )
 from reg4rec.data.ties import shuffled_ties, tied_times
 from reg4rec.errors import InputError
+from reg4rec.page import facts_html
 from reg4rec.settings import check_seed
 from reg4rec.storage import new_header, read_header, read_tensors, write_header, write_tensors
 from reg4rec.writing import atomic_folder
@@ -42,6 +43,8 @@ __all__ = ["ITEM_ROWS", "Dataset"]
 
 FORMAT, VERSION = "reg4rec-dataset", 4
 ITEM_ROWS = "item_rows"
+SHOWN = 5
+"""How many items a notebook shows of a dataset."""
 """The column of `sequences.parquet` with the histories, as rows of the item table (not ids)."""
 
 Int32 = npt.NDArray[np.int32]
@@ -121,6 +124,16 @@ class Dataset:
         }
         matrices = "".join(f", matrix {name!r}" for name in self.vectors)
         return f"Dataset({self.name!r}: {', '.join(f'{n:,} {what}' for what, n in counts.items())}{matrices})"
+
+    def _repr_html_(self) -> str:
+        titles = self.items.table["title"].slice(0, SHOWN).to_pylist()
+        facts = {"first items": "; ".join(str(title) for title in titles if title)}
+        split = self.card.get("split", {})
+        if "kind" in split:
+            sizes = (split["kind"], split["validation_targets"], split["test_targets"])
+            facts["split"] = "{}, {:,} validation and {:,} test targets".format(*sizes)
+        facts["order"] = self.card.get("order", "")
+        return facts_html(repr(self), {name: fact for name, fact in facts.items() if fact})
 
     @property
     def num_users(self) -> int:

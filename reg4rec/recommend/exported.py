@@ -75,6 +75,6 @@ class _Encoder(nn.Module):
 
     def forward(self, item_rows: Tensor) -> Tensor:
         row_BL, length_B = item_rows.clamp(min=0), (item_rows >= 0).sum(1)
-        states_BJD = self.model(self.codes_IM[row_BL], row_BL)
+        states_BTD = self.model(self.codes_IM[row_BL], row_BL)
         last_B11 = (length_B * self.model.slots_per_item)[:, None, None]
-        return states_BJD.gather(1, last_B11.expand(-1, 1, states_BJD.shape[2])).squeeze(1)
+        return states_BTD.gather(1, last_B11.expand(-1, 1, states_BTD.shape[2])).squeeze(1)

@@ -19,6 +19,7 @@ from reg4rec.data.frames import as_table
 from reg4rec.data.hints import new_item_hints
 from reg4rec.errors import InputError, warn
 from reg4rec.model import Batch, Reg4RecModel, encoded_histories, padded
+from reg4rec.page import facts_html
 from reg4rec.recommend.checks import check_fit, check_number, chosen_dtype
 from reg4rec.recommend.filters import OwnItems, Unknown, find_items, split_filters
 from reg4rec.recommend.histories import read_histories
@@ -104,6 +105,17 @@ class Recommender:
             f"Recommender({len(self.items):,} items, {tokens} tokens each, width {size.dim}, {size.num_blocks} blocks, "
             f"retriever {self.retriever!r}, {self.device})"
         )
+
+    def _repr_html_(self) -> str:
+        return facts_html(repr(self), self.facts)
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """The card in words: where the recommender comes from and what was measured."""
+        facts = {name: value for name, value in self.card.items() if isinstance(value, str)}
+        if metrics := self.card.get("metrics"):
+            facts["metrics"] = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+        return facts
 
     @property
     def items(self) -> ItemCatalog:
