@@ -74,6 +74,14 @@ def test_a_sample_counts_what_the_history_does_not_hold(case: Case) -> None:
     assert found == pytest.approx(slow_loss(case, negatives_X.tolist(), expected_X.tolist()), abs=1e-6)
 
 
+def test_the_rarest_item_of_a_large_catalog_can_be_drawn() -> None:
+    weights_I = torch.ones(100_000)
+    weights_I[0] = 1e9  # in float32 the cumulative sum would not grow after it
+    sampler = ItemSampler.of(weights_I)
+    assert bool((sampler.cumulative_I.diff() > 0).all())
+    assert float(sampler.cumulative_I[-1]) == 1
+
+
 @torch.no_grad()
 def test_with_the_whole_catalog_it_is_the_exact_softmax(case: Case) -> None:
     vectors_ID = case.model.embed_items(case.codes_IM, torch.arange(I))
