@@ -56,6 +56,7 @@ def align(
     before = stage.validate()
     assert before.values_B is not None
     result = loop.train(stage, config.loop, run)
+    stage.policy.row_tables = ()
     after = result.epochs[result.best_epoch]
     assert result.best_values_B is not None
     gain_B = result.best_values_B - before.values_B

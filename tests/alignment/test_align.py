@@ -288,6 +288,17 @@ def test_found_items_are_the_best_by_the_present_weights(shop: SyntheticShop, ex
             stage.policy.residual_ID.neg_()
 
 
+def test_residuals_of_a_large_catalog_are_aligned_row_by_row(
+    shop: SyntheticShop, exact: Recommender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual = align_stage.anchor_config
+    monkeypatch.setattr(align_stage, "anchor_config", lambda model: replace(usual(model), rows_from=1))
+    assert AlignStage(exact, shop, QUICK, 0).policy.row_tables == ("residual_ID",)
+    aligned = align(exact, shop, QUICK, Run(progress=False), epochs=1, accepted_loss=1.0)
+    assert aligned.model.row_tables == exact.model.row_tables == ()
+    assert not torch.equal(aligned.model.residual_ID, exact.model.residual_ID)
+
+
 def test_a_search_in_fixed_order_is_refused(shop: SyntheticShop, start: Recommender) -> None:
     with pytest.raises(InputError, match="order 'confidence', found 'fixed'"):
         align(start.with_search(order="fixed"), shop, QUICK)
