@@ -6,7 +6,7 @@
 | request | body | answer |
 |---|---|---|
 | GET /health | | items, retriever, where the model comes from, users served |
-| POST /recommend | history, k, filter_seen, exclude, candidates, reasons | items with id, score, and reasons if asked |
+| POST /recommend | history, k, filter_seen, exclude, candidates, reasons | items: id, score and, if asked, a sentence |
 | POST /items | a list of new items: item_id, title ... | how many were added |
 | DELETE /items | a list of item ids | how many were removed |
 | POST /model | folder of another recommender | the same as /health; no request fails while it is exchanged |
@@ -184,9 +184,9 @@ def explained(rec: reg4rec.Recommender, wish: Wish) -> list[dict[str, Any]]:
     """The answer to a wish with reasons; `sentence` is what a shop shows."""
     own = wish._asdict()
     filters = {name: own[name] for name in ("filter_seen", "exclude", "candidates")}
-    found = reg4rec.explain(rec, wish.history, wish.k, **filters, unknown="ignore")
-    entries: list[dict[str, Any]] = found.as_dict()["recommended"]
-    return entries
+    found = reg4rec.explain(rec, wish.history, wish.k, **filters, unknown="ignore", paths=False)
+    names = ("item_id", "title", "score", "sentence", "raised_by")
+    return [{name: entry[name] for name in names} for entry in found.as_dict()["recommended"]]
 
 
 async def refuse(request: Request, error: Exception) -> JSONResponse:

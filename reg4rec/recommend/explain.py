@@ -41,19 +41,21 @@ def explain(
     candidates: Sequence[Any] | None = None,
     why_not: Sequence[Any] = (),
     unknown: Unknown = "error",
+    paths: bool = True,
 ) -> Explanation:
     """Recommend `k` items for one history (item ids, oldest first), and say why it is these and not others.
 
     The items are those of `Recommender.recommend` with the same filters. Each has a path in words and the history items
     that raised its score; `why_not` (item ids) asks about further items. Effects of history items are exact: all
     choices of an item are left out and the rest is encoded again. InputError for ids that are not in the catalog; with
-    `unknown` "ignore" they are left out.
+    `unknown` "ignore" they are left out. With `paths` off no path is put into words, for which the words of all items
+    are counted at the first call (seconds in large catalogs).
     """
     history = find_items(item_ids, recommender.items, "items", unknown)
     asked = find_items(why_not, recommender.items, "why_not", unknown)
     allowed = allowed_rows(recommender.items, exclude, candidates, unknown)
     narrowed = recommender if allowed is None else recommender.with_rows(allowed, one_off=True)
-    one = _One(narrowed, history, k, filter_seen)
+    one = _One(narrowed, history, k, filter_seen, paths)
     newest = [one.title(row) for row in history[::-1][:NEWEST].tolist()]
     refused = _refusals(recommender, history, asked, filter_seen, exclude, candidates)
     found = one.scored() if narrowed.retriever == "exact" else one.searched()
@@ -65,17 +67,21 @@ def explain(
 class _One:
     """One history, and the recommender that explains it."""
 
-    def __init__(self, recommender: Recommender, history: Int32, k: int, filter_seen: bool):
+    def __init__(self, recommender: Recommender, history: Int32, k: int, filter_seen: bool, in_words: bool):
         self.recommender, self.history, self.k, self.filter_seen = recommender, history, k, filter_seen
+        self.in_words = in_words
         self.sequences = Sequences.from_lists([history])
         has_categories = recommender.model.category_head is not None
         self.threshold = recommender.config.prune_threshold if has_categories else None
-        self.names = recommender.live.names
 
     def scored(self) -> tuple[list[Recommended], list[Pruned], int, int, float | None]:
         """The items with the highest scores, each with the path of the item's tokens."""
         (results,) = self.recommender.results(self.sequences, self.k, self.filter_seen)
         items_BN = results.ranking.items_BN
+        if not self.in_words:
+            rows = zip(self._rows(results), self.causes(items_BN[0]), strict=False)
+            recommended = [Recommended(**row, path=[], raised_by=_strongest(causes)) for row, causes in rows]
+            return recommended, [], 0, 0, self.threshold
         paths, js_BNS = self.recommender.reasons(self.sequences, items_BN)
         recommended = []
         for place, (row, causes) in enumerate(zip(self._rows(results), self.causes(items_BN[0]), strict=False)):
@@ -178,7 +184,9 @@ class _One:
         return str(self.recommender.items.table["title"][row].as_py() or self._id(row))
 
     def path(self, paths: Paths | Living, place: int) -> list[Step]:
-        """The steps of path number `place` of the first user."""
+        """The steps of path number `place` of the first user; none if paths are not asked for."""
+        if not self.in_words:
+            return []
         tokens, order, _, categories, confidences = (x[0, place].tolist() for x in paths[:5])
         steps = []
         for i, codebook in enumerate(order):
@@ -198,8 +206,9 @@ class _One:
         return self.recommender.items.ids[row].as_py()
 
     def _token(self, codebook: int, code: int) -> tuple[str, list[str], list[str]]:
-        nearest = [self.title(row) for row in self.names.nearest_items(codebook, code)]
-        return f"<t{codebook}_{code}>", self.names.words_of(codebook, code), nearest
+        names = self.recommender.live.names
+        nearest = [self.title(row) for row in names.nearest_items(codebook, code)]
+        return f"<t{codebook}_{code}>", names.words_of(codebook, code), nearest
 
 
 def _strongest(causes: list[Cause]) -> list[Cause]:

@@ -48,9 +48,9 @@ class Cause:
 class Recommended:
     """One item and its path. `source`: how the item was found; if it is "item score", the path only describes the item.
 
-    The path is empty if the path search ran and no path led to the item. `consistent`: whether CORP would keep the
-    path. `raised_by`: the history items without which the score would be lower, strongest first, at most three; empty
-    in models that do not score items.
+    The path is empty if the path search ran and no path led to the item, or if paths were not asked for.
+    `consistent`: whether CORP would keep the path. `raised_by`: the history items without which the score would be
+    lower, strongest first, at most three; empty in models that do not score items.
     """
 
     rank: int
@@ -157,7 +157,7 @@ class Explanation:
         for other in self.why_not:
             lines += ["", f"Why not {other.title}? {other.reason}", *(f"   {line}" for line in _influences(other))]
         lines += ["", self._dropped()]
-        for path in self.pruned[:LISTED]:
+        for path in self._pruned_in_words():
             tokens = " + ".join(f"{step.token} {', '.join(step.words)}".rstrip() for step in _said_once(path.steps))
             lines.append(f"   {tokens}: {_turn(path)}, divergence {path.divergence:.3f}")
         lines += [f"   {self._more()}"] if self._more() else []
@@ -168,9 +168,9 @@ class Explanation:
         items = "".join(_item_html(item) for item in self.recommended)
         newest = html.escape(self._newest())
         dropped = ""
-        if self.pruned:
+        if self._pruned_in_words():
             head = "<tr><th>path<th>category<th>divergence<th>log-probability</tr>"
-            rows = "".join(_pruned_html(path) for path in self.pruned[:LISTED])
+            rows = "".join(_pruned_html(path) for path in self._pruned_in_words())
             dropped = f'<div class="table"><table>{head}{rows}</table></div>{self._more()}'
         body = (
             f"<p>Newest first: {newest}</p>\n{items}{self._what_if_html()}{''.join(map(_why_not_html, self.why_not))}"
@@ -199,8 +199,12 @@ class Explanation:
         listed = f"<ul>{''.join(lines)}</ul>" if self._changes() else ""
         return f"<section><h2>What if</h2>{listed}<p>{html.escape(self._unchanged())}</p></section>\n"
 
+    def _pruned_in_words(self) -> list[Pruned]:
+        return [path for path in self.pruned[:LISTED] if path.steps]
+
     def _more(self) -> str:
-        return f"... ({LISTED} of {len(self.pruned)})" if len(self.pruned) > LISTED else ""
+        listed = len(self._pruned_in_words())
+        return f"... ({listed} of {len(self.pruned)})" if 0 < listed < len(self.pruned) else ""
 
     def _title_of_dropped(self) -> str:
         return "About the paths" if self.retriever == "exact" else "Dropped paths"
@@ -214,7 +218,7 @@ class Explanation:
             return f"{found}; CORP would drop {count}, whose category changes by more than {self.threshold:g} nats."
         if self.threshold is None:
             return "CORP is off: no path was dropped for its categories"
-        shown = f", the {LISTED} most probable of them below" if len(self.pruned) > LISTED else ""
+        shown = f", the {LISTED} most probable of them below" if self._more() else ""
         return (
             f"Paths that CORP dropped, because their category changed by more than {self.threshold:g} nats: "
             f"{len(self.pruned)}{shown}; steps at which no path was consistent and the least divergent one was kept: "
@@ -223,7 +227,7 @@ class Explanation:
 
 
 def _remark(item: Recommended) -> str:
-    if not item.path:
+    if not item.path and item.source != "item score":
         return f"  (no path: {item.source})"
     return "" if item.consistent else "  (CORP would drop its path)"
 
@@ -271,7 +275,7 @@ def _turn(path: Pruned) -> str:
 
 def _item_html(item: Recommended) -> str:
     steps = "".join(map(_step_html, _said_once(item.path)))
-    path = f"<ol>{steps}</ol>" if item.path else "<p>No path led here.</p>"
+    path = f"<ol>{steps}</ol>" if item.path or item.source == "item score" else "<p>No path led here.</p>"
     because = f"<p>{html.escape(item.sentence)}</p>\n" if item.raised_by else ""
     facts = f"item {item.item_id}, score {item.score:.3f}, by {item.source}"
     facts += "" if item.consistent else ", CORP would drop its path"

@@ -153,6 +153,18 @@ def test_a_second_item_is_named_if_it_matters_half_as_much(explanation: Explanat
 
 
 @pytest.mark.parametrize("retriever", ["exact", "paths"])
+def test_without_paths_no_words_are_counted(recommender: Recommender, history: list[str], retriever: str) -> None:
+    asked = recommender.with_search(retriever=retriever)
+    whole = explain(asked, history, 4)
+    asked.live = replace(asked.live)  # knows no names of tokens yet
+    short = explain(asked, history, 4, paths=False)
+    assert "names" not in asked.live.__dict__
+    assert short.recommended == [replace(item, path=[], consistent=True) for item in whole.recommended]
+    assert short.what_if == whole.what_if
+    assert short.recommended[0].sentence in short.html()
+
+
+@pytest.mark.parametrize("retriever", ["exact", "paths"])
 @pytest.mark.parametrize("filter_seen", [True, False])
 def test_what_if_is_what_would_be_recommended_without_an_item(
     recommender: Recommender, history: list[str], filter_seen: bool, retriever: str
