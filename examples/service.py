@@ -3,6 +3,9 @@
     python examples/service.py runs/shop/recommender --port 8000
     curl localhost:8000/recommend -d '{"history": ["B01", "B07"], "k": 5}'
 
+or as an image (`Dockerfile`): docker build -t reg4rec .
+    docker run -p 8000:8000 -v "$PWD/runs/shop/recommender:/model:ro" reg4rec
+
 | request | body | answer |
 |---|---|---|
 | GET /health | | items, retriever, where the model comes from, users served |
