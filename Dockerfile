@@ -19,7 +19,6 @@ RUN useradd --create-home reg4rec
 USER reg4rec
 WORKDIR /home/reg4rec
 COPY examples/service.py .
-VOLUME /model
 EXPOSE 8000
 HEALTHCHECK --start-period=60s --timeout=10s CMD \
   ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/health', timeout=8)"]
