@@ -8,6 +8,7 @@ implicit is fitted to random interactions. `pip install "reg4rec[bench]"` instal
 import copy
 from collections.abc import Callable
 from functools import cache, partial
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from reg4rec import ops
 from reg4rec.data import Sequences
 from reg4rec.model import last_states
 from reg4rec.recommend import Recommender
+from reg4rec.recommend.exported import export_encoder
 
 ASKED, HISTORY, DIM = 10, 8, 128
 NEAR_TIE = 1e-4
@@ -176,11 +178,27 @@ def bench_scan(timed: Timed, num_items: int, users: int, how: str) -> None:
     assert_scan(how, found_BN, states_BD, vectors_ID, seen_BL)
 
 
+@cache
+def exported_encoder() -> Any:
+    """The file of `export_encoder` in ONNX Runtime."""
+    pytest.importorskip("onnxscript")
+    with TemporaryDirectory() as folder:
+        export_encoder(recommender(), folder)
+        return t5.session_of(f"{folder}/encoder.onnx")
+
+
+def onnx_encode(users: int) -> Tensor:
+    (states_BD,) = exported_encoder().run(None, {"item_rows": histories(users).numpy()})
+    return torch.from_numpy(states_BD)
+
+
+@pytest.mark.parametrize("how", ["reg4rec", "ONNX Runtime"])
 @pytest.mark.parametrize("users", [1, 64, 512])
-def bench_encode(timed: Timed, users: int) -> None:
+def bench_encode(timed: Timed, users: int, how: str) -> None:
     """Only the encoder, which runs before every scan."""
-    states_BD = timed(lambda: encode(users), f"encode/users={users}/cpu", "reg4rec", 0, 0)
-    assert states_BD.isfinite().all()
+    run = partial(encode if how == "reg4rec" else onnx_encode, users)
+    states_BD = timed(run, f"encode/users={users}/cpu", how, 0, 0)
+    torch.testing.assert_close(states_BD, encode(users), rtol=0, atol=1e-5)
 
 
 def ours(users: int, retriever: str) -> Rank:

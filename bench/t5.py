@@ -122,16 +122,22 @@ def _rows(kept_BWASQ: Tensor, parent_BW: Tensor) -> Tensor:
 @cache
 def onnx_session(model: TrieBeams, history_tokens: int) -> Any:
     """An ONNX Runtime session of the whole graph, for any number of users in `tokens`, with torch's thread count."""
-    runtime, _ = pytest.importorskip("onnxruntime"), pytest.importorskip("onnx")
-    options = runtime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = torch.get_num_threads(), 1
+    pytest.importorskip("onnx")
     example_BT, names = torch.zeros(2, history_tokens, dtype=torch.int64), ["tokens"]
     with TemporaryDirectory() as folder, warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         path, axes = f"{folder}/t5.onnx", {"tokens": {0: "users"}}
         # tracing takes a tenth of the time of torch.export
         torch.onnx.export(model, (example_BT,), path, dynamo=False, input_names=names, dynamic_axes=axes)
-        return runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        return session_of(path)
+
+
+def session_of(path: str) -> Any:
+    """An ONNX Runtime session of a file, with torch's thread count."""
+    runtime = pytest.importorskip("onnxruntime")
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = torch.get_num_threads(), 1
+    return runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
 @cache

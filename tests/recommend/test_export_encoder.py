@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from reg4rec.cli import main
+from reg4rec.data import Sequences
 from reg4rec.data.shop import SyntheticShop
 from reg4rec.errors import InputError
 from reg4rec.recommend import Recommender
@@ -45,7 +46,7 @@ def by_onnx(folder: Path, rows_BL: Rows) -> npt.NDArray[np.float32]:
 
 
 def by_torch(folder: Path, rows_BL: Rows) -> npt.NDArray[np.float32]:
-    return torch.export.load(folder / "encoder.pt2").module()(torch.from_numpy(rows_BL)).detach().numpy()
+    return torch.export.load(folder / "encoder.pt2").module()(torch.from_numpy(rows_BL)).numpy()
 
 
 @pytest.mark.parametrize("run", [by_onnx, by_torch])
@@ -60,6 +61,21 @@ def test_user_vectors_are_those_of_the_recommender(folder: Path, exact: Recommen
         expected = exact.user_vectors([[ids[row] for row in items] for items in lists])
         found = run(folder, padded_rows(lists, length))
         assert np.abs(found - expected).max() < 1e-5
+
+
+@pytest.mark.parametrize("run", [by_onnx, by_torch])
+def test_padding_may_be_anywhere_and_the_newest_items_are_read(folder: Path, exact: Recommender, run: Any) -> None:
+    draw = np.random.default_rng(1)
+    for users, length in ((1, 1), (4, 1), (9, 6), (33, 20), (5, 21), (3, 70)):
+        rows_BL = draw.integers(0, len(exact.items), (users, length))
+        rows_BL[draw.random((users, length)) < draw.random((users, 1))] = -1
+        expected = exact.states(Sequences.from_lists([row_L[row_L >= 0] for row_L in rows_BL]))
+        assert np.abs(run(folder, rows_BL) - expected).max() < 1e-5
+    everything_1L = np.arange(len(exact.items))[None]
+    expected = exact.states(Sequences.from_lists([everything_1L[0]]))
+    assert np.abs(run(folder, everything_1L) - expected).max() < 1e-5
+    with pytest.raises(Exception, match=r"out of bounds|invalid index"):
+        run(folder, everything_1L + 1)
 
 
 def test_the_files_alone_give_the_same_lists(folder: Path, exact: Recommender, shop: SyntheticShop) -> None:
