@@ -6,6 +6,7 @@ those of Amazon reviews: only times and memory mean something.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import cast
@@ -33,6 +34,7 @@ USERS = {"tiny": 256, "small": 512, "base": 256, "large": 1024}
 PLAIN_USERS = 64
 
 Epoch = Callable[[], float]
+Watch = Callable[[torch.Tensor], None]
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +61,18 @@ def new_stage(data: Dataset, tokenizer: Tokenizer, size: Size, device: str) -> P
     return stage
 
 
+def train_on(batch: Batch, stage: PretrainStage, optimizer: loop.RowAdamW, watch: Watch | None = None) -> torch.Tensor:
+    """A step of `reg4rec.loop`; `watch` sees the loss between the gradients and the update."""
+    loss = stage.loss(batch)["loss"]
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    if watch:
+        watch(loss)
+    distributed.clip_grad_norm(stage.module, stage.config.loop.max_grad_norm)
+    optimizer.step()
+    return loss.detach()
+
+
 def trainer(stage: PretrainStage, precision: str) -> Epoch:
     """An epoch with the steps of `reg4rec.loop`, without its files."""
     optimizer, steps = loop.make_optimizer(stage.module, stage.config.loop), count()
@@ -67,16 +81,10 @@ def trainer(stage: PretrainStage, precision: str) -> Epoch:
     set_formats(layers, "fp32" if ladq else cast("Format", precision))
 
     def take(batch: Batch, step: int) -> torch.Tensor:
-        if ladq:
-            ladq.before_forward(step)
-        loss = stage.loss(batch)["loss"]
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        if ladq:
-            ladq.after_backward(step, loss)
-        nn.utils.clip_grad_norm_(stage.module.parameters(), stage.config.loop.max_grad_norm)
-        optimizer.step()
-        return loss.detach()
+        if ladq is None:
+            return train_on(batch, stage, optimizer)
+        ladq.before_forward(step)
+        return train_on(batch, stage, optimizer, partial(ladq.after_backward, step))
 
     def epoch() -> float:
         return float(torch.stack([take(batch, next(steps)) for batch in stage.batches(0)]).mean())
@@ -169,12 +177,7 @@ def bench_step(timed: Timed, num_items: int, how: str) -> None:
     optimizer = loop.make_optimizer(stage.module, stage.config.loop)
 
     def step() -> float:
-        loss = stage.loss(stage.batch())["loss"]
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        distributed.clip_grad_norm(stage.module, stage.config.loop.max_grad_norm)
-        optimizer.step()
-        return float(loss.detach())
+        return float(train_on(stage.batch(), stage, optimizer))
 
     loss = timed(step, f"step/{num_items:,} items/cpu", how, 0, 0, "cpu")
     assert 0 < loss < 50

@@ -27,6 +27,7 @@ from bench.machine import synchronized
 from bench.scale import build
 from reg4rec import ops
 from reg4rec.data import Sequences
+from reg4rec.model.layers import attend
 from reg4rec.recommend import Recommender
 from reg4rec.storage import write_json
 from tests.ops.cases import inputs, moved
@@ -129,8 +130,6 @@ def exact_ranking(device: str, dry: bool) -> Facts:
 def many_paths(device: str, dry: bool) -> Facts:
     """More paths at once than the second dimension of a grid has blocks."""
     shape = (2 if dry else 70_000, 2, 1, 32)
-    from reg4rec.model.layers import attend
-
     q, k, v = (torch.randn(shape, device=device) for _ in range(3))
     return {"ok": bool(torch.isfinite(attend(q, k, v, None)).all())}
 

@@ -151,11 +151,11 @@ class TokenIndex(NamedTuple):
         batch, paths, num_codebooks = tokens_BPM.shape
         codebook_size = self.counts_MK.shape[1]
         open_BPMK = torch.zeros(batch, paths, num_codebooks, codebook_size, dtype=torch.bool, device=tokens_BPM.device)
-        begun_BP = (tokens_BPM >= 0).any(-1)
+        num_fed_BP = (tokens_BPM >= 0).sum(-1)
+        begun_BP = num_fed_BP > 0
         root_user, root_row = (live_BP & ~begun_BP).nonzero(as_tuple=True)
         if len(root_user):
             open_BPMK[root_user, root_row] = self._open_at_root(batch, exclude_BX)[root_user]
-        num_fed_BP = (tokens_BPM >= 0).sum(-1)
         after_one_BP = live_BP & (num_fed_BP == 1) & (self.lists_pairs and exclude_BX is None)
         if after_one_BP.any():
             open_BPMK[after_one_BP] = self._open_after_one(tokens_BPM[after_one_BP])
@@ -239,8 +239,7 @@ class TokenIndex(NamedTuple):
         """(slots_PX, books_2X): the numbers of the lists of a path's token pairs, -1 for none, and their codebooks."""
         num_codebooks, codebook_size = self.counts_MK.shape
         books_2X = torch.combinations(torch.arange(num_codebooks, device=tokens_PM.device)).T
-        # pairs (r, s) come in the order of `pair_slot`; computed here, since reading them would wait for the device
-        first_X = torch.arange(books_2X.shape[1], device=tokens_PM.device) * codebook_size**2
+        first_X = pair_slot(num_codebooks, codebook_size, *books_2X)
         left_PX, right_PX = tokens_PM[:, books_2X[0]], tokens_PM[:, books_2X[1]]
         slots_PX = left_PX * codebook_size + right_PX + first_X
         return slots_PX.masked_fill((left_PX < 0) | (right_PX < 0), -1), books_2X

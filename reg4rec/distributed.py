@@ -255,19 +255,21 @@ def clip_grad_norm(module: nn.Module, max_norm: float) -> None:
         if p.grad is not None and p.grad.is_sparse:
             p.grad = p.grad.coalesce()
     grads = [p.grad for p in module.parameters() if p.grad is not None]
-    if any(grad.is_sparse for grad in grads):
-        pieces = [grad.values() if grad.is_sparse else grad for grad in grads]
-        norm = nn.utils.get_total_norm(pieces)
-        torch._foreach_mul_(pieces, (max_norm / (norm + 1e-6)).clamp(max=1))
-        return
-    if not any(hasattr(grad, "to_local") for grad in grads):
+    pieces = [_numbers_of(grad) for grad in grads]
+    if all(piece is grad for piece, grad in zip(pieces, grads, strict=True)):
         nn.utils.clip_grad_norm_(module.parameters(), max_norm)
         return
-    pieces = [grad.to_local() if hasattr(grad, "to_local") else grad for grad in grads]
     copies = [1 if hasattr(grad, "to_local") else world() for grad in grads]
     squares = torch.stack([piece.square().sum() / n for piece, n in zip(pieces, copies, strict=True)])
     scale = (max_norm / (total(squares.sum()).sqrt() + 1e-6)).clamp(max=1)
     torch._foreach_mul_(pieces, scale)
+
+
+def _numbers_of(grad: Any) -> Tensor:
+    """The numbers of a gradient that this process has, as a dense tensor that shares their memory."""
+    if hasattr(grad, "to_local"):
+        return grad.to_local()
+    return grad.values() if grad.is_sparse else grad
 
 
 class _Loss(nn.Module):

@@ -47,16 +47,21 @@ def model_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def model(shop: SyntheticShop, tokenizer: Tokenizer, model_run: Path) -> Reg4RecModel:
-    """Trained until it clearly knows the shop; treat it as read-only."""
-    config = PretrainConfig(
+def model_config() -> PretrainConfig:
+    """The settings of `model`."""
+    return PretrainConfig(
         size="tiny",
         max_history=20,
         decoded_fraction=1.0,
         validation_users=100,
         loop=LoopConfig(epochs=14, learning_rate=4e-3, log_every=1000),
     )
-    return pretrain(shop, tokenizer, config, Run(model_run, device="cpu", progress=False))
+
+
+@pytest.fixture(scope="session")
+def model(shop: SyntheticShop, tokenizer: Tokenizer, model_config: PretrainConfig, model_run: Path) -> Reg4RecModel:
+    """Trained until it clearly knows the shop; treat it as read-only."""
+    return pretrain(shop, tokenizer, model_config, Run(model_run, device="cpu", progress=False))
 
 
 @pytest.fixture(scope="session")

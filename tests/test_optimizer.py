@@ -1,5 +1,6 @@
 """Row-by-row updates of a table: against a slow computation in float64, and against AdamW where both must agree."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -129,21 +130,17 @@ def test_a_table_has_twelve_bytes_of_state_for_each_row(table: Table) -> None:
     assert sum(sizes) == 12 * ITEMS
 
 
-ROWS = PretrainConfig(
-    size="tiny",
-    max_history=20,
-    decoded_fraction=1.0,
-    validation_users=100,
-    rows_from=1,
-    loop=LoopConfig(epochs=14, learning_rate=4e-3, log_every=1000, weight_decay=0.1),
-)
+@pytest.fixture
+def by_row(model_config: PretrainConfig) -> PretrainConfig:
+    """The settings of `model`, with residuals by row and weight decay."""
+    return replace(model_config, rows_from=1, loop=replace(model_config.loop, weight_decay=0.1))
 
 
 @pytest.mark.slow
 def test_a_model_trained_by_rows_recommends_as_well(
-    shop: SyntheticShop, tokenizer: Tokenizer, model: Reg4RecModel, tmp_path: Path
+    shop: SyntheticShop, tokenizer: Tokenizer, model: Reg4RecModel, by_row: PretrainConfig, tmp_path: Path
 ) -> None:
-    by_rows = pretrain(shop, tokenizer, ROWS, Run(tmp_path, device="cpu", progress=False))
+    by_rows = pretrain(shop, tokenizer, by_row, Run(tmp_path, device="cpu", progress=False))
     assert by_rows.row_tables == ()
     assert by_rows.residual_ID.abs().max() > 0.01
     recommenders = [Recommender(m, tokenizer, shop.items, device="cpu") for m in (by_rows, model)]
@@ -151,12 +148,14 @@ def test_a_model_trained_by_rows_recommends_as_well(
     assert found > 0.9 * usual
 
 
-def test_a_run_by_rows_resumes_to_the_same_bits(shop: SyntheticShop, tokenizer: Tokenizer, tmp_path: Path) -> None:
-    def fit(folder: Path, epochs: int, resume: bool = True) -> Reg4RecModel:
-        run = Run(folder, device="cpu", progress=False, resume=resume)
-        return pretrain(shop, tokenizer, ROWS, run, epochs=epochs, decoded_fraction=0.2, checkpoint_seconds=0.0)
+def test_a_run_by_rows_resumes_to_the_same_bits(
+    shop: SyntheticShop, tokenizer: Tokenizer, by_row: PretrainConfig, tmp_path: Path
+) -> None:
+    def fit(folder: Path) -> Reg4RecModel:
+        run = Run(folder, device="cpu", progress=False)
+        return pretrain(shop, tokenizer, by_row, run, epochs=2, decoded_fraction=0.2, checkpoint_seconds=0.0)
 
-    whole = fit(tmp_path / "whole", 2)
+    whole = fit(tmp_path / "whole")
     killed = tmp_path / "killed"
     steps: list[int] = []
     step = torch.optim.AdamW.step
@@ -173,7 +172,7 @@ def test_a_run_by_rows_resumes_to_the_same_bits(shop: SyntheticShop, tokenizer: 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.optim.AdamW, "step", counted)
         with pytest.raises(KilledError):
-            fit(killed, 2)
-    resumed = fit(killed, 2)
+            fit(killed)
+    resumed = fit(killed)
     for name, weight in whole.state_dict().items():
         assert torch.equal(weight, resumed.state_dict()[name]), name

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from reg4rec import ops
 from reg4rec.data import Sequences
 from reg4rec.model import encoded_histories, padded
 from reg4rec.recommend.explanation import Cause, Explanation, Pruned, Recommended, Step, WhatIf, WhyNot
-from reg4rec.recommend.filters import Unknown, allowed_rows, find_items
+from reg4rec.recommend.filters import Unknown, allowed_of, find_items
 from reg4rec.recommend.recommender import Recommender
 from reg4rec.recommend.table import results_arrow
 from reg4rec.search.beam import Living, Paths
@@ -53,11 +54,15 @@ def explain(
     """
     history = find_items(item_ids, recommender.items, "items", unknown)
     asked = find_items(why_not, recommender.items, "why_not", unknown)
-    allowed = allowed_rows(recommender.items, exclude, candidates, unknown)
+    offered, excluded = (
+        None if ids is None else find_items(ids, recommender.items, role, unknown)
+        for ids, role in ((candidates, "candidates"), (exclude, "exclude"))
+    )
+    allowed = allowed_of(len(recommender.items), offered, excluded)
     narrowed = recommender if allowed is None else recommender.with_rows(allowed, one_off=True)
     one = _One(narrowed, history, k, filter_seen, paths)
     newest = [one.title(row) for row in history[::-1][:NEWEST].tolist()]
-    refused = _refusals(recommender, history, asked, filter_seen, exclude, candidates)
+    refused = _refusals(recommender, asked, history if filter_seen else None, excluded, offered)
     found = one.scored() if narrowed.retriever == "exact" else one.searched()
     return Explanation(
         user, newest, len(history), *found, narrowed.retriever, one.what_if(), one.why_not(asked, refused)
@@ -147,8 +152,7 @@ class _One:
         for row, reason, causes in zip(
             asked.tolist(), refused, self.causes(torch.from_numpy(asked).to(results.ranking.items_BN)), strict=True
         ):
-            against = [replace(cause, effect=-cause.effect) for cause in causes]
-            influences = _strongest(causes), [replace(c, effect=-c.effect) for c in _strongest(against)]
+            influences = _strongest(causes), _strongest(causes, sign=-1)
             rank, score = None, None
             if reason is None and row in items_N:
                 place = items_N.index(row)
@@ -161,22 +165,33 @@ class _One:
             answers.append(WhyNot(self._id(row), self.title(row), reason, rank, score, *influences))
         return answers
 
+    @cached_property
+    def read(self) -> Int32:
+        """The history items that the model reads, each once."""
+        return np.unique(self.history[-self.recommender.model.config.max_history :])
+
+    @cached_property
+    def left_out(self) -> tuple[Sequences, Tensor]:
+        """The history, then the histories without each of `read`, and their encoder states."""
+        histories = Sequences.from_lists([self.history, *(self.history[self.history != row] for row in self.read)])
+        with torch.inference_mode():
+            memory = encoded_histories(self.recommender.model, self.recommender.codes_IM, histories)
+        return histories, memory.state_BD
+
     @torch.inference_mode()
     def causes(self, items_N: Tensor) -> list[list[Cause]]:
         """For each item (rows, -1 for none) the effect of every history item that the model reads."""
         model, codes_IM = self.recommender.model, self.recommender.codes_IM
-        read = np.unique(self.history[-model.config.max_history :])
-        if not (model.scores_items and len(read)):
+        if not (model.scores_items and len(self.read)):
             return [[] for _ in items_N]
-        histories = Sequences.from_lists([self.history, *(self.history[self.history != row] for row in read)])
+        histories, state_BD = self.left_out
         user_BN, item_BN = torch.meshgrid(torch.arange(len(histories)).to(items_N), items_N.clamp(min=0), indexing="ij")
-        state_BD = encoded_histories(model, codes_IM, histories).state_BD
         history_BX = padded(histories, -1).to(items_N.device)
         item_T = item_BN.flatten()
         scores_T = model.score_items(state_BD, history_BX, user_BN.flatten(), codes_IM[item_T], item_T)
         whole_1N, without_BN = scores_T.view(user_BN.shape).tensor_split([1])
         effects_NB = (whole_1N - without_BN).T.tolist()
-        named = [(self._id(row), self.title(row)) for row in read.tolist()]
+        named = [(self._id(row), self.title(row)) for row in self.read.tolist()]
         return [[Cause(*name, effect) for name, effect in zip(named, effects, strict=True)] for effects in effects_NB]
 
     def title(self, row: int) -> str:
@@ -211,27 +226,21 @@ class _One:
         return f"<t{codebook}_{code}>", names.words_of(codebook, code), nearest
 
 
-def _strongest(causes: list[Cause]) -> list[Cause]:
-    """The causes with the largest effects above 0; of equal effects the item of the lower row comes first."""
-    return sorted((cause for cause in causes if cause.effect > 0), key=lambda cause: -cause.effect)[:CAUSES]
+def _strongest(causes: list[Cause], sign: int = 1) -> list[Cause]:
+    """The causes with the largest effects of this sign; of equal effects the item of the lower row comes first."""
+    of_sign = (cause for cause in causes if sign * cause.effect > 0)
+    return sorted(of_sign, key=lambda cause: -sign * cause.effect)[:CAUSES]
 
 
 def _refusals(
-    recommender: Recommender,
-    history: Int32,
-    asked: Int32,
-    filter_seen: bool,
-    exclude: Sequence[Any] | None,
-    candidates: Sequence[Any] | None,
+    recommender: Recommender, asked: Int32, seen: Int32 | None, excluded: Int32 | None, offered: Int32 | None
 ) -> list[str | None]:
     """For each item that is asked about, the sentence why the user may not get it, or None."""
-    items = recommender.items
-    refusing = [
-        (recommender.live.removed_I.nonzero()[:, 0].tolist(), "It was removed, or `only` left it out."),
-        (history if filter_seen else [], "It is in the history, and seen items are not recommended."),
-        (find_items([] if exclude is None else exclude, items, "exclude", "ignore"), "It is excluded."),
-    ]
-    if candidates is not None:
-        others = np.setdiff1d(np.arange(len(items)), find_items(candidates, items, "candidates", "ignore"))
-        refusing.append((others, "It is not among the candidates."))
-    return [next((why for rows, why in refusing if row in rows), None) for row in asked.tolist()]
+    is_removed_I = recommender.live.removed_I.cpu().numpy()
+    refusing = (
+        (is_removed_I[asked], "It was removed, or `only` left it out."),
+        (np.isin(asked, [] if seen is None else seen), "It is in the history, and seen items are not recommended."),
+        (np.isin(asked, [] if excluded is None else excluded), "It is excluded."),
+        (~np.isin(asked, asked if offered is None else offered), "It is not among the candidates."),
+    )
+    return [next((why for is_refused, why in refusing if is_refused[at]), None) for at in range(len(asked))]

@@ -26,8 +26,7 @@ def export_encoder(recommender: Recommender, folder: str | Path) -> None:
     float32, the same as `Recommender.user_vectors`, but compute padding too: `pytest bench/bench_rivals.py -k encode`.
     InputError for models that do not score items, without the packages of the extra `onnx`, and above 2 GB.
     """
-    if not recommender.model.scores_items:
-        raise InputError("an exported encoder needs a model that scores items; this one ranks them by paths")
+    recommender.check_scores_items("export_encoder")
     try:
         import onnx  # noqa: F401
         import onnxscript  # noqa: F401

@@ -17,7 +17,7 @@ from reg4rec.data.lines import BadLines
 from reg4rec.errors import InputError, warn
 from reg4rec.recommend.histories import known_sequences, places_of
 
-__all__ = ["FilterFiles", "OwnItems", "Unknown", "allowed_rows", "find_items", "split_filters"]
+__all__ = ["FilterFiles", "OwnItems", "Unknown", "allowed_of", "allowed_rows", "find_items", "split_filters"]
 
 Int32 = npt.NDArray[np.int32]
 Unknown = Literal["ignore", "error"]
@@ -71,7 +71,7 @@ def allowed_rows(
     unknown: Unknown = "ignore",
 ) -> Int32 | None:
     """The item rows that are in `candidates` and not in `exclude` (item ids), ascending; None if all are allowed."""
-    return _allowed(
+    return allowed_of(
         len(catalog),
         None if candidates is None else find_items(candidates, catalog, "candidates", unknown),
         None if exclude is None else find_items(exclude, catalog, "exclude", unknown),
@@ -112,7 +112,7 @@ class FilterFiles:
         self.candidates = None if candidates is None else _read_filter(Path(candidates), catalog, "candidates")
         self.exclude = None if exclude is None else _read_filter(Path(exclude), catalog, "exclude")
         shared = [None if one is None or one.users is not None else one.rows.items for one in self._both]
-        self.rows = _allowed(len(catalog), *shared)
+        self.rows = allowed_of(len(catalog), *shared)
         self.fingerprints = {
             name: None if one is None else one.fingerprint()
             for name, one in zip(("candidates", "exclude"), self._both, strict=True)
@@ -174,7 +174,8 @@ def _read_filter(path: Path, catalog: ItemCatalog, role: str) -> _Listed:
     return _Listed(users.dictionary, known_sequences(kept[np.lexsort((kept, owners))], lengths))
 
 
-def _allowed(num_items: int, candidates: Int32 | None, exclude: Int32 | None) -> Int32 | None:
+def allowed_of(num_items: int, candidates: Int32 | None, exclude: Int32 | None) -> Int32 | None:
+    """`allowed_rows` for item rows."""
     if candidates is None and exclude is None:
         return None
     rows = np.arange(num_items, dtype=np.int32) if candidates is None else np.unique(candidates)

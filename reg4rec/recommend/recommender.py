@@ -321,7 +321,7 @@ class Recommender:
         An item's score is its product with the user's vector, plus `model.repeat_bias` for items of the history.
         InputError for models that do not score items.
         """
-        self._check_scores_items("item_vectors")
+        self.check_scores_items("item_vectors")
         return self.scan.vectors.rows_ID.float().cpu().numpy().copy()
 
     def user_vectors(self, histories: Any) -> npt.NDArray[np.float32]:
@@ -329,7 +329,7 @@ class Recommender:
 
         InputError for models that do not score items.
         """
-        self._check_scores_items("user_vectors")
+        self.check_scores_items("user_vectors")
         _, sequences = read_histories(histories, self.items)
         return self.states(sequences)
 
@@ -339,7 +339,8 @@ class Recommender:
             parts = [self.scan.states(batch).cpu().numpy() for batch in histories.batches(SCANNED_AT_ONCE)]
         return np.concatenate(parts) if parts else np.empty((0, self.model.config.dim), dtype=np.float32)
 
-    def _check_scores_items(self, what: str) -> None:
+    def check_scores_items(self, what: str) -> None:
+        """InputError if the model does not score items, which `what` (a name for the message) needs."""
         if not self.model.scores_items:
             raise InputError(f"{what} needs a model that scores items; this one ranks them by paths")
 
